@@ -1,0 +1,275 @@
+"""Every setting, its default and its range; TOML files and --set only override."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from drtf.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Task = Literal["binary", "referable"]
+Tta = Literal["none", "flips5"]
+
+
+class Section(BaseModel):
+    """A frozen table of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LabelsConfig(Section):
+    """Which columns of the label file to read; empty means: by its header."""
+
+    image_column: str = ""
+    grade_column: str = ""
+    patient_column: str = ""
+    patient_pattern: str = r"^(.+)_(?:left|right)$"
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        if groups != 1:
+            raise ValueError(f"needs exactly one group, the patient; it has {groups}")
+        return pattern
+
+
+class SplitConfig(Section):
+    """How photographs are divided; the sizes are shares of the whole."""
+
+    by: Literal["patient", "image"] = "patient"
+    stratify: Literal["grade", "binary", "none"] = "grade"
+    val_size: Fraction = 0.1
+    test_size: Fraction = 0.2
+    seed: Seed = 42
+
+
+class ImagesConfig(Section):
+    """From a photograph's bytes to square RGB pixels."""
+
+    size: Annotated[int, Field(ge=32, le=2048)] = 96
+    decode: Literal["scaled", "exact"] = "scaled"
+    crop: Literal["none", "retina"] = "retina"
+    contrast: Literal["clahe", "none"] = "clahe"
+    clahe_clip_limit: Annotated[float, Field(gt=0)] = 2.0
+    clahe_tiles: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class BuildConfig(Section):
+    """How the pixels are laid down in shards."""
+
+    encoding: Literal["raw", "png", "jpeg"] = "raw"
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    shard_size_mb: Annotated[float, Field(gt=0)] = 96
+    seed: Seed = 42
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+
+class SamplingConfig(Section):
+    """Which share of an epoch each class gets; weights are per class of the task."""
+
+    mode: Literal["natural", "balanced", "weights"] = "balanced"
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+
+
+class AugmentConfig(Section):
+    """The bounds of the random changes to training images."""
+
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+    max_degrees: Annotated[float, Field(ge=0, le=180)] = 180.0
+    zoom: Fraction = 0.1
+    shift: Fraction = 0.0
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.1
+    saturation: Fraction = 0.0
+
+
+class ModelConfig(Section):
+    """The network: its backbone, what of it is trained, and its head."""
+
+    name: Literal["mobilenetv2", "eyenet"] = "mobilenetv2"
+    weights: str = "imagenet"
+    alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
+    input_range: Literal["unit", "symmetric"] = "symmetric"
+    trainable_layers: Annotated[int, Field(ge=-1)] = -1
+    batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    head: Literal["linear", "notebook"] = "linear"
+    dropout: Fraction = 0.2
+
+
+class TrainConfig(Section):
+    """The training run."""
+
+    task: Task = "binary"
+    epochs: Positive = 12
+    batch_size: Positive = 256
+    loss: Literal["crossentropy", "focal"] = "crossentropy"
+    focal_gamma: Annotated[float, Field(ge=0)] = 1.5
+    focal_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    warmup_share: Fraction = 0.05
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    plateau_patience: Positive = 3
+    early_stopping_patience: Annotated[int, Field(ge=0)] = 0
+    validation_split: Literal["val", "test"] = "val"
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
+    deterministic: bool = False
+    seed: Seed = 42
+
+
+class EvaluateConfig(Section):
+    """How a trained model is judged."""
+
+    tta: Tta = "none"
+    threshold: Literal["youden", "accuracy"] | Annotated[float, Field(ge=0, le=1)] = (
+        "youden"
+    )
+    num_resamples: Annotated[int, Field(ge=100)] = 1000
+    batch_size: Positive = 256
+    seed: Seed = 42
+
+
+class ScoreConfig(Section):
+    """How a folder of photographs is scored."""
+
+    batch_size: Positive = 64
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+
+class GradcamConfig(Section):
+    """How heat maps are made and painted."""
+
+    layer: str = "auto"
+    num_per_class: Positive = 3
+    overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.4
+    colormap: str = "viridis"
+
+
+class Config(Section):
+    """All settings of drtf, by section."""
+
+    labels: LabelsConfig = LabelsConfig()
+    split: SplitConfig = SplitConfig()
+    images: ImagesConfig = ImagesConfig()
+    build: BuildConfig = BuildConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    score: ScoreConfig = ScoreConfig()
+    gradcam: GradcamConfig = GradcamConfig()
+
+
+def find_presets() -> list[str]:
+    """List the names of the presets that come with drtf."""
+    files = resources.files("drtf.configs").iterdir()
+    return sorted(file.name[:-5] for file in files if file.name.endswith(".toml"))
+
+
+def load_config(source: str = "", overrides: Iterable[str] = ()) -> Config:
+    """Load the defaults, overridden by a preset or TOML file, then by `key=value`.
+
+    Args:
+        source: a preset's name, the path of a TOML file, or empty.
+        overrides: dotted keys with values in TOML, such as `images.size=224`; a
+            value that isn't TOML is taken as a string.
+
+    Raises:
+        ConfigError: for an unknown preset, a file that isn't TOML, an unknown key
+            or a value that doesn't fit.
+    """
+    text, where = _read_source(source) if source else ("", "defaults")
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply_override(settings, override)
+        where = f"{where} with --set {override}"
+    return parse_config(settings, where=where)
+
+
+def parse_config(settings: Mapping[str, Any], *, where: str) -> Config:
+    """Check settings and fill in the defaults; `where` names them in an error.
+
+    Raises:
+        ConfigError: for an unknown key or a value that doesn't fit.
+    """
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_describe(error.errors()[0])}") from error
+
+
+def dump_config(config: Config) -> str:
+    """Write a config as TOML that `load_config` reads back to an equal one."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def _read_source(source: str) -> tuple[str, str]:
+    path = Path(source)
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"can't read the config file {path}: {error}") from error
+    presets = find_presets()
+    if source not in presets:
+        raise ConfigError(
+            f"no preset {source!r}{_nearest(source, presets)}; presets are "
+            f"{', '.join(presets)}, and a config file's name ends in .toml"
+        )
+    file = resources.files("drtf.configs") / f"{source}.toml"
+    return file.read_text(encoding="utf-8"), f"preset {source}"
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and name):
+        raise ConfigError(
+            f"--set takes section.key=value, such as images.size=224; got {override!r}"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = settings.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{section!r} must be a table of settings; got {table!r}")
+    table[name] = value
+
+
+def _describe(error: Any) -> str:
+    keys = [str(part) for part in error["loc"]]
+    dotted = ".".join(keys[:2])
+    if error["type"] == "extra_forbidden":
+        known = list(Config.model_fields)
+        if len(keys) > 1:
+            section = Config.model_fields[keys[0]].annotation
+            known = [f"{keys[0]}.{name}" for name in section.model_fields]  # type: ignore[union-attr]
+        return f"unknown key {dotted!r}{_nearest(dotted, known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {message[0].lower()}{message[1:]}; got {error['input']!r}"
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,38 @@
+"""Files that appear whole or not at all, and folders that are not written over."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from drtf.errors import DrtfError
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file aside, sync it, and rename it into place."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_absent(*paths: Path, overwrite: bool = False) -> None:
+    """Refuse to write where something stands already.
+
+    Raises:
+        DrtfError: if a path exists and `overwrite` is False.
+    """
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise DrtfError(
+                f"{path} exists already and is not overwritten: move it away or "
+                "choose another --out"
+            )

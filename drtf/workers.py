@@ -1,0 +1,59 @@
+"""A pool of spawned processes whose results come in order, a bounded number ahead."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from drtf.errors import DrtfError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Enough to keep a worker busy while the others' results are awaited in order.
+AHEAD_PER_WORKER = 16
+
+
+def count_workers(num_workers: int) -> int:
+    """Return the number asked for, or the CPUs that this process may use if 0."""
+    return num_workers or len(os.sched_getaffinity(0))
+
+
+def map_in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    num_workers: int,
+    initializer: Callable[[], None],
+) -> Iterator[Result]:
+    """Apply a function to each item in other processes; yield the results in order.
+
+    One worker is this process itself. Processes are spawned, since a fork of one that
+    has loaded TensorFlow may hang.
+
+    Raises:
+        DrtfError: if a process dies, most often for want of memory.
+    """
+    if num_workers == 1:
+        initializer()
+        yield from map(function, items)
+        return
+    pending: deque[Future[Result]] = deque()
+    executor = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer)
+    try:
+        for item in items:
+            pending.append(executor.submit(function, item))
+            if len(pending) >= num_workers * AHEAD_PER_WORKER:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise DrtfError(
+            "a worker process died, most often for want of memory; try fewer workers "
+            "(num_workers)"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -1,0 +1,104 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drtf.config import (
+    Config,
+    dump_config,
+    find_presets,
+    load_config,
+    parse_config,
+)
+from drtf.errors import ConfigError
+
+
+def test_without_a_source_the_defaults_hold():
+    assert load_config() == Config()
+
+
+def test_the_presets_are_those_that_are_promised():
+    assert find_presets() == [
+        "demo",
+        "eyenet-256",
+        "mobilenetv2-96",
+        "mobilenetv2-96-fast",
+    ]
+
+
+@pytest.mark.parametrize("name", find_presets())
+def test_a_preset_survives_being_written_and_read_again(name, tmp_path):
+    config = load_config(name)
+    path = tmp_path / "config.toml"
+    path.write_text(dump_config(config))
+    assert load_config(str(path)) == config
+
+
+def test_the_notebooks_preset_is_the_notebook():
+    config = load_config("mobilenetv2-96")
+    assert (config.images.size, config.images.decode) == (96, "exact")
+    assert (config.split.by, config.split.test_size) == ("image", 0.2)
+    assert (config.train.batch_size, config.train.epochs) == (10, 35)
+    assert (config.train.focal_gamma, config.train.focal_alpha) == (1.5, 0.5)
+    assert config.model.trainable_layers == 50
+    assert config.train.learning_rate == 5e-4
+
+
+def test_set_overrides_a_file_and_a_file_the_defaults(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text("[train]\nepochs = 3\nbatch_size = 7\n")
+    config = load_config(str(path), ["train.epochs=5", "model.weights=/a b/c.h5"])
+    assert (config.train.epochs, config.train.batch_size) == (5, 7)
+    assert config.model.weights == "/a b/c.h5"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("images.sise=96", "unknown key 'images.sise'; did you mean 'images.size'?"),
+        ("image.size=96", "unknown key 'image'; did you mean 'images'?"),
+        ("images.size=7", "images.size: input should be greater than or equal to 32"),
+        ("images.size=big", "images.size: input should be a valid integer"),
+        ("split.by=eye", "split.by: input should be 'patient' or 'image'"),
+        ("labels.patient_pattern=(", "not a regular expression"),
+        ("labels.patient_pattern=abc", "needs exactly one group"),
+        ("epochs=3", "--set takes section.key=value"),
+        ("train.epochs", "--set takes section.key=value"),
+    ],
+)
+def test_a_wrong_override_is_named_with_what_was_expected(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config("", [override])
+    assert message in str(caught.value)
+    assert override in str(caught.value)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'mobilenetv2"):
+        load_config("mobilenet-96")
+
+
+def test_a_missing_and_a_broken_file_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"can't read the config file .*no\.toml"):
+        load_config(str(tmp_path / "no.toml"))
+    path = tmp_path / "broken.toml"
+    path.write_text("[train\n")
+    with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML"):
+        load_config(str(path))
+
+
+def test_settings_cannot_be_changed_once_made():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().train.epochs = 3
+
+
+@given(st.text(max_size=40))
+def test_any_override_is_taken_or_refused_in_one_way(text):
+    try:
+        load_config("", [text])
+    except ConfigError as error:
+        assert "\n" not in str(error).replace(text, "")
+
+
+def test_parse_names_the_source():
+    with pytest.raises(ConfigError, match=r"^here: unknown key"):
+        parse_config({"nothing": 1}, where="here")
