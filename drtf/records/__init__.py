@@ -1,0 +1,1 @@
+"""The format on disk: bytes in, bytes out; no images and no models."""

@@ -1,0 +1,46 @@
+"""The index: one row a record, in the order in which the records stand."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drtf.errors import RecordError
+
+COLUMNS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("shard", pa.int32()),  # number in the manifest's list of shards
+        ("offset", pa.int64()),  # of the frame in the shard
+        ("length", pa.int64()),  # of the record's data, without its frame
+        ("image_offset", pa.int64()),  # of the image in the data
+        ("image_length", pa.int64()),
+        ("id", pa.string()),
+        ("patient", pa.string()),
+        ("grade", pa.int8()),
+        ("path", pa.string()),  # of the photograph, below the image folder
+        ("sha256", pa.string()),  # of the photograph's file
+    ],
+)
+
+
+def save_index(path: Path, index: pd.DataFrame) -> None:
+    """Write the index; equal tables give equal bytes."""
+    table = pa.Table.from_pandas(index, schema=COLUMNS, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata(None), path)
+
+
+def load_index(path: Path) -> pd.DataFrame:
+    """Load an index.
+
+    Raises:
+        RecordError: if it can't be read or has other columns than ours.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"can't read the index {path}: {error}") from error
+    if table.schema.remove_metadata() != COLUMNS:
+        raise RecordError(f"the index {path} does not have the columns of this drtf")
+    return table.to_pandas()

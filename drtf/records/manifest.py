@@ -1,0 +1,109 @@
+"""The manifest: what makes a folder of shards a set, and what stands in it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from drtf.errors import RecordError
+from drtf.files import write_atomic
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "index.parquet"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardEntry(_Table):
+    """One shard as it was written."""
+
+    file: str
+    split: str
+    num_records: int
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(_Table):
+    """The contents of manifest.json.
+
+    Attributes:
+        format_version: raised when a reader of the old format would misread the new.
+        name: the set's name, the first part of its shards' names.
+        encoding: of the images: `raw`, `png` or `jpeg`.
+        image_size: height and width of every image, in px.
+        preprocessing: the `images` section that made the pixels.
+        settings: the other sections that shaped the set.
+        num_records: photographs by split and grade.
+        num_patients: patients by split.
+        shards: every shard in reading order.
+        index_sha256: of index.parquet.
+        rejected: photographs set aside, by reason.
+        provenance: where the photographs came from, and the versions that read them.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str
+    encoding: Literal["raw", "png", "jpeg"]
+    image_size: int
+    preprocessing: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
+    num_records: dict[str, dict[str, int]]
+    num_patients: dict[str, int]
+    shards: tuple[ShardEntry, ...]
+    index_sha256: str
+    rejected: dict[str, int]
+    provenance: dict[str, Any]
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, sealed by its own hash; from then on the folder is a set."""
+    contents = manifest.model_dump(mode="json")
+    contents["sha256"] = _seal(contents)
+    write_atomic(folder / MANIFEST_FILE, json.dumps(contents, indent=2) + "\n")
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Load a set's manifest.
+
+    Raises:
+        RecordError: if there is none, or it is damaged or of another format.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"{folder} is not a set of shards: it has no {MANIFEST_FILE}; "
+            "make one with drtf build-shards"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RecordError(f"can't read {path}: {error}") from error
+    if not isinstance(contents, dict) or "format_version" not in contents:
+        raise RecordError(f"{path} is not a manifest of drtf")
+    if contents["format_version"] != FORMAT_VERSION:
+        raise RecordError(
+            f"{path} has format version {contents['format_version']}, this drtf reads "
+            f"{FORMAT_VERSION}: build the set again, or install the drtf that made it"
+        )
+    if contents.pop("sha256", None) != _seal(contents):
+        raise RecordError(f"{path} was changed after it was written: hashes differ")
+    try:
+        return Manifest.model_validate(contents)
+    except ValidationError as error:
+        raise RecordError(f"{path} is not a manifest of drtf: {error}") from error
+
+
+def hash_manifest(folder: Path) -> str:
+    """Return the hash that names a set's contents in all that is made from it."""
+    return _seal(load_manifest(folder).model_dump(mode="json"))
+
+
+def _seal(contents: dict[str, Any]) -> str:
+    canonical = json.dumps(contents, sort_keys=True).encode()
+    return hashlib.sha256(canonical).hexdigest()

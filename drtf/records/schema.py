@@ -1,0 +1,164 @@
+"""The record: a tf.train.Example under the field's keys, without TensorFlow.
+
+The bytes are those of protobuf's deterministic serialization (map keys sorted,
+int64 lists packed), so every reader of tf.train.Example takes them, and equal
+records are equal bytes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from drtf.errors import RecordError
+
+FORMATS = ("raw", "png", "jpeg")
+
+# Tags of tensorflow/core/example/{example,feature}.proto: field << 3 | wire type.
+LENGTH_DELIMITED_1 = 0x0A
+LENGTH_DELIMITED_2 = 0x12
+INT64_LIST = 0x1A
+VARINT_1 = 0x08
+
+
+@dataclass(frozen=True)
+class Record:
+    """One photograph as it stands in a shard.
+
+    Attributes:
+        image: the pixels; for `raw` uint8 RGB [height, width, 3] in C order.
+        format: `raw`, `png` or `jpeg`.
+        height: in px.
+        width: in px.
+        grade: 0-4, the ICDR scale; never a binary label.
+        id: the photograph's name in its label file.
+        patient: the patient's name; equal to `id` where patients are unknown.
+    """
+
+    image: bytes
+    format: str
+    height: int
+    width: int
+    grade: int
+    id: str
+    patient: str
+
+
+class Encoded(NamedTuple):
+    """An encoded record, and where in it the image's bytes begin."""
+
+    data: bytes
+    image_offset: int
+
+
+def encode_record(record: Record) -> Encoded:
+    """Encode a record as a serialized tf.train.Example."""
+    image = _bytes_entry("image/encoded", record.image)
+    before = _int64_entry("image/class/label", record.grade)
+    after = (
+        _bytes_entry("image/format", record.format.encode()),
+        _int64_entry("image/height", record.height),
+        _bytes_entry("image/id", record.id.encode()),
+        _int64_entry("image/width", record.width),
+        _bytes_entry("patient/id", record.patient.encode()),
+    )
+    data = _message(LENGTH_DELIMITED_1, b"".join((before, image, *after)))
+    image_end = len(data) - sum(map(len, after))
+    return Encoded(data, image_end - len(record.image))
+
+
+def parse_record(data: bytes) -> Record:
+    """Parse what `encode_record` wrote.
+
+    Raises:
+        RecordError: if the bytes are not a tf.train.Example with our keys.
+    """
+    features: dict[str, bytes | int] = {}
+    try:
+        for _, example in _fields(data):
+            for _, entry in _fields(_as_bytes(example)):
+                key, feature = (value for _, value in _fields(_as_bytes(entry)))
+                ((kind, values),) = _fields(_as_bytes(feature))
+                features[_as_bytes(key).decode()] = _single_value(
+                    kind, _as_bytes(values)
+                )
+        return Record(
+            image=_as_bytes(features["image/encoded"]),
+            format=_as_bytes(features["image/format"]).decode(),
+            height=int(features["image/height"]),
+            width=int(features["image/width"]),
+            grade=int(features["image/class/label"]),
+            id=_as_bytes(features["image/id"]).decode(),
+            patient=_as_bytes(features["patient/id"]).decode(),
+        )
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise RecordError(f"not a record of drtf: {error!r}") from error
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _message(tag: int, body: bytes) -> bytes:
+    return bytes((tag,)) + _varint(len(body)) + body
+
+
+def _entry(key: str, feature: bytes) -> bytes:
+    body = _message(LENGTH_DELIMITED_1, key.encode())
+    return _message(LENGTH_DELIMITED_1, body + _message(LENGTH_DELIMITED_2, feature))
+
+
+def _bytes_entry(key: str, value: bytes) -> bytes:
+    bytes_list = _message(LENGTH_DELIMITED_1, value)
+    return _entry(key, _message(LENGTH_DELIMITED_1, bytes_list))
+
+
+def _int64_entry(key: str, value: int) -> bytes:
+    packed = _message(LENGTH_DELIMITED_1, _varint(value))
+    return _entry(key, _message(INT64_LIST, packed))
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+    position = 0
+    while position < len(data):
+        tag, position = _read_varint(data, position)
+        value, position = _read_varint(data, position)
+        if tag & 7 == 0:
+            yield tag, value
+        elif tag & 7 == 2:
+            if position + value > len(data):
+                raise ValueError("a field runs past the end")
+            yield tag, data[position : position + value]
+            position += value
+        else:
+            raise ValueError(f"unexpected wire type {tag & 7}")
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a varint is longer than ten bytes")
+
+
+def _single_value(kind: int, values: bytes) -> bytes | int:
+    ((tag, value),) = _fields(values)
+    if kind == INT64_LIST and tag != VARINT_1:
+        return _read_varint(_as_bytes(value), 0)[0]
+    return value
+
+
+def _as_bytes(value: bytes | int) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("expected bytes, found a number")
+    return value

@@ -1,0 +1,102 @@
+"""The check of a whole set: every byte against manifest and index."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from drtf.errors import RecordError
+from drtf.files import hash_file
+from drtf.progress import progress
+from drtf.records.framing import FRAME_BYTES, HEADER, find_frame_fault
+from drtf.records.index import load_index
+from drtf.records.manifest import INDEX_FILE, ShardEntry, load_manifest
+from drtf.records.schema import parse_record
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong; `record` and `offset` are -1 for a whole file."""
+
+    file: str
+    problem: str
+    record: int = -1
+    offset: int = -1
+
+
+def find_faults(folder: Path) -> list[Fault]:
+    """Check each file of a set, and each record's frame, checksum and labels.
+
+    Args:
+        folder: the set.
+
+    Raises:
+        RecordError: if the folder has no readable manifest to check against.
+    """
+    manifest = load_manifest(folder)
+    known = {shard.file for shard in manifest.shards}
+    faults = [
+        Fault(path.name, "not in the manifest: no shard of this set")
+        for path in sorted(folder.glob("*.tfrecord-*"))
+        if path.name not in known
+    ]
+    index = None
+    try:
+        index = load_index(folder / INDEX_FILE)
+        if hash_file(folder / INDEX_FILE) != manifest.index_sha256:
+            faults.append(Fault(INDEX_FILE, "its hash is not the manifest's"))
+    except RecordError as error:
+        faults.append(Fault(INDEX_FILE, str(error)))
+    with progress("Checking shards", len(manifest.shards)) as advance:
+        for number, shard in enumerate(manifest.shards):
+            rows = index[index["shard"] == number] if index is not None else None
+            faults += _find_shard_faults(folder / shard.file, shard, rows)
+            advance(shard.file)
+    return faults
+
+
+def _find_shard_faults(
+    path: Path, shard: ShardEntry, rows: pd.DataFrame | None
+) -> Iterator[Fault]:
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        yield Fault(shard.file, f"can't be read: {error.strerror}")
+        return
+    if len(data) != shard.size_bytes:
+        yield Fault(
+            shard.file, f"{len(data)} bytes; the manifest says {shard.size_bytes}"
+        )
+    if rows is not None:
+        if len(rows) != shard.num_records:
+            yield Fault(
+                shard.file,
+                f"{len(rows)} records in the index; the manifest says "
+                f"{shard.num_records}",
+            )
+        for number, row in enumerate(rows.itertuples()):
+            problem = _find_record_problem(data, row)
+            if problem:
+                yield Fault(shard.file, problem, number, int(row.offset))  # type: ignore[arg-type]
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
+        yield Fault(shard.file, "its hash is not the manifest's")
+
+
+def _find_record_problem(data: np.ndarray, row: object) -> str:
+    offset, length = int(row.offset), int(row.length)  # type: ignore[attr-defined]
+    frame = data[offset : offset + length + FRAME_BYTES]
+    problem = find_frame_fault(frame, length=length)
+    if problem:
+        return problem
+    try:
+        record = parse_record(frame[HEADER.size : HEADER.size + length].tobytes())
+    except RecordError as error:
+        return str(error)
+    for name in ("id", "patient", "grade"):
+        found, expected = getattr(record, name), getattr(row, name)
+        if found != expected:
+            return f"{name} is {found!r}, the index says {expected!r}"
+    return ""

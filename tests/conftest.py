@@ -1,0 +1,67 @@
+"""What the tests share: drawn photographs, a set of shards, a trained run."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from pathlib import Path
+
+import pytest
+
+from drawing import write_photographs
+from drtf.config import Config, load_config
+from drtf.data.build import build_shards
+from drtf.records.reader import ShardSet
+
+SETTINGS = (
+    "images.size=32",
+    "model.weights=none",
+    "model.alpha=0.35",
+    "train.epochs=2",
+    "train.batch_size=8",
+    "evaluate.num_resamples=200",
+    "build.num_workers=1",
+    "score.num_workers=1",
+)
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    return load_config("", SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images/ and labels.csv, not to be written to."""
+    folder = tmp_path_factory.mktemp("photographs")
+    write_photographs(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(
+    photographs: Path, config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A built set, not to be written to."""
+    out = tmp_path_factory.mktemp("tfrecords") / "drawn"
+    labels = photographs / "labels.csv"
+    build_shards(photographs / "images", labels, out=out, config=config)
+    return out
+
+
+@pytest.fixture
+def shard_set(shards: Path):
+    with ShardSet(shards) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def run_folder(
+    shards: Path, config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A trained run without a threshold, not to be written to."""
+    from drtf.models.training import train
+
+    out = tmp_path_factory.mktemp("runs") / "drawn"
+    train(shards, out=out, config=config)
+    return out

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from drtf.errors import RecordError
+from drtf.records.manifest import (
+    MANIFEST_FILE,
+    hash_manifest,
+    load_manifest,
+)
+
+
+@pytest.fixture
+def manifest_copy(shards, tmp_path):
+    (tmp_path / MANIFEST_FILE).write_bytes((shards / MANIFEST_FILE).read_bytes())
+    return tmp_path
+
+
+def change(folder, **changes):
+    path = folder / MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_manifest_counts_what_stands_in_the_shards(shards):
+    manifest = load_manifest(shards)
+    counted = sum(sum(grades.values()) for grades in manifest.num_records.values())
+    assert counted == sum(shard.num_records for shard in manifest.shards) == 48
+
+
+def test_an_edited_manifest_is_refused(manifest_copy):
+    change(manifest_copy, name="another")
+    with pytest.raises(RecordError, match="changed after it was written"):
+        load_manifest(manifest_copy)
+
+
+def test_a_newer_format_is_refused_by_its_number(manifest_copy):
+    change(manifest_copy, format_version=2)
+    with pytest.raises(RecordError, match="format version 2, this drtf reads 1"):
+        load_manifest(manifest_copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version"', "\x00"])
+def test_what_is_no_manifest_is_refused(tmp_path, text):
+    (tmp_path / MANIFEST_FILE).write_text(text)
+    with pytest.raises(RecordError, match=r"manifest\.json"):
+        load_manifest(tmp_path)
+
+
+def test_a_folder_without_one_is_no_set(tmp_path):
+    with pytest.raises(RecordError, match="make one with drtf build-shards"):
+        load_manifest(tmp_path)
+
+
+def test_the_hash_names_the_contents(shards, manifest_copy):
+    assert hash_manifest(manifest_copy) == hash_manifest(shards)

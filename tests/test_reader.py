@@ -1,0 +1,140 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from drtf.errors import RecordError
+from drtf.images.preprocess import preprocess_photograph
+from drtf.records.framing import HEADER
+from drtf.records.index import load_index
+from drtf.records.manifest import INDEX_FILE
+from drtf.records.reader import ShardSet
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    return shutil.copytree(shards, tmp_path / "copy")
+
+
+def count_open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def first_shard(folder):
+    return min(folder.glob("*train.tfrecord-*"))
+
+
+def test_images_are_the_photographs_pixels(shard_set, photographs, config):
+    rows = np.array([5, 0, 30])
+    read = [image.copy() for image in shard_set.read_images(rows)]
+    for row, image in zip(rows, read, strict=True):
+        data = (photographs / "images" / shard_set.index["path"][row]).read_bytes()
+        expected = preprocess_photograph(data, config.images).image
+        assert image.tobytes() == expected.tobytes()
+
+
+def test_tf_data_reads_the_same_records_in_the_indexs_order(shards, shard_set):
+    files = [str(shards / shard.file) for shard in shard_set.manifest.shards]
+    features = {
+        "image/id": tf.io.FixedLenFeature([], tf.string),
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+        "patient/id": tf.io.FixedLenFeature([], tf.string),
+    }
+    parsed = [
+        tf.io.parse_single_example(record, features)
+        for record in tf.data.TFRecordDataset(files)
+    ]
+    index = shard_set.index
+    assert [p["image/id"].numpy().decode() for p in parsed] == index["id"].tolist()
+    assert [p["patient/id"].numpy().decode() for p in parsed] == (
+        index["patient"].tolist()
+    )
+    assert [int(p["image/class/label"]) for p in parsed] == index["grade"].tolist()
+    images = shard_set.read_images(np.arange(len(index)))
+    for record, image in zip(parsed, images, strict=True):
+        assert record["image/encoded"].numpy() == image.tobytes()
+
+
+def test_read_record_gives_the_whole_record(shard_set):
+    record = shard_set.read_record(7)
+    row = shard_set.index.iloc[7]
+    assert (record.id, record.patient, record.grade) == (row.id, row.patient, row.grade)
+    assert (record.format, record.height, record.width) == ("raw", 32, 32)
+
+
+def test_rows_of_all_splits_cover_the_set(shard_set):
+    rows = [shard_set.find_rows(split) for split in ("train", "val", "test")]
+    assert np.concatenate(rows).tolist() == list(range(48))
+
+
+def test_an_unknown_split_names_the_known(shard_set):
+    with pytest.raises(RecordError, match="'dev'; it has train, val, test"):
+        shard_set.find_rows("dev")
+
+
+def test_a_changed_byte_is_reported_with_shard_record_and_offset(copy):
+    index = load_index(copy / INDEX_FILE)
+    row = index.iloc[3]
+    path = first_shard(copy)
+    data = bytearray(path.read_bytes())
+    data[row.offset + HEADER.size + row.image_offset + 100] ^= 1
+    path.write_bytes(data)
+    with ShardSet(copy) as damaged:
+        next(damaged.read_images(np.array([2])))
+        with pytest.raises(
+            RecordError,
+            match=rf"{path.name}, record 3 at offset {row.offset}: the data's checksum",
+        ):
+            next(damaged.read_images(np.array([3])))
+
+
+def test_a_record_of_a_later_shard_is_numbered_within_it(copy):
+    index = load_index(copy / INDEX_FILE)
+    row_number = int(np.flatnonzero(index["split"] == "test")[1])
+    path = min(copy.glob("*test.tfrecord-*"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    data[index["offset"][row_number] + 20] ^= 1
+    path.write_bytes(data)
+    with ShardSet(copy) as damaged, pytest.raises(RecordError, match="record 1 at"):
+        next(damaged.read_images(np.array([row_number])))
+
+
+def test_a_shard_truncated_while_open_is_an_error_and_not_a_crash(copy):
+    with ShardSet(copy) as opened:
+        with first_shard(copy).open("r+b") as file:
+            file.truncate(100)
+        with pytest.raises(RecordError, match="cut short"):
+            next(opened.read_images(np.array([5])))
+
+
+def test_a_shard_cut_at_a_record_is_refused_when_opened(copy):
+    index = load_index(copy / INDEX_FILE)
+    with first_shard(copy).open("r+b") as file:
+        file.truncate(int(index["offset"][4]))
+    with pytest.raises(RecordError, match="bytes, the manifest says"):
+        ShardSet(copy)
+
+
+def test_a_missing_shard_is_named(copy):
+    first_shard(copy).unlink()
+    with pytest.raises(RecordError, match=r"can't open shard .*train\.tfrecord-00000"):
+        ShardSet(copy)
+
+
+def test_another_index_than_the_manifests_is_refused(copy):
+    path = copy / INDEX_FILE
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(RecordError, match="not the index that the manifest names"):
+        ShardSet(copy)
+
+
+def test_no_file_stays_open_after_a_failed_open(copy):
+    before = count_open_files()
+    max(copy.glob("*.tfrecord-*")).unlink()
+    with pytest.raises(RecordError):
+        ShardSet(copy)
+    assert count_open_files() == before
