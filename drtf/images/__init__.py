@@ -1,0 +1,1 @@
+"""Pixels: one photograph at a time; no files' meaning and no models."""

@@ -1,0 +1,65 @@
+import cv2
+import numpy as np
+import pytest
+
+from drtf.images.retina import Box, crop_square, find_retina
+
+
+def field(*, width=600, height=400, center=(300, 200), radius=180, light=160):
+    image = np.zeros((height, width, 3), np.uint8)
+    cv2.circle(image, center, radius, (light, light // 2, light // 3), -1)
+    return image
+
+
+def assert_near(box: Box | None, expected: Box, tolerance: int = 5) -> None:
+    assert box is not None
+    assert np.abs(np.subtract(box, expected)).max() <= tolerance
+
+
+@pytest.mark.parametrize("light", [255, 160, 60, 25])
+def test_the_field_is_found_however_dark(light):
+    assert_near(find_retina(field(light=light)), Box(120, 20, 480, 380))
+
+
+def test_a_field_cut_above_and_below_is_found():
+    assert_near(find_retina(field(radius=240)), Box(60, 0, 540, 400))
+
+
+def test_a_field_off_the_middle_is_found():
+    found = find_retina(field(center=(220, 210), radius=150))
+    assert_near(found, Box(70, 60, 370, 360))
+
+
+def test_sensor_noise_does_not_widen_the_field():
+    rng = np.random.default_rng(0)
+    noisy = field().astype(int) + rng.integers(0, 9, (400, 600, 3))
+    found = find_retina(np.clip(noisy, 0, 255).astype(np.uint8))
+    assert_near(found, Box(120, 20, 480, 380))
+
+
+def test_a_thin_flare_beside_the_field_is_left_out():
+    image = field()
+    cv2.line(image, (40, 0), (40, 399), (90, 90, 90), 3)
+    assert_near(find_retina(image), Box(120, 20, 480, 380))
+
+
+def test_a_photograph_that_is_all_field_is_kept_whole():
+    assert find_retina(np.full((200, 300, 3), 120, np.uint8)) == Box(0, 0, 300, 200)
+
+
+def test_a_black_photograph_has_no_field():
+    assert find_retina(np.zeros((200, 300, 3), np.uint8)) is None
+
+
+def test_a_speck_is_no_field():
+    assert find_retina(field(radius=30)) is None
+
+
+def test_the_crop_is_a_square_with_the_field_in_the_middle():
+    image = field(radius=240)
+    box = Box(60, 0, 540, 400)
+    square = crop_square(image, box)
+    assert square.shape == (480, 480, 3)
+    assert (square[40:440] == image[:, 60:540]).all()
+    assert not square[:40].any()
+    assert not square[440:].any()
