@@ -1,0 +1,173 @@
+"""The synthetic photographs and the set that is made of them."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from drtf.data.synthetic_set import GRADE_SHARES, plan_photographs, write_photographs
+from drtf.images.synthetic import CAMERAS, Eye, draw_photograph
+
+PATIENT_SEEDS = (0, 1, 5, 8, 11)  # one for each camera
+CAMERA_BY_SIZE = {(camera.height, camera.width): camera for camera in CAMERAS}
+
+
+def draw_thumbnail(*, patient_seed: int, eye: Eye) -> np.ndarray:
+    """Return a healthy eye's green channel, float64 [48, 48]."""
+    image = draw_photograph(0, patient_seed=patient_seed, eye=eye, seed=5).image
+    small = cv2.resize(image[..., 1], (48, 48), interpolation=cv2.INTER_AREA)
+    return small.astype(float)
+
+
+def measure_lesions(grade: int, *, patient_seed: int) -> float:
+    """Return the part of the frame that lesions cover."""
+    lesions = draw_photograph(
+        grade, patient_seed=patient_seed, eye="left", seed=0
+    ).lesions
+    return lesions.mean()
+
+
+def read_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+
+
+def test_draw_photograph_repeats_itself_with_equal_arguments():
+    first = draw_photograph(4, patient_seed=3, eye="right", seed=8)
+    second = draw_photograph(4, patient_seed=3, eye="right", seed=8)
+    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.lesions, second.lesions)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 9}, {"patient_seed": 4}, {"eye": "left"}], ids=str
+)
+def test_draw_photograph_differs_when_one_argument_does(changed):
+    arguments = {"patient_seed": 3, "eye": "right", "seed": 8}
+    first = draw_photograph(0, **arguments).image
+    second = draw_photograph(0, **(arguments | changed)).image
+    assert not np.array_equal(first, second)
+
+
+def test_lesions_grow_with_the_grade():
+    areas = [
+        np.mean([measure_lesions(grade, patient_seed=p) for p in PATIENT_SEEDS])
+        for grade in range(4)
+    ]
+    assert areas[0] == 0
+    assert areas[0] < areas[1] < areas[2] < areas[3]
+
+
+@pytest.mark.parametrize("grade", [1, 2, 3, 4])
+def test_every_diseased_eye_has_lesions(grade):
+    assert all(measure_lesions(grade, patient_seed=p) > 0 for p in PATIENT_SEEDS[:3])
+
+
+def test_lesions_change_the_pixels_that_they_mark():
+    healthy = draw_photograph(0, patient_seed=2, eye="left", seed=1).image
+    diseased = draw_photograph(3, patient_seed=2, eye="left", seed=1)
+    change = np.abs(healthy.astype(int) - diseased.image).max(axis=-1)
+    assert change[diseased.lesions].mean() > 20
+    assert np.median(change[~diseased.lesions]) <= 2
+
+
+@pytest.mark.parametrize("patient_seed", PATIENT_SEEDS)
+def test_field_is_round_on_black(patient_seed):
+    photograph = draw_photograph(3, patient_seed=patient_seed, eye="left", seed=2)
+    height, width = photograph.lesions.shape
+    corner = height // 20
+    assert photograph.image[:corner, :corner].max() < 16
+    assert photograph.image[-corner:, -corner:].max() < 16
+    assert photograph.image[height // 2, width // 2].mean() > 40
+    radius = CAMERA_BY_SIZE[height, width].field * height
+    for row in (height // 4, height // 2):
+        chord = np.ptp(np.flatnonzero(photograph.image[row].max(axis=-1) > 20))
+        expected = 2 * np.sqrt(radius**2 - (row - height / 2) ** 2)
+        assert chord == pytest.approx(expected, rel=0.06)
+    outside = photograph.image.max(axis=-1) < 16
+    assert not (photograph.lesions & cv2.erode(outside.astype(np.uint8), None)).any()
+
+
+def test_every_camera_is_used():
+    sizes = {
+        draw_photograph(0, patient_seed=p, eye="left", seed=0).lesions.shape
+        for p in PATIENT_SEEDS
+    }
+    assert sizes == set(CAMERA_BY_SIZE)
+
+
+def test_optic_disc_is_on_the_side_of_the_nose():
+    right = sum(draw_thumbnail(patient_seed=p, eye="right") for p in PATIENT_SEEDS)
+    left = sum(draw_thumbnail(patient_seed=p, eye="left") for p in PATIENT_SEEDS)
+    difference = cv2.GaussianBlur(right - left, (0, 0), 1.5)
+    assert np.unravel_index(difference.argmax(), difference.shape)[1] > 30
+    assert np.unravel_index(difference.argmin(), difference.shape)[1] < 18
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"grade": 5}, "grade must be 0-4"),
+        ({"grade": -1}, "grade must be 0-4"),
+        ({"eye": "both"}, "eye must be 'left' or 'right'"),
+        ({"seed": -1}, "seeds must be >= 0"),
+    ],
+    ids=str,
+)
+def test_draw_photograph_refuses_bad_arguments(arguments, message):
+    good = {"grade": 0, "patient_seed": 0, "eye": "left", "seed": 0}
+    with pytest.raises(ValueError, match=message):
+        draw_photograph(**(good | arguments))
+
+
+def test_plan_has_the_shares_of_the_grades():
+    planned = plan_photographs(2000, seed=0)
+    shares = np.bincount([p.grade for p in planned], minlength=5) / len(planned)
+    np.testing.assert_allclose(shares, GRADE_SHARES, atol=0.06)
+
+
+def test_plan_keeps_both_eyes_within_one_grade():
+    planned = plan_photographs(200, seed=1)
+    apart = [
+        abs(left.grade - right.grade)
+        for left, right in zip(planned[::2], planned[1::2], strict=True)
+    ]
+    assert set(apart) == {0, 1}
+    assert apart.count(0) > apart.count(1)
+
+
+def test_plan_begins_with_the_shorter_plan():
+    assert plan_photographs(9, seed=4)[:8] == plan_photographs(4, seed=4)
+
+
+def test_write_photographs_gives_the_same_bytes_with_two_workers(tmp_path):
+    write_photographs(tmp_path / "one", num_patients=3, seed=7)
+    write_photographs(tmp_path / "two", num_patients=3, seed=7, workers=2)
+    assert read_bytes(tmp_path / "one") == read_bytes(tmp_path / "two")
+    labels = [(tmp_path / name / "labels.csv").read_bytes() for name in ("one", "two")]
+    assert labels[0] == labels[1]
+
+
+def test_write_photographs_gives_every_row_its_file(tmp_path):
+    calls = []
+    labels = write_photographs(
+        tmp_path,
+        num_patients=2,
+        seed=0,
+        on_progress=lambda done, total: calls.append((done, total)),
+    )
+    with labels.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["image", "level"]
+    assert [name for name, _ in rows[:2]] == ["10_left", "10_right"]
+    assert all(level in set("01234") for _, level in rows)
+    assert {f"{name}.jpeg" for name, _ in rows} == set(read_bytes(tmp_path))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_write_photographs_refuses_a_folder_in_use(tmp_path):
+    (tmp_path / "labels.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"labels\.csv exists"):
+        write_photographs(tmp_path, num_patients=1, seed=0)
+    assert (tmp_path / "labels.csv").read_text() == "mine"
