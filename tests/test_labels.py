@@ -1,0 +1,175 @@
+import pandas as pd
+import pytest
+
+from drtf.config import LabelsConfig
+from drtf.data.labels import (
+    find_classes,
+    find_photographs,
+    load_labels,
+    match_photographs,
+    strip_suffix,
+)
+from drtf.errors import LabelError
+
+DEFAULT = LabelsConfig()
+
+
+def load(tmp_path, text, config=DEFAULT):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_labels(path, config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,level\n1_left,0\n1_right,4\n",
+        "id_code,diagnosis\n1_left,0\n1_right,4\n",
+        "Image name,Retinopathy grade,Risk of macular edema ,,,\r\n"
+        "1_left,0,2,,,\r\n1_right,4,0,,,\r\n",
+        "\ufeffimage,level\r\n1_left.jpeg,0\r\n1_right.JPG,4\r\n",
+        "image;level\n1_left;0\n1_right;4\n",
+        '"image","level"\n" 1_left","0"\n"1_right","4.0"\n',
+        "other,level,image\nx,0,1_left\n\ny,4,1_right\n,,\n",
+    ],
+)
+def test_a_label_file_is_read_whatever_its_form(tmp_path, text):
+    table = load(tmp_path, text).table
+    assert table["id"].tolist() == ["1_left", "1_right"]
+    assert table["grade"].tolist() == [0, 4]
+    assert table["patient"].tolist() == ["1", "1"]
+
+
+def test_other_columns_are_named_by_the_config(tmp_path):
+    config = LabelsConfig(
+        image_column="file", grade_column="dr", patient_column="person"
+    )
+    table = load(tmp_path, "person,file,dr\nanna,a.png,3\n", config).table
+    row = table.iloc[0]
+    assert (row["id"], row["grade"], row["patient"]) == ("a", 3, "anna")
+
+
+def test_without_a_pattern_that_fits_each_image_is_a_patient(tmp_path):
+    table = load(tmp_path, "id_code,diagnosis\nabc,1\ndef,2\n").table
+    assert table["patient"].tolist() == ["abc", "def"]
+
+
+def test_a_repeated_row_is_counted_and_taken_once(tmp_path):
+    labels = load(tmp_path, "image,level\na,1\nb,2\na,1\na,1\n")
+    assert labels.table["id"].tolist() == ["a", "b"]
+    assert labels.num_repeated == 2
+
+
+def test_two_grades_for_one_image_name_the_lines(tmp_path):
+    with pytest.raises(LabelError, match="b has two grades in lines 3, 5"):
+        load(tmp_path, "image,level\na,1\nb,2\nc,1\nb,3\n")
+
+
+@pytest.mark.parametrize("grade", ["5", "-1", "", "two", "1.5", "10", "nan"])
+def test_a_grade_outside_the_scale_names_its_line(tmp_path, grade):
+    with pytest.raises(LabelError, match=r"must be 0, 1, 2, 3 or 4; .* in line 3"):
+        load(tmp_path, f"image,level\na,1\nb,{grade}\n")
+
+
+def test_many_bad_lines_are_named_in_short(tmp_path):
+    with pytest.raises(LabelError, match="in lines 2, 3, 4, 5, 6 and 4 more"):
+        load(tmp_path, "image,level\n" + "".join(f"a{i},9\n" for i in range(9)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,grade\na,1\n", "has none of the known headers"),
+        ("image,level\n", "no row below its header"),
+        ("image,level\n,3\n", "no image name in line 2"),
+        ("", "no row below its header"),
+        (b"\xff\xfe\x00\x01\x80", "not a CSV of labels"),
+        ("image,level\na,1\nb,1,2,3\n", "line 3 has 4 cells, the header names 2"),
+    ],
+)
+def test_what_is_no_label_file_is_refused(tmp_path, text, message):
+    with pytest.raises(LabelError, match=message):
+        load(tmp_path, text)
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
+    text = 'image,level,note\na,1,"two\nlines"\n\nb,7,\n'
+    with pytest.raises(LabelError, match="in line 5"):
+        load(tmp_path, text)
+
+
+def test_a_missing_label_file_is_named(tmp_path):
+    with pytest.raises(LabelError, match=r"can't read label file .*no\.csv"):
+        load_labels(tmp_path / "no.csv", DEFAULT)
+
+
+def test_a_missing_column_of_the_config_is_named(tmp_path):
+    config = LabelsConfig(image_column="image", grade_column="dr")
+    with pytest.raises(LabelError, match=r"no column 'dr' \(labels.grade_column\)"):
+        load(tmp_path, "image,level\na,1\n", config)
+
+
+def labels_of(*ids):
+    return pd.DataFrame({"id": ids, "grade": 0})
+
+
+def test_matching_counts_what_is_on_one_side_only():
+    matches = match_photographs(labels_of("a", "b"), ["sub/a.jpeg", "c.png"])
+    assert matches.table["path"].tolist() == ["sub/a.jpeg"]
+    assert matches.missing == ["b"]
+    assert matches.unlabelled == ["c.png"]
+
+
+def test_a_label_may_name_the_subfolder():
+    matches = match_photographs(labels_of("two/a"), ["one/a.png", "two/a.png"])
+    assert matches.table["path"].tolist() == ["two/a.png"]
+
+
+def test_a_label_that_matches_two_photographs_is_an_error():
+    with pytest.raises(LabelError, match=r"a matches 2 photographs, one/a.png and"):
+        match_photographs(labels_of("a"), ["one/a.png", "two/a.png"])
+
+
+def test_a_label_never_leads_out_of_the_folder():
+    matches = match_photographs(labels_of("../../secret", "a"), ["a.png"])
+    assert matches.missing == ["../../secret"]
+
+
+def test_no_match_at_all_is_an_error_that_shows_both_sides():
+    with pytest.raises(LabelError, match="names 'x', the folder holds 'a'"):
+        match_photographs(labels_of("x"), ["a.png"])
+
+
+def test_photographs_are_found_in_depth_and_sorted(tmp_path):
+    for name in ("b.JPG", "sub/deep/a.tif", "notes.txt", ".hidden.png", "c d.jpeg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert find_photographs(tmp_path) == ["b.JPG", "c d.jpeg", "sub/deep/a.tif"]
+
+
+def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):
+    with pytest.raises(LabelError, match="no folder"):
+        find_photographs(tmp_path / "nowhere")
+    with pytest.raises(LabelError, match="no photograph in"):
+        find_photographs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.jpeg", "a"),
+        ("a.b.PNG", "a.b"),
+        ("a.b", "a.b"),
+        (" a ", "a"),
+        ("x/a.tif", "x/a"),
+    ],
+)
+def test_only_endings_of_images_are_stripped(name, expected):
+    assert strip_suffix(name) == expected
+
+
+def test_classes_follow_the_task():
+    grades = pd.Series([0, 1, 2, 3, 4])
+    assert find_classes(grades, "binary").tolist() == [0, 1, 1, 1, 1]
+    assert find_classes(grades, "referable").tolist() == [0, 0, 1, 1, 1]

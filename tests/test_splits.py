@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from drtf.config import SplitConfig
+from drtf.data.splits import plan_splits
+from drtf.errors import DrtfError
+
+TRAIN_LABELS = Path(__file__).parents[2] / "shared/data/eyepacs-sample/trainLabels.csv"
+NOTEBOOK = SplitConfig(
+    by="image", stratify="binary", val_size=0.0, test_size=0.2, seed=42
+)
+
+
+def table_of(grades, patients=None, contents=None) -> pd.DataFrame:
+    ids = [f"i{number}" for number in range(len(grades))]
+    return pd.DataFrame(
+        {
+            "id": ids,
+            "patient": ids if patients is None else patients,
+            "grade": np.asarray(grades, np.int8),
+            "content": ids if contents is None else contents,
+        }
+    )
+
+
+def both_eyes(num_patients: int, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    grades = rng.choice(5, 2 * num_patients, p=(0.7, 0.1, 0.1, 0.05, 0.05))
+    return table_of(grades, [f"p{number // 2}" for number in range(2 * num_patients)])
+
+
+def test_the_notebooks_split_of_eyepacs_has_its_counts():
+    grades = np.repeat(np.arange(5), (25_810, 2_443, 5_292, 873, 708))
+    grades = np.random.default_rng(0).permutation(grades)
+    splits = plan_splits(table_of(grades), NOTEBOOK)
+    assert splits.value_counts().to_dict() == {"train": 28_100, "test": 7_026}
+    held_out = grades[splits == "test"]
+    assert ((held_out == 0).sum(), (held_out > 0).sum()) == (5_163, 1_863)
+
+
+@pytest.mark.skipif(not TRAIN_LABELS.exists(), reason="needs Kaggle's trainLabels.csv")
+def test_the_notebooks_split_is_scikit_learns_row_for_row():
+    labels = pd.read_csv(TRAIN_LABELS)
+    patients = labels["image"].str.rsplit("_", n=1).str[0]
+    table = labels.assign(
+        id=labels["image"],
+        grade=labels["level"],
+        patient=patients,
+        content=patients.index,
+    )
+    splits = plan_splits(table, NOTEBOOK)
+    _, expected = train_test_split(
+        labels["image"], test_size=0.2, stratify=labels["level"] > 0, random_state=42
+    )
+    assert set(labels["image"][splits == "test"]) == set(expected)
+    per_patient = splits.groupby(patients).nunique()
+    assert (per_patient > 1).sum() == 5_660
+
+
+def test_patients_are_never_divided():
+    table = both_eyes(300)
+    splits = plan_splits(table, SplitConfig())
+    assert splits.groupby(table["patient"]).nunique().max() == 1
+
+
+def test_sizes_are_shares_of_the_whole():
+    splits = plan_splits(both_eyes(300), SplitConfig(val_size=0.1, test_size=0.2))
+    counts = splits.value_counts()
+    assert (counts["train"], counts["val"], counts["test"]) == (420, 60, 120)
+
+
+def test_grades_are_stratified():
+    grades = [0] * 600 + [1] * 200 + [4] * 100
+    splits = plan_splits(table_of(grades), SplitConfig(val_size=0.1, test_size=0.2))
+    counts = pd.crosstab(splits, np.array(grades))
+    assert counts.loc["test"].tolist() == [120, 40, 20]
+    assert counts.loc["val"].tolist() == [60, 20, 10]
+
+
+def test_identical_photographs_stay_together_and_link_their_patients():
+    table = both_eyes(60)
+    table.loc[[0, 50, 90], "content"] = "same"
+    for seed in range(10):
+        splits = plan_splits(table, SplitConfig(seed=seed))
+        assert splits[[0, 1, 50, 51, 90, 91]].nunique() == 1
+
+
+def test_identical_photographs_stay_together_when_split_by_image():
+    table = table_of([0, 1] * 50)
+    table.loc[[3, 70], "content"] = "same"
+    for seed in range(10):
+        splits = plan_splits(table, NOTEBOOK.model_copy(update={"seed": seed}))
+        assert splits[3] == splits[70]
+
+
+def test_equal_seeds_give_equal_splits_and_others_do_not():
+    table = both_eyes(100)
+    first = plan_splits(table, SplitConfig(seed=1))
+    assert first.equals(plan_splits(table, SplitConfig(seed=1)))
+    assert not first.equals(plan_splits(table, SplitConfig(seed=2)))
+
+
+@pytest.mark.parametrize("num_patients", [3, 4, 5, 8])
+def test_a_handful_of_patients_still_fills_every_split(num_patients):
+    splits = plan_splits(both_eyes(num_patients), SplitConfig())
+    assert set(splits) == {"train", "val", "test"}
+
+
+def test_too_few_patients_are_an_error_that_says_what_to_do():
+    with pytest.raises(DrtfError, match=r"2 patients are too few .* split.val_size=0"):
+        plan_splits(both_eyes(2), SplitConfig())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=60),
+    st.integers(0, 2**32 - 1),
+)
+def test_every_photograph_is_in_one_split_or_the_plan_is_refused(rows, seed):
+    grades, patients = zip(*rows, strict=True)
+    table = table_of(grades, patients)
+    try:
+        splits = plan_splits(table, SplitConfig(seed=seed))
+    except DrtfError:
+        assert len(set(patients)) < 3
+        return
+    assert splits.notna().all()
+    assert splits.groupby(table["patient"]).nunique().max() == 1
