@@ -1,0 +1,1 @@
+"""Models: training, and all that works on what training leaves behind."""

@@ -1,0 +1,303 @@
+"""Evaluation: a run judged on a split, its threshold chosen on another."""
+
+import dataclasses
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from drtf.config import Config, Tta
+from drtf.data.labels import POSITIVE_FROM, find_classes
+from drtf.errors import DrtfError
+from drtf.files import check_absent, write_atomic
+from drtf.models import figures
+from drtf.models.metrics import (
+    Estimate,
+    choose_threshold,
+    format_interval,
+    format_value,
+    measure,
+)
+from drtf.models.prediction import Predict, build_predictor, predict_split
+from drtf.models.report import write_report
+from drtf.models.run import (
+    HISTORY_FIGURE,
+    Run,
+    Threshold,
+    load_run,
+    save_threshold,
+)
+from drtf.records.manifest import hash_manifest
+from drtf.records.reader import ShardSet
+
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.csv"
+REPORT_FILE = "report.html"
+FIGURES = (
+    "roc.png",
+    "precision_recall.png",
+    "confusion_matrix.png",
+    "scores.png",
+    HISTORY_FIGURE,
+)
+LABELS = {
+    "binary": ("healthy", "diseased"),
+    "referable": ("not referable", "referable"),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        split: the split judged.
+        tta: the views used.
+        threshold: as chosen on the validation split.
+        metrics: estimates by name.
+        single_view_roc_auc: of the unchanged view alone, to tell what the views gain.
+        confusion_matrix: rows are truth, columns are decisions.
+        num_photographs: judged.
+        num_patients: to whom they belong.
+        notes: what a reader must know to weigh the figures.
+    """
+
+    split: str
+    tta: Tta
+    threshold: Threshold
+    metrics: dict[str, Estimate]
+    single_view_roc_auc: float
+    confusion_matrix: list[list[int]]
+    num_photographs: int
+    num_patients: int
+    notes: list[str]
+
+
+def evaluate(
+    run_folder: Path,
+    shards: Path,
+    *,
+    split: str,
+    out: Path,
+    config: Config,
+    overwrite: bool = False,
+) -> Evaluation:
+    """Judge a run on a split and write metrics, predictions, figures and a report.
+
+    The threshold is chosen on the split that training validated on, and stored in the
+    run folder for scoring.
+
+    Args:
+        run_folder: what `train` left.
+        shards: a set preprocessed like the one trained on.
+        split: to judge.
+        out: the folder to write to.
+        config: its `evaluate` section is used.
+        overwrite: whether an earlier evaluation in `out` may be replaced.
+
+    Raises:
+        DrtfError: if run and set don't fit together, a split is missing or has one
+            class only, or `out` holds an evaluation already.
+    """
+    check_absent(out / METRICS_FILE, overwrite=overwrite)
+    run = load_run(run_folder)
+    settings = config.evaluate
+    with ShardSet(shards) as shard_set:
+        check_preprocessing(run, shard_set)
+        validation_split = run.config.train.validation_split
+        predict = build_predictor(run.network, settings.tta)
+        scored = {
+            name: _score(run, shard_set, name, predict, settings.batch_size)
+            for name in dict.fromkeys((validation_split, split))
+        }
+    validation = scored[validation_split]
+    value = choose_threshold(
+        validation["label"].to_numpy(),
+        validation["score"].to_numpy(),
+        settings.threshold,
+    )
+    threshold = Threshold(
+        value=value,
+        rule=str(settings.threshold),
+        split=validation_split,
+        tta=settings.tta,
+        num_photographs=len(validation),
+    )
+    table = scored[split]
+    table["decision"] = (table["score"] >= value).astype(int)
+    truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
+    common = {
+        "patients": table["patient"].to_numpy(),
+        "num_resamples": settings.num_resamples,
+        "seed": settings.seed,
+        "threshold": value,
+    }
+    confusion = pd.crosstab(table["label"], table["decision"])
+    confusion = confusion.reindex(index=(0, 1), columns=(0, 1), fill_value=0)
+    first_view = table["first_view"].to_numpy()
+    evaluation = Evaluation(
+        split=split,
+        tta=settings.tta,
+        threshold=threshold,
+        metrics=measure(truth, scores, **common),
+        single_view_roc_auc=measure(truth, first_view, **common)["roc_auc"].value,
+        confusion_matrix=confusion.to_numpy().tolist(),
+        num_photographs=len(table),
+        num_patients=table["patient"].nunique(),
+        notes=_find_notes(run, split),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out, run, table, evaluation, set_sha256=hash_manifest(shards))
+    save_threshold(run.folder, threshold)
+    return evaluation
+
+
+def check_preprocessing(run: Run, shards: ShardSet) -> None:
+    """Refuse a set whose pixels were made otherwise than those trained on.
+
+    Raises:
+        DrtfError: names the first setting that differs.
+    """
+    expected = run.config.images.model_dump(mode="json")
+    found = shards.manifest.preprocessing
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise DrtfError(
+                f"{shards.folder} was built with images.{key}={found.get(key)!r}, the "
+                f"run {run.folder} was trained with {value!r}: build the set alike"
+            )
+
+
+def _score(
+    run: Run, shards: ShardSet, split: str, predict: Predict, batch_size: int
+) -> pd.DataFrame:
+    task = run.config.train.task
+    views = predict_split(
+        predict, shards, split=split, task=task, batch_size=batch_size
+    )
+    columns = ["id", "patient", "grade"]
+    table = shards.index.loc[shards.find_rows(split), columns].reset_index(drop=True)
+    table["label"] = find_classes(table["grade"], task)
+    if table["label"].nunique() < 2:
+        raise DrtfError(
+            f"split {split!r} of {shards.folder} has photographs of one class only for "
+            f"the task {task!r}: it can't be judged on"
+        )
+    table["score"] = views.mean(axis=1)
+    table["first_view"] = views[:, 0]
+    return table
+
+
+def _find_notes(run: Run, split: str) -> list[str]:
+    notes = []
+    if split == run.config.train.validation_split:
+        notes.append(
+            f"The threshold and the best epoch were chosen on this same split, "
+            f"{split!r}: the figures flatter the model."
+        )
+    if split == "train":
+        notes.append("The model was trained on this split.")
+    if run.config.split.by == "image":
+        notes.append(
+            "The split is by image: the two eyes of a patient may be in two splits."
+        )
+    return notes
+
+
+def list_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """List an evaluation's metrics as text: name, value, 95 % interval."""
+    return [
+        (name, format_value(item.value), format_interval(item))
+        for name, item in evaluation.metrics.items()
+    ]
+
+
+def _write(
+    out: Path, run: Run, table: pd.DataFrame, evaluation: Evaluation, *, set_sha256: str
+) -> None:
+    task = run.config.train.task
+    truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
+    threshold = evaluation.threshold.value
+    roc_auc = evaluation.metrics["roc_auc"]
+    average_precision = evaluation.metrics["average_precision"]
+    figures.plot_roc(
+        out / "roc.png",
+        truth,
+        scores,
+        caption=f"AUC {format_value(roc_auc.value)} ({format_interval(roc_auc)})",
+        threshold=threshold,
+    )
+    figures.plot_precision_recall(
+        out / "precision_recall.png",
+        truth,
+        scores,
+        caption=f"AP {format_value(average_precision.value)} "
+        f"({format_interval(average_precision)})",
+        threshold=threshold,
+    )
+    figures.plot_scores(
+        out / "scores.png", table["grade"].to_numpy(), scores, threshold=threshold
+    )
+    figures.plot_confusion(
+        out / "confusion_matrix.png",
+        np.array(evaluation.confusion_matrix),
+        labels=LABELS[task],
+    )
+    columns = ["id", "patient", "grade", "score", "decision"]
+    write_atomic(out / PREDICTIONS_FILE, table[columns].to_csv(index=False))
+    contents = {
+        name: {
+            key: value if math.isfinite(value) else None
+            for key, value in dataclasses.asdict(estimate).items()
+        }
+        for name, estimate in evaluation.metrics.items()
+    } | {
+        "confusion_matrix": evaluation.confusion_matrix,
+        "single_view_roc_auc": evaluation.single_view_roc_auc,
+        "num_photographs": evaluation.num_photographs,
+        "num_patients": evaluation.num_patients,
+        "split": evaluation.split,
+        "task": task,
+        "positive_from_grade": POSITIVE_FROM[task],
+        "tta": evaluation.tta,
+        "threshold": evaluation.threshold.model_dump(mode="json"),
+        "notes": evaluation.notes,
+        "model_sha256": run.info.model_sha256,
+        "set_sha256": set_sha256,
+    }
+    write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
+    _write_report(out, run, evaluation)
+
+
+def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
+    threshold = evaluation.threshold
+    roc_auc = evaluation.metrics["roc_auc"]
+    shutil.copyfile(run.folder / HISTORY_FIGURE, out / HISTORY_FIGURE)
+    facts = {
+        "Photographs": f"{evaluation.num_photographs:,} of "
+        f"{evaluation.num_patients:,} patients, split {evaluation.split}",
+        "Positive": f"{run.config.train.task}: grade "
+        f"{POSITIVE_FROM[run.config.train.task]} and above",
+        "Threshold": f"{threshold.value:.4f} by {threshold.rule} on split "
+        f"{threshold.split} ({threshold.num_photographs:,} photographs)",
+        "Views (TTA)": f"{evaluation.tta}; ROC AUC {format_value(roc_auc.value)}, of "
+        f"one view alone {format_value(evaluation.single_view_roc_auc)}",
+        "Model": f"{run.config.model.name}, alpha {run.config.model.alpha}, weights "
+        f"{Path(run.config.model.weights).name}, {run.info.image_size} px, epoch "
+        f"{run.info.best_epoch}, trained in {run.info.precision}",
+        "Trained on": f"{run.info.set_name}, split by {run.config.split.by}",
+        "Versions": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
+        "Model SHA-256": run.info.model_sha256,
+    }
+    write_report(
+        out / REPORT_FILE,
+        title=f"Evaluation of {run.folder.resolve().name} on split {evaluation.split}",
+        facts=facts,
+        rows=list_rows(evaluation),
+        notes=evaluation.notes,
+        figures=[out / name for name in FIGURES],
+    )

@@ -1,0 +1,169 @@
+"""Figures by matplotlib, written as PNG without a screen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+DPI = 120
+# Okabe and Ito's colours, told apart by colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
+
+
+def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """Draw loss and ROC AUC over epochs, training beside validation."""
+    epochs = np.arange(1, len(history) + 1)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, name, title in zip(
+        figure.subplots(1, 2), ("loss", "roc_auc"), ("Loss", "ROC AUC"), strict=True
+    ):
+        for key, color, label in (
+            (name, GREY, "training (augmented)"),
+            (f"val_{name}", BLUE, "validation"),
+        ):
+            values = [row[key] for row in history]
+            axes.plot(epochs, values, color=color, label=label, marker=".")
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_confusion(path: Path, matrix: np.ndarray, *, labels: Sequence[str]) -> None:
+    """Draw a confusion matrix: counts, and shares of each true class.
+
+    Args:
+        path: of the PNG.
+        matrix: int64 [2, 2], rows are truth and columns are decisions.
+        labels: of the classes.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(4.6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(matrix):
+        axes.text(
+            column,
+            row,
+            f"{count:,}\n{shares[row, column]:.1%}",
+            ha="center",
+            va="center",
+            fontsize=13,
+            color="white" if shares[row, column] > 0.5 else "black",
+        )
+    ticks = range(len(labels))
+    axes.set_xticks(ticks, labels)
+    axes.set_yticks(ticks, labels, rotation=90, va="center")
+    axes.set(title="Confusion matrix", xlabel="decision", ylabel="truth")
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_roc(
+    path: Path, truth: np.ndarray, scores: np.ndarray, *, caption: str, threshold: float
+) -> None:
+    """Draw the ROC curve and where on it the threshold lies.
+
+    Args:
+        path: of the PNG.
+        truth: int64 [n], 1 for positive.
+        scores: float [n] in [0, 1].
+        caption: shown beside the curve.
+        threshold: the score from which a photograph is positive.
+    """
+    false_positive, true_positive, _ = roc_curve(truth, scores)
+    figure, axes = _square("ROC curve", "1 - specificity", "sensitivity")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+    axes.plot(false_positive, true_positive, color=BLUE, label=caption)
+    positive = scores >= threshold
+    axes.plot(
+        positive[truth == 0].mean(),
+        positive[truth == 1].mean(),
+        "o",
+        color=ORANGE,
+        label=f"threshold {threshold:.3f}",
+    )
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_precision_recall(
+    path: Path, truth: np.ndarray, scores: np.ndarray, *, caption: str, threshold: float
+) -> None:
+    """Draw precision over recall; arguments as for `plot_roc`."""
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    figure, axes = _square("Precision and recall", "recall (sensitivity)", "precision")
+    share = truth.mean()
+    axes.axhline(share, color=GREY, linestyle=":", label=f"prevalence {share:.2f}")
+    axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=caption)
+    positive = scores >= threshold
+    if positive.any():
+        axes.plot(
+            positive[truth == 1].mean(),
+            truth[positive].mean(),
+            "o",
+            color=ORANGE,
+            label=f"threshold {threshold:.3f}",
+        )
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_scores(
+    path: Path, grades: np.ndarray, scores: np.ndarray, *, threshold: float
+) -> None:
+    """Draw how scores are spread within each grade.
+
+    Args:
+        path: of the PNG.
+        grades: int64 [n], 0-4.
+        scores: float [n] in [0, 1].
+        threshold: the score from which a photograph is positive.
+    """
+    present = np.unique(grades)
+    bins = np.linspace(0, 1, 26)
+    figure = Figure(figsize=(6, 1.3 * len(present) + 0.8), layout="constrained")
+    rows = figure.subplots(len(present), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, grade in zip(rows, present, strict=True):
+        chosen = scores[grades == grade]
+        axes.hist(chosen, bins, color=BLUE if grade else GREEN)
+        axes.axvline(threshold, color=ORANGE)
+        axes.set_ylabel(f"grade {grade}\n({len(chosen):,})")
+    rows[0].set_title("Scores by grade; the line is the threshold")
+    rows[-1].set(xlabel="score", xlim=(0, 1))
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_grid(
+    path: Path, rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]
+) -> None:
+    """Draw rows of captioned pictures.
+
+    Args:
+        path: of the PNG.
+        rows: a title, and for each picture its caption and uint8 RGB [H, W, 3].
+    """
+    rows = [row for row in rows if row[1]]
+    num_columns = max(len(pictures) for _, pictures in rows)
+    figure = Figure(figsize=(2.6 * num_columns, 3.0 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), num_columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for cells, (title, pictures) in zip(grid, rows, strict=True):
+        for number, (caption, picture) in enumerate(pictures):
+            cells[number].imshow(picture)
+            heading = f"{title}\n" if number == 0 else "\n"
+            cells[number].set_title(heading + caption, fontsize=9, loc="left")
+    figure.savefig(path, dpi=DPI)
+
+
+def _square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(-0.01, 1.01))
+    axes.set(ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid(alpha=0.3)
+    return figure, axes

@@ -1,0 +1,43 @@
+"""Losses on one logit a photograph."""
+
+import keras
+import tensorflow as tf
+
+from drtf.config import TrainConfig
+
+
+def build_loss(config: TrainConfig) -> keras.losses.Loss:
+    """Build the loss that the `train` section names; it takes logits."""
+    if config.loss == "focal":
+        return FocalLoss(gamma=config.focal_gamma, alpha=config.focal_alpha)
+    return keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+class FocalLoss(keras.losses.Loss):
+    """Binary focal loss, Lin et al., 2017, https://arxiv.org/abs/1708.02002, eq. 5.
+
+    FL = -alpha_t (1 - p_t)^gamma log(p_t), where p_t is the score of the true class,
+    and alpha_t is alpha for the diseased and 1 - alpha for the healthy.
+    """
+
+    def __init__(self, *, gamma: float, alpha: float) -> None:
+        super().__init__(name="focal")
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each photograph.
+
+        Args:
+            y_true: float32 [B, 1], 1 for diseased.
+            y_pred: float32 [B, 1], logits.
+
+        Returns:
+            float32 [B].
+        """
+        crossentropy = tf.nn.sigmoid_cross_entropy_with_logits(y_true, y_pred)
+        miss = 1 - tf.exp(-crossentropy)
+        # The gradient of 0^gamma is not finite for a gamma below 1.
+        miss = tf.maximum(miss, 1e-7)
+        weight = self.alpha * y_true + (1 - self.alpha) * (1 - y_true)
+        return tf.reduce_mean(weight * miss**self.gamma * crossentropy, axis=-1)

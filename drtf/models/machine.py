@@ -1,0 +1,118 @@
+"""What a machine offers to drtf, and what to do about what it lacks."""
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import tensorflow as tf
+
+from drtf import __version__
+from drtf.models.precision import choose_precision, find_gpus
+
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "tf-keras-vis",
+)
+LOW_DISK_GB = 10
+LOW_MEMORY_GB = 4
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing found; `advice` is empty where nothing is missing."""
+
+    name: str
+    found: str
+    advice: str = ""
+
+
+def find_facts() -> list[Fact]:
+    """Look at versions, GPUs, precision, tensorflow-io, disk and memory."""
+    return [
+        Fact("drtf", __version__),
+        Fact("Python", platform.python_version()),
+        *(Fact(name, version(name)) for name in PACKAGES),
+        _find_opencv(),
+        *_find_gpus(),
+        Fact("precision auto", choose_precision("auto")),
+        _find_tensorflow_io(),
+        Fact("CPUs", str(len(os.sched_getaffinity(0)))),
+        _find_memory(),
+        _find_disk(),
+    ]
+
+
+def _find_opencv() -> Fact:
+    for name in ("opencv-python", "opencv-python-headless"):
+        try:
+            return Fact(name, version(name))
+        except PackageNotFoundError:
+            continue
+    return Fact("opencv", "not installed", "pip install opencv-python-headless")
+
+
+def _find_gpus() -> list[Fact]:
+    gpus = find_gpus()
+    if not gpus:
+        return [
+            Fact(
+                "GPU",
+                "none",
+                "training runs on the CPU, far slower; if nvidia-smi lists a GPU, "
+                "install tensorflow[and-cuda]",
+            )
+        ]
+    return [
+        Fact("GPU", f"{name}, compute capability {major}.{minor}")
+        for name, (major, minor) in gpus
+    ]
+
+
+def _find_tensorflow_io() -> Fact:
+    name = "tensorflow-io"
+    try:
+        installed = version(name)
+        import tensorflow_io  # noqa: F401  registers its file systems
+    except (PackageNotFoundError, ImportError, NotImplementedError):
+        return Fact(name, "not installed", "only needed for s3:// and its like")
+    try:
+        # On TensorFlow 2.18 and later the import succeeds and every scheme fails.
+        tf.io.gfile.exists("az://account/container/file")
+    except tf.errors.UnimplementedError:
+        return Fact(
+            name,
+            f"{installed}, does not work with TensorFlow {tf.__version__}",
+            "s3:// and its like need TensorFlow 2.16 or 2.17; all else works",
+        )
+    except (tf.errors.OpError, RuntimeError):
+        pass  # the scheme is known: it only found no such account
+    return Fact(name, f"{installed}, works")
+
+
+def _find_memory() -> Fact:
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    free = pages
+    if meminfo.exists():
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    advice = ""
+    if free < LOW_MEMORY_GB * 1e9:
+        advice = "little: lower build.num_workers, score.num_workers, train.batch_size"
+    return Fact("memory", f"{free / 1e9:.1f} of {pages / 1e9:.1f} GB free", advice)
+
+
+def _find_disk() -> Fact:
+    usage = shutil.disk_usage(Path.cwd())
+    advice = ""
+    if usage.free < LOW_DISK_GB * 1e9:
+        advice = "little: EyePACS at 96 px takes 1 GB as shards, at 224 px 5 GB raw"
+    text = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
+    return Fact("disk here", text, advice)

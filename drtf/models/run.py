@@ -1,0 +1,188 @@
+"""The run folder: all that scoring needs, in one place that can be checked."""
+
+import csv
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import keras
+import tensorflow as tf
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from drtf import __version__
+from drtf.config import Config, Tta, dump_config, load_config
+from drtf.errors import ConfigError, RunError
+from drtf.files import hash_file, write_atomic
+
+RUN_FORMAT_VERSION = 1
+CONFIG_FILE = "config.toml"
+MODEL_FILE = "model.keras"
+INFO_FILE = "run.json"
+THRESHOLD_FILE = "threshold.json"
+HISTORY_FILE = "history.csv"
+HISTORY_FIGURE = "history.png"
+
+
+Contents = TypeVar("Contents", bound=BaseModel)
+
+
+class RunInfo(BaseModel):
+    """The contents of run.json.
+
+    Attributes:
+        format_version: of the run folder.
+        set_name: the shards trained on.
+        set_sha256: the hash of their manifest.
+        encoding: of their images: `raw`, `png` or `jpeg`.
+        jpeg_quality: of these, for `jpeg`.
+        image_size: in px.
+        model_sha256: of model.keras.
+        best_epoch: from 1; the one whose weights are in model.keras.
+        precision: the dtype policy trained in.
+        versions: of what it was trained with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format_version: int = RUN_FORMAT_VERSION
+    set_name: str
+    set_sha256: str
+    encoding: str
+    jpeg_quality: int
+    image_size: int
+    model_sha256: str
+    best_epoch: int
+    precision: str
+    versions: dict[str, str]
+
+
+class Threshold(BaseModel):
+    """The contents of threshold.json: the score from which a photograph is positive.
+
+    Attributes:
+        value: in [0, 1].
+        rule: how it was chosen.
+        split: on which split.
+        tta: with which views.
+        num_photographs: on how many.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    rule: str
+    split: str
+    tta: Tta
+    num_photographs: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder.
+
+    Attributes:
+        folder: where it lies.
+        config: as it was resolved for training.
+        info: run.json.
+        network: the trained model, from float32 RGB in [0, 1] to scores.
+        threshold: None until an evaluation has chosen one.
+    """
+
+    folder: Path
+    config: Config
+    info: RunInfo
+    network: keras.Model
+    threshold: Threshold | None
+
+
+def save_model(folder: Path, network: keras.Model) -> None:
+    """Write model.keras aside, then rename it into place."""
+    aside = folder / f".partial.{MODEL_FILE}"
+    network.save(aside)
+    aside.replace(folder / MODEL_FILE)
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Write the resolved config."""
+    write_atomic(folder / CONFIG_FILE, dump_config(config))
+
+
+def save_info(folder: Path, info: RunInfo) -> None:
+    """Write run.json; from then on the folder is a run."""
+    write_atomic(folder / INFO_FILE, info.model_dump_json(indent=2) + "\n")
+
+
+def save_threshold(folder: Path, threshold: Threshold) -> None:
+    """Write threshold.json."""
+    write_atomic(folder / THRESHOLD_FILE, threshold.model_dump_json(indent=2) + "\n")
+
+
+def find_config(folder: Path) -> str:
+    """Return the path of a run's config, or an empty one where there is none."""
+    path = folder / CONFIG_FILE
+    return str(path) if path.exists() else ""
+
+
+def load_history(folder: Path) -> list[dict[str, float]]:
+    """Load what each epoch measured."""
+    with (folder / HISTORY_FILE).open(newline="") as file:
+        rows = csv.DictReader(file)
+        return [{key: float(value) for key, value in row.items()} for row in rows]
+
+
+def find_versions() -> dict[str, str]:
+    """Return the versions that shape a trained model."""
+    return {
+        "drtf": __version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+    }
+
+
+def load_run(folder: Path) -> Run:
+    """Open a run folder, and load its model in Keras's safe mode.
+
+    Raises:
+        RunError: if a part is missing, damaged, changed, or of another version.
+    """
+    if not folder.is_dir():
+        raise RunError(f"no run folder {folder}: drtf train makes one")
+    info = _load_json(folder, INFO_FILE, RunInfo)
+    if info.format_version != RUN_FORMAT_VERSION:
+        raise RunError(
+            f"{folder} has run format version {info.format_version}, this drtf reads "
+            f"{RUN_FORMAT_VERSION}"
+        )
+    try:
+        config = load_config(str(folder / CONFIG_FILE))
+    except ConfigError as error:
+        raise RunError(f"{folder} is not a whole run: {error}") from error
+    model_path = folder / MODEL_FILE
+    if not model_path.is_file():
+        raise RunError(f"{folder} has no {MODEL_FILE}: train it again")
+    if hash_file(model_path) != info.model_sha256:
+        raise RunError(f"{model_path} is not the model that {INFO_FILE} names: changed")
+    try:
+        network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
+    except Exception as error:
+        # Keras raises many kinds for a file that it can't load or doesn't trust.
+        reason = str(error).splitlines()[0]
+        raise RunError(f"can't load {model_path}: {reason}") from error
+    threshold = None
+    if (folder / THRESHOLD_FILE).exists():
+        threshold = _load_json(folder, THRESHOLD_FILE, Threshold)
+    return Run(folder, config, info, network, threshold)
+
+
+def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
+    path = folder / name
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder} is not a finished run: it has no {name}; drtf train makes one"
+        ) from error
+    except (OSError, ValidationError) as error:
+        raise RunError(f"can't read {path}: {error}") from error

@@ -1,0 +1,365 @@
+"""Training: a set of shards in, a run folder out."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from drtf.config import AugmentConfig, Config, ImagesConfig, TrainConfig
+from drtf.data.augment import augment
+from drtf.data.labels import find_classes
+from drtf.data.pipeline import count_steps, eval_dataset, train_dataset
+from drtf.errors import DrtfError
+from drtf.files import check_absent, hash_file
+from drtf.models.figures import plot_history
+from drtf.models.losses import build_loss
+from drtf.models.network import build_logit_model, build_network, count_parameters
+from drtf.models.precision import choose_precision, dtype_policy
+from drtf.models.run import (
+    HISTORY_FIGURE,
+    HISTORY_FILE,
+    MODEL_FILE,
+    RunInfo,
+    find_versions,
+    load_history,
+    save_config,
+    save_info,
+    save_model,
+)
+from drtf.progress import Advance, progress
+from drtf.records.manifest import hash_manifest
+from drtf.records.reader import ShardSet
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training did.
+
+    Attributes:
+        best_epoch: from 1, the one whose model was kept.
+        best_roc_auc: its ROC AUC on the validation split.
+        epochs: how many were run.
+        num_trained: trained parameters.
+        num_frozen: frozen parameters.
+        precision: the dtype policy.
+    """
+
+    best_epoch: int
+    best_roc_auc: float
+    epochs: int
+    num_trained: int
+    num_frozen: int
+    precision: str
+
+
+def train(shards: Path, *, out: Path, config: Config) -> TrainReport:
+    """Train a network on a set and leave a run folder.
+
+    The model of the epoch with the best validation ROC AUC is kept. The `images`
+    section of the config is replaced by what made the shards.
+
+    Args:
+        shards: the set's folder.
+        out: the run folder to be made.
+        config: its sections `sampling`, `augment`, `model` and `train` are used.
+
+    Raises:
+        DrtfError: if `out` exists, the set lacks a split or a class, the weights can't
+            be had, or the loss stops being finite.
+    """
+    check_absent(out)
+    with ShardSet(shards) as shard_set:
+        manifest = shard_set.manifest
+        images = ImagesConfig.model_validate(manifest.preprocessing)
+        config = config.model_copy(update={"images": images})
+        _check_classes(shard_set, config.train)
+        keras.utils.set_random_seed(config.train.seed)
+        if config.train.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        precision = choose_precision(config.train.precision)
+        with dtype_policy(precision):
+            network = build_network(
+                config.model, image_size=images.size, load_weights=True
+            )
+        out.mkdir(parents=True)
+        save_config(out, config)
+        keeper = fit(network, shard_set, config=config, out=out)
+    history = load_history(out)
+    plot_history(out / HISTORY_FIGURE, history)
+    save_info(
+        out,
+        RunInfo(
+            set_name=manifest.name,
+            set_sha256=hash_manifest(shards),
+            encoding=manifest.encoding,
+            jpeg_quality=manifest.settings["build"]["jpeg_quality"],
+            image_size=images.size,
+            model_sha256=hash_file(out / MODEL_FILE),
+            best_epoch=keeper.best_epoch,
+            precision=precision,
+            versions=find_versions(),
+        ),
+    )
+    num_trained, num_frozen = count_parameters(network)
+    return TrainReport(
+        best_epoch=keeper.best_epoch,
+        best_roc_auc=keeper.best_roc_auc,
+        epochs=len(history),
+        num_trained=num_trained,
+        num_frozen=num_frozen,
+        precision=precision,
+    )
+
+
+def fit(
+    network: keras.Model, shards: ShardSet, *, config: Config, out: Path
+) -> "BestModel":
+    """Fit a network to a set's train split; keep the best model in `out`."""
+    settings = config.train
+    common = {"task": settings.task, "batch_size": settings.batch_size}
+    steps = count_steps(shards, split="train", sampling=config.sampling, **common)
+    dataset = train_dataset(
+        shards,
+        split="train",
+        sampling=config.sampling,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        **common,
+    )
+    validation = eval_dataset(shards, split=settings.validation_split, **common)
+    trainer = Trainer(network, build_loss(settings), config.augment)
+    # XLA is slower by far on CPUs, and compiles each batch size anew.
+    trainer.compile(optimizer=build_optimizer(settings), jit_compile=False)
+    # A step that makes no variables is traced once and not twice.
+    trainer.optimizer.build(trainer.trainable_variables)
+
+    def save_float32() -> None:
+        clone = build_network(
+            config.model, image_size=network.input_shape[1], load_weights=False
+        )
+        clone.set_weights(network.get_weights())
+        save_model(out, clone)
+
+    keeper = BestModel(save_float32)
+    callbacks = [
+        StopAtNonFinite(),
+        keeper,
+        keras.callbacks.CSVLogger(out / HISTORY_FILE),
+        keras.callbacks.TensorBoard(out / "logs", write_graph=False),
+    ]
+    if settings.schedule == "plateau":
+        plateau = keras.callbacks.ReduceLROnPlateau(
+            factor=settings.plateau_factor, patience=settings.plateau_patience
+        )
+        callbacks.insert(0, plateau)
+    else:
+        callbacks.insert(0, Schedule(settings, num_steps=steps * settings.epochs))
+    if settings.early_stopping_patience:
+        stopping = keras.callbacks.EarlyStopping(
+            "val_roc_auc", mode="max", patience=settings.early_stopping_patience
+        )
+        callbacks.append(stopping)
+    with progress("Training", steps * settings.epochs) as advance:
+        trainer.fit(
+            dataset,
+            epochs=settings.epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            callbacks=[ProgressBar(advance, settings.epochs), *callbacks],
+            shuffle=False,
+            verbose=0,
+        )
+    return keeper
+
+
+def build_optimizer(config: TrainConfig) -> keras.Optimizer:
+    """Build the optimizer; its learning rate is a variable that callbacks set."""
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(config.learning_rate)
+    return keras.optimizers.AdamW(
+        config.learning_rate, weight_decay=config.weight_decay
+    )
+
+
+def plan_learning_rate(step: int, *, num_steps: int, config: TrainConfig) -> float:
+    """Return a step's learning rate: linear warm-up, then half a cosine down to zero.
+
+    Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.
+
+    Args:
+        step: from 0.
+        num_steps: of the whole run.
+        config: the `train` section.
+    """
+    warmup_steps = round(num_steps * config.warmup_share)
+    if step < warmup_steps:
+        return config.learning_rate * (step + 1) / warmup_steps
+    progress_share = (step - warmup_steps) / max(num_steps - warmup_steps, 1)
+    return config.learning_rate * (1 + math.cos(math.pi * progress_share)) / 2
+
+
+class Trainer(keras.Model):
+    """A network in training: augmentation before it, its logit after it.
+
+    Takes the pipeline's batches: uint8 images go to the device and become floats there.
+    """
+
+    def __init__(
+        self, network: keras.Model, loss: keras.losses.Loss, config: AugmentConfig
+    ) -> None:
+        super().__init__(name="trainer")
+        self.logit_model = build_logit_model(network)
+        self.logit_loss = loss
+        self.augment_config = config
+        self.loss_mean = keras.metrics.Mean(name="loss")
+        self.roc_auc = keras.metrics.AUC(name="roc_auc", from_logits=True)
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """The metrics of an epoch, reset at its start."""
+        return [self.loss_mean, self.roc_auc]
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return float32 logits [B, 1] of floating images [B, H, W, 3] in [0, 1]."""
+        return self.logit_model(images, training=training)
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Augment a batch, and step down the gradient of its loss."""
+        images = scale_images(batch["image"])
+        images = augment(images, batch["seed"], self.augment_config)
+        labels = batch["label"][:, None]
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            loss = self.logit_loss(labels, logits)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_weights)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return self._measure(labels, logits, tf.ones_like(batch["label"]), loss)
+
+    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Measure a batch; padding does not count."""
+        labels = batch["label"][:, None]
+        mask = tf.cast(batch["mask"], tf.float32)
+        logits = self(scale_images(batch["image"]), training=False)
+        losses = self.logit_loss(labels, logits, sample_weight=mask)
+        # The loss divides by the batch's size; the padding is no part of the mean.
+        loss = losses * tf.cast(tf.size(mask), tf.float32) / tf.reduce_sum(mask)
+        return self._measure(labels, logits, mask, loss)
+
+    def _measure(
+        self, labels: tf.Tensor, logits: tf.Tensor, mask: tf.Tensor, loss: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        self.loss_mean.update_state(loss, sample_weight=tf.reduce_sum(mask))
+        self.roc_auc.update_state(labels, logits, sample_weight=mask)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+def scale_images(images: tf.Tensor) -> tf.Tensor:
+    """Turn uint8 pixels into the float32 in [0, 1] that networks take."""
+    return tf.cast(images, tf.float32) / 255.0
+
+
+class Schedule(keras.callbacks.Callback):
+    """Sets the learning rate before each step.
+
+    A schedule inside the optimizer would be traced once for each variable.
+    """
+
+    def __init__(self, config: TrainConfig, *, num_steps: int) -> None:
+        super().__init__()
+        self._config = config
+        self._num_steps = num_steps
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Set the step's learning rate."""
+        optimizer = self.model.optimizer
+        optimizer.learning_rate = plan_learning_rate(
+            int(optimizer.iterations), num_steps=self._num_steps, config=self._config
+        )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put the learning rate into the history, as ReduceLROnPlateau does."""
+        if logs is not None:
+            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+class BestModel(keras.callbacks.Callback):
+    """Keeps the model of the best epoch: by ROC AUC, then by loss, of validation."""
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        super().__init__()
+        self._save = save
+        self._best = (-math.inf, -math.inf)
+        self.best_epoch = 0
+
+    @property
+    def best_roc_auc(self) -> float:
+        """The validation ROC AUC of the best epoch so far."""
+        return self._best[0]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save the model where this epoch is the best so far."""
+        logs = logs or {}
+        result = (float(logs["val_roc_auc"]), -float(logs["val_loss"]))
+        if result > self._best:
+            self._best = result
+            self.best_epoch = epoch + 1
+            self._save()
+
+
+class StopAtNonFinite(keras.callbacks.Callback):
+    """Fails the run when the loss is no longer finite."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Check the epoch's mean loss.
+
+        Raises:
+            DrtfError: if it is not finite.
+        """
+        loss = (logs or {})["loss"]
+        if not np.isfinite(loss):
+            raise DrtfError(
+                f"the loss became {loss} in epoch {epoch + 1}: try a smaller "
+                "train.learning_rate, or train.precision=float32"
+            )
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Advances a bar by a step, and shows the last epoch's metrics beside it."""
+
+    def __init__(self, advance: Advance, epochs: int) -> None:
+        super().__init__()
+        self._advance = advance
+        self._epochs = epochs
+        self._note = ""
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Count a step."""
+        self._advance(self._note)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Take the epoch's metrics into the bar."""
+        logs = logs or {}
+        self._note = (
+            f"epoch {epoch + 1}/{self._epochs}: loss {logs['loss']:.3f}, "
+            f"val_loss {logs['val_loss']:.3f}, val_roc_auc {logs['val_roc_auc']:.3f}"
+        )
+
+
+def _check_classes(shards: ShardSet, config: TrainConfig) -> None:
+    for split in ("train", config.validation_split):
+        grades = shards.index["grade"].iloc[shards.find_rows(split)]
+        if find_classes(grades, config.task).nunique() < 2:
+            raise DrtfError(
+                f"split {split!r} of {shards.folder} has photographs of one class only "
+                f"for train.task={config.task!r}; training needs both"
+            )
