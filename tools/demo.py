@@ -1,0 +1,57 @@
+"""drtf demo."""
+
+from pathlib import Path
+
+import click
+
+from .options import out_option
+
+
+@click.command()
+@out_option("Folder to make.")
+@click.option(
+    "--patients",
+    type=click.IntRange(min=20),
+    default=400,
+    show_default=True,
+    help="Patients to draw; each has two eyes.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def demo(out: Path, patients: int, seed: int) -> None:
+    """Do the whole job on drawn photographs, in a few minutes on two CPU cores.
+
+    Draws photographs, builds shards, trains, evaluates with test-time augmentation,
+    scores the test photographs from their files and paints Grad-CAM.
+    """
+    from drtf.config import load_config
+    from drtf.data.build import build_shards
+    from drtf.data.synthetic_set import write_photographs
+    from drtf.files import check_absent
+    from drtf.models.evaluation import REPORT_FILE, evaluate, list_rows
+    from drtf.models.heatmaps import gradcam
+    from drtf.models.scoring import score
+    from drtf.models.training import train
+
+    from .tables import show_table
+
+    check_absent(out)
+    config = load_config("demo")
+    labels = write_photographs(out / "photographs", num_patients=patients, seed=seed)
+    images = out / "photographs" / "images"
+    shards, run = out / "tfrecords", out / "run"
+    build_shards(images, labels, out=shards, config=config)
+    train(shards, out=run, config=config)
+    evaluation = evaluate(
+        run, shards, split="test", out=out / "evaluation", config=config
+    )
+    scores = score(run, images, out=out / "scores.csv", config=config)
+    gradcam(run, shards=shards, out=out / "gradcam", config=config)
+    show_table(
+        f"Test split: {evaluation.num_photographs:,} drawn photographs of "
+        f"{evaluation.num_patients:,} patients",
+        ("metric", "value", "95 % interval"),
+        list_rows(evaluation),
+    )
+    click.echo(f"Scores of {scores.num_scored:,} photographs: {out / 'scores.csv'}")
+    click.echo(f"Heat maps: {out / 'gradcam'}")
+    click.echo(f"Report: {out / 'evaluation' / REPORT_FILE}")

@@ -1,0 +1,71 @@
+"""drtf evaluate."""
+
+from pathlib import Path
+
+import click
+
+from .options import config_options, overwrite_option, path_option
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@path_option("--shards", "Set made by build-shards.")
+@click.option("--split", default="test", show_default=True, help="Split to judge.")
+@click.option(
+    "--tta",
+    type=click.Choice(["none", "flips5"]),
+    help="Test-time augmentation; without it the config's evaluate.tta.",
+)
+@path_option(
+    "--out", "Folder to write to; without it RUN/evaluation-SPLIT.", required=False
+)
+@overwrite_option
+@config_options
+def evaluate(
+    run: Path,
+    shards: Path,
+    split: str,
+    tta: str | None,
+    out: Path | None,
+    overwrite: bool,
+    config_source: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Judge the model in RUN on a split of a set of shards.
+
+    Without --config the run's own settings hold. The threshold is chosen on the
+    validation split and kept in RUN for score. Writes metrics.json, predictions.csv,
+    figures and report.html.
+    """
+    from drtf.config import load_config
+    from drtf.models.evaluation import REPORT_FILE, list_rows
+    from drtf.models.evaluation import evaluate as run_evaluation
+    from drtf.models.run import find_config
+
+    from .tables import show_table
+
+    if tta:
+        overrides = (*overrides, f"evaluate.tta={tta}")
+    out = out or run / f"evaluation-{split}"
+    evaluation = run_evaluation(
+        run,
+        shards,
+        split=split,
+        out=out,
+        config=load_config(config_source or find_config(run), overrides),
+        overwrite=overwrite,
+    )
+    show_table(
+        f"{run} on split {split}: {evaluation.num_photographs:,} photographs of "
+        f"{evaluation.num_patients:,} patients",
+        ("metric", "value", "95 % interval"),
+        list_rows(evaluation),
+    )
+    threshold = evaluation.threshold
+    click.echo(
+        f"Threshold {threshold.value:.4f} ({threshold.rule} on {threshold.split}). "
+        f"ROC AUC of one view alone: {evaluation.single_view_roc_auc:.3f}"
+    )
+    for note in evaluation.notes:
+        click.echo(f"Note: {note}")
+    click.echo(f"Report: {out / REPORT_FILE}")

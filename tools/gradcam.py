@@ -1,0 +1,56 @@
+"""drtf gradcam."""
+
+from pathlib import Path
+
+import click
+
+from .options import config_options, out_option, overwrite_option, path_option
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@path_option("--shards", "Set made by build-shards; or give --images.", required=False)
+@click.option("--split", default="test", show_default=True, help="Split of the set.")
+@path_option("--images", "Folder of photographs.", required=False)
+@out_option("Folder to write the figures to.")
+@overwrite_option
+@config_options
+def gradcam(
+    run: Path,
+    shards: Path | None,
+    split: str,
+    images: Path | None,
+    out: Path,
+    overwrite: bool,
+    config_source: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Paint where the model in RUN sees disease, by Grad-CAM.
+
+    Writes images.png, heatmaps.png and overlays.png: of shards, three healthy and three
+    diseased photographs; of a folder, the three lowest and the three highest scored.
+    """
+    if (shards is None) == (images is None):
+        raise click.UsageError("give either --shards or --images")
+    from drtf.config import load_config
+    from drtf.models.heatmaps import gradcam as run_gradcam
+    from drtf.models.run import find_config
+
+    report = run_gradcam(
+        run,
+        out=out,
+        config=load_config(config_source or find_config(run), overrides),
+        shards=shards,
+        split=split,
+        images=images,
+        overwrite=overwrite,
+    )
+    height, width = report.grid
+    click.echo(f"Layer {report.layer}, {height} x {width} cells")
+    for path in report.figures:
+        click.echo(str(path))
+    for name in report.blank:
+        click.echo(
+            f"Note: the map of {name} is zero everywhere: nothing in it speaks "
+            "for disease at this layer."
+        )

@@ -1,0 +1,46 @@
+"""The command group `drtf`, and how its errors are shown."""
+
+import os
+import sys
+
+import click
+
+from drtf import __version__
+from drtf.errors import DrtfError
+
+from .build_shards import build_shards
+from .demo import demo
+from .doctor import doctor
+from .evaluate import evaluate
+from .gradcam import gradcam
+from .score import score
+from .train import train
+from .verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="drtf")
+def drtf() -> None:
+    """Turn photographs of the retina into shards, once, and train from them.
+
+    Start with `drtf demo --out demo`, which does the whole job on drawn photographs,
+    or with `drtf doctor`, which tells what this machine offers.
+    """
+
+
+for command in (build_shards, verify, train, evaluate, score, gradcam, demo, doctor):
+    drtf.add_command(command)
+
+
+def main() -> None:
+    """Run a command: exit 0 if all is done, 1 on an error that the user can mend.
+
+    Wrong usage exits 2, as click does; 3 means done, with photographs set aside.
+    """
+    # TensorFlow's C++ speaks on stderr before it can be told otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        drtf(prog_name="drtf")
+    except DrtfError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,50 @@
+"""drtf verify."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("shards", type=click.Path(path_type=Path))
+def verify(shards: Path) -> None:
+    """Check every byte of the set SHARDS against its manifest and index.
+
+    Each fault is listed with its shard, record and offset; the exit code is then 1.
+    """
+    from drtf.records.manifest import load_manifest
+    from drtf.records.verify import find_faults
+
+    from .tables import show_table
+
+    faults = find_faults(shards)
+    if faults:
+        show_table(
+            f"Faults in {shards}",
+            ("file", "record", "offset", "problem"),
+            [
+                (
+                    fault.file,
+                    fault.record if fault.record >= 0 else "",
+                    fault.offset if fault.offset >= 0 else "",
+                    fault.problem,
+                )
+                for fault in faults
+            ],
+        )
+        sys.exit(1)
+    manifest = load_manifest(shards)
+    show_table(
+        f"{shards} is whole",
+        ("split", "shards", "records", "bytes"),
+        [
+            (
+                split,
+                len(own := [x for x in manifest.shards if x.split == split]),
+                sum(shard.num_records for shard in own),
+                sum(shard.size_bytes for shard in own),
+            )
+            for split in manifest.num_records
+        ],
+    )
