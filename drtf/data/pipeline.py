@@ -2,7 +2,9 @@
 
 import functools
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +12,7 @@ import tensorflow as tf
 from drtf.config import SamplingConfig, Task
 from drtf.data.labels import find_classes
 from drtf.data.sampling import plan_epoch
+from drtf.errors import RecordError
 from drtf.images.preprocess import decode_image
 from drtf.records.reader import ShardSet
 
@@ -148,6 +151,22 @@ def eval_dataset(
             "mask": tf.TensorSpec([batch_size], tf.bool),
         },
     )
+
+
+@contextmanager
+def record_errors() -> Iterator[None]:
+    """Raise what a reader raised inside tf.data as itself, not as TensorFlow's error.
+
+    Raises:
+        RecordError: if a damaged record stopped the stream.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(r"RecordError: (.*)", str(error))
+        if found is None:
+            raise
+        raise RecordError(found[1]) from error
 
 
 def _find_examples(

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Task, Tta
-from drtf.data.pipeline import eval_dataset
+from drtf.data.pipeline import eval_dataset, record_errors
 from drtf.models.training import scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
@@ -75,7 +75,7 @@ def predict_split(
     """
     dataset = eval_dataset(shards, split=split, task=task, batch_size=batch_size)
     scores = []
-    with progress(f"Scoring split {split}", len(dataset)) as advance:
+    with record_errors(), progress(f"Scoring split {split}", len(dataset)) as advance:
         for batch in dataset:
             scores.append(predict(batch["image"]).numpy()[batch["mask"].numpy()])
             advance("")

@@ -13,7 +13,12 @@ import tensorflow as tf
 from drtf.config import AugmentConfig, Config, ImagesConfig, TrainConfig
 from drtf.data.augment import augment
 from drtf.data.labels import find_classes
-from drtf.data.pipeline import count_steps, eval_dataset, train_dataset
+from drtf.data.pipeline import (
+    count_steps,
+    eval_dataset,
+    record_errors,
+    train_dataset,
+)
 from drtf.errors import DrtfError
 from drtf.files import check_absent, hash_file
 from drtf.models.figures import plot_history
@@ -164,7 +169,10 @@ def fit(
             "val_roc_auc", mode="max", patience=settings.early_stopping_patience
         )
         callbacks.append(stopping)
-    with progress("Training", steps * settings.epochs) as advance:
+    with (
+        record_errors(),
+        progress("Training", steps * settings.epochs) as advance,
+    ):
         trainer.fit(
             dataset,
             epochs=settings.epochs,

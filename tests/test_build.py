@@ -1,0 +1,169 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from drawing import draw_fundus, encode, write_photographs
+from drtf.data.build import REJECTED_FILE, build_shards
+from drtf.errors import DrtfError, LabelError
+from drtf.images.preprocess import decode_image
+from drtf.records.manifest import MANIFEST_FILE, load_manifest
+from drtf.records.reader import ShardSet
+from drtf.records.verify import find_faults
+
+
+@pytest.fixture
+def folder(photographs, tmp_path):
+    return shutil.copytree(photographs, tmp_path / "photographs")
+
+
+def build(folder, out, config):
+    return build_shards(
+        folder / "images", folder / "labels.csv", out=out, config=config
+    )
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_photograph_lands_once_with_its_grade_and_patient(shard_set, photographs):
+    labels = pd.read_csv(photographs / "labels.csv").set_index("image")["level"]
+    index = shard_set.index.set_index("id")
+    assert set(index.index) == set(labels.index)
+    assert (index["grade"] == labels[index.index]).all()
+    assert (index["patient"] == index.index.str.split("_").str[0]).all()
+    assert (index["path"] == index.index + ".png").all()
+
+
+def test_records_stand_in_a_seeded_order(shard_set):
+    ids = shard_set.index["id"][shard_set.find_rows("train")].tolist()
+    assert ids != sorted(ids)
+
+
+def test_a_set_does_not_depend_on_the_number_of_workers(
+    photographs, shards, tmp_path, config
+):
+    out = tmp_path / shards.name
+    two = config.build.model_copy(update={"num_workers": 2})
+    build(photographs, out, config.model_copy(update={"build": two}))
+    assert files_of(out) == files_of(shards)
+
+
+def test_small_shards_hold_the_same_records(photographs, shard_set, tmp_path, config):
+    small = config.build.model_copy(update={"shard_size_mb": 0.02})
+    config = config.model_copy(update={"build": small})
+    report = build(photographs, tmp_path / "small", config)
+    assert len(report.manifest.shards) > 8
+    assert max(shard.size_bytes for shard in report.manifest.shards) < 22_000
+    with ShardSet(tmp_path / "small") as small_set:
+        assert small_set.index["id"].tolist() == shard_set.index["id"].tolist()
+    assert find_faults(tmp_path / "small") == []
+
+
+def test_bad_photographs_are_set_aside_and_the_good_ones_land(folder, tmp_path, config):
+    images = folder / "images"
+    (images / "0_left.png").write_bytes(b"")
+    (images / "1_left.png").write_bytes(b"a text")
+    (images / "2_left.png").write_bytes((images / "2_right.png").read_bytes()[:2000])
+    (images / "3_left.png").unlink()
+    (images / "3_left.png").symlink_to("nowhere")
+    (images / "4_left.png").unlink()
+    (images / "4_left.png").mkdir()
+    report = build(folder, tmp_path / "out", config)
+    reasons = {item.path: item.reason for item in report.rejected}
+    assert reasons == {
+        "0_left.png": "empty",
+        "1_left.png": "not_an_image",
+        "2_left.png": "undecodable",
+        "3_left.png": "unreadable",
+        "4_left.png": "unreadable",
+    }
+    assert report.manifest.rejected["unreadable"] == 2
+    written = pd.read_csv(tmp_path / "out" / REJECTED_FILE)
+    assert dict(zip(written["path"], written["reason"], strict=True)) == reasons
+    with ShardSet(tmp_path / "out") as shard_set:
+        assert len(shard_set.index) == 43
+    assert find_faults(tmp_path / "out") == []
+
+
+def test_a_rejected_photograph_does_not_move_others_between_splits(
+    folder, shard_set, tmp_path, config
+):
+    (folder / "images" / "5_left.png").write_bytes(b"")
+    build(folder, tmp_path / "out", config)
+    before = shard_set.index.set_index("id")["split"]
+    with ShardSet(tmp_path / "out") as opened:
+        after = opened.index.set_index("id")["split"]
+    assert (after == before[after.index]).all()
+
+
+def test_identical_photographs_of_two_patients_share_a_split(folder, tmp_path, config):
+    images = folder / "images"
+    for patient in (8, 14, 20):
+        shutil.copy(images / "2_left.png", images / f"{patient}_left.png")
+    build(folder, tmp_path / "out", config)
+    with ShardSet(tmp_path / "out") as opened:
+        index = opened.index.set_index("patient")
+    assert index.loc[["2", "8", "14", "20"], "split"].nunique() == 1
+
+
+def test_labels_and_photographs_without_each_other_are_counted(
+    folder, tmp_path, config
+):
+    (folder / "images" / "extra.png").write_bytes(encode(draw_fundus(seed=99)))
+    with (folder / "labels.csv").open("a") as file:
+        file.write("99_left,0\n99_right,0\n0_left,0\n")
+    report = build(folder, tmp_path / "out", config)
+    assert report.missing == ["99_left", "99_right"]
+    assert report.unlabelled == ["extra.png"]
+    assert report.num_repeated == 1
+    provenance = report.manifest.provenance
+    assert provenance["num_labels_without_photograph"] == 2
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_encoded_sets_hold_the_encoded_photographs(
+    photographs, shard_set, tmp_path, config, encoding
+):
+    settings = config.build.model_copy(update={"encoding": encoding})
+    config = config.model_copy(update={"build": settings})
+    build(photographs, tmp_path / "out", config)
+    rows = np.array([0, 20])
+    raw = [image.reshape(32, 32, 3).copy() for image in shard_set.read_images(rows)]
+    with ShardSet(tmp_path / "out") as opened:
+        for expected, data in zip(raw, opened.read_images(rows), strict=True):
+            found = decode_image(data.copy(), encoding, size=32)
+            difference = abs(found.astype(int) - expected)
+            assert difference.mean() < (8 if encoding == "jpeg" else 1e-9)
+
+
+def test_an_existing_folder_is_never_written_over(folder, tmp_path, config):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "precious").write_text("x")
+    with pytest.raises(DrtfError, match="exists already and is not overwritten"):
+        build(folder, out, config)
+    assert files_of(out) == {"precious": b"x"}
+
+
+def test_nothing_is_taken_for_a_set_when_a_build_fails(folder, tmp_path, config):
+    for number, path in enumerate((folder / "images").iterdir()):
+        path.write_text(f"no picture {number}")
+    with pytest.raises(DrtfError, match="none of the 48 photographs could be used"):
+        build(folder, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_manifest_says_what_made_the_pixels(shards, config):
+    manifest = load_manifest(shards)
+    assert manifest.preprocessing == config.images.model_dump(mode="json")
+    assert manifest.num_patients == {"train": 16, "val": 3, "test": 5}
+    assert str(shards.parent) not in (shards / MANIFEST_FILE).read_text()
+
+
+def test_a_missing_folder_is_named(tmp_path, config):
+    labels = write_photographs(tmp_path / "p", num_patients=3)
+    with pytest.raises(LabelError, match="no folder"):
+        build_shards(tmp_path / "no", labels, out=tmp_path / "out", config=config)
