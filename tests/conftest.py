@@ -15,9 +15,9 @@ from drtf.records.reader import ShardSet
 
 SETTINGS = (
     "images.size=32",
+    "model.name=eyenet",
     "model.weights=none",
-    "model.alpha=0.35",
-    "train.epochs=2",
+    "train.epochs=4",
     "train.batch_size=8",
     "evaluate.num_resamples=200",
     "build.num_workers=1",

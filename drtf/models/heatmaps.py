@@ -134,15 +134,16 @@ def choose_layer(network: keras.Model, name: str) -> keras.Layer:
     of disease, but at 96 px the last one has 3 x 3 cells, which point at nothing.
 
     Raises:
-        DrtfError: if there is no such layer, or it has no grid.
+        DrtfError: if there is no such layer, or it is no convolution or its ReLU.
     """
-    grids = [layer for layer in network.layers if len(layer.output.shape) == 4]
+    kinds = (keras.layers.Conv2D, keras.layers.ReLU)
+    grids = [layer for layer in network.layers if isinstance(layer, kinds)]
     if name != "auto":
         for layer in grids:
             if layer.name == name:
                 return layer
         raise DrtfError(
-            f"no layer {name!r} with a grid in {network.name}; the last ones are "
+            f"no layer {name!r} to map in {network.name}; the last ones are "
             f"{', '.join(layer.name for layer in grids[-5:])}"
         )
     return [x for x in grids if min(x.output.shape[1:3]) >= MIN_CELLS_A_SIDE][-1]
@@ -166,12 +167,16 @@ def compute_gradcam(
         speaks for disease.
     """
     visualizer = Gradcam(build_logit_model(network), clone=False)
-    return visualizer(
+    maps = visualizer(
         lambda logits: logits[:, 0],
         scale_images(tf.constant(images)),
         penultimate_layer=layer,
         seek_penultimate_conv_layer=False,
+        # Its own normalization would also stretch the coldest cell down to zero.
+        normalize_cam=False,
     )
+    peaks = maps.max(axis=(1, 2), keepdims=True)
+    return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
 
 
 def paint(values: np.ndarray, colormap: str) -> np.ndarray:

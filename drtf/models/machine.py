@@ -20,6 +20,7 @@ PACKAGES = (
     "scikit-learn",
     "tf-keras-vis",
 )
+ONE_PIXEL = b"P5 1 1 255\n\x07"
 LOW_DISK_GB = 10
 LOW_MEMORY_GB = 4
 
@@ -79,20 +80,18 @@ def _find_tensorflow_io() -> Fact:
     name = "tensorflow-io"
     try:
         installed = version(name)
-        import tensorflow_io  # noqa: F401  registers its file systems
-    except (PackageNotFoundError, ImportError, NotImplementedError):
-        return Fact(name, "not installed", "only needed for s3:// and its like")
-    try:
-        # On TensorFlow 2.18 and later the import succeeds and every scheme fails.
-        tf.io.gfile.exists("az://account/container/file")
-    except tf.errors.UnimplementedError:
+        import tensorflow_io
+
+        tensorflow_io.experimental.image.decode_pnm(ONE_PIXEL)
+    except PackageNotFoundError:
+        return Fact(name, "not installed", "only s3:// and its like need it")
+    except (ImportError, NotImplementedError, tf.errors.OpError):
+        # On TensorFlow 2.18 and later the import succeeds and every op fails.
         return Fact(
             name,
             f"{installed}, does not work with TensorFlow {tf.__version__}",
             "s3:// and its like need TensorFlow 2.16 or 2.17; all else works",
         )
-    except (tf.errors.OpError, RuntimeError):
-        pass  # the scheme is known: it only found no such account
     return Fact(name, f"{installed}, works")
 
 

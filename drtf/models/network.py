@@ -1,6 +1,7 @@
 """The networks: RGB in [0, 1] in, a score for disease out, one flat graph."""
 
 import math
+import warnings
 from pathlib import Path
 
 import keras
@@ -125,8 +126,10 @@ def _load_file(backbone: keras.Model, weights: str, alpha: float) -> None:
             f"file; no such file: {weights}"
         )
     try:
-        backbone.load_weights(weights)
-    except (ValueError, OSError, KeyError) as error:
+        # Keras only warns of layers that it left as they were.
+        with warnings.catch_warnings(action="error", category=UserWarning):
+            backbone.load_weights(weights)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = str(error).splitlines()[0]
         raise DrtfError(
             f"{weights} does not fit MobileNetV2 with model.alpha={alpha}: {reason}"

@@ -1,0 +1,48 @@
+# Needs Python 3.11 or 3.12 and make; everything else is installed into .venv.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	2>/dev/null && echo $$p && break; done)
+VENV := .venv
+VENV_TF221 := .venv-tf221
+
+.PHONY: setup demo test test-slow test-tf221 lint types clean
+
+setup: $(VENV)/.installed
+
+# A marker file, so that nothing is installed twice.
+$(VENV)/.installed: constraints.txt setup.cfg pyproject.toml
+	$(call install,$(VENV),constraints.txt)
+
+$(VENV_TF221)/.installed: constraints-tf221.txt setup.cfg pyproject.toml
+	$(call install,$(VENV_TF221),constraints-tf221.txt)
+
+define install
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and neither was \
+	found; name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[dev]'
+	touch $(1)/.installed
+endef
+
+demo: setup
+	rm -rf demo
+	$(VENV)/bin/drtf demo --out demo
+
+test: setup
+	$(VENV)/bin/python -m pytest
+
+test-slow: setup
+	$(VENV)/bin/python -m pytest -m slow
+
+test-tf221: $(VENV_TF221)/.installed
+	$(VENV_TF221)/bin/python -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: setup
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) $(VENV_TF221) build demo *.egg-info

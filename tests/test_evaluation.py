@@ -1,0 +1,134 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from drtf.data.build import build_shards
+from drtf.errors import DrtfError, RecordError
+from drtf.models.evaluation import FIGURES, evaluate
+from drtf.models.run import load_run
+
+
+@pytest.fixture(scope="module")
+def run(run_folder, tmp_path_factory):
+    return shutil.copytree(run_folder, tmp_path_factory.mktemp("evaluated") / "run")
+
+
+@pytest.fixture(scope="module")
+def evaluation(run, shards, config):
+    settings = config.evaluate.model_copy(update={"tta": "flips5"})
+    config = config.model_copy(update={"evaluate": settings})
+    return evaluate(run, shards, split="test", out=run / "test", config=config)
+
+
+@pytest.fixture(scope="module")
+def contents(run, evaluation):
+    return json.loads((run / "test" / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def predictions(run, evaluation):
+    return pd.read_csv(run / "test" / "predictions.csv", dtype={"patient": str})
+
+
+def test_predictions_hold_each_photograph_of_the_split(predictions, shard_set):
+    rows = shard_set.index.loc[shard_set.find_rows("test")]
+    for column in ("id", "patient", "grade"):
+        assert predictions[column].tolist() == rows[column].tolist()
+
+
+def test_each_metric_is_a_value_with_its_interval(contents):
+    names = {
+        "accuracy",
+        "average_precision",
+        "balanced_accuracy",
+        "brier_score",
+        "f1",
+        "precision",
+        "roc_auc",
+        "sensitivity",
+        "specificity",
+    }
+    assert names <= set(contents)
+    for name in names:
+        assert set(contents[name]) == {"value", "ci_low", "ci_high"}
+
+
+def test_metrics_are_those_of_the_predictions(contents, predictions):
+    truth = predictions["grade"] > 0
+    auc = roc_auc_score(truth, predictions["score"])
+    assert contents["roc_auc"]["value"] == pytest.approx(auc)
+    matrix = confusion_matrix(truth, predictions["decision"])
+    assert contents["confusion_matrix"] == matrix.tolist()
+
+
+def test_decisions_follow_the_threshold(contents, predictions):
+    threshold = contents["threshold"]["value"]
+    assert (predictions["decision"] == (predictions["score"] >= threshold)).all()
+
+
+def test_the_threshold_is_chosen_on_validation_and_kept_in_the_run(run, evaluation):
+    threshold = load_run(run).threshold
+    assert threshold == evaluation.threshold
+    assert (threshold.split, threshold.tta) == ("val", "flips5")
+    assert threshold.num_photographs == 6
+
+
+def test_the_report_needs_nothing_beside_it(run, evaluation):
+    page = (run / "test" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(FIGURES)
+    assert "http" not in page
+    assert f"{evaluation.metrics['roc_auc'].value:.3f}" in page
+
+
+def test_every_figure_is_written(run, evaluation):
+    for name in FIGURES:
+        assert (run / "test" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_earlier_evaluation_is_replaced_only_when_asked(run, shards, config):
+    out = run / "again"
+    common = {"split": "test", "out": out, "config": config}
+    evaluate(run, shards, **common)
+    with pytest.raises(DrtfError, match="exists already"):
+        evaluate(run, shards, **common)
+    evaluate(run, shards, overwrite=True, **common)
+
+
+def test_judging_on_the_validation_split_is_noted(run, shards, config, tmp_path):
+    found = evaluate(run, shards, split="val", out=tmp_path / "val", config=config)
+    assert any("flatter the model" in note for note in found.notes)
+
+
+def test_a_set_made_otherwise_is_refused(run, photographs, config, tmp_path):
+    images = config.images.model_copy(update={"contrast": "none"})
+    build_shards(
+        photographs / "images",
+        photographs / "labels.csv",
+        out=tmp_path / "other",
+        config=config.model_copy(update={"images": images}),
+    )
+    with pytest.raises(
+        DrtfError, match=r"images.contrast='none'.*trained with 'clahe'"
+    ):
+        evaluate(
+            run, tmp_path / "other", split="test", out=tmp_path / "e", config=config
+        )
+
+
+def test_an_unknown_split_is_named(run, shards, config, tmp_path):
+    with pytest.raises(RecordError, match="no photographs in split 'dev'"):
+        evaluate(run, shards, split="dev", out=tmp_path / "e", config=config)
+    assert not (tmp_path / "e").exists()
+
+
+def test_equal_runs_give_equal_figures(run, shards, config, tmp_path):
+    results = [
+        evaluate(run, shards, split="test", out=tmp_path / name, config=config)
+        for name in ("one", "two")
+    ]
+    assert results[0] == results[1]
+    assert np.isfinite(results[0].metrics["roc_auc"].value)

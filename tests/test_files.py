@@ -1,0 +1,34 @@
+import pytest
+
+from drtf.errors import DrtfError
+from drtf.files import check_absent, hash_file, write_atomic
+
+
+def test_write_atomic_leaves_the_file_alone_in_its_folder(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, "first")
+    write_atomic(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, "first")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    assert path.read_text() == "first"
+
+
+def test_hash_file_is_sha256(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert hash_file(path).startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
+
+
+def test_check_absent_names_what_is_in_the_way(tmp_path):
+    (tmp_path / "here").touch()
+    check_absent(tmp_path / "free")
+    check_absent(tmp_path / "here", overwrite=True)
+    with pytest.raises(DrtfError, match="here exists already"):
+        check_absent(tmp_path / "free", tmp_path / "here")

@@ -1,0 +1,137 @@
+import cv2
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.ndimage import zoom
+
+from drtf.config import ModelConfig
+from drtf.errors import DrtfError
+from drtf.models.heatmaps import (
+    FIGURES,
+    choose_layer,
+    compute_gradcam,
+    gradcam,
+    paint,
+)
+from drtf.models.network import build_logit_model, build_network
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A network whose map is known: one channel says red, for disease; one green."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.AveragePooling2D(4, name="cells")(image)
+    x = keras.layers.Conv2D(2, 1, use_bias=False, name="features")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    logits = keras.layers.Dense(1, name="logits")(x)
+    network = keras.Model(image, keras.layers.Activation("sigmoid")(logits))
+    kernel = np.array([[1, 0], [0, 1], [0, 0]], np.float32).reshape(1, 1, 3, 2)
+    network.get_layer("features").set_weights([kernel])
+    weights = [np.array([[40.0], [-40.0]], np.float32), np.array([20.0], np.float32)]
+    network.get_layer("logits").set_weights(weights)
+    return network
+
+
+def image_with(*, red=None, green=None):
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    for channel, cell in ((0, red), (1, green)):
+        if cell is not None:
+            y, x = cell
+            image[0, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8, channel] = 255
+    return image
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (1, 2), (3, 3)])
+def test_the_map_is_hot_where_disease_is_seen(known, cell):
+    values = compute_gradcam(known, image_with(red=cell), layer="features")[0]
+    y, x = np.unravel_index(values.argmax(), values.shape)
+    assert values.max() == pytest.approx(1)
+    assert (y // 8, x // 8) == cell
+    far = np.delete(np.arange(4), cell[0])
+    assert all(values[8 * row + 3, :].max() < 0.5 for row in far)
+
+
+def test_what_speaks_against_disease_stays_cold(known):
+    image = image_with(red=(0, 0), green=(3, 3))
+    values = compute_gradcam(known, image, layer="features")[0]
+    assert values[28, 28] == 0
+    assert values[4, 4] > 0.9
+
+
+def test_the_map_is_zero_where_nothing_speaks_for_disease(known):
+    values = compute_gradcam(known, image_with(green=(1, 1)), layer="features")
+    assert not values.any()
+
+
+def test_the_map_lives_where_the_sigmoid_is_flat(known):
+    image = image_with(red=(2, 1))
+    assert float(known(image / np.float32(255))[0, 0]) == 1.0
+    assert compute_gradcam(known, image, layer="features").max() == pytest.approx(1)
+
+
+def test_it_agrees_with_the_formula_on_conv_1():
+    config = ModelConfig(weights="none", alpha=0.35)
+    keras.utils.set_random_seed(3)
+    network = build_network(config, image_size=96, load_weights=False)
+    images = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
+    logit_model = build_logit_model(network)
+    both = keras.Model(
+        network.input, [network.get_layer("Conv_1").output, logit_model.output]
+    )
+    with tf.GradientTape() as tape:
+        activations, logits = both(images.astype(np.float32) / 255)
+        total = tf.reduce_sum(logits)
+    weights = tf.reduce_mean(tape.gradient(total, activations), axis=(1, 2))
+    expected = np.maximum(np.einsum("bhwc,bc->bhw", activations, weights), 0)
+    assert expected.any()
+    enlarged = zoom(expected, (1, 96 / 3, 96 / 3), order=1)
+    peaks = enlarged.max(axis=(1, 2), keepdims=True)
+    enlarged = np.divide(enlarged, peaks, out=enlarged, where=peaks > 0)
+    found = compute_gradcam(network, images, layer="Conv_1")
+    assert found == pytest.approx(enlarged, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected", "cells"),
+    [
+        (96, "block_13_expand_relu", 6),
+        (224, "out_relu", 7),
+        (160, "block_13_expand_relu", 10),
+    ],
+)
+def test_auto_takes_the_deepest_layer_with_a_useful_grid(size, expected, cells):
+    config = ModelConfig(weights="none", alpha=0.35)
+    network = build_network(config, image_size=size, load_weights=False)
+    layer = choose_layer(network, "auto")
+    assert layer.name.startswith(expected)
+    assert layer.output.shape[1] == cells
+
+
+def test_an_unknown_layer_names_some_that_are_there(known):
+    with pytest.raises(DrtfError, match=r"no layer 'Conv_9' .* features"):
+        choose_layer(known, "Conv_9")
+    assert choose_layer(known, "features").name == "features"
+
+
+def test_paint_follows_the_colour_map():
+    values = np.array([[0.0, 1.0]])
+    assert paint(values, "gray").tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    with pytest.raises(DrtfError, match="no colour map of matplotlib: 'jett'"):
+        paint(values, "jett")
+
+
+@pytest.mark.parametrize("source", ["shards", "images"])
+def test_the_three_figures_are_written(
+    run_folder, shards, photographs, config, tmp_path, source
+):
+    given = (
+        {"shards": shards} if source == "shards" else {"images": photographs / "images"}
+    )
+    report = gradcam(run_folder, out=tmp_path, config=config, **given)
+    assert [path.name for path in report.figures] == list(FIGURES)
+    heights = {cv2.imread(str(path)).shape for path in report.figures}
+    assert len(heights) <= 3
+    assert all(cv2.imread(str(path)).std() > 10 for path in report.figures)
+    with pytest.raises(DrtfError, match="exists already"):
+        gradcam(run_folder, out=tmp_path, config=config, **given)

@@ -1,0 +1,49 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from drtf.config import TrainConfig
+from drtf.models.losses import FocalLoss, build_loss
+
+TRUTH = np.array([[0.0], [1.0], [1.0], [0.0], [1.0]], np.float32)
+LOGITS = np.array([[-2.0], [0.3], [4.0], [1.5], [-6.0]], np.float32)
+
+
+def notebooks_focal_loss(truth, scores, gamma=1.5, alpha=0.5):
+    correct = np.where(truth == 1, scores, 1 - scores)
+    weight = np.where(truth == 1, alpha, 1 - alpha)
+    return np.mean(-weight * (1 - correct) ** gamma * np.log(correct))
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(1.5, 0.5), (2.0, 0.25), (0.0, 0.5)])
+def test_focal_equals_the_formula_on_scores(gamma, alpha):
+    scores = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    expected = notebooks_focal_loss(TRUTH, scores, gamma, alpha)
+    loss = FocalLoss(gamma=gamma, alpha=alpha)
+    assert float(loss(TRUTH, LOGITS)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_focal_equals_kerass_binary_focal_crossentropy():
+    expected = keras.losses.BinaryFocalCrossentropy(
+        apply_class_balancing=True, alpha=0.25, gamma=2.0, from_logits=True
+    )(TRUTH, LOGITS)
+    found = FocalLoss(gamma=2.0, alpha=0.25)(TRUTH, LOGITS)
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_focal_stays_finite_where_the_network_is_sure():
+    logits = tf.Variable([[-80.0], [80.0], [80.0]])
+    truth = np.array([[0.0], [1.0], [0.0]], np.float32)
+    with tf.GradientTape() as tape:
+        loss = FocalLoss(gamma=0.5, alpha=0.5)(truth, logits)
+    assert np.isfinite(float(loss))
+    assert np.isfinite(tape.gradient(loss, logits).numpy()).all()
+
+
+def test_the_config_names_the_loss():
+    assert isinstance(build_loss(TrainConfig(loss="focal")), FocalLoss)
+    crossentropy = build_loss(TrainConfig())
+    scores = 1 / (1 + np.exp(-LOGITS))
+    expected = -np.mean(np.log(np.where(TRUTH == 1, scores, 1 - scores)))
+    assert float(crossentropy(TRUTH, LOGITS)) == pytest.approx(expected, abs=1e-6)

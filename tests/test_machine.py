@@ -1,0 +1,45 @@
+import pytest
+import tensorflow as tf
+
+from drtf.models import machine
+
+
+def facts():
+    return {fact.name: fact for fact in machine.find_facts()}
+
+
+def test_versions_precision_disk_and_memory_are_told():
+    found = facts()
+    assert found["tensorflow"].found == tf.__version__
+    assert found["precision auto"].found.endswith(("32", "16"))
+    for name in ("memory", "disk here"):
+        free, total = (
+            float(word) for word in found[name].found.split() if word[0].isdigit()
+        )
+        assert 0 < free <= total
+
+
+def test_without_a_gpu_there_is_advice(monkeypatch):
+    monkeypatch.setattr(machine, "find_gpus", list)
+    assert "nvidia-smi" in facts()["GPU"].advice
+
+
+def test_a_gpu_is_told_with_its_capability(monkeypatch):
+    monkeypatch.setattr(machine, "find_gpus", lambda: [("Tesla T4", (7, 5))])
+    assert facts()["GPU"].found == "Tesla T4, compute capability 7.5"
+
+
+def test_little_disk_and_memory_are_advised_upon(monkeypatch):
+    monkeypatch.setattr(machine, "LOW_DISK_GB", 10**9)
+    monkeypatch.setattr(machine, "LOW_MEMORY_GB", 10**9)
+    found = facts()
+    assert found["disk here"].advice
+    assert "num_workers" in found["memory"].advice
+
+
+def test_tensorflow_io_is_judged_by_an_op_and_not_by_its_import():
+    pytest.importorskip("tensorflow_io", exc_type=ImportError)
+    fact = facts()["tensorflow-io"]
+    works = tuple(map(int, tf.__version__.split(".")[:2])) < (2, 18)
+    assert fact.found.endswith("works") == works
+    assert bool(fact.advice) != works

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from drtf.models.metrics import (
+    Estimate,
+    choose_threshold,
+    format_interval,
+    format_value,
+    measure,
+    weighted_metrics,
+)
+
+
+def sample(num=400, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, num)
+    # Two decimals make ties.
+    scores = np.clip(0.3 * truth + rng.random(num) * 0.7, 0, 1).round(2)
+    patients = np.repeat(np.arange(num // 2), 2)
+    return truth, scores, patients
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weighted_metrics_equal_scikit_learns(seed):
+    truth, scores, _ = sample(seed=seed)
+    weights = np.random.default_rng(seed).integers(0, 4, (3, 400)).astype(np.float32)
+    found = weighted_metrics(truth, scores, weights, threshold=0.5)
+    decisions = (scores >= 0.5).astype(int)
+    for row, weight in enumerate(weights):
+        w = {"sample_weight": weight}
+        expected = {
+            "roc_auc": reference.roc_auc_score(truth, scores, **w),
+            "average_precision": reference.average_precision_score(truth, scores, **w),
+            "accuracy": reference.accuracy_score(truth, decisions, **w),
+            "balanced_accuracy": reference.balanced_accuracy_score(
+                truth, decisions, **w
+            ),
+            "sensitivity": reference.recall_score(truth, decisions, **w),
+            "specificity": reference.recall_score(truth, decisions, pos_label=0, **w),
+            "precision": reference.precision_score(truth, decisions, **w),
+            "f1": reference.f1_score(truth, decisions, **w),
+            "brier_score": reference.brier_score_loss(truth, scores, **w),
+        }
+        assert {name: values[row] for name, values in found.items()} == pytest.approx(
+            expected, abs=1e-6
+        )
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=2, max_size=30
+    ).filter(lambda rows: len({truth for truth, _ in rows}) == 2)
+)
+def test_roc_auc_equals_scikit_learns_however_many_ties(rows):
+    truth, scores = (np.array(column) for column in zip(*rows, strict=True))
+    scores = scores / 5
+    weights = np.ones((1, len(truth)), np.float32)
+    found = weighted_metrics(truth, scores, weights, threshold=0.5)["roc_auc"][0]
+    assert found == pytest.approx(reference.roc_auc_score(truth, scores))
+
+
+def test_the_notebooks_confusion_matrix_gives_its_figures():
+    truth = np.repeat([0, 0, 1, 1], [4958, 205, 1398, 465])
+    scores = np.repeat([0.0, 1.0, 0.0, 1.0], [4958, 205, 1398, 465])
+    weights = np.ones((1, len(truth)), np.float32)
+    found = weighted_metrics(truth, scores, weights, threshold=0.5)
+    assert round(found["accuracy"][0], 4) == 0.7718
+    assert round(found["sensitivity"][0], 3) == 0.250
+    assert round(found["specificity"][0], 3) == 0.960
+
+
+def test_intervals_hold_the_value_and_repeat_with_the_seed():
+    truth, scores, patients = sample()
+    common = {"threshold": 0.5, "patients": patients, "num_resamples": 300}
+    first = measure(truth, scores, seed=1, **common)
+    assert first == measure(truth, scores, seed=1, **common)
+    assert first["roc_auc"] != measure(truth, scores, seed=2, **common)["roc_auc"]
+    for estimate in first.values():
+        assert estimate.ci_low < estimate.value < estimate.ci_high
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        truth = rng.integers(0, 2, 150)
+        scores = np.where(rng.random(150) < 0.8, truth, 1 - truth).astype(float)
+        estimate = measure(
+            truth,
+            scores,
+            threshold=0.5,
+            patients=np.arange(150),
+            num_resamples=200,
+            seed=seed,
+        )["accuracy"]
+        covered += estimate.ci_low <= 0.8 <= estimate.ci_high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_bootstrap_takes_patients_whole():
+    truth, scores, _ = sample(100)
+    doubled_truth, doubled_scores = np.repeat(truth, 8), np.repeat(scores, 8)
+    patients = np.repeat(np.arange(100), 8)
+    common = {"threshold": 0.5, "num_resamples": 500, "seed": 0}
+    whole = measure(truth, scores, patients=np.arange(100), **common)["accuracy"]
+    copies = measure(doubled_truth, doubled_scores, patients=patients, **common)
+    naive = measure(doubled_truth, doubled_scores, patients=np.arange(800), **common)
+
+    def width(estimate: Estimate) -> float:
+        return estimate.ci_high - estimate.ci_low
+
+    assert width(copies["accuracy"]) == pytest.approx(width(whole), rel=0.05)
+    assert width(naive["accuracy"]) < 0.5 * width(whole)
+
+
+def test_what_is_undefined_is_said_and_not_made_up():
+    truth, scores = np.array([1, 1, 1]), np.array([0.2, 0.6, 0.9])
+    found = measure(
+        truth,
+        scores,
+        threshold=0.5,
+        patients=np.arange(3),
+        num_resamples=100,
+        seed=0,
+    )
+    assert np.isnan(found["roc_auc"].value)
+    assert np.isnan(found["specificity"].value)
+    assert found["sensitivity"].value == pytest.approx(2 / 3)
+    assert format_value(found["roc_auc"].value) == "undefined"
+    assert format_interval(found["roc_auc"]) == ""
+
+
+def test_youden_finds_the_best_sum_of_sensitivity_and_specificity():
+    truth, scores, _ = sample()
+    false_positive, true_positive, _ = reference.roc_curve(truth, scores)
+    value = choose_threshold(truth, scores, "youden")
+    decisions = scores >= value
+    reached = decisions[truth == 1].mean() - decisions[truth == 0].mean()
+    assert reached == pytest.approx((true_positive - false_positive).max())
+
+
+def test_accuracy_is_the_notebooks_sweep():
+    truth, scores, _ = sample()
+    sweep = [0.30 + 0.01 * step for step in range(41)]
+    accuracy = [((scores >= round(value, 2)) == truth).mean() for value in sweep]
+    expected = round(sweep[int(np.argmax(accuracy))], 2)
+    assert choose_threshold(truth, scores, "accuracy") == expected
+
+
+def test_a_number_is_its_own_threshold():
+    truth, scores, _ = sample()
+    assert choose_threshold(truth, scores, 0.37) == 0.37

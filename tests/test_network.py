@@ -1,0 +1,172 @@
+import keras
+import numpy as np
+import pytest
+
+from drtf.config import ModelConfig, load_config
+from drtf.errors import DrtfError
+from drtf.models.network import build_logit_model, build_network, count_parameters
+
+SMALL = ModelConfig(weights="none", alpha=0.35)
+NOTEBOOK = load_config("mobilenetv2-96").model
+
+
+def build(config, size=96):
+    return build_network(config, image_size=size, load_weights=False)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return build(SMALL, 32)
+
+
+def test_mobilenetv2_has_kerass_parameters_and_one_unit(small):
+    backbone = keras.applications.MobileNetV2(
+        alpha=0.35, include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    assert small.count_params() == backbone.count_params() + 1280 + 1
+    assert small.output_shape == (None, 1)
+
+
+def test_the_backbone_is_flat(small):
+    assert not any(isinstance(layer, keras.Model) for layer in small.layers)
+    assert small.get_layer("Conv_1").output.shape[1:] == (1, 1, 1280)
+
+
+def test_the_notebooks_head_is_as_documented():
+    network = build(NOTEBOOK)
+    head = network.layers[-10:]
+    assert [type(layer).__name__ for layer in head] == [
+        "GlobalAveragePooling2D",
+        "BatchNormalization",
+        "Dropout",
+        "Dense",
+        "BatchNormalization",
+        "Dropout",
+        "Dense",
+        "Dropout",
+        "Dense",
+        "Activation",
+    ]
+    rates = [x.rate for x in head if isinstance(x, keras.layers.Dropout)]
+    units = [x.units for x in head if isinstance(x, keras.layers.Dense)]
+    assert (rates, units) == ([0.5, 0.3, 0.2], [256, 128, 1])
+
+
+def test_the_notebook_trains_its_last_fifty_layers():
+    network = build(NOTEBOOK)
+    names = [layer.name for layer in network.layers]
+    backbone = network.layers[: names.index("pool")]
+    assert [layer.trainable for layer in backbone[-50:]] == [True] * 50
+    frozen = [layer for layer in backbone[:-50] if layer.weights]
+    assert frozen
+    assert not any(layer.trainable for layer in frozen)
+
+
+def test_the_notebook_takes_inputs_in_zero_to_one():
+    assert "rescaling" not in [layer.name for layer in build(NOTEBOOK).layers]
+
+
+def test_eyenet_is_as_documented():
+    network = build(load_config("eyenet-256").model, 256)
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds == [
+        "InputLayer",
+        *["Conv2D", "MaxPooling2D"] * 3,
+        "Flatten",
+        "Dense",
+        "Dense",
+        "Activation",
+    ]
+    assert network.output_shape == (None, 2)
+    convolutions = 3 * 3 * 3 * 32 + 32 + 2 * (3 * 3 * 32 * 32 + 32)
+    dense = 30 * 30 * 32 * 128 + 128 + 128 * 2 + 2
+    assert network.count_params() == convolutions + dense
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "eyenet"])
+def test_the_score_is_the_sigmoid_of_the_logit(name):
+    network = build(ModelConfig(name=name, weights="none", alpha=0.35), 32)
+    images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
+    logits = build_logit_model(network)(images).numpy()
+    scores = network(images).numpy()[:, -1:]
+    assert logits.shape == (3, 1)
+    assert scores == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-6)
+
+
+def test_the_symmetric_range_is_minus_one_to_one(small):
+    rescaling = small.get_layer("rescaling")
+    assert rescaling(np.array([0.0, 0.5, 1.0])).numpy().tolist() == [-1, 0, 1]
+
+
+def test_batch_norm_momentum_is_the_configs(small):
+    momenta = {
+        layer.momentum
+        for layer in small.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    assert momenta == {0.9}
+
+
+def test_a_weights_file_is_loaded_into_the_backbone(tmp_path):
+    backbone = keras.applications.MobileNetV2(
+        alpha=0.35, include_top=False, weights=None, input_shape=(64, 64, 3)
+    )
+    path = tmp_path / "backbone.weights.h5"
+    backbone.save_weights(path)
+    config = SMALL.model_copy(update={"weights": str(path)})
+    network = build_network(config, image_size=32, load_weights=True)
+    for layer in backbone.layers:
+        for expected, found in zip(
+            layer.get_weights(),
+            network.get_layer(layer.name).get_weights() if layer.weights else [],
+            strict=True,
+        ):
+            assert (expected == found).all()
+
+
+@pytest.mark.parametrize("weights", ["no/such.weights.h5", "imagnet", __file__])
+def test_weights_that_are_no_file_are_refused(weights):
+    config = SMALL.model_copy(update={"weights": weights})
+    with pytest.raises(DrtfError, match='must be "imagenet", "none" or the path'):
+        build_network(config, image_size=32, load_weights=True)
+
+
+def test_weights_of_another_alpha_are_refused(tmp_path):
+    path = tmp_path / "other.weights.h5"
+    keras.applications.MobileNetV2(
+        alpha=0.5, include_top=False, weights=None, input_shape=(32, 32, 3)
+    ).save_weights(path)
+    config = SMALL.model_copy(update={"weights": str(path)})
+    with pytest.raises(DrtfError, match=r"does not fit MobileNetV2 with model.alpha"):
+        build_network(config, image_size=32, load_weights=True)
+
+
+def test_a_file_that_only_claims_to_be_weights_is_refused(tmp_path):
+    path = tmp_path / "fake.weights.h5"
+    path.write_bytes(b"not HDF5")
+    config = SMALL.model_copy(update={"weights": str(path)})
+    with pytest.raises(DrtfError, match="does not fit"):
+        build_network(config, image_size=32, load_weights=True)
+
+
+def test_a_failed_download_names_the_way_out(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("URL fetch failure on https://example.org: None")
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", fail)
+    config = SMALL.model_copy(update={"weights": "imagenet"})
+    with pytest.raises(DrtfError, match=r"URL fetch failure.*model\.weights=FILE"):
+        build_network(config, image_size=96, load_weights=True)
+
+
+def test_eyenet_refuses_weights():
+    config = ModelConfig(name="eyenet", weights="imagenet")
+    with pytest.raises(DrtfError, match="eyenet has none"):
+        build_network(config, image_size=64, load_weights=True)
+
+
+def test_trained_and_frozen_parameters_add_up():
+    network = build(NOTEBOOK)
+    trained, frozen = count_parameters(network)
+    assert trained + frozen == network.count_params()
+    assert trained == sum(w.numpy().size for w in network.trainable_weights)

@@ -1,0 +1,69 @@
+"""The wheel, in a fresh environment outside the checkout."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from drtf.config import find_presets
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("drtf-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel, tmp_path_factory):
+    """A new environment with the wheel; what it depends on is this one's."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=True)
+    command = [folder / "bin" / "pip", "install", "--quiet", "--no-deps", wheel]
+    subprocess.run(command, check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    # Paths named in a .pth are searched, but their own .pth are not run: this
+    # checkout, installed in editable form there, stays out of reach.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+def run(fresh, *words, cwd):
+    done = subprocess.run(
+        [fresh / "bin" / words[0], *words[1:]],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_wheel_adds_one_top_level_package(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"drtf"}
+
+
+def test_the_installed_command_answers(fresh, tmp_path):
+    assert "build-shards" in run(fresh, "drtf", "--help", cwd=tmp_path)
+
+
+def test_the_installed_presets_are_found_by_name(fresh, tmp_path):
+    code = (
+        "import drtf, drtf.config as c;"
+        "print(drtf.__file__, c.find_presets(), c.load_config('mobilenetv2-96').images)"
+    )
+    out = run(fresh, "python", "-c", code, cwd=tmp_path)
+    assert out.startswith(str(fresh))
+    assert str(find_presets()) in out
+    assert "decode='exact'" in out

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from drtf.config import ModelConfig
+from drtf.data.pipeline import read_batch
+from drtf.models.network import build_network
+from drtf.models.prediction import build_predictor, build_views, predict_split
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = ModelConfig(name="eyenet", weights="none")
+    return build_network(config, image_size=32, load_weights=False)
+
+
+def test_flips5_is_the_notebooks_mean_over_five_views(network):
+    unit = IMAGES.astype(np.float32) / 255
+    views = [
+        unit,
+        unit[:, :, ::-1],
+        unit[:, ::-1],
+        unit[:, ::-1, ::-1],
+        np.clip(unit * 1.1, 0, 1),
+    ]
+    expected = np.mean([network(view).numpy()[:, -1] for view in views], axis=0)
+    found = build_predictor(network, "flips5")(IMAGES).numpy()
+    assert found.shape == (3, 5)
+    assert found.mean(axis=1) == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_tta_there_is_one_view(network):
+    unit = IMAGES.astype(np.float32) / 255
+    assert (build_views(tf.constant(unit), "none").numpy() == unit[None]).all()
+    found = build_predictor(network, "none")(IMAGES).numpy()
+    assert found == pytest.approx(network(unit).numpy()[:, 1:], abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 100])
+def test_a_split_is_scored_in_the_order_of_the_index(network, shard_set, batch_size):
+    predict = build_predictor(network, "none")
+    scores = predict_split(
+        predict, shard_set, split="test", task="binary", batch_size=batch_size
+    )
+    images = read_batch(shard_set, shard_set.find_rows("test"))
+    assert scores == pytest.approx(predict(images).numpy(), abs=1e-6)

@@ -1,0 +1,64 @@
+"""Nothing below imports anything above."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("drtf", "drtf.records", "drtf.images", "drtf.data", "drtf.models", "tools")
+
+
+def find_imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module or "")
+    return names
+
+
+def floor_of(module: str) -> int:
+    if module.split(".")[0] not in ("drtf", "tools"):
+        return -1
+    parents = [floor for floor in FLOORS if f"{module}.".startswith(f"{floor}.")]
+    return FLOORS.index(max(parents, key=len))
+
+
+SOURCES = sorted([*ROOT.glob("drtf/**/*.py"), *ROOT.glob("tools/*.py")])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_imports_upward(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    own = floor_of(module.removesuffix(".__init__"))
+    above = {name for name in find_imports(path) if floor_of(name) > own}
+    assert not above
+
+
+def test_records_and_images_know_nothing_of_each_other():
+    for path in ROOT.glob("drtf/images/*.py"):
+        assert not {n for n in find_imports(path) if n.startswith("drtf.records")}
+
+
+@pytest.mark.parametrize("folder", ["records", "images"])
+def test_the_lower_floors_do_without_tensorflow(folder):
+    for path in ROOT.glob(f"drtf/{folder}/*.py"):
+        imported = {name.split(".")[0] for name in find_imports(path)}
+        assert not imported & {"tensorflow", "keras"}
+
+
+def test_every_module_has_its_tests():
+    tested = {path.stem.removeprefix("test_") for path in ROOT.glob("tests/test_*.py")}
+    modules = {path.stem for path in ROOT.glob("drtf/**/*.py")} - {"__init__"}
+    elsewhere = {
+        "errors": "tools",
+        "figures": "evaluation",
+        "index": "verify",
+        "precision": "training",
+        "report": "evaluation",
+        "synthetic_set": "synthetic",
+        "writer": "reader",
+    }
+    assert {elsewhere.get(module, module) for module in modules} <= tested

@@ -1,0 +1,225 @@
+"""The commands, as a user types them; the README's own among them."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from drawing import write_photographs
+from drtf.tools.main import drtf, main
+
+README = Path(__file__).parents[1] / "README.md"
+SMALL = ("images.size=32", "build.num_workers=1", "score.num_workers=1")
+QUICK = (
+    *SMALL,
+    "model.weights=none",
+    "model.alpha=0.35",
+    "train.epochs=1",
+    "train.batch_size=16",
+    "evaluate.num_resamples=100",
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; return exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["drtf", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            sys.exit(0)
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def sets(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from drtf.tools.main import drtf\n"
+        "for command in ['', *drtf.commands]:\n"
+        "    try:\n"
+        "        drtf([*command.split(), '--help'])\n"
+        "    except SystemExit as stopped:\n"
+        "        assert stopped.code == 0\n"
+        "heavy = {'cv2', 'keras', 'numpy', 'pydantic', 'rich', 'tensorflow'}\n"
+        "print(heavy & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "set()\n"
+
+
+def test_every_command_has_help_and_its_options_are_explained():
+    for command in drtf.commands.values():
+        assert command.help
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and parameter.name != "help":
+                assert parameter.help or parameter.name == "seed"
+
+
+def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels = write_photographs(tmp_path / "written")
+    labels.rename("labels.csv")
+    (tmp_path / "written" / "images").rename("photographs")
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    text = "".join(blocks).replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("drtf ")]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines]
+    assert {words[0] for words in commands} == set(drtf.commands)
+    for words in commands:
+        extra: list[str] = []
+        if words[0] in ("build-shards", "train", "evaluate", "score", "gradcam"):
+            extra = sets(*QUICK)
+        elif words[0] == "demo":
+            extra = ["--patients", "40"]
+        code, out, err = run(*words, *extra)
+        assert (code, "Traceback" in err) == (0, False), (words, err)
+        assert out
+    assert json.loads(Path("runs/mine/evaluation-test/metrics.json").read_text())
+    with Path("scores.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 48
+    for name in ("images", "heatmaps", "overlays"):
+        assert cv2.imread(f"heatmaps/{name}.png") is not None
+    assert "roc_auc" in json.loads(Path("demo/evaluation/metrics.json").read_text())
+
+
+def test_a_photograph_set_aside_exits_3_and_is_listed(run, tmp_path):
+    labels = write_photographs(tmp_path / "p")
+    (tmp_path / "p" / "images" / "3_left.png").write_bytes(b"")
+    code, out, _ = run(
+        "build-shards",
+        *("--images", tmp_path / "p" / "images", "--labels", labels),
+        *("--out", tmp_path / "set", *sets(*SMALL)),
+    )
+    assert code == 3
+    assert "1 photographs set aside (1 empty)" in out
+    assert "3_left.png,empty" in (tmp_path / "set" / "rejected.csv").read_text()
+
+
+def test_a_score_with_an_error_exits_3(run, run_folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(b"")
+    arguments = ("score", run_folder, "--images", images, "--out", tmp_path / "s.csv")
+    code, out, _ = run(*arguments)
+    assert code == 3
+    assert "0 scored" in out
+    assert "1 with an error" in out
+
+
+def test_verify_tells_a_whole_set_from_a_damaged_one(run, shards, tmp_path):
+    code, out, _ = run("verify", shards)
+    assert code == 0
+    assert "is whole" in out
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    path = min(copy.glob("*val*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    code, out, _ = run("verify", copy)
+    assert code == 1
+    assert "checksum" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("verify {tmp}/no", "is not a set of shards: it has no manifest.json"),
+        ("build-shards --images {tmp}/no --labels {labels} --out {tmp}/o", "no folder"),
+        (
+            "build-shards --images {tmp} --labels {labels} --out {tmp}/o",
+            "no photograph",
+        ),
+        (
+            "build-shards --images {images} --labels {tmp}/no.csv --out {tmp}/o",
+            "can't read label file",
+        ),
+        (
+            "build-shards --images {images} --labels {other} --out {tmp}/o",
+            "none of the known headers",
+        ),
+        (
+            "build-shards --images {images} --labels {labels} --out {tmp}/o "
+            "--set images.sise=9",
+            "did you mean 'images.size'?",
+        ),
+        ("train --shards {tmp}/no --out {tmp}/o", "is not a set of shards"),
+        ("train --shards {shards} --out {tmp}/o --config no-such", "no preset"),
+        (
+            "train --shards {shards} --out {tmp}/o --set model.weights=no.weights.h5",
+            "no such file: no.weights.h5",
+        ),
+        ("evaluate {tmp} --shards {shards}", "is not a finished run"),
+        ("evaluate {run} --shards {shards} --split dev", "no photographs in split"),
+        ("score {tmp}/no --images {images} --out {tmp}/o.csv", "no run folder"),
+        ("score {run} --images {tmp}/no --out {tmp}/o.csv", "no folder"),
+        ("gradcam {tmp} --shards {shards} --out {tmp}/o", "is not a finished run"),
+        (
+            "gradcam {run} --shards {shards} --out {tmp}/o --set gradcam.layer=no",
+            "no layer 'no'",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_1(
+    run, words, message, tmp_path, photographs, shards, run_folder
+):
+    other = tmp_path / "other.csv"
+    other.write_text("name,stage\na,1\n")
+    places = {
+        "tmp": tmp_path,
+        "labels": photographs / "labels.csv",
+        "images": photographs / "images",
+        "other": other,
+        "shards": shards,
+        "run": run_folder,
+    }
+    code, _, err = run(*shlex.split(words.format(**places)))
+    assert code == 1
+    lines = [line for line in err.splitlines() if not line.startswith("Scoring")]
+    assert len(lines) == 1
+    assert lines[0].startswith("Error: ")
+    assert message in lines[0]
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nothing"],
+        ["train"],
+        ["evaluate", "x", "--shards", "y", "--tta", "all"],
+        ["gradcam", "x", "--out", "y"],
+        ["gradcam", "x", "--out", "y", "--shards", "a", "--images", "b"],
+        ["demo", "--out", "x", "--patients", "1"],
+    ],
+)
+def test_wrong_usage_exits_2(run, words):
+    code, _, err = run(*words)
+    assert code == 2
+    assert "Usage:" in err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("drtf.records.verify.find_faults", fail)
+    monkeypatch.setattr(sys, "argv", ["drtf", "verify", "x"])
+    with pytest.raises(ZeroDivisionError):
+        main()

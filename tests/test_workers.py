@@ -1,0 +1,70 @@
+import os
+import time
+
+import pytest
+
+from drtf.errors import DrtfError
+from drtf.workers import AHEAD_PER_WORKER, count_workers, map_in_order
+
+
+def nothing() -> None:
+    pass
+
+
+def square(number: int) -> int:
+    time.sleep(0.002 * (number % 3))
+    return number * number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        os._exit(9)
+    return number
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_results_come_in_order(num_workers):
+    results = map_in_order(
+        square, range(40), num_workers=num_workers, initializer=nothing
+    )
+    assert list(results) == [number * number for number in range(40)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_of_the_function_is_raised_as_itself(num_workers):
+    results = map_in_order(
+        fail_at_three, range(9), num_workers=num_workers, initializer=nothing
+    )
+    with pytest.raises(ValueError, match="three"):
+        list(results)
+
+
+def test_a_worker_that_dies_is_an_error_that_says_what_to_do():
+    results = map_in_order(die_at_three, range(9), num_workers=2, initializer=nothing)
+    with pytest.raises(DrtfError, match="a worker process died"):
+        list(results)
+
+
+def test_items_are_taken_a_bounded_number_ahead():
+    taken = []
+
+    def items():
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    results = map_in_order(square, items(), num_workers=2, initializer=nothing)
+    next(results)
+    assert len(taken) <= 2 * AHEAD_PER_WORKER + 1
+    results.close()
+
+
+def test_zero_workers_means_one_a_cpu():
+    assert count_workers(0) == len(os.sched_getaffinity(0))
+    assert count_workers(3) == 3
