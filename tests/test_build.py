@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from drawing import draw_fundus, encode, write_photographs
-from drtf.data.build import REJECTED_FILE, build_shards
+from drtf.data.build import build_shards
 from drtf.errors import DrtfError, LabelError
 from drtf.images.preprocess import decode_image
-from drtf.records.manifest import MANIFEST_FILE, load_manifest
+from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
 from drtf.records.reader import ShardSet
 from drtf.records.verify import find_faults
 

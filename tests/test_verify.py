@@ -4,7 +4,7 @@ import pytest
 
 from drtf.errors import RecordError
 from drtf.records.index import load_index, save_index
-from drtf.records.manifest import INDEX_FILE, MANIFEST_FILE
+from drtf.records.manifest import INDEX_FILE, MANIFEST_FILE, REJECTED_FILE
 from drtf.records.verify import find_faults
 
 
@@ -75,6 +75,12 @@ def test_an_index_that_is_missing_or_unreadable_is_found(copy, data):
     if data is not None:
         (copy / INDEX_FILE).write_bytes(data)
     assert [fault.file for fault in find_faults(copy)] == [INDEX_FILE]
+
+
+def test_a_changed_list_of_rejections_is_found(copy):
+    with (copy / REJECTED_FILE).open("a") as file:
+        file.write("x.png,empty,\n")
+    assert [fault.file for fault in find_faults(copy)] == [REJECTED_FILE]
 
 
 def test_a_folder_without_a_manifest_cannot_be_checked(copy):

@@ -31,8 +31,8 @@ def build_shards(
     the exit code is then 3.
     """
     from drtf.config import load_config
-    from drtf.data.build import REJECTED_FILE
     from drtf.data.build import build_shards as build
+    from drtf.records.manifest import REJECTED_FILE
 
     from .tables import show_table
 

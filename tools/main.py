@@ -38,7 +38,7 @@ def main() -> None:
     Wrong usage exits 2, as click does; 3 means done, with photographs set aside.
     """
     # TensorFlow's C++ speaks on stderr before it can be told otherwise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         drtf(prog_name="drtf")
     except DrtfError as error:

@@ -28,13 +28,17 @@ from drtf.images.preprocess import (
 )
 from drtf.progress import progress
 from drtf.records.index import COLUMNS, save_index
-from drtf.records.manifest import INDEX_FILE, Manifest, ShardEntry, save_manifest
+from drtf.records.manifest import (
+    INDEX_FILE,
+    REJECTED_FILE,
+    Manifest,
+    ShardEntry,
+    save_manifest,
+)
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
 from drtf.records.schema import Record
 from drtf.records.writer import ShardWriter
 from drtf.workers import count_workers, map_in_order
-
-REJECTED_FILE = "rejected.csv"
 
 # Bytes a pixel that fundus photographs were seen to take; only shard sizes lean on it.
 BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
@@ -141,6 +145,7 @@ def build_shards(
         num_patients=_count_patients(index),
         shards=tuple(shards),
         index_sha256=hash_file(aside / INDEX_FILE),
+        rejected_sha256=hash_file(aside / REJECTED_FILE),
         rejected=dict(sorted(Counter(item.reason for item in rejected).items())),
         provenance={
             "labels_file": labels.name,
@@ -284,11 +289,11 @@ def _save_rejected(path: Path, rejected: list[Rejection]) -> None:
 
 
 def _count_records(index: pd.DataFrame) -> dict[str, dict[str, int]]:
-    counts = index.groupby(["split", "grade"]).size()
+    counts = Counter(zip(index["split"], index["grade"], strict=True))
     return {
-        split: {str(grade): int(counts.get((split, grade), 0)) for grade in GRADES}
+        split: {str(grade): counts[split, grade] for grade in GRADES}
         for split in SPLITS
-        if split in counts.index.levels[0]
+        if (index["split"] == split).any()
     }
 
 

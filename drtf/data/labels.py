@@ -133,7 +133,7 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
                 f"{candidates[1]}: name the subfolder in the label file, or move one"
             )
         found.append(candidates[0] if candidates else None)
-    table = labels.assign(path=found)
+    table = labels.assign(path=pd.Series(found, index=labels.index, dtype=object))
     matched = table.dropna(subset="path").reset_index(drop=True)
     if not len(matched):
         example = next(iter(by_path), "")

@@ -1,6 +1,7 @@
 """Evaluation: a run judged on a split, its threshold chosen on another."""
 
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -130,12 +131,14 @@ def evaluate(
     table = scored[split]
     table["decision"] = (table["score"] >= value).astype(int)
     truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
-    common = {
-        "patients": table["patient"].to_numpy(),
-        "num_resamples": settings.num_resamples,
-        "seed": settings.seed,
-        "threshold": value,
-    }
+    judge = functools.partial(
+        measure,
+        truth,
+        threshold=value,
+        patients=table["patient"].to_numpy(),
+        num_resamples=settings.num_resamples,
+        seed=settings.seed,
+    )
     confusion = pd.crosstab(table["label"], table["decision"])
     confusion = confusion.reindex(index=(0, 1), columns=(0, 1), fill_value=0)
     first_view = table["first_view"].to_numpy()
@@ -143,8 +146,8 @@ def evaluate(
         split=split,
         tta=settings.tta,
         threshold=threshold,
-        metrics=measure(truth, scores, **common),
-        single_view_roc_auc=measure(truth, first_view, **common)["roc_auc"].value,
+        metrics=judge(scores),
+        single_view_roc_auc=judge(first_view)["roc_auc"].value,
         confusion_matrix=confusion.to_numpy().tolist(),
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),

@@ -12,6 +12,9 @@ DPI = 120
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
 
+# A caption and uint8 RGB [H, W, 3].
+Picture = tuple[str, np.ndarray]
+
 
 def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
     """Draw loss and ROC AUC over epochs, training beside validation."""
@@ -137,14 +140,12 @@ def plot_scores(
     figure.savefig(path, dpi=DPI)
 
 
-def plot_grid(
-    path: Path, rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]
-) -> None:
+def plot_grid(path: Path, rows: Sequence[tuple[str, Sequence[Picture]]]) -> None:
     """Draw rows of captioned pictures.
 
     Args:
         path: of the PNG.
-        rows: a title, and for each picture its caption and uint8 RGB [H, W, 3].
+        rows: a title and its pictures.
     """
     rows = [row for row in rows if row[1]]
     num_columns = max(len(pictures) for _, pictures in rows)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import keras
 import matplotlib
 import numpy as np
@@ -11,12 +12,12 @@ import tensorflow as tf
 from tf_keras_vis.gradcam import Gradcam
 
 from drtf.config import Config
-from drtf.data.labels import find_classes, find_photographs
+from drtf.data.labels import POSITIVE_FROM, find_photographs
 from drtf.data.pipeline import read_batch
 from drtf.errors import DrtfError
 from drtf.files import check_absent
 from drtf.models.evaluation import LABELS, check_preprocessing
-from drtf.models.figures import plot_grid
+from drtf.models.figures import Picture, plot_grid
 from drtf.models.network import build_logit_model
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
@@ -101,29 +102,27 @@ def gradcam(
     pixels = np.stack([example.image for example in examples])
     maps = compute_gradcam(run.network, pixels, layer=layer.name)
     scores = build_predictor(run.network, "none")(tf.constant(pixels)).numpy()[:, 0]
-    painted = [paint(values, config.gradcam.colormap) for values in maps]
-    alpha = config.gradcam.overlay_alpha
-    overlays = [
-        np.uint8(np.rint((1 - alpha) * example.image + alpha * color))
-        for example, color in zip(examples, painted, strict=True)
-    ]
-    blank = [e.name for e, m in zip(examples, maps, strict=True) if not m.any()]
-    captions = [
-        f"{example.name}\nscore {value:.3f}{', map all zero' * (not values.any())}"
-        for example, value, values in zip(examples, scores, maps, strict=True)
-    ]
+    if images is None:
+        titles = LABELS[run.config.train.task]
+    else:
+        titles = ("scored lowest", "scored highest")
+    figures: list[list[list[Picture]]] = [[[] for _ in titles] for _ in FIGURES]
+    blank = []
+    for example, values, value in zip(examples, maps, scores, strict=True):
+        caption = f"{example.name}\nscore {value:.3f}"
+        if not values.any():
+            blank.append(example.name)
+            caption += ", map all zero"
+        heat = paint(values, config.gradcam.colormap)
+        alpha = config.gradcam.overlay_alpha
+        overlay = cv2.addWeighted(example.image, 1 - alpha, heat, alpha, 0)
+        for figure, picture in zip(
+            figures, (example.image, heat, overlay), strict=True
+        ):
+            figure[example.row].append((caption, picture))
     out.mkdir(parents=True, exist_ok=True)
-    names = LABELS[run.config.train.task]
-    titles = [f"scored {name}" for name in ("lowest", "highest")] if images else names
-    for path, pictures in zip(
-        paths, ([e.image for e in examples], painted, overlays), strict=True
-    ):
-        cells = list(zip(examples, captions, pictures, strict=True))
-        rows = [
-            (title, [(text, picture) for e, text, picture in cells if e.row == row])
-            for row, title in enumerate(titles)
-        ]
-        plot_grid(path, rows)
+    for path, rows in zip(paths, figures, strict=True):
+        plot_grid(path, list(zip(titles, rows, strict=True)))
     return GradcamReport(layer.name, tuple(layer.output.shape[1:3]), paths, blank)
 
 
@@ -187,7 +186,7 @@ def paint(values: np.ndarray, colormap: str) -> np.ndarray:
             "viridis, cividis, magma or jet"
         )
     colors = matplotlib.colormaps[colormap](values)[..., :3]
-    return np.uint8(np.rint(colors * 255))
+    return np.rint(colors * 255).astype(np.uint8)
 
 
 def _take_from_shards(
@@ -196,18 +195,18 @@ def _take_from_shards(
     with ShardSet(shards) as shard_set:
         check_preprocessing(run, shard_set)
         rows = shard_set.find_rows(split)
-        table = shard_set.index.loc[rows]
-        classes = find_classes(table["grade"], run.config.train.task)
-        chosen = np.concatenate(
-            [rows[classes == label][: config.gradcam.num_per_class] for label in (0, 1)]
-        )
+        positive_from = POSITIVE_FROM[run.config.train.task]
+        positive = shard_set.index["grade"].to_numpy()[rows] >= positive_from
+        count = config.gradcam.num_per_class
+        chosen = np.concatenate([rows[~positive][:count], rows[positive][:count]])
         return [
-            Example(
-                f"{table.at[row, 'id']}, grade {table.at[row, 'grade']}",
-                image,
-                int(classes[row]),
+            Example(f"{name}, grade {grade}", image, int(grade >= positive_from))
+            for name, grade, image in zip(
+                shard_set.index["id"][chosen],
+                shard_set.index["grade"][chosen],
+                read_batch(shard_set, chosen),
+                strict=True,
             )
-            for row, image in zip(chosen, read_batch(shard_set, chosen), strict=True)
         ]
 
 

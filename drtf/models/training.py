@@ -126,17 +126,26 @@ def fit(
 ) -> "BestModel":
     """Fit a network to a set's train split; keep the best model in `out`."""
     settings = config.train
-    common = {"task": settings.task, "batch_size": settings.batch_size}
-    steps = count_steps(shards, split="train", sampling=config.sampling, **common)
+    task, batch_size = settings.task, settings.batch_size
+    steps = count_steps(
+        shards,
+        split="train",
+        task=task,
+        sampling=config.sampling,
+        batch_size=batch_size,
+    )
     dataset = train_dataset(
         shards,
         split="train",
+        task=task,
         sampling=config.sampling,
+        batch_size=batch_size,
         epochs=settings.epochs,
         seed=settings.seed,
-        **common,
     )
-    validation = eval_dataset(shards, split=settings.validation_split, **common)
+    validation = eval_dataset(
+        shards, split=settings.validation_split, task=task, batch_size=batch_size
+    )
     trainer = Trainer(network, build_loss(settings), config.augment)
     # XLA is slower by far on CPUs, and compiles each batch size anew.
     trainer.compile(optimizer=build_optimizer(settings), jit_compile=False)

@@ -3,16 +3,17 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drtf.errors import RecordError
 from drtf.files import write_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
+REJECTED_FILE = "rejected.csv"
 
 
 class _Table(BaseModel):
@@ -43,6 +44,7 @@ class Manifest(_Table):
         num_patients: patients by split.
         shards: every shard in reading order.
         index_sha256: of index.parquet.
+        rejected_sha256: of rejected.csv.
         rejected: photographs set aside, by reason.
         provenance: where the photographs came from, and the versions that read them.
     """
@@ -57,6 +59,7 @@ class Manifest(_Table):
     num_patients: dict[str, int]
     shards: tuple[ShardEntry, ...]
     index_sha256: str
+    rejected_sha256: str
     rejected: dict[str, int]
     provenance: dict[str, Any]
 

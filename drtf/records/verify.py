@@ -13,8 +13,15 @@ from drtf.files import hash_file
 from drtf.progress import progress
 from drtf.records.framing import FRAME_BYTES, HEADER, find_frame_fault
 from drtf.records.index import load_index
-from drtf.records.manifest import INDEX_FILE, ShardEntry, load_manifest
+from drtf.records.manifest import (
+    INDEX_FILE,
+    REJECTED_FILE,
+    ShardEntry,
+    load_manifest,
+)
 from drtf.records.schema import parse_record
+
+HASH_DIFFERS = "its hash is not the manifest's"
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,19 @@ def find_faults(folder: Path) -> list[Fault]:
         for path in sorted(folder.glob("*.tfrecord-*"))
         if path.name not in known
     ]
-    index = None
+    for file, sha256 in (
+        (INDEX_FILE, manifest.index_sha256),
+        (REJECTED_FILE, manifest.rejected_sha256),
+    ):
+        try:
+            if hash_file(folder / file) != sha256:
+                faults.append(Fault(file, HASH_DIFFERS))
+        except OSError as error:
+            faults.append(Fault(file, f"can't be read: {error.strerror}"))
     try:
         index = load_index(folder / INDEX_FILE)
-        if hash_file(folder / INDEX_FILE) != manifest.index_sha256:
-            faults.append(Fault(INDEX_FILE, "its hash is not the manifest's"))
-    except RecordError as error:
-        faults.append(Fault(INDEX_FILE, str(error)))
+    except RecordError:
+        index = None
     with progress("Checking shards", len(manifest.shards)) as advance:
         for number, shard in enumerate(manifest.shards):
             rows = index[index["shard"] == number] if index is not None else None
@@ -82,7 +95,7 @@ def _find_shard_faults(
             if problem:
                 yield Fault(shard.file, problem, number, int(row.offset))  # type: ignore[arg-type]
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        yield Fault(shard.file, "its hash is not the manifest's")
+        yield Fault(shard.file, HASH_DIFFERS)
 
 
 def _find_record_problem(data: np.ndarray, row: object) -> str:
