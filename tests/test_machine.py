@@ -29,6 +29,12 @@ def test_a_gpu_is_told_with_its_capability(monkeypatch):
     assert facts()["GPU"].found == "Tesla T4, compute capability 7.5"
 
 
+def test_a_missing_package_is_told_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(machine, "PACKAGES", (("no-such-package", "that-one"),))
+    fact = facts()["no-such-package"]
+    assert (fact.found, fact.advice) == ("not installed", "pip install that-one")
+
+
 def test_little_disk_and_memory_are_advised_upon(monkeypatch):
     monkeypatch.setattr(machine, "LOW_DISK_GB", 10**9)
     monkeypatch.setattr(machine, "LOW_MEMORY_GB", 10**9)

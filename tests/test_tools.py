@@ -215,6 +215,18 @@ def test_wrong_usage_exits_2(run, words):
     assert "Usage:" in err
 
 
+def test_a_server_without_libgl_is_told_what_to_install(run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("drtf.records.verify.find_faults", fail)
+    code, _, err = run("verify", "x")
+    assert code == 1
+    assert err.startswith("Error: OpenCV can't be loaded: libGL.so.1")
+    assert "libgl1" in err
+    assert "opencv-python-headless" in err
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     def fail(*args, **kwargs):
         raise ZeroDivisionError

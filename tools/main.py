@@ -17,6 +17,11 @@ from .score import score
 from .train import train
 from .verify import verify
 
+LIBGL_ADVICE = (
+    "apt-get install libgl1, or pip uninstall opencv-python and "
+    "pip install opencv-python-headless, the same module without it"
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="drtf")
@@ -43,4 +48,9 @@ def main() -> None:
         drtf(prog_name="drtf")
     except DrtfError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except ImportError as error:
+        if "libGL" not in str(error):
+            raise
+        click.echo(f"Error: OpenCV can't be loaded: {error}; {LIBGL_ADVICE}", err=True)
         sys.exit(1)

@@ -9,11 +9,13 @@ from rich.table import Table
 def show_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    """Print a table; numbers stand to the right."""
-    table = Table(title=title, title_justify="left")
+    """Print a title and a table; all columns but the first stand to the right."""
+    console = Console()
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
         cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
         table.add_row(*cells)
-    Console().print(table, markup=False)
+    console.print(table, markup=False)

@@ -134,6 +134,7 @@ def plot_scores(
         chosen = scores[grades == grade]
         axes.hist(chosen, bins, color=BLUE if grade else GREEN)
         axes.axvline(threshold, color=ORANGE)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel(f"grade {grade}\n({len(chosen):,})")
     rows[0].set_title("Scores by grade; the line is the threshold")
     rows[-1].set(xlabel="score", xlim=(0, 1))

@@ -101,7 +101,8 @@ def gradcam(
         raise DrtfError("gradcam needs --shards or --images")
     pixels = np.stack([example.image for example in examples])
     maps = compute_gradcam(run.network, pixels, layer=layer.name)
-    scores = build_predictor(run.network, "none")(tf.constant(pixels)).numpy()[:, 0]
+    views = build_predictor(run.network, run.tta)(tf.constant(pixels)).numpy()
+    scores = views.mean(axis=1)
     if images is None:
         titles = LABELS[run.config.train.task]
     else:

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,13 +13,20 @@ import tensorflow as tf
 from drtf import __version__
 from drtf.models.precision import choose_precision, find_gpus
 
+# Each under the names that it is distributed by; the last one is what to install.
 PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "tf-keras-vis",
+    ("tensorflow", "tensorflow-cpu", "tf-nightly", "tensorflow"),
+    ("keras",),
+    ("numpy",),
+    ("pandas",),
+    ("scikit-learn",),
+    ("tf-keras-vis",),
+    (
+        "opencv-python",
+        "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+        "opencv-python-headless",
+    ),
 )
 ONE_PIXEL = b"P5 1 1 255\n\x07"
 LOW_DISK_GB = 10
@@ -39,8 +47,7 @@ def find_facts() -> list[Fact]:
     return [
         Fact("drtf", __version__),
         Fact("Python", platform.python_version()),
-        *(Fact(name, version(name)) for name in PACKAGES),
-        _find_opencv(),
+        *(_find_package(names) for names in PACKAGES),
         *_find_gpus(),
         Fact("precision auto", choose_precision("auto")),
         _find_tensorflow_io(),
@@ -50,13 +57,13 @@ def find_facts() -> list[Fact]:
     ]
 
 
-def _find_opencv() -> Fact:
-    for name in ("opencv-python", "opencv-python-headless"):
+def _find_package(names: Sequence[str]) -> Fact:
+    for name in names:
         try:
             return Fact(name, version(name))
         except PackageNotFoundError:
             continue
-    return Fact("opencv", "not installed", "pip install opencv-python-headless")
+    return Fact(names[0], "not installed", f"pip install {names[-1]}")
 
 
 def _find_gpus() -> list[Fact]:

@@ -95,6 +95,11 @@ class Run:
     network: keras.Model
     threshold: Threshold | None
 
+    @property
+    def tta(self) -> Tta:
+        """The views that the threshold was chosen with; one where there is none."""
+        return self.threshold.tta if self.threshold else "none"
+
 
 def save_model(folder: Path, network: keras.Model) -> None:
     """Write model.keras aside, then rename it into place."""

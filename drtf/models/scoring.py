@@ -130,9 +130,7 @@ def score_photographs(
     prepared = prepare_photographs(
         run, images, paths, num_workers=config.score.num_workers
     )
-    predict = build_predictor(
-        run.network, run.threshold.tta if run.threshold else "none"
-    )
+    predict = build_predictor(run.network, run.tta)
     size, batch_size = run.info.image_size, config.score.batch_size
     while batch := list(itertools.islice(prepared, batch_size)):
         # One shape for all batches: a second one would be compiled anew.
