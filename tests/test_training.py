@@ -9,15 +9,14 @@ from drtf.config import AugmentConfig, TrainConfig, load_config
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import train_dataset
 from drtf.errors import DrtfError, RecordError
+from drtf.models.callbacks import StopAtNonFinite, plan_learning_rate
 from drtf.models.losses import build_loss
 from drtf.models.network import build_network
 from drtf.models.precision import choose_precision, dtype_policy
 from drtf.models.run import load_run
 from drtf.models.training import (
-    StopAtNonFinite,
     Trainer,
     build_optimizer,
-    plan_learning_rate,
     train,
 )
 from drtf.records.manifest import hash_manifest

@@ -42,8 +42,10 @@ def main() -> None:
 
     Wrong usage exits 2, as click does; 3 means done, with photographs set aside.
     """
-    # TensorFlow's C++ speaks on stderr before it can be told otherwise.
+    # Their C++ speaks on stderr, of each damaged photograph for one; what a user must
+    # know is said by us.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         drtf(prog_name="drtf")
     except DrtfError as error:

@@ -116,6 +116,5 @@ def decode_image(data: np.ndarray, encoding: str, *, size: int) -> np.ndarray:
 
 
 def limit_threads() -> None:
-    """Keep OpenCV to one thread and quiet, as each process of a pool should be."""
+    """Keep OpenCV to one thread, as each process of a pool should be."""
     cv2.setNumThreads(1)
-    cv2.setLogLevel(0)

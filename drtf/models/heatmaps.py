@@ -18,11 +18,10 @@ from drtf.errors import DrtfError
 from drtf.files import check_absent
 from drtf.models.evaluation import LABELS, check_preprocessing
 from drtf.models.figures import Picture, plot_grid
-from drtf.models.network import build_logit_model
+from drtf.models.network import build_logit_model, scale_images
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.models.scoring import prepare_photographs, score_photographs
-from drtf.models.training import scale_images
 from drtf.records.reader import ShardSet
 
 MIN_CELLS_A_SIDE = 6

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -87,9 +88,10 @@ def _find_tensorflow_io() -> Fact:
     name = "tensorflow-io"
     try:
         installed = version(name)
-        import tensorflow_io
+        with warnings.catch_warnings(action="ignore"):
+            import tensorflow_io
 
-        tensorflow_io.experimental.image.decode_pnm(ONE_PIXEL)
+            tensorflow_io.experimental.image.decode_pnm(ONE_PIXEL)
     except PackageNotFoundError:
         return Fact(name, "not installed", "only s3:// and its like need it")
     except (ImportError, NotImplementedError, tf.errors.OpError):

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from drtf.config import ModelConfig
 from drtf.errors import DrtfError
@@ -60,6 +61,11 @@ def build_logit_model(network: keras.Model) -> keras.Model:
     if logits.shape[-1] == 2:
         logits = logits[:, 1:] - logits[:, :1]
     return keras.Model(network.input, logits)
+
+
+def scale_images(images: tf.Tensor) -> tf.Tensor:
+    """Turn uint8 pixels into the float32 in [0, 1] that networks take."""
+    return tf.cast(images, tf.float32) / 255.0
 
 
 def count_parameters(network: keras.Model) -> tuple[int, int]:

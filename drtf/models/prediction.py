@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from drtf.config import Task, Tta
 from drtf.data.pipeline import eval_dataset, record_errors
-from drtf.models.training import scale_images
+from drtf.models.network import scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
 
