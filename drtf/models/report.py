@@ -8,7 +8,7 @@ from pathlib import Path
 from drtf.files import write_atomic
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 61rem; margin: 2rem auto;
        padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid #ddd;
@@ -16,7 +16,7 @@ th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px sol
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .note { background: #fff4d6; border-left: 4px solid #d55e00; padding: .5rem 1rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-img { max-width: 100%; height: auto; }
+img { max-width: min(100%, 29.5rem); height: auto; }
 @media print { body { margin: 0; } img { break-inside: avoid; } }
 """
 
