@@ -1,6 +1,7 @@
 """A pool of spawned processes whose results come in order, a bounded number ahead."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -42,7 +43,9 @@ def map_in_order(
         yield from map(function, items)
         return
     pending: deque[Future[Result]] = deque()
-    executor = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer)
+    executor = ProcessPoolExecutor(
+        num_workers, get_context("spawn"), _start, (initializer,)
+    )
     try:
         for item in items:
             pending.append(executor.submit(function, item))
@@ -57,3 +60,10 @@ def map_in_order(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _start(initializer: Callable[[], None]) -> None:
+    # Ctrl-C reaches every process of the terminal; this one ends when its parent says
+    # so, and not in the middle of a queue, where the parent would wait for it for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    initializer()

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -225,6 +228,36 @@ def test_a_server_without_libgl_is_told_what_to_install(run, monkeypatch):
     assert err.startswith("Error: OpenCV can't be loaded: libGL.so.1")
     assert "libgl1" in err
     assert "opencv-python-headless" in err
+
+
+def test_an_output_that_cannot_be_made_is_one_line(run, photographs, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = run(
+        "build-shards",
+        *("--images", photographs / "images"),
+        *("--labels", photographs / "labels.csv"),
+        *("--out", tmp_path / "file" / "set"),
+    )
+    assert code == 1
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_ends_a_build_at_once_and_leaves_no_set(photographs, tmp_path):
+    code = "from drtf.tools.main import main; main()"
+    command = [sys.executable, "-c", code, "build-shards", "--set"]
+    command += ["build.num_workers=2", "--images", str(photographs / "images")]
+    command += ["--labels", str(photographs / "labels.csv"), "--out", "set"]
+    build = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+    )
+    while not (tmp_path / ".set.partial").exists():
+        time.sleep(0.01)
+    os.killpg(build.pid, signal.SIGINT)
+    _, err = build.communicate(timeout=60)
+    assert build.returncode == 1
+    assert b"Aborted!" in err
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

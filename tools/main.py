@@ -48,7 +48,8 @@ def main() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         drtf(prog_name="drtf")
-    except DrtfError as error:
+    # An OSError is a full disk or a folder that may not be written to, and no bug.
+    except (DrtfError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except ImportError as error:
