@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from drtf.config import AugmentConfig, TrainConfig, load_config
+from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import train_dataset
 from drtf.errors import DrtfError, RecordError
@@ -33,7 +34,7 @@ def test_a_run_folder_holds_all_that_scoring_needs(run_folder, shards, config):
         "run.json",
     }
     run = load_run(run_folder)
-    assert run.config == config
+    assert (run.config.train, run.config.model) == (config.train, config.model)
     assert run.info.set_sha256 == hash_manifest(shards)
     assert (run.info.encoding, run.info.image_size) == ("raw", 32)
     assert run.threshold is None
@@ -83,7 +84,10 @@ def test_mixed_precision_trains_and_ends_in_float32(shard_set, policy):
     with dtype_policy(policy):
         network = build_network(settings.model, image_size=32, load_weights=False)
         trainer = Trainer(network, build_loss(settings.train), settings.augment)
-        trainer.compile(optimizer=build_optimizer(settings.train), jit_compile=False)
+        trainer.compile(
+            optimizer=build_optimizer(settings.train, precision=policy),
+            jit_compile=False,
+        )
     before = network.get_weights()
     dataset = train_dataset(
         shard_set,
@@ -102,6 +106,50 @@ def test_mixed_precision_trains_and_ends_in_float32(shard_set, policy):
     assert any(
         (a != b).any() for a, b in zip(before, network.get_weights(), strict=True)
     )
+
+
+def test_float16_scales_its_loss_and_the_schedule_reaches_the_inner_optimizer():
+    config = TrainConfig(learning_rate=0.1)
+    scaled = build_optimizer(config, precision="mixed_float16")
+    assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
+    scaled.learning_rate = 0.025
+    assert float(scaled.inner_optimizer.learning_rate) == pytest.approx(0.025)
+    for precision in ("float32", "mixed_bfloat16"):
+        plain = build_optimizer(config, precision=precision)
+        assert not isinstance(plain, keras.optimizers.LossScaleOptimizer)
+
+
+def test_the_run_says_of_split_and_images_what_made_the_shards(
+    photographs, config, tmp_path
+):
+    split = config.split.model_copy(update={"by": "image", "val_size": 0.2})
+    build_shards(
+        photographs / "images",
+        photographs / "labels.csv",
+        out=tmp_path / "set",
+        config=config.model_copy(update={"split": split}),
+    )
+    images = config.images.model_copy(update={"size": 64})
+    given = config.model_copy(update={"images": images})
+    train(tmp_path / "set", out=tmp_path / "run", config=given)
+    run = load_run(tmp_path / "run")
+    assert run.config.split == split
+    assert run.config.images == config.images
+
+
+def test_what_a_failed_training_left_may_be_trained_into(
+    shards, config, tmp_path, monkeypatch
+):
+    def fail(self, epoch, logs=None):
+        raise DrtfError("not finite")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(StopAtNonFinite, "on_epoch_end", fail)
+        with pytest.raises(DrtfError, match="not finite"):
+            train(shards, out=out, config=config)
+    train(shards, out=out, config=config)
+    assert load_run(out).info.best_epoch >= 1
 
 
 def test_padding_does_not_count_in_validation():

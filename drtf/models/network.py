@@ -138,7 +138,8 @@ def _load_file(backbone: keras.Model, weights: str, alpha: float) -> None:
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = str(error).splitlines()[0]
         raise DrtfError(
-            f"{weights} does not fit MobileNetV2 with model.alpha={alpha}: {reason}"
+            f"{weights} does not fit MobileNetV2 with model.alpha={alpha}; set "
+            f"model.alpha to what it was trained with. Keras says: {reason}"
         ) from error
 
 

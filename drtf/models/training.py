@@ -1,12 +1,18 @@
 """Training: a set of shards in, a run folder out."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from drtf.config import AugmentConfig, Config, ImagesConfig, TrainConfig
+from drtf.config import (
+    AugmentConfig,
+    Config,
+    TrainConfig,
+    parse_config,
+)
 from drtf.data.augment import augment
 from drtf.data.labels import find_classes
 from drtf.data.pipeline import (
@@ -33,8 +39,10 @@ from drtf.models.network import (
 )
 from drtf.models.precision import choose_precision, dtype_policy
 from drtf.models.run import (
+    CONFIG_FILE,
     HISTORY_FIGURE,
     HISTORY_FILE,
+    INFO_FILE,
     MODEL_FILE,
     RunInfo,
     find_versions,
@@ -72,8 +80,9 @@ class TrainReport:
 def train(shards: Path, *, out: Path, config: Config) -> TrainReport:
     """Train a network on a set and leave a run folder.
 
-    The model of the epoch with the best validation ROC AUC is kept. The `images`
-    section of the config is replaced by what made the shards.
+    The model of the epoch with the best validation ROC AUC is kept. The sections
+    `images`, `labels`, `split` and `build` of the config are replaced by those that
+    made the shards.
 
     Args:
         shards: the set's folder.
@@ -84,11 +93,12 @@ def train(shards: Path, *, out: Path, config: Config) -> TrainReport:
         DrtfError: if `out` exists, the set lacks a split or a class, the weights can't
             be had, or the loss stops being finite.
     """
-    check_absent(out)
+    # What a failed training left has no run.json, and may be trained into again.
+    check_absent(out if not (out / CONFIG_FILE).exists() else out / INFO_FILE)
     with ShardSet(shards) as shard_set:
         manifest = shard_set.manifest
-        images = ImagesConfig.model_validate(manifest.preprocessing)
-        config = config.model_copy(update={"images": images})
+        made = {"images": manifest.preprocessing} | manifest.settings
+        config = parse_config(config.model_dump() | made, where=str(shards))
         _check_classes(shard_set, config.train)
         keras.utils.set_random_seed(config.train.seed)
         if config.train.deterministic:
@@ -96,9 +106,9 @@ def train(shards: Path, *, out: Path, config: Config) -> TrainReport:
         precision = choose_precision(config.train.precision)
         with dtype_policy(precision):
             network = build_network(
-                config.model, image_size=images.size, load_weights=True
+                config.model, image_size=config.images.size, load_weights=True
             )
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         save_config(out, config)
         keeper = fit(network, shard_set, config=config, out=out)
     history = load_history(out)
@@ -110,7 +120,7 @@ def train(shards: Path, *, out: Path, config: Config) -> TrainReport:
             set_sha256=hash_manifest(shards),
             encoding=manifest.encoding,
             jpeg_quality=manifest.settings["build"]["jpeg_quality"],
-            image_size=images.size,
+            image_size=config.images.size,
             model_sha256=hash_file(out / MODEL_FILE),
             best_epoch=keeper.best_epoch,
             precision=precision,
@@ -155,7 +165,8 @@ def fit(
     )
     trainer = Trainer(network, build_loss(settings), config.augment)
     # XLA is slower by far on CPUs, and compiles each batch size anew.
-    trainer.compile(optimizer=build_optimizer(settings), jit_compile=False)
+    optimizer = build_optimizer(settings, precision=network.dtype_policy.name)
+    trainer.compile(optimizer=optimizer, jit_compile=False)
     # A step that makes no variables is traced once and not twice.
     trainer.optimizer.build(trainer.trainable_variables)
 
@@ -167,10 +178,11 @@ def fit(
         save_model(out, clone)
 
     keeper = BestModel(save_float32)
+    history = keras.callbacks.CSVLogger(out / HISTORY_FILE)
     callbacks = [
         StopAtNonFinite(),
         keeper,
-        keras.callbacks.CSVLogger(out / HISTORY_FILE),
+        history,
         keras.callbacks.TensorBoard(out / "logs", write_graph=False),
     ]
     if settings.schedule == "plateau":
@@ -188,7 +200,10 @@ def fit(
     with (
         record_errors(),
         progress("Training", steps * settings.epochs) as advance,
+        ExitStack() as stack,
     ):
+        # Closes the file also where the training fails.
+        stack.callback(history.on_train_end)
         trainer.fit(
             dataset,
             epochs=settings.epochs,
@@ -201,13 +216,20 @@ def fit(
     return keeper
 
 
-def build_optimizer(config: TrainConfig) -> keras.Optimizer:
-    """Build the optimizer; its learning rate is a variable that callbacks set."""
+def build_optimizer(config: TrainConfig, *, precision: str) -> keras.Optimizer:
+    """Build the optimizer; its learning rate is a variable that callbacks set.
+
+    Under `mixed_float16` the loss is scaled, since small gradients would be zero.
+    """
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(config.learning_rate)
-    return keras.optimizers.AdamW(
-        config.learning_rate, weight_decay=config.weight_decay
-    )
+        optimizer = keras.optimizers.Adam(config.learning_rate)
+    else:
+        optimizer = keras.optimizers.AdamW(
+            config.learning_rate, weight_decay=config.weight_decay
+        )
+    if precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 class Trainer(keras.Model):
