@@ -119,6 +119,24 @@ def test_a_set_made_otherwise_is_refused(run, photographs, config, tmp_path):
         )
 
 
+def test_another_set_is_noted_and_leaves_the_runs_threshold(
+    run, evaluation, photographs, config, tmp_path
+):
+    split = config.split.model_copy(update={"seed": 7})
+    build_shards(
+        photographs / "images",
+        photographs / "labels.csv",
+        out=tmp_path / "other",
+        config=config.model_copy(update={"split": split}),
+    )
+    before = load_run(run).threshold
+    found = evaluate(
+        run, tmp_path / "other", split="test", out=tmp_path / "e", config=config
+    )
+    assert any("not the set that the model was trained on" in x for x in found.notes)
+    assert load_run(run).threshold == before
+
+
 def test_an_unknown_split_is_named(run, shards, config, tmp_path):
     with pytest.raises(RecordError, match="no photographs in split 'dev'"):
         evaluate(run, shards, split="dev", out=tmp_path / "e", config=config)

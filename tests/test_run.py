@@ -74,8 +74,9 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(copy):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"value": "high"}'])
 def test_a_damaged_part_is_named(copy, name, text):
     (copy / name).write_text(text)
-    with pytest.raises(RunError, match=name.replace(".", r"\.")):
+    with pytest.raises(RunError, match=name.replace(".", r"\.")) as caught:
         load_run(copy)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_newer_run_is_refused_by_its_version(copy):

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from drtf.models.run import (
     HISTORY_FIGURE,
     Run,
     Threshold,
+    load_history,
     load_run,
     save_threshold,
 )
@@ -89,8 +89,8 @@ def evaluate(
 ) -> Evaluation:
     """Judge a run on a split and write metrics, predictions, figures and a report.
 
-    The threshold is chosen on the split that training validated on, and stored in the
-    run folder for scoring.
+    The threshold is chosen on the split that training validated on; if the set is the
+    one trained on, it is stored in the run folder for scoring.
 
     Args:
         run_folder: what `train` left.
@@ -128,6 +128,8 @@ def evaluate(
         tta=settings.tta,
         num_photographs=len(validation),
     )
+    set_sha256 = hash_manifest(shards)
+    trained_on = set_sha256 == run.info.set_sha256
     table = scored[split]
     table["decision"] = (table["score"] >= value).astype(int)
     truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
@@ -151,11 +153,12 @@ def evaluate(
         confusion_matrix=confusion.to_numpy().tolist(),
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
-        notes=_find_notes(run, split),
+        notes=_find_notes(run, split, trained_on),
     )
     out.mkdir(parents=True, exist_ok=True)
-    _write(out, run, table, evaluation, set_sha256=hash_manifest(shards))
-    save_threshold(run.folder, threshold)
+    _write(out, run, table, evaluation, set_sha256=set_sha256)
+    if trained_on:
+        save_threshold(run.folder, threshold)
     return evaluation
 
 
@@ -195,8 +198,13 @@ def _score(
     return table
 
 
-def _find_notes(run: Run, split: str) -> list[str]:
+def _find_notes(run: Run, split: str, trained_on: bool) -> list[str]:
     notes = []
+    if not trained_on:
+        notes.append(
+            "This is not the set that the model was trained on: it may hold "
+            "photographs that were. The run's own threshold is left as it was."
+        )
     if split == run.config.train.validation_split:
         notes.append(
             f"The threshold and the best epoch were chosen on this same split, "
@@ -272,14 +280,14 @@ def _write(
         "model_sha256": run.info.model_sha256,
         "set_sha256": set_sha256,
     }
-    write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
     _write_report(out, run, evaluation)
+    write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
 
 
 def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
     threshold = evaluation.threshold
     roc_auc = evaluation.metrics["roc_auc"]
-    shutil.copyfile(run.folder / HISTORY_FIGURE, out / HISTORY_FIGURE)
+    figures.plot_history(out / HISTORY_FIGURE, load_history(run.folder))
     facts = {
         "Photographs": f"{evaluation.num_photographs:,} of "
         f"{evaluation.num_patients:,} patients, split {evaluation.split}",

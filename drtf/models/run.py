@@ -130,10 +130,18 @@ def find_config(folder: Path) -> str:
 
 
 def load_history(folder: Path) -> list[dict[str, float]]:
-    """Load what each epoch measured."""
-    with (folder / HISTORY_FILE).open(newline="") as file:
-        rows = csv.DictReader(file)
-        return [{key: float(value) for key, value in row.items()} for row in rows]
+    """Load what each epoch measured.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    path = folder / HISTORY_FILE
+    try:
+        with path.open(newline="") as file:
+            rows = csv.DictReader(file)
+            return [{key: float(value) for key, value in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"can't read {path}: {error}") from error
 
 
 def find_versions() -> dict[str, str]:
@@ -189,5 +197,8 @@ def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
         raise RunError(
             f"{folder} is not a finished run: it has no {name}; drtf train makes one"
         ) from error
-    except (OSError, ValidationError) as error:
-        raise RunError(f"can't read {path}: {error}") from error
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise RunError(f"{path} is not what drtf train wrote: {reason}") from error
+    except OSError as error:
+        raise RunError(f"can't read {path}: {error.strerror}") from error
