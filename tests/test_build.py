@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -78,13 +79,24 @@ def test_bad_photographs_are_set_aside_and_the_good_ones_land(folder, tmp_path, 
         "1_left.png": "not_an_image",
         "2_left.png": "undecodable",
         "3_left.png": "unreadable",
-        "4_left.png": "unreadable",
     }
-    assert report.manifest.rejected["unreadable"] == 2
+    assert report.missing == ["4_left"]
+    assert report.manifest.rejected["unreadable"] == 1
     written = pd.read_csv(tmp_path / "out" / REJECTED_FILE)
     assert dict(zip(written["path"], written["reason"], strict=True)) == reasons
     with ShardSet(tmp_path / "out") as shard_set:
         assert len(shard_set.index) == 43
+    assert find_faults(tmp_path / "out") == []
+
+
+def test_a_path_that_is_not_utf8_is_set_aside(folder, tmp_path, config):
+    images = folder / "images"
+    odd = os.fsdecode(os.fsencode(images) + b"/odd\xff")
+    os.mkdir(odd)  # noqa: PTH102
+    (images / "0_left.png").rename(f"{odd}/0_left.png")
+    report = build(folder, tmp_path / "out", config)
+    assert [item.detail for item in report.rejected] == ["its path is not UTF-8"]
+    assert "odd\\udcff" in (tmp_path / "out" / REJECTED_FILE).read_text()
     assert find_faults(tmp_path / "out") == []
 
 

@@ -97,6 +97,11 @@ def test_a_picture_that_declares_a_huge_size_is_refused_before_it_is_decoded():
     assert reason_of(data) == "too_large"
 
 
+@pytest.mark.parametrize("shape", [(40, 2000, 3), (20_000, 32, 3)])
+def test_a_strip_is_set_aside(shape):
+    assert reason_of(encode(np.zeros(shape, np.uint8))) == "too_narrow"
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (31, 400, 3)])
 def test_a_tiny_picture_is_set_aside(shape):
     assert reason_of(encode(np.zeros(shape, np.uint8))) == "too_small"

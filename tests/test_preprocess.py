@@ -4,6 +4,7 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf.config import ImagesConfig
+from drtf.errors import PhotographError
 from drtf.images.preprocess import (
     decode_image,
     encode_image,
@@ -60,6 +61,15 @@ def test_a_photograph_without_a_field_is_kept_uncropped_and_said():
     result = preprocess_photograph(encode(black), ImagesConfig(crop="retina"))
     assert not result.retina_found
     assert result.image.shape == (96, 96, 3)
+
+
+def test_what_opencv_cannot_process_is_set_aside_with_a_reason(monkeypatch):
+    def fail(image):
+        raise cv2.error("no kernel for it")
+
+    monkeypatch.setattr("drtf.images.preprocess.find_retina", fail)
+    with pytest.raises(PhotographError, match="unprocessable: no kernel for it"):
+        preprocess_photograph(encode(FUNDUS), ImagesConfig(crop="retina"))
 
 
 def test_a_small_photograph_is_enlarged():

@@ -1,4 +1,5 @@
 import csv
+import os
 import shutil
 
 import numpy as np
@@ -85,6 +86,16 @@ def test_rows_stand_in_order_and_errors_are_filled_in(run_copy, config, tmp_path
     assert rows[2]["error"] == "empty: the file has no bytes"
     assert rows[3]["error"].startswith("not_an_image")
     assert all(bool(row["score"]) != bool(row["error"]) for row in rows)
+
+
+def test_a_name_that_is_not_utf8_has_its_row_too(run_folder, config, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    name = os.fsdecode(b"odd\xff.png")
+    (images / name).write_bytes(encode(draw_fundus(seed=1)))
+    report = score(run_folder, images, out=tmp_path / "out.csv", config=config)
+    assert report.num_scored == 1
+    assert read(tmp_path / "out.csv")[0]["path"] == "odd\\udcff.png"
 
 
 def test_the_number_of_workers_and_batches_changes_no_row(

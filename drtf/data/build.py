@@ -208,6 +208,12 @@ def _lay_out(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def _convert(path: str, *, folder: Path, config: Config) -> _Converted:
     try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        rejection = Rejection(shown, "unreadable", "its path is not UTF-8")
+        return _Converted(b"", "", False, rejection)
+    try:
         data = (folder / path).read_bytes()
         result = preprocess_photograph(data, config.images)
     except OSError as error:

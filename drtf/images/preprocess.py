@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from drtf.config import ImagesConfig
+from drtf.errors import PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.retina import crop_square, find_retina
 
@@ -40,8 +41,15 @@ def preprocess_photograph(data: bytes, config: ImagesConfig) -> Preprocessed:
         config: the `images` section.
 
     Raises:
-        PhotographError: if the bytes can't be decoded.
+        PhotographError: if the bytes can't be decoded or processed.
     """
+    try:
+        return _preprocess(data, config)
+    except (cv2.error, MemoryError) as error:
+        raise PhotographError("unprocessable", str(error).strip()) from error
+
+
+def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
     exact = config.decode == "exact"
     min_side = 0 if exact else config.size * OVERSAMPLING
     image = decode_photograph(data, min_side=min_side)

@@ -33,7 +33,8 @@ def find_retina(image: np.ndarray) -> Box | None:
     """
     height, width = image.shape[:2]
     scale = min(SEARCH_SIDE / max(height, width), 1.0)
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     brightness = cv2.GaussianBlur(small.max(axis=2), (5, 5), 0)
     log = np.log1p(brightness.astype(np.float32))
     span = float(log.max() - log.min())

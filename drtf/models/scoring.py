@@ -94,7 +94,9 @@ def score(
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.partial")
     with (
-        aside.open("w", newline="", encoding="utf-8") as file,
+        aside.open(
+            "w", newline="", encoding="utf-8", errors="backslashreplace"
+        ) as file,
         progress("Scoring photographs", len(paths)) as advance,
     ):
         writer = csv.writer(file, lineterminator="\n")
