@@ -6,10 +6,17 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from drtf.errors import ConfigError
 
@@ -23,7 +30,7 @@ Tta = Literal["none", "flips5"]
 class Section(BaseModel):
     """A frozen table of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LabelsConfig(Section):
@@ -54,6 +61,12 @@ class SplitConfig(Section):
     val_size: Fraction = 0.1
     test_size: Fraction = 0.2
     seed: Seed = 42
+
+    @model_validator(mode="after")
+    def _leaves_photographs_to_train_on(self) -> Self:
+        if self.val_size + self.test_size >= 1:
+            raise ValueError("val_size and test_size together must be below 1")
+        return self
 
 
 class ImagesConfig(Section):

@@ -58,6 +58,8 @@ def test_set_overrides_a_file_and_a_file_the_defaults(tmp_path):
         ("image.size=96", "unknown key 'image'; did you mean 'images'?"),
         ("images.size=7", "images.size: input should be greater than or equal to 32"),
         ("images.size=big", "images.size: input should be a valid integer"),
+        ("build.shard_size_mb=inf", "build.shard_size_mb: input should be a finite"),
+        ("split.val_size=0.9", "val_size and test_size together must be below 1"),
         ("split.by=eye", "split.by: input should be 'patient' or 'image'"),
         ("labels.patient_pattern=(", "not a regular expression"),
         ("labels.patient_pattern=abc", "needs exactly one group"),

@@ -82,6 +82,8 @@ def test_many_bad_lines_are_named_in_short(tmp_path):
         ("name,grade\na,1\n", "has none of the known headers"),
         ("image,level\n", "no row below its header"),
         ("image,level\n,3\n", "no image name in line 2"),
+        ("image,image,level\na,a,1\n", "names a column twice"),
+        ("image,level,level\na,1,1\n", "names a column twice"),
         ("", "no row below its header"),
         (b"\xff\xfe\x00\x01\x80", "not a CSV of labels"),
         ("image,level\na,1\nb,1,2,3\n", "line 3 has 4 cells, the header names 2"),
@@ -90,6 +92,20 @@ def test_many_bad_lines_are_named_in_short(tmp_path):
 def test_what_is_no_label_file_is_refused(tmp_path, text, message):
     with pytest.raises(LabelError, match=message):
         load(tmp_path, text)
+
+
+def test_two_patients_for_one_image_name_the_lines(tmp_path):
+    config = LabelsConfig(
+        image_column="image", grade_column="level", patient_column="who"
+    )
+    with pytest.raises(LabelError, match="a has two patients in lines 2, 3"):
+        load(tmp_path, "image,level,who\na,1,x\na,1,y\n", config)
+
+
+def test_a_pattern_that_finds_no_name_leaves_the_image_its_own_patient(tmp_path):
+    config = LabelsConfig(patient_pattern="^(x)?.*")
+    table = load(tmp_path, "image,level\na,1\nxb,2\n", config).table
+    assert table["patient"].tolist() == ["a", "x"]
 
 
 def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
@@ -130,6 +146,11 @@ def test_a_label_that_matches_two_photographs_is_an_error():
         match_photographs(labels_of("a"), ["one/a.png", "two/a.png"])
 
 
+def test_two_labels_for_one_photograph_are_an_error():
+    with pytest.raises(LabelError, match=r"sub/x and x are one photograph, sub/x\.jpg"):
+        match_photographs(labels_of("sub/x", "x"), ["sub/x.jpg"])
+
+
 def test_a_label_never_leads_out_of_the_folder():
     matches = match_photographs(labels_of("../../secret", "a"), ["a.png"])
     assert matches.missing == ["../../secret"]
@@ -146,6 +167,18 @@ def test_photographs_are_found_in_depth_and_sorted(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert find_photographs(tmp_path) == ["b.JPG", "c d.jpeg", "sub/deep/a.tif"]
+
+
+def test_linked_folders_are_searched_once_and_circles_end(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.png").touch()
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "link").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(images)
+    (images / "folder.png").mkdir()
+    assert find_photographs(images) == ["link/a.png"]
 
 
 def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):

@@ -99,6 +99,12 @@ def test_a_class_without_weight_is_left_out():
     assert sorted(plan_epoch(classes, config, seed=0, epoch=0)) == [9, 10, 11]
 
 
+def test_weights_that_make_an_endless_epoch_are_refused():
+    config = SamplingConfig(mode="weights", weights=(1.0, 1e-10))
+    with pytest.raises(ConfigError, match=r"make an epoch of 1e\+10 photographs"):
+        plan_epoch(np.array([0, 1]), config, seed=0, epoch=0)
+
+
 @pytest.mark.parametrize("weights", [(), (1.0,), (0.0, 0.0), (1.0, 1.0, 1.0)])
 def test_weights_that_do_not_fit_are_refused(weights):
     config = SamplingConfig(mode="weights", weights=weights)

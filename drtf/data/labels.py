@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from drtf.errors import LabelError
 from drtf.images.decode import SUFFIXES
 
 GRADES = range(5)
-LINE = "line number"
+LINE = "\0line"  # no column of a file is called so
 POSITIVE_FROM: dict[Task, int] = {"binary": 1, "referable": 2}
 
 # Header of the published label files: image column, grade column.
@@ -81,14 +82,15 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
         }
     )
     unique = table.drop_duplicates("id")
-    first_grade = table["id"].map(unique.set_index("id")["grade"])
-    conflicts = table[first_grade != table["grade"]]
-    if len(conflicts):
-        name = conflicts["id"].iloc[0]
-        lines = table["line"][table["id"] == name]
-        raise LabelError(
-            f"{path}: {name} has two grades in {_name_lines(lines)}; keep one of them"
-        )
+    for column in ("grade", "patient"):
+        first = table["id"].map(unique.set_index("id")[column])
+        conflicts = table[first != table[column]]
+        if len(conflicts):
+            name = conflicts["id"].iloc[0]
+            lines = table["line"][table["id"] == name]
+            raise LabelError(
+                f"{path}: {name} has two {column}s in {_name_lines(lines)}; keep one"
+            )
     return Labels(unique.reset_index(drop=True), len(table) - len(unique))
 
 
@@ -100,11 +102,19 @@ def find_photographs(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise LabelError(f"no folder {folder}: --images takes a folder of photographs")
-    paths = [
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
+    paths = []
+    walked = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = Path(parent).resolve()
+        if real in walked:  # a link that leads round in a circle
+            folders.clear()
+            continue
+        walked.add(real)
+        paths += [
+            (Path(parent) / name).relative_to(folder).as_posix()
+            for name in files
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
     if not paths:
         raise LabelError(
             f"no photograph in {folder}: looked for names ending in "
@@ -133,6 +143,13 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
                 f"{candidates[1]}: name the subfolder in the label file, or move one"
             )
         found.append(candidates[0] if candidates else None)
+    taken: dict[str, str] = {}
+    for name, photograph in zip(labels["id"], found, strict=True):
+        if photograph and taken.setdefault(photograph, name) != name:
+            raise LabelError(
+                f"{taken[photograph]} and {name} are one photograph, {photograph}: "
+                "keep one of the two rows"
+            )
     table = labels.assign(path=pd.Series(found, index=labels.index, dtype=object))
     matched = table.dropna(subset="path").reset_index(drop=True)
     if not len(matched):
@@ -169,13 +186,18 @@ def _read_rows(path: Path) -> pd.DataFrame:
     except OSError as error:
         raise LabelError(f"can't read label file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise LabelError(f"{path} is not a CSV of labels in UTF-8: {error}") from error
+        raise LabelError(
+            f"{path} is not a CSV of labels in UTF-8: {error}; save it as CSV UTF-8"
+        ) from error
     first_line = text.partition("\n")[0]
     separator = ";" if first_line.count(";") > first_line.count(",") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows = []
     try:
         header = [name.strip() for name in next(reader, [])]
+        named = [name for name in header if name]
+        if len(set(named)) < len(named):
+            raise LabelError(f"{path} names a column twice in its header: {named}")
         for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells[len(header) :]):
@@ -228,8 +250,8 @@ def _find_patients(
         _refuse_lines(path, rows[LINE][patients == ""], "no patient in")
         return patients
     pattern = re.compile(config.patient_pattern)
-    matches = ids.map(pattern.search)
-    return ids.where(matches.isna(), matches.map(lambda match: match and match[1]))
+    patients = ids.map(lambda name: (m := pattern.search(name)) and m[1])
+    return patients.where(patients.notna() & (patients != ""), ids)
 
 
 def _refuse_lines(path: Path, lines: pd.Series, problem: str) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 from drtf.config import SamplingConfig
 from drtf.errors import ConfigError
 
+MAX_EPOCH_RATIO = 1000
+
 
 def plan_epoch(
     classes: np.ndarray, config: SamplingConfig, *, seed: int, epoch: int
@@ -67,6 +69,12 @@ def count_draws(counts: np.ndarray, config: SamplingConfig) -> list[int]:
         weights = np.where(present, weights, 0.0)
     drawn = weights > 0
     scale = max(counts[drawn] / weights[drawn])
+    length = scale * weights.sum()
+    if length > MAX_EPOCH_RATIO * counts.sum():
+        raise ConfigError(
+            f"sampling.weights {list(config.weights)} make an epoch of {length:.3g} "
+            f"photographs from {counts.sum()}: bring the weights closer together"
+        )
     return [math.floor(weight * scale + 0.5) for weight in weights]
 
 

@@ -99,7 +99,8 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(contents)
     except ValidationError as error:
-        raise RecordError(f"{path} is not a manifest of drtf: {error}") from error
+        reason = error.errors()[0]["msg"]
+        raise RecordError(f"{path} is not a manifest of drtf: {reason}") from error
 
 
 def hash_manifest(folder: Path) -> str:
