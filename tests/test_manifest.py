@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -31,6 +32,17 @@ def test_an_edited_manifest_is_refused(manifest_copy):
     change(manifest_copy, name="another")
     with pytest.raises(RecordError, match="changed after it was written"):
         load_manifest(manifest_copy)
+
+
+def test_what_a_later_drtf_adds_is_passed_over(manifest_copy):
+    path = manifest_copy / MANIFEST_FILE
+    contents = json.loads(path.read_text()) | {"quality": {"black": 3}}
+    del contents["sha256"]
+    canonical = json.dumps(contents, sort_keys=True).encode()
+    contents["sha256"] = hashlib.sha256(canonical).hexdigest()
+    path.write_text(json.dumps(contents))
+    assert load_manifest(manifest_copy).name == "drawn"
+    assert hash_manifest(manifest_copy) == contents["sha256"]
 
 
 def test_a_newer_format_is_refused_by_its_number(manifest_copy):

@@ -1,5 +1,7 @@
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from drtf.errors import RecordError
@@ -81,6 +83,17 @@ def test_a_changed_list_of_rejections_is_found(copy):
     with (copy / REJECTED_FILE).open("a") as file:
         file.write("x.png,empty,\n")
     assert [fault.file for fault in find_faults(copy)] == [REJECTED_FILE]
+
+
+def test_an_index_may_have_more_columns_and_must_have_ours(shards, tmp_path):
+    table = pq.read_table(shards / INDEX_FILE)
+    sharpness = pa.array([0.5] * table.num_rows)
+    path = tmp_path / "index.parquet"
+    pq.write_table(table.append_column("sharpness", sharpness), path)
+    assert "sharpness" in load_index(path)
+    pq.write_table(table.drop_columns(["shard"]), path)
+    with pytest.raises(RecordError, match="has no int32 'shard'"):
+        load_index(path)
 
 
 def test_a_folder_without_a_manifest_cannot_be_checked(copy):

@@ -35,12 +35,13 @@ def load_index(path: Path) -> pd.DataFrame:
     """Load an index.
 
     Raises:
-        RecordError: if it can't be read or has other columns than ours.
+        RecordError: if it can't be read or lacks a column of ours; others may be there.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"can't read the index {path}: {error}") from error
-    if table.schema.remove_metadata() != COLUMNS:
-        raise RecordError(f"the index {path} does not have the columns of this drtf")
+    for field in COLUMNS:
+        if field not in table.schema:
+            raise RecordError(f"the index {path} has no {field.type} {field.name!r}")
     return table.to_pandas()
