@@ -176,10 +176,13 @@ def _find_contents(images: Path, paths: pd.Series) -> pd.Series:
 
     Only photographs of equal size can be identical, so only these are read here.
     """
-    sizes = paths.map(lambda path: _read_size(images / path))
-    shared = sizes.duplicated(keep=False)
-    hashes = paths[shared].map(lambda path: _read_hash(images / path))
-    return hashes.reindex(paths.index).fillna(paths)
+    sizes = {path: _read_size(images / path) for path in paths}
+    counts = Counter(sizes.values())
+    names = [
+        (_read_hash(images / path) or path) if counts[size] > 1 else path
+        for path, size in sizes.items()
+    ]
+    return pd.Series(names, index=paths.index, dtype=object)
 
 
 def _read_size(path: Path) -> int:
