@@ -172,17 +172,18 @@ def build_shards(
 
 
 def _find_contents(images: Path, paths: pd.Series) -> pd.Series:
-    """Name contents so that byte-identical photographs, and only they, share a name.
+    """Number contents so that byte-identical photographs, and only they, share one.
 
     Only photographs of equal size can be identical, so only these are read here.
     """
-    sizes = {path: _read_size(images / path) for path in paths}
-    counts = Counter(sizes.values())
-    names = [
-        (_read_hash(images / path) or path) if counts[size] > 1 else path
-        for path, size in sizes.items()
-    ]
-    return pd.Series(names, index=paths.index, dtype=object)
+    sizes = [_read_size(images / path) for path in paths]
+    counts = Counter(sizes)
+    numbers: dict[str, int] = {}
+    contents = []
+    for path, size in zip(paths, sizes, strict=True):
+        name = (_read_hash(images / path) if counts[size] > 1 else None) or path
+        contents.append(numbers.setdefault(name, len(numbers)))
+    return pd.Series(contents, index=paths.index)
 
 
 def _read_size(path: Path) -> int:
