@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -43,12 +44,11 @@ def map_in_order(
         yield from map(function, items)
         return
     pending: deque[Future[Result]] = deque()
-    executor = ProcessPoolExecutor(
-        num_workers, get_context("spawn"), _start, (initializer,)
-    )
+    executor = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer)
     try:
         for item in items:
-            pending.append(executor.submit(function, item))
+            with _interrupts_held():
+                pending.append(executor.submit(function, item))
             if len(pending) >= num_workers * AHEAD_PER_WORKER:
                 yield pending.popleft().result()
         while pending:
@@ -62,8 +62,15 @@ def map_in_order(
         executor.shutdown(cancel_futures=True)
 
 
-def _start(initializer: Callable[[], None]) -> None:
-    # Ctrl-C reaches every process of the terminal; this one ends when its parent says
-    # so, and not in the middle of a queue, where the parent would wait for it for ever.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    initializer()
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until a pool's processes are started, and from these for good.
+
+    It would strike a pool half started, or a worker in the middle of a queue, and its
+    parent would wait for ever. A process started here inherits the mask.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
