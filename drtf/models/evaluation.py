@@ -1,7 +1,6 @@
 """Evaluation: a run judged on a split, its threshold chosen on another."""
 
 import dataclasses
-import functools
 import json
 import math
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from drtf.config import Config, Tta
 from drtf.data.labels import POSITIVE_FROM, find_classes
@@ -133,23 +133,21 @@ def evaluate(
     table = scored[split]
     table["decision"] = (table["score"] >= value).astype(int)
     truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
-    judge = functools.partial(
-        measure,
-        truth,
-        threshold=value,
-        patients=table["patient"].to_numpy(),
-        num_resamples=settings.num_resamples,
-        seed=settings.seed,
-    )
     confusion = pd.crosstab(table["label"], table["decision"])
     confusion = confusion.reindex(index=(0, 1), columns=(0, 1), fill_value=0)
-    first_view = table["first_view"].to_numpy()
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
         threshold=threshold,
-        metrics=judge(scores),
-        single_view_roc_auc=judge(first_view)["roc_auc"].value,
+        metrics=measure(
+            truth,
+            scores,
+            threshold=value,
+            patients=table["patient"].to_numpy(),
+            num_resamples=settings.num_resamples,
+            seed=settings.seed,
+        ),
+        single_view_roc_auc=float(roc_auc_score(truth, table["first_view"])),
         confusion_matrix=confusion.to_numpy().tolist(),
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
