@@ -75,9 +75,11 @@ class ImagesConfig(Section):
     size: Annotated[int, Field(ge=32, le=2048)] = 96
     decode: Literal["scaled", "exact"] = "scaled"
     crop: Literal["none", "retina"] = "retina"
-    contrast: Literal["clahe", "none"] = "clahe"
+    mask: bool = False
+    contrast: Literal["clahe", "graham", "none"] = "clahe"
     clahe_clip_limit: Annotated[float, Field(gt=0)] = 2.0
     clahe_tiles: Annotated[int, Field(ge=1, le=64)] = 8
+    reject_blank: bool = True
 
 
 class BuildConfig(Section):

@@ -1,3 +1,4 @@
+import io
 import struct
 import zlib
 
@@ -21,12 +22,12 @@ def reason_of(data: bytes) -> str:
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
 def test_lossless_formats_give_the_pixels(suffix):
-    assert (decode_photograph(encode(FUNDUS, suffix)) == FUNDUS).all()
+    assert (decode_photograph(encode(FUNDUS, suffix)).image == FUNDUS).all()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
 def test_lossy_formats_give_nearly_the_pixels(suffix):
-    assert cv2.PSNR(decode_photograph(encode(FUNDUS, suffix)), FUNDUS) > 30
+    assert cv2.PSNR(decode_photograph(encode(FUNDUS, suffix)).image, FUNDUS) > 30
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,14 @@ def test_lossy_formats_give_nearly_the_pixels(suffix):
     ],
 )
 def test_a_jpeg_is_decoded_at_the_smallest_scale_with_pixels_enough(min_side, shape):
-    image = decode_photograph(encode(FUNDUS, ".jpg"), min_side=min_side)
+    image, scale = decode_photograph(encode(FUNDUS, ".jpg"), min_side=min_side)
     assert image.shape == (*shape, 3)
+    assert scale == 480 // shape[0]
 
 
 def test_a_png_is_never_decoded_at_a_smaller_scale():
-    image = decode_photograph(encode(FUNDUS), min_side=32)
-    assert image.shape == FUNDUS.shape
+    image, scale = decode_photograph(encode(FUNDUS), min_side=32)
+    assert (image.shape, scale) == (FUNDUS.shape, 1)
 
 
 def test_a_photograph_stands_upright_as_its_exif_says(tmp_path):
@@ -55,15 +57,68 @@ def test_a_photograph_stands_upright_as_its_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise puts it upright
     Image.fromarray(FUNDUS).save(path, exif=exif, quality=95)
-    image = decode_photograph(path.read_bytes())
+    image = decode_photograph(path.read_bytes()).image
     assert cv2.PSNR(image, np.ascontiguousarray(np.rot90(FUNDUS, -1))) > 30
 
 
-def test_grey_and_cmyk_become_rgb(tmp_path):
-    for mode in ("L", "CMYK"):
-        path = tmp_path / f"{mode}.jpg"
-        Image.fromarray(FUNDUS).convert(mode).save(path)
-        assert decode_photograph(path.read_bytes()).shape == FUNDUS.shape
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("RGBA", "WEBP"),
+        ("CMYK", "TIFF"),
+        ("P", "TIFF"),
+    ],
+)
+def test_every_colour_mode_becomes_rgb(mode, kind):
+    image = Image.fromarray(FUNDUS).convert(mode)
+    expected = np.asarray(image.convert("RGB"))
+    found = decode_photograph(saved(image, kind)).image
+    assert cv2.PSNR(found, expected) > (22 if mode == "CMYK" else 30)
+
+
+def test_a_progressive_jpeg_and_a_multi_picture_one_are_decoded_scaled():
+    image = Image.fromarray(FUNDUS)
+    for data in (
+        saved(image, "JPEG", progressive=True),
+        saved(image, "MPO", save_all=True, append_images=[image]),
+    ):
+        assert decode_photograph(data, min_side=100).image.shape == (120, 160, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_become_their_upper_eight(suffix):
+    data = encode(FUNDUS.astype(np.uint16) * 257, suffix)
+    difference = abs(decode_photograph(data).image.astype(int) - FUNDUS)
+    assert difference.max() <= (0 if suffix == ".png" else 255)
+    assert difference.mean() < 1
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((64, 64), np.nan, np.float32),
+        np.full((64, 64), -5, np.int16),
+        np.full((64, 64), -5, np.int32),
+    ],
+)
+def test_samples_that_are_no_photographs_are_refused(image):
+    assert reason_of(cv2.imencode(".tiff", image)[1].tobytes()) == "unsupported"
+
+
+def test_a_format_that_is_not_ours_is_refused_whatever_its_name():
+    assert reason_of(saved(Image.fromarray(FUNDUS), "GIF")) == "unsupported"
 
 
 def test_an_empty_file_is_set_aside():

@@ -8,12 +8,18 @@ from drtf.errors import PhotographError
 from drtf.images.preprocess import (
     decode_image,
     encode_image,
-    equalize,
+    equalize_lightness,
     preprocess_photograph,
+    subtract_local_average,
 )
 
 FUNDUS = draw_fundus(seed=3, diseased=True, width=1200)
 EXACT = ImagesConfig(decode="exact", crop="none")
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    lab = equalize_lightness(image, clip_limit=2.0, tiles=8)
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
 def notebooks_way(data: bytes, size: int) -> np.ndarray:
@@ -40,34 +46,82 @@ def test_scaled_is_close_to_full_size_and_area_resize():
     full = cv2.cvtColor(
         cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
     )
-    full = equalize(full, clip_limit=2.0, tiles=8)
+    full = equalize(full)
     expected = cv2.resize(full, (96, 96), interpolation=cv2.INTER_AREA)
     scaled = preprocess_photograph(data, ImagesConfig(crop="none")).image
-    assert cv2.PSNR(scaled, expected) > 35
+    assert cv2.PSNR(scaled, expected) > 38
 
 
 def test_the_crop_fills_the_image_with_the_field():
     config = ImagesConfig(crop="retina", contrast="none")
     result = preprocess_photograph(encode(FUNDUS), config)
-    assert result.retina_found
+    assert result.field_found
     lit = result.image.max(axis=2) > 30
     assert lit[48, 2:94].all()
     assert lit[2:94, 48].all()
     assert not lit[:8, :8].any()
 
 
-def test_a_photograph_without_a_field_is_kept_uncropped_and_said():
-    black = np.zeros((200, 300, 3), np.uint8)
-    result = preprocess_photograph(encode(black), ImagesConfig(crop="retina"))
-    assert not result.retina_found
-    assert result.image.shape == (96, 96, 3)
+def test_a_photograph_without_a_field_is_kept_whole_and_said():
+    speck = np.zeros((200, 300, 3), np.uint8)
+    cv2.circle(speck, (150, 100), 20, (200, 120, 80), -1)
+    config = ImagesConfig(crop="retina", contrast="none")
+    result = preprocess_photograph(encode(speck), config)
+    assert not result.field_found
+    lit = result.image.max(axis=2) > 100
+    height, width = lit.any(axis=1).sum(), lit.any(axis=0).sum()
+    assert abs(height - width) <= 1  # padded to a square, not squeezed into one
+
+
+@pytest.mark.parametrize(
+    ("light", "reason"), [(0, "black"), (9, "black"), (255, "blank")]
+)
+def test_a_photograph_that_shows_nothing_is_refused_by_default(light, reason):
+    data = encode(np.full((200, 300, 3), light, np.uint8))
+    with pytest.raises(PhotographError) as caught:
+        preprocess_photograph(data, ImagesConfig())
+    assert caught.value.reason == reason
+    kept = preprocess_photograph(data, ImagesConfig(reject_blank=False))
+    assert kept.quality.black == (reason == "black")
+
+
+def test_a_small_field_in_a_large_photograph_is_decoded_at_a_finer_scale():
+    large = np.zeros((1200, 1600, 3), np.uint8)
+    large[400:760, 500:980] = cv2.resize(FUNDUS, (480, 360))
+    config = ImagesConfig(contrast="none")
+    small = preprocess_photograph(encode(large, ".jpg"), config).image
+    exact = preprocess_photograph(encode(large), config).image
+    assert cv2.PSNR(small, exact) > 32
+
+
+@pytest.mark.parametrize(("contrast", "outside"), [("clahe", 0), ("graham", 128)])
+@pytest.mark.parametrize("crop", ["none", "retina"])
+def test_a_mask_paints_over_what_is_outside_the_field(contrast, outside, crop):
+    marked = FUNDUS.copy()
+    cv2.putText(marked, "OD 21", (20, 60), 0, 2, (255, 255, 255), 4)
+    config = ImagesConfig(contrast=contrast, mask=True, crop=crop)
+    image = preprocess_photograph(encode(marked), config).image
+    assert (image[:12, :12] == outside).all()
+    assert not (image[40:56, 40:56] == outside).all()
+
+
+def test_the_local_average_is_taken_off():
+    """On a flat field with one step, what is left is grey but for the step's edge."""
+    image = np.full((120, 120, 3), 90, np.uint8)
+    image[:, 60:] = 120
+    out = subtract_local_average(image)
+    assert (out[:, :50] == 128).all()
+    assert (out[:, 70:] == 128).all()
+    # Beside the step the average is half way: 128 -+ 4 * 15, less a px's share.
+    assert 70 <= out[60, 59, 0] <= 84
+    assert 172 <= out[60, 60, 0] <= 186
 
 
 def test_what_opencv_cannot_process_is_set_aside_with_a_reason(monkeypatch):
     def fail(image):
         raise cv2.error("no kernel for it")
 
-    monkeypatch.setattr("drtf.images.preprocess.find_retina", fail)
+    monkeypatch.setattr("drtf.images.preprocess.survey", fail)
     with pytest.raises(PhotographError, match="unprocessable: no kernel for it"):
         preprocess_photograph(encode(FUNDUS), ImagesConfig(crop="retina"))
 
@@ -80,7 +134,7 @@ def test_a_small_photograph_is_enlarged():
 
 def test_clahe_leaves_the_colour_and_raises_the_contrast():
     flat = (FUNDUS[300:600, 450:750] // 4 + 90).astype(np.uint8)
-    equalized = equalize(flat, clip_limit=2.0, tiles=8)
+    equalized = equalize(flat)
     before, after = (cv2.cvtColor(x, cv2.COLOR_RGB2LAB) for x in (flat, equalized))
     assert after[..., 0].std() > 1.2 * before[..., 0].std()
     assert np.abs(after[..., 1:].astype(int) - before[..., 1:]).mean() < 3

@@ -2,7 +2,12 @@ import cv2
 import numpy as np
 import pytest
 
-from drtf.images.retina import Box, crop_square, find_retina
+from drtf.images.retina import Box, crop_square, find_box, find_field, survey
+
+
+def find_retina(image: np.ndarray) -> Box | None:
+    field = find_field(survey(image))
+    return None if field is None else find_box(field, image.shape)
 
 
 def field(*, width=600, height=400, center=(300, 200), radius=180, light=160):
@@ -53,6 +58,19 @@ def test_a_black_photograph_has_no_field():
 
 def test_a_speck_is_no_field():
     assert find_retina(field(radius=30)) is None
+
+
+@pytest.mark.parametrize("shape", [(3264, 4928), (400, 600), (40, 64), (50, 400)])
+def test_the_survey_has_a_longer_side_of_at_most_256_px(shape):
+    height, width = survey(np.zeros((*shape, 3), np.uint8)).shape[:2]
+    assert max(height, width) == min(256, max(shape))
+    assert height / width == pytest.approx(shape[0] / shape[1], rel=0.05)
+
+
+def test_flare_that_touches_the_field_does_not_reach_the_border():
+    image = field()
+    cv2.line(image, (300, 30), (300, 0), (120, 120, 120), 8)
+    assert_near(find_retina(image), Box(120, 20, 480, 380), tolerance=8)
 
 
 def test_the_crop_is_a_square_with_the_field_in_the_middle():

@@ -76,7 +76,7 @@ class BuildReport:
 class _Converted(NamedTuple):
     image: bytes
     sha256: str
-    retina_found: bool
+    field_found: bool
     rejection: Rejection | None
 
 
@@ -230,7 +230,7 @@ def _convert(path: str, *, folder: Path, config: Config) -> _Converted:
         result.image, config.build.encoding, jpeg_quality=config.build.jpeg_quality
     )
     sha256 = hashlib.sha256(data).hexdigest()
-    return _Converted(image, sha256, result.retina_found, None)
+    return _Converted(image, sha256, result.field_found, None)
 
 
 def _write_shards(
@@ -269,7 +269,7 @@ def _write_shards(
                             patient=photograph["patient"],
                         )
                         location = writer.append(record)
-                        num_uncropped += not result.retina_found
+                        num_uncropped += not result.field_found
                         rows.append(
                             photograph
                             | location._asdict()

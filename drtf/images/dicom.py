@@ -1,0 +1,87 @@
+"""DICOM files: the photograph inside, through pydicom."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+
+from drtf.errors import PhotographError
+
+PREAMBLE_BYTES = 128
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+# As libjpeg takes them without being told.
+JPEG_COLORS = ("YBR_FULL_422", "YBR_FULL", "MONOCHROME2")
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tell a DICOM file by the mark behind its preamble (DICOM PS3.10, 7.1)."""
+    return data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM"
+
+
+def read_dicom(
+    data: bytes, *, check_size: Callable[[int, int], None]
+) -> bytes | np.ndarray:
+    """Take the photograph out of a DICOM file.
+
+    Args:
+        data: the file.
+        check_size: called with the declared width and height, in px, before memory is
+            spent on pixels.
+
+    Returns:
+        A JPEG file's bytes where one is inside as it is, otherwise uint8 RGB [H, W, 3].
+
+    Raises:
+        PhotographError: with reason `unsupported`, `not_an_image`, `undecodable`, or
+            what `check_size` raises.
+    """
+    try:
+        import pydicom
+    except ImportError as error:
+        raise PhotographError(
+            "unsupported", "a DICOM file needs pydicom: pip install 'drtf[dicom]'"
+        ) from error
+    # pydicom and the decoders behind it raise whatever a damaged file leads them to.
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        width, height = int(dataset.Columns), int(dataset.Rows)
+        num_frames = int(dataset.get("NumberOfFrames") or 1)
+        color = str(dataset.PhotometricInterpretation)
+        syntax = str(dataset.file_meta.TransferSyntaxUID)
+        signed = bool(dataset.get("PixelRepresentation"))
+    except Exception as error:
+        raise PhotographError(
+            "not_an_image", f"a DICOM file without a photograph: {error}"
+        ) from error
+    check_size(width, height)
+    if num_frames != 1 or signed:
+        raise PhotographError(
+            "unsupported",
+            f"a DICOM file of {num_frames} frames"
+            if num_frames != 1
+            else "a DICOM file of signed samples",
+        )
+    try:
+        if syntax == JPEG_BASELINE and color in JPEG_COLORS:
+            return pydicom.encaps.get_frame(
+                dataset.PixelData, 0, number_of_frames=1
+            ).rstrip(b"\0")
+        return _find_rgb(dataset, color)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise PhotographError("undecodable", f"a DICOM file: {reason}") from error
+
+
+def _find_rgb(dataset, color: str) -> np.ndarray:  # type: ignore[no-untyped-def]
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    pixels = pixel_array(dataset)  # of YBR already made RGB
+    bits = int(dataset.BitsStored)
+    if color == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        bits = 8 * pixels.dtype.itemsize
+    pixels = pixels >> (bits - 8) if bits > 8 else pixels << (8 - bits)
+    if color == "MONOCHROME1":
+        pixels = 255 - pixels
+    pixels = pixels.astype(np.uint8)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)

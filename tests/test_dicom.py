@@ -1,0 +1,133 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+
+from drawing import draw_fundus, encode
+from drtf.errors import PhotographError
+from drtf.images.decode import decode_photograph
+
+pydicom = pytest.importorskip("pydicom")
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    RLELossless,
+    generate_uid,
+)
+
+OPHTHALMIC_8BIT = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+FUNDUS = draw_fundus(seed=1, width=640)
+
+
+def dicom(pixels: bytes, syntax=ExplicitVRLittleEndian, **changes: object) -> bytes:
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.MediaStorageSOPClassUID = OPHTHALMIC_8BIT
+    data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    data.SOPClassUID = OPHTHALMIC_8BIT
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
+    data.Rows, data.Columns = FUNDUS.shape[:2]
+    data.SamplesPerPixel = 3
+    data.PlanarConfiguration = 0
+    data.PhotometricInterpretation = "RGB"
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.PixelRepresentation = 0
+    for name, value in changes.items():
+        setattr(data, name, value)
+    data.PixelData = pixels
+    if syntax.is_encapsulated:
+        data["PixelData"].is_undefined_length = True
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def grey(bits: int, **changes: object) -> dict[str, object]:
+    allocated = 8 if bits == 8 else 16
+    return {
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": allocated,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+    } | changes
+
+
+def reason_of(data: bytes) -> str:
+    with pytest.raises(PhotographError) as caught:
+        decode_photograph(data)
+    return caught.value.reason
+
+
+def test_raw_rgb_gives_the_pixels():
+    assert (decode_photograph(dicom(FUNDUS.tobytes())).image == FUNDUS).all()
+
+
+def test_a_jpeg_inside_is_decoded_by_the_one_decoder_scaled_too():
+    jpeg = encode(FUNDUS, ".jpg")
+    data = dicom(
+        encapsulate([jpeg]), JPEGBaseline8Bit, PhotometricInterpretation="YBR_FULL_422"
+    )
+    expected = decode_photograph(jpeg, min_side=100)
+    found = decode_photograph(data, min_side=100)
+    assert found.scale == expected.scale == 4
+    assert (found.image == expected.image).all()
+
+
+def test_run_length_encoding_gives_the_pixels():
+    plain = pydicom.dcmread(io.BytesIO(dicom(FUNDUS.tobytes())))
+    plain.compress(RLELossless)
+    file = io.BytesIO()
+    plain.save_as(file)
+    assert (decode_photograph(file.getvalue()).image == FUNDUS).all()
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_grey_of_any_depth_becomes_eight_bits(bits):
+    level = FUNDUS[..., 1].astype(np.uint16) << (bits - 8)
+    stored = level.astype(np.uint8 if bits == 8 else np.uint16)
+    image = decode_photograph(dicom(stored.tobytes(), **grey(bits))).image
+    assert (image == FUNDUS[..., 1:2]).all()
+
+
+def test_inverted_grey_is_turned_back():
+    stored = 255 - FUNDUS[..., 1]
+    inverted = grey(8, PhotometricInterpretation="MONOCHROME1")
+    image = decode_photograph(dicom(stored.tobytes(), **inverted)).image
+    assert (image == FUNDUS[..., 1:2]).all()
+
+
+def test_full_luma_and_chroma_become_rgb():
+    ybr = cv2.cvtColor(FUNDUS, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
+    data = dicom(ybr.tobytes(), PhotometricInterpretation="YBR_FULL")
+    assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"Rows": 40_000, "Columns": 40_000}, "too_large"),
+        ({"Rows": 1, "Columns": 1}, "too_small"),
+        ({"NumberOfFrames": 7}, "unsupported"),
+        (grey(16, PixelRepresentation=1), "unsupported"),
+        ({"PhotometricInterpretation": "NO SUCH"}, "undecodable"),
+    ],
+)
+def test_what_is_no_photograph_is_refused_by_its_own_reason(changes, reason):
+    assert reason_of(dicom(FUNDUS.tobytes(), **changes)) == reason
+
+
+def test_a_damaged_file_is_refused():
+    data = dicom(FUNDUS.tobytes())
+    assert reason_of(data[: len(data) // 2]) == "undecodable"
+    assert reason_of(bytes(128) + b"DICM" + b"\xff" * 99) == "not_an_image"
+
+
+def test_without_pydicom_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    with pytest.raises(PhotographError, match=r"pip install 'drtf\[dicom\]'"):
+        decode_photograph(dicom(FUNDUS.tobytes()))
