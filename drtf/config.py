@@ -25,6 +25,7 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Task = Literal["binary", "referable"]
 Tta = Literal["none", "flips5"]
+Conflicts = Literal["keep", "drop", "error"]
 
 
 class Section(BaseModel):
@@ -34,12 +35,16 @@ class Section(BaseModel):
 
 
 class LabelsConfig(Section):
-    """Which columns of the label file to read; empty means: by its header."""
+    """Which columns of the label file to read; empty means: by its header.
+
+    `conflicts` says what becomes of identical photographs with different grades.
+    """
 
     image_column: str = ""
     grade_column: str = ""
     patient_column: str = ""
     patient_pattern: str = r"^(.+)_(?:left|right)$"
+    conflicts: Conflicts = "keep"
 
     @field_validator("patient_pattern")
     @classmethod

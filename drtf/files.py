@@ -18,6 +18,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     aside.replace(path)
 
 
+def sync_folder(path: Path) -> None:
+    """Make sure that a folder's names survive a loss of power."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def hash_file(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -21,8 +22,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Advance]:
+def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show how far a long step is.
+
+    Args:
+        description: of the step.
+        total: its units.
+        done: how many of them an earlier call did.
 
     Yields:
         A function to call once for each of the `total` units done; its text
@@ -30,7 +36,7 @@ def progress(description: str, total: int) -> Iterator[Advance]:
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        with _plain(description, total) as advance:
+        with _plain(description, total, done) as advance:
             yield advance
         return
     columns = (
@@ -44,27 +50,30 @@ def progress(description: str, total: int) -> Iterator[Advance]:
     )
     start = time.monotonic()
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(description, total=total, rate="", note="")
-        done = 0
+        task = bar.add_task(description, total=total, completed=done, rate="", note="")
+        num_new = 0
 
         def advance(note: str = "") -> None:
-            nonlocal done
-            done += 1
-            rate = done / max(time.monotonic() - start, 1e-9)
+            nonlocal num_new
+            num_new += 1
+            rate = num_new / max(time.monotonic() - start, 1e-9)
             bar.update(task, advance=1, rate=f"{rate:.3g}/s", note=note)
 
         yield advance
 
 
 @contextmanager
-def _plain(description: str, total: int) -> Iterator[Advance]:
+def _plain(description: str, total: int, before: int) -> Iterator[Advance]:
     start = last = time.monotonic()
-    done = 0
+    done = before
     note = ""
 
     def show() -> None:
         seconds = max(time.monotonic() - start, 1e-9)
-        line = f"{description}: {done}/{total}, {done / seconds:.3g}/s"
+        rate = (done - before) / seconds
+        line = f"{description}: {done}/{total}, {rate:.3g}/s"
+        if rate and done < total:
+            line += f", {timedelta(seconds=round((total - done) / rate))} left"
         print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
 
     def advance(text: str = "") -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def map_in_order(
     *,
     num_workers: int,
     initializer: Callable[[], None],
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Apply a function to each item in other processes; yield the results in order.
 
     One worker is this process itself. Processes are spawned, since a fork of one that

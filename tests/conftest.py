@@ -11,6 +11,7 @@ import pytest
 from drawing import write_photographs
 from drtf.config import Config, load_config
 from drtf.data.build import build_shards
+from drtf.data.sources import Source
 from drtf.records.reader import ShardSet
 
 SETTINGS = (
@@ -45,7 +46,7 @@ def shards(
     """A built set, not to be written to."""
     out = tmp_path_factory.mktemp("tfrecords") / "drawn"
     labels = photographs / "labels.csv"
-    build_shards(photographs / "images", labels, out=out, config=config)
+    build_shards([Source(photographs / "images", labels)], out=out, config=config)
     return out
 
 

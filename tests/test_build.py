@@ -7,10 +7,12 @@ import pytest
 
 from drawing import draw_fundus, encode, write_photographs
 from drtf.data.build import build_shards
+from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.images.preprocess import decode_image
 from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
 from drtf.records.reader import ShardSet
+from drtf.records.rejected import load_rejected
 from drtf.records.verify import find_faults
 
 
@@ -21,12 +23,17 @@ def folder(photographs, tmp_path):
 
 def build(folder, out, config):
     return build_shards(
-        folder / "images", folder / "labels.csv", out=out, config=config
+        [Source(folder / "images", folder / "labels.csv")], out=out, config=config
     )
 
 
+def find_rejected(folder):
+    return load_rejected(folder / REJECTED_FILE)
+
+
 def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_every_photograph_lands_once_with_its_grade_and_patient(shard_set, photographs):
@@ -73,14 +80,14 @@ def test_bad_photographs_are_set_aside_and_the_good_ones_land(folder, tmp_path, 
     (images / "4_left.png").unlink()
     (images / "4_left.png").mkdir()
     report = build(folder, tmp_path / "out", config)
-    reasons = {item.path: item.reason for item in report.rejected}
+    reasons = {item.path: item.reason for item in find_rejected(tmp_path / "out")}
     assert reasons == {
         "0_left.png": "empty",
         "1_left.png": "not_an_image",
         "2_left.png": "undecodable",
         "3_left.png": "unreadable",
     }
-    assert report.missing == ["4_left"]
+    assert report.plan.catalog.missing == ["4_left"]
     assert report.manifest.rejected["unreadable"] == 1
     written = pd.read_csv(tmp_path / "out" / REJECTED_FILE)
     assert dict(zip(written["path"], written["reason"], strict=True)) == reasons
@@ -94,8 +101,10 @@ def test_a_path_that_is_not_utf8_is_set_aside(folder, tmp_path, config):
     odd = os.fsdecode(os.fsencode(images) + b"/odd\xff")
     os.mkdir(odd)  # noqa: PTH102
     (images / "0_left.png").rename(f"{odd}/0_left.png")
-    report = build(folder, tmp_path / "out", config)
-    assert [item.detail for item in report.rejected] == ["its path is not UTF-8"]
+    build(folder, tmp_path / "out", config)
+    assert [item.detail for item in find_rejected(tmp_path / "out")] == [
+        "its path is not UTF-8"
+    ]
     assert "odd\\udcff" in (tmp_path / "out" / REJECTED_FILE).read_text()
     assert find_faults(tmp_path / "out") == []
 
@@ -128,10 +137,10 @@ def test_labels_and_photographs_without_each_other_are_counted(
     with (folder / "labels.csv").open("a") as file:
         file.write("99_left,0\n99_right,0\n0_left,0\n")
     report = build(folder, tmp_path / "out", config)
-    assert report.missing == ["99_left", "99_right"]
-    assert report.unlabelled == ["extra.png"]
-    assert report.num_repeated == 1
-    provenance = report.manifest.provenance
+    assert report.plan.catalog.missing == ["99_left", "99_right"]
+    assert report.plan.catalog.unlabelled == ["extra.png"]
+    assert report.plan.catalog.num_repeated == 1
+    provenance = report.manifest.provenance["sources"][0]
     assert provenance["num_labels_without_photograph"] == 2
 
 
@@ -178,4 +187,6 @@ def test_the_manifest_says_what_made_the_pixels(shards, config):
 def test_a_missing_folder_is_named(tmp_path, config):
     labels = write_photographs(tmp_path / "p", num_patients=3)
     with pytest.raises(LabelError, match="no folder"):
-        build_shards(tmp_path / "no", labels, out=tmp_path / "out", config=config)
+        build_shards(
+            [Source(tmp_path / "no", labels)], out=tmp_path / "out", config=config
+        )

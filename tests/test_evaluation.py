@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from drtf.data.build import build_shards
+from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.models.evaluation import FIGURES, evaluate
 from drtf.models.run import load_run
@@ -106,8 +107,7 @@ def test_judging_on_the_validation_split_is_noted(run, shards, config, tmp_path)
 def test_a_set_made_otherwise_is_refused(run, photographs, config, tmp_path):
     images = config.images.model_copy(update={"contrast": "none"})
     build_shards(
-        photographs / "images",
-        photographs / "labels.csv",
+        [Source(photographs / "images", photographs / "labels.csv")],
         out=tmp_path / "other",
         config=config.model_copy(update={"images": images}),
     )
@@ -124,8 +124,7 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
 ):
     split = config.split.model_copy(update={"seed": 7})
     build_shards(
-        photographs / "images",
-        photographs / "labels.csv",
+        [Source(photographs / "images", photographs / "labels.csv")],
         out=tmp_path / "other",
         config=config.model_copy(update={"split": split}),
     )

@@ -4,10 +4,8 @@ import pytest
 from drtf.config import LabelsConfig
 from drtf.data.labels import (
     find_classes,
-    find_photographs,
     load_labels,
     match_photographs,
-    strip_suffix,
 )
 from drtf.errors import LabelError
 
@@ -159,47 +157,6 @@ def test_a_label_never_leads_out_of_the_folder():
 def test_no_match_at_all_is_an_error_that_shows_both_sides():
     with pytest.raises(LabelError, match="names 'x', the folder holds 'a'"):
         match_photographs(labels_of("x"), ["a.png"])
-
-
-def test_photographs_are_found_in_depth_and_sorted(tmp_path):
-    for name in ("b.JPG", "sub/deep/a.tif", "notes.txt", ".hidden.png", "c d.jpeg"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert find_photographs(tmp_path) == ["b.JPG", "c d.jpeg", "sub/deep/a.tif"]
-
-
-def test_linked_folders_are_searched_once_and_circles_end(tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "a.png").touch()
-    images = tmp_path / "images"
-    images.mkdir()
-    (images / "link").symlink_to(elsewhere)
-    (elsewhere / "round").symlink_to(images)
-    (images / "folder.png").mkdir()
-    assert find_photographs(images) == ["link/a.png"]
-
-
-def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):
-    with pytest.raises(LabelError, match="no folder"):
-        find_photographs(tmp_path / "nowhere")
-    with pytest.raises(LabelError, match="no photograph in"):
-        find_photographs(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.jpeg", "a"),
-        ("a.b.PNG", "a.b"),
-        ("a.b", "a.b"),
-        (" a ", "a"),
-        ("x/a.tif", "x/a"),
-    ],
-)
-def test_only_endings_of_images_are_stripped(name, expected):
-    assert strip_suffix(name) == expected
 
 
 def test_classes_follow_the_task():

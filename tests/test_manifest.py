@@ -36,7 +36,7 @@ def test_an_edited_manifest_is_refused(manifest_copy):
 
 def test_what_a_later_drtf_adds_is_passed_over(manifest_copy):
     path = manifest_copy / MANIFEST_FILE
-    contents = json.loads(path.read_text()) | {"quality": {"black": 3}}
+    contents = json.loads(path.read_text()) | {"novelty": {"a": 3}}
     del contents["sha256"]
     canonical = json.dumps(contents, sort_keys=True).encode()
     contents["sha256"] = hashlib.sha256(canonical).hexdigest()

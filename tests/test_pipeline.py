@@ -11,6 +11,7 @@ from drtf.data.pipeline import (
     train_dataset,
 )
 from drtf.data.sampling import plan_epoch
+from drtf.data.sources import Source
 from drtf.errors import RecordError
 from drtf.records.reader import ShardSet
 
@@ -81,8 +82,7 @@ def test_evaluation_gives_each_photograph_once_and_masks_the_padding(
 def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
     png = config.build.model_copy(update={"encoding": "png"})
     build_shards(
-        photographs / "images",
-        photographs / "labels.csv",
+        [Source(photographs / "images", photographs / "labels.csv")],
         out=tmp_path / "png",
         config=config.model_copy(update={"build": png}),
     )

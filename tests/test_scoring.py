@@ -8,6 +8,7 @@ import pytest
 from drawing import draw_fundus, encode
 from drtf.data.build import build_shards
 from drtf.data.pipeline import read_batch
+from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Threshold, load_run, save_threshold
@@ -57,7 +58,9 @@ def test_jpeg_shards_and_photographs_give_the_same_pixels(
     config = config.model_copy(update={"build": jpeg})
     shards, run_folder = tmp_path / "jpeg", tmp_path / "run"
     images = photographs / "images"
-    build_shards(images, photographs / "labels.csv", out=shards, config=config)
+    build_shards(
+        [Source(images, photographs / "labels.csv")], out=shards, config=config
+    )
     train(shards, out=run_folder, config=config)
     with ShardSet(shards) as opened:
         paths = opened.index["path"]

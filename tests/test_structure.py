@@ -55,9 +55,11 @@ def test_every_module_has_its_tests():
     elsewhere = {
         "errors": "tools",
         "callbacks": "training",
+        "convert": "build",
         "figures": "evaluation",
         "index": "verify",
         "precision": "training",
+        "rejected": "build",
         "report": "evaluation",
         "synthetic_set": "synthetic",
         "writer": "reader",

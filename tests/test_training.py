@@ -9,6 +9,7 @@ from drtf.config import AugmentConfig, TrainConfig, load_config
 from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import train_dataset
+from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.models.callbacks import StopAtNonFinite, plan_learning_rate
 from drtf.models.losses import build_loss
@@ -124,8 +125,7 @@ def test_the_run_says_of_split_and_images_what_made_the_shards(
 ):
     split = config.split.model_copy(update={"by": "image", "val_size": 0.2})
     build_shards(
-        photographs / "images",
-        photographs / "labels.csv",
+        [Source(photographs / "images", photographs / "labels.csv")],
         out=tmp_path / "set",
         config=config.model_copy(update={"split": split}),
     )

@@ -87,10 +87,10 @@ def test_a_changed_list_of_rejections_is_found(copy):
 
 def test_an_index_may_have_more_columns_and_must_have_ours(shards, tmp_path):
     table = pq.read_table(shards / INDEX_FILE)
-    sharpness = pa.array([0.5] * table.num_rows)
+    haze = pa.array([0.5] * table.num_rows)
     path = tmp_path / "index.parquet"
-    pq.write_table(table.append_column("sharpness", sharpness), path)
-    assert "sharpness" in load_index(path)
+    pq.write_table(table.append_column("haze", haze), path)
+    assert "haze" in load_index(path)
     pq.write_table(table.drop_columns(["shard"]), path)
     with pytest.raises(RecordError, match="has no int32 'shard'"):
         load_index(path)

@@ -7,16 +7,60 @@ import click
 
 from .options import SOME_SET_ASIDE, config_options, out_option, path_option
 
+CONFLICTS_SHOWN = 3
+
+
+class Percentage(click.ParamType):
+    """A share, written as `5%` or `0.05`."""
+
+    name = "percentage"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the share, in [0, 1]."""
+        try:
+            share = float(value.removesuffix("%")) / (100 if "%" in value else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"{value!r} is no share such as 5% or 0.05", param, ctx)
+        return share
+
 
 @click.command()
-@path_option("--images", "Folder of photographs, searched in depth.")
-@path_option("--labels", "CSV of grades: EyePACS, APTOS, IDRiD, or any by --set.")
+@path_option(
+    "--images", "Folder of photographs, or a .csv with a column path.", required=False
+)
+@path_option(
+    "--labels",
+    "CSV of grades: EyePACS, APTOS, IDRiD, or any by --set.",
+    required=False,
+)
+@click.option(
+    "--source",
+    "named",
+    type=(str, click.Path(path_type=Path), click.Path(path_type=Path)),
+    metavar="NAME IMAGES LABELS",
+    multiple=True,
+    help="One of several collections for one set, in place of --images and --labels; "
+    "its ids become NAME/id.",
+)
 @out_option("Folder to make, such as tfrecords/NAME.")
+@click.option(
+    "--max-rejected",
+    type=Percentage(),
+    default="100%",
+    show_default=True,
+    help="Fail if more of the photographs had to be set aside.",
+)
 @config_options
 def build_shards(
-    images: Path,
-    labels: Path,
+    images: Path | None,
+    labels: Path | None,
+    named: tuple[tuple[str, Path, Path], ...],
     out: Path,
+    max_rejected: float,
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -27,45 +71,51 @@ def build_shards(
 
         --set labels.image_column=NAME --set labels.grade_column=NAME
 
-    A photograph that can't be used is set aside with its reason in rejected.csv, and
-    the exit code is then 3.
+    A build that was stopped, by whatever, goes on where it was when the same command is
+    given again. A photograph that can't be used is set aside with its reason in
+    rejected.csv, and the exit code is then 3.
     """
+    if bool(named) == bool(images or labels) or bool(images) != bool(labels):
+        raise click.UsageError("give --images and --labels, or --source for each")
     from drtf.config import load_config
     from drtf.data.build import build_shards as build
+    from drtf.data.sources import Source
     from drtf.records.manifest import REJECTED_FILE
 
-    from .tables import show_table
+    from .tables import show_counts
 
+    if images and labels:
+        sources = [Source(images, labels)]
+    else:
+        sources = [Source(folder, file, name) for name, folder, file in named]
     config = load_config(config_source, overrides)
-    report = build(images, labels, out=out, config=config)
-    manifest = report.manifest
-    show_table(
-        f"Photographs in {out}",
-        ("split", *(f"grade {grade}" for grade in range(5)), "all", "patients"),
-        [
-            (
-                split,
-                *counts.values(),
-                sum(counts.values()),
-                manifest.num_patients[split],
-            )
-            for split, counts in manifest.num_records.items()
-        ],
-    )
+    report = build(sources, out, config=config, max_rejected=max_rejected)
+    manifest, plan = report.manifest, report.plan
+    show_counts(f"Photographs in {out}", manifest)
     size_mb = sum(shard.size_bytes for shard in manifest.shards) / 1e6
     click.echo(f"{len(manifest.shards)} shards, {size_mb:.1f} MB")
+    if report.found_whole:
+        click.echo("The set was there already, made by this same command.")
+    num_without_field = manifest.provenance["num_without_field"]
     for count, text in (
-        (report.num_repeated, "repeated rows in the label file"),
-        (len(report.missing), "rows without a photograph"),
-        (len(report.unlabelled), "photographs without a row"),
-        (report.num_uncropped, "photographs left uncropped: no retina found"),
+        (plan.catalog.num_repeated, "repeated rows in the label file"),
+        (len(plan.catalog.missing), "rows without a photograph"),
+        (len(plan.catalog.unlabelled), "photographs without a row"),
+        (num_without_field, "photographs without a field found, kept whole"),
     ):
         if count:
             click.echo(f"{count:,} {text}")
-    if report.rejected:
+    if plan.conflicts:
+        click.echo(
+            f"{len(plan.conflicts):,} groups of identical photographs with different "
+            f"grades (labels.conflicts={config.labels.conflicts}):"
+        )
+        for conflict in plan.conflicts[:CONFLICTS_SHOWN]:
+            click.echo(f"  {conflict}")
+    if manifest.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
         click.echo(
-            f"{len(report.rejected):,} photographs set aside ({reasons}); see "
-            f"{out / REJECTED_FILE}"
+            f"{sum(manifest.rejected.values()):,} photographs set aside ({reasons}); "
+            f"see {out / REJECTED_FILE}"
         )
         sys.exit(SOME_SET_ASIDE)

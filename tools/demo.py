@@ -25,6 +25,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     """
     from drtf.config import load_config
     from drtf.data.build import build_shards
+    from drtf.data.sources import Source
     from drtf.data.synthetic_set import write_photographs
     from drtf.files import check_absent
     from drtf.models.evaluation import REPORT_FILE, evaluate, list_rows
@@ -39,7 +40,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     labels = write_photographs(out / "photographs", num_patients=patients, seed=seed)
     images = out / "photographs" / "images"
     shards, run = out / "tfrecords", out / "run"
-    build_shards(images, labels, out=shards, config=config)
+    build_shards([Source(images, labels)], shards, config=config)
     train(shards, out=run, config=config)
     evaluation = evaluate(
         run, shards, split="test", out=out / "evaluation", config=config

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from drtf.records.manifest import Manifest
+
 
 def show_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
@@ -19,3 +21,20 @@ def show_table(
         cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
         table.add_row(*cells)
     console.print(table, markup=False)
+
+
+def show_counts(title: str, manifest: Manifest) -> None:
+    """Print how many photographs of which grade stand in each split of a set."""
+    show_table(
+        title,
+        ("split", *(f"grade {grade}" for grade in range(5)), "all", "patients"),
+        [
+            (
+                split,
+                *counts.values(),
+                sum(counts.values()),
+                manifest.num_patients[split],
+            )
+            for split, counts in manifest.num_records.items()
+        ],
+    )

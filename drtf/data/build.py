@@ -1,15 +1,16 @@
 """Conversion: photographs in, a set of shards out, in one reading of each file."""
 
-import csv
 import functools
 import hashlib
-import io
+import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,39 +18,64 @@ import pandas as pd
 
 from drtf import __version__
 from drtf.config import Config
-from drtf.data.labels import GRADES, find_photographs, load_labels, match_photographs
-from drtf.data.splits import plan_splits
-from drtf.errors import DrtfError, PhotographError
-from drtf.files import check_absent, hash_file, write_atomic
-from drtf.images.preprocess import (
-    encode_image,
-    limit_threads,
-    preprocess_photograph,
+from drtf.data.contents import (
+    Conflict,
+    drop_conflicts,
+    find_conflicts,
+    find_contents,
 )
+from drtf.data.convert import Converted, convert_photograph
+from drtf.data.journal import JOURNAL_FILE, Journal
+from drtf.data.labels import GRADES
+from drtf.data.sources import Catalog, Source, load_sources
+from drtf.data.splits import plan_splits
+from drtf.errors import DrtfError, PhotographError, RecordError
+from drtf.files import hash_file, sync_folder
+from drtf.images.preprocess import limit_threads
 from drtf.progress import progress
+from drtf.records.framing import FRAME_BYTES, find_frame_fault
 from drtf.records.index import COLUMNS, save_index
+from drtf.records.interop import save_interop
 from drtf.records.manifest import (
     INDEX_FILE,
     REJECTED_FILE,
     Manifest,
     ShardEntry,
+    load_manifest,
     save_manifest,
 )
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
+from drtf.records.rejected import Rejection, save_rejected
 from drtf.records.schema import Record
-from drtf.records.writer import ShardWriter
+from drtf.records.writer import ShardWriter, find_aside
 from drtf.workers import count_workers, map_in_order
 
 # Bytes a pixel that fundus photographs were seen to take; only shard sizes lean on it.
 BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
+QUALITY_COLUMNS = ("brightness", "contrast", "sharpness", "field")
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
-class Rejection(NamedTuple):
-    """A photograph set aside, with a reason from the fixed vocabulary."""
+@dataclass(frozen=True)
+class BuildPlan:
+    """All that a build will do, known before a photograph is decoded.
 
-    path: str
-    reason: str
-    detail: str
+    Attributes:
+        catalog: what the sources hold.
+        table: the photographs to be converted, in the order of the records: the
+            catalog's columns and `split`.
+        shards: which of them stands where.
+        conflicts: identical photographs with different grades.
+        rejected: the photographs dropped for such a conflict.
+        sha256: equal where photographs, labels, settings and versions are.
+    """
+
+    catalog: Catalog
+    table: pd.DataFrame
+    shards: list[ShardPlan]
+    conflicts: list[Conflict]
+    rejected: list[Rejection]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -58,146 +84,98 @@ class BuildReport:
 
     Attributes:
         manifest: of the set that was made.
-        rejected: the photographs set aside.
-        missing: ids of the label file that have no photograph.
-        unlabelled: photographs that the label file doesn't name.
-        num_repeated: rows of the label file that only repeat another.
-        num_uncropped: photographs in which no retina could be found to crop to.
+        plan: what was to be done.
+        found_whole: whether the same call had made the set before.
     """
 
     manifest: Manifest
-    rejected: list[Rejection]
-    missing: list[str]
-    unlabelled: list[str]
-    num_repeated: int
-    num_uncropped: int
-
-
-class _Converted(NamedTuple):
-    image: bytes
-    sha256: str
-    field_found: bool
-    rejection: Rejection | None
+    plan: BuildPlan
+    found_whole: bool
 
 
 def build_shards(
-    images: Path, labels: Path, out: Path, *, config: Config
+    sources: Sequence[Source], out: Path, *, config: Config, max_rejected: float = 1.0
 ) -> BuildReport:
     """Convert labelled photographs to a set of shards.
 
     The set is made in a hidden folder beside `out` and renamed when it is whole. Which
-    bytes are written depends on the photographs, the label file and the config, not on
-    the number of workers.
+    bytes are written depends on the photographs, the label files and the config, not on
+    the number of workers, nor on how often the build was killed: the same call goes on
+    where the last one ended.
 
     Args:
-        images: the folder of photographs, searched in depth.
-        labels: the label file.
+        sources: folders of photographs and their label files.
         out: the folder to be made.
         config: its sections `labels`, `split`, `images` and `build` are used.
+        max_rejected: the share of the photographs, in [0, 1], that may be set aside.
 
     Raises:
         LabelError: if labels and photographs don't go together.
-        DrtfError: if `out` exists, or every photograph had to be set aside.
+        DrtfError: if `out` exists and is not what this call makes, if too many
+            photographs had to be set aside, or if the disk is full.
     """
-    check_absent(out)
-    read = load_labels(labels, config.labels)
-    matches = match_photographs(read.table, find_photographs(images))
-    table = matches.table
-    table["content"] = _find_contents(images, table["path"])
+    plan = plan_build(sources, name=out.name, config=config)
+    if out.exists():
+        return BuildReport(_find_whole(out, plan), plan, found_whole=True)
+    aside = out.with_name(f".{out.name}.partial")
+    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        with Journal(aside / JOURNAL_FILE, plan_sha256=plan.sha256) as journal:
+            _write_shards(
+                aside,
+                plan,
+                journal,
+                name=out.name,
+                config=config,
+                max_rejected=max_rejected,
+            )
+            manifest = _write_rest(
+                aside, plan, journal.entries, name=out.name, config=config
+            )
+            sync_folder(aside)
+            aside.rename(out)
+        sync_folder(out.parent)
+        (out / JOURNAL_FILE).unlink()
+    except OSError as error:
+        raise DrtfError(
+            f"can't write {aside}: {error.strerror or error}; what is done stays "
+            "there: mend this, and the same command goes on"
+        ) from error
+    return BuildReport(manifest, plan, found_whole=False)
+
+
+def plan_build(sources: Sequence[Source], *, name: str, config: Config) -> BuildPlan:
+    """Plan a build: which photographs, in which split, shard and order.
+
+    Raises:
+        LabelError: if labels and photographs don't go together.
+    """
+    catalog = load_sources(sources, config.labels)
+    table = catalog.table.assign(content=find_contents(catalog.table))
+    conflicts = find_conflicts(table)
+    table, dropped = drop_conflicts(table, conflicts, config.labels.conflicts)
+    if not len(table):
+        raise DrtfError("every photograph was dropped: labels.conflicts is drop")
     table["split"] = plan_splits(table, config.split)
     table = _lay_out(table, config.build.seed)
-    num_planned = {
-        split: int(count)
-        for split in SPLITS
-        if (count := (table["split"] == split).sum())
-    }
     pixel_bytes = config.images.size**2 * BYTES_PER_PIXEL[config.build.encoding]
-    plans = plan_shards(
-        num_planned,
+    shards = plan_shards(
+        {
+            split: int(count)
+            for split in SPLITS
+            if (count := (table["split"] == split).sum())
+        },
         record_bytes=math.ceil(pixel_bytes),
         shard_bytes=int(config.build.shard_size_mb * 1e6),
     )
-    aside = out.with_name(f".{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    shards, index, rejected, num_uncropped = _write_shards(
-        aside, images, table, plans, name=out.name, config=config
-    )
-    if not len(index):
-        raise DrtfError(
-            f"none of the {len(table)} photographs could be used; the first: "
-            f"{rejected[0].path}: {rejected[0].detail}"
+    rejected = [
+        Rejection(path, "conflicting_grade", f"grade {grade}", source)
+        for path, grade, source in zip(
+            dropped["path"], dropped["grade"], dropped["source"], strict=True
         )
-    _save_rejected(aside / REJECTED_FILE, rejected)
-    save_index(aside / INDEX_FILE, index)
-    manifest = Manifest(
-        name=out.name,
-        encoding=config.build.encoding,
-        image_size=config.images.size,
-        preprocessing=config.images.model_dump(mode="json"),
-        settings={
-            "labels": config.labels.model_dump(mode="json"),
-            "split": config.split.model_dump(mode="json"),
-            "build": config.build.model_dump(mode="json", exclude={"num_workers"}),
-        },
-        num_records=_count_records(index),
-        num_patients=_count_patients(index),
-        shards=tuple(shards),
-        index_sha256=hash_file(aside / INDEX_FILE),
-        rejected_sha256=hash_file(aside / REJECTED_FILE),
-        rejected=dict(sorted(Counter(item.reason for item in rejected).items())),
-        provenance={
-            "labels_file": labels.name,
-            "labels_sha256": hash_file(labels),
-            "num_labels": len(read.table),
-            "num_labels_repeated": read.num_repeated,
-            "num_labels_without_photograph": len(matches.missing),
-            "num_photographs_without_label": len(matches.unlabelled),
-            "num_uncropped": num_uncropped,
-            "drtf": __version__,
-            "opencv": cv2.__version__,
-        },
-    )
-    save_manifest(aside, manifest)
-    aside.rename(out)
-    return BuildReport(
-        manifest,
-        rejected,
-        matches.missing,
-        matches.unlabelled,
-        read.num_repeated,
-        num_uncropped,
-    )
-
-
-def _find_contents(images: Path, paths: pd.Series) -> pd.Series:
-    """Number contents so that byte-identical photographs, and only they, share one.
-
-    Only photographs of equal size can be identical, so only these are read here.
-    """
-    sizes = [_read_size(images / path) for path in paths]
-    counts = Counter(sizes)
-    numbers: dict[str, int] = {}
-    contents = []
-    for path, size in zip(paths, sizes, strict=True):
-        name = (_read_hash(images / path) if counts[size] > 1 else None) or path
-        contents.append(numbers.setdefault(name, len(numbers)))
-    return pd.Series(contents, index=paths.index)
-
-
-def _read_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # the conversion says what is wrong with it
-        return -1
-
-
-def _read_hash(path: Path) -> str | None:
-    try:
-        return hash_file(path)
-    except OSError:
-        return None
+    ]
+    sha256 = _hash_plan(table, rejected, catalog, name=name, config=config)
+    return BuildPlan(catalog, table, shards, conflicts, rejected, sha256)
 
 
 def _lay_out(table: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -210,92 +188,266 @@ def _lay_out(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _convert(path: str, *, folder: Path, config: Config) -> _Converted:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        shown = path.encode(errors="backslashreplace").decode()
-        rejection = Rejection(shown, "unreadable", "its path is not UTF-8")
-        return _Converted(b"", "", False, rejection)
-    try:
-        data = (folder / path).read_bytes()
-        result = preprocess_photograph(data, config.images)
-    except OSError as error:
-        rejection = Rejection(path, "unreadable", str(error.strerror))
-        return _Converted(b"", "", False, rejection)
-    except PhotographError as error:
-        rejection = Rejection(path, error.reason, error.detail)
-        return _Converted(b"", "", False, rejection)
-    image = encode_image(
-        result.image, config.build.encoding, jpeg_quality=config.build.jpeg_quality
-    )
-    sha256 = hashlib.sha256(data).hexdigest()
-    return _Converted(image, sha256, result.field_found, None)
+def _find_settings(config: Config) -> dict[str, dict[str, Any]]:
+    return {
+        "labels": config.labels.model_dump(mode="json"),
+        "split": config.split.model_dump(mode="json"),
+        "build": config.build.model_dump(mode="json", exclude={"num_workers"}),
+    }
 
 
-def _write_shards(
-    out: Path,
-    images: Path,
+def _find_versions() -> dict[str, str]:
+    return {"drtf": __version__, "opencv": cv2.__version__}
+
+
+def _hash_plan(
     table: pd.DataFrame,
-    plans: list[ShardPlan],
+    rejected: list[Rejection],
+    catalog: Catalog,
     *,
     name: str,
     config: Config,
-) -> tuple[list[ShardEntry], pd.DataFrame, list[Rejection], int]:
-    shards, rows, rejected = [], [], []
-    num_uncropped = 0
+) -> str:
+    columns = ["id", "patient", "grade", "source", "path", "size_bytes", "split"]
+    contents = {
+        "name": name,
+        "images": config.images.model_dump(mode="json"),
+        "settings": _find_settings(config),
+        "versions": _find_versions(),
+        "sources": catalog.provenance,
+        "rejected": rejected,
+        "photographs": table[columns].to_dict("split", index=False)["data"],
+    }
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+
+def _find_whole(out: Path, plan: BuildPlan) -> Manifest:
+    try:
+        manifest = load_manifest(out)
+    except RecordError:
+        manifest = None
+    if manifest is None or manifest.plan_sha256 != plan.sha256:
+        raise DrtfError(
+            f"{out} exists already and is not overwritten, since it is not what these "
+            "photographs, labels and settings make: move it away or choose another "
+            "--out"
+        )
+    # A kill may have struck between the last rename and this.
+    (out / JOURNAL_FILE).unlink(missing_ok=True)
+    return manifest
+
+
+def _write_shards(
+    aside: Path,
+    plan: BuildPlan,
+    journal: Journal,
+    *,
+    name: str,
+    config: Config,
+    max_rejected: float,
+) -> None:
+    """Write each shard that isn't there yet, and a journal entry a photograph."""
+    journal.keep(_count_intact(aside, plan, journal.entries, name=name))
+    if not journal.entries:
+        _clear(aside)
+    total, num_done = len(plan.table), len(journal.entries)
+    todo = plan.table[num_done:]
     results = map_in_order(
-        functools.partial(_convert, folder=images, config=config),
-        table["path"],
+        functools.partial(convert_photograph, images=config.images, build=config.build),
+        zip(todo["folder"], todo["path"], strict=True),
         num_workers=count_workers(config.build.num_workers),
         initializer=limit_threads,
     )
-    with progress("Converting photographs", len(table)) as advance:
-        for number, plan in enumerate(plans):
-            photographs = table[table["split"] == plan.split][plan.start : plan.stop]
-            file = plan.file_name(name)
-            with ShardWriter(out / file) as writer:
-                for photograph, result in zip(
-                    photographs.to_dict("records"), results, strict=False
-                ):
-                    if result.rejection is None:
-                        record = Record(
-                            image=result.image,
-                            format=config.build.encoding,
-                            height=config.images.size,
-                            width=config.images.size,
-                            grade=photograph["grade"],
-                            id=photograph["id"],
-                            patient=photograph["patient"],
-                        )
-                        location = writer.append(record)
-                        num_uncropped += not result.field_found
-                        rows.append(
-                            photograph
-                            | location._asdict()
-                            | {"shard": number, "sha256": result.sha256}
-                        )
-                    else:
-                        rejected.append(result.rejection)
-                    advance(f"{len(rejected)} set aside")
-            shards.append(
-                ShardEntry(
-                    file=file,
-                    split=plan.split,
-                    num_records=writer.num_records,
-                    size_bytes=writer.size_bytes,
-                    sha256=writer.sha256,
-                )
+    reasons = Counter(entry["reason"] for entry in journal.entries if "reason" in entry)
+    _check_rejected(plan, journal.entries, reasons, max_rejected)
+    with (
+        closing(results),
+        progress("Converting photographs", total, done=num_done) as advance,
+    ):
+        for number, shard, start, stop in _place_shards(plan):
+            path = aside / shard.file_name(name)
+            kept = journal.entries[start:stop]
+            if path.exists():
+                if len(kept) == stop - start:
+                    continue
+                path.rename(find_aside(path))
+            with ShardWriter(path, keep_bytes=_count_bytes(kept)) as writer:
+                photographs = plan.table[start + len(kept) : stop].to_dict("records")
+                for photograph, result in zip(photographs, results, strict=False):
+                    entry = _append(writer, photograph, result, config=config)
+                    journal.append({"shard": number} | entry)
+                    if "reason" in entry:
+                        reasons[entry["reason"]] += 1
+                        _check_rejected(plan, journal.entries, reasons, max_rejected)
+                    advance(f"{reasons.total()} set aside")
+                journal.sync()
+    if reasons.total() == total:
+        first = journal.entries[0]
+        raise DrtfError(
+            f"none of the {total} photographs could be used; the first: "
+            f"{plan.table['path'][0]}: {first['reason']}: {first['detail']}"
+        )
+
+
+def _clear(aside: Path) -> None:
+    """Remove what a build left whose journal is lost."""
+    for path in aside.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != JOURNAL_FILE:
+            path.unlink()
+
+
+def _place_shards(plan: BuildPlan) -> Iterator[tuple[int, ShardPlan, int, int]]:
+    """Yield each shard with its number, and where in the table it starts and stops."""
+    start = 0
+    for number, shard in enumerate(plan.shards):
+        stop = start + shard.stop - shard.start
+        yield number, shard, start, stop
+        start = stop
+
+
+def _count_intact(
+    aside: Path, plan: BuildPlan, entries: list[dict[str, Any]], *, name: str
+) -> int:
+    """Count the entries, from the first, whose records stand whole on the disk."""
+    for _, shard, start, stop in _place_shards(plan):
+        path = aside / shard.file_name(name)
+        path = path if path.exists() else find_aside(path)
+        data = np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
+        for position, entry in enumerate(entries[start:stop], start):
+            if "reason" in entry:
+                continue
+            length = entry["length"]
+            frame = data[entry["offset"] :][: length + FRAME_BYTES]
+            if find_frame_fault(frame, length=length):
+                return position
+        if stop >= len(entries):
+            break
+    return len(entries)
+
+
+def _count_bytes(entries: list[dict[str, Any]]) -> int:
+    ends = [x["offset"] + x["length"] + FRAME_BYTES for x in entries if "offset" in x]
+    return max(ends, default=0)
+
+
+def _append(
+    writer: ShardWriter,
+    photograph: dict[Hashable, Any],
+    result: Converted | PhotographError,
+    *,
+    config: Config,
+) -> dict[str, Any]:
+    if isinstance(result, PhotographError):
+        return {"reason": result.reason, "detail": result.detail}
+    location = writer.append(
+        Record(
+            image=result.image,
+            format=config.build.encoding,
+            height=config.images.size,
+            width=config.images.size,
+            grade=photograph["grade"],
+            id=photograph["id"],
+            patient=photograph["patient"],
+        )
+    )
+    return {
+        **location._asdict(),
+        "sha256": result.sha256,
+        "field_found": result.field_found,
+        **result.quality._asdict(),
+    }
+
+
+def _check_rejected(
+    plan: BuildPlan,
+    entries: list[dict[str, Any]],
+    reasons: Counter[str],
+    max_rejected: float,
+) -> None:
+    total = len(plan.table) + len(plan.rejected)
+    count = reasons.total() + len(plan.rejected)
+    if count > max_rejected * total:
+        counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        raise DrtfError(
+            f"{count} of {total} photographs set aside, more than --max-rejected "
+            f"{max_rejected:.3%} ({counts}; the last: {_name_last(plan, entries)}): "
+            "mend the photographs, or allow more, and the build goes on where it "
+            "stopped"
+        )
+
+
+def _name_last(plan: BuildPlan, entries: list[dict[str, Any]]) -> str:
+    for number in reversed(range(len(entries))):
+        if "reason" in entries[number]:
+            return f"{plan.table['path'][number]}, {entries[number]['detail']}"
+    return plan.rejected[-1].path
+
+
+def _write_rest(
+    aside: Path,
+    plan: BuildPlan,
+    entries: list[dict[str, Any]],
+    *,
+    name: str,
+    config: Config,
+) -> Manifest:
+    """Write all that stands beside the shards, the manifest last."""
+    done = pd.DataFrame(entries, index=plan.table.index)
+    usable = done["offset"].notna()
+    index = pd.concat([plan.table, done], axis=1)[usable]
+    index = index.reset_index(drop=True)[COLUMNS.names]
+    rejected = plan.rejected + [
+        Rejection(row["path"], entry["reason"], entry["detail"], row["source"])
+        for row, entry in zip(
+            plan.table[~usable].to_dict("records"),
+            [entry for entry in entries if "reason" in entry],
+            strict=True,
+        )
+    ]
+    save_index(aside / INDEX_FILE, index)
+    save_rejected(aside / REJECTED_FILE, rejected)
+    manifest = Manifest(
+        name=name,
+        encoding=config.build.encoding,
+        image_size=config.images.size,
+        preprocessing=config.images.model_dump(mode="json"),
+        settings=_find_settings(config),
+        num_records=_count_records(index),
+        num_patients=_count_patients(index),
+        shards=tuple(
+            ShardEntry(
+                file=shard.file_name(name),
+                split=shard.split,
+                num_records=int((index["shard"] == number).sum()),
+                size_bytes=(aside / shard.file_name(name)).stat().st_size,
+                sha256=hash_file(aside / shard.file_name(name)),
             )
-    return shards, pd.DataFrame(rows, columns=COLUMNS.names), rejected, num_uncropped
-
-
-def _save_rejected(path: Path, rejected: list[Rejection]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Rejection._fields)
-    writer.writerows(rejected)
-    write_atomic(path, text.getvalue())
+            for number, shard in enumerate(plan.shards)
+        ),
+        files={},
+        rejected=dict(sorted(Counter(item.reason for item in rejected).items())),
+        quality={
+            column: tuple(
+                round(float(value), 4) for value in index[column].quantile(QUANTILES)
+            )
+            for column in QUALITY_COLUMNS
+        },
+        provenance={
+            "sources": plan.catalog.provenance,
+            "num_conflicting": sum(len(conflict.ids) for conflict in plan.conflicts),
+            "num_without_field": int((~index["field_found"].astype(bool)).sum()),
+            "num_black": int(index["black"].astype(bool).sum()),
+            "versions": _find_versions(),
+        },
+        plan_sha256=plan.sha256,
+    )
+    files = [INDEX_FILE, REJECTED_FILE, *save_interop(aside, manifest, index)]
+    hashes = {file: hash_file(aside / file) for file in files}
+    manifest = manifest.model_copy(update={"files": hashes})
+    save_manifest(aside, manifest)
+    return manifest
 
 
 def _count_records(index: pd.DataFrame) -> dict[str, dict[str, int]]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from drtf.config import LabelsConfig, Task
+from drtf.data.photographs import strip_suffix
 from drtf.errors import LabelError
-from drtf.images.decode import SUFFIXES
 
 GRADES = range(5)
 LINE = "\0line"  # no column of a file is called so
@@ -94,35 +93,6 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
     return Labels(unique.reset_index(drop=True), len(table) - len(unique))
 
 
-def find_photographs(folder: Path) -> list[str]:
-    """List the image files below a folder by their relative POSIX paths, sorted.
-
-    Raises:
-        LabelError: if the folder doesn't exist or has no image in it.
-    """
-    if not folder.is_dir():
-        raise LabelError(f"no folder {folder}: --images takes a folder of photographs")
-    paths = []
-    walked = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = Path(parent).resolve()
-        if real in walked:  # a link that leads round in a circle
-            folders.clear()
-            continue
-        walked.add(real)
-        paths += [
-            (Path(parent) / name).relative_to(folder).as_posix()
-            for name in files
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    if not paths:
-        raise LabelError(
-            f"no photograph in {folder}: looked for names ending in "
-            f"{', '.join(SUFFIXES)}, in subfolders too"
-        )
-    return sorted(paths)
-
-
 def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
     """Find each label's photograph: by its path below the folder, or by its name.
 
@@ -173,13 +143,6 @@ def find_classes(grades: pd.Series, task: Task) -> pd.Series:
     return (grades >= POSITIVE_FROM[task]).astype("int64")
 
 
-def strip_suffix(name: str) -> str:
-    """Take the ending of an image file off a name; other dots stay."""
-    name = name.strip()
-    suffix = PurePosixPath(name).suffix
-    return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
-
-
 def _read_rows(path: Path) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -190,7 +153,7 @@ def _read_rows(path: Path) -> pd.DataFrame:
             f"{path} is not a CSV of labels in UTF-8: {error}; save it as CSV UTF-8"
         ) from error
     first_line = text.partition("\n")[0]
-    separator = ";" if first_line.count(";") > first_line.count(",") else ","
+    separator = max(",;\t", key=first_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows = []
     try:

@@ -12,7 +12,8 @@ import tensorflow as tf
 from tf_keras_vis.gradcam import Gradcam
 
 from drtf.config import Config
-from drtf.data.labels import POSITIVE_FROM, find_photographs
+from drtf.data.labels import POSITIVE_FROM
+from drtf.data.photographs import Photographs, find_photographs
 from drtf.data.pipeline import read_batch
 from drtf.errors import DrtfError
 from drtf.files import check_absent
@@ -211,10 +212,10 @@ def _take_from_shards(
 
 
 def _take_from_folder(run: Run, images: Path, config: Config) -> Sequence[Example]:
-    paths = find_photographs(images)
+    photographs = find_photographs(images)
     scored = sorted(
         (value, item.path)
-        for item, value in score_photographs(run, images, paths, config=config)
+        for item, value in score_photographs(run, photographs, config=config)
         if value is not None
     )
     if not scored:
@@ -222,7 +223,9 @@ def _take_from_folder(run: Run, images: Path, config: Config) -> Sequence[Exampl
     count = config.gradcam.num_per_class
     lowest, highest = scored[:count], scored[count:][-count:]
     chosen = [path for _, path in lowest + highest]
-    prepared = prepare_photographs(run, images, chosen, num_workers=1)
+    prepared = prepare_photographs(
+        run, Photographs(photographs.folder, chosen), num_workers=1
+    )
     return [
         Example(item.path, item.image, int(number >= len(lowest)))
         for number, item in enumerate(prepared)

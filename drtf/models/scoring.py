@@ -3,7 +3,7 @@
 import csv
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Config
-from drtf.data.labels import find_photographs, strip_suffix
+from drtf.data.photographs import (
+    Photographs,
+    find_photographs,
+    read_photograph,
+    strip_suffix,
+)
 from drtf.errors import PhotographError
 from drtf.files import check_absent
 from drtf.images.preprocess import (
@@ -88,7 +93,7 @@ def score(
     """
     check_absent(out, overwrite=overwrite)
     run = load_run(run_folder)
-    paths = find_photographs(images)
+    photographs = find_photographs(images)
     threshold = run.threshold.value if run.threshold else DEFAULT_THRESHOLD
     num_failed = num_positive = 0
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -97,11 +102,11 @@ def score(
         aside.open(
             "w", newline="", encoding="utf-8", errors="backslashreplace"
         ) as file,
-        progress("Scoring photographs", len(paths)) as advance,
+        progress("Scoring photographs", len(photographs.paths)) as advance,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for prepared, value in score_photographs(run, images, paths, config=config):
+        for prepared, value in score_photographs(run, photographs, config=config):
             positive = value is not None and value >= threshold
             num_positive += positive
             num_failed += value is None
@@ -117,7 +122,7 @@ def score(
             advance(f"{num_failed} with an error")
     aside.replace(out)
     return ScoreReport(
-        num_scored=len(paths) - num_failed,
+        num_scored=len(photographs.paths) - num_failed,
         num_failed=num_failed,
         num_positive=num_positive,
         threshold=threshold,
@@ -126,11 +131,11 @@ def score(
 
 
 def score_photographs(
-    run: Run, images: Path, paths: Iterable[str], *, config: Config
+    run: Run, photographs: Photographs, *, config: Config
 ) -> Iterator[tuple[Prepared, float | None]]:
     """Yield each photograph with its score, in order; None where there is an error."""
     prepared = prepare_photographs(
-        run, images, paths, num_workers=config.score.num_workers
+        run, photographs, num_workers=config.score.num_workers
     )
     predict = build_predictor(run.network, run.tta)
     size, batch_size = run.info.image_size, config.score.batch_size
@@ -146,12 +151,14 @@ def score_photographs(
 
 
 def prepare_photographs(
-    run: Run, images: Path, paths: Iterable[str], *, num_workers: int
+    run: Run, photographs: Photographs, *, num_workers: int
 ) -> Iterator[Prepared]:
     """Yield each photograph as it would come out of the shards trained on, in order."""
     return map_in_order(
-        functools.partial(_prepare, folder=images, config=run.config, info=run.info),
-        paths,
+        functools.partial(
+            _prepare, folder=photographs.folder, config=run.config, info=run.info
+        ),
+        photographs.paths,
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
     )
@@ -159,10 +166,8 @@ def prepare_photographs(
 
 def _prepare(path: str, *, folder: Path, config: Config, info: RunInfo) -> Prepared:
     try:
-        data = (folder / path).read_bytes()
+        data = read_photograph(folder, path)
         image = preprocess_photograph(data, config.images).image
-    except OSError as error:
-        return Prepared(path, None, f"unreadable: {error.strerror}")
     except PhotographError as error:
         return Prepared(path, None, str(error))
     stored = encode_image(image, info.encoding, jpeg_quality=info.jpeg_quality)

@@ -19,8 +19,16 @@ COLUMNS = pa.schema(
         ("id", pa.string()),
         ("patient", pa.string()),
         ("grade", pa.int8()),
+        ("source", pa.string()),  # its name; empty where there is but one
         ("path", pa.string()),  # of the photograph, below the image folder
         ("sha256", pa.string()),  # of the photograph's file
+        ("field_found", pa.bool_()),  # the retina's; where not, nothing was cut off
+        # Measured before equalization; drtf.images.quality defines each.
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("sharpness", pa.float32()),
+        ("field", pa.float32()),
+        ("black", pa.bool_()),
     ],
 )
 

@@ -44,10 +44,12 @@ class Manifest(_Table):
         num_records: photographs by split and grade.
         num_patients: patients by split.
         shards: every shard in reading order.
-        index_sha256: of index.parquet.
-        rejected_sha256: of rejected.csv.
+        files: the SHA-256 of every file beside the shards and the manifest.
         rejected: photographs set aside, by reason.
+        quality: of each figure in the index the minimum, 5th percentile, median, 95th
+            percentile and maximum.
         provenance: where the photographs came from, and the versions that read them.
+        plan_sha256: equal where labels, photographs, settings and versions are.
     """
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -59,10 +61,11 @@ class Manifest(_Table):
     num_records: dict[str, dict[str, int]]
     num_patients: dict[str, int]
     shards: tuple[ShardEntry, ...]
-    index_sha256: str
-    rejected_sha256: str
+    files: dict[str, str]
     rejected: dict[str, int]
+    quality: dict[str, tuple[float, ...]]
     provenance: dict[str, Any]
+    plan_sha256: str
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:

@@ -35,7 +35,7 @@ class ShardSet:
         """
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder)
-        if _hash_index(folder / INDEX_FILE) != self.manifest.index_sha256:
+        if _hash_index(folder / INDEX_FILE) != self.manifest.files.get(INDEX_FILE):
             raise RecordError(
                 f"{folder / INDEX_FILE} is not the index that the manifest names; "
                 f"run drtf verify {folder}"

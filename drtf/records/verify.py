@@ -15,7 +15,6 @@ from drtf.records.framing import FRAME_BYTES, HEADER, find_frame_fault
 from drtf.records.index import load_index
 from drtf.records.manifest import (
     INDEX_FILE,
-    REJECTED_FILE,
     ShardEntry,
     load_manifest,
 )
@@ -50,10 +49,7 @@ def find_faults(folder: Path) -> list[Fault]:
         for path in sorted(folder.glob("*.tfrecord-*"))
         if path.name not in known
     ]
-    for file, sha256 in (
-        (INDEX_FILE, manifest.index_sha256),
-        (REJECTED_FILE, manifest.rejected_sha256),
-    ):
+    for file, sha256 in manifest.files.items():
         try:
             if hash_file(folder / file) != sha256:
                 faults.append(Fault(file, HASH_DIFFERS))

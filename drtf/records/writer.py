@@ -1,6 +1,5 @@
 """The writer of one shard: written aside, synced, then renamed into place."""
 
-import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -24,15 +23,19 @@ class Location(NamedTuple):
 
 
 class ShardWriter:
-    """Write records to a shard that appears under its name only when whole."""
+    """Write records to a shard that appears under its name only when whole.
 
-    def __init__(self, path: Path) -> None:
+    What a killed writer left aside is gone on with: its first `keep_bytes` stay.
+    """
+
+    def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
         self._path = path
-        self._aside = path.with_name(f".{path.name}.partial")
-        self._file = self._aside.open("wb")
-        self._hash = hashlib.sha256()
-        self.size_bytes = 0
-        self.num_records = 0
+        aside = find_aside(path)
+        aside.touch()
+        # Unbuffered: a record is one write, and a kill loses none that was written.
+        self._file = aside.open("r+b", buffering=0)
+        self._file.truncate(keep_bytes)
+        self.size_bytes = self._file.seek(keep_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -45,25 +48,27 @@ class ShardWriter:
     ) -> None:
         try:
             if kind is None:
-                self._file.flush()
                 os.fsync(self._file.fileno())
         finally:
             self._file.close()
         if kind is None:
-            self._aside.replace(self._path)
-
-    @property
-    def sha256(self) -> str:
-        """The hexadecimal hash of all that was appended."""
-        return self._hash.hexdigest()
+            find_aside(self._path).replace(self._path)
 
     def append(self, record: Record) -> Location:
-        """Append one record and tell where it stands."""
+        """Append one record and tell where it stands.
+
+        Raises:
+            OSError: if the disk is full.
+        """
         data, image_offset = encode_record(record)
         frame = frame_record(data)
-        self._file.write(frame)
-        self._hash.update(frame)
+        if self._file.write(frame) != len(frame):
+            raise OSError(f"can't write to {self._path}: the disk is full")
         location = Location(self.size_bytes, len(data), image_offset, len(record.image))
         self.size_bytes += len(frame)
-        self.num_records += 1
         return location
+
+
+def find_aside(path: Path) -> Path:
+    """Return where a shard stands until it is whole."""
+    return path.with_name(f".{path.name}.partial")

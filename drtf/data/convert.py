@@ -1,0 +1,50 @@
+"""The conversion of one photograph, as each process of the pool does it."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from drtf.config import BuildConfig, ImagesConfig
+from drtf.data.photographs import read_photograph
+from drtf.errors import PhotographError
+from drtf.images.preprocess import encode_image, preprocess_photograph
+from drtf.images.quality import Quality
+
+
+class Converted(NamedTuple):
+    """A photograph as it will stand in a record.
+
+    Attributes:
+        image: the stored bytes.
+        sha256: of the photograph's file.
+        field_found: whether the retina's field was found.
+        quality: of the photograph.
+    """
+
+    image: bytes
+    sha256: str
+    field_found: bool
+    quality: Quality
+
+
+def convert_photograph(
+    place: tuple[Path, str], *, images: ImagesConfig, build: BuildConfig
+) -> Converted | PhotographError:
+    """Read a photograph's file once, and convert it; or return why it can't be used.
+
+    Args:
+        place: the folder, and the photograph's path below it.
+        images: what is made of its pixels.
+        build: how they are encoded.
+    """
+    try:
+        data = read_photograph(*place)
+        result = preprocess_photograph(data, images)
+    except PhotographError as error:
+        return error
+    return Converted(
+        encode_image(result.image, build.encoding, jpeg_quality=build.jpeg_quality),
+        hashlib.sha256(data).hexdigest(),
+        result.field_found,
+        result.quality,
+    )

@@ -1,0 +1,111 @@
+"""What other libraries want beside the shards: DALI, torch's tfrecord and TFDS."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from drtf.files import write_atomic
+from drtf.records.framing import FRAME_BYTES
+from drtf.records.manifest import Manifest
+
+IDX_FOLDER = "idx"
+INFO_FILE = "dataset_info.json"
+FEATURES_FILE = "features.json"
+
+_FEATURES = "tensorflow_datasets.core.features"
+_INT64 = {
+    "pythonClassName": f"{_FEATURES}.tensor_feature.Tensor",
+    "tensor": {"shape": {}, "dtype": "int64", "encoding": "none"},
+}
+_TEXT = {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}}
+
+
+def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[str]:
+    """Write the files that other libraries read a set by.
+
+    These are an index a shard in the form of DALI's tfrecord2idx (a line
+    `offset length` a record, of its whole frame), and the two JSON files of
+    `tensorflow_datasets.builder_from_directory`.
+
+    Args:
+        folder: where the shards stand.
+        manifest: its `name`, `encoding`, `image_size` and `shards` are used.
+        index: the set's index.
+
+    Returns:
+        The files' names below the folder.
+    """
+    (folder / IDX_FOLDER).mkdir(exist_ok=True)
+    contents = {
+        INFO_FILE: json.dumps(_describe_set(manifest), indent=2) + "\n",
+        FEATURES_FILE: json.dumps(_describe_features(manifest), indent=2) + "\n",
+    }
+    for number, shard in enumerate(manifest.shards):
+        rows = index[index["shard"] == number]
+        contents[f"{IDX_FOLDER}/{shard.file}.idx"] = "".join(
+            f"{offset} {length + FRAME_BYTES}\n"
+            for offset, length in zip(rows["offset"], rows["length"], strict=True)
+        )
+    for file, text in contents.items():
+        write_atomic(folder / file, text)
+    return list(contents)
+
+
+def _describe_set(manifest: Manifest) -> dict[str, Any]:
+    splits = []
+    for split in manifest.num_records:  # a split without records would be an error
+        shards = [shard for shard in manifest.shards if shard.split == split]
+        num_records = sum(shard.num_records for shard in shards)
+        num_bytes = sum(x.size_bytes for x in shards) - num_records * FRAME_BYTES
+        splits.append(
+            {
+                "name": split,
+                "shardLengths": [str(shard.num_records) for shard in shards],
+                "numBytes": str(num_bytes),
+            }
+        )
+    return {
+        "name": manifest.name,
+        "version": "1.0.0",
+        "fileFormat": "tfrecord",
+        "supervisedKeys": {"input": "image/encoded", "output": "image/class/label"},
+        "splits": splits,
+    }
+
+
+def _describe_features(manifest: Manifest) -> dict[str, Any]:
+    side = str(manifest.image_size)
+    shape = {"dimensions": [side, side, "3"]}
+    if manifest.encoding == "raw":
+        image: dict[str, Any] = {
+            "pythonClassName": f"{_FEATURES}.tensor_feature.Tensor",
+            "tensor": {"shape": shape, "dtype": "uint8", "encoding": "bytes"},
+        }
+    else:
+        image = {
+            "pythonClassName": f"{_FEATURES}.image_feature.Image",
+            "image": {
+                "shape": shape,
+                "dtype": "uint8",
+                "encodingFormat": manifest.encoding,
+            },
+        }
+    return {
+        "pythonClassName": f"{_FEATURES}.features_dict.FeaturesDict",
+        "featuresDict": {
+            "features": {
+                "image/encoded": image,
+                "image/format": _TEXT,
+                "image/height": _INT64,
+                "image/width": _INT64,
+                "image/class/label": {
+                    "pythonClassName": (f"{_FEATURES}.class_label_feature.ClassLabel"),
+                    "classLabel": {"numClasses": "5"},
+                },
+                "image/id": _TEXT,
+                "patient/id": _TEXT,
+            }
+        },
+    }

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from drtf.data.contents import drop_conflicts, find_conflicts, find_contents
+from drtf.errors import LabelError
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pd.DataFrame:
+    """Photographs a, b, c, d, e: a = c with grades 1, 2; b = e with equal grades."""
+    contents = {"a": b"one", "b": b"two!", "c": b"one", "d": b"six", "e": b"two!"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    table = pd.DataFrame(
+        {
+            "id": list(contents),
+            "path": list(contents),
+            "grade": [1, 0, 2, 0, 0],
+            "folder": pd.Series([tmp_path] * 5, dtype=object),
+            "size_bytes": [len(content) for content in contents.values()],
+        }
+    )
+    return table.assign(content=find_contents(table))
+
+
+def test_identical_photographs_alone_share_a_content(table):
+    assert table["content"].tolist() == [0, 1, 0, 2, 1]
+
+
+def test_photographs_that_cannot_be_read_are_each_their_own(tmp_path):
+    table = pd.DataFrame(
+        {
+            "path": ["a", "b"],
+            "folder": pd.Series([tmp_path] * 2, dtype=object),
+            "size_bytes": [-1, -1],
+        }
+    )
+    assert find_contents(table).tolist() == [0, 1]
+
+
+def test_a_conflict_names_its_photographs_and_their_grades(table):
+    (conflict,) = find_conflicts(table)
+    assert str(conflict) == "a (grade 1) = c (grade 2)"
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "dropped"),
+    [("keep", "abcde", ""), ("drop", "bde", "ac")],
+)
+def test_conflicts_are_kept_or_dropped(table, policy, kept, dropped):
+    rows = drop_conflicts(table, find_conflicts(table), policy)
+    assert ["".join(part["id"]) for part in rows] == [kept, dropped]
+
+
+def test_conflicts_may_be_an_error(table):
+    with pytest.raises(LabelError, match=r"1 groups .* a \(grade 1\) = c \(grade 2\)"):
+        drop_conflicts(table, find_conflicts(table), "error")
+
+
+def test_no_conflict_is_no_error(table):
+    alike = table[table["id"] != "a"]
+    assert find_conflicts(alike) == []
+    assert len(drop_conflicts(alike, [], "error")[0]) == 4

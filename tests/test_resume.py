@@ -1,0 +1,278 @@
+"""A build killed anywhere, and gone on with, makes the same bytes."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from drawing import write_photographs
+from drtf.config import load_config
+from drtf.data.build import build_shards
+from drtf.data.journal import JOURNAL_FILE
+from drtf.data.sources import Source
+from drtf.errors import DrtfError
+from drtf.records.manifest import MANIFEST_FILE, load_manifest
+
+SETTINGS = ("images.size=32", "build.shard_size_mb=0.03", "build.num_workers=1")
+NUM_PHOTOGRAPHS = 24
+
+# Builds in a child that kills itself at one of the points where it could be killed: at
+# each use of the file system (Python's audit events) and each record and journal line.
+KILLED_BUILDS = """
+import os, random, signal, sys
+from pathlib import Path
+from drtf.config import load_config
+from drtf.data import build, journal
+from drtf.data.sources import Source
+from drtf.records import writer
+
+folder, outs, *settings = sys.argv[1:]
+config = load_config("", settings)
+source = Source(Path(folder) / "images", Path(folder) / "labels.csv")
+points = 0
+
+def count(*_):
+    global points
+    points += 1
+    if points == deadline:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def audit(event, arguments):
+    if any(".set.partial" in str(x) or str(x).endswith("/set") for x in arguments):
+        count()
+
+sys.addaudithook(audit)
+for kind, name in ((writer.ShardWriter, "append"), (journal.Journal, "append")):
+    def told(*arguments, original=getattr(kind, name)):
+        count()
+        return original(*arguments)
+    setattr(kind, name, told)
+
+def build_until(point, out):
+    global points, deadline
+    points, deadline = 0, point
+    build.build_shards([source], out / "set", config=config)
+    return points
+
+num_points = build_until(0, Path(outs) / "undisturbed")
+rng = random.Random(7)
+# The end of a build is where most is renamed: every third point there, few before.
+end = num_points - 30
+chosen = [*rng.sample(range(1, end), 8), *range(end, num_points + 1, 3)]
+for point in chosen:
+    out = Path(outs) / str(point)
+    for deadline in (point, 1 + point // 3):
+        child = os.fork()
+        if not child:
+            build_until(deadline, out)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or deadline < point
+    build_until(0, out)
+print(num_points)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    write_photographs(folder, num_patients=NUM_PHOTOGRAPHS // 2)
+    (folder / "images" / "3_left.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "set"
+    build(folder, out)
+    return files_of(out)
+
+
+def build(folder, out, *settings, max_rejected=1.0):
+    source = Source(folder / "images", folder / "labels.csv")
+    config = load_config("", (*SETTINGS, *settings))
+    return build_shards([source], out, config=config, max_rejected=max_rejected)
+
+
+def files_of(out):
+    files = [path for path in out.rglob("*") if path.is_file()]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def interrupt(folder, out, monkeypatch, after: int) -> None:
+    """Let a build fail after some photographs."""
+    from drtf.data import build as module
+
+    append, calls = module._append, []
+
+    def fail(*arguments, **settings):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return append(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_append", fail)
+        with pytest.raises(KeyboardInterrupt):
+            build(folder, out)
+
+
+def test_killed_at_many_points_the_bytes_are_the_same(folder, undisturbed, tmp_path):
+    command = [sys.executable, "-c", KILLED_BUILDS, str(folder), str(tmp_path)]
+    done = subprocess.run([*command, *SETTINGS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 3 * NUM_PHOTOGRAPHS
+    outs = sorted(tmp_path.iterdir())
+    assert len(outs) > 15
+    for out in outs:
+        assert [path.name for path in out.iterdir()] == ["set"]
+        assert files_of(out / "set") == undisturbed
+
+
+def test_the_command_killed_with_its_workers_goes_on(folder, undisturbed, tmp_path):
+    code = "from drtf.tools.main import main; main()"
+    command = [sys.executable, "-c", code, "build-shards", "--out", "set"]
+    command += ["--images", str(folder / "images")]
+    command += ["--labels", str(folder / "labels.csv")]
+    for setting in (*SETTINGS, "build.num_workers=2"):
+        command += ["--set", setting]
+    rng = random.Random(1)
+    for _ in range(3):
+        running = subprocess.Popen(
+            command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        journal = tmp_path / ".set.partial" / JOURNAL_FILE
+        while running.poll() is None and not journal.exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.5))
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 3
+    assert files_of(tmp_path / "set") == undisturbed
+
+
+@pytest.mark.parametrize("num_workers", [2, 5])
+def test_the_number_of_workers_changes_no_byte(
+    folder, undisturbed, tmp_path, num_workers
+):
+    build(folder, tmp_path / "set", f"build.num_workers={num_workers}")
+    assert files_of(tmp_path / "set") == undisturbed
+
+
+def test_a_build_goes_on_where_it_was(folder, undisturbed, tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    interrupt(folder, out, monkeypatch, after=13)
+    read = []
+    from drtf.data import convert
+
+    original = convert.read_photograph
+    monkeypatch.setattr(
+        convert,
+        "read_photograph",
+        lambda *place: read.append(place) or original(*place),
+    )
+    build(folder, out)
+    assert len(read) == NUM_PHOTOGRAPHS - 13
+    assert files_of(out) == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_loss_of_power_tore_is_made_again(
+    folder, undisturbed, tmp_path, monkeypatch, seed
+):
+    """Files end anywhere or hold zeros, as after an unclean stop of the machine."""
+    out = tmp_path / "set"
+    interrupt(folder, out, monkeypatch, after=17)
+    rng = random.Random(seed)
+    for path in (tmp_path / ".set.partial").iterdir():  # no folder is there yet
+        data = path.read_bytes()
+        if data and rng.random() < 0.7:
+            cut = rng.randrange(len(data))
+            zeros = bytes(rng.randrange(len(data) - cut))
+            path.write_bytes(data[:cut] + zeros)
+    build(folder, out)
+    assert files_of(out) == undisturbed
+
+
+def test_the_same_command_on_a_whole_set_changes_nothing(folder, tmp_path):
+    out = tmp_path / "set"
+    assert not build(folder, out).found_whole
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    report = build(folder, out)
+    assert report.found_whole
+    assert report.manifest == load_manifest(out)
+    assert times == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_other_settings_do_not_go_on_with_an_unfinished_build(
+    folder, undisturbed, tmp_path, monkeypatch
+):
+    out = tmp_path / "set"
+    interrupt(folder, out, monkeypatch, after=5)
+    with pytest.raises(DrtfError, match="unfinished build of other photographs"):
+        build(folder, out, "images.contrast=none")
+    build(folder, out)
+    assert files_of(out) == undisturbed
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    folder, undisturbed, tmp_path, monkeypatch
+):
+    from drtf.records import writer
+
+    out, frame = tmp_path / "set", writer.frame_record
+    calls = []
+
+    def fill(data):
+        calls.append(1)
+        if len(calls) > 9:
+            raise OSError(28, "No space left on device")
+        return frame(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "frame_record", fill)
+        with pytest.raises(DrtfError, match=r"No space left on device; what is done"):
+            build(folder, out)
+    assert not out.exists()
+    build(folder, out)
+    assert files_of(out) == undisturbed
+
+
+def test_too_many_set_aside_fail_and_may_be_allowed_later(
+    folder, undisturbed, tmp_path
+):
+    out = tmp_path / "set"
+    for _ in range(2):
+        with pytest.raises(
+            DrtfError, match=r"1 of 24 photographs set aside, more than"
+        ):
+            build(folder, out, max_rejected=0.01)
+        assert not out.exists()
+    build(folder, out, max_rejected=0.05)
+    assert files_of(out) == undisturbed
+
+
+def test_a_set_of_something_else_is_never_written_over(folder, tmp_path):
+    out = tmp_path / "set"
+    build(folder, out)
+    before = files_of(out)
+    with pytest.raises(DrtfError, match="exists already and is not overwritten"):
+        build(folder, out, "images.contrast=none")
+    (out / MANIFEST_FILE).unlink()
+    with pytest.raises(DrtfError, match="exists already and is not overwritten"):
+        build(folder, out)
+    assert files_of(out).keys() == before.keys() - {MANIFEST_FILE}
+
+
+def test_another_photograph_makes_another_plan(folder, tmp_path):
+    out = tmp_path / "set"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    build(copy, out)
+    (copy / "images" / "0_left.png").unlink()
+    with pytest.raises(DrtfError, match="exists already and is not overwritten"):
+        build(copy, out)

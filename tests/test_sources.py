@@ -1,0 +1,66 @@
+import pytest
+
+from drawing import draw_fundus, encode
+from drtf.config import LabelsConfig
+from drtf.data.sources import Source, load_sources
+from drtf.errors import LabelError
+
+
+def make(folder, header, **grades):
+    folder.mkdir()
+    for number, name in enumerate(grades):
+        (folder / f"{name}.png").write_bytes(encode(draw_fundus(seed=number)))
+    lines = [header, *(f"{name},{grade}" for name, grade in grades.items())]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return Source(folder, folder / "labels.csv", folder.name)
+
+
+def test_sources_keep_their_ids_and_patients_apart(tmp_path):
+    kaggle = make(tmp_path / "kaggle", "image,level", **{"10_left": 0, "10_right": 2})
+    aptos = make(tmp_path / "aptos", "id_code,diagnosis", **{"10_left": 4, "x": 1})
+    catalog = load_sources([kaggle, aptos], LabelsConfig())
+    table = catalog.table
+    assert table["id"].tolist() == [
+        "kaggle/10_left",
+        "kaggle/10_right",
+        "aptos/10_left",
+        "aptos/x",
+    ]
+    assert table["patient"].tolist() == ["kaggle/10"] * 2 + ["aptos/10", "aptos/x"]
+    assert table["grade"].tolist() == [0, 2, 4, 1]
+    assert table["source"].tolist() == ["kaggle"] * 2 + ["aptos"] * 2
+    assert table["path"].iloc[[0, 3]].tolist() == ["10_left.png", "x.png"]
+    assert [entry["name"] for entry in catalog.provenance] == ["kaggle", "aptos"]
+
+
+def test_one_source_without_a_name_keeps_its_ids(tmp_path):
+    source = make(tmp_path / "a", "image,level", x=1)
+    table = load_sources([Source(source.images, source.labels)], LabelsConfig()).table
+    assert table["id"].tolist() == ["x"]
+
+
+def test_what_is_on_one_side_only_is_told_with_its_source(tmp_path):
+    source = make(tmp_path / "a", "image,level", x=1)
+    source.labels.write_text("image,level\nx,1\ny,2\nx,1\n")
+    (source.images / "z.png").touch()
+    catalog = load_sources([source], LabelsConfig())
+    assert catalog.missing == ["a/y"]
+    assert catalog.unlabelled == ["a/z.png"]
+    assert catalog.num_repeated == 1
+
+
+def test_a_photograph_that_cannot_be_asked_for_its_size_stays_in(tmp_path):
+    source = make(tmp_path / "a", "image,level", x=1, y=0)
+    (source.images / "x.png").unlink()
+    (source.images / "x.png").symlink_to("x.png")
+    sizes = load_sources([source], LabelsConfig()).table["size_bytes"]
+    assert sizes[0] == -1
+    assert sizes[1] > 0
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("", ""), ("a/b", "c"), ("a b", "c")])
+def test_names_must_tell_sources_apart(tmp_path, names):
+    source = make(tmp_path / "x", "image,level", x=1)
+    sources = [Source(source.images, source.labels, name) for name in names]
+    with pytest.raises(LabelError, match=r"two sources are named|a source's name has"):
+        load_sources(sources, LabelsConfig())
