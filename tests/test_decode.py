@@ -47,9 +47,18 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_with_pixels_enough(min_side, sh
     assert scale == 480 // shape[0]
 
 
-def test_a_png_is_never_decoded_at_a_smaller_scale():
-    image, scale = decode_photograph(encode(FUNDUS), min_side=32)
-    assert (image.shape, scale) == (FUNDUS.shape, 1)
+def test_other_formats_are_shrunk_by_averaging_blocks():
+    odd = FUNDUS[:477, :633]
+    image, scale = decode_photograph(encode(odd), min_side=100)
+    assert (image.shape, scale) == ((120, 159, 3), 4)
+    blocks = odd[:476, :632].reshape(119, 4, 158, 4, 3).mean(axis=(1, 3))
+    assert abs(image[:119, :158] - blocks).max() <= 1
+
+
+def test_every_format_is_shrunk_to_nearly_the_same_picture():
+    jpeg = decode_photograph(encode(FUNDUS, ".jpg"), min_side=100).image
+    png = decode_photograph(encode(FUNDUS), min_side=100).image
+    assert cv2.PSNR(jpeg, png) > 30
 
 
 def test_a_photograph_stands_upright_as_its_exif_says(tmp_path):

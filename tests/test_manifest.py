@@ -40,7 +40,7 @@ def test_what_a_later_drtf_adds_is_passed_over(manifest_copy):
     del contents["sha256"]
     canonical = json.dumps(contents, sort_keys=True).encode()
     contents["sha256"] = hashlib.sha256(canonical).hexdigest()
-    path.write_text(json.dumps(contents))
+    path.write_text(json.dumps(contents, indent=2) + "\n")
     assert load_manifest(manifest_copy).name == "drawn"
     assert hash_manifest(manifest_copy) == contents["sha256"]
 

@@ -8,8 +8,8 @@ from drtf.images.retina import find_field, survey
 
 
 def measure(image: np.ndarray):
-    small = survey(image)
-    return measure_quality(small, find_field(small))
+    found = survey(image)
+    return measure_quality(found, find_field(found.brightness))
 
 
 def test_the_figures_of_a_field_that_is_known():

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = ("drtf", "drtf.records", "drtf.images", "drtf.data", "drtf.models", "tools")
+FLOORS = (
+    "drtf",
+    "drtf.records",
+    "drtf.images",
+    "drtf.data",
+    "drtf.models",
+    "drtf.bench",
+    "tools",
+)
 
 
 def find_imports(path: Path) -> set[str]:

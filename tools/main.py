@@ -8,11 +8,13 @@ import click
 from drtf import __version__
 from drtf.errors import DrtfError
 
+from .bench import bench
 from .build_shards import build_shards
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .gradcam import gradcam
+from .inspect import inspect
 from .score import score
 from .train import train
 from .verify import verify
@@ -33,7 +35,18 @@ def drtf() -> None:
     """
 
 
-for command in (build_shards, verify, train, evaluate, score, gradcam, demo, doctor):
+for command in (
+    build_shards,
+    inspect,
+    verify,
+    train,
+    evaluate,
+    score,
+    gradcam,
+    demo,
+    bench,
+    doctor,
+):
     drtf.add_command(command)
 
 

@@ -1,6 +1,7 @@
 """Tables on stdout."""
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,11 @@ def show_table(
         cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
         table.add_row(*cells)
     console.print(table, markup=False)
+
+
+def format_spread(values: Sequence[float]) -> str:
+    """Format a median, and the lowest and highest of the values."""
+    return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def show_counts(title: str, manifest: Manifest) -> None:

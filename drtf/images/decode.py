@@ -1,6 +1,7 @@
 """From a file's bytes to RGB pixels: the one decoder of building and scoring."""
 
 import io
+import math
 import warnings
 from typing import NamedTuple
 
@@ -21,11 +22,12 @@ MIN_PIXELS_A_SIDE = 32
 MAX_ASPECT_RATIO = 8
 
 # libjpeg halves, quarters or eighths a picture in the DCT, at a fraction of the work.
-JPEG_SCALES = (
-    (8, cv2.IMREAD_REDUCED_COLOR_8),
-    (4, cv2.IMREAD_REDUCED_COLOR_4),
-    (2, cv2.IMREAD_REDUCED_COLOR_2),
-)
+JPEG_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
 class Decoded(NamedTuple):
@@ -40,8 +42,9 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
 
     Args:
         data: a JPEG, PNG, TIFF, WebP, BMP or DICOM file.
-        min_side: where above 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size,
-            the smallest whose shorter side still has this many px.
+        min_side: where above 0, the photograph may be shrunk to 1/2, 1/4 or 1/8, the
+            smallest whose shorter side still has this many px: a JPEG in the DCT, any
+            other by averaging blocks.
 
     Raises:
         PhotographError: with reason `empty`, `not_an_image`, `unsupported`,
@@ -50,15 +53,13 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
     if is_dicom(data):
         dicom = read_dicom(data, check_size=check_size)
         if isinstance(dicom, np.ndarray):
-            return Decoded(dicom, 1)
+            scale = choose_scale(dicom.shape[1], dicom.shape[0], min_side)
+            return Decoded(shrink(dicom, scale), scale)
         data = dicom
     width, height, kind = _read_header(data)
-    flag, scale = cv2.IMREAD_COLOR, 1
-    if min_side and kind in ("JPEG", "MPO"):
-        for denominator, reduced in JPEG_SCALES:
-            if min(width, height) >= min_side * denominator:
-                flag, scale = reduced, denominator
-                break
+    scale = choose_scale(width, height, min_side)
+    in_dct = kind in ("JPEG", "MPO")
+    flag = JPEG_FLAGS[scale] if in_dct else cv2.IMREAD_COLOR
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
@@ -68,7 +69,29 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
             "undecodable",
             f"a {kind} file that is damaged, truncated or of a kind OpenCV can't read",
         )
+    if not in_dct:
+        image = shrink(image, scale)
     return Decoded(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), scale)
+
+
+def choose_scale(width: int, height: int, min_side: int) -> int:
+    """Return 8, 4, 2 or 1: by how much a photograph may be shrunk in decoding."""
+    scales = (x for x in (8, 4, 2) if min_side and min(width, height) >= min_side * x)
+    return next(scales, 1)
+
+
+def shrink(image: np.ndarray, scale: int) -> np.ndarray:
+    """Shrink uint8 [H, W, 3] by averaging blocks of `scale` x `scale` px."""
+    if scale == 1:
+        return image
+    height, width = (math.ceil(side / scale) for side in image.shape[:2])
+    # To whole blocks first, as libjpeg does, so that the picture isn't stretched.
+    bottom, right = (
+        side * scale - found
+        for side, found in zip((height, width), image.shape[:2], strict=True)
+    )
+    image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def check_size(width: int, height: int) -> None:

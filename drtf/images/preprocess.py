@@ -11,11 +11,14 @@ from drtf.config import ImagesConfig
 from drtf.errors import PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.quality import Quality, measure_quality, refuse_blank
-from drtf.images.retina import crop_square, find_box, find_field, survey
+from drtf.images.retina import cut, find_field, find_frame, survey
 
-# A scaled decode keeps this many px for each px of the target: with fewer, CLAHE's
-# tiles are too coarse, and PSNR against full size falls below 38 dB.
-OVERSAMPLING = 3
+# A scaled decode keeps this many px for each px of the target, and CLAHE gets tiles of
+# this many px, enlarged where need be: with fewer its histograms are too coarse, and
+# PSNR against full size falls below 38 dB.
+OVERSAMPLING = 2
+MIN_TILE_SIDE = 48
+MAX_WORKING_SCALE = 8
 GRAHAM_GREY = 128
 GRAHAM_GAIN = 4
 GRAHAM_RADII_A_SIGMA = 30
@@ -62,78 +65,96 @@ def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
     exact = config.decode == "exact"
     min_side = 0 if exact else config.size * OVERSAMPLING
     image, scale = decode_photograph(data, min_side=min_side)
-    small = survey(image)
-    field = find_field(small)
-    quality = measure_quality(small, field)
+    found = survey(image)
+    field = find_field(found.brightness)
+    quality = measure_quality(found, field)
     if config.reject_blank:
-        refuse_blank(small, quality)
-    area = np.ones_like(small[..., 0]) if field is None else field
+        refuse_blank(found, quality)
+    mask = np.ones_like(found.brightness) if field is None else field
     if config.crop == "retina":
-        box = find_box(area, image.shape)
-        missing = min_side / max(box.right - box.left, box.bottom - box.top)
-        if scale > 1 and missing > 1:  # a field much smaller than its photograph
-            image = decode_photograph(
-                data, min_side=math.ceil(min(image.shape[:2]) * missing)
-            ).image
-            box = find_box(area, image.shape)
-        image = crop_square(image, box)
-    size = (config.size, config.size)
-    shrinks = min(image.shape[:2]) >= config.size
-    resize = functools.partial(
-        cv2.resize,
-        dsize=size,
-        interpolation=cv2.INTER_AREA if shrinks and not exact else cv2.INTER_LINEAR,
-    )
+        frame = find_frame(mask, image.shape, scale=scale)
+        if scale > 1 and frame.side < min_side * scale:
+            # A field much smaller than its photograph is decoded at a finer scale.
+            finer = min_side * scale / frame.side * min(image.shape[:2])
+            image, scale = decode_photograph(data, min_side=math.ceil(finer))
+        if config.mask:
+            mask = cut(cv2.resize(mask, image.shape[1::-1]), frame, scale=scale)
+        image = cut(image, frame, scale=scale)
+    if config.contrast == "graham":
+        image = subtract_local_average(image)
     if config.contrast == "clahe":
-        lab = equalize_lightness(
-            image, clip_limit=config.clahe_clip_limit, tiles=config.clahe_tiles
-        )
-        if exact:
-            image = resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB))
-        else:  # fewer px to convert, with the same picture
-            image = cv2.cvtColor(resize(lab), cv2.COLOR_LAB2RGB)
-    elif config.contrast == "graham":
-        image = resize(subtract_local_average(image))
+        image = _equalize(image, config)
     else:
-        image = resize(image)
-    if config.mask and field is not None:
-        grey = GRAHAM_GREY if config.contrast == "graham" else 0
-        image[_find_outside(field, config)] = grey
+        image = _resize(image, config)
+    if config.mask:
+        image = _paint_outside(image, mask, config)
     return Preprocessed(image, field is not None, quality)
 
 
-def _find_outside(field: np.ndarray, config: ImagesConfig) -> np.ndarray:
-    """Return bool [size, size], True outside the field; Graham took its rim off too."""
-    if config.crop == "retina":
-        field = crop_square(field, find_box(field, field.shape))
+def _equalize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
+    equalize = functools.partial(
+        equalize_lightness, clip_limit=config.clahe_clip_limit, tiles=config.clahe_tiles
+    )
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    lightness, *colors = cv2.split(lab)
+    if config.decode == "exact":
+        lab = cv2.merge([equalize(lightness), *colors])
+        return _resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), config)
+    factor = math.ceil(MIN_TILE_SIDE * config.clahe_tiles / config.size)
+    side = config.size * min(factor, MAX_WORKING_SCALE)
+    if min(lightness.shape) < side:
+        lightness = cv2.resize(lightness, (side, side), interpolation=cv2.INTER_LINEAR)
+    # Shrunk before it is converted back, which takes far fewer px; colours vary so
+    # slowly that halfway they need no averaging.
+    half = (2 * config.size, 2 * config.size)
+    if min(colors[0].shape) < 2 * half[0]:
+        colors = [cv2.resize(x, half, interpolation=cv2.INTER_LINEAR) for x in colors]
+    planes = [_resize(plane, config) for plane in (equalize(lightness), *colors)]
+    return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_LAB2RGB)
+
+
+def _resize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
+    shrinks = min(image.shape[:2]) >= config.size
+    averages = shrinks and config.decode == "scaled"
+    return cv2.resize(
+        image,
+        (config.size, config.size),
+        interpolation=cv2.INTER_AREA if averages else cv2.INTER_LINEAR,
+    )
+
+
+def _paint_outside(
+    image: np.ndarray, mask: np.ndarray, config: ImagesConfig
+) -> np.ndarray:
+    """Make all black, or grey, outside the field; Graham took its rim off too."""
+    mask = cv2.resize(mask * 255, image.shape[:2])
+    grey = 0
     if config.contrast == "graham":
-        rim = 2 * round((1 - GRAHAM_SHARE) / 2 * max(field.shape)) + 1
-        field = cv2.erode(
-            field, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim))
-        )
-    field = cv2.resize(field * 255, (config.size, config.size))
-    return field < 128
+        grey = GRAHAM_GREY
+        rim = 2 * round((1 - GRAHAM_SHARE) / 2 * max(cv2.boundingRect(mask)[2:])) + 1
+        ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim))
+        mask = cv2.erode(mask, ellipse, borderValue=255)
+    return np.where(mask[..., None] < 128, np.uint8(grey), image)
 
 
 def equalize_lightness(
-    image: np.ndarray, *, clip_limit: float, tiles: int
+    lightness: np.ndarray, *, clip_limit: float, tiles: int
 ) -> np.ndarray:
-    """Apply contrast-limited adaptive histogram equalization to L of CIELAB.
+    """Apply contrast-limited adaptive histogram equalization.
 
     Zuiderveld, Contrast Limited Adaptive Histogram Equalization, Graphics Gems IV,
     1994, as implemented by OpenCV.
 
     Args:
-        image: uint8 RGB [H, W, 3].
+        lightness: uint8 [H, W], L of CIELAB.
         clip_limit: the bound of a histogram bin, as a multiple of the mean.
         tiles: tiles along each side.
 
     Returns:
-        uint8 CIELAB [H, W, 3], as OpenCV scales it to 0-255.
+        uint8 [H, W].
     """
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     clahe = cv2.createCLAHE(clipLimit=clip_limit, tileGridSize=(tiles, tiles))
-    return cv2.insertChannel(clahe.apply(cv2.extractChannel(lab, 0)), lab, 0)
+    return clahe.apply(lightness)
 
 
 def subtract_local_average(image: np.ndarray) -> np.ndarray:
@@ -184,6 +205,25 @@ def decode_image(data: np.ndarray, encoding: str, *, size: int) -> np.ndarray:
     if encoding == "raw":
         return data.reshape(size, size, 3)
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def find_image_fault(data: np.ndarray, encoding: str, size: int) -> str:
+    """Tell what is wrong with a record's image, or return an empty string.
+
+    Args:
+        data: uint8 [n], the record's image bytes.
+        encoding: `raw`, `png` or `jpeg`.
+        size: the height and width in px that it should have.
+    """
+    if encoding == "raw":
+        expected = size * size * 3
+        return "" if len(data) == expected else f"{len(data)} of {expected} image bytes"
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    if image is None:
+        return f"its {encoding} image can't be decoded"
+    if image.shape != (size, size, 3):
+        return f"its image is {image.shape}, the manifest says {(size, size, 3)}"
+    return ""
 
 
 def limit_threads() -> None:

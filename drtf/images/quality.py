@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from drtf.errors import PhotographError
-from drtf.images.retina import BLACK_BELOW, brightest_channel
+from drtf.images.retina import BLACK_BELOW, Survey
 
+BLANK_BELOW = 2  # of 255, the deviation of any channel
 RIM = np.ones((7, 7), np.uint8)
 
 
@@ -32,36 +33,36 @@ class Quality(NamedTuple):
     black: bool
 
 
-def measure_quality(small: np.ndarray, field: np.ndarray | None) -> Quality:
+def measure_quality(found: Survey, field: np.ndarray | None) -> Quality:
     """Measure a photograph's quality.
 
     Args:
-        small: uint8 RGB [h, w, 3], what `survey` returned.
+        found: the photograph's survey.
         field: uint8 [h, w], 1 in the field; None where none was found: then the whole
             photograph is measured.
     """
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(found.image, cv2.COLOR_RGB2GRAY)
     inside = field
     if field is not None:
         # The rim's edge is the camera's, not the retina's.
         inside = cv2.erode(field, RIM, borderValue=1)
     mean, deviation = (x.item() for x in cv2.meanStdDev(grey, mask=inside))
-    laplacian = cv2.Laplacian(grey, cv2.CV_32F)
+    laplacian = cv2.Laplacian(grey, cv2.CV_16S)
     sharpness = cv2.meanStdDev(laplacian, mask=inside)[1].item() ** 2
     return Quality(
         brightness=mean / 255,
         contrast=deviation / 255,
         sharpness=sharpness,
         field=0.0 if field is None else float(field.mean()),
-        black=int(brightest_channel(small).max()) < BLACK_BELOW,
+        black=int(found.brightness.max()) < BLACK_BELOW,
     )
 
 
-def refuse_blank(small: np.ndarray, quality: Quality) -> None:
+def refuse_blank(found: Survey, quality: Quality) -> None:
     """Refuse a photograph that shows nothing.
 
     Args:
-        small: uint8 RGB [h, w, 3], what `survey` returned.
+        found: the photograph's survey.
         quality: of it.
 
     Raises:
@@ -72,8 +73,7 @@ def refuse_blank(small: np.ndarray, quality: Quality) -> None:
         raise PhotographError(
             "black", f"no part of it reaches a brightness of {BLACK_BELOW} of 255"
         )
-    spread = int(np.ptp(small.reshape(-1, 3), axis=0).max())
-    if spread < BLACK_BELOW:
+    if cv2.meanStdDev(found.image)[1].max() < BLANK_BELOW:
         raise PhotographError(
-            "blank", f"one even colour: no two px differ by {BLACK_BELOW} of 255"
+            "blank", f"one even colour: it deviates by less than {BLANK_BELOW} of 255"
         )

@@ -1,5 +1,6 @@
 """Where in a photograph the retina is: the bright field on the camera's black mask."""
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -7,107 +8,117 @@ import numpy as np
 
 SURVEY_SIDE = 256
 MIN_AREA_SHARE = 0.1
+GRID = 8  # px, the coarsest scale of a JPEG
 BLACK_BELOW = 16  # of 255: sensor noise stays below it, the darkest retina doesn't
 
 
-class Box(NamedTuple):
-    """A rectangle in px; `right` and `bottom` lie just outside."""
+class Survey(NamedTuple):
+    """A photograph shrunk to what finding and judging its field needs.
+
+    Attributes:
+        image: uint8 RGB [h, w, 3], the longer side at most 256 px.
+        brightness: uint8 [h, w], the brightest channel, smoothed against noise.
+    """
+
+    image: np.ndarray
+    brightness: np.ndarray
+
+
+class Frame(NamedTuple):
+    """A square in px of the whole photograph; it may reach outside."""
 
     left: int
     top: int
-    right: int
-    bottom: int
+    side: int
 
 
-def survey(image: np.ndarray) -> np.ndarray:
-    """Shrink a photograph to what finding and judging its field needs.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-
-    Returns:
-        uint8 RGB, the longer side at most 256 px.
-    """
+def survey(image: np.ndarray) -> Survey:
+    """Shrink a photograph, uint8 RGB [H, W, 3]."""
     height, width = image.shape[:2]
     longest = max(height, width)
     # Averaging whole blocks first is fast, and keeps noise and moire out.
     factor = max(longest // SURVEY_SIDE, 1)
     size = (max(width // factor, 1), max(height // factor, 1))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     scale = min(SURVEY_SIDE / longest, 1.0)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    small = cv2.resize(small, size, interpolation=cv2.INTER_LINEAR)
+    red, green, blue = cv2.split(small)
+    brightest = cv2.max(cv2.max(red, green), blue)
+    return Survey(small, cv2.GaussianBlur(brightest, (5, 5), 0))
 
 
-def find_field(small: np.ndarray) -> np.ndarray | None:
+def find_field(brightness: np.ndarray) -> np.ndarray | None:
     """Find the bright field on the camera's black mask.
 
     The threshold is Otsu's between field and mask, found on the logarithm of the
-    brightest channel, so that dark photographs are cut where bright ones are; opening
-    takes off thin flare at the border, and the largest component is the field.
+    brightness, so that dark photographs are cut where bright ones are; opening takes
+    off thin flare at the border, and the largest component is the field, with what is
+    dark inside it.
 
     Args:
-        small: uint8 RGB [h, w, 3], what `survey` returned.
+        brightness: uint8 [h, w], of a survey.
 
     Returns:
         uint8 [h, w], 1 in the field; None where nothing bright is large enough to be
         one. A photograph without a mask is all field.
     """
-    brightness = brightest_channel(small)
-    log = np.log1p(brightness.astype(np.float32))
-    span = float(log.max() - log.min())
-    if span < 0.5:  # one even brightness: no mask to tell the field from
-        even = np.ones(small.shape[:2], np.uint8)
+    darkest, brightest, _, _ = cv2.minMaxLoc(brightness)
+    low, high = math.log1p(darkest), math.log1p(brightest)
+    if high - low < 0.5:  # one even brightness: no mask to tell the field from
+        even = np.ones_like(brightness)
         return even if brightness.mean() > BLACK_BELOW else None
-    level = ((log - log.min()) * (255 / span)).astype(np.uint8)
+    logs = (np.log1p(np.arange(256)) - low) * (255 / (high - low))
+    level = cv2.LUT(brightness, np.clip(logs, 0, 255).astype(np.uint8))
     _, mask = cv2.threshold(level, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
-    if count < 2:
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = max(contours, key=cv2.contourArea, default=None)
+    if largest is None or cv2.contourArea(largest) < MIN_AREA_SHARE * mask.size:
         return None
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    if stats[largest, cv2.CC_STAT_AREA] < MIN_AREA_SHARE * mask.size:
-        return None
-    return (labels == largest).astype(np.uint8)
+    return cv2.drawContours(np.zeros_like(mask), [largest], 0, 1, cv2.FILLED)
 
 
-def find_box(field: np.ndarray, shape: tuple[int, ...]) -> Box:
-    """Return the box around a field, in px of a photograph of `shape` [H, W, ...]."""
+def find_frame(field: np.ndarray, shape: tuple[int, ...], *, scale: int) -> Frame:
+    """Find the square around a field.
+
+    Args:
+        field: uint8 [h, w], 1 in the field.
+        shape: [H, W, ...] of the photograph as it was decoded.
+        scale: by how much it was shrunk in decoding.
+
+    Returns:
+        The square, on a grid of 8 px, so that it is the same at each scale.
+    """
     left, top, width, height = cv2.boundingRect(field)
-    scale_y, scale_x = shape[0] / field.shape[0], shape[1] / field.shape[1]
-    return Box(
-        int(left * scale_x),
-        int(top * scale_y),
-        round((left + width) * scale_x),
-        round((top + height) * scale_y),
+    scale_x = shape[1] * scale / field.shape[1]
+    scale_y = shape[0] * scale / field.shape[0]
+    width, height = width * scale_x, height * scale_y
+    side = math.ceil(max(width, height) / GRID) * GRID
+    return Frame(
+        round((left * scale_x + (width - side) / 2) / GRID) * GRID,
+        round((top * scale_y + (height - side) / 2) / GRID) * GRID,
+        side,
     )
 
 
-def crop_square(image: np.ndarray, box: Box) -> np.ndarray:
-    """Cut a box out and pad it with zeros to a square, the box in the middle."""
-    cut = image[box.top : box.bottom, box.left : box.right]
-    height, width = cut.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
+def cut(image: np.ndarray, frame: Frame, *, scale: int) -> np.ndarray:
+    """Cut a square out; what lies outside the photograph is zero.
+
+    Args:
+        image: uint8 [H, W] or [H, W, C].
+        frame: in px of the whole photograph.
+        scale: by how much the image was shrunk in decoding.
+    """
+    left, top, side = (round(value / scale) for value in frame)
+    inside = image[max(top, 0) : top + side, max(left, 0) : left + side]
+    before_y, before_x = max(-top, 0), max(-left, 0)
     return cv2.copyMakeBorder(
-        cut,
-        top,
-        side - height - top,
-        left,
-        side - width - left,
+        inside,
+        before_y,
+        side - before_y - inside.shape[0],
+        before_x,
+        side - before_x - inside.shape[1],
         cv2.BORDER_CONSTANT,
         value=(0, 0, 0),
     )
-
-
-def brightest_channel(image: np.ndarray) -> np.ndarray:
-    """Return each px's brightest channel, smoothed against noise.
-
-    Args:
-        image: uint8 RGB [h, w, 3].
-
-    Returns:
-        uint8 [h, w].
-    """
-    red, green, blue = cv2.split(image)
-    return cv2.GaussianBlur(cv2.max(cv2.max(red, green), blue), (5, 5), 0)

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from drtf import figures
 from drtf.config import Config, Tta
 from drtf.data.labels import POSITIVE_FROM, find_classes
 from drtf.errors import DrtfError
 from drtf.files import check_absent, write_atomic
-from drtf.models import figures
 from drtf.models.metrics import (
     Estimate,
     choose_threshold,

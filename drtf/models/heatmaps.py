@@ -16,9 +16,9 @@ from drtf.data.labels import POSITIVE_FROM
 from drtf.data.photographs import Photographs, find_photographs
 from drtf.data.pipeline import read_batch
 from drtf.errors import DrtfError
+from drtf.figures import Picture, plot_grid
 from drtf.files import check_absent
 from drtf.models.evaluation import LABELS, check_preprocessing
-from drtf.models.figures import Picture, plot_grid
 from drtf.models.network import build_logit_model, scale_images
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run

@@ -22,6 +22,7 @@ from drtf.data.pipeline import (
     train_dataset,
 )
 from drtf.errors import DrtfError
+from drtf.figures import plot_history
 from drtf.files import check_absent, hash_file
 from drtf.models.callbacks import (
     BestModel,
@@ -29,7 +30,6 @@ from drtf.models.callbacks import (
     Schedule,
     StopAtNonFinite,
 )
-from drtf.models.figures import plot_history
 from drtf.models.losses import build_loss
 from drtf.models.network import (
     build_logit_model,

@@ -71,8 +71,7 @@ class Manifest(_Table):
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, sealed by its own hash; from then on the folder is a set."""
     contents = manifest.model_dump(mode="json")
-    contents["sha256"] = _seal(contents)
-    write_atomic(folder / MANIFEST_FILE, json.dumps(contents, indent=2) + "\n")
+    write_atomic(folder / MANIFEST_FILE, _dump(contents))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -83,7 +82,8 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        contents = json.loads(text)
     except FileNotFoundError as error:
         raise RecordError(
             f"{folder} is not a set of shards: it has no {MANIFEST_FILE}; "
@@ -98,7 +98,8 @@ def load_manifest(folder: Path) -> Manifest:
             f"{path} has format version {contents['format_version']}, this drtf reads "
             f"{FORMAT_VERSION}: build the set again, or install the drtf that made it"
         )
-    if contents.pop("sha256", None) != _seal(contents):
+    contents.pop("sha256", None)
+    if text != _dump(contents):
         raise RecordError(f"{path} was changed after it was written: hashes differ")
     try:
         return Manifest.model_validate(contents)
@@ -117,6 +118,8 @@ def hash_manifest(folder: Path) -> str:
     return json.loads((folder / MANIFEST_FILE).read_bytes())["sha256"]
 
 
-def _seal(contents: dict[str, Any]) -> str:
+def _dump(contents: dict[str, Any]) -> str:
+    """Write the one text of these contents, sealed by the hash of all the rest."""
     canonical = json.dumps(contents, sort_keys=True).encode()
-    return hashlib.sha256(canonical).hexdigest()
+    sealed = contents | {"sha256": hashlib.sha256(canonical).hexdigest()}
+    return json.dumps(sealed, indent=2) + "\n"

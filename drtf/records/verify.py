@@ -1,7 +1,7 @@
 """The check of a whole set: every byte against manifest and index."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from drtf.records.manifest import (
     ShardEntry,
     load_manifest,
 )
-from drtf.records.schema import parse_record
+from drtf.records.schema import Record, parse_record
+
+ImageCheck = Callable[[np.ndarray, str, int], str]
 
 HASH_DIFFERS = "its hash is not the manifest's"
 
@@ -33,11 +35,15 @@ class Fault:
     offset: int = -1
 
 
-def find_faults(folder: Path) -> list[Fault]:
+def find_faults(
+    folder: Path, *, find_image_fault: ImageCheck | None = None
+) -> list[Fault]:
     """Check each file of a set, and each record's frame, checksum and labels.
 
     Args:
         folder: the set.
+        find_image_fault: if given, called with each record's image bytes (uint8 [n]),
+            the set's encoding and image size; tells what is wrong, or nothing.
 
     Raises:
         RecordError: if the folder has no readable manifest to check against.
@@ -59,16 +65,34 @@ def find_faults(folder: Path) -> list[Fault]:
         index = load_index(folder / INDEX_FILE)
     except RecordError:
         index = None
+
+    def check(record: Record) -> str:
+        for name, expected in (
+            ("format", manifest.encoding),
+            ("height", manifest.image_size),
+            ("width", manifest.image_size),
+        ):
+            found = getattr(record, name)
+            if found != expected:
+                return f"{name} is {found!r}, the manifest says {expected!r}"
+        if find_image_fault is None:
+            return ""
+        data = np.frombuffer(record.image, np.uint8)
+        return find_image_fault(data, manifest.encoding, manifest.image_size)
+
     with progress("Checking shards", len(manifest.shards)) as advance:
         for number, shard in enumerate(manifest.shards):
             rows = index[index["shard"] == number] if index is not None else None
-            faults += _find_shard_faults(folder / shard.file, shard, rows)
+            faults += _find_shard_faults(folder / shard.file, shard, rows, check)
             advance(shard.file)
     return faults
 
 
 def _find_shard_faults(
-    path: Path, shard: ShardEntry, rows: pd.DataFrame | None
+    path: Path,
+    shard: ShardEntry,
+    rows: pd.DataFrame | None,
+    check: Callable[[Record], str],
 ) -> Iterator[Fault]:
     try:
         data = np.fromfile(path, np.uint8)
@@ -87,14 +111,16 @@ def _find_shard_faults(
                 f"{shard.num_records}",
             )
         for number, row in enumerate(rows.itertuples()):
-            problem = _find_record_problem(data, row)
+            problem = _find_record_problem(data, row, check)
             if problem:
                 yield Fault(shard.file, problem, number, int(row.offset))  # type: ignore[arg-type]
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         yield Fault(shard.file, HASH_DIFFERS)
 
 
-def _find_record_problem(data: np.ndarray, row: object) -> str:
+def _find_record_problem(
+    data: np.ndarray, row: object, check: Callable[[Record], str]
+) -> str:
     offset, length = int(row.offset), int(row.length)  # type: ignore[attr-defined]
     frame = data[offset : offset + length + FRAME_BYTES]
     problem = find_frame_fault(frame, length=length)
@@ -108,4 +134,4 @@ def _find_record_problem(data: np.ndarray, row: object) -> str:
         found, expected = getattr(record, name), getattr(row, name)
         if found != expected:
             return f"{name} is {found!r}, the index says {expected!r}"
-    return ""
+    return check(record)

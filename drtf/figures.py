@@ -1,6 +1,8 @@
 """Figures by matplotlib, written as PNG without a screen."""
 
-from collections.abc import Sequence
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 DPI = 120
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
+
+CAPTION_LENGTH = 34
 
 # A caption and uint8 RGB [H, W, 3].
 Picture = tuple[str, np.ndarray]
@@ -158,7 +162,33 @@ def plot_grid(path: Path, rows: Sequence[tuple[str, Sequence[Picture]]]) -> None
         for number, (caption, picture) in enumerate(pictures):
             cells[number].imshow(picture)
             heading = f"{title}\n" if number == 0 else "\n"
-            cells[number].set_title(heading + caption, fontsize=9, loc="left")
+            # A name may hold anything, and "$" would begin a formula.
+            cells[number].set_title(
+                heading + textwrap.shorten(caption, CAPTION_LENGTH, placeholder="…"),
+                fontsize=9,
+                loc="left",
+                parse_math=False,
+            )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(path, dpi=DPI)
+
+
+def plot_histograms(path: Path, values: Mapping[str, np.ndarray]) -> None:
+    """Draw how each of several figures is spread.
+
+    Args:
+        path: of the PNG.
+        values: float [n] by the figure's name.
+    """
+    figure = Figure(figsize=(3.2 * len(values), 2.8), layout="constrained")
+    rows = figure.subplots(1, len(values), squeeze=False)[0]
+    for axes, (name, numbers) in zip(rows, values.items(), strict=True):
+        axes.hist(numbers, 40, color=BLUE)
+        axes.axvline(np.median(numbers), color=ORANGE)
+        axes.set_title(name)
+    rows[0].set_ylabel("photographs")
+    figure.suptitle("Quality; the line is the median")
     figure.savefig(path, dpi=DPI)
 
 

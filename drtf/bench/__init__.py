@@ -1,0 +1,1 @@
+"""Benches: commands that print their figures side by side, from one run."""

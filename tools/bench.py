@@ -1,0 +1,102 @@
+"""drtf bench."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import click
+
+from .options import config_options, path_option
+
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    help="Write every single figure to this file too.",
+)
+
+
+@click.group()
+def bench() -> None:
+    """Measure drtf beside what else you might use, all in one run."""
+
+
+@bench.command()
+@path_option("--images", "Folder of photographs; JPEG ones are measured.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=12,
+    show_default=True,
+    help="Photographs to measure, spread evenly over all.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Repetitions, each of all ways in turn.",
+)
+@json_option
+@config_options
+def convert(
+    images: Path,
+    limit: int,
+    repeats: int,
+    json_file: Path | None,
+    config_source: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure what converting a photograph costs, and how close the picture is.
+
+    CPU time includes all that a build does with a photograph's bytes: hash, decode,
+    crop, quality, CLAHE, resize. PSNR is against CLAHE at full size and area resize.
+    """
+    from drtf.bench.convert import bench_convert
+    from drtf.config import load_config
+    from drtf.files import check_absent, write_atomic
+
+    from .tables import format_spread, show_table
+
+    if json_file:
+        check_absent(json_file)
+    images_config = load_config(config_source, overrides).images
+    found = bench_convert(
+        images, config=images_config, limit=limit, num_repeats=repeats
+    )
+    bare, ours = (median(method.cpu_ms) for method in found.methods[:2])
+    show_table(
+        f"{found.num_photographs} photographs to {images_config.size} px, crop "
+        f"{images_config.crop}: CPU time, median of {repeats} (lowest to highest), "
+        "and PSNR",
+        ("way", "ms", "/ decode", "/ drtf", "least dB", "median"),
+        [
+            (
+                method.name,
+                format_spread(method.cpu_ms),
+                f"{median(method.cpu_ms) / bare:.2f}",
+                f"{median(method.cpu_ms) / ours:.2f}",
+                f"{min(method.psnr_db):.1f}" if method.psnr_db else "",
+                f"{median(method.psnr_db):.1f}" if method.psnr_db else "",
+            )
+            for method in found.methods
+        ],
+    )
+    one = median(found.pools[0].per_second)
+    show_table(
+        "Photographs a second, by worker processes",
+        ("workers", "per second", "of one", "peak MB of a worker"),
+        [
+            (
+                str(pool.num_workers),
+                format_spread(pool.per_second),
+                f"{median(pool.per_second) / one:.2f}",
+                f"{pool.worker_peak_mb:.0f}" if pool.worker_peak_mb else "",
+            )
+            for pool in found.pools
+        ],
+    )
+    if json_file:
+        write_atomic(json_file, json.dumps(asdict(found), indent=2) + "\n")
+        click.echo(f"Every figure: {json_file}")

@@ -1,0 +1,58 @@
+"""drtf inspect."""
+
+from pathlib import Path
+
+import click
+
+from .options import overwrite_option, path_option
+
+CONFLICTS_SHOWN = 10
+SETTINGS_SHOWN = ("decode", "crop", "contrast")
+
+
+@click.command()
+@click.argument("shards", type=click.Path(path_type=Path))
+@path_option(
+    "--out", "Folder for the pictures; without it SHARDS-inspection.", required=False
+)
+@click.option(
+    "--per-grade",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Photographs shown of each grade.",
+)
+@overwrite_option
+def inspect(shards: Path, out: Path | None, per_grade: int, overwrite: bool) -> None:
+    """Show what is in the set SHARDS, in figures and on a contact sheet."""
+    from drtf.data.inspection import inspect_set
+
+    from .tables import show_counts, show_table
+
+    out = out or shards.with_name(f"{shards.name}-inspection")
+    found = inspect_set(shards, out=out, num_per_grade=per_grade, overwrite=overwrite)
+    manifest = found.manifest
+    show_counts(f"Photographs in {shards}", manifest)
+    size_mb = sum(shard.size_bytes for shard in manifest.shards) / 1e6
+    click.echo(
+        f"{len(manifest.shards)} shards, {size_mb:.1f} MB; {manifest.image_size} px, "
+        + ", ".join(f"{key} {manifest.preprocessing[key]}" for key in SETTINGS_SHOWN)
+    )
+    show_table(
+        "Quality before equalization",
+        ("figure", "least", "5 %", "median", "95 %", "most"),
+        [
+            (name, *(f"{value:.3f}" for value in values))
+            for name, values in manifest.quality.items()
+        ],
+    )
+    if manifest.rejected:
+        show_table("Set aside", ("reason", "photographs"), manifest.rejected.items())
+    if found.num_identical:
+        click.echo(f"{found.num_identical:,} photographs are identical to another one")
+    for conflict in found.conflicts[:CONFLICTS_SHOWN]:
+        click.echo(f"Identical, with different grades: {conflict}")
+    if len(found.conflicts) > CONFLICTS_SHOWN:
+        click.echo(f"and {len(found.conflicts) - CONFLICTS_SHOWN:,} more such groups")
+    for path in found.figures:
+        click.echo(str(path))
