@@ -1,9 +1,10 @@
 """A pool of spawned processes whose results come in order, a bounded number ahead."""
 
+import itertools
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ Result = TypeVar("Result")
 
 # Enough to keep a worker busy while the others' results are awaited in order.
 AHEAD_PER_WORKER = 16
+# Handed over together, since each hand-over costs this process about 0.5 ms.
+CHUNK = 4
 
 
 def count_workers(num_workers: int) -> int:
@@ -43,16 +46,17 @@ def map_in_order(
         initializer()
         yield from map(function, items)
         return
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[list[Result]]] = deque()
     executor = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer)
+    remaining = iter(items)
     try:
-        for item in items:
+        while chunk := list(itertools.islice(remaining, CHUNK)):
             with _interrupts_held():
-                pending.append(executor.submit(function, item))
-            if len(pending) >= num_workers * AHEAD_PER_WORKER:
-                yield pending.popleft().result()
+                pending.append(executor.submit(_map_chunk, function, chunk))
+            if len(pending) * CHUNK >= num_workers * AHEAD_PER_WORKER:
+                yield from pending.popleft().result()
         while pending:
-            yield pending.popleft().result()
+            yield from pending.popleft().result()
     except BrokenProcessPool as error:
         raise DrtfError(
             "a worker process died, most often for want of memory; try fewer workers "
@@ -60,6 +64,12 @@ def map_in_order(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _map_chunk(
+    function: Callable[[Item], Result], chunk: Sequence[Item]
+) -> list[Result]:
+    return [function(item) for item in chunk]
 
 
 @contextmanager

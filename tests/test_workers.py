@@ -61,7 +61,7 @@ def test_items_are_taken_a_bounded_number_ahead():
 
     results = map_in_order(square, items(), num_workers=2, initializer=nothing)
     next(results)
-    assert len(taken) <= 2 * AHEAD_PER_WORKER + 1
+    assert len(taken) <= 2 * AHEAD_PER_WORKER
     results.close()
 
 
