@@ -163,3 +163,16 @@ def test_classes_follow_the_task():
     grades = pd.Series([0, 1, 2, 3, 4])
     assert find_classes(grades, "binary").tolist() == [0, 1, 1, 1, 1]
     assert find_classes(grades, "referable").tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,level\n" + "x" * 10_000_000 + ",1\n",
+        "x" * 10_000_000 + "\nimage,1\n",
+        'image,level\n"' + "x\n" * 5_000_000,
+    ],
+)
+def test_a_line_of_ten_megabytes_is_refused_with_its_number(tmp_path, text):
+    with pytest.raises(LabelError, match=r"labels.csv: line \d+: field larger than"):
+        load(tmp_path, text)

@@ -1,12 +1,25 @@
+import random
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from drtf.config import load_config
+from drtf.data.sources import Source
 from drtf.errors import RecordError
+from drtf.files import hash_file
+from drtf.images.preprocess import find_image_fault
 from drtf.records.index import load_index, save_index
-from drtf.records.manifest import INDEX_FILE, MANIFEST_FILE, REJECTED_FILE
+from drtf.records.manifest import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    REJECTED_FILE,
+    load_manifest,
+    save_manifest,
+)
+from drtf.records.reader import ShardSet
 from drtf.records.verify import find_faults
 
 
@@ -66,9 +79,76 @@ def test_an_index_with_another_grade_is_found(copy):
     index = load_index(copy / INDEX_FILE)
     index.loc[2, "grade"] = (index.loc[2, "grade"] + 1) % 5
     save_index(copy / INDEX_FILE, index)
-    faults = find_faults(copy)
-    assert (INDEX_FILE, -1) in [(fault.file, fault.record) for fault in faults]
-    assert any("grade is" in f.problem and f.record == 2 for f in faults)
+    assert [(fault.file, fault.record) for fault in find_faults(copy)] == [
+        (INDEX_FILE, -1)
+    ]
+    manifest = load_manifest(copy)
+    hashes = manifest.files | {INDEX_FILE: hash_file(copy / INDEX_FILE)}
+    save_manifest(copy, manifest.model_copy(update={"files": hashes}))
+    (fault,) = find_faults(copy)
+    assert (fault.file, fault.record) == (first_shard(copy).name, 2)
+    assert "grade is" in fault.problem
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_an_image_that_cannot_be_decoded_is_found_by_looking_deep(
+    photographs, tmp_path, encoding
+):
+    """A set whose every checksum is right, and whose fifth image is no picture."""
+    from drtf.data import build
+
+    convert, calls = build.convert_photograph, []
+
+    def spoil(place, **settings):
+        calls.append(place)
+        converted = convert(place, **settings)
+        return converted._replace(image=b"x" * 99) if len(calls) == 5 else converted
+
+    source = Source(photographs / "images", photographs / "labels.csv")
+    settings = ("images.size=32", "build.num_workers=1", f"build.encoding={encoding}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "convert_photograph", spoil)
+        build.build_shards([source], tmp_path / "set", config=load_config("", settings))
+    assert find_faults(tmp_path / "set") == []
+    (fault,) = find_faults(tmp_path / "set", find_image_fault=find_image_fault)
+    assert fault.record == 4
+    assert fault.problem in ("99 of 3072 image bytes", "its png image can't be decoded")
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_no_damage_anywhere_goes_unseen(copy, seed):
+    """Bytes are flipped, cut, inserted, moved or zeroed in any file of the set."""
+    rng = random.Random(seed)
+    with ShardSet(copy) as opened:
+        rows = np.arange(len(opened.index))
+        expected = [image.tobytes() for image in opened.read_images(rows)]
+    path = rng.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
+    data = path.read_bytes()
+    first, second = sorted(rng.randrange(len(data)) for _ in range(2))
+    damaged = rng.choice(
+        [
+            data[:first] + bytes([data[first] ^ 1 << seed % 8]) + data[first + 1 :],
+            data[:first],
+            data[:first] + rng.randbytes(1 + seed % 9) + data[first:],
+            data[:first] + data[first + 1 + seed % 9 :],
+            data[:first] + bytes(second - first) + data[second:],
+            data[second:] + data[:second],
+            data + data[first:second],
+        ]
+    )
+    if damaged == data:
+        return
+    path.write_bytes(damaged)
+    try:
+        assert find_faults(copy)
+    except RecordError:
+        assert path.name == MANIFEST_FILE
+    try:
+        with ShardSet(copy) as opened:
+            found = [image.tobytes() for image in opened.read_images(rows)]
+    except RecordError:
+        found = expected
+    assert found == expected
 
 
 @pytest.mark.parametrize("data", [None, b"", b"PAR1 not"])

@@ -61,10 +61,9 @@ def find_faults(
                 faults.append(Fault(file, HASH_DIFFERS))
         except OSError as error:
             faults.append(Fault(file, f"can't be read: {error.strerror}"))
-    try:
-        index = load_index(folder / INDEX_FILE)
-    except RecordError:
-        index = None
+    # A damaged index says nothing about the records; their shards' hashes still do.
+    whole = INDEX_FILE not in {fault.file for fault in faults}
+    index = load_index(folder / INDEX_FILE) if whole else None
 
     def check(record: Record) -> str:
         for name, expected in (
