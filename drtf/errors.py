@@ -29,5 +29,9 @@ class RecordError(DrtfError):
     """A shard, its index or its manifest is damaged, or none of ours."""
 
 
+class StorageError(DrtfError):
+    """An object store can't be reached, or refuses."""
+
+
 class RunError(DrtfError):
     """A run folder is missing, incomplete or made for something else."""

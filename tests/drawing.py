@@ -28,7 +28,9 @@ def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
     return cv2.imencode(suffix, image[..., ::-1])[1].tobytes()
 
 
-def write_photographs(folder: Path, *, num_patients: int = NUM_PATIENTS) -> Path:
+def write_photographs(
+    folder: Path, *, num_patients: int = NUM_PATIENTS, suffix: str = ".png"
+) -> Path:
     """Write two eyes a patient, every second patient diseased; return the labels."""
     images = folder / "images"
     images.mkdir(parents=True)
@@ -38,7 +40,7 @@ def write_photographs(folder: Path, *, num_patients: int = NUM_PATIENTS) -> Path
         for number, eye in enumerate(("left", "right")):
             name = f"{patient}_{eye}"
             image = draw_fundus(seed=2 * patient + number, diseased=grade > 0)
-            (images / f"{name}.png").write_bytes(encode(image))
+            (images / f"{name}{suffix}").write_bytes(encode(image, suffix))
             lines.append(f"{name},{grade}")
     labels = folder / "labels.csv"
     labels.write_text("\n".join(lines) + "\n")

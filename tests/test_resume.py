@@ -168,11 +168,11 @@ def test_a_build_goes_on_where_it_was(folder, undisturbed, tmp_path, monkeypatch
     out = tmp_path / "set"
     interrupt(folder, out, monkeypatch, after=13)
     read = []
-    from drtf.data import convert
+    from drtf.data import photographs
 
-    original = convert.read_photograph
+    original = photographs.read_photograph
     monkeypatch.setattr(
-        convert,
+        photographs,
         "read_photograph",
         lambda *place: read.append(place) or original(*place),
     )

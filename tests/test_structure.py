@@ -63,11 +63,12 @@ def test_every_module_has_its_tests():
     elsewhere = {
         "errors": "tools",
         "callbacks": "training",
-        "convert": "build",
+        "convert": "bench",
         "figures": "evaluation",
         "index": "verify",
         "precision": "training",
         "rejected": "build",
+        "remote": "storage",
         "report": "evaluation",
         "synthetic_set": "synthetic",
         "writer": "reader",

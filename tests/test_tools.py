@@ -16,6 +16,7 @@ import cv2
 import pytest
 
 from drawing import write_photographs
+from drtf.records.reader import ShardSet
 from drtf.tools.main import drtf, main
 
 README = Path(__file__).parents[1] / "README.md"
@@ -77,7 +78,7 @@ def test_every_command_has_help_and_its_options_are_explained():
 
 def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    labels = write_photographs(tmp_path / "written")
+    labels = write_photographs(tmp_path / "written", suffix=".jpg")
     labels.rename("labels.csv")
     (tmp_path / "written" / "images").rename("photographs")
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
@@ -89,6 +90,8 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
         extra: list[str] = []
         if words[0] in ("build-shards", "train", "evaluate", "score", "gradcam"):
             extra = sets(*QUICK)
+        elif words[0] == "bench":
+            extra = ["--limit", "1", "--repeats", "1", *sets("images.size=32")]
         elif words[0] == "demo":
             extra = ["--patients", "40"]
         code, out, err = run(*words, *extra)
@@ -138,6 +141,84 @@ def test_verify_tells_a_whole_set_from_a_damaged_one(run, shards, tmp_path):
     code, out, _ = run("verify", copy)
     assert code == 1
     assert "checksum" in out
+
+
+def test_sources_are_given_by_name(run, photographs, tmp_path):
+    images, labels = photographs / "images", photographs / "labels.csv"
+    code, out, _ = run(
+        "build-shards",
+        *("--source", "one", images, labels),
+        *("--source", "two", images, labels),
+        *("--out", tmp_path / "set", *sets(*SMALL)),
+    )
+    assert code == 0
+    with ShardSet(tmp_path / "set") as shards:
+        index = shards.index
+    assert set(index["source"]) == {"one", "two"}
+    assert len(index) == 96
+    # Each photograph is in both, and they never stand in two splits.
+    assert (index.groupby("sha256")["split"].nunique() == 1).all()
+    code, out, _ = run("inspect", tmp_path / "set")
+    assert code == 0
+    assert "96 photographs are identical to another one" in out
+    assert (tmp_path / "set-inspection" / "contact-sheet.png").exists()
+
+
+def test_conflicting_grades_are_shown_and_may_be_dropped(run, photographs, tmp_path):
+    folder = shutil.copytree(photographs, tmp_path / "p")
+    images = folder / "images"
+    shutil.copy(images / "1_left.png", images / "3_left.png")
+    words = ("build-shards", "--images", images, "--labels", folder / "labels.csv")
+    code, out, _ = run(*words, "--out", tmp_path / "kept", *sets(*SMALL))
+    assert code == 0
+    assert "1_left (grade 2) = 3_left (grade 4)" in out
+    drop = sets(*SMALL, "labels.conflicts=drop")
+    code, out, _ = run(*words, "--out", tmp_path / "dropped", *drop)
+    assert code == 3
+    assert "2 photographs set aside (2 conflicting_grade)" in out
+    code, _, err = run(
+        *words, "--out", tmp_path / "no", *sets("labels.conflicts=error")
+    )
+    assert code == 1
+    assert "have different grades; the first: 1_left (grade 2)" in err
+
+
+def test_too_many_set_aside_fail_the_build(run, tmp_path):
+    labels = write_photographs(tmp_path / "p")
+    (tmp_path / "p" / "images" / "3_left.png").write_bytes(b"")
+    words = ("build-shards", "--images", tmp_path / "p" / "images", "--labels", labels)
+    words = (*words, "--out", tmp_path / "set", *sets(*SMALL))
+    code, _, err = run(*words, "--max-rejected", "2%")
+    assert code == 1
+    assert "1 of 48 photographs set aside, more than --max-rejected 2.000%" in err
+    assert run(*words, "--max-rejected", "0.05")[0] == 3
+
+
+def test_a_list_of_paths_stands_for_a_folder(run, photographs, tmp_path):
+    listed = tmp_path / "list.csv"
+    names = sorted(path for path in (photographs / "images").iterdir())
+    listed.write_text("path\n" + "\n".join(map(str, names[:30])))
+    code, out, _ = run(
+        *("build-shards", "--images", listed, "--labels", photographs / "labels.csv"),
+        *("--out", tmp_path / "set", *sets(*SMALL)),
+    )
+    assert code == 0
+    assert "18 rows without a photograph" in out
+
+
+def test_the_same_build_twice_says_that_the_set_was_there(run, photographs, tmp_path):
+    words = ("build-shards", "--images", photographs / "images", "--labels")
+    words = (*words, photographs / "labels.csv", "--out", tmp_path / "s", *sets(*SMALL))
+    assert "was there already" not in run(*words)[1]
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "The set was there already" in out
+
+
+def test_verify_looks_deep_when_asked(run, shards):
+    code, out, _ = run("verify", "--deep", shards)
+    assert code == 0
+    assert "is whole" in out
 
 
 @pytest.mark.parametrize(
@@ -210,6 +291,35 @@ def test_a_users_mistake_is_one_line_and_exit_1(
         ["gradcam", "x", "--out", "y"],
         ["gradcam", "x", "--out", "y", "--shards", "a", "--images", "b"],
         ["demo", "--out", "x", "--patients", "1"],
+        ["build-shards", "--out", "x"],
+        ["build-shards", "--out", "x", "--images", "a"],
+        [
+            "build-shards",
+            "--out",
+            "x",
+            "--images",
+            "a",
+            "--labels",
+            "b",
+            "--source",
+            "n",
+            "a",
+            "b",
+        ],
+        ["build-shards", "--out", "x", "--source", "n", "a"],
+        [
+            "build-shards",
+            "--out",
+            "x",
+            "--images",
+            "a",
+            "--labels",
+            "b",
+            "--max-rejected",
+            "101%",
+        ],
+        ["bench"],
+        ["score", "s3://bucket/run", "--images", "a", "--out", "x"],
     ],
 )
 def test_wrong_usage_exits_2(run, words):

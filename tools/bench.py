@@ -7,12 +7,12 @@ from statistics import median
 
 import click
 
-from .options import config_options, path_option
+from .options import LocalPath, config_options, images_option
 
 json_option = click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     help="Write every single figure to this file too.",
 )
 
@@ -23,7 +23,7 @@ def bench() -> None:
 
 
 @bench.command()
-@path_option("--images", "Folder of photographs; JPEG ones are measured.")
+@images_option("Folder of photographs; JPEG ones are measured.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -41,7 +41,7 @@ def bench() -> None:
 @json_option
 @config_options
 def convert(
-    images: Path,
+    images: Path | str,
     limit: int,
     repeats: int,
     json_file: Path | None,

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import click
 
-from .options import SOME_SET_ASIDE, config_options, out_option, path_option
+from .options import (
+    SOME_SET_ASIDE,
+    AnyPath,
+    LocalPath,
+    config_options,
+    images_option,
+    out_option,
+    path_option,
+)
 
 CONFLICTS_SHOWN = 3
 
@@ -29,8 +37,8 @@ class Percentage(click.ParamType):
 
 
 @click.command()
-@path_option(
-    "--images", "Folder of photographs, or a .csv with a column path.", required=False
+@images_option(
+    "Folder of photographs, or s3://, or a .csv with a column path.", required=False
 )
 @path_option(
     "--labels",
@@ -40,13 +48,13 @@ class Percentage(click.ParamType):
 @click.option(
     "--source",
     "named",
-    type=(str, click.Path(path_type=Path), click.Path(path_type=Path)),
+    type=(str, AnyPath(), LocalPath()),
     metavar="NAME IMAGES LABELS",
     multiple=True,
     help="One of several collections for one set, in place of --images and --labels; "
     "its ids become NAME/id.",
 )
-@out_option("Folder to make, such as tfrecords/NAME.")
+@out_option("Folder to make, such as tfrecords/NAME, or s3://.", kind=AnyPath())
 @click.option(
     "--max-rejected",
     type=Percentage(),
@@ -56,10 +64,10 @@ class Percentage(click.ParamType):
 )
 @config_options
 def build_shards(
-    images: Path | None,
+    images: Path | str | None,
     labels: Path | None,
-    named: tuple[tuple[str, Path, Path], ...],
-    out: Path,
+    named: tuple[tuple[str, Path | str, Path], ...],
+    out: Path | str,
     max_rejected: float,
     config_source: str,
     overrides: tuple[str, ...],
@@ -116,6 +124,6 @@ def build_shards(
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
         click.echo(
             f"{sum(manifest.rejected.values()):,} photographs set aside ({reasons}); "
-            f"see {out / REJECTED_FILE}"
+            f"see {out}/{REJECTED_FILE}"
         )
         sys.exit(SOME_SET_ASIDE)

@@ -4,12 +4,18 @@ from pathlib import Path
 
 import click
 
-from .options import config_options, overwrite_option, path_option
+from .options import (
+    LocalPath,
+    config_options,
+    overwrite_option,
+    path_option,
+    shards_option,
+)
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@path_option("--shards", "Set made by build-shards.")
+@click.argument("run", type=LocalPath())
+@shards_option("Set made by build-shards, a folder or s3://.")
 @click.option("--split", default="test", show_default=True, help="Split to judge.")
 @click.option(
     "--tta",

@@ -4,14 +4,21 @@ from pathlib import Path
 
 import click
 
-from .options import config_options, out_option, overwrite_option, path_option
+from .options import (
+    LocalPath,
+    config_options,
+    images_option,
+    out_option,
+    overwrite_option,
+    shards_option,
+)
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@path_option("--shards", "Set made by build-shards; or give --images.", required=False)
+@click.argument("run", type=LocalPath())
+@shards_option("Set made by build-shards; or give --images.", required=False)
 @click.option("--split", default="test", show_default=True, help="Split of the set.")
-@path_option("--images", "Folder of photographs.", required=False)
+@images_option("Folder of photographs, or s3://.", required=False)
 @out_option("Folder to write the figures to.")
 @overwrite_option
 @config_options
@@ -19,7 +26,7 @@ def gradcam(
     run: Path,
     shards: Path | None,
     split: str,
-    images: Path | None,
+    images: Path | str | None,
     out: Path,
     overwrite: bool,
     config_source: str,

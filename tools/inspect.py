@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from .options import overwrite_option, path_option
+from .options import SetPath, overwrite_option, path_option
 
 CONFLICTS_SHOWN = 10
 SETTINGS_SHOWN = ("decode", "crop", "contrast")
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=SetPath())
 @path_option(
     "--out", "Folder for the pictures; without it SHARDS-inspection.", required=False
 )

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from typing import NoReturn
 
 import click
 
 from drtf import __version__
 from drtf.errors import DrtfError
+from drtf.storage import was_used
 
 from .bench import bench
 from .build_shards import build_shards
@@ -61,12 +63,23 @@ def main() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         drtf(prog_name="drtf")
+    except SystemExit as stopped:
+        _leave(stopped.code)
     # An OSError is a full disk or a folder that may not be written to, and no bug.
     except (DrtfError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        _leave(1)
     except ImportError as error:
         if "libGL" not in str(error):
             raise
         click.echo(f"Error: OpenCV can't be loaded: {error}; {LIBGL_ADVICE}", err=True)
         sys.exit(1)
+
+
+def _leave(code: str | int | None) -> NoReturn:
+    """Exit; at once where tensorflow-io would abort the process on its way out."""
+    if was_used() and isinstance(code, int):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

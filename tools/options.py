@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from drtf.storage import is_remote
+
 SOME_SET_ASIDE = 3
 
 Command = Callable[..., Any]
@@ -30,10 +32,49 @@ def config_options(command: Command) -> Command:
     )(command)
 
 
-def out_option(help_text: str) -> Callable[[Command], Command]:
-    """Add a required --out."""
+class LocalPath(click.Path):
+    """A local path; an s3:// one is refused, not taken for a strange folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the path."""
+        if is_remote(value):
+            self.fail(f"{value} must be a local path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class AnyPath(LocalPath):
+    """A local path, or an s3:// location, which stays a str."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the path or the location."""
+        return value if is_remote(value) else super().convert(value, param, ctx)
+
+
+class SetPath(LocalPath):
+    """The folder of a set; one in a store is fetched into the cache first."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the local folder."""
+        if not is_remote(value):
+            return super().convert(value, param, ctx)
+        from drtf.records.remote import fetch_set
+
+        return fetch_set(value)
+
+
+def out_option(help_text: str, *, kind: click.Path | None = None) -> Any:
+    """Add a required --out, by default a local path."""
     return click.option(
-        "--out", type=click.Path(path_type=Path), required=True, help=help_text
+        "--out", type=kind or LocalPath(), required=True, help=help_text
     )
 
 
@@ -42,8 +83,20 @@ overwrite_option = click.option(
 )
 
 
-def path_option(name: str, help_text: str, *, required: bool = True) -> Any:
+def path_option(
+    name: str, help_text: str, *, required: bool = True, kind: click.Path | None = None
+) -> Any:
     """Add an option that takes a path; the library says what is wrong with it."""
     return click.option(
-        name, type=click.Path(path_type=Path), required=required, help=help_text
+        name, type=kind or LocalPath(), required=required, help=help_text
     )
+
+
+def images_option(help_text: str, *, required: bool = True) -> Any:
+    """Add --images: a folder, local or s3://, or a CSV that lists photographs."""
+    return path_option("--images", help_text, required=required, kind=AnyPath())
+
+
+def shards_option(help_text: str, *, required: bool = True) -> Any:
+    """Add --shards: a set, local or s3://."""
+    return path_option("--shards", help_text, required=required, kind=SetPath())

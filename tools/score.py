@@ -7,22 +7,25 @@ import click
 
 from .options import (
     SOME_SET_ASIDE,
+    LocalPath,
     config_options,
+    images_option,
     out_option,
     overwrite_option,
-    path_option,
 )
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@path_option("--images", "Folder of photographs, searched in depth.")
+@click.argument("run", type=LocalPath())
+@images_option(
+    "Folder of photographs, or s3://, searched in depth; or a .csv with a column path."
+)
 @out_option("CSV to write.")
 @overwrite_option
 @config_options
 def score(
     run: Path,
-    images: Path,
+    images: Path | str,
     out: Path,
     overwrite: bool,
     config_source: str,

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from .options import config_options, out_option, path_option
+from .options import config_options, out_option, shards_option
 
 
 @click.command()
-@path_option("--shards", "Set made by build-shards.")
+@shards_option("Set made by build-shards, a folder or s3://.")
 @out_option("Run folder to make, such as runs/NAME.")
 @config_options
 def train(

@@ -2,25 +2,37 @@
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
+from .options import AnyPath
+
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=AnyPath())
 @click.option("--deep", is_flag=True, help="Decode every image too.")
-def verify(shards: Path, deep: bool) -> None:
+def verify(shards: Path | str, deep: bool) -> None:
     """Check every byte of the set SHARDS against its manifest and index.
 
     Each fault is listed with its shard, record and offset; the exit code is then 1.
     """
     from drtf.images.preprocess import find_image_fault
     from drtf.records.manifest import load_manifest
+    from drtf.records.remote import copy_set
     from drtf.records.verify import find_faults
+    from drtf.storage import is_remote
 
     from .tables import show_table
 
-    faults = find_faults(shards, find_image_fault=find_image_fault if deep else None)
+    with TemporaryDirectory() as copy:
+        folder = Path(copy) if is_remote(shards) else Path(shards)
+        if is_remote(shards):
+            copy_set(str(shards), folder)
+        faults = find_faults(
+            folder, find_image_fault=find_image_fault if deep else None
+        )
+        manifest = load_manifest(folder)
     if faults:
         show_table(
             f"Faults in {shards}",
@@ -36,7 +48,6 @@ def verify(shards: Path, deep: bool) -> None:
             ],
         )
         sys.exit(1)
-    manifest = load_manifest(shards)
     show_table(
         f"{shards} is whole",
         ("split", "shards", "records", "bytes"),

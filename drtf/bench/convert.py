@@ -83,7 +83,7 @@ class ConvertBench:
 
 
 def bench_convert(
-    images: Path, *, config: ImagesConfig, limit: int, num_repeats: int
+    images: Path | str, *, config: ImagesConfig, limit: int, num_repeats: int
 ) -> ConvertBench:
     """Measure conversion, all ways in turn in each repetition.
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import cv2
@@ -27,6 +27,7 @@ from drtf.data.contents import (
 from drtf.data.convert import Converted, convert_photograph
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.labels import GRADES
+from drtf.data.photographs import find_handles
 from drtf.data.sources import Catalog, Source, load_sources
 from drtf.data.splits import plan_splits
 from drtf.errors import DrtfError, PhotographError, RecordError
@@ -46,8 +47,10 @@ from drtf.records.manifest import (
 )
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
 from drtf.records.rejected import Rejection, save_rejected
+from drtf.records.remote import find_cache, load_remote_manifest, upload_set
 from drtf.records.schema import Record
 from drtf.records.writer import ShardWriter, find_aside
+from drtf.storage import is_remote
 from drtf.workers import count_workers, map_in_order
 
 # Bytes a pixel that fundus photographs were seen to take; only shard sizes lean on it.
@@ -94,7 +97,11 @@ class BuildReport:
 
 
 def build_shards(
-    sources: Sequence[Source], out: Path, *, config: Config, max_rejected: float = 1.0
+    sources: Sequence[Source],
+    out: Path | str,
+    *,
+    config: Config,
+    max_rejected: float = 1.0,
 ) -> BuildReport:
     """Convert labelled photographs to a set of shards.
 
@@ -105,21 +112,45 @@ def build_shards(
 
     Args:
         sources: folders of photographs and their label files.
-        out: the folder to be made.
+        out: the folder to be made; for s3:// it is made in the cache, then sent there.
         config: its sections `labels`, `split`, `images` and `build` are used.
         max_rejected: the share of the photographs, in [0, 1], that may be set aside.
 
     Raises:
         LabelError: if labels and photographs don't go together.
+        StorageError: if a store fails.
         DrtfError: if `out` exists and is not what this call makes, if too many
             photographs had to be set aside, or if the disk is full.
     """
-    plan = plan_build(sources, name=out.name, config=config)
-    if out.exists():
-        return BuildReport(_find_whole(out, plan), plan, found_whole=True)
+    plan = plan_build(sources, name=PurePath(out).name, config=config)
+    if is_remote(out):
+        location = str(out).rstrip("/")
+        manifest = load_remote_manifest(location)
+        if manifest:
+            _check_same(manifest, plan, location)
+            return BuildReport(manifest, plan, found_whole=True)
+        key = hashlib.sha256(location.encode()).hexdigest()[:32]
+        local = find_cache() / "builds" / key / PurePath(out).name
+        manifest = _find_whole(local, plan) or _build(
+            plan, local, config=config, max_rejected=max_rejected
+        )
+        upload_set(local, location)
+        shutil.rmtree(local.parent)
+        return BuildReport(manifest, plan, found_whole=False)
+    local = Path(out)
+    manifest = _find_whole(local, plan)
+    if manifest:
+        return BuildReport(manifest, plan, found_whole=True)
+    manifest = _build(plan, local, config=config, max_rejected=max_rejected)
+    return BuildReport(manifest, plan, found_whole=False)
+
+
+def _build(
+    plan: BuildPlan, out: Path, *, config: Config, max_rejected: float
+) -> Manifest:
     aside = out.with_name(f".{out.name}.partial")
-    aside.mkdir(parents=True, exist_ok=True)
     try:
+        aside.mkdir(parents=True, exist_ok=True)
         with Journal(aside / JOURNAL_FILE, plan_sha256=plan.sha256) as journal:
             _write_shards(
                 aside,
@@ -141,7 +172,7 @@ def build_shards(
             f"can't write {aside}: {error.strerror or error}; what is done stays "
             "there: mend this, and the same command goes on"
         ) from error
-    return BuildReport(manifest, plan, found_whole=False)
+    return manifest
 
 
 def plan_build(sources: Sequence[Source], *, name: str, config: Config) -> BuildPlan:
@@ -221,20 +252,31 @@ def _hash_plan(
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def _find_whole(out: Path, plan: BuildPlan) -> Manifest:
+def _find_whole(out: Path, plan: BuildPlan) -> Manifest | None:
+    """Return the manifest of a set that the same call has made, None if there is none.
+
+    Raises:
+        DrtfError: if something else is there.
+    """
+    if not out.exists():
+        return None
     try:
         manifest = load_manifest(out)
     except RecordError:
         manifest = None
+    _check_same(manifest, plan, str(out))
+    # A kill may have struck between the last rename and this.
+    (out / JOURNAL_FILE).unlink(missing_ok=True)
+    return manifest
+
+
+def _check_same(manifest: Manifest | None, plan: BuildPlan, out: str) -> None:
     if manifest is None or manifest.plan_sha256 != plan.sha256:
         raise DrtfError(
             f"{out} exists already and is not overwritten, since it is not what these "
             "photographs, labels and settings make: move it away or choose another "
             "--out"
         )
-    # A kill may have struck between the last rename and this.
-    (out / JOURNAL_FILE).unlink(missing_ok=True)
-    return manifest
 
 
 def _write_shards(
@@ -254,7 +296,7 @@ def _write_shards(
     todo = plan.table[num_done:]
     results = map_in_order(
         functools.partial(convert_photograph, images=config.images, build=config.build),
-        zip(todo["folder"], todo["path"], strict=True),
+        find_handles(zip(todo["folder"], todo["path"], strict=True)),
         num_workers=count_workers(config.build.num_workers),
         initializer=limit_threads,
     )

@@ -1,11 +1,10 @@
 """The conversion of one photograph, as each process of the pool does it."""
 
 import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 from drtf.config import BuildConfig, ImagesConfig
-from drtf.data.photographs import read_photograph
+from drtf.data.photographs import Handle, load_photograph
 from drtf.errors import PhotographError
 from drtf.images.preprocess import encode_image, preprocess_photograph
 from drtf.images.quality import Quality
@@ -28,17 +27,17 @@ class Converted(NamedTuple):
 
 
 def convert_photograph(
-    place: tuple[Path, str], *, images: ImagesConfig, build: BuildConfig
+    handle: Handle, *, images: ImagesConfig, build: BuildConfig
 ) -> Converted | PhotographError:
     """Read a photograph's file once, and convert it; or return why it can't be used.
 
     Args:
-        place: the folder, and the photograph's path below it.
+        handle: what to have its bytes by.
         images: what is made of its pixels.
         build: how they are encoded.
     """
     try:
-        data = read_photograph(*place)
+        data = load_photograph(handle)
         result = preprocess_photograph(data, images)
     except PhotographError as error:
         return error

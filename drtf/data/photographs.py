@@ -3,14 +3,20 @@
 import csv
 import os
 import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from drtf.errors import LabelError, PhotographError
 from drtf.images.decode import SUFFIXES
+from drtf.storage import MissingObjectError, is_remote, list_files, read_object
+from drtf.storage import find_size as find_object_size
 
 PATH_COLUMN = "path"
 MAX_FILE_BYTES = 1_000_000_000
+FETCHED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -18,24 +24,34 @@ class Photographs:
     """Photographs that were found.
 
     Attributes:
-        folder: what their paths start from.
+        folder: what their paths start from: a local folder, or s3://.
         paths: POSIX paths, sorted.
     """
 
-    folder: Path
+    folder: Path | str
     paths: list[str]
 
 
-def find_photographs(images: Path) -> Photographs:
+# What a worker is given to have a photograph's bytes: the folder and the path below it,
+# or the bytes themselves where they come from a store, or why there are none.
+Handle = tuple[Path | str, str] | bytes | PhotographError
+
+
+def find_photographs(images: Path | str) -> Photographs:
     """List photographs: those below a folder, or those that a CSV lists.
 
     Args:
-        images: a folder, searched in depth, or a CSV with a column `path`, whose
-            relative paths start from the CSV's own folder.
+        images: a folder, local or s3://, searched in depth, or a local CSV with a
+            column `path`, whose relative paths start from the CSV's own folder.
 
     Raises:
         LabelError: if there is no such folder or CSV, or no photograph in it.
+        StorageError: if the store can't be asked.
     """
+    if is_remote(images):
+        folder = str(images).rstrip("/")
+        return Photographs(folder, _choose_photographs(list_files(folder), images))
+    images = Path(images)
     if images.suffix.lower() == ".csv" and not images.is_dir():
         return Photographs(images.parent, _read_list(images))
     if not images.is_dir():
@@ -51,31 +67,71 @@ def find_photographs(images: Path) -> Photographs:
             folders.clear()
             continue
         walked.add(real)
-        paths += [
-            (Path(parent) / name).relative_to(images).as_posix()
-            for name in files
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    if not paths:
-        raise LabelError(
-            f"no photograph in {images}: looked for names ending in "
-            f"{', '.join(SUFFIXES)}, in subfolders too"
-        )
-    return Photographs(images, sorted(paths))
+        below = Path(parent).relative_to(images)
+        paths += [(below / name).as_posix() for name in files]
+    return Photographs(images, _choose_photographs(paths, images))
 
 
-def read_photograph(folder: Path, path: str) -> bytes:
+def load_photograph(handle: Handle) -> bytes:
+    """Return a photograph's bytes.
+
+    Raises:
+        PhotographError: if they can't be had.
+    """
+    if isinstance(handle, PhotographError):
+        raise handle
+    return handle if isinstance(handle, bytes) else read_photograph(*handle)
+
+
+def find_handles(places: Iterable[tuple[Path | str, str]]) -> Iterator[Handle]:
+    """Yield what workers have the photographs by: those of a store are fetched ahead.
+
+    Args:
+        places: the folder, and the path below it, of each.
+
+    Raises:
+        StorageError: if the store fails.
+    """
+
+    def fetch(place: tuple[Path | str, str]) -> Handle:
+        try:
+            return read_photograph(*place)
+        except PhotographError as error:
+            return error
+
+    pending: deque[Future[Handle]] = deque()
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        for place in places:
+            if not is_remote(place[0]):
+                while pending:
+                    yield pending.popleft().result()
+                yield place
+                continue
+            pending.append(pool.submit(fetch, place))
+            if len(pending) > FETCHED_AT_ONCE:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def read_photograph(folder: Path | str, path: str) -> bytes:
     """Read a photograph's file.
 
     Raises:
         PhotographError: with reason `unreadable` or `too_large`.
+        StorageError: if its store fails.
     """
     try:
         path.encode()
     except UnicodeEncodeError as error:
         raise PhotographError("unreadable", "its path is not UTF-8") from error
+    if is_remote(folder):
+        try:
+            return read_object(f"{folder}/{path}")
+        except MissingObjectError as error:
+            raise PhotographError("unreadable", "No such file or directory") from error
     try:
-        found = (folder / path).stat()
+        found = (Path(folder) / path).stat()
         if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
             raise PhotographError("unreadable", "not a regular file")
         if found.st_size > MAX_FILE_BYTES:
@@ -83,7 +139,7 @@ def read_photograph(folder: Path, path: str) -> bytes:
                 "too_large",
                 f"{found.st_size} bytes; at most {MAX_FILE_BYTES} are read",
             )
-        return (folder / path).read_bytes()
+        return (Path(folder) / path).read_bytes()
     except OSError as error:
         raise PhotographError("unreadable", str(error.strerror)) from error
 
@@ -93,6 +149,31 @@ def strip_suffix(name: str) -> str:
     name = name.strip()
     suffix = PurePosixPath(name).suffix
     return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
+
+
+def find_size(folder: Path | str, path: str) -> int:
+    """Return the size of a photograph's file in bytes, or -1 if it can't be had."""
+    if is_remote(folder):
+        return find_object_size(f"{folder}/{path}")
+    try:
+        return (Path(folder) / path).stat().st_size
+    except (OSError, ValueError):
+        return -1
+
+
+def _choose_photographs(paths: Iterable[str], images: Path | str) -> list[str]:
+    chosen = [
+        path
+        for path in paths
+        if PurePosixPath(path).suffix.lower() in SUFFIXES
+        and not PurePosixPath(path).name.startswith(".")
+    ]
+    if not chosen:
+        raise LabelError(
+            f"no photograph in {images}: looked for names ending in "
+            f"{', '.join(SUFFIXES)}, in subfolders too"
+        )
+    return sorted(chosen)
 
 
 def _read_list(path: Path) -> list[str]:

@@ -1,7 +1,9 @@
 """Sources: folders of photographs with their label files, brought into one table."""
 
+import functools
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.labels import load_labels, match_photographs
-from drtf.data.photographs import find_photographs
+from drtf.data.photographs import FETCHED_AT_ONCE, find_photographs, find_size
 from drtf.errors import LabelError
 from drtf.files import hash_file
 
@@ -19,13 +21,14 @@ class Source:
     """A collection of photographs.
 
     Attributes:
-        images: their folder, searched in depth, or a CSV that lists them.
+        images: their folder, local or s3://, searched in depth, or a CSV that lists
+            them.
         labels: the label file.
         name: put before its ids and patients as `name/`; empty where there is but one
             source.
     """
 
-    images: Path
+    images: Path | str
     labels: Path
     name: str = ""
 
@@ -36,8 +39,8 @@ class Catalog:
 
     Attributes:
         table: a row a labelled photograph: `id`, `grade` (0-4), `patient`, `source`
-            (its name), `folder` (a Path), `path` (below it) and `size_bytes` (-1 where
-            the file can't be asked for it).
+            (its name), `folder` (a Path or s3://), `path` (below it) and `size_bytes`
+            (-1 where the file can't be asked for it).
         missing: ids that have a row and no photograph.
         unlabelled: paths of photographs that have no row.
         num_repeated: rows left out since they repeat another one word for word.
@@ -72,9 +75,9 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         )
         table["id"] = prefix + table["id"]
         table["patient"] = prefix + table["patient"]
-        table["size_bytes"] = [
-            _find_size(photographs.folder / path) for path in table["path"]
-        ]
+        sizes = functools.partial(find_size, photographs.folder)
+        with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:  # a store answers slowly
+            table["size_bytes"] = list(pool.map(sizes, table["path"]))
         tables.append(table)
         missing += [prefix + name for name in matches.missing]
         unlabelled += [prefix + path for path in matches.unlabelled]
@@ -108,10 +111,3 @@ def _check_names(sources: Sequence[Source]) -> None:
             raise LabelError(
                 f"a source's name has letters, digits, '.', '_' and '-'; got {name!r}"
             )
-
-
-def _find_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):  # the conversion says what is wrong with it
-        return -1

@@ -68,7 +68,7 @@ def gradcam(
     config: Config,
     shards: Path | None = None,
     split: str = "test",
-    images: Path | None = None,
+    images: Path | str | None = None,
     overwrite: bool = False,
 ) -> GradcamReport:
     """Paint the three figures: photographs, heat maps, and maps laid over photographs.
@@ -211,7 +211,9 @@ def _take_from_shards(
         ]
 
 
-def _take_from_folder(run: Run, images: Path, config: Config) -> Sequence[Example]:
+def _take_from_folder(
+    run: Run, images: Path | str, config: Config
+) -> Sequence[Example]:
     photographs = find_photographs(images)
     scored = sorted(
         (value, item.path)

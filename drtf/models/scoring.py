@@ -13,9 +13,11 @@ import tensorflow as tf
 
 from drtf.config import Config
 from drtf.data.photographs import (
+    Handle,
     Photographs,
+    find_handles,
     find_photographs,
-    read_photograph,
+    load_photograph,
     strip_suffix,
 )
 from drtf.errors import PhotographError
@@ -67,7 +69,7 @@ class ScoreReport:
 
 def score(
     run_folder: Path,
-    images: Path,
+    images: Path | str,
     *,
     out: Path,
     config: Config,
@@ -81,7 +83,7 @@ def score(
 
     Args:
         run_folder: what `train` left.
-        images: the folder, searched in depth.
+        images: the folder, local or s3://, searched in depth, or a CSV of paths.
         out: the CSV to be written.
         config: its `score` section is used.
         overwrite: whether `out` may be replaced.
@@ -154,24 +156,24 @@ def prepare_photographs(
     run: Run, photographs: Photographs, *, num_workers: int
 ) -> Iterator[Prepared]:
     """Yield each photograph as it would come out of the shards trained on, in order."""
-    return map_in_order(
-        functools.partial(
-            _prepare, folder=photographs.folder, config=run.config, info=run.info
-        ),
-        photographs.paths,
+    places = ((photographs.folder, path) for path in photographs.paths)
+    images = map_in_order(
+        functools.partial(_prepare, config=run.config, info=run.info),
+        find_handles(places),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
     )
+    for path, (image, error) in zip(photographs.paths, images, strict=True):
+        yield Prepared(path, image, error)
 
 
-def _prepare(path: str, *, folder: Path, config: Config, info: RunInfo) -> Prepared:
+def _prepare(
+    handle: Handle, *, config: Config, info: RunInfo
+) -> tuple[np.ndarray | None, str]:
     try:
-        data = read_photograph(folder, path)
-        image = preprocess_photograph(data, config.images).image
+        image = preprocess_photograph(load_photograph(handle), config.images).image
     except PhotographError as error:
-        return Prepared(path, None, str(error))
+        return None, str(error)
     stored = encode_image(image, info.encoding, jpeg_quality=info.jpeg_quality)
-    stored_bytes = np.frombuffer(stored, np.uint8)
-    return Prepared(
-        path, decode_image(stored_bytes, info.encoding, size=info.image_size), ""
-    )
+    data = np.frombuffer(stored, np.uint8)
+    return decode_image(data, info.encoding, size=info.image_size), ""

@@ -82,14 +82,27 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        contents = json.loads(text)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise RecordError(
             f"{folder} is not a set of shards: it has no {MANIFEST_FILE}; "
             "make one with drtf build-shards"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RecordError(f"can't read {path}: {error}") from error
+    return parse_manifest(data, path=str(path))
+
+
+def parse_manifest(data: bytes, *, path: str) -> Manifest:
+    """Parse the bytes of a manifest; `path` names it in an error.
+
+    Raises:
+        RecordError: if it is damaged or of another format.
+    """
+    try:
+        text = data.decode()
+        contents = json.loads(text)
+    except ValueError as error:
         raise RecordError(f"can't read {path}: {error}") from error
     if not isinstance(contents, dict) or "format_version" not in contents:
         raise RecordError(f"{path} is not a manifest of drtf")

@@ -1,0 +1,160 @@
+"""Sets in an object store: written there, and read through a local cache."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from drtf.errors import DrtfError, RecordError
+from drtf.files import hash_file, write_atomic
+from drtf.progress import progress
+from drtf.records.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from drtf.storage import (
+    MissingObjectError,
+    check_bucket,
+    list_files,
+    read_object,
+    write_object,
+)
+
+CACHE_VARIABLE = "DRTF_CACHE"
+SIZE_VARIABLE = "DRTF_CACHE_GB"
+DEFAULT_SIZE_GB = 20.0
+NO_SET = (
+    f"is not a set of shards: it has no {MANIFEST_FILE}; drtf build-shards makes one"
+)
+
+
+def find_cache() -> Path:
+    """Return the folder for copies: $DRTF_CACHE, or ~/.cache/drtf."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/drtf").expanduser()
+
+
+def load_remote_manifest(location: str) -> Manifest | None:
+    """Load the manifest of a set in a store, or return None where there is no set.
+
+    Raises:
+        RecordError: if it is damaged.
+        StorageError: if the store can't be asked.
+    """
+    data = _read_manifest(location)
+    return None if data is None else parse_manifest(data, path=location)
+
+
+def fetch_set(location: str) -> Path:
+    """Fetch a set into the cache, unless it is there, and return its folder.
+
+    Each file's hash is checked as it comes. The least recently used sets make room, so
+    that all of them together stay within $DRTF_CACHE_GB, 20 by default.
+
+    Raises:
+        RecordError: if there is no set, or a file is not what its manifest says.
+        DrtfError: if the set alone is larger than the cache may be.
+        StorageError: if the store can't be asked.
+    """
+    location = location.rstrip("/")
+    data = _read_manifest(location)
+    if data is None:
+        raise RecordError(f"{location} {NO_SET}")
+    manifest = parse_manifest(data, path=location)
+    folder = find_cache() / "sets" / hashlib.sha256(data).hexdigest()[:32]
+    if (folder / MANIFEST_FILE).exists():
+        os.utime(folder)
+        return folder
+    aside = folder.with_name(f".{folder.name}.partial")
+    aside.mkdir(parents=True, exist_ok=True)
+    hashes = {shard.file: shard.sha256 for shard in manifest.shards} | manifest.files
+    _make_room(manifest, aside)
+    with progress(f"Fetching {location}", len(hashes)) as advance:
+        for file, sha256 in hashes.items():
+            path = aside / file
+            if not (path.exists() and hash_file(path) == sha256):
+                _fetch_file(f"{location}/{file}", path, sha256)
+            advance(file)
+    write_atomic(aside / MANIFEST_FILE, data)
+    aside.rename(folder)
+    return folder
+
+
+def copy_set(location: str, folder: Path) -> None:
+    """Copy every file below a location as it is, damaged or not, to be looked at.
+
+    Raises:
+        RecordError: if there is no set.
+        StorageError: if the store can't be asked.
+    """
+    files = list_files(location.rstrip("/"))
+    if MANIFEST_FILE not in files:
+        raise RecordError(f"{location} {NO_SET}")
+    with progress(f"Fetching {location}", len(files)) as advance:
+        for file in files:
+            path = folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(read_object(f"{location.rstrip('/')}/{file}"))
+            advance(file)
+
+
+def upload_set(folder: Path, location: str) -> None:
+    """Write a set to a store, its manifest last, which makes it one there too.
+
+    Raises:
+        StorageError: if the store can't be written to.
+    """
+    check_bucket(location)
+    files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST_FILE
+    )
+    with progress(f"Writing {location}", len(files) + 1) as advance:
+        for file in (*files, MANIFEST_FILE):
+            write_object(f"{location}/{file}", (folder / file).read_bytes())
+            advance(file)
+
+
+def _read_manifest(location: str) -> bytes | None:
+    check_bucket(location)
+    try:
+        return read_object(f"{location.rstrip('/')}/{MANIFEST_FILE}")
+    except MissingObjectError:
+        return None
+
+
+def _fetch_file(location: str, path: Path, sha256: str) -> None:
+    try:
+        data = read_object(location)
+    except MissingObjectError as error:
+        raise RecordError(f"the set is not whole: {error}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise RecordError(
+            f"{location} is not what its manifest says: hashes differ; run drtf verify"
+        )
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, data)
+
+
+def _make_room(manifest: Manifest, aside: Path) -> None:
+    text = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_SIZE_GB)
+    try:
+        limit = float(text) * 1e9
+    except ValueError as error:
+        raise DrtfError(f"{SIZE_VARIABLE} must be a number of GB; got {text!r}") from (
+            error
+        )
+    needed = sum(shard.size_bytes for shard in manifest.shards)
+    if needed > limit:
+        raise DrtfError(
+            f"the set has {needed / 1e9:.1f} GB, the cache {find_cache()} may have "
+            f"{limit / 1e9:.1f}: set {SIZE_VARIABLE} higher"
+        )
+    others = [path for path in aside.parent.iterdir() if path != aside]
+    others.sort(key=lambda path: path.stat().st_mtime)
+    sizes = [sum(_find_sizes(path)) for path in others]
+    while others and needed + sum(sizes) > limit:
+        shutil.rmtree(others.pop(0))
+        sizes.pop(0)
+
+
+def _find_sizes(folder: Path) -> Iterator[int]:
+    return (path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,65 @@
+import shutil
+
+import cv2
+import pytest
+
+from drtf.config import load_config
+from drtf.data.build import build_shards
+from drtf.data.inspection import inspect_set
+from drtf.data.sources import Source
+from drtf.errors import DrtfError
+
+
+def test_the_pictures_are_drawn_and_not_written_over(shards, tmp_path):
+    out = tmp_path / "pictures"
+    found = inspect_set(shards, out=out, num_per_grade=3)
+    assert [path.name for path in found.figures] == ["contact-sheet.png", "quality.png"]
+    for path in found.figures:
+        assert cv2.imread(str(path)).std() > 10
+    with pytest.raises(DrtfError, match="exists already"):
+        inspect_set(shards, out=out, num_per_grade=3)
+    inspect_set(shards, out=out, num_per_grade=2, overwrite=True)
+    assert found.num_identical == 0
+    assert found.conflicts == []
+
+
+def test_more_photographs_a_grade_make_a_wider_sheet(shards, tmp_path):
+    widths = []
+    for count in (2, 4):
+        found = inspect_set(shards, out=tmp_path / str(count), num_per_grade=count)
+        widths.append(cv2.imread(str(found.figures[0])).shape[1])
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.02)
+
+
+def test_identical_photographs_and_their_conflicts_are_found(photographs, tmp_path):
+    folder = shutil.copytree(photographs, tmp_path / "p")
+    images = folder / "images"
+    shutil.copy(images / "0_left.png", images / "2_left.png")  # both of grade 0
+    shutil.copy(images / "1_left.png", images / "3_left.png")  # grades 2 and 4
+    config = load_config("", ("images.size=32", "build.num_workers=1"))
+    source = Source(images, folder / "labels.csv")
+    build_shards([source], tmp_path / "set", config=config)
+    found = inspect_set(tmp_path / "set", out=tmp_path / "out", num_per_grade=2)
+    assert found.num_identical == 4
+    (conflict,) = found.conflicts
+    assert set(zip(conflict.ids, conflict.grades, strict=True)) == {
+        ("1_left", 2),
+        ("3_left", 4),
+    }
+
+
+def test_names_that_are_no_captions_disturb_no_picture(photographs, tmp_path):
+    """A formula, a line end, glyphs that no font has, a name without an end."""
+    folder = shutil.copytree(photographs, tmp_path / "p")
+    images = folder / "images"
+    names = ("$x^{$", "two\nlines", "日本🙂", "y" * 200)
+    rows = (folder / "labels.csv").read_text().splitlines()
+    for number, name in enumerate(names):
+        old = rows[number + 1].split(",")[0]
+        (images / f"{old}.png").rename(images / f"{name}.png")
+        rows[number + 1] = f'"{name}",0'
+    (folder / "labels.csv").write_text("\n".join(rows))
+    config = load_config("", ("images.size=32", "build.num_workers=1"))
+    source = Source(images, folder / "labels.csv")
+    build_shards([source], tmp_path / "set", config=config)
+    inspect_set(tmp_path / "set", out=tmp_path / "out", num_per_grade=48)

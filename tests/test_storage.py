@@ -1,0 +1,354 @@
+"""Commands on s3://, against a local server; each in a process of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from drtf.records.manifest import MANIFEST_FILE
+from drtf.storage import is_remote
+
+WORKS = tuple(map(int, tf.__version__.split(".")[:2])) < (2, 18)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
+needs_s3 = pytest.mark.skipif(
+    not WORKS, reason="tensorflow-io works with TensorFlow 2.16 and 2.17 only"
+)
+SERVER = "from moto.server import main; main()"
+MAIN = "from drtf.tools.main import main; main()"
+SMALL = ("images.size=32", "build.num_workers=1", "score.num_workers=1")
+QUICK = ("model.name=eyenet", "model.weights=none", "train.epochs=1")
+BUCKET = "s3://eyes"
+
+
+class Proxy:
+    """Forward to a server, and cut the answers to some requests in the middle."""
+
+    def __init__(self, port: int, cut_path: bytes) -> None:
+        self.target = port
+        self.cut_path = cut_path
+        self.num_cuts = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        server = socket.create_connection(("127.0.0.1", self.target))
+        with client, server, contextlib.suppress(OSError):
+            while request := client.recv(65536):
+                server.sendall(request)
+                if self.num_cuts and request.startswith(b"GET " + self.cut_path):
+                    self.num_cuts -= 1
+                    client.sendall(server.recv(65536)[:600])
+                    return
+                self._answer(server, client)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        server.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while data := server.recv(65536):
+                client.sendall(data)
+        server.settimeout(None)
+
+
+@pytest.fixture(scope="module")
+def server(photographs, tmp_path_factory):
+    """The environment of a store that holds the photographs."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    # In a process of its own: warnings are errors in this one.
+    command = [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
+    started = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    environment = os.environ | {
+        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "DRTF_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        assert started.poll() is None
+        time.sleep(0.05)
+    store = connect(environment)
+    store.create_bucket(Bucket="eyes")
+    for path in (photographs / "images").iterdir():
+        store.put_object(
+            Bucket="eyes", Key=f"photos/{path.name}", Body=path.read_bytes()
+        )
+    yield environment
+    started.kill()
+    started.wait()
+
+
+def connect(environment: dict[str, str]):
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["S3_ENDPOINT"],
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        region_name="us-east-1",
+    )
+
+
+def put(environment: dict[str, str], key: str, data: bytes) -> None:
+    connect(environment).put_object(Bucket="eyes", Key=key, Body=data)
+
+
+def get(environment: dict[str, str], key: str) -> bytes:
+    with connect(environment).get_object(Bucket="eyes", Key=key)["Body"] as body:
+        return body.read()
+
+
+def run(environment: dict[str, str], *words: object) -> subprocess.CompletedProcess:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-c", MAIN, *map(str, words)]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def error_of(environment: dict[str, str], *words: object) -> str:
+    """Run a command that must fail with one line, and return it."""
+    done = run(environment, *words)
+    assert done.returncode == 1, done
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def build_words(photographs: Path, images: object, out: object) -> list[object]:
+    labels = photographs / "labels.csv"
+    sets = [word for setting in SMALL for word in ("--set", setting)]
+    words = ["build-shards", "--images", images, "--labels", labels, "--out", out]
+    return [*words, *sets]
+
+
+@pytest.fixture(scope="module")
+def remote_set(server, photographs):
+    """A set that was built from the store to the store."""
+    location = f"{BUCKET}/sets/drawn"
+    done = run(server, *build_words(photographs, f"{BUCKET}/photos", location))
+    assert done.returncode == 0, done.stderr
+    return location
+
+
+def test_s3_is_told_from_paths():
+    assert is_remote("s3://bucket/folder")
+    assert not is_remote(Path("s3/folder"))
+    assert not is_remote("/local/s3:/x")
+
+
+@needs_s3
+def test_a_set_built_to_the_store_equals_a_local_one(
+    server, remote_set, photographs, tmp_path
+):
+    done = run(
+        server, *build_words(photographs, photographs / "images", tmp_path / "drawn")
+    )
+    assert done.returncode == 0
+    local = tmp_path / "drawn"
+    for path in [path for path in local.rglob("*") if path.is_file()]:
+        name = path.relative_to(local).as_posix()
+        assert get(server, f"sets/drawn/{name}") == path.read_bytes()
+    assert list((Path(server["DRTF_CACHE"]) / "builds").iterdir()) == []
+    again = run(server, *build_words(photographs, f"{BUCKET}/photos", remote_set))
+    assert again.returncode == 0
+    assert "The set was there already" in again.stdout
+    other = build_words(photographs, f"{BUCKET}/photos", remote_set)
+    error = error_of(server, *other, "--set", "images.contrast=none")
+    assert "exists already and is not overwritten" in error
+
+
+@needs_s3
+def test_verify_looks_at_what_is_in_the_store_now(server, remote_set):
+    done = run(server, "verify", "--deep", remote_set)
+    assert done.returncode == 0, done.stderr
+    assert f"{remote_set} is whole" in done.stdout
+    files = json.loads(get(server, f"sets/drawn/{MANIFEST_FILE}"))["shards"]
+    path = f"sets/drawn/{files[0]['file']}"
+    data = get(server, path)
+    put(server, path, data[:500] + bytes([data[500] ^ 1]) + data[501:])
+    done = run(server, "verify", remote_set)
+    put(server, path, data)
+    assert done.returncode == 1
+    assert "checksum" in done.stdout
+
+
+@needs_s3
+def test_training_and_scoring_read_the_store(server, remote_set, tmp_path):
+    sets = [word for setting in QUICK for word in ("--set", setting)]
+    out = tmp_path / "run"
+    done = run(server, "train", "--shards", remote_set, "--out", out, *sets)
+    assert done.returncode == 0, done.stderr
+    assert f"Fetching {remote_set}" in done.stderr
+    done = run(server, "evaluate", out, "--shards", remote_set)
+    assert done.returncode == 0, done.stderr
+    assert "Fetching" not in done.stderr  # once is enough
+    scores = tmp_path / "scores.csv"
+    put(server, "few/broken.jpg", b"no picture")
+    put(server, "few/odd name + ü.png", get(server, "photos/3_left.png"))
+    done = run(server, "score", out, "--images", f"{BUCKET}/few/", "--out", scores)
+    assert done.returncode == 3, done.stderr
+    rows = scores.read_text().splitlines()
+    assert rows[1].startswith("broken,broken.jpg,,,not_an_image")
+    assert rows[2].startswith("odd name + ü,odd name + ü.png,0.")
+
+
+@needs_s3
+def test_a_store_that_is_down_or_refuses_is_one_line(server, remote_set):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        down = server | {"S3_ENDPOINT": f"http://127.0.0.1:{unused.getsockname()[1]}"}
+        error = error_of(down, "verify", remote_set)
+    assert "can't reach S3_ENDPOINT" in error
+    assert "Connection refused" in error
+
+
+# What a command says in its one line, for several locations in one process.
+ERRORS = """
+import json, os, sys
+from drtf.data.photographs import find_photographs
+from drtf.errors import DrtfError
+from drtf.records.remote import copy_set, fetch_set
+calls = [fetch_set, lambda location: copy_set(location, None), find_photographs]
+for location in sys.argv[1:]:
+    for call in calls:
+        try:
+            call(location)
+        except DrtfError as error:
+            print(location, error, sep="|")
+os.environ["S3_ENDPOINT"] = "127.0.0.1:80"
+try:
+    fetch_set(sys.argv[1])
+except DrtfError as error:
+    print("endpoint", error, sep="|", flush=True)
+os._exit(0)
+"""
+
+
+@needs_s3
+def test_a_location_that_leads_nowhere_says_why(server, remote_set):
+    locations = ("s3://nobody/x", "s3:///x", f"{BUCKET}/nothing", f"{BUCKET}/photos")
+    command = [sys.executable, "-c", ERRORS, *locations]
+    done = subprocess.run(
+        command, env=server, capture_output=True, text=True, timeout=120
+    )
+    errors = [line.split("|") for line in done.stdout.splitlines()]
+    assert [location for location, _ in errors] == [
+        *(name for name in locations[:3] for _ in range(3)),
+        *(locations[3], locations[3]),
+        "endpoint",
+    ]
+    said = dict(errors)
+    assert "there is no s3://nobody/" in said["s3://nobody/x"]
+    assert "names no bucket" in said["s3:///x"]
+    assert "no photograph in" in said[f"{BUCKET}/nothing"]
+    assert "is not a set of shards" in said[f"{BUCKET}/photos"]
+    assert "must be http://HOST:PORT" in said["endpoint"]
+
+
+@needs_s3
+def test_missing_credentials_are_one_line(server, remote_set, tmp_path):
+    """Plain moto lets an unsigned request see a bucket, and read no object."""
+    missing = {k: v for k, v in server.items() if not k.startswith("AWS_")}
+    missing["HOME"] = str(tmp_path)
+    error = error_of(missing, "inspect", remote_set)
+    assert "no permission" in error
+    assert "AWS_ACCESS_KEY_ID" in error
+
+
+@needs_s3
+def test_a_connection_cut_in_mid_file_is_tried_again_and_loses_nothing(
+    server, remote_set, photographs, tmp_path
+):
+    port = int(server["S3_ENDPOINT"].rpartition(":")[2])
+    proxy = Proxy(port, b"/eyes/photos/3_left.png")
+    through = server | {
+        "S3_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
+        "DRTF_CACHE": str(tmp_path / "cache"),
+        "AWS_MAX_ATTEMPTS": "2",
+    }
+    proxy.num_cuts = 10**6
+    words = build_words(photographs, f"{BUCKET}/photos", tmp_path / "drawn")
+    assert "the store failed" in error_of(through, *words)
+    assert not (tmp_path / "drawn").exists()
+    proxy.num_cuts = 1
+    done = run(through, *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "drawn" / MANIFEST_FILE).read_bytes() == get(
+        server, f"sets/drawn/{MANIFEST_FILE}"
+    )
+
+
+@needs_s3
+def test_the_cache_stays_within_its_bound(server, remote_set, tmp_path):
+    cache = tmp_path / "cache"
+    old = cache / "sets" / "old"
+    old.mkdir(parents=True)
+    (old / "shard").write_bytes(bytes(200_000))
+    os.utime(old, (0, 0))
+    small = server | {"DRTF_CACHE": str(cache), "DRTF_CACHE_GB": "0.0001"}
+    out = ("--out", tmp_path / "pictures")
+    error = error_of(small, "inspect", remote_set, *out)
+    assert "set DRTF_CACHE_GB higher" in error
+    assert old.exists()
+    done = run(small | {"DRTF_CACHE_GB": "0.0003"}, "inspect", remote_set, *out)
+    assert done.returncode == 0, done.stderr
+    assert not old.exists()
+    (folder,) = (cache / "sets").iterdir()
+    assert (folder / MANIFEST_FILE).exists()
+
+
+@needs_s3
+def test_a_set_damaged_in_the_store_is_not_taken_into_the_cache(
+    server, remote_set, tmp_path
+):
+    damaged = server | {"DRTF_CACHE": str(tmp_path / "cache")}
+    files = json.loads(get(server, f"sets/drawn/{MANIFEST_FILE}"))["shards"]
+    path = f"sets/drawn/{files[-1]['file']}"
+    data = get(server, path)
+    put(server, path, data[:-1])
+    train = ("train", "--shards", remote_set, "--out", tmp_path / "run")
+    try:
+        error = error_of(damaged, *train)
+    finally:
+        put(server, path, data)
+    assert "is not what its manifest says" in error
+    assert [path.name[0] for path in (tmp_path / "cache" / "sets").iterdir()] == ["."]
+
+
+@pytest.mark.skipif(WORKS, reason="here it works")
+def test_where_it_does_not_work_it_says_which_versions_do(tmp_path):
+    error = error_of(dict(os.environ), "verify", "s3://eyes/set")
+    assert "works with TensorFlow 2.16 and 2.17 only" in error
+    assert tf.__version__ in error
+
+
+def test_other_options_refuse_a_store(tmp_path):
+    words = ("train", "--shards", tmp_path, "--out", "s3://eyes/run")
+    done = run(dict(os.environ), *words)
+    assert done.returncode == 2
+    assert "s3://eyes/run must be a local path" in done.stderr
+    assert not Path("s3:").exists()
+    shutil.rmtree(tmp_path)
