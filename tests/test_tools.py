@@ -285,45 +285,22 @@ def test_a_users_mistake_is_one_line_and_exit_1(
 @pytest.mark.parametrize(
     "words",
     [
-        ["nothing"],
-        ["train"],
-        ["evaluate", "x", "--shards", "y", "--tta", "all"],
-        ["gradcam", "x", "--out", "y"],
-        ["gradcam", "x", "--out", "y", "--shards", "a", "--images", "b"],
-        ["demo", "--out", "x", "--patients", "1"],
-        ["build-shards", "--out", "x"],
-        ["build-shards", "--out", "x", "--images", "a"],
-        [
-            "build-shards",
-            "--out",
-            "x",
-            "--images",
-            "a",
-            "--labels",
-            "b",
-            "--source",
-            "n",
-            "a",
-            "b",
-        ],
-        ["build-shards", "--out", "x", "--source", "n", "a"],
-        [
-            "build-shards",
-            "--out",
-            "x",
-            "--images",
-            "a",
-            "--labels",
-            "b",
-            "--max-rejected",
-            "101%",
-        ],
-        ["bench"],
-        ["score", "s3://bucket/run", "--images", "a", "--out", "x"],
+        "nothing",
+        "train",
+        "evaluate x --shards y --tta all",
+        "gradcam x --out y",
+        "gradcam x --out y --shards a --images b",
+        "demo --out x --patients 1",
+        "build-shards --out x",
+        "build-shards --out x --images a",
+        "build-shards --out x --images a --labels b --source n a b",
+        "build-shards --out x --images a --labels b --max-rejected 101%",
+        "bench",
+        "score s3://bucket/run --images a --out x",
     ],
 )
 def test_wrong_usage_exits_2(run, words):
-    code, _, err = run(*words)
+    code, _, err = run(*words.split())
     assert code == 2
     assert "Usage:" in err
 
