@@ -103,7 +103,7 @@ def test_a_path_that_is_not_utf8_is_set_aside(folder, tmp_path, config):
     (images / "0_left.png").rename(f"{odd}/0_left.png")
     build(folder, tmp_path / "out", config)
     assert [item.detail for item in find_rejected(tmp_path / "out")] == [
-        "its path is not UTF-8"
+        "its path is not UTF-8, as an index needs"
     ]
     assert "odd\\udcff" in (tmp_path / "out" / REJECTED_FILE).read_text()
     assert find_faults(tmp_path / "out") == []

@@ -7,6 +7,7 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf.data.build import build_shards
+from drtf.data.photographs import Photographs
 from drtf.data.pipeline import read_batch
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
@@ -32,9 +33,8 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
 ):
     run = load_run(run_folder)
     index = shard_set.index.sort_values("path")
-    prepared = prepare_photographs(
-        run, photographs / "images", index["path"], num_workers=1
-    )
+    found = Photographs(photographs / "images", index["path"].tolist())
+    prepared = prepare_photographs(run, found, num_workers=1)
     images = read_batch(shard_set, index.index.to_numpy())
     for item, expected in zip(prepared, images, strict=True):
         assert item.image is not None
@@ -64,9 +64,8 @@ def test_jpeg_shards_and_photographs_give_the_same_pixels(
     train(shards, out=run_folder, config=config)
     with ShardSet(shards) as opened:
         paths = opened.index["path"]
-        prepared = prepare_photographs(
-            load_run(run_folder), images, paths, num_workers=1
-        )
+        found = Photographs(images, paths.tolist())
+        prepared = prepare_photographs(load_run(run_folder), found, num_workers=1)
         expected = read_batch(opened, np.arange(len(paths)))
         for item, image in zip(prepared, expected, strict=True):
             assert item.image is not None

@@ -36,6 +36,8 @@ def convert_photograph(
         images: what is made of its pixels.
         build: how they are encoded.
     """
+    if isinstance(handle, tuple) and not _is_utf8(handle[1]):
+        return PhotographError("unreadable", "its path is not UTF-8, as an index needs")
     try:
         data = load_photograph(handle)
         result = preprocess_photograph(data, images)
@@ -47,3 +49,11 @@ def convert_photograph(
         result.field_found,
         result.quality,
     )
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

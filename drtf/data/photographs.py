@@ -121,10 +121,6 @@ def read_photograph(folder: Path | str, path: str) -> bytes:
         PhotographError: with reason `unreadable` or `too_large`.
         StorageError: if its store fails.
     """
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise PhotographError("unreadable", "its path is not UTF-8") from error
     if is_remote(folder):
         try:
             return read_object(f"{folder}/{path}")
