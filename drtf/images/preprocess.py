@@ -133,7 +133,7 @@ def _paint_outside(
         grey = GRAHAM_GREY
         rim = 2 * round((1 - GRAHAM_SHARE) / 2 * max(cv2.boundingRect(mask)[2:])) + 1
         ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim))
-        mask = cv2.erode(mask, ellipse, borderValue=255)
+        mask = cv2.erode(mask, ellipse, borderValue=0)
     return np.where(mask[..., None] < 128, np.uint8(grey), image)
 
 
