@@ -2,34 +2,30 @@
 
 import functools
 import hashlib
-import json
-import math
 import shutil
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from drtf import __version__
 from drtf.config import Config
-from drtf.data.contents import (
-    Conflict,
-    drop_conflicts,
-    find_conflicts,
-    find_contents,
+from drtf.data.build_plan import (
+    BuildPlan,
+    find_settings,
+    find_versions,
+    place_shards,
+    plan_build,
 )
 from drtf.data.convert import Converted, convert_photograph
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.labels import GRADES
 from drtf.data.photographs import find_handles
-from drtf.data.sources import Catalog, Source, load_sources
-from drtf.data.splits import plan_splits
+from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError, RecordError
 from drtf.files import hash_file, sync_folder
 from drtf.images.preprocess import limit_threads
@@ -45,7 +41,7 @@ from drtf.records.manifest import (
     load_manifest,
     save_manifest,
 )
-from drtf.records.plan import SPLITS, ShardPlan, plan_shards
+from drtf.records.plan import SPLITS
 from drtf.records.rejected import Rejection, save_rejected
 from drtf.records.remote import find_cache, load_remote_manifest, upload_set
 from drtf.records.schema import Record
@@ -53,32 +49,8 @@ from drtf.records.writer import ShardWriter, find_aside
 from drtf.storage import is_remote
 from drtf.workers import count_workers, map_in_order
 
-# Bytes a pixel that fundus photographs were seen to take; only shard sizes lean on it.
-BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
 QUALITY_COLUMNS = ("brightness", "contrast", "sharpness", "field")
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-
-
-@dataclass(frozen=True)
-class BuildPlan:
-    """All that a build will do, known before a photograph is decoded.
-
-    Attributes:
-        catalog: what the sources hold.
-        table: the photographs to be converted, in the order of the records: the
-            catalog's columns and `split`.
-        shards: which of them stands where.
-        conflicts: identical photographs with different grades.
-        rejected: the photographs dropped for such a conflict.
-        sha256: equal where photographs, labels, settings and versions are.
-    """
-
-    catalog: Catalog
-    table: pd.DataFrame
-    shards: list[ShardPlan]
-    conflicts: list[Conflict]
-    rejected: list[Rejection]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -175,83 +147,6 @@ def _build(
     return manifest
 
 
-def plan_build(sources: Sequence[Source], *, name: str, config: Config) -> BuildPlan:
-    """Plan a build: which photographs, in which split, shard and order.
-
-    Raises:
-        LabelError: if labels and photographs don't go together.
-    """
-    catalog = load_sources(sources, config.labels)
-    table = catalog.table.assign(content=find_contents(catalog.table))
-    conflicts = find_conflicts(table)
-    table, dropped = drop_conflicts(table, conflicts, config.labels.conflicts)
-    if not len(table):
-        raise DrtfError("every photograph was dropped: labels.conflicts is drop")
-    table["split"] = plan_splits(table, config.split)
-    table = _lay_out(table, config.build.seed)
-    pixel_bytes = config.images.size**2 * BYTES_PER_PIXEL[config.build.encoding]
-    shards = plan_shards(
-        {
-            split: int(count)
-            for split in SPLITS
-            if (count := (table["split"] == split).sum())
-        },
-        record_bytes=math.ceil(pixel_bytes),
-        shard_bytes=int(config.build.shard_size_mb * 1e6),
-    )
-    rejected = [
-        Rejection(path, "conflicting_grade", f"grade {grade}", source)
-        for path, grade, source in zip(
-            dropped["path"], dropped["grade"], dropped["source"], strict=True
-        )
-    ]
-    sha256 = _hash_plan(table, rejected, catalog, name=name, config=config)
-    return BuildPlan(catalog, table, shards, conflicts, rejected, sha256)
-
-
-def _lay_out(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Put the splits one after the other, each in a seeded order of its own."""
-    parts = []
-    for number, split in enumerate(SPLITS):
-        part = table[table["split"] == split]
-        order = np.random.default_rng([seed, number]).permutation(len(part))
-        parts.append(part.iloc[order])
-    return pd.concat(parts, ignore_index=True)
-
-
-def _find_settings(config: Config) -> dict[str, dict[str, Any]]:
-    return {
-        "labels": config.labels.model_dump(mode="json"),
-        "split": config.split.model_dump(mode="json"),
-        "build": config.build.model_dump(mode="json", exclude={"num_workers"}),
-    }
-
-
-def _find_versions() -> dict[str, str]:
-    return {"drtf": __version__, "opencv": cv2.__version__}
-
-
-def _hash_plan(
-    table: pd.DataFrame,
-    rejected: list[Rejection],
-    catalog: Catalog,
-    *,
-    name: str,
-    config: Config,
-) -> str:
-    columns = ["id", "patient", "grade", "source", "path", "size_bytes", "split"]
-    contents = {
-        "name": name,
-        "images": config.images.model_dump(mode="json"),
-        "settings": _find_settings(config),
-        "versions": _find_versions(),
-        "sources": catalog.provenance,
-        "rejected": rejected,
-        "photographs": table[columns].to_dict("split", index=False)["data"],
-    }
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-
-
 def _find_whole(out: Path, plan: BuildPlan) -> Manifest | None:
     """Return the manifest of a set that the same call has made, None if there is none.
 
@@ -306,7 +201,7 @@ def _write_shards(
         closing(results),
         progress("Converting photographs", total, done=num_done) as advance,
     ):
-        for number, shard, start, stop in _place_shards(plan):
+        for number, shard, start, stop in place_shards(plan):
             path = aside / shard.file_name(name)
             kept = journal.entries[start:stop]
             if path.exists():
@@ -340,20 +235,11 @@ def _clear(aside: Path) -> None:
             path.unlink()
 
 
-def _place_shards(plan: BuildPlan) -> Iterator[tuple[int, ShardPlan, int, int]]:
-    """Yield each shard with its number, and where in the table it starts and stops."""
-    start = 0
-    for number, shard in enumerate(plan.shards):
-        stop = start + shard.stop - shard.start
-        yield number, shard, start, stop
-        start = stop
-
-
 def _count_intact(
     aside: Path, plan: BuildPlan, entries: list[dict[str, Any]], *, name: str
 ) -> int:
     """Count the entries, from the first, whose records stand whole on the disk."""
-    for _, shard, start, stop in _place_shards(plan):
+    for _, shard, start, stop in place_shards(plan):
         path = aside / shard.file_name(name)
         path = path if path.exists() else find_aside(path)
         data = np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
@@ -455,7 +341,7 @@ def _write_rest(
         encoding=config.build.encoding,
         image_size=config.images.size,
         preprocessing=config.images.model_dump(mode="json"),
-        settings=_find_settings(config),
+        settings=find_settings(config),
         num_records=_count_records(index),
         num_patients=_count_patients(index),
         shards=tuple(
@@ -481,7 +367,7 @@ def _write_rest(
             "num_conflicting": sum(len(conflict.ids) for conflict in plan.conflicts),
             "num_without_field": int((~index["field_found"].astype(bool)).sum()),
             "num_black": int(index["black"].astype(bool).sum()),
-            "versions": _find_versions(),
+            "versions": find_versions(),
         },
         plan_sha256=plan.sha256,
     )
