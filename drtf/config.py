@@ -82,7 +82,7 @@ class ImagesConfig(Section):
     crop: Literal["none", "retina"] = "retina"
     mask: bool = False
     contrast: Literal["clahe", "graham", "none"] = "clahe"
-    clahe_clip_limit: Annotated[float, Field(gt=0)] = 2.0
+    clahe_clip_limit: Annotated[float, Field(gt=0, le=1000)] = 2.0
     clahe_tiles: Annotated[int, Field(ge=1, le=64)] = 8
     reject_blank: bool = True
 

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -47,8 +47,13 @@ def was_used() -> bool:
     return _load_tensorflow.cache_info().currsize > 0
 
 
-def list_files(location: str) -> list[str]:
+def list_files(location: str, *, is_file: Callable[[str], bool]) -> list[str]:
     """List the objects below a prefix by what follows it, sorted.
+
+    Args:
+        location: the prefix.
+        is_file: tells by a name alone that it is an object; any other is asked for,
+            which costs two requests.
 
     Raises:
         StorageError: if the store can't be asked.
@@ -62,10 +67,7 @@ def list_files(location: str) -> list[str]:
             entries = gfile.listdir(f"{location}/{below}")
         for entry in entries:
             path = f"{below}{entry}"
-            # Asking for each object would cost two requests; a name with an ending is
-            # taken for a file.
-            folder = not Path(entry).suffix and gfile.isdir(f"{location}/{path}")
-            if folder:
+            if not is_file(entry) and gfile.isdir(f"{location}/{path}"):
                 walk(f"{path}/")
             else:
                 names.append(path)

@@ -3,12 +3,14 @@
 import itertools
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from drtf.errors import DrtfError
@@ -47,7 +49,9 @@ def map_in_order(
         yield from map(function, items)
         return
     pending: deque[Future[list[Result]]] = deque()
-    executor = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer)
+    executor = ProcessPoolExecutor(
+        num_workers, get_context("spawn"), _start_worker, (initializer,)
+    )
     remaining = iter(items)
     try:
         while chunk := list(itertools.islice(remaining, CHUNK)):
@@ -64,6 +68,19 @@ def map_in_order(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _start_worker(initializer: Callable[[], None]) -> None:
+    """Begin a worker that ends with its parent, should that be killed."""
+    initializer()
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _map_chunk(

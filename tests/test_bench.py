@@ -38,6 +38,13 @@ def test_all_ways_are_measured_side_by_side(images, monkeypatch, crop):
     assert all(rate > 0 for pool in found.pools for rate in pool.per_second)
 
 
+def test_what_is_not_compared_is_refused(images):
+    with pytest.raises(DrtfError, match="the bench compares CLAHE"):
+        bench_convert(
+            images, config=ImagesConfig(contrast="none"), limit=3, num_repeats=1
+        )
+
+
 def test_a_folder_without_a_jpeg_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(encode(draw_fundus(seed=1)))
     with pytest.raises(DrtfError, match="no JPEG in"):

@@ -57,7 +57,7 @@ def test_only_endings_of_images_are_stripped(name, expected):
 
 def test_a_csv_lists_photographs_by_their_path(tmp_path):
     listed = tmp_path / "list.csv"
-    listed.write_text("\ufeffid,path\r\n1,sub/b.png\r\n2,/else/a.png\r\n3,\r\n")
+    listed.write_text("\ufeffid;path\r\n1;sub/b.png \r\n2;/else/a.png\r\n3;\r\n")
     found = find_photographs(listed)
     assert found.folder == tmp_path
     assert found.paths == ["/else/a.png", "sub/b.png"]
@@ -85,6 +85,19 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(PhotographError, match="not a regular file"):
         read_photograph(tmp_path, "pipe.jpg")
+
+
+def test_a_name_that_no_file_can_have_is_set_aside(tmp_path):
+    with pytest.raises(PhotographError, match="unreadable: embedded null"):
+        read_photograph(tmp_path, "a\0b.png")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(LabelError, match=r"can't read the folder .*closed"):
+        find_photographs(tmp_path)
 
 
 def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from drawing import write_photographs
+from drawing import draw_fundus, encode, write_photographs
 from drtf.config import load_config
 from drtf.data.build import build_shards
 from drtf.data.journal import JOURNAL_FILE
@@ -177,7 +177,8 @@ def test_a_build_goes_on_where_it_was(folder, undisturbed, tmp_path, monkeypatch
         lambda *place: read.append(place) or original(*place),
     )
     build(folder, out)
-    assert len(read) == NUM_PHOTOGRAPHS - 13
+    # The one among them that was set aside is tried once more.
+    assert len(read) == NUM_PHOTOGRAPHS - 13 + 1
     assert files_of(out) == undisturbed
 
 
@@ -243,13 +244,59 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert files_of(out) == undisturbed
 
 
+@pytest.mark.parametrize("size", ["same", "other"])
+def test_a_photograph_mended_after_the_build_failed_is_taken(
+    folder, undisturbed, tmp_path, size
+):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / "images" / "5_left.png"
+    good = path.read_bytes()
+    path.write_bytes(bytes(len(good)) if size == "same" else b"")
+    with pytest.raises(DrtfError, match="2 of 24 photographs set aside"):
+        build(copy, tmp_path / "set", max_rejected=0.05)
+    path.write_bytes(good)
+    build(copy, tmp_path / "set", max_rejected=0.05)
+    assert files_of(tmp_path / "set") == undisturbed
+
+
+def test_a_photograph_changed_before_the_build_went_on_is_converted_anew(
+    folder, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    interrupt(copy, tmp_path / "set", monkeypatch, after=20)
+    for number in range(12):
+        path = copy / "images" / f"{number}_right.png"
+        path.write_bytes(encode(draw_fundus(seed=100 + number)))
+    build(copy, tmp_path / "set")
+    build(copy, tmp_path / "other" / "set")
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "other" / "set")
+
+
+def test_a_whole_set_with_too_many_set_aside_fails_too(folder, tmp_path):
+    build(folder, tmp_path / "set")
+    with pytest.raises(DrtfError, match=r"1 of 24 photographs set aside \(1 not_an_"):
+        build(folder, tmp_path / "set", max_rejected=0)
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_a_set(folder, tmp_path):
+    (tmp_path / "set").symlink_to("nowhere")
+    with pytest.raises(DrtfError, match="exists already and is not overwritten"):
+        build(folder, tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["b\udcff", "two\nlines"])
+def test_a_name_that_no_set_can_have_is_refused_at_once(folder, tmp_path, name):
+    with pytest.raises(DrtfError, match="must end in a printable name"):
+        build(folder, tmp_path / name)
+
+
 def test_too_many_set_aside_fail_and_may_be_allowed_later(
     folder, undisturbed, tmp_path
 ):
     out = tmp_path / "set"
     for _ in range(2):
         with pytest.raises(
-            DrtfError, match=r"1 of 24 photographs set aside, more than"
+            DrtfError, match=r"1 of 24 photographs set aside .*, more than"
         ):
             build(folder, out, max_rejected=0.01)
         assert not out.exists()

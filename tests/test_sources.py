@@ -58,7 +58,9 @@ def test_a_photograph_that_cannot_be_asked_for_its_size_stays_in(tmp_path):
     assert sizes[1] > 0
 
 
-@pytest.mark.parametrize("names", [("a", "a"), ("", ""), ("a/b", "c"), ("a b", "c")])
+@pytest.mark.parametrize(
+    "names", [("a", "a"), ("", ""), ("a/b", "c"), ("a b", "c"), ("..", "c")]
+)
 def test_names_must_tell_sources_apart(tmp_path, names):
     source = make(tmp_path / "x", "image,level", x=1)
     sources = [Source(source.images, source.labels, name) for name in names]

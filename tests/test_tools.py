@@ -190,7 +190,7 @@ def test_too_many_set_aside_fail_the_build(run, tmp_path):
     words = (*words, "--out", tmp_path / "set", *sets(*SMALL))
     code, _, err = run(*words, "--max-rejected", "2%")
     assert code == 1
-    assert "1 of 48 photographs set aside, more than --max-rejected 2.000%" in err
+    assert "1 of 48 photographs set aside (1 empty), more than --max-rejected" in err
     assert run(*words, "--max-rejected", "0.05")[0] == 3
 
 

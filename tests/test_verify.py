@@ -69,6 +69,27 @@ def test_a_missing_and_an_extra_shard_are_found(copy):
     assert "not in the manifest" in faults["other-train.tfrecord-00000-of-00001"]
 
 
+def test_what_looks_like_a_shard_is_found_wherever_it_lies(copy):
+    (copy / "deep").mkdir()
+    shutil.copy(first_shard(copy), copy / "deep")
+    shutil.copy(first_shard(copy), copy / "idx" / "more.tfrecord.idx")
+    assert {fault.file for fault in find_faults(copy)} == {
+        f"deep/{first_shard(copy).name}",
+        "idx/more.tfrecord.idx",
+    }
+
+
+def test_without_an_index_a_damaged_record_is_still_named(copy):
+    offset = int(load_index(copy / INDEX_FILE)["offset"][4])
+    (copy / INDEX_FILE).unlink()
+    path = first_shard(copy)
+    data = bytearray(path.read_bytes())
+    data[offset + 50] ^= 1
+    path.write_bytes(data)
+    faults = [fault for fault in find_faults(copy) if fault.file == path.name]
+    assert (4, offset) in [(fault.record, fault.offset) for fault in faults]
+
+
 def test_bytes_appended_to_a_shard_are_found(copy):
     path = first_shard(copy)
     path.write_bytes(path.read_bytes() + b"\x00")

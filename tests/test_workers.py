@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -49,6 +52,35 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do():
     results = map_in_order(die_at_three, range(9), num_workers=2, initializer=nothing)
     with pytest.raises(DrtfError, match="a worker process died"):
         list(results)
+
+
+ORPHANS = """
+import os, sys, time
+from drtf.workers import map_in_order
+
+def tell(number):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+def nothing():
+    pass
+
+if __name__ == "__main__":
+    list(map_in_order(tell, range(8), num_workers=2, initializer=nothing))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(tmp_path, how):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "orphans.py"], stdout=subprocess.PIPE, text=True
+    )
+    workers = {int(parent.stdout.readline()) for _ in range(2)}
+    os.kill(parent.pid, how)
+    # The pipe ends when no process holds it any more.
+    parent.communicate(timeout=30)
+    assert len(workers) == 2
 
 
 def test_items_are_taken_a_bounded_number_ahead():

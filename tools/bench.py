@@ -61,6 +61,7 @@ def convert(
 
     if json_file:
         check_absent(json_file)
+        json_file.parent.mkdir(parents=True, exist_ok=True)
     images_config = load_config(config_source, overrides).images
     found = bench_convert(
         images, config=images_config, limit=limit, num_repeats=repeats

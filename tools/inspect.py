@@ -1,19 +1,21 @@
 """drtf inspect."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import click
 
-from .options import SetPath, overwrite_option, path_option
+from .options import AnyPath, overwrite_option, path_option
 
 CONFLICTS_SHOWN = 10
 SETTINGS_SHOWN = ("decode", "crop", "contrast")
 
 
 @click.command()
-@click.argument("shards", type=SetPath())
+@click.argument("shards", type=AnyPath())
 @path_option(
-    "--out", "Folder for the pictures; without it SHARDS-inspection.", required=False
+    "--out",
+    "Folder for the pictures; without it SHARDS-inspection, here for s3://.",
+    required=False,
 )
 @click.option(
     "--per-grade",
@@ -23,14 +25,22 @@ SETTINGS_SHOWN = ("decode", "crop", "contrast")
     help="Photographs shown of each grade.",
 )
 @overwrite_option
-def inspect(shards: Path, out: Path | None, per_grade: int, overwrite: bool) -> None:
+def inspect(
+    shards: Path | str, out: Path | None, per_grade: int, overwrite: bool
+) -> None:
     """Show what is in the set SHARDS, in figures and on a contact sheet."""
     from drtf.data.inspection import inspect_set
+    from drtf.records.remote import fetch_set
+    from drtf.storage import is_remote
 
     from .tables import show_counts, show_table
 
-    out = out or shards.with_name(f"{shards.name}-inspection")
-    found = inspect_set(shards, out=out, num_per_grade=per_grade, overwrite=overwrite)
+    if is_remote(shards):
+        folder, beside = fetch_set(str(shards)), Path(PurePath(shards).name)
+    else:
+        folder, beside = Path(shards), Path(shards).resolve()
+    out = out or beside.with_name(f"{beside.name}-inspection")
+    found = inspect_set(folder, out=out, num_per_grade=per_grade, overwrite=overwrite)
     manifest = found.manifest
     show_counts(f"Photographs in {shards}", manifest)
     size_mb = sum(shard.size_bytes for shard in manifest.shards) / 1e6

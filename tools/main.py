@@ -65,9 +65,13 @@ def main() -> None:
         drtf(prog_name="drtf")
     except SystemExit as stopped:
         _leave(stopped.code)
-    # An OSError is a full disk or a folder that may not be written to, and no bug.
-    except (DrtfError, OSError) as error:
+    except DrtfError as error:
         click.echo(f"Error: {error}", err=True)
+        _leave(1)
+    except OSError as error:  # a full disk, or a folder that may not be written to
+        where = f"{error.filename}: " if error.filename else ""
+        advice = "can it be written to, and has the disk room?"
+        click.echo(f"Error: {where}{error.strerror or error}; {advice}", err=True)
         _leave(1)
     except ImportError as error:
         if "libGL" not in str(error):

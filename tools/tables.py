@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from drtf.records.manifest import Manifest
@@ -14,10 +14,13 @@ def show_table(
 ) -> None:
     """Print a title and a table; all columns but the first stand to the right."""
     console = Console()
+    if not console.is_terminal:  # in a pipe or a log nothing is cut
+        console.width = 200
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     table = Table()
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        justify: JustifyMethod = "left" if number == 0 else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
         table.add_row(*cells)

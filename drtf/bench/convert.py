@@ -99,9 +99,12 @@ def bench_convert(
     """
     limit_threads()
     photographs = find_photographs(images)
-    step = max(len(photographs.paths) // limit, 1)
-    paths = photographs.paths[::step][:limit]
-    config = config.model_copy(update={"contrast": "clahe", "reject_blank": False})
+    if config.contrast != "clahe":
+        raise DrtfError(f"the bench compares CLAHE; images.contrast={config.contrast}")
+    num_paths = len(photographs.paths)
+    chosen = np.linspace(0, num_paths - 1, min(limit, num_paths)).astype(int)
+    paths = [photographs.paths[number] for number in chosen]
+    config = config.model_copy(update={"mask": False, "reject_blank": False})
     usable, samples = [], []
     for path in paths:
         try:
@@ -130,8 +133,8 @@ def bench_convert(
                 seconds[name].append((time.process_time() - start) / len(samples))
                 advance(name)
             for count in pools:
-                chosen = Photographs(photographs.folder, usable)
-                rates[count].append(_measure_pool(chosen, scaled, count))
+                measured = Photographs(photographs.folder, usable)
+                rates[count].append(_measure_pool(measured, scaled, count))
                 advance(f"{count} workers")
     # The largest child that was waited for: they are all workers.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -2,9 +2,10 @@
 
 import functools
 import hashlib
+import os
 import shutil
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,7 +25,7 @@ from drtf.data.build_plan import (
 from drtf.data.convert import Converted, convert_photograph
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.labels import GRADES
-from drtf.data.photographs import find_handles
+from drtf.data.photographs import Handle, find_handles
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError, RecordError
 from drtf.files import hash_file, sync_folder
@@ -94,26 +95,30 @@ def build_shards(
         DrtfError: if `out` exists and is not what this call makes, if too many
             photographs had to be set aside, or if the disk is full.
     """
-    plan = plan_build(sources, name=PurePath(out).name, config=config)
+    name = PurePath(out).name
+    if not name or not name.isprintable():
+        raise DrtfError(f"--out must end in a printable name; got {name!r}")
+    plan = plan_build(sources, name=name, config=config)
     if is_remote(out):
         location = str(out).rstrip("/")
-        manifest = load_remote_manifest(location)
-        if manifest:
-            _check_same(manifest, plan, location)
-            return BuildReport(manifest, plan, found_whole=True)
+        whole = load_remote_manifest(location)
+        if whole:
+            _check_same(whole, plan, location)
+    else:
+        whole = _find_whole(Path(out), plan)
+    if whole:
+        _check_rejected(plan, whole.rejected, max_rejected)
+        return BuildReport(whole, plan, found_whole=True)
+    if is_remote(out):
         key = hashlib.sha256(location.encode()).hexdigest()[:32]
-        local = find_cache() / "builds" / key / PurePath(out).name
+        local = find_cache() / "builds" / key / name
         manifest = _find_whole(local, plan) or _build(
             plan, local, config=config, max_rejected=max_rejected
         )
         upload_set(local, location)
         shutil.rmtree(local.parent)
-        return BuildReport(manifest, plan, found_whole=False)
-    local = Path(out)
-    manifest = _find_whole(local, plan)
-    if manifest:
-        return BuildReport(manifest, plan, found_whole=True)
-    manifest = _build(plan, local, config=config, max_rejected=max_rejected)
+    else:
+        manifest = _build(plan, Path(out), config=config, max_rejected=max_rejected)
     return BuildReport(manifest, plan, found_whole=False)
 
 
@@ -123,7 +128,10 @@ def _build(
     aside = out.with_name(f".{out.name}.partial")
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        with Journal(aside / JOURNAL_FILE, plan_sha256=plan.sha256) as journal:
+    except OSError as error:
+        raise DrtfError(f"can't make {aside}: {error.strerror}; check --out") from error
+    try:
+        with Journal(aside / JOURNAL_FILE, plan_sha256=plan.resume_sha256) as journal:
             _write_shards(
                 aside,
                 plan,
@@ -153,7 +161,7 @@ def _find_whole(out: Path, plan: BuildPlan) -> Manifest | None:
     Raises:
         DrtfError: if something else is there.
     """
-    if not out.exists():
+    if not os.path.lexists(out):  # a link that leads nowhere is there too
         return None
     try:
         manifest = load_manifest(out)
@@ -184,19 +192,23 @@ def _write_shards(
     max_rejected: float,
 ) -> None:
     """Write each shard that isn't there yet, and a journal entry a photograph."""
-    journal.keep(_count_intact(aside, plan, journal.entries, name=name))
+    convert = functools.partial(
+        convert_photograph, images=config.images, build=config.build
+    )
+    journal.keep(_count_intact(aside, plan, journal.entries, convert, name=name))
     if not journal.entries:
         _clear(aside)
     total, num_done = len(plan.table), len(journal.entries)
     todo = plan.table[num_done:]
     results = map_in_order(
-        functools.partial(convert_photograph, images=config.images, build=config.build),
+        convert,
         find_handles(zip(todo["folder"], todo["path"], strict=True)),
         num_workers=count_workers(config.build.num_workers),
         initializer=limit_threads,
     )
     reasons = Counter(entry["reason"] for entry in journal.entries if "reason" in entry)
-    _check_rejected(plan, journal.entries, reasons, max_rejected)
+    reasons.update(item.reason for item in plan.rejected)
+    _check_rejected(plan, reasons, max_rejected)
     with (
         closing(results),
         progress("Converting photographs", total, done=num_done) as advance,
@@ -215,10 +227,10 @@ def _write_shards(
                     journal.append({"shard": number} | entry)
                     if "reason" in entry:
                         reasons[entry["reason"]] += 1
-                        _check_rejected(plan, journal.entries, reasons, max_rejected)
+                        _check_rejected(plan, reasons, max_rejected)
                     advance(f"{reasons.total()} set aside")
                 journal.sync()
-    if reasons.total() == total:
+    if all("reason" in entry for entry in journal.entries):
         first = journal.entries[0]
         raise DrtfError(
             f"none of the {total} photographs could be used; the first: "
@@ -236,16 +248,31 @@ def _clear(aside: Path) -> None:
 
 
 def _count_intact(
-    aside: Path, plan: BuildPlan, entries: list[dict[str, Any]], *, name: str
+    aside: Path,
+    plan: BuildPlan,
+    entries: list[dict[str, Any]],
+    convert: Callable[[Handle], Converted | PhotographError],
+    *,
+    name: str,
 ) -> int:
-    """Count the entries, from the first, whose records stand whole on the disk."""
+    """Count the entries, from the first, that are still true.
+
+    Their records stand whole on the disk, their photographs have the same size, and
+    those that were set aside still can't be used.
+    """
+    places = list(zip(plan.table["folder"], plan.table["path"], strict=True))
+    sizes = plan.table["size_bytes"].tolist()
     for _, shard, start, stop in place_shards(plan):
         path = aside / shard.file_name(name)
         path = path if path.exists() else find_aside(path)
         data = np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
         for position, entry in enumerate(entries[start:stop], start):
             if "reason" in entry:
+                if not isinstance(convert(places[position]), PhotographError):
+                    return position
                 continue
+            if entry["size_bytes"] != sizes[position]:
+                return position
             length = entry["length"]
             frame = data[entry["offset"] :][: length + FRAME_BYTES]
             if find_frame_fault(frame, length=length):
@@ -282,6 +309,7 @@ def _append(
     )
     return {
         **location._asdict(),
+        "size_bytes": photograph["size_bytes"],
         "sha256": result.sha256,
         "field_found": result.field_found,
         **result.quality._asdict(),
@@ -289,28 +317,16 @@ def _append(
 
 
 def _check_rejected(
-    plan: BuildPlan,
-    entries: list[dict[str, Any]],
-    reasons: Counter[str],
-    max_rejected: float,
+    plan: BuildPlan, reasons: Mapping[str, int], max_rejected: float
 ) -> None:
     total = len(plan.table) + len(plan.rejected)
-    count = reasons.total() + len(plan.rejected)
+    count = sum(reasons.values())
     if count > max_rejected * total:
-        counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        counts = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
         raise DrtfError(
-            f"{count} of {total} photographs set aside, more than --max-rejected "
-            f"{max_rejected:.3%} ({counts}; the last: {_name_last(plan, entries)}): "
-            "mend the photographs, or allow more, and the build goes on where it "
-            "stopped"
+            f"{count} of {total} photographs set aside ({counts}), more than "
+            f"--max-rejected {max_rejected:.3%}: mend them, or allow more"
         )
-
-
-def _name_last(plan: BuildPlan, entries: list[dict[str, Any]]) -> str:
-    for number in reversed(range(len(entries))):
-        if "reason" in entries[number]:
-            return f"{plan.table['path'][number]}, {entries[number]['detail']}"
-    return plan.rejected[-1].path
 
 
 def _write_rest(
@@ -324,6 +340,7 @@ def _write_rest(
     """Write all that stands beside the shards, the manifest last."""
     done = pd.DataFrame(entries, index=plan.table.index)
     usable = done["offset"].notna()
+    done = done.drop(columns="size_bytes", errors="ignore")
     index = pd.concat([plan.table, done], axis=1)[usable]
     index = index.reset_index(drop=True)[COLUMNS.names]
     rejected = plan.rejected + [

@@ -41,6 +41,8 @@ class BuildPlan:
         conflicts: identical photographs with different grades.
         rejected: the photographs dropped for such a conflict.
         sha256: equal where photographs, labels, settings and versions are.
+        resume_sha256: the same but for the sizes of the photographs' files, since some
+            may be mended before the build goes on.
     """
 
     catalog: Catalog
@@ -49,6 +51,7 @@ class BuildPlan:
     conflicts: list[Conflict]
     rejected: list[Rejection]
     sha256: str
+    resume_sha256: str
 
 
 def plan_build(sources: Sequence[Source], *, name: str, config: Config) -> BuildPlan:
@@ -81,8 +84,10 @@ def plan_build(sources: Sequence[Source], *, name: str, config: Config) -> Build
             dropped["path"], dropped["grade"], dropped["source"], strict=True
         )
     ]
-    sha256 = _hash_plan(table, rejected, catalog, name=name, config=config)
-    return BuildPlan(catalog, table, shards, conflicts, rejected, sha256)
+    resume_sha256 = _hash_plan(table, rejected, catalog, name=name, config=config)
+    sizes = json.dumps([resume_sha256, table["size_bytes"].tolist()])
+    sha256 = hashlib.sha256(sizes.encode()).hexdigest()
+    return BuildPlan(catalog, table, shards, conflicts, rejected, sha256, resume_sha256)
 
 
 def _lay_out(table: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -117,7 +122,7 @@ def _hash_plan(
     name: str,
     config: Config,
 ) -> str:
-    columns = ["id", "patient", "grade", "source", "path", "size_bytes", "split"]
+    columns = ["id", "patient", "grade", "source", "path", "split"]
     contents = {
         "name": name,
         "images": config.images.model_dump(mode="json"),

@@ -1,14 +1,17 @@
 """Contents: which photographs are the same file, and what if their grades differ."""
 
 import hashlib
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from drtf.config import Conflicts
-from drtf.data.photographs import read_photograph
+from drtf.data.photographs import FETCHED_AT_ONCE, read_photograph
 from drtf.errors import LabelError, PhotographError
+from drtf.progress import progress
 
 
 @dataclass(frozen=True)
@@ -37,21 +40,29 @@ def find_contents(table: pd.DataFrame) -> pd.Series:
     Args:
         table: columns `folder`, `path` and `size_bytes`.
     """
-    counts = Counter(table["size_bytes"])
-    numbers: dict[object, int] = {}
-    contents = []
-    for folder, path, size_bytes in zip(
-        table["folder"], table["path"], table["size_bytes"], strict=True
-    ):
-        name: object = (folder, path)
-        if counts[size_bytes] > 1:
-            try:
-                data = read_photograph(folder, path)
-                name = hashlib.sha256(data).digest()
-            except PhotographError:  # the conversion says what is wrong with it
-                pass
-        contents.append(numbers.setdefault(name, len(numbers)))
+    alike = table["size_bytes"].duplicated(keep=False)
+    places = list(zip(table["folder"], table["path"], strict=True))
+    names: list[object] = list(places)
+    numbers = np.flatnonzero(alike).tolist()
+    if numbers:
+        with (
+            ThreadPoolExecutor(FETCHED_AT_ONCE) as pool,
+            progress("Comparing photographs of equal size", len(numbers)) as advance,
+        ):
+            hashes = pool.map(_hash_photograph, [places[x] for x in numbers])
+            for number, sha256 in zip(numbers, hashes, strict=True):
+                names[number] = sha256 or places[number]
+                advance("")
+    first: dict[object, int] = {}
+    contents = [first.setdefault(name, len(first)) for name in names]
     return pd.Series(contents, index=table.index, dtype="int64")
+
+
+def _hash_photograph(place: tuple[Path | str, str]) -> bytes | None:
+    try:
+        return hashlib.sha256(read_photograph(*place)).digest()
+    except PhotographError:  # the conversion says what is wrong with it
+        return None
 
 
 def find_conflicts(table: pd.DataFrame) -> list[Conflict]:

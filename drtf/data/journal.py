@@ -59,10 +59,6 @@ class Journal:
         """Make sure that what was told survives a loss of power."""
         os.fsync(self._file.fileno())
 
-    def remove(self) -> None:
-        """Remove the journal: what it told of is whole."""
-        self._path.unlink()
-
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -50,7 +50,8 @@ def find_photographs(images: Path | str) -> Photographs:
     """
     if is_remote(images):
         folder = str(images).rstrip("/")
-        return Photographs(folder, _choose_photographs(list_files(folder), images))
+        files = list_files(folder, is_file=_is_photograph)
+        return Photographs(folder, _choose_photographs(files, images))
     images = Path(images)
     if images.suffix.lower() == ".csv" and not images.is_dir():
         return Photographs(images.parent, _read_list(images))
@@ -61,7 +62,8 @@ def find_photographs(images: Path | str) -> Photographs:
         )
     paths = []
     walked = set()
-    for parent, folders, files in os.walk(images, followlinks=True):
+    for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
+        folders.sort()  # of two links to one folder the first counts, everywhere
         real = Path(parent).resolve()
         if real in walked:  # a link that leads round in a circle
             folders.clear()
@@ -138,6 +140,8 @@ def read_photograph(folder: Path | str, path: str) -> bytes:
         return (Path(folder) / path).read_bytes()
     except OSError as error:
         raise PhotographError("unreadable", str(error.strerror)) from error
+    except ValueError as error:  # a name that no file can have
+        raise PhotographError("unreadable", str(error)) from error
 
 
 def strip_suffix(name: str) -> str:
@@ -157,13 +161,14 @@ def find_size(folder: Path | str, path: str) -> int:
         return -1
 
 
+def _fail(error: OSError) -> None:
+    raise LabelError(
+        f"can't read the folder {error.filename}: {error.strerror}"
+    ) from error
+
+
 def _choose_photographs(paths: Iterable[str], images: Path | str) -> list[str]:
-    chosen = [
-        path
-        for path in paths
-        if PurePosixPath(path).suffix.lower() in SUFFIXES
-        and not PurePosixPath(path).name.startswith(".")
-    ]
+    chosen = [path for path in paths if _is_photograph(PurePosixPath(path).name)]
     if not chosen:
         raise LabelError(
             f"no photograph in {images}: looked for names ending in "
@@ -172,16 +177,22 @@ def _choose_photographs(paths: Iterable[str], images: Path | str) -> list[str]:
     return sorted(chosen)
 
 
+def _is_photograph(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+
+
 def _read_list(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
+            separator = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            rows = csv.DictReader(file, delimiter=separator)
             if PATH_COLUMN not in (rows.fieldnames or ()):
                 raise LabelError(
                     f"{path} has no column {PATH_COLUMN!r}: --images takes a CSV that "
                     f"lists photographs by it; it has {rows.fieldnames or []}"
                 )
-            paths = {row[PATH_COLUMN] for row in rows} - {"", None}
+            paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"can't read the list {path}: {error}") from error
     if not paths:

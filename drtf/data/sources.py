@@ -107,7 +107,8 @@ def _check_names(sources: Sequence[Source]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise LabelError(f"two sources are named {name!r}: give each its own name")
-        if name and not re.fullmatch(r"[\w.-]+", name):
+        if name and not re.fullmatch(r"\w[\w.-]*", name):
             raise LabelError(
-                f"a source's name has letters, digits, '.', '_' and '-'; got {name!r}"
+                "a source's name has letters and digits, and after the first '.', '_' "
+                f"and '-' too; got {name!r}"
             )

@@ -38,7 +38,7 @@ class Decoded(NamedTuple):
 
 
 def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
-    """Decode a photograph, upright as its EXIF orientation says.
+    """Decode a photograph, upright as a JPEG's, PNG's or TIFF's EXIF says.
 
     Args:
         data: a JPEG, PNG, TIFF, WebP, BMP or DICOM file.
@@ -126,7 +126,7 @@ def _read_header(data: bytes) -> tuple[int, int, str]:
         ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise PhotographError(
-            "not_an_image", "its first bytes are of no known image format"
+            "not_an_image", "its first bytes are of no known image format, or cut short"
         ) from error
     kind = str(header.format)
     if kind not in KINDS:

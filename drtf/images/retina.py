@@ -88,7 +88,8 @@ def find_frame(field: np.ndarray, shape: tuple[int, ...], *, scale: int) -> Fram
         scale: by how much it was shrunk in decoding.
 
     Returns:
-        The square, on a grid of 8 px, so that it is the same at each scale.
+        The square, on a grid of 8 px, which each scale can cut exactly. Where the
+        field's edge is found may differ between scales by a 256th of the photograph.
     """
     left, top, width, height = cv2.boundingRect(field)
     scale_x = shape[1] * scale / field.shape[1]

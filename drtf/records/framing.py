@@ -36,11 +36,13 @@ def find_frame_fault(frame: np.ndarray, *, length: int) -> str:
         frame: uint8 [n], what could be read of the frame.
         length: the length in bytes that the frame's data should have.
     """
+    if len(frame) >= HEADER.size and (
+        HEADER.unpack_from(frame)[1] != masked_crc(frame[:8])
+    ):
+        return "the length's checksum does not match"
     if len(frame) < length + FRAME_BYTES:
         return f"cut short: {len(frame)} of {length + FRAME_BYTES} bytes are there"
-    found, length_crc = HEADER.unpack_from(frame)
-    if length_crc != masked_crc(frame[:8]):
-        return "the length's checksum does not match"
+    found, _ = HEADER.unpack_from(frame)
     if found != length:
         return f"the length is {found} bytes, the index says {length}"
     (data_crc,) = FOOTER.unpack_from(frame, HEADER.size + length)

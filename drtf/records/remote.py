@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drtf.errors import DrtfError, RecordError
-from drtf.files import hash_file, write_atomic
+from drtf.files import hash_file, locked, write_atomic
 from drtf.progress import progress
 from drtf.records.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from drtf.storage import (
@@ -59,22 +59,26 @@ def fetch_set(location: str) -> Path:
         raise RecordError(f"{location} {NO_SET}")
     manifest = parse_manifest(data, path=location)
     folder = find_cache() / "sets" / hashlib.sha256(data).hexdigest()[:32]
-    if (folder / MANIFEST_FILE).exists():
-        os.utime(folder)
-        return folder
-    aside = folder.with_name(f".{folder.name}.partial")
-    aside.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        if (folder / MANIFEST_FILE).exists():
+            os.utime(folder)
+        else:
+            _fetch_files(location, manifest, folder)
+            write_atomic(folder / MANIFEST_FILE, data)
+    return folder
+
+
+def _fetch_files(location: str, manifest: Manifest, folder: Path) -> None:
+    """Fetch all but the manifest; what an earlier call fetched whole stays."""
+    folder.mkdir(exist_ok=True)
+    _make_room(manifest, folder)
     hashes = {shard.file: shard.sha256 for shard in manifest.shards} | manifest.files
-    _make_room(manifest, aside)
     with progress(f"Fetching {location}", len(hashes)) as advance:
         for file, sha256 in hashes.items():
-            path = aside / file
+            path = folder / file
             if not (path.exists() and hash_file(path) == sha256):
                 _fetch_file(f"{location}/{file}", path, sha256)
             advance(file)
-    write_atomic(aside / MANIFEST_FILE, data)
-    aside.rename(folder)
-    return folder
 
 
 def copy_set(location: str, folder: Path) -> None:
@@ -84,7 +88,7 @@ def copy_set(location: str, folder: Path) -> None:
         RecordError: if there is no set.
         StorageError: if the store can't be asked.
     """
-    files = list_files(location.rstrip("/"))
+    files = list_files(location.rstrip("/"), is_file=lambda name: "." in name)
     if MANIFEST_FILE not in files:
         raise RecordError(f"{location} {NO_SET}")
     with progress(f"Fetching {location}", len(files)) as advance:
@@ -134,7 +138,7 @@ def _fetch_file(location: str, path: Path, sha256: str) -> None:
     write_atomic(path, data)
 
 
-def _make_room(manifest: Manifest, aside: Path) -> None:
+def _make_room(manifest: Manifest, folder: Path) -> None:
     text = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_SIZE_GB)
     try:
         limit = float(text) * 1e9
@@ -148,7 +152,8 @@ def _make_room(manifest: Manifest, aside: Path) -> None:
             f"the set has {needed / 1e9:.1f} GB, the cache {find_cache()} may have "
             f"{limit / 1e9:.1f}: set {SIZE_VARIABLE} higher"
         )
-    others = [path for path in aside.parent.iterdir() if path != aside]
+    # Sets alone: what another process is fetching has no manifest yet.
+    others = [path.parent for path in folder.parent.glob(f"*/{MANIFEST_FILE}")]
     others.sort(key=lambda path: path.stat().st_mtime)
     sizes = [sum(_find_sizes(path)) for path in others]
     while others and needed + sum(sizes) > limit:

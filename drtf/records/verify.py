@@ -49,11 +49,12 @@ def find_faults(
         RecordError: if the folder has no readable manifest to check against.
     """
     manifest = load_manifest(folder)
-    known = {shard.file for shard in manifest.shards}
+    known = {shard.file for shard in manifest.shards} | set(manifest.files)
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*tfrecord*"))
     faults = [
-        Fault(path.name, "not in the manifest: no shard of this set")
-        for path in sorted(folder.glob("*.tfrecord-*"))
-        if path.name not in known
+        Fault(file, "not in the manifest: no part of this set")
+        for file in sorted(found)
+        if file not in known
     ]
     for file, sha256 in manifest.files.items():
         try:
@@ -115,6 +116,22 @@ def _find_shard_faults(
                 yield Fault(shard.file, problem, number, int(row.offset))  # type: ignore[arg-type]
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         yield Fault(shard.file, HASH_DIFFERS)
+        if rows is None:
+            yield from _find_first_broken(data, shard.file)
+
+
+def _find_first_broken(data: np.ndarray, file: str) -> Iterator[Fault]:
+    """Walk the frames without an index, up to the first that is broken."""
+    offset = number = 0
+    while offset < len(data):
+        frame = data[offset:]
+        length = HEADER.unpack_from(frame)[0] if len(frame) >= HEADER.size else 0
+        problem = find_frame_fault(frame, length=length)
+        if problem:
+            yield Fault(file, problem, number, offset)
+            return
+        offset += length + FRAME_BYTES
+        number += 1
 
 
 def _find_record_problem(
