@@ -45,8 +45,8 @@ def preprocess_photograph(data: bytes, config: ImagesConfig) -> Preprocessed:
     """Decode, crop, equalise and resize one photograph.
 
     With `decode = "exact"` it is the predecessor's way bit for bit: full decode, CLAHE
-    at full size, bilinear resize. Otherwise it is shrunk in decoding while pixels enough
-    remain, and the resize averages areas, which doesn't alias.
+    at full size, bilinear resize. Otherwise it is shrunk in decoding while enough
+    pixels remain, and the resize averages areas, which doesn't alias.
 
     Args:
         data: an image file's bytes.
