@@ -1,9 +1,10 @@
 """Object stores: s3:// by way of tensorflow-io, a whole object at a time.
 
 tensorflow-io hides most errors of a store behind "not found" (of `exists`, `stat`,
-`glob`, `walk` and `GFile.read`), and its rename and its copy to a local file are not to
-be trusted. So only those of its calls are used here that tell the truth, and before a
-missing object is believed to be missing its bucket is asked for.
+`glob`, `walk` and a `GFile.read` of all), and its rename, its copy to a local file and
+`read_file` are not to be trusted. So only those of its calls are used here that tell
+the truth, and before a missing object is believed to be missing its bucket is asked
+for.
 """
 
 import functools
@@ -27,7 +28,11 @@ DEFAULTS = {
     "AWS_MAX_ATTEMPTS": "3",
     "S3_CONNECT_TIMEOUT_MSEC": str(1000 * CONNECT_SECONDS),
     "S3_REQUEST_TIMEOUT_MSEC": "30000",
+    # Its download in parts returned wrong bytes of the right length, in half of the
+    # cases, after a connection was cut and tried again.
+    "S3_DISABLE_MULTI_PART_DOWNLOAD": "1",
 }
+PART_BYTES = 1 << 24
 
 
 class MissingObjectError(StorageError):
@@ -86,9 +91,12 @@ def read_object(location: str) -> bytes:
         MissingObjectError: if there is none.
         StorageError: if the store can't be asked.
     """
-    tf = _load_tensorflow()
-    with _errors(location):
-        return tf.io.read_file(location).numpy()
+    gfile = _load_tensorflow().io.gfile
+    with _errors(location), gfile.GFile(location, "rb") as file:
+        parts = []
+        while part := file.read(PART_BYTES):
+            parts.append(part)
+        return b"".join(parts)
 
 
 def write_object(location: str, data: bytes) -> None:

@@ -336,8 +336,13 @@ def test_ctrl_c_ends_a_build_at_once_and_leaves_no_set(photographs, tmp_path):
     command = [sys.executable, "-c", code, "build-shards", "--set"]
     command += ["build.num_workers=2", "--images", str(photographs / "images")]
     command += ["--labels", str(photographs / "labels.csv"), "--out", "set"]
+    # What runs in the background of a script is born deaf to Ctrl-C.
     build = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (tmp_path / ".set.partial").exists():
         time.sleep(0.01)
