@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from drtf.errors import DrtfError
@@ -13,12 +14,27 @@ from drtf.errors import DrtfError
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file aside, sync it, and rename it into place."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    aside = path.with_name(f".{path.name}.partial")
+    aside = find_aside(path)
     with aside.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def find_aside(path: Path) -> Path:
+    """Return where a file or a folder stands until it is whole: hidden, beside."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_unbuffered(file: FileIO, data: bytes) -> None:
+    """Write all of the data in one call, so that a kill loses none that was written.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    if file.write(data) != len(data):
+        raise OSError(f"can't write to {file.name}: the disk is full")
 
 
 def sync_folder(path: Path) -> None:

@@ -100,8 +100,7 @@ def build_shards(
     report = build(sources, out, config=config, max_rejected=max_rejected)
     manifest, plan = report.manifest, report.plan
     show_counts(f"Photographs in {out}", manifest)
-    size_mb = sum(shard.size_bytes for shard in manifest.shards) / 1e6
-    click.echo(f"{len(manifest.shards)} shards, {size_mb:.1f} MB")
+    click.echo(f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB")
     if report.found_whole:
         click.echo("The set was there already, made by this same command.")
     num_without_field = manifest.provenance["num_without_field"]

@@ -43,9 +43,9 @@ def inspect(
     found = inspect_set(folder, out=out, num_per_grade=per_grade, overwrite=overwrite)
     manifest = found.manifest
     show_counts(f"Photographs in {shards}", manifest)
-    size_mb = sum(shard.size_bytes for shard in manifest.shards) / 1e6
     click.echo(
-        f"{len(manifest.shards)} shards, {size_mb:.1f} MB; {manifest.image_size} px, "
+        f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB; "
+        f"{manifest.image_size} px, "
         + ", ".join(f"{key} {manifest.preprocessing[key]}" for key in SETTINGS_SHOWN)
     )
     show_table(

@@ -71,13 +71,6 @@ class SetPath(LocalPath):
         return fetch_set(value)
 
 
-def out_option(help_text: str, *, kind: click.Path | None = None) -> Any:
-    """Add a required --out, by default a local path."""
-    return click.option(
-        "--out", type=kind or LocalPath(), required=True, help=help_text
-    )
-
-
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace what an earlier call wrote to --out."
 )
@@ -90,6 +83,11 @@ def path_option(
     return click.option(
         name, type=kind or LocalPath(), required=required, help=help_text
     )
+
+
+def out_option(help_text: str, *, kind: click.Path | None = None) -> Any:
+    """Add a required --out, by default a local path."""
+    return path_option("--out", help_text, kind=kind)
 
 
 def images_option(help_text: str, *, required: bool = True) -> Any:

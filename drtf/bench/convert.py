@@ -122,6 +122,7 @@ def bench_convert(
     pools = sorted({1, 2, count_workers(0)})
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     rates: dict[int, list[float]] = {count: [] for count in pools}
+    measured = Photographs(photographs.folder, usable)
     num_steps = num_repeats * (len(methods) + len(pools))
     with progress("Measuring", num_steps) as advance:
         for _ in range(num_repeats):
@@ -133,7 +134,6 @@ def bench_convert(
                 seconds[name].append((time.process_time() - start) / len(samples))
                 advance(name)
             for count in pools:
-                measured = Photographs(photographs.folder, usable)
                 rates[count].append(_measure_pool(measured, scaled, count))
                 advance(f"{count} workers")
     # The largest child that was waited for: they are all workers.
@@ -214,10 +214,10 @@ def _measure_pool(
 ) -> float:
     """Return photographs a second of a pool that runs warm."""
     warm = AHEAD_PER_WORKER * num_workers
-    places = ((photographs.folder, path) for path in photographs.paths)
+    places = [(photographs.folder, path) for path in photographs.paths]
     results = map_in_order(
         functools.partial(convert_photograph, images=config, build=BuildConfig()),
-        itertools.islice(itertools.cycle(list(places)), warm + NUM_CONVERTED),
+        itertools.islice(itertools.cycle(places), warm + NUM_CONVERTED),
         num_workers=num_workers,
         initializer=limit_threads,
     )

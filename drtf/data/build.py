@@ -28,7 +28,7 @@ from drtf.data.labels import GRADES
 from drtf.data.photographs import Handle, find_handles
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError, RecordError
-from drtf.files import hash_file, sync_folder
+from drtf.files import find_aside, hash_file, sync_folder
 from drtf.images.preprocess import limit_threads
 from drtf.progress import progress
 from drtf.records.framing import FRAME_BYTES, find_frame_fault
@@ -46,7 +46,7 @@ from drtf.records.plan import SPLITS
 from drtf.records.rejected import Rejection, save_rejected
 from drtf.records.remote import find_cache, load_remote_manifest, upload_set
 from drtf.records.schema import Record
-from drtf.records.writer import ShardWriter, find_aside
+from drtf.records.writer import ShardWriter
 from drtf.storage import is_remote
 from drtf.workers import count_workers, map_in_order
 
@@ -125,7 +125,7 @@ def build_shards(
 def _build(
     plan: BuildPlan, out: Path, *, config: Config, max_rejected: float
 ) -> Manifest:
-    aside = out.with_name(f".{out.name}.partial")
+    aside = find_aside(out)
     try:
         aside.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -271,7 +271,7 @@ def _count_intact(
                 if not isinstance(convert(places[position]), PhotographError):
                     return position
                 continue
-            if entry["size_bytes"] != sizes[position]:
+            if entry["file_bytes"] != sizes[position]:
                 return position
             length = entry["length"]
             frame = data[entry["offset"] :][: length + FRAME_BYTES]
@@ -309,7 +309,7 @@ def _append(
     )
     return {
         **location._asdict(),
-        "size_bytes": photograph["size_bytes"],
+        "file_bytes": photograph["size_bytes"],
         "sha256": result.sha256,
         "field_found": result.field_found,
         **result.quality._asdict(),
@@ -340,7 +340,6 @@ def _write_rest(
     """Write all that stands beside the shards, the manifest last."""
     done = pd.DataFrame(entries, index=plan.table.index)
     usable = done["offset"].notna()
-    done = done.drop(columns="size_bytes", errors="ignore")
     index = pd.concat([plan.table, done], axis=1)[usable]
     index = index.reset_index(drop=True)[COLUMNS.names]
     rejected = plan.rejected + [

@@ -16,7 +16,6 @@ from drtf.records.reader import ShardSet
 
 CONTACT_SHEET = "contact-sheet.png"
 QUALITY_FIGURE = "quality.png"
-QUALITY = ("brightness", "contrast", "sharpness", "field")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,9 @@ def inspect_set(
         ]
     out.mkdir(parents=True, exist_ok=True)
     plot_grid(sheet, rows)
-    plot_histograms(quality, {name: index[name].to_numpy() for name in QUALITY})
+    plot_histograms(
+        quality, {name: index[name].to_numpy() for name in manifest.quality}
+    )
     alike = index.assign(content=index["sha256"])
     return Inspection(
         manifest,

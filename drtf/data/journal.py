@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from drtf.errors import DrtfError
+from drtf.files import write_unbuffered
 
 JOURNAL_FILE = ".journal.jsonl"
 
@@ -29,7 +30,6 @@ class Journal:
             DrtfError: if another process has it open, or it is of another plan.
         """
         self._path = path
-        # Unbuffered: a line is one write, and a kill loses none that was written.
         self._file = path.open("a+b", buffering=0)
         try:
             self._lock()
@@ -99,6 +99,4 @@ class Journal:
         return whole
 
     def _write(self, entry: dict[str, Any]) -> None:
-        line = (json.dumps(entry) + "\n").encode()
-        if self._file.write(line) != len(line):
-            raise OSError(f"can't write to {self._path}: the disk is full")
+        write_unbuffered(self._file, (json.dumps(entry) + "\n").encode())

@@ -21,7 +21,7 @@ from drtf.data.photographs import (
     strip_suffix,
 )
 from drtf.errors import PhotographError
-from drtf.files import check_absent
+from drtf.files import check_absent, find_aside
 from drtf.images.preprocess import (
     decode_image,
     encode_image,
@@ -99,7 +99,7 @@ def score(
     threshold = run.threshold.value if run.threshold else DEFAULT_THRESHOLD
     num_failed = num_positive = 0
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.partial")
+    aside = find_aside(out)
     with (
         aside.open(
             "w", newline="", encoding="utf-8", errors="backslashreplace"

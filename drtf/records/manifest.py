@@ -67,6 +67,11 @@ class Manifest(_Table):
     provenance: dict[str, Any]
     plan_sha256: str
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of all shards together."""
+        return sum(shard.size_bytes for shard in self.shards)
+
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, sealed by its own hash; from then on the folder is a set."""

@@ -146,7 +146,7 @@ def _make_room(manifest: Manifest, folder: Path) -> None:
         raise DrtfError(f"{SIZE_VARIABLE} must be a number of GB; got {text!r}") from (
             error
         )
-    needed = sum(shard.size_bytes for shard in manifest.shards)
+    needed = manifest.size_bytes
     if needed > limit:
         raise DrtfError(
             f"the set has {needed / 1e9:.1f} GB, the cache {find_cache()} may have "

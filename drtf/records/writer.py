@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from drtf.files import find_aside, write_unbuffered
 from drtf.records.framing import frame_record
 from drtf.records.schema import Record, encode_record
 
@@ -31,7 +32,6 @@ class ShardWriter:
         self._path = path
         aside = find_aside(path)
         aside.touch()
-        # Unbuffered: a record is one write, and a kill loses none that was written.
         self._file = aside.open("r+b", buffering=0)
         self._file.truncate(keep_bytes)
         self.size_bytes = self._file.seek(keep_bytes)
@@ -56,13 +56,7 @@ class ShardWriter:
         """
         data, image_offset = encode_record(record)
         frame = frame_record(data)
-        if self._file.write(frame) != len(frame):
-            raise OSError(f"can't write to {self._path}: the disk is full")
+        write_unbuffered(self._file, frame)
         location = Location(self.size_bytes, len(data), image_offset, len(record.image))
         self.size_bytes += len(frame)
         return location
-
-
-def find_aside(path: Path) -> Path:
-    """Return where a shard stands until it is whole."""
-    return path.with_name(f".{path.name}.partial")
