@@ -96,21 +96,21 @@ def _equalize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
         equalize_lightness, clip_limit=config.clahe_clip_limit, tiles=config.clahe_tiles
     )
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    lightness, *colors = cv2.split(lab)
+    lightness = cv2.extractChannel(lab, 0)
     if config.decode == "exact":
-        lab = cv2.merge([equalize(lightness), *colors])
+        lab = cv2.insertChannel(equalize(lightness), lab, 0)
         return _resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), config)
-    factor = math.ceil(MIN_TILE_SIDE * config.clahe_tiles / config.size)
-    side = config.size * min(factor, MAX_WORKING_SCALE)
-    if min(lightness.shape) < side:
-        lightness = cv2.resize(lightness, (side, side), interpolation=cv2.INTER_LINEAR)
+    # A whole multiple of the target, so that each of its px averages whole blocks.
+    size = config.size
+    factor = math.ceil(MIN_TILE_SIDE * config.clahe_tiles / size)
+    least = size * min(factor, MAX_WORKING_SCALE)
+    sides = [math.ceil(max(side, least) / size) * size for side in lab.shape[1::-1]]
+    lightness = equalize(cv2.resize(lightness, sides, interpolation=cv2.INTER_LINEAR))
     # Shrunk before it is converted back, which takes far fewer px; colours vary so
     # slowly that halfway they need no averaging.
-    half = (2 * config.size, 2 * config.size)
-    if min(colors[0].shape) < 2 * half[0]:
-        colors = [cv2.resize(x, half, interpolation=cv2.INTER_LINEAR) for x in colors]
-    planes = [_resize(plane, config) for plane in (equalize(lightness), *colors)]
-    return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_LAB2RGB)
+    lab = cv2.resize(lab, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
+    lab = cv2.insertChannel(_resize(lightness, config), _resize(lab, config), 0)
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
 def _resize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
