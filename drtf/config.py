@@ -25,6 +25,7 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Task = Literal["binary", "referable"]
 Tta = Literal["none", "flips5"]
+OnCorrupt = Literal["error", "skip"]
 Conflicts = Literal["keep", "drop", "error"]
 
 
@@ -98,10 +99,15 @@ class BuildConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Which share of an epoch each class gets; weights are per class of the task."""
+    """Which share of an epoch each class gets; weights are per class of the task.
+
+    `on_corrupt` says what becomes of a damaged record: an error, or another photograph
+    of its class in its place, logged and counted.
+    """
 
     mode: Literal["natural", "balanced", "weights"] = "balanced"
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    on_corrupt: OnCorrupt = "error"
 
 
 class AugmentConfig(Section):

@@ -29,6 +29,14 @@ class RecordError(DrtfError):
     """A shard, its index or its manifest is damaged, or none of ours."""
 
 
+class DamagedRecordError(RecordError):
+    """A record fails its checksums; `row` is its row in the set's index."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 class StorageError(DrtfError):
     """An object store can't be reached, or refuses."""
 

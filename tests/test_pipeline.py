@@ -1,9 +1,15 @@
+import json
+import shutil
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 from drtf.config import SamplingConfig
 from drtf.data.build import build_shards
 from drtf.data.pipeline import (
+    State,
+    TrainIterator,
     count_steps,
     eval_dataset,
     read_batch,
@@ -19,7 +25,7 @@ COMMON = {"split": "train", "task": "binary", "sampling": SamplingConfig()}
 
 
 def batches(shard_set, **changes):
-    settings = COMMON | {"batch_size": 6, "epochs": 2, "seed": 3} | changes
+    settings = COMMON | {"batch_size": 6, "epochs": 2, "state": State(3)} | changes
     return list(train_dataset(shard_set, **settings).as_numpy_iterator())
 
 
@@ -91,15 +97,97 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
         assert (read_batch(opened, rows) == read_batch(shard_set, rows)).all()
 
 
-def test_a_damaged_record_stops_the_stream_and_is_named(shard_set, monkeypatch):
-    def cut(file, buffers, offset):
-        return 5
+@pytest.mark.parametrize("num_readers", [1, 2, 4, 8])
+def test_the_readers_batches_together_are_the_global_batch(shard_set, num_readers):
+    parts = [
+        batches(shard_set, batch_size=9, reader=reader, num_readers=num_readers)
+        for reader in range(num_readers)
+    ]
+    for whole, *shares in zip(batches(shard_set, batch_size=9), *parts, strict=True):
+        for key in whole:
+            joined = np.concatenate([share[key] for share in shares])
+            assert (joined == whole[key]).all()
 
-    monkeypatch.setattr("drtf.records.reader.os.preadv", cut)
+
+@pytest.mark.parametrize("num_taken", [0, 1, 5, 9])
+def test_a_stream_goes_on_from_its_state(shard_set, num_taken):
+    settings = COMMON | {"batch_size": 6, "epochs": 3}
+    iterator = TrainIterator(shard_set, state=State(3), **settings)
+    for _ in range(num_taken):
+        next(iterator)
+    saved = json.dumps(asdict(iterator.state))
+    rest = list(TrainIterator(shard_set, state=State(**json.loads(saved)), **settings))
+    expected = list(iterator)
+    assert len(rest) == 3 * count_steps(shard_set, batch_size=6, **COMMON) - num_taken
+    for first, again in zip(expected, rest, strict=True):
+        assert all((first[key] == again[key]).numpy().all() for key in first)
+
+
+def test_batches_that_are_kept_are_not_overwritten(shard_set):
+    kept = list(train_dataset(shard_set, batch_size=6, epochs=10))
+    for batch in kept:
+        expected = read_batch(shard_set, batch["row"].numpy())
+        assert (batch["image"].numpy() == expected).all()
+
+
+def test_memory_that_is_let_go_is_used_again(shard_set):
+    addresses = set()
+    for batch in train_dataset(shard_set, batch_size=6, epochs=30).as_numpy_iterator():
+        addresses.add(batch["image"].ctypes.data)
+    assert len(addresses) < 20
+
+
+@pytest.fixture
+def damaged_set(shards, tmp_path):
+    """A set whose third record is damaged."""
+    folder = shutil.copytree(shards, tmp_path / "damaged")
+    with ShardSet(folder) as whole:
+        row = whole.index.iloc[2]
+        path = folder / whole.manifest.shards[0].file
+    data = bytearray(path.read_bytes())
+    data[row.offset + row.length // 2] ^= 4
+    path.write_bytes(data)
+    with ShardSet(folder) as opened:
+        yield opened
+
+
+def test_a_damaged_record_stops_the_stream_and_is_named(damaged_set):
     with (
         pytest.raises(
-            RecordError, match=r"^shard .*train\.tfrecord-.*drtf verify \S+$"
+            RecordError,
+            match=r"^shard .*train\.tfrecord-\S+, record 2 at .*drtf verify \S+$",
         ),
         record_errors(),
     ):
-        batches(shard_set)
+        batches(damaged_set)
+
+
+def test_a_damaged_record_can_be_skipped_for_another_of_its_class(
+    damaged_set, shard_set, caplog
+):
+    sampling = SamplingConfig(on_corrupt="skip")
+    skipping = batches(damaged_set, sampling=sampling)
+    rows, classes = shard_set.find_rows("train"), shard_set.grades > 0
+    like = rows[classes[rows] == classes[2]]
+    replacement = like[np.searchsorted(like, 2) + 1]
+    for batch, whole in zip(skipping, batches(shard_set), strict=True):
+        expected = np.where(whole["row"] == 2, replacement, whole["row"])
+        assert (batch["row"] == expected).all()
+        assert (batch["label"] == whole["label"]).all()
+        assert (batch["image"] == read_batch(shard_set, expected)).all()
+    assert list(damaged_set.damaged) == [2]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "record 2 at offset" in caplog.text
+
+
+def test_evaluation_can_mask_what_is_damaged(damaged_set):
+    dataset = eval_dataset(damaged_set, split="train", batch_size=8, on_corrupt="skip")
+    masked = np.concatenate([batch["mask"] for batch in dataset.as_numpy_iterator()])
+    rows = np.concatenate([batch["row"] for batch in dataset.as_numpy_iterator()])
+    assert (masked == ((rows != 2) & (rows >= 0))).all()
+
+
+def test_a_class_without_a_whole_record_is_an_error(damaged_set):
+    damaged_set.damaged |= dict.fromkeys(np.flatnonzero(damaged_set.grades == 0), "")
+    with pytest.raises(RecordError, match="every record of a class"), record_errors():
+        batches(damaged_set, sampling=SamplingConfig(on_corrupt="skip"))

@@ -8,7 +8,7 @@ import pytest
 from drtf.config import AugmentConfig, TrainConfig, load_config
 from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
-from drtf.data.pipeline import train_dataset
+from drtf.data.pipeline import State, train_dataset
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.models.callbacks import StopAtNonFinite, plan_learning_rate
@@ -73,7 +73,7 @@ def test_training_learns_what_can_be_learned(shard_set):
         sampling=load_config().sampling,
         batch_size=16,
         epochs=25,
-        seed=0,
+        state=State(0),
     )
     history = trainer.fit(dataset, epochs=1, shuffle=False, verbose=0).history
     assert history["roc_auc"][-1] > 0.8
@@ -97,7 +97,7 @@ def test_mixed_precision_trains_and_ends_in_float32(shard_set, policy):
         sampling=settings.sampling,
         batch_size=8,
         epochs=1,
-        seed=0,
+        state=State(0),
     )
     history = trainer.fit(dataset, shuffle=False, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -31,3 +31,8 @@ def train(
         f"{report.best_roc_auc:.3f}; {report.num_trained:,} parameters trained, "
         f"{report.num_frozen:,} frozen, in {report.precision}"
     )
+    if report.num_damaged:
+        click.echo(
+            f"{report.num_damaged:,} damaged records were skipped; run drtf verify "
+            f"{shards}"
+        )

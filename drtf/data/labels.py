@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from drtf.config import LabelsConfig, Task
@@ -138,9 +139,9 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
     )
 
 
-def find_classes(grades: pd.Series, task: Task) -> pd.Series:
+def find_classes(grades: np.ndarray, task: Task) -> np.ndarray:
     """Return int64 classes of a task: 1 from the grade that counts as positive on."""
-    return (grades >= POSITIVE_FROM[task]).astype("int64")
+    return (grades >= POSITIVE_FROM[task]).astype(np.int64)
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

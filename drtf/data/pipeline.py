@@ -1,39 +1,56 @@
 """The tf.data pipeline: from the order of an epoch to batches, one element a batch."""
 
 import functools
+import logging
 import math
 import re
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import SamplingConfig, Task
+from drtf.config import OnCorrupt, SamplingConfig, Task
 from drtf.data.labels import find_classes
 from drtf.data.sampling import plan_epoch
-from drtf.errors import RecordError
+from drtf.errors import DamagedRecordError, RecordError
 from drtf.images.preprocess import decode_image
 from drtf.records.reader import ShardSet
+from drtf.workers import count_workers
+
+ALIGNMENT = 64
+BATCHES_READY = 2
+BALANCED = SamplingConfig()
+
+_log = logging.getLogger(__name__)
 
 
-def read_batch(shards: ShardSet, rows: np.ndarray) -> np.ndarray:
+def read_batch(
+    shards: ShardSet, rows: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """Read and decode the images of some records.
 
     Args:
         shards: an open set.
         rows: int64 [B], rows of its index.
+        out: uint8 [B, H, W, 3], contiguous, to fill; without it a new array is made.
 
     Returns:
         uint8 RGB [B, H, W, 3].
 
     Raises:
-        RecordError: at a damaged record.
+        DamagedRecordError: at a damaged record.
     """
     size, encoding = shards.manifest.image_size, shards.manifest.encoding
-    images = np.empty((len(rows), size, size, 3), np.uint8)
-    for image, data in zip(images, shards.read_images(rows), strict=True):
-        image[...] = decode_image(data, encoding, size=size)
+    images = np.empty((len(rows), size, size, 3), np.uint8) if out is None else out
+    if encoding == "raw":
+        shards.read_images(rows, images)
+    else:
+        for image, data in zip(images, shards.read_images(rows), strict=True):
+            image[...] = decode_image(data, encoding, size=size)
     return images
 
 
@@ -51,63 +68,95 @@ def count_steps(
     return math.ceil(len(order) / batch_size)
 
 
+@dataclass(frozen=True)
+class State:
+    """Where a stream of training batches stands; all batches to come follow from it.
+
+    `State(**json.loads(json.dumps(asdict(state))))` is an equal state.
+
+    Attributes:
+        seed: of the order and of the augmentation.
+        epoch: of the next batch, from 0.
+        step: of the next batch in its epoch, from 0.
+    """
+
+    seed: int = 42
+    epoch: int = 0
+    step: int = 0
+
+
 def train_dataset(
     shards: ShardSet,
     *,
-    split: str,
-    task: Task,
-    sampling: SamplingConfig,
-    batch_size: int,
-    epochs: int,
-    seed: int,
+    split: str = "train",
+    task: Task = "binary",
+    sampling: SamplingConfig = BALANCED,
+    batch_size: int = 256,
+    epochs: int = 1,
+    state: State = State(),
+    reader: int = 0,
+    num_readers: int = 1,
 ) -> tf.data.Dataset:
     """Stream epochs of globally shuffled, class-balanced batches.
 
-    The batch of a step is a pure function of (seed, epoch, step).
+    The batch of a step is a pure function of (seed, epoch, step). With several readers
+    each gets its part of it; their parts in turn are the batch that one would get.
 
     Args:
         shards: an open set; it must stay open while the dataset is read.
         split: of the set.
         task: what the labels say.
         sampling: the `sampling` section.
-        batch_size: images in a batch; the last one of an epoch may have fewer.
-        epochs: passes to stream.
-        seed: of the order and of the augmentation.
+        batch_size: images in a batch of all readers together; the last one of an epoch
+            may have fewer.
+        epochs: at which to end, counted from the first one.
+        state: where to begin.
+        reader: number of this reader, from 0.
+        num_readers: readers that share each batch.
 
     Returns:
         Batches as a dict: `image` uint8 [B, H, W, 3], `label` float32 [B], `row` int64
         [B] (in the set's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
+
+    Raises:
+        RecordError: while it is read, inside TensorFlow's error, at a damaged record;
+            see `record_errors`.
     """
     rows, classes = _find_examples(shards, split, task)
     steps = count_steps(
         shards, split=split, task=task, sampling=sampling, batch_size=batch_size
     )
+    load = _Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
 
     @functools.lru_cache(maxsize=2)  # around the end of an epoch two are in use
     def order_of(epoch: int) -> np.ndarray:
-        return plan_epoch(classes, sampling, seed=seed, epoch=epoch)
+        return plan_epoch(classes, sampling, seed=state.seed, epoch=epoch)
 
     def gather(number: np.ndarray) -> tuple[np.ndarray, ...]:
         epoch, step = divmod(int(number), steps)
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)
-        examples = order_of(epoch)[positions[0] : positions[-1] + 1]
+        order = order_of(epoch)
+        first = step * batch_size
+        count = min(batch_size, len(order) - first)
+        positions = first + np.arange(
+            count * reader // num_readers, count * (reader + 1) // num_readers
+        )
+        examples = order[positions]
         # A photograph that comes twice in an epoch is changed in two ways: it is the
         # place in the epoch that seeds, not the photograph.
-        key = np.random.SeedSequence([seed, epoch]).generate_state(1).astype(np.int32)
-        seeds = np.stack(
-            [np.broadcast_to(key, len(examples)), positions[: len(examples)]], axis=1
-        )
+        words = np.random.SeedSequence([state.seed, epoch]).generate_state(1)
+        key = np.broadcast_to(words.astype(np.int32), len(examples))
+        images, examples = load(examples)
         return (
-            read_batch(shards, rows[examples]),
+            images,
             classes[examples].astype(np.float32),
             rows[examples],
-            seeds.astype(np.int32),
+            np.stack([key, positions.astype(np.int32)], axis=1),
         )
 
     size = shards.manifest.image_size
     return _dataset(
         gather,
-        steps * epochs,
+        range(state.epoch * steps + state.step, epochs * steps),
         {
             "image": tf.TensorSpec([None, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([None], tf.float32),
@@ -117,33 +166,86 @@ def train_dataset(
     )
 
 
+class TrainIterator(Iterator[dict[str, tf.Tensor]]):
+    """Iterate over the batches of `train_dataset`, knowing where it stands.
+
+    Attributes:
+        state: of the next batch. An iterator that begins with it, in this process or
+            another, goes on with the very same batches.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        split: str = "train",
+        task: Task = "binary",
+        sampling: SamplingConfig = BALANCED,
+        batch_size: int = 256,
+        epochs: int = 1,
+        state: State = State(),
+    ) -> None:
+        self.state = state
+        self._steps = count_steps(
+            shards, split=split, task=task, sampling=sampling, batch_size=batch_size
+        )
+        batches = train_dataset(
+            shards,
+            split=split,
+            task=task,
+            sampling=sampling,
+            batch_size=batch_size,
+            epochs=epochs,
+            state=state,
+        )
+        self._batches = iter(batches)
+
+    def __next__(self) -> dict[str, tf.Tensor]:
+        batch = next(self._batches)
+        done = self.state.step + 1 == self._steps
+        self.state = State(
+            self.state.seed,
+            self.state.epoch + done,
+            0 if done else self.state.step + 1,
+        )
+        return batch
+
+
 def eval_dataset(
-    shards: ShardSet, *, split: str, task: Task, batch_size: int
+    shards: ShardSet,
+    *,
+    split: str = "test",
+    task: Task = "binary",
+    batch_size: int = 256,
+    on_corrupt: OnCorrupt = "error",
 ) -> tf.data.Dataset:
     """Stream each photograph of a split exactly once, in the order of the index.
 
     Returns:
         Batches of `batch_size`, the last one padded with black: `image` uint8
         [B, H, W, 3], `label` float32 [B], `row` int64 [B] (-1 where padded) and `mask`
-        float32 [B] (0 where padded).
+        bool [B] (false where padded, and where a damaged record was skipped).
     """
     rows, classes = _find_examples(shards, split, task)
     size = shards.manifest.image_size
+    load = _Loader(shards, rows, classes, on_corrupt=on_corrupt)
 
     def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
         start = int(step) * batch_size
-        chosen = slice(start, start + batch_size)
-        num_padded = batch_size - len(rows[chosen])
+        examples = np.arange(start, min(start + batch_size, len(rows)))
+        images, shown = load(examples, batch_size)
+        images[len(examples) :] = 0
+        num_padded = batch_size - len(examples)
         return (
-            np.pad(read_batch(shards, rows[chosen]), [(0, num_padded), *[(0, 0)] * 3]),
-            np.pad(classes[chosen].astype(np.float32), (0, num_padded)),
-            np.pad(rows[chosen], (0, num_padded), constant_values=-1),
-            np.arange(batch_size) < batch_size - num_padded,
+            images,
+            np.pad(classes[examples].astype(np.float32), (0, num_padded)),
+            np.pad(rows[examples], (0, num_padded), constant_values=-1),
+            np.pad(shown == examples, (0, num_padded)),
         )
 
     return _dataset(
         gather,
-        math.ceil(len(rows) / batch_size),
+        range(math.ceil(len(rows) / batch_size)),
         {
             "image": tf.TensorSpec([batch_size, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([batch_size], tf.float32),
@@ -169,16 +271,108 @@ def record_errors() -> Iterator[None]:
         raise RecordError(found[1]) from error
 
 
+class _Loader:
+    """Loads batches into memory that is used again once TensorFlow lets go of it."""
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        rows: np.ndarray,
+        classes: np.ndarray,
+        *,
+        on_corrupt: OnCorrupt,
+    ) -> None:
+        self._shards = shards
+        self._rows = rows
+        self._classes = classes
+        self._on_corrupt = on_corrupt
+        self._free: list[np.ndarray] = []
+        self._num_threads = count_workers(0)
+        self._threads = ThreadPoolExecutor(self._num_threads)
+
+    def __call__(
+        self, examples: np.ndarray, num_images: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Load a batch, parts of it by each thread.
+
+        Args:
+            examples: int64 [B], positions in `rows`.
+            num_images: of the array to return, where it is to have more than B.
+
+        Returns:
+            uint8 RGB [B, H, W, 3], and int64 [B] of the examples that it shows: others
+            than asked for where damaged records were skipped.
+        """
+        images = self._take(num_images or len(examples))
+        num_parts = min(2 * self._num_threads, len(examples)) or 1
+        shown = self._threads.map(
+            self._load,
+            np.array_split(examples, num_parts),
+            np.array_split(images[: len(examples)], num_parts),
+        )
+        return images, np.concatenate(list(shown))
+
+    def _load(self, examples: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Fill `images`; return the examples that they show."""
+        while True:
+            examples = self._replace_damaged(examples)
+            try:
+                read_batch(self._shards, self._rows[examples], images)
+            except DamagedRecordError as error:
+                if self._on_corrupt == "error":
+                    raise
+                self._shards.damaged[error.row] = str(error)
+                _log.warning("skipped: %s", error)
+            else:
+                return examples
+
+    def _replace_damaged(self, examples: np.ndarray) -> np.ndarray:
+        """Put the next photograph of its class in each damaged one's place."""
+        damaged = self._shards.damaged
+        if not damaged:
+            return examples
+        lost = np.isin(self._rows, list(damaged))
+        examples = examples.copy()
+        for place in np.flatnonzero(lost[examples]):
+            example = examples[place]
+            like = (self._classes == self._classes[example]) & ~lost
+            whole = np.flatnonzero(like)
+            if not len(whole):
+                raise RecordError(
+                    f"every record of a class is damaged; run drtf verify "
+                    f"{self._shards.folder}"
+                )
+            after = np.searchsorted(whole, example)
+            examples[place] = whole[after % len(whole)]
+        return examples
+
+    def _take(self, num_images: int) -> np.ndarray:
+        """Lend an array [num_images, H, W, 3]; it is free again when it is let go."""
+        size = self._shards.manifest.image_size
+        shape = (num_images, size, size, 3)
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = np.empty(0, np.uint8)
+        if buffer.size < math.prod(shape):
+            # TensorFlow takes memory over as it is where it begins at a multiple of 64.
+            room = np.empty(math.prod(shape) + ALIGNMENT, np.uint8)
+            buffer = room[-room.ctypes.data % ALIGNMENT :][: math.prod(shape)]
+        lent = buffer[: math.prod(shape)].reshape(shape)
+        weakref.finalize(lent, self._free.append, buffer).atexit = False
+        return lent
+
+
 def _find_examples(
     shards: ShardSet, split: str, task: Task
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = shards.find_rows(split)
-    return rows, find_classes(shards.index["grade"].iloc[rows], task).to_numpy()
+    return rows, find_classes(shards.grades[rows], task)
 
 
 def _dataset(
     gather: Callable[[np.ndarray], tuple[np.ndarray, ...]],
-    num_batches: int,
+    numbers: range,
     specs: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
     def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -191,9 +385,8 @@ def _dataset(
         }
 
     # Numbers of batches first: they cost nothing to split, skip or resume.
-    dataset = tf.data.Dataset.range(num_batches)
-    # One call reads a whole batch, so Python is entered once a batch, not once an
-    # image; reads, checksums and decoding leave the interpreter's lock to each other.
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    # A few batches stand ready while the device works on the last one.
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
+    # One element a batch, so Python is entered once a batch, not once an image. Each
+    # call uses all cores; a second one has the next batch begun when it ends.
+    dataset = dataset.map(load, num_parallel_calls=2, deterministic=True)
+    return dataset.prefetch(BATCHES_READY)

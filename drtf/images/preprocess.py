@@ -204,7 +204,7 @@ def decode_image(data: np.ndarray, encoding: str, *, size: int) -> np.ndarray:
     """
     if encoding == "raw":
         return data.reshape(size, size, 3)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
 
 
 def find_image_fault(data: np.ndarray, encoding: str, size: int) -> str:

@@ -185,7 +185,7 @@ def _score(
     )
     columns = ["id", "patient", "grade"]
     table = shards.index.loc[shards.find_rows(split), columns].reset_index(drop=True)
-    table["label"] = find_classes(table["grade"], task)
+    table["label"] = find_classes(table["grade"].to_numpy(), task)
     if table["label"].nunique() < 2:
         raise DrtfError(
             f"split {split!r} of {shards.folder} has photographs of one class only for "

@@ -197,7 +197,7 @@ def _take_from_shards(
         check_preprocessing(run, shard_set)
         rows = shard_set.find_rows(split)
         positive_from = POSITIVE_FROM[run.config.train.task]
-        positive = shard_set.index["grade"].to_numpy()[rows] >= positive_from
+        positive = shard_set.grades[rows] >= positive_from
         count = config.gradcam.num_per_class
         chosen = np.concatenate([rows[~positive][:count], rows[positive][:count]])
         return [

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from drtf.config import (
@@ -16,6 +17,7 @@ from drtf.config import (
 from drtf.data.augment import augment
 from drtf.data.labels import find_classes
 from drtf.data.pipeline import (
+    State,
     count_steps,
     eval_dataset,
     record_errors,
@@ -66,6 +68,7 @@ class TrainReport:
         epochs: how many were run.
         num_trained: trained parameters.
         num_frozen: frozen parameters.
+        num_damaged: records that were skipped, each for another one.
         precision: the dtype policy.
     """
 
@@ -74,6 +77,7 @@ class TrainReport:
     epochs: int
     num_trained: int
     num_frozen: int
+    num_damaged: int
     precision: str
 
 
@@ -134,6 +138,7 @@ def train(shards: Path, *, out: Path, config: Config) -> TrainReport:
         epochs=len(history),
         num_trained=num_trained,
         num_frozen=num_frozen,
+        num_damaged=len(shard_set.damaged),
         precision=precision,
     )
 
@@ -158,10 +163,14 @@ def fit(
         sampling=config.sampling,
         batch_size=batch_size,
         epochs=settings.epochs,
-        seed=settings.seed,
+        state=State(settings.seed),
     )
     validation = eval_dataset(
-        shards, split=settings.validation_split, task=task, batch_size=batch_size
+        shards,
+        split=settings.validation_split,
+        task=task,
+        batch_size=batch_size,
+        on_corrupt=config.sampling.on_corrupt,
     )
     trainer = Trainer(network, build_loss(settings), config.augment)
     # XLA is slower by far on CPUs, and compiles each batch size anew.
@@ -290,8 +299,8 @@ class Trainer(keras.Model):
 
 def _check_classes(shards: ShardSet, config: TrainConfig) -> None:
     for split in ("train", config.validation_split):
-        grades = shards.index["grade"].iloc[shards.find_rows(split)]
-        if find_classes(grades, config.task).nunique() < 2:
+        grades = shards.grades[shards.find_rows(split)]
+        if len(np.unique(find_classes(grades, config.task))) < 2:
             raise DrtfError(
                 f"split {split!r} of {shards.folder} has photographs of one class only "
                 f"for train.task={config.task!r}; training needs both"

@@ -1,5 +1,6 @@
 """The index: one row a record, in the order in which the records stand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,17 +40,21 @@ def save_index(path: Path, index: pd.DataFrame) -> None:
     pq.write_table(table.replace_schema_metadata(None), path)
 
 
-def load_index(path: Path) -> pd.DataFrame:
-    """Load an index.
+def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Load an index, or only some columns of it.
 
     Raises:
         RecordError: if it can't be read or lacks a column of ours; others may be there.
     """
     try:
-        table = pq.read_table(path)
+        # A map of the file's pages, and not a copy of them.
+        file = pq.ParquetFile(path, memory_map=True)
+        schema = file.schema_arrow
+        for field in COLUMNS:
+            if field not in schema:
+                raise RecordError(
+                    f"the index {path} has no {field.type} {field.name!r}"
+                )
+        return file.read(columns).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"can't read the index {path}: {error}") from error
-    for field in COLUMNS:
-        if field not in table.schema:
-            raise RecordError(f"the index {path} has no {field.type} {field.name!r}")
-    return table.to_pandas()
