@@ -4,16 +4,17 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	2>/dev/null && echo $$p && break; done)
 VENV := .venv
 VENV_TF221 := .venv-tf221
+SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
 .PHONY: setup demo test test-slow test-tf221 lint types clean
 
 setup: $(VENV)/.installed
 
 # A marker file, so that nothing is installed twice.
-$(VENV)/.installed: constraints.txt setup.cfg pyproject.toml
+$(VENV)/.installed: constraints.txt $(SOURCES)
 	$(call install,$(VENV),constraints.txt)
 
-$(VENV_TF221)/.installed: constraints-tf221.txt setup.cfg pyproject.toml
+$(VENV_TF221)/.installed: constraints-tf221.txt $(SOURCES)
 	$(call install,$(VENV_TF221),constraints-tf221.txt)
 
 define install
@@ -45,4 +46,4 @@ types: setup
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(VENV_TF221) build demo *.egg-info
+	rm -rf $(VENV) $(VENV_TF221) build demo *.egg-info drtf/records/*.so

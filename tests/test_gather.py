@@ -1,69 +1,123 @@
-import errno
 import os
+import struct
 
+import google_crc32c
 import numpy as np
 import pytest
 
 from drtf.records import gather
-from drtf.records.gather import Gather, find_addresses
+from drtf.records.framing import HEADER, frame_record
+from drtf.records.gather import read_frames_in_python
 
-NUM_BYTES = 1000
+IMAGE_OFFSETS = (0, 5, 63)
+# Around the blocks that the C code takes three at a time, and its words of 8 bytes.
+IMAGE_LENGTHS = (0, 1, 7, 8, 9, 1024, 3071, 3072, 3073, 3080, 6144, 27_648)
+AFTER = 11
+
+
+@pytest.fixture(params=["C", "Python"])
+def read_frames(request):
+    if request.param == "Python":
+        return read_frames_in_python
+    # Everyone who runs the tests has a compiler; users may do without.
+    assert gather.read_frames is not read_frames_in_python
+    return gather.read_frames
 
 
 @pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "data"
-    path.write_bytes((np.arange(NUM_BYTES) % 251).astype(np.uint8).tobytes())
-    descriptor = os.open(path, os.O_RDONLY)
-    yield descriptor
+def records(tmp_path):
+    """The columns that name the records of a file, and their images' bytes."""
+    rng = np.random.default_rng(0)
+    columns, images, offset = [], [], 0
+    path = tmp_path / "shard"
+    with path.open("wb") as file:
+        for image_offset in IMAGE_OFFSETS:
+            for image_length in IMAGE_LENGTHS:
+                data = rng.bytes(image_offset + image_length + AFTER)
+                file.write(frame_record(data))
+                columns.append((offset, len(data), image_offset, image_length))
+                images.append(data[image_offset : image_offset + image_length])
+                offset += len(data) + HEADER.size + 4
+    offsets, lengths, image_offsets, image_lengths = np.array(columns).T
+    descriptor = os.open(path, os.O_RDWR)
+    yield (
+        (
+            np.full(len(columns), descriptor, np.int32),
+            offsets.astype(np.int64),
+            lengths.astype(np.int32),
+            image_offsets.astype(np.int32),
+            image_lengths.astype(np.int32),
+            (np.cumsum(image_lengths) - image_lengths).astype(np.int64),
+        ),
+        images,
+    )
     os.close(descriptor)
 
 
-@pytest.fixture(params=["one call", "a call a piece"])
-def reader(request, monkeypatch):
-    """A gather of 8 pieces in two parts of 4 and 6 bytes, and their memory."""
-    if request.param == "a call a piece":
-        monkeypatch.setattr(gather, "SYSCALLS", {})
-    made = Gather(8, num_parts=2)
-    if request.param == "one call" and not made.in_one_call:
-        pytest.skip("this system has no io_submit")
-    parts = np.zeros((8, 4), np.uint8), np.zeros((8, 6), np.uint8)
-    for number, part in enumerate(parts):
-        made.iovecs["base"][:, number] = find_addresses(part)
-        made.iovecs["length"][:, number] = part.shape[1]
-    yield made, parts
-    made.close()
+def test_images_come_to_where_they_belong(read_frames, records):
+    columns, images = records
+    out = np.zeros(sum(map(len, images)), np.uint8)
+    assert read_frames(*columns, out) == len(images)
+    assert out.tobytes() == b"".join(images)
 
 
-def test_each_piece_goes_to_its_parts(reader, file):
-    made, parts = reader
-    offsets = np.array([500, 0, 17, 980, 500])
-    assert made.read(np.full(5, file), offsets).tolist() == [10] * 5
-    expected = (offsets[:, None] + np.arange(10)) % 251
-    assert (np.concatenate(parts, axis=1)[:5] == expected).all()
-    assert not parts[0][5:].any()
+def test_records_come_in_any_order_and_again(read_frames, records):
+    columns, images = records
+    order = np.random.default_rng(1).integers(0, len(images), 100)
+    chosen = [column[order] for column in columns[:-1]]
+    lengths = chosen[-1]
+    starts = (np.cumsum(lengths) - lengths).astype(np.int64)
+    out = np.zeros(lengths.sum(), np.uint8)
+    assert read_frames(*chosen, starts, out) == 100
+    assert out.tobytes() == b"".join(images[number] for number in order)
 
 
-def test_it_reads_again_and_again(reader, file):
-    made, parts = reader
-    for offset in range(0, 900, 9):
-        assert made.read(np.full(8, file), offset + np.arange(8)).tolist() == [10] * 8
-        assert parts[0][7, 0] == (offset + 7) % 251
+@pytest.mark.parametrize("place", ["first", "length", "image", "last"])
+def test_it_stops_at_the_record_that_has_a_changed_bit(read_frames, records, place):
+    columns, images = records
+    files, offsets, lengths, image_offsets, *_ = columns
+    out = np.zeros(sum(map(len, images)), np.uint8)
+    for number in range(len(images)):
+        within = {
+            "first": 0,
+            "length": 9,
+            "image": HEADER.size + image_offsets[number],
+            "last": lengths[number] + HEADER.size + 3,
+        }
+        at = int(offsets[number] + within[place])
+        byte = os.pread(files[0], 1, at)
+        os.pwrite(files[0], bytes([byte[0] ^ 32]), at)
+        assert read_frames(*columns, out) == number
+        os.pwrite(files[0], byte, at)
+    assert read_frames(*columns, out) == len(images)
 
 
-def test_the_end_of_a_file_gives_fewer_bytes(reader, file):
-    made, _ = reader
-    offsets = np.array([NUM_BYTES - 3, NUM_BYTES, 0])
-    assert made.read(np.full(3, file), offsets).tolist() == [3, 0, 10]
-
-
-def test_a_file_that_cannot_be_read_says_why_and_the_others_are_read(
-    reader, file, tmp_path
+def test_a_length_that_its_own_checksum_confirms_must_be_the_indexs(
+    read_frames, records
 ):
-    made, parts = reader
-    folder = os.open(tmp_path, os.O_RDONLY)
-    found = made.read(np.array([file, folder, file]), np.array([7, 0, 9]))
-    os.close(folder)
-    assert found[[0, 2]].tolist() == [10, 10]
-    assert found[1] in (-errno.EISDIR, -errno.EINVAL)
-    assert parts[0][[0, 2], 0].tolist() == [7, 9]
+    columns, images = records
+    length = struct.pack("<Q", 7)
+    crc = google_crc32c.value(length)
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    os.pwrite(columns[0][0], length + struct.pack("<I", masked), int(columns[1][4]))
+    out = np.zeros(sum(map(len, images)), np.uint8)
+    assert read_frames(*columns, out) == 4
+
+
+def test_it_stops_where_the_file_ends_or_cannot_be_read(read_frames, records):
+    columns, images = records
+    out = np.zeros(sum(map(len, images)), np.uint8)
+    os.truncate(int(columns[0][0]), int(columns[1][20]) + 3)
+    assert read_frames(*columns, out) == 20
+    columns[0][6] = 1_000_000  # no open file
+    assert read_frames(*columns, out) == 6
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    one, many = np.zeros(1, np.int32), np.zeros(1, np.int64)
+    out = np.zeros(4, np.uint8)
+    with pytest.raises(ValueError, match="fit"):
+        gather.read_frames(one, many, one, one, one, np.zeros(2, np.int64), out)
+    outside = np.full(1, 5, np.int32)
+    with pytest.raises(ValueError, match="fit"):
+        gather.read_frames(one, many, outside, one, outside, many, out)

@@ -54,6 +54,11 @@ def test_the_wheel_adds_one_top_level_package(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"drtf"}
 
 
+def test_the_wheel_has_the_compiled_loop(fresh, tmp_path):
+    code = "from drtf.records import _frames; print(_frames.__file__)"
+    assert str(fresh) in run(fresh, "python", "-c", code, cwd=tmp_path)
+
+
 def test_the_installed_command_answers(fresh, tmp_path):
     assert "build-shards" in run(fresh, "drtf", "--help", cwd=tmp_path)
 

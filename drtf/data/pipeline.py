@@ -47,7 +47,7 @@ def read_batch(
     size, encoding = shards.manifest.image_size, shards.manifest.encoding
     images = np.empty((len(rows), size, size, 3), np.uint8) if out is None else out
     if encoding == "raw":
-        shards.read_images(rows, images)
+        shards.read_pixels(rows, images)
     else:
         for image, data in zip(images, shards.read_images(rows), strict=True):
             image[...] = decode_image(data, encoding, size=size)
@@ -304,7 +304,7 @@ class _Loader:
             than asked for where damaged records were skipped.
         """
         images = self._take(num_images or len(examples))
-        num_parts = min(2 * self._num_threads, len(examples)) or 1
+        num_parts = min(self._num_threads, len(examples)) or 1
         shown = self._threads.map(
             self._load,
             np.array_split(examples, num_parts),

@@ -6,7 +6,6 @@ The mask is that of tensorflow/tsl/lib/hash/crc32c.h.
 """
 
 import struct
-from typing import TypeVar
 
 import google_crc32c
 import numpy as np
@@ -15,25 +14,11 @@ HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 FRAME_BYTES = HEADER.size + FOOTER.size
 
-Crc = TypeVar("Crc", int, np.ndarray)
-
 
 def masked_crc(data: bytes | np.ndarray) -> int:
     """Return the masked CRC32C of bytes, or of a contiguous uint8 array."""
-    return mask_crc(google_crc32c.value(data))
-
-
-def mask_crc(crc: Crc) -> Crc:
-    """Mask a CRC32C, or an array of them as uint64."""
+    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def crc_of_parts(first: np.ndarray, *others: np.ndarray) -> int:
-    """Return the CRC32C, not masked, of contiguous uint8 arrays one after another."""
-    crc = google_crc32c.value(first)
-    for part in others:
-        crc = google_crc32c.extend(crc, part)
-    return crc
 
 
 def frame_record(data: bytes) -> bytes:

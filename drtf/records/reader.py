@@ -1,10 +1,7 @@
 """The indexed reader: exactly the records asked for, each one checked."""
 
 import functools
-import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -13,22 +10,12 @@ import pandas as pd
 
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.files import hash_file
-from drtf.records.framing import (
-    FOOTER,
-    FRAME_BYTES,
-    HEADER,
-    crc_of_parts,
-    find_frame_fault,
-    mask_crc,
-    masked_crc,
-)
-from drtf.records.gather import Gather, find_addresses
+from drtf.records.framing import FOOTER, FRAME_BYTES, HEADER, find_frame_fault
+from drtf.records.gather import read_frames
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
 from drtf.records.schema import Record, parse_record
 
-# Read by one call, then checked while they are still in the processor's cache.
-GROUP = 64
 POSITIONS = ("split", "shard", "offset", "length", "image_offset", "image_length")
 
 
@@ -65,14 +52,8 @@ class ShardSet:
         self._shard = index["shard"].to_numpy()
         self._offset = index["offset"].to_numpy()
         self._length = index["length"].to_numpy(np.int32)
-        self._length_crc = _crc_lengths(self._length)
-        # The bytes of a frame's three parts: before its image, the image, and after.
-        self._before = index["image_offset"].to_numpy(np.int32) + HEADER.size
-        self._image = index["image_length"].to_numpy(np.int32)
-        self._before_bytes = int(self._before.max(initial=0))
-        after = self._length + FRAME_BYTES - self._before - self._image
-        self._after_bytes = int(after.max(initial=0))
-        self._readers: list[_Reader] = []
+        self._image_offset = index["image_offset"].to_numpy(np.int32)
+        self._image_length = index["image_length"].to_numpy(np.int32)
         self._files: list[int] = []
         try:
             for shard in self.manifest.shards:
@@ -80,7 +61,7 @@ class ShardSet:
         except RecordError:
             self.close()
             raise
-        self._descriptors = np.asarray(self._files)
+        self._descriptors = np.asarray(self._files, np.int32)
 
     def __enter__(self) -> Self:
         return self
@@ -92,8 +73,7 @@ class ShardSet:
         """Close the shards."""
         while self._files:
             os.close(self._files.pop())
-        while self._readers:
-            self._readers.pop().gather.close()
+        self._descriptors = np.empty(0, np.int32)
 
     @functools.cached_property
     def index(self) -> pd.DataFrame:
@@ -113,43 +93,57 @@ class ShardSet:
             )
         return np.flatnonzero(self._split == self._split_names.index(split))
 
-    def read_images(
-        self, rows: np.ndarray, out: np.ndarray | None = None
-    ) -> list[np.ndarray]:
+    def read_images(self, rows: np.ndarray) -> list[np.ndarray]:
         """Read the stored bytes of each record's image.
 
         Args:
             rows: int64 [n], row numbers of the index.
-            out: uint8 [n, ...], contiguous, to read into where all images are equally
-                long; without it memory of its own is taken.
 
         Returns:
-            uint8 [image_length] for each row, of `out` or new.
+            uint8 [image_length] for each row.
 
         Raises:
             DamagedRecordError: at the first damaged record; names its shard, number
                 and offset.
-            RecordError: if the images don't fit `out`.
         """
-        lengths = self._image[rows]
-        stops = np.cumsum(lengths, dtype=np.int64)
-        starts = stops - lengths
-        if out is None:
-            flat = np.empty(lengths.sum(), np.uint8)
-            images = [flat[x:y] for x, y in zip(starts, stops, strict=True)]
-        else:
-            flat = out.reshape(-1)
-            images = list(out.reshape(len(rows), math.prod(out.shape[1:])))
-            if (lengths * len(rows) != out.size).any():
-                raise RecordError(
-                    f"an image of {self.folder} has not the size that its manifest "
-                    f"says; run drtf verify {self.folder}"
-                )
-        addresses = (flat.ctypes.data + starts).astype(np.uint64)
-        for start in range(0, len(rows), GROUP):
-            group = slice(start, start + GROUP)
-            self._read_group(rows[group], images[group], addresses[group])
-        return images
+        stops = np.cumsum(self._image_length[rows], dtype=np.int64)
+        data = np.empty(self._image_length[rows].sum(), np.uint8)
+        self._read(rows, data)
+        return np.split(data, stops[:-1])
+
+    def read_pixels(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read the images of a set whose encoding is `raw` into an array.
+
+        Args:
+            rows: int64 [n], row numbers of the index.
+            out: uint8 [n, H, W, 3], contiguous, to fill.
+
+        Raises:
+            DamagedRecordError: at the first damaged record; names its shard, number
+                and offset.
+            RecordError: if an image has another size.
+        """
+        if (self._image_length[rows] * len(rows) != out.size).any():
+            raise RecordError(
+                f"an image of {self.folder} has not the size that its manifest says; "
+                f"run drtf verify {self.folder}"
+            )
+        self._read(rows, out.reshape(-1))
+
+    def _read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Read images one after the other into `out`, uint8 [all their bytes]."""
+        lengths = self._image_length[rows]
+        num_whole = read_frames(
+            self._descriptors[self._shard[rows]],
+            self._offset[rows],
+            self._length[rows],
+            self._image_offset[rows],
+            lengths,
+            np.cumsum(lengths, dtype=np.int64) - lengths,
+            out,
+        )
+        if num_whole < len(rows):
+            raise self._find_damage(int(rows[num_whole]))
 
     def read_record(self, row: int) -> Record:
         """Read one whole record.
@@ -157,98 +151,33 @@ class ShardSet:
         Raises:
             DamagedRecordError: if it is damaged.
         """
-        length = int(self._length[row])
-        file = self._files[self._shard[row]]
-        data = os.pread(file, length + FRAME_BYTES, int(self._offset[row]))
-        fault = find_frame_fault(np.frombuffer(data, np.uint8), length=length)
+        frame, fault = self._read_frame(row)
         if fault:
-            raise self._damaged(row, fault)
-        return parse_record(data[HEADER.size : HEADER.size + length])
+            raise self._find_damage(row)
+        return parse_record(frame[HEADER.size : -FOOTER.size].tobytes())
 
-    def _read_group(
-        self, rows: np.ndarray, images: list[np.ndarray], addresses: np.ndarray
-    ) -> None:
-        lengths, before = self._length[rows], self._before[rows]
-        after = lengths + FRAME_BYTES - before - self._image[rows]
-        with self._borrow_reader() as reader:
-            iovecs = reader.gather.iovecs[: len(rows)]
-            iovecs["base"][:, 1] = addresses
-            iovecs["length"] = np.stack([before, self._image[rows], after], axis=1)
-            files = self._descriptors[self._shard[rows]]
-            num_read = reader.gather.read(files, self._offset[rows])
-            heads = [
-                head[:stop]
-                for head, stop in zip(reader.heads, before.tolist(), strict=False)
-            ]
-            tails = [
-                tail[:stop]
-                for tail, stop in zip(reader.tails, after.tolist(), strict=False)
-            ]
-            crcs = [
-                crc_of_parts(head[HEADER.size :], image, tail[: -FOOTER.size])
-                for head, image, tail in zip(heads, images, tails, strict=True)
-            ]
-            found = np.stack([head[: HEADER.size] for head in heads])
-            footers = np.stack([tail[-FOOTER.size :] for tail in tails])
-            whole = (
-                (num_read == lengths + FRAME_BYTES)
-                & (found[:, :8].copy().view("<u8")[:, 0] == lengths)
-                & (found[:, 8:].copy().view("<u4")[:, 0] == self._length_crc[rows])
-                & (footers.view("<u4")[:, 0] == mask_crc(np.asarray(crcs, np.uint64)))
-            )
-            if whole.all():
-                return
-            first = int(np.argmin(whole))
-            if num_read[first] < 0:
-                fault = f"can't be read: {os.strerror(-int(num_read[first]))}"
-            else:
-                frame = np.concatenate([heads[first], images[first], tails[first]])
-                fault = find_frame_fault(
-                    frame[: num_read[first]], length=int(lengths[first])
-                )
-            raise self._damaged(int(rows[first]), fault)
-
-    @contextmanager
-    def _borrow_reader(self) -> Iterator["_Reader"]:
-        """Lend a reader that no other thread has; one that failed is not used again."""
+    def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
+        """Read a frame, and tell what is wrong with it, or nothing."""
+        length = int(self._length[row])
         try:
-            reader = self._readers.pop()
-        except IndexError:
-            reader = _Reader(self._before_bytes, self._after_bytes)
-        try:
-            yield reader
-        except BaseException:
-            reader.gather.close()
-            raise
-        self._readers.append(reader)
+            file = self._files[self._shard[row]]
+            data = os.pread(file, length + FRAME_BYTES, int(self._offset[row]))
+        except OSError as error:
+            return np.empty(0, np.uint8), f"can't be read: {error.strerror}"
+        frame = np.frombuffer(data, np.uint8)
+        return frame, find_frame_fault(frame, length=length)
 
-    def _damaged(self, row: int, fault: str) -> DamagedRecordError:
+    def _find_damage(self, row: int) -> DamagedRecordError:
+        _, fault = self._read_frame(row)
         shard = int(self._shard[row])
         number = row - int(np.searchsorted(self._shard, shard))
         return DamagedRecordError(
             row,
             f"shard {self.folder / self.manifest.shards[shard].file}, record "
-            f"{number} at offset {self._offset[row]}: {fault}; "
+            f"{number} at offset {self._offset[row]}: "
+            f"{fault or 'it failed its checksums, though not when read again'}; "
             f"run drtf verify {self.folder}",
         )
-
-
-class _Reader:
-    """What one thread reads with: room for what stands around a group's images."""
-
-    def __init__(self, before_bytes: int, after_bytes: int) -> None:
-        self.gather = Gather(GROUP, num_parts=3)
-        self.heads = np.zeros((GROUP, before_bytes), np.uint8)
-        self.tails = np.zeros((GROUP, after_bytes), np.uint8)
-        for part, array in ((0, self.heads), (2, self.tails)):
-            self.gather.iovecs["base"][:, part] = find_addresses(array)
-
-
-def _crc_lengths(lengths: np.ndarray) -> np.ndarray:
-    """Return what each frame's header should have for its length's checksum."""
-    distinct, places = np.unique(lengths, return_inverse=True)
-    crcs = [masked_crc(length.tobytes()) for length in distinct.astype("<u8")]
-    return np.asarray(crcs, np.uint32)[places]
 
 
 def _open_shard(path: Path, size_bytes: int) -> int:
