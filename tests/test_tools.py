@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -91,7 +92,11 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
         if words[0] in ("build-shards", "train", "evaluate", "score", "gradcam"):
             extra = sets(*QUICK)
         elif words[0] == "bench":
-            extra = ["--limit", "1", "--repeats", "1", *sets("images.size=32")]
+            extra = ["--repeats", "1"]
+            if words[1] == "convert":
+                extra += ["--limit", "1", *sets("images.size=32")]
+            else:
+                extra += ["--seconds", "0.1", "--batch-size", "8"]
         elif words[0] == "demo":
             extra = ["--patients", "40"]
         code, out, err = run(*words, *extra)
@@ -103,6 +108,17 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
     for name in ("images", "heatmaps", "overlays"):
         assert cv2.imread(f"heatmaps/{name}.png") is not None
     assert "roc_auc" in json.loads(Path("demo/evaluation/metrics.json").read_text())
+
+
+def test_the_readmes_example_trains_a_model(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tfrecords").mkdir()
+    Path("tfrecords/mine").symlink_to(shards)
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["model"].history.epoch == [0]
+    assert set(names["model"].history.history) == {"loss", "val_loss"}
 
 
 def test_a_photograph_set_aside_exits_3_and_is_listed(run, tmp_path):

@@ -27,9 +27,10 @@ def show_table(
     console.print(table, markup=False)
 
 
-def format_spread(values: Sequence[float]) -> str:
+def format_spread(values: Sequence[float], *, digits: int = 1) -> str:
     """Format a median, and the lowest and highest of the values."""
-    return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    found = (f"{x:,.{digits}f}" for x in (median(values), min(values), max(values)))
+    return "{} ({} to {})".format(*found)
 
 
 def show_counts(title: str, manifest: Manifest) -> None:

@@ -8,5 +8,6 @@ def read_frames(
     image_lengths: np.ndarray,
     starts: np.ndarray,
     out: np.ndarray,
+    check: bool = True,
     /,
 ) -> int: ...

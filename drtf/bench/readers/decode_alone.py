@@ -1,0 +1,39 @@
+"""The image decoder alone, on all cores, from bytes that are in memory already."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from measuring import measure
+
+from drtf.images.preprocess import decode_image, limit_threads
+from drtf.records.reader import ShardSet
+
+
+def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
+    """Decode batch after batch, each by all threads, into the same memory."""
+    limit_threads()
+    size, encoding = arguments.shape[0], arguments.encoding
+    with ShardSet(Path(arguments.shards)) as shards:
+        stored = shards.read_images(shards.find_rows("train"))
+    out = np.zeros((arguments.batch_size, *arguments.shape), np.uint8)
+    labels = np.arange(arguments.batch_size) % 2
+    rng = np.random.default_rng(arguments.seed)
+
+    def decode(data: np.ndarray, image: np.ndarray) -> None:
+        image[...] = decode_image(data, encoding, size=size)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        while True:
+            chosen = rng.integers(0, len(stored), len(out))
+            for _ in threads.map(decode, [stored[x] for x in chosen], out):
+                pass
+            yield out, labels
+
+
+if __name__ == "__main__":
+    measure(lambda arguments: None, read)

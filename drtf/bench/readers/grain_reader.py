@@ -1,0 +1,46 @@
+"""grain over ArrayRecord: a global shuffle by index."""
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grain
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from measuring import measure
+
+
+def prepare(arguments: SimpleNamespace) -> None:
+    """Write each class to a file of its own, a record a group for random access."""
+    images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
+    labels = np.fromfile(arguments.labels, np.int64)
+    for label in (0, 1):
+        path = str(Path(arguments.work) / f"{label}.array_record")
+        writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
+        for row in np.flatnonzero(labels == label):
+            writer.write(images[row].tobytes())
+        writer.close()
+
+
+def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
+    """Mix two shuffled classes; records are read by threads."""
+
+    def of_class(label: int) -> Any:
+        path = str(Path(arguments.work) / f"{label}.array_record")
+        source = grain.sources.ArrayRecordDataSource([path])
+        dataset = grain.MapDataset.source(source).shuffle(seed=arguments.seed).repeat()
+
+        def decode(record: bytes) -> tuple[np.ndarray, np.int64]:
+            pixels = np.frombuffer(record, np.uint8)
+            return pixels.reshape(arguments.shape), np.int64(label)
+
+        return dataset.map(decode)
+
+    mix = grain.MapDataset.mix([of_class(0), of_class(1)], weights=[0.5, 0.5])
+    yield from mix.batch(arguments.batch_size).to_iter_dataset()
+
+
+if __name__ == "__main__":
+    measure(prepare, read, version=version("grain"))

@@ -1,0 +1,60 @@
+"""MosaicML streaming: MDS shards, shuffled by its own order."""
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import measure
+from streaming import MDSWriter, Stream, StreamingDataset
+
+
+class Pixels(StreamingDataset):
+    """Raw pixels and labels."""
+
+    shape: tuple[int, int, int]
+
+    def __getitem__(self, at: Any) -> tuple[np.ndarray, int]:
+        record = super().__getitem__(at)
+        pixels = np.frombuffer(record["image"], np.uint8)
+        return pixels.reshape(self.shape), record["label"]
+
+
+def prepare(arguments: SimpleNamespace) -> None:
+    """Write each class to a stream of its own."""
+    images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
+    labels = np.fromfile(arguments.labels, np.int64)
+    for label in (0, 1):
+        out = str(Path(arguments.work) / str(label))
+        with MDSWriter(out=out, columns={"image": "bytes", "label": "int"}) as writer:
+            for row in np.flatnonzero(labels == label):
+                writer.write({"image": images[row].tobytes(), "label": label})
+
+
+def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
+    """Draw as many of each class, through a DataLoader's workers."""
+    streams = [
+        Stream(local=str(Path(arguments.work) / str(label)), proportion=0.5)
+        for label in (0, 1)
+    ]
+    dataset = Pixels(
+        streams=streams,
+        shuffle=True,
+        shuffle_seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        epoch_size=10_000_000,
+    )
+    dataset.shape = tuple(arguments.shape)
+    yield from torch.utils.data.DataLoader(
+        dataset,
+        batch_size=arguments.batch_size,
+        num_workers=len(os.sched_getaffinity(0)),
+    )
+
+
+if __name__ == "__main__":
+    measure(prepare, read, version=version("mosaicml-streaming"))

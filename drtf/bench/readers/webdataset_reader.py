@@ -1,0 +1,54 @@
+"""webdataset: tar files, shuffled in a buffer, read by a DataLoader's workers."""
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import webdataset
+from measuring import measure
+
+NUM_FILES = 4
+BUFFER = 2048
+
+
+def prepare(arguments: SimpleNamespace) -> None:
+    """Write each class to tar files of its own."""
+    images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
+    labels = np.fromfile(arguments.labels, np.int64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    for label in (0, 1):
+        rows = order[labels[order] == label]
+        for number, part in enumerate(np.array_split(rows, NUM_FILES)):
+            path = Path(arguments.work) / f"{label}-{number}.tar"
+            with webdataset.TarWriter(str(path)) as writer:
+                for row in part:
+                    key = f"{row:08d}"
+                    writer.write({"__key__": key, "raw": images[row].tobytes()})
+
+
+def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
+    """Mix the two classes by record; batches are made in the workers."""
+    size, shape = arguments.batch_size, arguments.shape
+
+    def of_class(label: int) -> Any:
+        urls = sorted(map(str, Path(arguments.work).glob(f"{label}-*.tar")))
+        dataset = webdataset.WebDataset(urls, resampled=True, seed=arguments.seed)
+        return dataset.shuffle(BUFFER).map(
+            lambda sample: (
+                np.frombuffer(sample["raw"], np.uint8).reshape(shape),
+                label,
+            )
+        )
+
+    mix = webdataset.RandomMix([of_class(0), of_class(1)], [0.5, 0.5])
+    pipeline = webdataset.DataPipeline(mix, webdataset.batched(size, partial=False))
+    workers = len(os.sched_getaffinity(0))
+    yield from webdataset.WebLoader(pipeline, batch_size=None, num_workers=workers)
+
+
+if __name__ == "__main__":
+    measure(prepare, read, version=version("webdataset"))

@@ -1,0 +1,77 @@
+"""A set as large as EyePACS, built by the real builder from small drawn photographs."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from drtf.config import BuildConfig, Config, ImagesConfig, SplitConfig
+from drtf.data.build import build_shards
+from drtf.data.sources import Source
+from drtf.images.synthetic import draw_photograph
+
+# Of the training set of Kaggle's Diabetic Retinopathy Detection, by grade.
+EYEPACS_GRADES = (25_810, 2_443, 5_292, 873, 708)
+NUM_DRAWN = 16
+
+
+class Sample(NamedTuple):
+    """A set to build: its photographs, their height and width in px, their encoding."""
+
+    num_records: int
+    size: int
+    encoding: str
+
+
+SAMPLES = (
+    Sample(sum(EYEPACS_GRADES), 96, "raw"),
+    Sample(4096, 224, "jpeg"),
+    Sample(2048, 512, "jpeg"),
+)
+
+
+def build_sample_set(folder: Path, sample: Sample) -> Path:
+    """Build a set with the grades of EyePACS, all of it in the train split.
+
+    A few photographs are drawn, and come again and again with other bytes at their
+    end, which no decoder reads: what is in a picture makes no difference to a reader.
+
+    Args:
+        folder: to work in, with room for the photographs and the set.
+        sample: what to build.
+
+    Returns:
+        The set's folder.
+    """
+    num_records, size, encoding = sample
+    images = folder / "images"
+    images.mkdir(parents=True)
+    drawn = [_draw(number, size) for number in range(NUM_DRAWN)]
+    shares = np.cumsum(EYEPACS_GRADES) / sum(EYEPACS_GRADES)
+    grades = np.searchsorted(shares, (np.arange(num_records) + 0.5) / num_records)
+    rows = ["image,level\n"]
+    for number, grade in enumerate(grades.tolist()):
+        name = f"{number // 2}_{'left' if number % 2 else 'right'}"
+        data = drawn[number % NUM_DRAWN] + number.to_bytes(4, "little")
+        (images / f"{name}.jpeg").write_bytes(data)
+        rows.append(f"{name},{grade}\n")
+    labels = folder / "labels.csv"
+    labels.write_text("".join(rows))
+    config = Config(
+        split=SplitConfig(val_size=0, test_size=0),
+        images=ImagesConfig(size=size, crop="none", contrast="none"),
+        build=BuildConfig.model_validate({"encoding": encoding}),
+    )
+    shards = folder / "shards"
+    build_shards([Source(images, labels)], out=shards, config=config)
+    return shards
+
+
+def _draw(number: int, size: int) -> bytes:
+    image = draw_photograph(
+        number % len(EYEPACS_GRADES), patient_seed=number, eye="left", seed=number
+    ).image
+    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpeg", small[..., ::-1])
+    return data.tobytes()
