@@ -71,5 +71,5 @@ def check_absent(*paths: Path, overwrite: bool = False) -> None:
         if path.exists() and not overwrite:
             raise DrtfError(
                 f"{path} exists already and is not overwritten: move it away or "
-                "choose another --out"
+                "choose another name"
             )

@@ -138,15 +138,19 @@ def _check_endpoint() -> None:
     endpoint = os.environ.get("S3_ENDPOINT", "")
     if not endpoint:
         return
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(endpoint)
+        default = {"http": 80, "https": 443}[parts.scheme]
+        host, port = parts.hostname or "", parts.port or default
+    except (ValueError, KeyError):
+        host, port = "", 0
+    if not host:
         raise StorageError(
             f"S3_ENDPOINT is {endpoint!r}; it must be http://HOST:PORT or "
             "https://HOST:PORT"
         )
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
-        socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
     except OSError as error:
         raise StorageError(
             f"can't reach S3_ENDPOINT {endpoint}: {error.strerror or error}"

@@ -35,11 +35,20 @@ def map_in_order(
     *,
     num_workers: int,
     initializer: Callable[[], None],
+    on_death: Callable[[Item], Result] | None = None,
 ) -> Generator[Result, None, None]:
     """Apply a function to each item in other processes; yield the results in order.
 
     One worker is this process itself. Processes are spawned, since a fork of one that
     has loaded TensorFlow may hang.
+
+    Args:
+        function: of one item.
+        items: taken a bounded number ahead.
+        num_workers: processes.
+        initializer: called once in each of them.
+        on_death: the result for an item that ends the process which tries it alone;
+            without it, that is an error.
 
     Raises:
         DrtfError: if a process dies, most often for want of memory.
@@ -48,26 +57,75 @@ def map_in_order(
         initializer()
         yield from map(function, items)
         return
-    pending: deque[Future[list[Result]]] = deque()
-    executor = ProcessPoolExecutor(
-        num_workers, get_context("spawn"), _start_worker, (initializer,)
-    )
+    pending: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+    executor = _start_pool(num_workers, initializer)
     remaining = iter(items)
     try:
-        while chunk := list(itertools.islice(remaining, CHUNK)):
-            with _interrupts_held():
-                pending.append(executor.submit(_map_chunk, function, chunk))
-            if len(pending) * CHUNK >= num_workers * AHEAD_PER_WORKER:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise DrtfError(
-            "a worker process died, most often for want of memory; try fewer workers "
-            "(num_workers)"
-        ) from error
+        while True:
+            while len(pending) * CHUNK < num_workers * AHEAD_PER_WORKER:
+                chunk = list(itertools.islice(remaining, CHUNK))
+                if not chunk:
+                    break
+                pending.append((chunk, _submit(executor, function, chunk)))
+            if not pending:
+                return
+            chunk, future = pending.popleft()
+            try:
+                results = future.result()
+            except BrokenProcessPool:
+                executor.shutdown(cancel_futures=True)
+                results = [
+                    _try_alone(function, x, initializer, on_death) for x in chunk
+                ]
+                executor = _start_pool(num_workers, initializer)
+                pending = deque(
+                    (chunk, _submit(executor, function, chunk)) for chunk, _ in pending
+                )
+            yield from results
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _start_pool(
+    num_workers: int, initializer: Callable[[], None]
+) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        num_workers, get_context("spawn"), _start_worker, (initializer,)
+    )
+
+
+def _submit(
+    executor: ProcessPoolExecutor,
+    function: Callable[[Item], Result],
+    chunk: list[Item],
+) -> Future[list[Result]]:
+    try:
+        with _interrupts_held():
+            return executor.submit(_map_chunk, function, chunk)
+    except BrokenProcessPool as error:
+        broken: Future[list[Result]] = Future()
+        broken.set_exception(error)
+        return broken
+
+
+def _try_alone(
+    function: Callable[[Item], Result],
+    item: Item,
+    initializer: Callable[[], None],
+    on_death: Callable[[Item], Result] | None,
+) -> Result:
+    """Try one item of those among which a process died, in a process of its own."""
+    with _start_pool(1, initializer) as pool:
+        try:
+            (result,) = _submit(pool, function, [item]).result()
+        except BrokenProcessPool as error:
+            if on_death is None:
+                raise DrtfError(
+                    "a worker process died, most often for want of memory; try fewer "
+                    "workers (num_workers)"
+                ) from error
+            return on_death(item)
+        return result
 
 
 def _start_worker(initializer: Callable[[], None]) -> None:

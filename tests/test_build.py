@@ -1,3 +1,4 @@
+import csv
 import os
 import shutil
 
@@ -12,7 +13,7 @@ from drtf.errors import DrtfError, LabelError
 from drtf.images.preprocess import decode_image
 from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
 from drtf.records.reader import ShardSet
-from drtf.records.rejected import load_rejected
+from drtf.records.rejected import Rejection
 from drtf.records.verify import find_faults
 
 
@@ -28,7 +29,8 @@ def build(folder, out, config):
 
 
 def find_rejected(folder):
-    return load_rejected(folder / REJECTED_FILE)
+    with (folder / REJECTED_FILE).open(newline="") as file:
+        return [Rejection(**row) for row in csv.DictReader(file)]
 
 
 def files_of(folder):

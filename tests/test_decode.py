@@ -169,3 +169,13 @@ def test_a_strip_is_set_aside(shape):
 @pytest.mark.parametrize("shape", [(1, 1, 3), (31, 400, 3)])
 def test_a_tiny_picture_is_set_aside(shape):
     assert reason_of(encode(np.zeros(shape, np.uint8))) == "too_small"
+
+
+def test_whatever_pillow_raises_is_the_photographs_fault(monkeypatch):
+    def fail(file):
+        raise NotImplementedError("Unknown pixel format flags")
+
+    monkeypatch.setattr("drtf.images.decode.Image.open", fail)
+    with pytest.raises(PhotographError) as caught:
+        decode_photograph(b"DDS " + bytes(200))
+    assert caught.value.reason == "not_an_image"

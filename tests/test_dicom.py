@@ -12,6 +12,8 @@ pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
     RLELossless,
@@ -131,3 +133,21 @@ def test_without_pydicom_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(PhotographError, match=r"pip install 'drtf\[dicom\]'"):
         decode_photograph(dicom(FUNDUS.tobytes()))
+
+
+def test_more_pixels_than_declared_are_refused():
+    data = dicom(FUNDUS.tobytes() * 2)
+    assert reason_of(data) == "undecodable"
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, JPEG2000])
+def test_a_syntax_that_is_not_read_is_told_from_the_header_alone(syntax, monkeypatch):
+    data = dicom(FUNDUS.tobytes(), ExplicitVRLittleEndian)
+    old, new = (str(x).encode() for x in (ExplicitVRLittleEndian, syntax))
+    width = max(len(old), len(new)) + 1 & ~1
+    start = data.index(old) - 2
+    stored = len(old) + 1 & ~1
+    header = width.to_bytes(2, "little") + new.ljust(width, b"\0")
+    data = data[:start] + header + data[start + 2 + stored :]
+    monkeypatch.setattr(pydicom, "dcmread", lambda *_: pytest.fail("read on"))
+    assert reason_of(data) == "unsupported"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drtf.records import gather
-from drtf.records.framing import HEADER, frame_record
+from drtf.records.framing import HEADER, frame_record, read_footer
 from drtf.records.gather import read_frames_in_python
 
 IMAGE_OFFSETS = (0, 5, 63)
@@ -34,11 +34,14 @@ def records(tmp_path):
         for image_offset in IMAGE_OFFSETS:
             for image_length in IMAGE_LENGTHS:
                 data = rng.bytes(image_offset + image_length + AFTER)
-                file.write(frame_record(data))
-                columns.append((offset, len(data), image_offset, image_length))
+                frame = frame_record(data)
+                file.write(frame)
+                columns.append(
+                    (offset, len(data), image_offset, image_length, read_footer(frame))
+                )
                 images.append(data[image_offset : image_offset + image_length])
                 offset += len(data) + HEADER.size + 4
-    offsets, lengths, image_offsets, image_lengths = np.array(columns).T
+    offsets, lengths, image_offsets, image_lengths, crcs = np.array(columns).T
     descriptor = os.open(path, os.O_RDWR)
     yield (
         (
@@ -47,6 +50,7 @@ def records(tmp_path):
             lengths.astype(np.int32),
             image_offsets.astype(np.int32),
             image_lengths.astype(np.int32),
+            crcs.astype(np.uint32),
             (np.cumsum(image_lengths) - image_lengths).astype(np.int64),
         ),
         images,
@@ -65,7 +69,7 @@ def test_records_come_in_any_order_and_again(read_frames, records):
     columns, images = records
     order = np.random.default_rng(1).integers(0, len(images), 100)
     chosen = [column[order] for column in columns[:-1]]
-    lengths = chosen[-1]
+    lengths = chosen[4]
     starts = (np.cumsum(lengths) - lengths).astype(np.int64)
     out = np.zeros(lengths.sum(), np.uint8)
     assert read_frames(*chosen, starts, out) == 100
@@ -104,6 +108,13 @@ def test_a_length_that_its_own_checksum_confirms_must_be_the_indexs(
     assert read_frames(*columns, out) == 4
 
 
+def test_it_stops_at_a_whole_record_that_is_another(read_frames, records):
+    columns, images = records
+    columns[5][9] ^= 1
+    out = np.zeros(sum(map(len, images)), np.uint8)
+    assert read_frames(*columns, out) == 9
+
+
 def test_it_stops_where_the_file_ends_or_cannot_be_read(read_frames, records):
     columns, images = records
     out = np.zeros(sum(map(len, images)), np.uint8)
@@ -115,9 +126,9 @@ def test_it_stops_where_the_file_ends_or_cannot_be_read(read_frames, records):
 
 def test_arrays_that_do_not_fit_are_refused():
     one, many = np.zeros(1, np.int32), np.zeros(1, np.int64)
-    out = np.zeros(4, np.uint8)
+    crcs, out = np.zeros(1, np.uint32), np.zeros(4, np.uint8)
     with pytest.raises(ValueError, match="fit"):
-        gather.read_frames(one, many, one, one, one, np.zeros(2, np.int64), out)
+        gather.read_frames(one, many, one, one, one, crcs, np.zeros(2, np.int64), out)
     outside = np.full(1, 5, np.int32)
     with pytest.raises(ValueError, match="fit"):
-        gather.read_frames(one, many, outside, one, outside, many, out)
+        gather.read_frames(one, many, outside, one, outside, crcs, many, out)

@@ -8,6 +8,7 @@ from drtf.records.manifest import (
     MANIFEST_FILE,
     hash_manifest,
     load_manifest,
+    save_manifest,
 )
 
 
@@ -32,6 +33,21 @@ def test_an_edited_manifest_is_refused(manifest_copy):
     change(manifest_copy, name="another")
     with pytest.raises(RecordError, match="changed after it was written"):
         load_manifest(manifest_copy)
+
+
+@pytest.mark.parametrize("file", ["../index.parquet", "/etc/passwd", "idx/../../x"])
+def test_a_manifest_that_names_files_elsewhere_is_refused(shards, tmp_path, file):
+    manifest = load_manifest(shards)
+    changed = manifest.model_copy(update={"files": {file: "0" * 64}})
+    save_manifest(tmp_path, changed)
+    with pytest.raises(RecordError, match="outside its folder"):
+        load_manifest(tmp_path)
+
+
+def test_a_manifest_of_a_hundred_thousand_brackets_is_refused(tmp_path):
+    (tmp_path / MANIFEST_FILE).write_text("[" * 100_000)
+    with pytest.raises(RecordError, match="can't read"):
+        load_manifest(tmp_path)
 
 
 def test_what_a_later_drtf_adds_is_passed_over(manifest_copy):

@@ -103,6 +103,26 @@ def test_a_record_of_a_later_shard_is_numbered_within_it(copy):
         damaged.read_images(np.array([row_number]))
 
 
+def test_two_records_that_changed_places_are_found(copy):
+    index = load_index(copy / INDEX_FILE)
+    train = index[index["split"] == "train"]
+    first, second = train.index[train.duplicated("length", keep=False)][:2]
+    path = first_shard(copy)
+    data = bytearray(path.read_bytes())
+    one, two = (
+        slice(index["offset"][x], index["offset"][x] + index["length"][x] + 16)
+        for x in (first, second)
+    )
+    data[one], data[two] = data[two], data[one]
+    path.write_bytes(data)
+    with ShardSet(copy) as damaged:
+        for row in (first, second):
+            with pytest.raises(RecordError, match="not the record that the index name"):
+                damaged.read_images(np.array([row]))
+            with pytest.raises(RecordError, match="not the record that the index name"):
+                damaged.read_record(int(row))
+
+
 def test_a_shard_truncated_while_open_is_an_error_and_not_a_crash(copy):
     with ShardSet(copy) as opened:
         with first_shard(copy).open("r+b") as file:

@@ -228,6 +228,9 @@ def test_a_store_that_is_down_or_refuses_is_one_line(server, remote_set):
         error = error_of(down, "verify", remote_set)
     assert "can't reach S3_ENDPOINT" in error
     assert "Connection refused" in error
+    for wrong in ("http://127.0.0.1:99999", "http://127.0.0.1:abc", "http://[::1"):
+        error = error_of(server | {"S3_ENDPOINT": wrong}, "verify", remote_set)
+        assert "it must be http://HOST:PORT" in error
 
 
 # Every second answer is cut, and asked for again.
@@ -349,7 +352,15 @@ def test_the_cache_stays_within_its_bound(server, remote_set, tmp_path):
     done = run(small | {"DRTF_CACHE_GB": "0.0003"}, "inspect", remote_set, *out)
     assert done.returncode == 0, done.stderr
     assert not old.exists()
-    assert len(list((cache / "sets").glob(f"*/{MANIFEST_FILE}"))) == 1
+    (manifest,) = (cache / "sets").glob(f"*/{MANIFEST_FILE}")
+    # What was lost from the cache is fetched again.
+    shard = min(manifest.parent.glob("*.tfrecord-*"))
+    shard.unlink()
+    done = run(
+        small | {"DRTF_CACHE_GB": "1"}, "inspect", remote_set, *out, "--overwrite"
+    )
+    assert done.returncode == 0, done.stderr
+    assert shard.exists()
 
 
 @needs_s3

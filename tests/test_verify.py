@@ -1,3 +1,4 @@
+import os
 import random
 import shutil
 
@@ -90,6 +91,47 @@ def test_without_an_index_a_damaged_record_is_still_named(copy):
     assert (4, offset) in [(fault.record, fault.offset) for fault in faults]
 
 
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("image_offset", lambda x: x + 7),
+        ("image_length", lambda x: x - 1),
+        ("offset", lambda x: x + 1),
+        ("length", lambda x: -x),
+        ("crc32c", lambda x: x ^ 1),
+        ("split", lambda x: "test"),
+        ("patient", lambda x: x + "0"),
+    ],
+)
+def test_an_index_that_its_manifest_names_must_be_the_records(copy, column, change):
+    index = load_index(copy / INDEX_FILE)
+    index.loc[2, column] = change(index.loc[2, column])
+    save_index(copy / INDEX_FILE, index)
+    manifest = load_manifest(copy)
+    hashes = manifest.files | {INDEX_FILE: hash_file(copy / INDEX_FILE)}
+    save_manifest(copy, manifest.model_copy(update={"files": hashes}))
+    faults = [(fault.file, fault.record) for fault in find_faults(copy)]
+    assert (first_shard(copy).name, 2) in faults
+
+
+def test_counts_that_are_not_the_indexs_are_found(copy):
+    manifest = load_manifest(copy)
+    train = manifest.num_records["train"] | {"0": 1}
+    counts = manifest.num_records | {"train": train}
+    save_manifest(copy, manifest.model_copy(update={"num_records": counts}))
+    assert [fault.file for fault in find_faults(copy)] == [INDEX_FILE]
+
+
+def test_a_pipe_in_a_shards_place_is_not_waited_for(copy):
+    path = first_shard(copy)
+    path.unlink()
+    os.mkfifo(path)
+    (fault,) = find_faults(copy)
+    assert (fault.file, fault.problem) == (path.name, "not a regular file")
+    with pytest.raises(RecordError, match="has 0 bytes, the manifest says"):
+        ShardSet(copy)
+
+
 def test_bytes_appended_to_a_shard_are_found(copy):
     path = first_shard(copy)
     path.write_bytes(path.read_bytes() + b"\x00")
@@ -106,8 +148,12 @@ def test_an_index_with_another_grade_is_found(copy):
     manifest = load_manifest(copy)
     hashes = manifest.files | {INDEX_FILE: hash_file(copy / INDEX_FILE)}
     save_manifest(copy, manifest.model_copy(update={"files": hashes}))
-    (fault,) = find_faults(copy)
-    assert (fault.file, fault.record) == (first_shard(copy).name, 2)
+    counts, fault = find_faults(copy)
+    assert (counts.file, fault.file, fault.record) == (
+        INDEX_FILE,
+        first_shard(copy).name,
+        2,
+    )
     assert "grade is" in fault.problem
 
 

@@ -54,6 +54,17 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do():
         list(results)
 
 
+def test_what_ends_its_process_is_found_and_the_others_results_come_in_order():
+    results = map_in_order(
+        die_at_three,
+        range(40),
+        num_workers=2,
+        initializer=nothing,
+        on_death=lambda number: -number,
+    )
+    assert list(results) == [0, 1, 2, -3, *range(4, 40)]
+
+
 ORPHANS = """
 import os, sys, time
 from drtf.workers import map_in_order

@@ -19,7 +19,7 @@ SETTINGS_SHOWN = ("decode", "crop", "contrast")
 )
 @click.option(
     "--per-grade",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 64),
     default=8,
     show_default=True,
     help="Photographs shown of each grade.",

@@ -22,20 +22,25 @@ from drtf.data.build_plan import (
     place_shards,
     plan_build,
 )
-from drtf.data.convert import Converted, convert_photograph
+from drtf.data.convert import Converted, convert_photograph, report_death
 from drtf.data.journal import JOURNAL_FILE, Journal
-from drtf.data.labels import GRADES
-from drtf.data.photographs import Handle, find_handles
+from drtf.data.photographs import (
+    Handle,
+    find_change_time,
+    find_handles,
+    read_photograph,
+)
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError, RecordError
 from drtf.files import find_aside, hash_file, sync_folder
 from drtf.images.preprocess import limit_threads
 from drtf.progress import progress
 from drtf.records.framing import FRAME_BYTES, find_frame_fault
-from drtf.records.index import COLUMNS, save_index
+from drtf.records.index import COLUMNS, count_records, save_index
 from drtf.records.interop import save_interop
 from drtf.records.manifest import (
     INDEX_FILE,
+    MANIFEST_FILE,
     REJECTED_FILE,
     Manifest,
     ShardEntry,
@@ -43,6 +48,7 @@ from drtf.records.manifest import (
     save_manifest,
 )
 from drtf.records.plan import SPLITS
+from drtf.records.reader import ShardSet
 from drtf.records.rejected import Rejection, save_rejected
 from drtf.records.remote import find_cache, load_remote_manifest, upload_set
 from drtf.records.schema import Record
@@ -168,9 +174,48 @@ def _find_whole(out: Path, plan: BuildPlan) -> Manifest | None:
     except RecordError:
         manifest = None
     _check_same(manifest, plan, str(out))
+    _check_unchanged(out, plan)
     # A kill may have struck between the last rename and this.
-    (out / JOURNAL_FILE).unlink(missing_ok=True)
+    if (out / JOURNAL_FILE).exists():
+        (out / JOURNAL_FILE).unlink()
     return manifest
+
+
+def _check_unchanged(out: Path, plan: BuildPlan) -> None:
+    """Refuse a set that lost something, or whose photographs are others by now."""
+    advice = "move it away, or choose another --out"
+    try:
+        with ShardSet(out) as shards:
+            index = shards.index
+    except RecordError as error:
+        raise DrtfError(
+            f"{out} was made by this call, but is damaged: {error}; {advice}"
+        ) from error
+    made = (out / MANIFEST_FILE).stat().st_mtime
+    columns = ["source", "path"]
+    table = plan.table.merge(index[[*columns, "sha256"]], "left", on=columns)
+    touched = [
+        (place, sha256)
+        for *place, sha256 in zip(
+            table["folder"], table["path"], table["sha256"], strict=True
+        )
+        if find_change_time(*place) >= made
+    ]
+    with progress("Comparing photographs", len(touched)) as advance:
+        for place, sha256 in touched:
+            if _hash_photograph(*place) != sha256:
+                raise DrtfError(
+                    f"{out} was made by this call, but {place[1]} has changed since: "
+                    f"{advice}"
+                )
+            advance(place[1])
+
+
+def _hash_photograph(folder: Path | str, path: str) -> str:
+    try:
+        return hashlib.sha256(read_photograph(folder, path)).hexdigest()
+    except PhotographError:
+        return ""
 
 
 def _check_same(manifest: Manifest | None, plan: BuildPlan, out: str) -> None:
@@ -195,7 +240,7 @@ def _write_shards(
     convert = functools.partial(
         convert_photograph, images=config.images, build=config.build
     )
-    journal.keep(_count_intact(aside, plan, journal.entries, convert, name=name))
+    journal.keep(_count_intact(aside, plan, journal, convert, name=name))
     if not journal.entries:
         _clear(aside)
     total, num_done = len(plan.table), len(journal.entries)
@@ -205,6 +250,7 @@ def _write_shards(
         find_handles(zip(todo["folder"], todo["path"], strict=True)),
         num_workers=count_workers(config.build.num_workers),
         initializer=limit_threads,
+        on_death=report_death,
     )
     reasons = Counter(entry["reason"] for entry in journal.entries if "reason" in entry)
     reasons.update(item.reason for item in plan.rejected)
@@ -250,16 +296,17 @@ def _clear(aside: Path) -> None:
 def _count_intact(
     aside: Path,
     plan: BuildPlan,
-    entries: list[dict[str, Any]],
+    journal: Journal,
     convert: Callable[[Handle], Converted | PhotographError],
     *,
     name: str,
 ) -> int:
-    """Count the entries, from the first, that are still true.
+    """Count the journal's entries, from the first, that are still true.
 
-    Their records stand whole on the disk, their photographs have the same size, and
-    those that were set aside still can't be used.
+    Their records stand whole on the disk, and their photographs are the same; of those
+    that were set aside it is enough that nothing has touched them since.
     """
+    entries = journal.entries
     places = list(zip(plan.table["folder"], plan.table["path"], strict=True))
     sizes = plan.table["size_bytes"].tolist()
     for _, shard, start, stop in place_shards(plan):
@@ -267,11 +314,18 @@ def _count_intact(
         path = path if path.exists() else find_aside(path)
         data = np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
         for position, entry in enumerate(entries[start:stop], start):
+            place = places[position]
+            touched = find_change_time(*place) >= journal.last_written
             if "reason" in entry:
-                if not isinstance(convert(places[position]), PhotographError):
+                mended = is_remote(place[0]) and not isinstance(
+                    convert(place), PhotographError
+                )
+                if touched or mended:
                     return position
                 continue
             if entry["file_bytes"] != sizes[position]:
+                return position
+            if touched and _hash_photograph(*place) != entry["sha256"]:
                 return position
             length = entry["length"]
             frame = data[entry["offset"] :][: length + FRAME_BYTES]
@@ -321,7 +375,7 @@ def _check_rejected(
 ) -> None:
     total = len(plan.table) + len(plan.rejected)
     count = sum(reasons.values())
-    if count > max_rejected * total:
+    if count > max_rejected * total + 1e-6:  # 0.29 * 100 is 28.999999999999996
         counts = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
         raise DrtfError(
             f"{count} of {total} photographs set aside ({counts}), more than "
@@ -358,7 +412,7 @@ def _write_rest(
         image_size=config.images.size,
         preprocessing=config.images.model_dump(mode="json"),
         settings=find_settings(config),
-        num_records=_count_records(index),
+        num_records=count_records(index),
         num_patients=_count_patients(index),
         shards=tuple(
             ShardEntry(
@@ -392,15 +446,6 @@ def _write_rest(
     manifest = manifest.model_copy(update={"files": hashes})
     save_manifest(aside, manifest)
     return manifest
-
-
-def _count_records(index: pd.DataFrame) -> dict[str, dict[str, int]]:
-    counts = Counter(zip(index["split"], index["grade"], strict=True))
-    return {
-        split: {str(grade): counts[split, grade] for grade in GRADES}
-        for split in SPLITS
-        if (index["split"] == split).any()
-    }
 
 
 def _count_patients(index: pd.DataFrame) -> dict[str, int]:

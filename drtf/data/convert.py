@@ -51,6 +51,15 @@ def convert_photograph(
     )
 
 
+def report_death(handle: Handle) -> PhotographError:
+    """Return why a photograph can't be used whose conversion ends its process."""
+    return PhotographError(
+        "unprocessable",
+        "a process that converted it alone died: for want of memory, or since its "
+        "damage crashes the decoder",
+    )
+
+
 def _is_utf8(path: str) -> bool:
     try:
         path.encode()

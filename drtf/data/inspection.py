@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from drtf.data.contents import Conflict, find_conflicts
-from drtf.data.labels import GRADES
 from drtf.data.pipeline import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
 from drtf.records.manifest import Manifest
 from drtf.records.reader import ShardSet
+from drtf.records.schema import GRADES
 
 CONTACT_SHEET = "contact-sheet.png"
 QUALITY_FIGURE = "quality.png"

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,7 @@ class Journal:
 
     Attributes:
         entries: a dict a photograph that is done.
+        last_written: when an earlier process wrote the last one, in seconds.
     """
 
     def __init__(self, path: Path, *, plan_sha256: str) -> None:
@@ -30,6 +32,7 @@ class Journal:
             DrtfError: if another process has it open, or it is of another plan.
         """
         self._path = path
+        self.last_written = path.stat().st_mtime if path.exists() else math.inf
         self._file = path.open("a+b", buffering=0)
         try:
             self._lock()

@@ -14,7 +14,6 @@ from drtf.config import LabelsConfig, Task
 from drtf.data.photographs import strip_suffix
 from drtf.errors import LabelError
 
-GRADES = range(5)
 LINE = "\0line"  # no column of a file is called so
 POSITIVE_FROM: dict[Task, int] = {"binary": 1, "referable": 2}
 

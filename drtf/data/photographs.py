@@ -161,6 +161,19 @@ def find_size(folder: Path | str, path: str) -> int:
         return -1
 
 
+def find_change_time(folder: Path | str, path: str) -> float:
+    """Return when a file was last put in its place or written, in seconds.
+
+    It is that of its inode's last change, which no copy takes over; 0 in a store.
+    """
+    if is_remote(folder):
+        return 0
+    try:
+        return (Path(folder) / path).stat().st_ctime
+    except (OSError, ValueError):
+        return 0
+
+
 def _fail(error: OSError) -> None:
     raise LabelError(
         f"can't read the folder {error.filename}: {error.strerror}"

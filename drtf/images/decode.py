@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from drtf.errors import PhotographError
 from drtf.images.dicom import is_dicom, read_dicom
@@ -20,6 +20,8 @@ UNSUPPORTED_MODES = ("I", "F", "LAB")
 MAX_PIXELS = 150_000_000
 MIN_PIXELS_A_SIDE = 32
 MAX_ASPECT_RATIO = 8
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNK_BYTES = 12  # length, name and checksum
 
 # libjpeg halves, quarters or eighths a picture in the DCT, at a fraction of the work.
 JPEG_FLAGS = {
@@ -124,7 +126,7 @@ def _read_header(data: bytes) -> tuple[int, int, str]:
         raise PhotographError(
             "too_large", f"more than {MAX_PIXELS} px are declared"
         ) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's readers raise whatever damage leads them to
         raise PhotographError(
             "not_an_image", "its first bytes are of no known image format, or cut short"
         ) from error
@@ -136,4 +138,19 @@ def _read_header(data: bytes) -> tuple[int, int, str]:
             "unsupported", "a TIFF of signed, 32-bit, floating-point or CIELAB samples"
         )
     check_size(*header.size)
+    if kind == "PNG":
+        _check_png(data)
     return *header.size, kind
+
+
+def _check_png(data: bytes) -> None:
+    """Refuse what OpenCV would crash on, or take memory for as a chunk declares it."""
+    position, name = len(PNG_SIGNATURE), b""
+    while name != b"IEND" and position < len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
+        if name == b"acTL":
+            raise PhotographError("unsupported", "an animated PNG")
+        position += PNG_CHUNK_BYTES + length
+    if position > len(data):
+        raise PhotographError("undecodable", "a PNG file that ends within a chunk")

@@ -1,6 +1,7 @@
 """DICOM files: the photograph inside, through pydicom."""
 
 import io
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,15 @@ from drtf.errors import PhotographError
 
 PREAMBLE_BYTES = 128
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+# Those that need no decoder beyond pydicom and libjpeg, and give no memory away before
+# the size is known, as a deflated file would.
+SYNTAXES = {
+    "1.2.840.10008.1.2": "implicit VR, little endian",
+    "1.2.840.10008.1.2.1": "explicit VR, little endian",
+    "1.2.840.10008.1.2.2": "explicit VR, big endian",
+    "1.2.840.10008.1.2.5": "RLE",
+    JPEG_BASELINE: "JPEG baseline",
+}
 # As libjpeg takes them without being told.
 JPEG_COLORS = ("YBR_FULL_422", "YBR_FULL", "MONOCHROME2")
 
@@ -41,13 +51,19 @@ def read_dicom(
         raise PhotographError(
             "unsupported", "a DICOM file needs pydicom: pip install 'drtf[dicom]'"
         ) from error
+    syntax = _find_syntax(data)
+    if syntax not in SYNTAXES:
+        raise PhotographError(
+            "unsupported",
+            f"a DICOM file in transfer syntax {syntax}; those that are read: "
+            f"{', '.join(SYNTAXES.values())}",
+        )
     # pydicom and the decoders behind it raise whatever a damaged file leads them to.
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
         width, height = int(dataset.Columns), int(dataset.Rows)
         num_frames = int(dataset.get("NumberOfFrames") or 1)
         color = str(dataset.PhotometricInterpretation)
-        syntax = str(dataset.file_meta.TransferSyntaxUID)
         signed = bool(dataset.get("PixelRepresentation"))
     except Exception as error:
         raise PhotographError(
@@ -66,10 +82,36 @@ def read_dicom(
             return pydicom.encaps.get_frame(
                 dataset.PixelData, 0, number_of_frames=1
             ).rstrip(b"\0")
-        return _find_rgb(dataset, color)
+        with warnings.catch_warnings(action="ignore"):
+            pixels = _find_rgb(dataset, color)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise PhotographError("undecodable", f"a DICOM file: {reason}") from error
+    if pixels.shape != (height, width, 3):
+        raise PhotographError(
+            "undecodable",
+            f"a DICOM file that declares {width}x{height} px and holds "
+            f"{pixels.size // 3}",
+        )
+    return pixels
+
+
+def _find_syntax(data: bytes) -> str:
+    """Return the UID of the transfer syntax, before anything else is read."""
+    from pydicom.filereader import read_dataset
+
+    try:
+        header = read_dataset(
+            io.BytesIO(data[PREAMBLE_BYTES + 4 :]),
+            is_implicit_VR=False,
+            is_little_endian=True,
+            stop_when=lambda tag, vr, length: tag.group != 2,
+        )
+        return str(header.TransferSyntaxUID)
+    except Exception as error:  # what a damaged header leads it to
+        raise PhotographError(
+            "not_an_image", f"a DICOM file without a readable header: {error}"
+        ) from error
 
 
 def _find_rgb(dataset, color: str) -> np.ndarray:  # type: ignore[no-untyped-def]

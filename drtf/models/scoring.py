@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Config
+from drtf.data.convert import report_death
 from drtf.data.photographs import (
     Handle,
     Photographs,
@@ -162,6 +163,7 @@ def prepare_photographs(
         find_handles(places),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
+        on_death=lambda handle: (None, str(report_death(handle))),
     )
     for path, (image, error) in zip(photographs.paths, images, strict=True):
         yield Prepared(path, image, error)

@@ -127,6 +127,7 @@ load(const unsigned char *data, int size)
 typedef struct {
     const int32_t *files, *lengths, *image_offsets, *image_lengths;
     const int64_t *offsets, *starts;
+    const uint32_t *crcs;
     unsigned char *out;
     int check;
 } Request;
@@ -155,7 +156,8 @@ read_frame(const Request *request, Py_ssize_t i, unsigned char *room)
     crc = crc_add(crc, tail, after - FOOTER);
     return load(head, 8) == (uint64_t)request->lengths[i] &&
            load(head + 8, 4) == masked(crc_add(~0u, head, 8)) &&
-           load(tail + after - FOOTER, 4) == masked(crc);
+           load(tail + after - FOOTER, 4) == masked(crc) &&
+           masked(crc) == request->crcs[i];
 }
 
 static PyObject *
@@ -163,17 +165,17 @@ read_frames(PyObject *self, PyObject *args)
 {
     (void)self;
     int check = 1;
-    Py_buffer files, offsets, lengths, image_offsets, image_lengths, starts, out;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*w*|p", &files, &offsets, &lengths,
-                          &image_offsets, &image_lengths, &starts, &out, &check))
+    Py_buffer files, offsets, lengths, image_offsets, image_lengths, crcs, starts, out;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*y*w*|p", &files, &offsets, &lengths,
+                          &image_offsets, &image_lengths, &crcs, &starts, &out, &check))
         return NULL;
     Py_ssize_t count = files.len / 4, done = 0;
     size_t room_size = 0;
     int fits = offsets.len == 8 * count && starts.len == 8 * count &&
                lengths.len == 4 * count && image_offsets.len == 4 * count &&
-               image_lengths.len == 4 * count;
+               image_lengths.len == 4 * count && crcs.len == 4 * count;
     Request request = {files.buf,   lengths.buf, image_offsets.buf, image_lengths.buf,
-                       offsets.buf, starts.buf,  out.buf,           check};
+                       offsets.buf, starts.buf,  crcs.buf,          out.buf,           check};
     for (Py_ssize_t i = 0; fits && i < count; i++) {
         int64_t length = request.lengths[i], image = request.image_lengths[i];
         int64_t offset = request.image_offsets[i], start = request.starts[i];
@@ -195,7 +197,7 @@ read_frames(PyObject *self, PyObject *args)
     else
         PyErr_SetString(PyExc_ValueError, "the arrays don't fit each other");
     Py_buffer *buffers[] = {&files,         &offsets, &lengths, &image_offsets,
-                            &image_lengths, &starts,  &out};
+                            &image_lengths, &crcs,    &starts,  &out};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         PyBuffer_Release(buffers[i]);
     return room ? PyLong_FromSsize_t(done) : NULL;

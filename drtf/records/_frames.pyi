@@ -6,6 +6,7 @@ def read_frames(
     lengths: np.ndarray,
     image_offsets: np.ndarray,
     image_lengths: np.ndarray,
+    crcs: np.ndarray,
     starts: np.ndarray,
     out: np.ndarray,
     check: bool = True,

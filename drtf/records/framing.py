@@ -13,12 +13,18 @@ import numpy as np
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 FRAME_BYTES = HEADER.size + FOOTER.size
+OTHER_RECORD = "it is whole, and not the record that the index names"
 
 
 def masked_crc(data: bytes | np.ndarray) -> int:
     """Return the masked CRC32C of bytes, or of a contiguous uint8 array."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_footer(frame: bytes | np.ndarray) -> int:
+    """Return the masked CRC32C that a whole frame holds for its data."""
+    return FOOTER.unpack_from(frame, len(frame) - FOOTER.size)[0]
 
 
 def frame_record(data: bytes) -> bytes:

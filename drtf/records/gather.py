@@ -4,7 +4,12 @@ import os
 
 import numpy as np
 
-from drtf.records.framing import FRAME_BYTES, HEADER, find_frame_fault
+from drtf.records.framing import (
+    FRAME_BYTES,
+    HEADER,
+    find_frame_fault,
+    read_footer,
+)
 
 
 def read_frames_in_python(
@@ -13,6 +18,7 @@ def read_frames_in_python(
     lengths: np.ndarray,
     image_offsets: np.ndarray,
     image_lengths: np.ndarray,
+    crcs: np.ndarray,
     starts: np.ndarray,
     out: np.ndarray,
     check: bool = True,
@@ -25,6 +31,7 @@ def read_frames_in_python(
         lengths: int32 [n], of the records' data.
         image_offsets: int32 [n], of the images in the data.
         image_lengths: int32 [n].
+        crcs: uint32 [n], masked, of the data; a record of another place has another.
         starts: int64 [n], where each image begins in `out`.
         out: uint8 [m].
         check: whether checksums are compared; only a benchmark does without.
@@ -32,15 +39,16 @@ def read_frames_in_python(
     Returns:
         How many records were whole before the first that was not; n if all were.
     """
-    columns = (files, offsets, lengths, image_offsets, image_lengths, starts)
+    columns = (files, offsets, lengths, image_offsets, image_lengths, crcs, starts)
     for number, row in enumerate(zip(*(x.tolist() for x in columns), strict=True)):
-        file, offset, length, image_offset, image_length, start = row
+        file, offset, length, image_offset, image_length, crc, start = row
         try:
             data = os.pread(file, length + FRAME_BYTES, offset)
         except OSError:
             return number
         frame = np.frombuffer(data, np.uint8)
-        if check and find_frame_fault(frame, length=length):
+        fault = find_frame_fault(frame, length=length)
+        if check and (fault or read_footer(frame) != crc):
             return number
         image = frame[HEADER.size + image_offset :][:image_length]
         out[start : start + image_length] = image

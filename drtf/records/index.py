@@ -1,5 +1,7 @@
 """The index: one row a record, in the order in which the records stand."""
 
+import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drtf.errors import RecordError
+from drtf.files import write_atomic
+from drtf.records.plan import SPLITS
+from drtf.records.schema import GRADES
 
 COLUMNS = pa.schema(
     [
@@ -17,6 +22,7 @@ COLUMNS = pa.schema(
         ("length", pa.int64()),  # of the record's data, without its frame
         ("image_offset", pa.int64()),  # of the image in the data
         ("image_length", pa.int64()),
+        ("crc32c", pa.uint32()),  # of the data, masked as in the frame's footer
         ("id", pa.string()),
         ("patient", pa.string()),
         ("grade", pa.int8()),
@@ -37,7 +43,19 @@ COLUMNS = pa.schema(
 def save_index(path: Path, index: pd.DataFrame) -> None:
     """Write the index; equal tables give equal bytes."""
     table = pa.Table.from_pandas(index, schema=COLUMNS, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata(None), path)
+    data = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), data)
+    write_atomic(path, data.getvalue())
+
+
+def count_records(index: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Count an index's photographs by split and grade, as a manifest does."""
+    counts = Counter(zip(index["split"], index["grade"], strict=True))
+    return {
+        split: {str(grade): counts[split, grade] for grade in GRADES}
+        for split in SPLITS
+        if (index["split"] == split).any()
+    }
 
 
 def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -47,14 +65,13 @@ def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         RecordError: if it can't be read or lacks a column of ours; others may be there.
     """
     try:
-        # A map of the file's pages, and not a copy of them.
-        file = pq.ParquetFile(path, memory_map=True)
-        schema = file.schema_arrow
-        for field in COLUMNS:
-            if field not in schema:
-                raise RecordError(
-                    f"the index {path} has no {field.type} {field.name!r}"
-                )
-        return file.read(columns).to_pandas()
+        with path.open("rb") as opened:
+            file = pq.ParquetFile(opened)
+            for field in COLUMNS:
+                if field not in file.schema_arrow:
+                    raise RecordError(
+                        f"the index {path} has no {field.type} {field.name!r}"
+                    )
+            return file.read(columns).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"can't read the index {path}: {error}") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from drtf.files import write_atomic
+from drtf.files import sync_folder, write_atomic
 from drtf.records.framing import FRAME_BYTES
 from drtf.records.manifest import Manifest
 
@@ -50,6 +50,7 @@ def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[
         )
     for file, text in contents.items():
         write_atomic(folder / file, text)
+    sync_folder(folder / IDX_FOLDER)
     return list(contents)
 
 

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any, Final, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from drtf.errors import RecordError
 from drtf.files import write_atomic
@@ -67,6 +67,14 @@ class Manifest(_Table):
     provenance: dict[str, Any]
     plan_sha256: str
 
+    @model_validator(mode="after")
+    def _stays_in_its_folder(self) -> Self:
+        for file in (*self.files, *(shard.file for shard in self.shards)):
+            path = PurePosixPath(file)
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"it names {file!r}, outside its folder")
+        return self
+
     @property
     def size_bytes(self) -> int:
         """The size of all shards together."""
@@ -107,7 +115,7 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     try:
         text = data.decode()
         contents = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"can't read {path}: {error}") from error
     if not isinstance(contents, dict) or "format_version" not in contents:
         raise RecordError(f"{path} is not a manifest of drtf")

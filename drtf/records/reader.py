@@ -10,13 +10,28 @@ import pandas as pd
 
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.files import hash_file
-from drtf.records.framing import FOOTER, FRAME_BYTES, HEADER, find_frame_fault
+from drtf.records.framing import (
+    FOOTER,
+    FRAME_BYTES,
+    HEADER,
+    OTHER_RECORD,
+    find_frame_fault,
+    read_footer,
+)
 from drtf.records.gather import read_frames
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
 from drtf.records.schema import Record, parse_record
 
-POSITIONS = ("split", "shard", "offset", "length", "image_offset", "image_length")
+POSITIONS = (
+    "split",
+    "shard",
+    "offset",
+    "length",
+    "image_offset",
+    "image_length",
+    "crc32c",
+)
 
 
 class ShardSet:
@@ -54,6 +69,7 @@ class ShardSet:
         self._length = index["length"].to_numpy(np.int32)
         self._image_offset = index["image_offset"].to_numpy(np.int32)
         self._image_length = index["image_length"].to_numpy(np.int32)
+        self._crc = index["crc32c"].to_numpy()
         self._files: list[int] = []
         try:
             for shard in self.manifest.shards:
@@ -139,6 +155,7 @@ class ShardSet:
             self._length[rows],
             self._image_offset[rows],
             lengths,
+            self._crc[rows],
             np.cumsum(lengths, dtype=np.int64) - lengths,
             out,
         )
@@ -165,7 +182,10 @@ class ShardSet:
         except OSError as error:
             return np.empty(0, np.uint8), f"can't be read: {error.strerror}"
         frame = np.frombuffer(data, np.uint8)
-        return frame, find_frame_fault(frame, length=length)
+        fault = find_frame_fault(frame, length=length)
+        if not fault and read_footer(frame) != self._crc[row]:
+            fault = OTHER_RECORD
+        return frame, fault
 
     def _find_damage(self, row: int) -> DamagedRecordError:
         _, fault = self._read_frame(row)
@@ -182,7 +202,8 @@ class ShardSet:
 
 def _open_shard(path: Path, size_bytes: int) -> int:
     try:
-        file = os.open(path, os.O_RDONLY)
+        # A pipe in a shard's place would be waited for.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise RecordError(f"can't open shard {path}: {error.strerror}") from error
     found = os.fstat(file).st_size

@@ -60,12 +60,21 @@ def fetch_set(location: str) -> Path:
     manifest = parse_manifest(data, path=location)
     folder = find_cache() / "sets" / hashlib.sha256(data).hexdigest()[:32]
     with locked(folder.with_name(f".{folder.name}.lock")):
-        if (folder / MANIFEST_FILE).exists():
+        if (folder / MANIFEST_FILE).exists() and _has_all(folder, manifest):
             os.utime(folder)
         else:
             _fetch_files(location, manifest, folder)
             write_atomic(folder / MANIFEST_FILE, data)
     return folder
+
+
+def _has_all(folder: Path, manifest: Manifest) -> bool:
+    """Tell whether no file of a set that was fetched whole has been lost since."""
+    sizes = {shard.file: shard.size_bytes for shard in manifest.shards}
+    return all((folder / file).exists() for file in manifest.files) and all(
+        (folder / file).exists() and (folder / file).stat().st_size == size
+        for file, size in sizes.items()
+    )
 
 
 def _fetch_files(location: str, manifest: Manifest, folder: Path) -> None:
@@ -88,14 +97,15 @@ def copy_set(location: str, folder: Path) -> None:
         RecordError: if there is no set.
         StorageError: if the store can't be asked.
     """
-    files = list_files(location.rstrip("/"), is_file=lambda name: "." in name)
+    location = location.rstrip("/")
+    files = list_files(location, is_file=lambda name: "." in name.lstrip("."))
     if MANIFEST_FILE not in files:
         raise RecordError(f"{location} {NO_SET}")
     with progress(f"Fetching {location}", len(files)) as advance:
         for file in files:
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(read_object(f"{location.rstrip('/')}/{file}"))
+            path.write_bytes(read_object(f"{location}/{file}"))
             advance(file)
 
 
@@ -157,6 +167,7 @@ def _make_room(manifest: Manifest, folder: Path) -> None:
     others.sort(key=lambda path: path.stat().st_mtime)
     sizes = [sum(_find_sizes(path)) for path in others]
     while others and needed + sum(sizes) > limit:
+        (others[0] / MANIFEST_FILE).unlink()  # first: what is left is no set
         shutil.rmtree(others.pop(0))
         sizes.pop(0)
 

@@ -1,9 +1,11 @@
 """The check of a whole set: every byte against manifest and index."""
 
 import hashlib
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,14 +13,20 @@ import pandas as pd
 from drtf.errors import RecordError
 from drtf.files import hash_file
 from drtf.progress import progress
-from drtf.records.framing import FRAME_BYTES, HEADER, find_frame_fault
-from drtf.records.index import load_index
+from drtf.records.framing import (
+    FRAME_BYTES,
+    HEADER,
+    OTHER_RECORD,
+    find_frame_fault,
+    read_footer,
+)
+from drtf.records.index import count_records, load_index
 from drtf.records.manifest import (
     INDEX_FILE,
     ShardEntry,
     load_manifest,
 )
-from drtf.records.schema import Record, parse_record
+from drtf.records.schema import Record, encode_record, parse_record
 
 ImageCheck = Callable[[np.ndarray, str, int], str]
 
@@ -65,6 +73,8 @@ def find_faults(
     # A damaged index says nothing about the records; their shards' hashes still do.
     whole = INDEX_FILE not in {fault.file for fault in faults}
     index = load_index(folder / INDEX_FILE) if whole else None
+    if index is not None and count_records(index) != manifest.num_records:
+        faults.append(Fault(INDEX_FILE, "its counts by grade are not the manifest's"))
 
     def check(record: Record) -> str:
         for name, expected in (
@@ -95,6 +105,9 @@ def _find_shard_faults(
     check: Callable[[Record], str],
 ) -> Iterator[Fault]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            yield Fault(shard.file, "not a regular file")
+            return
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         yield Fault(shard.file, f"can't be read: {error.strerror}")
@@ -110,10 +123,12 @@ def _find_shard_faults(
                 f"{len(rows)} records in the index; the manifest says "
                 f"{shard.num_records}",
             )
+        offset = 0
         for number, row in enumerate(rows.itertuples()):
-            problem = _find_record_problem(data, row, check)
+            problem = _find_record_problem(data, row, shard.split, offset, check)
             if problem:
                 yield Fault(shard.file, problem, number, int(row.offset))  # type: ignore[arg-type]
+            offset += int(row.length) + FRAME_BYTES  # type: ignore[arg-type]
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         yield Fault(shard.file, HASH_DIFFERS)
         if rows is None:
@@ -135,19 +150,38 @@ def _find_first_broken(data: np.ndarray, file: str) -> Iterator[Fault]:
 
 
 def _find_record_problem(
-    data: np.ndarray, row: object, check: Callable[[Record], str]
+    data: np.ndarray,
+    row: Any,
+    split: str,
+    offset: int,
+    check: Callable[[Record], str],
 ) -> str:
-    offset, length = int(row.offset), int(row.length)  # type: ignore[attr-defined]
+    """Compare a record with its row of the index; `offset` is where it should be."""
+    if (row.offset, row.split) != (offset, split) or row.length < 0:
+        return (
+            f"the index puts it at offset {row.offset} of {row.split}, "
+            f"it should be at {offset} of {split}"
+        )
+    length = int(row.length)
     frame = data[offset : offset + length + FRAME_BYTES]
     problem = find_frame_fault(frame, length=length)
     if problem:
         return problem
+    if read_footer(frame) != row.crc32c:
+        return OTHER_RECORD
     try:
         record = parse_record(frame[HEADER.size : HEADER.size + length].tobytes())
     except RecordError as error:
         return str(error)
-    for name in ("id", "patient", "grade"):
-        found, expected = getattr(record, name), getattr(row, name)
+    image_offset = encode_record(record).image_offset
+    for name, found in (
+        ("id", record.id),
+        ("patient", record.patient),
+        ("grade", record.grade),
+        ("image_offset", image_offset),
+        ("image_length", len(record.image)),
+    ):
+        expected = getattr(row, name)
         if found != expected:
             return f"{name} is {found!r}, the index says {expected!r}"
     return check(record)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from drtf.files import find_aside, write_unbuffered
-from drtf.records.framing import frame_record
+from drtf.records.framing import frame_record, read_footer
 from drtf.records.schema import Record, encode_record
 
 
@@ -13,13 +13,14 @@ class Location(NamedTuple):
     """Where a record stands in its shard, in bytes.
 
     `offset` is that of the frame in the file, `image_offset` that of the image in the
-    record's data.
+    record's data, `crc32c` the masked checksum of the data.
     """
 
     offset: int
     length: int
     image_offset: int
     image_length: int
+    crc32c: int
 
 
 class ShardWriter:
@@ -57,6 +58,12 @@ class ShardWriter:
         data, image_offset = encode_record(record)
         frame = frame_record(data)
         write_unbuffered(self._file, frame)
-        location = Location(self.size_bytes, len(data), image_offset, len(record.image))
+        location = Location(
+            offset=self.size_bytes,
+            length=len(data),
+            image_offset=image_offset,
+            image_length=len(record.image),
+            crc32c=read_footer(frame),
+        )
         self.size_bytes += len(frame)
         return location
