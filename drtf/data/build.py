@@ -222,8 +222,8 @@ def _check_same(manifest: Manifest | None, plan: BuildPlan, out: str) -> None:
     if manifest is None or manifest.plan_sha256 != plan.sha256:
         raise DrtfError(
             f"{out} exists already and is not overwritten, since it is not what these "
-            "photographs, labels and settings make: move it away or choose another "
-            "--out"
+            "photographs, labels, settings and versions make: move it away or choose "
+            "another --out"
         )
 
 

@@ -81,8 +81,8 @@ class Journal:
         if entries[0] != {"plan_sha256": plan_sha256}:
             raise DrtfError(
                 f"{self._path.parent} holds an unfinished build of other photographs, "
-                "labels or settings: go back to these, remove that folder to begin "
-                "anew, or choose another --out"
+                "labels, settings or versions: go back to these, remove that folder "
+                "to begin anew, or choose another --out"
             )
         self._file.truncate(sum(map(len, lines)))
         return entries[1:]

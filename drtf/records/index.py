@@ -70,7 +70,8 @@ def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
             for field in COLUMNS:
                 if field not in file.schema_arrow:
                     raise RecordError(
-                        f"the index {path} has no {field.type} {field.name!r}"
+                        f"the index {path} has no {field.type} {field.name!r}: "
+                        "another drtf made this set; build it again"
                     )
             return file.read(columns).to_pandas()
     except (OSError, pa.ArrowException) as error:
