@@ -1,6 +1,7 @@
 """The tf.data pipeline: from the order of an epoch to batches, one element a batch."""
 
 import functools
+import itertools
 import logging
 import math
 import re
@@ -126,32 +127,30 @@ def train_dataset(
     steps = count_steps(
         shards, split=split, task=task, sampling=sampling, batch_size=batch_size
     )
+    labels = classes.astype(np.float32)
     load = _Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
 
     @functools.lru_cache(maxsize=2)  # around the end of an epoch two are in use
-    def order_of(epoch: int) -> np.ndarray:
-        return plan_epoch(classes, sampling, seed=state.seed, epoch=epoch)
+    def plan_of(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        order = plan_epoch(classes, sampling, seed=state.seed, epoch=epoch)
+        # A photograph that comes twice in an epoch is changed in two ways: it is the
+        # place in the epoch that seeds, not the photograph.
+        seeds = np.empty((len(order), 2), np.int32)
+        seeds[:, 0] = np.random.SeedSequence([state.seed, epoch]).generate_state(1)
+        seeds[:, 1] = np.arange(len(order))
+        return order, seeds
 
     def gather(number: np.ndarray) -> tuple[np.ndarray, ...]:
         epoch, step = divmod(int(number), steps)
-        order = order_of(epoch)
+        order, seeds = plan_of(epoch)
         first = step * batch_size
         count = min(batch_size, len(order) - first)
-        positions = first + np.arange(
-            count * reader // num_readers, count * (reader + 1) // num_readers
+        mine = slice(
+            first + count * reader // num_readers,
+            first + count * (reader + 1) // num_readers,
         )
-        examples = order[positions]
-        # A photograph that comes twice in an epoch is changed in two ways: it is the
-        # place in the epoch that seeds, not the photograph.
-        words = np.random.SeedSequence([state.seed, epoch]).generate_state(1)
-        key = np.broadcast_to(words.astype(np.int32), len(examples))
-        images, examples = load(examples)
-        return (
-            images,
-            classes[examples].astype(np.float32),
-            rows[examples],
-            np.stack([key, positions.astype(np.int32)], axis=1),
-        )
+        images, examples = load(order[mine])
+        return images, labels[examples], rows[examples], seeds[mine]
 
     size = shards.manifest.image_size
     return _dataset(
@@ -288,7 +287,8 @@ class _Loader:
         self._on_corrupt = on_corrupt
         self._free: list[np.ndarray] = []
         self._num_threads = count_workers(0)
-        self._threads = ThreadPoolExecutor(self._num_threads)
+        # One part of a batch is the calling thread's own.
+        self._threads = ThreadPoolExecutor(max(self._num_threads - 1, 1))
 
     def __call__(
         self, examples: np.ndarray, num_images: int | None = None
@@ -303,14 +303,16 @@ class _Loader:
             uint8 RGB [B, H, W, 3], and int64 [B] of the examples that it shows: others
             than asked for where damaged records were skipped.
         """
-        images = self._take(num_images or len(examples))
-        num_parts = min(self._num_threads, len(examples)) or 1
-        shown = self._threads.map(
-            self._load,
-            np.array_split(examples, num_parts),
-            np.array_split(images[: len(examples)], num_parts),
-        )
-        return images, np.concatenate(list(shown))
+        count = len(examples)
+        images = self._take(num_images or count)
+        cuts = [count * x // self._num_threads for x in range(self._num_threads + 1)]
+        parts = [slice(*ends) for ends in itertools.pairwise(cuts)]
+        others = [
+            self._threads.submit(self._load, examples[part], images[part])
+            for part in parts[1:]
+        ]
+        shown = [self._load(examples[parts[0]], images[parts[0]])]
+        return images, np.concatenate(shown + [other.result() for other in others])
 
     def _load(self, examples: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Fill `images`; return the examples that they show."""
