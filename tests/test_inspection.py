@@ -3,7 +3,7 @@ import shutil
 import cv2
 import pytest
 
-from drtf.config import load_config
+from drtf.config import AugmentConfig, load_config
 from drtf.data.build import build_shards
 from drtf.data.inspection import inspect_set
 from drtf.data.sources import Source
@@ -29,6 +29,29 @@ def test_more_photographs_a_grade_make_a_wider_sheet(shards, tmp_path):
         found = inspect_set(shards, out=tmp_path / str(count), num_per_grade=count)
         widths.append(cv2.imread(str(found.figures[0])).shape[1])
     assert widths[1] == pytest.approx(2 * widths[0], rel=0.02)
+
+
+def test_the_augmented_sheet_shows_each_grade_changed(shards, tmp_path):
+    sheets = []
+    for degrees in (0, 180):
+        policy = AugmentConfig(
+            horizontal_flip=False,
+            vertical_flip=False,
+            max_degrees=degrees,
+            zoom=0,
+            contrast=0,
+        )
+        out = tmp_path / str(degrees)
+        found = inspect_set(shards, out=out, num_per_grade=3, augment=policy)
+        assert found.figures[-1] == out / "augmented.png"
+        sheets.append(cv2.imread(str(found.figures[-1])))
+    still, turned = sheets
+    assert still.shape == turned.shape
+    assert (still != turned).mean() > 0.05
+    with pytest.raises(DrtfError, match=r"augmented\.png exists already"):
+        (out / "contact-sheet.png").unlink()
+        (out / "quality.png").unlink()
+        inspect_set(shards, out=out, num_per_grade=3, augment=policy)
 
 
 def test_identical_photographs_and_their_conflicts_are_found(photographs, tmp_path):

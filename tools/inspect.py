@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 import click
 
-from .options import AnyPath, overwrite_option, path_option
+from .options import AnyPath, config_options, overwrite_option, path_option
 
 CONFLICTS_SHOWN = 10
 SETTINGS_SHOWN = ("decode", "crop", "contrast")
@@ -24,11 +24,25 @@ SETTINGS_SHOWN = ("decode", "crop", "contrast")
     show_default=True,
     help="Photographs shown of each grade.",
 )
+@click.option(
+    "--augment",
+    is_flag=True,
+    help="Draw augmented.png too: a photograph of each grade as training would see it, "
+    "by the section augment of --config and --set.",
+)
+@config_options
 @overwrite_option
 def inspect(
-    shards: Path | str, out: Path | None, per_grade: int, overwrite: bool
+    shards: Path | str,
+    out: Path | None,
+    per_grade: int,
+    augment: bool,
+    config_source: str,
+    overrides: tuple[str, ...],
+    overwrite: bool,
 ) -> None:
     """Show what is in the set SHARDS, in figures and on a contact sheet."""
+    from drtf.config import load_config
     from drtf.data.inspection import inspect_set
     from drtf.records.remote import fetch_set
     from drtf.storage import is_remote
@@ -40,7 +54,14 @@ def inspect(
     else:
         folder, beside = Path(shards), Path(shards).resolve()
     out = out or beside.with_name(f"{beside.name}-inspection")
-    found = inspect_set(folder, out=out, num_per_grade=per_grade, overwrite=overwrite)
+    config = load_config(config_source, overrides)
+    found = inspect_set(
+        folder,
+        out=out,
+        num_per_grade=per_grade,
+        augment=config.augment if augment else None,
+        overwrite=overwrite,
+    )
     manifest = found.manifest
     show_counts(f"Photographs in {shards}", manifest)
     click.echo(

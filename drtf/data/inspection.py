@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
+from drtf.config import AugmentConfig
+from drtf.data.augment import augment as augment_images
 from drtf.data.contents import Conflict, find_conflicts
 from drtf.data.pipeline import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
@@ -15,6 +18,7 @@ from drtf.records.reader import ShardSet
 from drtf.records.schema import GRADES
 
 CONTACT_SHEET = "contact-sheet.png"
+AUGMENTED_SHEET = "augmented.png"
 QUALITY_FIGURE = "quality.png"
 
 
@@ -32,11 +36,16 @@ class Inspection:
     manifest: Manifest
     num_identical: int
     conflicts: list[Conflict]
-    figures: tuple[Path, Path]
+    figures: list[Path]
 
 
 def inspect_set(
-    shards: Path, *, out: Path, num_per_grade: int, overwrite: bool = False
+    shards: Path,
+    *,
+    out: Path,
+    num_per_grade: int,
+    augment: AugmentConfig | None = None,
+    overwrite: bool = False,
 ) -> Inspection:
     """Find what is in a set, and draw it: a contact sheet by grade, and its quality.
 
@@ -44,6 +53,8 @@ def inspect_set(
         shards: the set.
         out: the folder to write the pictures to.
         num_per_grade: how many photographs of each grade are shown.
+        augment: if given, one photograph of each grade is drawn as training would see
+            it, as many times.
         overwrite: whether earlier pictures in `out` may be replaced.
 
     Raises:
@@ -51,15 +62,27 @@ def inspect_set(
         DrtfError: if the pictures exist.
     """
     sheet, quality = out / CONTACT_SHEET, out / QUALITY_FIGURE
-    check_absent(sheet, quality, overwrite=overwrite)
+    figures = [sheet, quality, *([out / AUGMENTED_SHEET] if augment else [])]
+    check_absent(*figures, overwrite=overwrite)
     with ShardSet(shards) as shard_set:
         manifest, index = shard_set.manifest, shard_set.index
         rows = [
             (title, _read_pictures(shard_set, chosen[:num_per_grade]))
             for title, chosen in _choose_rows(index)
         ]
+        changed = (
+            [
+                _change_picture(shard_set, grade, augment, num_per_grade)
+                for grade in GRADES
+                if grade in shard_set.grades
+            ]
+            if augment
+            else []
+        )
     out.mkdir(parents=True, exist_ok=True)
     plot_grid(sheet, rows)
+    if augment:
+        plot_grid(out / AUGMENTED_SHEET, changed)
     plot_histograms(
         quality, {name: index[name].to_numpy() for name in manifest.quality}
     )
@@ -68,7 +91,7 @@ def inspect_set(
         manifest,
         int(index.duplicated("sha256", keep=False).sum()),
         find_conflicts(alike),
-        (sheet, quality),
+        figures,
     )
 
 
@@ -94,3 +117,17 @@ def _choose_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
 def _read_pictures(shard_set: ShardSet, rows: np.ndarray) -> list[Picture]:
     names = shard_set.index["id"].to_numpy()[rows]
     return list(zip(names, read_batch(shard_set, rows), strict=True))
+
+
+def _change_picture(
+    shard_set: ShardSet, grade: int, config: AugmentConfig, num_changed: int
+) -> tuple[str, list[Picture]]:
+    """Show the first photograph of a grade, then as augmentation changes it."""
+    row = np.flatnonzero(shard_set.grades == grade)[:1]
+    image = read_batch(shard_set, row)
+    seeds = np.stack([np.full(num_changed, grade), np.arange(num_changed)], axis=1)
+    copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_changed, axis=0)
+    changed = augment_images(copies, tf.constant(seeds, tf.int32), config)
+    pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
+    name = str(shard_set.index["id"][row[0]])
+    return f"Grade {grade}", [(name, image[0]), *(("", picture) for picture in pixels)]
