@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -191,3 +193,34 @@ def test_a_class_without_a_whole_record_is_an_error(damaged_set):
     damaged_set.damaged |= dict.fromkeys(np.flatnonzero(damaged_set.grades == 0), "")
     with pytest.raises(RecordError, match="every record of a class"), record_errors():
         batches(damaged_set, sampling=SamplingConfig(on_corrupt="skip"))
+
+
+TEN_EPOCHS = """
+import re, sys
+from pathlib import Path
+from drtf.data.pipeline import train_dataset
+from drtf.records.reader import ShardSet
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\\s+(\\d+)", status)[1])
+
+with ShardSet(Path(sys.argv[1])) as shards:
+    sizes = []
+    for number, _ in enumerate(train_dataset(shards, batch_size=8, epochs=600)):
+        if number % 600 == 599:
+            sizes.append(anonymous())
+print(*sizes)
+"""
+
+
+def test_anonymous_memory_does_not_grow(shards):
+    done = subprocess.run(
+        [sys.executable, "-c", TEN_EPOCHS, shards],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, *_, last = map(int, done.stdout.split())
+    # A batch has 25 kB, the epochs between the two over 50 MB.
+    assert last - first < 5_000

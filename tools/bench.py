@@ -211,9 +211,17 @@ def _show_read(found: "ReadBench", batch_size: int) -> list[dict[str, Any]]:
     show_table(
         f"{found.num_records:,} {found.encoding} images of {found.size} px in batches "
         f"of {batch_size}: images a second, median (lowest to highest)",
-        ("way", "images/s", "/ drtf", "CPU s / 1,000", "RssAnon MB", "first batch s"),
+        (
+            "way",
+            "images/s",
+            "/ drtf",
+            "CPU s / 1,000",
+            "RssAnon MB",
+            "growth",
+            "first batch s",
+        ),
         [
-            (way.name, f"not run: {way.missing}", "", "", "", "")
+            (f"{way.name}, not run: {way.missing}", *[""] * 6)
             if way.missing
             else (
                 f"{way.name} {way.version}".strip(),
@@ -221,6 +229,7 @@ def _show_read(found: "ReadBench", batch_size: int) -> list[dict[str, Any]]:
                 f"{median(way.rates) / ours:.2f}",
                 f"{median(way.cpu_seconds):.4f}",
                 f"{median(way.rss_anon_mb):,.0f}",
+                f"{median(way.rss_anon_growth_mb):,.0f}",
                 f"{median(way.first_batch_seconds):.2f}",
             )
             for way in found.ways

@@ -83,7 +83,8 @@ class WayResult:
         name: its title.
         rates: images a second, in windows of half a second of all repetitions.
         cpu_seconds: a thousand images, a value a repetition; so the next ones.
-        rss_anon_mb: anonymous memory of all its processes, at the end.
+        rss_anon_mb: anonymous memory of all its processes after its first batches.
+        rss_anon_growth_mb: what came to it until the end.
         first_batch_seconds: from opening its files to the first batch.
         positive_share: of the labels in its first batches.
         version: of the library, where it tells one.
@@ -94,6 +95,7 @@ class WayResult:
     rates: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     rss_anon_mb: list[float] = field(default_factory=list)
+    rss_anon_growth_mb: list[float] = field(default_factory=list)
     first_batch_seconds: list[float] = field(default_factory=list)
     positive_share: list[float] = field(default_factory=list)
     version: str = ""
@@ -208,6 +210,7 @@ def _add(result: WayResult, found: dict[str, Any]) -> None:
         for name in (
             "cpu_seconds",
             "rss_anon_mb",
+            "rss_anon_growth_mb",
             "first_batch_seconds",
             "positive_share",
         ):

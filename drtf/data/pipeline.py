@@ -23,7 +23,7 @@ from drtf.records.reader import ShardSet
 from drtf.workers import count_workers
 
 ALIGNMENT = 64
-BATCHES_READY = 2
+BATCHES_READY = 1
 BALANCED = SamplingConfig()
 
 _log = logging.getLogger(__name__)

@@ -24,13 +24,16 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
     labels = np.arange(arguments.batch_size) % 2
     rng = np.random.default_rng(arguments.seed)
 
-    def decode(data: np.ndarray, image: np.ndarray) -> None:
-        image[...] = decode_image(data, encoding, size=size)
+    def decode(chosen: np.ndarray, images: np.ndarray) -> None:
+        for number, image in zip(chosen, images, strict=True):
+            image[...] = decode_image(stored[number], encoding, size=size)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    num_threads = len(os.sched_getaffinity(0))
+    parts = np.array_split(out, num_threads)
+    with ThreadPoolExecutor(num_threads) as threads:
         while True:
             chosen = rng.integers(0, len(stored), len(out))
-            for _ in threads.map(decode, [stored[x] for x in chosen], out):
+            for _ in threads.map(decode, np.array_split(chosen, num_threads), parts):
                 pass
             yield out, labels
 

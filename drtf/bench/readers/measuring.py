@@ -50,6 +50,7 @@ def measure(
         raise ValueError(f"a batch is {shape}")
     # Its own warm-up: thread pools start, tuners tune, memory is taken once.
     positive = sum(float(next(batches)[1].sum()) for _ in range(NUM_CHECKED))
+    anonymous = _find_anonymous_mb()
     rates, cpu, num_images = [], _find_cpu_seconds(), 0
     end = time.perf_counter() + arguments.seconds
     while time.perf_counter() < end:
@@ -64,7 +65,8 @@ def measure(
             {
                 "rates": rates,
                 "cpu_seconds": 1000 * (_find_cpu_seconds() - cpu) / num_images,
-                "rss_anon_mb": _find_anonymous_mb(),
+                "rss_anon_mb": anonymous,
+                "rss_anon_growth_mb": _find_anonymous_mb() - anonymous,
                 "first_batch_seconds": first,
                 "positive_share": positive / (NUM_CHECKED * arguments.batch_size),
                 **facts,
