@@ -58,6 +58,13 @@ def test_tf_data_reads_the_same_records_in_the_indexs_order(shards, shard_set):
         assert record["image/encoded"].numpy() == image.tobytes()
 
 
+def test_pixels_of_another_size_are_refused(shard_set):
+    rows = np.array([5, 0])
+    shard_set.read_pixels(rows, np.empty((2, 32, 32, 3), np.uint8))
+    with pytest.raises(RecordError, match="has not the size that its manifest says"):
+        shard_set.read_pixels(rows, np.empty((2, 32, 31, 3), np.uint8))
+
+
 def test_read_record_gives_the_whole_record(shard_set):
     record = shard_set.read_record(7)
     row = shard_set.index.iloc[7]

@@ -7,7 +7,7 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -311,7 +311,10 @@ class _Loader:
             self._threads.submit(self._load, examples[part], images[part])
             for part in parts[1:]
         ]
-        shown = [self._load(examples[parts[0]], images[parts[0]])]
+        try:
+            shown = [self._load(examples[parts[0]], images[parts[0]])]
+        finally:
+            wait(others)  # nobody writes to memory that was let go
         return images, np.concatenate(shown + [other.result() for other in others])
 
     def _load(self, examples: np.ndarray, images: np.ndarray) -> np.ndarray:

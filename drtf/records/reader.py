@@ -1,6 +1,7 @@
 """The indexed reader: exactly the records asked for, each one checked."""
 
 import functools
+import math
 import os
 from pathlib import Path
 from typing import Self
@@ -139,7 +140,7 @@ class ShardSet:
                 and offset.
             RecordError: if an image has another size.
         """
-        if (self._image_length[rows] * len(rows) != out.size).any():
+        if (self._image_length[rows] != math.prod(out.shape[1:])).any():
             raise RecordError(
                 f"an image of {self.folder} has not the size that its manifest says; "
                 f"run drtf verify {self.folder}"
