@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from drtf.config import OnCorrupt, SamplingConfig, Task
 from drtf.data.labels import find_classes
-from drtf.data.sampling import plan_epoch
+from drtf.data.sampling import count_draws, plan_epoch
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.images.preprocess import decode_image
 from drtf.records.reader import ShardSet
@@ -65,8 +65,7 @@ def count_steps(
 ) -> int:
     """Return the number of batches of an epoch; the last one may be smaller."""
     _, classes = _find_examples(shards, split, task)
-    order = plan_epoch(classes, sampling, seed=0, epoch=0)
-    return math.ceil(len(order) / batch_size)
+    return math.ceil(sum(count_draws(np.bincount(classes), sampling)) / batch_size)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,11 @@ class ShardSet:
             out,
         )
         if num_whole < len(rows):
-            raise self._find_damage(int(rows[num_whole]))
+            row = int(rows[num_whole])
+            _, fault = self._read_frame(row)
+            raise self._damaged(
+                row, fault or "it failed its checksums, though not when read again"
+            )
 
     def read_record(self, row: int) -> Record:
         """Read one whole record.
@@ -171,7 +175,7 @@ class ShardSet:
         """
         frame, fault = self._read_frame(row)
         if fault:
-            raise self._find_damage(row)
+            raise self._damaged(row, fault)
         return parse_record(frame[HEADER.size : -FOOTER.size].tobytes())
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
@@ -188,15 +192,13 @@ class ShardSet:
             fault = OTHER_RECORD
         return frame, fault
 
-    def _find_damage(self, row: int) -> DamagedRecordError:
-        _, fault = self._read_frame(row)
+    def _damaged(self, row: int, fault: str) -> DamagedRecordError:
         shard = int(self._shard[row])
         number = row - int(np.searchsorted(self._shard, shard))
         return DamagedRecordError(
             row,
             f"shard {self.folder / self.manifest.shards[shard].file}, record "
-            f"{number} at offset {self._offset[row]}: "
-            f"{fault or 'it failed its checksums, though not when read again'}; "
+            f"{number} at offset {self._offset[row]}: {fault}; "
             f"run drtf verify {self.folder}",
         )
 
