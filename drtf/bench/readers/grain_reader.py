@@ -9,18 +9,17 @@ from typing import Any
 import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from by_class import images_by_class
 from measuring import measure
 
 
 def prepare(arguments: SimpleNamespace) -> None:
     """Write each class to a file of its own, a record a group for random access."""
-    images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
-    labels = np.fromfile(arguments.labels, np.int64)
-    for label in (0, 1):
+    for label, _, images in images_by_class(arguments, num_files=1):
         path = str(Path(arguments.work) / f"{label}.array_record")
         writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
-        for row in np.flatnonzero(labels == label):
-            writer.write(images[row].tobytes())
+        for pixels in images:
+            writer.write(pixels)
         writer.close()
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,28 +104,28 @@ def _find_processes() -> list[int]:
     return found
 
 
+def _read_all(name: str) -> list[str]:
+    """Read a file of /proc for each of these processes that is still there."""
+    texts = []
+    for process in _find_processes():
+        with suppress(OSError):
+            texts.append(Path(f"/proc/{process}/{name}").read_text())
+    return texts
+
+
 def _find_cpu_seconds() -> float:
     total = 0
-    for process in _find_processes():
-        try:
-            stat = Path(f"/proc/{process}/stat").read_text()
-        except OSError:
-            continue
+    for stat in _read_all("stat"):
         fields = stat.rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS
 
 
 def _find_anonymous_mb() -> float:
-    total = 0
-    for process in _find_processes():
-        try:
-            status = Path(f"/proc/{process}/status").read_text()
-        except OSError:
-            continue
-        total += sum(
-            int(line.split()[1])
-            for line in status.splitlines()
-            if line.startswith("RssAnon")
-        )
-    return total / 1024
+    kilobytes = (
+        int(line.split()[1])
+        for status in _read_all("status")
+        for line in status.splitlines()
+        if line.startswith("RssAnon")
+    )
+    return sum(kilobytes) / 1024

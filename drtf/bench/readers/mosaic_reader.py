@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from by_class import images_by_class
 from measuring import measure
 from streaming import MDSWriter, Stream, StreamingDataset
 
@@ -26,13 +27,11 @@ class Pixels(StreamingDataset):
 
 def prepare(arguments: SimpleNamespace) -> None:
     """Write each class to a stream of its own."""
-    images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
-    labels = np.fromfile(arguments.labels, np.int64)
-    for label in (0, 1):
+    for label, _, images in images_by_class(arguments, num_files=1):
         out = str(Path(arguments.work) / str(label))
         with MDSWriter(out=out, columns={"image": "bytes", "label": "int"}) as writer:
-            for row in np.flatnonzero(labels == label):
-                writer.write({"image": images[row].tobytes(), "label": label})
+            for pixels in images:
+                writer.write({"image": pixels, "label": label})
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
+from by_class import images_by_class
 from measuring import measure
 
 NUM_FILES = 4
@@ -23,25 +23,20 @@ FEATURES = {
 
 
 def prepare(arguments: SimpleNamespace) -> None:
-    """Write each class to files of its own, which spares the pipeline a filter."""
-    images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
-    labels = np.fromfile(arguments.labels, np.int64)
-    order = np.random.default_rng(0).permutation(len(labels))
-    for label in (0, 1):
-        rows = order[labels[order] == label]
-        for number, part in enumerate(np.array_split(rows, NUM_FILES)):
-            path = Path(arguments.work) / f"{label}-{number}.tfrecord"
-            with tf.io.TFRecordWriter(str(path)) as writer:
-                for row in part:
-                    image = tf.train.BytesList(value=[images[row].tobytes()])
-                    grade = tf.train.Int64List(value=[label])
-                    features = {
-                        "image": tf.train.Feature(bytes_list=image),
-                        "label": tf.train.Feature(int64_list=grade),
-                    }
-                    message = tf.train.Features(feature=features)
-                    example = tf.train.Example(features=message)
-                    writer.write(example.SerializeToString())
+    """Write each class to files of its own, and find the best setting."""
+    for label, number, images in images_by_class(arguments, num_files=NUM_FILES):
+        path = Path(arguments.work) / f"{label}-{number}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for pixels in images:
+                image = tf.train.BytesList(value=[pixels])
+                grade = tf.train.Int64List(value=[label])
+                features = {
+                    "image": tf.train.Feature(bytes_list=image),
+                    "label": tf.train.Feature(int64_list=grade),
+                }
+                message = tf.train.Features(feature=features)
+                example = tf.train.Example(features=message)
+                writer.write(example.SerializeToString())
     choose(arguments)
 
 

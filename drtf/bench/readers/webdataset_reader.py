@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import webdataset
+from by_class import images_by_class
 from measuring import measure
 
 NUM_FILES = 4
@@ -17,17 +18,11 @@ BUFFER = 2048
 
 def prepare(arguments: SimpleNamespace) -> None:
     """Write each class to tar files of its own."""
-    images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
-    labels = np.fromfile(arguments.labels, np.int64)
-    order = np.random.default_rng(0).permutation(len(labels))
-    for label in (0, 1):
-        rows = order[labels[order] == label]
-        for number, part in enumerate(np.array_split(rows, NUM_FILES)):
-            path = Path(arguments.work) / f"{label}-{number}.tar"
-            with webdataset.TarWriter(str(path)) as writer:
-                for row in part:
-                    key = f"{row:08d}"
-                    writer.write({"__key__": key, "raw": images[row].tobytes()})
+    for label, number, images in images_by_class(arguments, num_files=NUM_FILES):
+        path = Path(arguments.work) / f"{label}-{number}.tar"
+        with webdataset.TarWriter(str(path)) as writer:
+            for key, pixels in enumerate(images):
+                writer.write({"__key__": f"{key:08d}", "raw": pixels})
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
