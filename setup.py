@@ -7,7 +7,7 @@ setup(
         Extension(
             "drtf.records._frames",
             ["drtf/records/_frames.c"],
-            extra_compile_args=["-O3"],
+            extra_compile_args=["-O3", "-pthread"],
             py_limited_api=True,
             optional=True,
         )

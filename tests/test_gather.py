@@ -7,7 +7,7 @@ import pytest
 
 from drtf.records import gather
 from drtf.records.framing import HEADER, frame_record, read_footer
-from drtf.records.gather import read_frames_in_python
+from drtf.records.gather import Frames, read_frames_in_python
 
 IMAGE_OFFSETS = (0, 5, 63)
 # Around the blocks that the C code takes three at a time, and its words of 8 bytes.
@@ -25,8 +25,8 @@ def read_frames(request):
 
 
 @pytest.fixture
-def records(tmp_path):
-    """The columns that name the records of a file, and their images' bytes."""
+def frames(tmp_path):
+    """Records of a file, and their images' bytes."""
     rng = np.random.default_rng(0)
     columns, images, offset = [], [], 0
     path = tmp_path / "shard"
@@ -44,91 +44,107 @@ def records(tmp_path):
     offsets, lengths, image_offsets, image_lengths, crcs = np.array(columns).T
     descriptor = os.open(path, os.O_RDWR)
     yield (
-        (
+        Frames(
             np.full(len(columns), descriptor, np.int32),
             offsets.astype(np.int64),
             lengths.astype(np.int32),
             image_offsets.astype(np.int32),
             image_lengths.astype(np.int32),
             crcs.astype(np.uint32),
-            (np.cumsum(image_lengths) - image_lengths).astype(np.int64),
         ),
         images,
     )
     os.close(descriptor)
 
 
-def test_images_come_to_where_they_belong(read_frames, records):
-    columns, images = records
+@pytest.fixture(params=[1, 2, 7])
+def read_all(request, read_frames, frames):
+    """Read all records with some threads; return how many were whole."""
+    where, images = frames
+    rows = np.arange(len(images))
     out = np.zeros(sum(map(len, images)), np.uint8)
-    assert read_frames(*columns, out) == len(images)
-    assert out.tobytes() == b"".join(images)
+    return lambda: read_frames(where, rows, out, request.param)
 
 
-def test_records_come_in_any_order_and_again(read_frames, records):
-    columns, images = records
-    order = np.random.default_rng(1).integers(0, len(images), 100)
-    chosen = [column[order] for column in columns[:-1]]
-    lengths = chosen[4]
-    starts = (np.cumsum(lengths) - lengths).astype(np.int64)
-    out = np.zeros(lengths.sum(), np.uint8)
-    assert read_frames(*chosen, starts, out) == 100
-    assert out.tobytes() == b"".join(images[number] for number in order)
+@pytest.mark.parametrize("num_threads", [1, 2, 7, 1000])
+def test_images_come_one_after_the_other(read_frames, frames, num_threads):
+    where, images = frames
+    order = np.random.default_rng(1).integers(0, len(images), 1000)
+    expected = b"".join(images[number] for number in order)
+    out = np.zeros(len(expected) + 1, np.uint8)
+    assert read_frames(where, order, out, num_threads) == 1000
+    assert out.tobytes() == expected + b"\0"
 
 
 @pytest.mark.parametrize("place", ["first", "length", "image", "last"])
-def test_it_stops_at_the_record_that_has_a_changed_bit(read_frames, records, place):
-    columns, images = records
-    files, offsets, lengths, image_offsets, *_ = columns
-    out = np.zeros(sum(map(len, images)), np.uint8)
+def test_it_stops_at_the_record_that_has_a_changed_bit(read_all, frames, place):
+    where, images = frames
     for number in range(len(images)):
         within = {
             "first": 0,
             "length": 9,
-            "image": HEADER.size + image_offsets[number],
-            "last": lengths[number] + HEADER.size + 3,
+            "image": HEADER.size + where.image_offsets[number],
+            "last": where.lengths[number] + HEADER.size + 3,
         }
-        at = int(offsets[number] + within[place])
-        byte = os.pread(files[0], 1, at)
-        os.pwrite(files[0], bytes([byte[0] ^ 32]), at)
-        assert read_frames(*columns, out) == number
-        os.pwrite(files[0], byte, at)
-    assert read_frames(*columns, out) == len(images)
+        at = int(where.offsets[number] + within[place])
+        byte = os.pread(where.files[0], 1, at)
+        os.pwrite(where.files[0], bytes([byte[0] ^ 32]), at)
+        assert read_all() == number
+        os.pwrite(where.files[0], byte, at)
+    assert read_all() == len(images)
 
 
-def test_a_length_that_its_own_checksum_confirms_must_be_the_indexs(
-    read_frames, records
-):
-    columns, images = records
+def test_a_length_that_its_own_checksum_confirms_must_be_the_indexs(read_all, frames):
+    where, _ = frames
     length = struct.pack("<Q", 7)
     crc = google_crc32c.value(length)
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    os.pwrite(columns[0][0], length + struct.pack("<I", masked), int(columns[1][4]))
-    out = np.zeros(sum(map(len, images)), np.uint8)
-    assert read_frames(*columns, out) == 4
+    os.pwrite(where.files[0], length + struct.pack("<I", masked), int(where.offsets[4]))
+    assert read_all() == 4
 
 
-def test_it_stops_at_a_whole_record_that_is_another(read_frames, records):
-    columns, images = records
-    columns[5][9] ^= 1
-    out = np.zeros(sum(map(len, images)), np.uint8)
-    assert read_frames(*columns, out) == 9
+def test_it_stops_at_a_whole_record_that_is_another(read_all, frames):
+    where, _ = frames
+    where.crcs[9] ^= 1
+    assert read_all() == 9
 
 
-def test_it_stops_where_the_file_ends_or_cannot_be_read(read_frames, records):
-    columns, images = records
-    out = np.zeros(sum(map(len, images)), np.uint8)
-    os.truncate(int(columns[0][0]), int(columns[1][20]) + 3)
-    assert read_frames(*columns, out) == 20
-    columns[0][6] = 1_000_000  # no open file
-    assert read_frames(*columns, out) == 6
+def test_it_tells_the_first_of_several_damaged_records(read_all, frames):
+    where, images = frames
+    for number in range(len(images) - 1, 2, -1):
+        where.crcs[number] ^= 1
+        assert read_all() == number
 
 
-def test_arrays_that_do_not_fit_are_refused():
-    one, many = np.zeros(1, np.int32), np.zeros(1, np.int64)
-    crcs, out = np.zeros(1, np.uint32), np.zeros(4, np.uint8)
+def test_it_stops_where_the_file_ends_or_cannot_be_read(read_all, frames):
+    where, _ = frames
+    os.truncate(int(where.files[0]), int(where.offsets[20]) + 3)
+    assert read_all() == 20
+    where.files[6] = 1_000_000  # no open file
+    assert read_all() == 6
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("crcs", np.zeros(2, np.uint32)),
+        ("image_offsets", np.full(36, 1_000_000, np.int32)),
+        ("image_offsets", np.full(36, -1, np.int32)),
+        ("image_lengths", np.full(36, -1, np.int32)),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(frames, column, value):
+    where, _ = frames
+    out = np.zeros(1_000_000, np.uint8)
     with pytest.raises(ValueError, match="fit"):
-        gather.read_frames(one, many, one, one, one, crcs, np.zeros(2, np.int64), out)
-    outside = np.full(1, 5, np.int32)
+        gather.read_frames(where._replace(**{column: value}), np.arange(36), out, 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "size", "num_threads"), [(-1, 99, 1), (36, 99, 1), (4, 8, 1), (4, 9, 0)]
+)
+def test_rows_that_do_not_fit_are_refused(frames, row, size, num_threads):
+    where, _ = frames
+    out = np.zeros(size, np.uint8)
     with pytest.raises(ValueError, match="fit"):
-        gather.read_frames(one, many, outside, one, outside, crcs, many, out)
+        gather.read_frames(where, np.array([row]), out, num_threads)

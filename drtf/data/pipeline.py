@@ -285,14 +285,15 @@ class _Loader:
         self._classes = classes
         self._on_corrupt = on_corrupt
         self._free: list[np.ndarray] = []
-        self._num_threads = count_workers(0)
-        # One part of a batch is the calling thread's own.
-        self._threads = ThreadPoolExecutor(max(self._num_threads - 1, 1))
+        # Raw images are read by threads that need no interpreter; others are decoded
+        # by these, one part of a batch by the calling one.
+        self._num_parts = 1 if shards.manifest.encoding == "raw" else count_workers(0)
+        self._threads = ThreadPoolExecutor(max(self._num_parts - 1, 1))
 
     def __call__(
         self, examples: np.ndarray, num_images: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Load a batch, parts of it by each thread.
+        """Load a batch, using all cores.
 
         Args:
             examples: int64 [B], positions in `rows`.
@@ -304,14 +305,14 @@ class _Loader:
         """
         count = len(examples)
         images = self._take(num_images or count)
-        cuts = [count * x // self._num_threads for x in range(self._num_threads + 1)]
+        cuts = [count * x // self._num_parts for x in range(self._num_parts + 1)]
         parts = [slice(*ends) for ends in itertools.pairwise(cuts)]
         others = [
             self._threads.submit(self._load, examples[part], images[part])
             for part in parts[1:]
         ]
         try:
-            shown = [self._load(examples[parts[0]], images[parts[0]])]
+            shown = [self._load(examples[parts[0]], images[: cuts[1]])]
         finally:
             wait(others)  # nobody writes to memory that was let go
         return images, np.concatenate(shown + [other.result() for other in others])

@@ -1,14 +1,16 @@
-/* Reading and checking records without the interpreter's lock.
+/* Reading and checking records without the interpreter's lock, on several cores.
 
-   read_frames() does what drtf.records.gather does in Python, on as many cores as there
-   are threads that call it: each record is one preadv(), which puts its image where it
-   belongs, and its checksum is taken while the bytes are in the processor's cache. */
+   read_frames() does what drtf.records.gather does in Python: each record is one
+   preadv(), which puts its image where it belongs, and its checksum is taken while the
+   bytes are in the processor's cache. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,7 @@
 #include <unistd.h>
 
 enum { HEADER = 12, FOOTER = 4, BLOCK = 1024 };
+enum { CHUNK = 8, MAX_THREADS = 64 };
 
 /* CRC-32C, reflected: one byte, and BLOCK zero bytes, put through the register. */
 static const uint32_t POLYNOMIAL = 0x82F63B78u;
@@ -126,26 +129,35 @@ load(const unsigned char *data, int size)
 
 typedef struct {
     const int32_t *files, *lengths, *image_offsets, *image_lengths;
-    const int64_t *offsets, *starts;
+    const int64_t *offsets, *rows;
     const uint32_t *crcs;
+    size_t *starts; /* of each image in out */
     unsigned char *out;
     int check;
+    int64_t count;
+    atomic_llong next, num_whole;
 } Request;
 
-/* Whether record i was read whole; `room` holds what stands around its image. */
+typedef struct {
+    Request *request;
+    unsigned char *room; /* for what stands around an image */
+} Worker;
+
+/* Whether record i of the request was read whole. */
 static int
-read_frame(const Request *request, Py_ssize_t i, unsigned char *room)
+read_frame(const Request *request, int64_t i, unsigned char *room)
 {
-    size_t before = HEADER + (size_t)request->image_offsets[i];
-    size_t image = (size_t)request->image_lengths[i];
-    size_t frame = HEADER + (size_t)request->lengths[i] + FOOTER;
+    int64_t row = request->rows[i];
+    size_t before = HEADER + (size_t)request->image_offsets[row];
+    size_t image = (size_t)request->image_lengths[row];
+    size_t frame = HEADER + (size_t)request->lengths[row] + FOOTER;
     size_t after = frame - before - image;
     unsigned char *head = room, *pixels = request->out + request->starts[i];
     unsigned char *tail = room + before;
     struct iovec parts[3] = {{head, before}, {pixels, image}, {tail, after}};
     ssize_t num_read;
     do
-        num_read = preadv(request->files[i], parts, 3, request->offsets[i]);
+        num_read = preadv(request->files[row], parts, 3, request->offsets[row]);
     while (num_read < 0 && errno == EINTR);
     if (num_read != (ssize_t)frame)
         return 0;
@@ -154,53 +166,126 @@ read_frame(const Request *request, Py_ssize_t i, unsigned char *room)
     uint32_t crc = crc_add(~0u, head + HEADER, before - HEADER);
     crc = crc_add(crc, pixels, image);
     crc = crc_add(crc, tail, after - FOOTER);
-    return load(head, 8) == (uint64_t)request->lengths[i] &&
+    return load(head, 8) == (uint64_t)request->lengths[row] &&
            load(head + 8, 4) == masked(crc_add(~0u, head, 8)) &&
            load(tail + after - FOOTER, 4) == masked(crc) &&
-           masked(crc) == request->crcs[i];
+           masked(crc) == request->crcs[row];
+}
+
+/* Read a few records at a time until none is left, or none before a damaged one. */
+static void *
+work(void *argument)
+{
+    Worker *worker = argument;
+    Request *request = worker->request;
+    for (;;) {
+        long long i = atomic_fetch_add(&request->next, CHUNK);
+        long long whole = atomic_load(&request->num_whole);
+        long long stop = i + CHUNK < whole ? i + CHUNK : whole;
+        if (i >= whole)
+            return NULL;
+        while (i < stop && read_frame(request, i, worker->room))
+            i++;
+        if (i < stop)
+            while (i < whole &&
+                   !atomic_compare_exchange_weak(&request->num_whole, &whole, i))
+                ;
+    }
+}
+
+static void
+work_in_threads(Worker *workers, int num_threads)
+{
+    pthread_t threads[MAX_THREADS];
+    int num_started = 1; /* the calling thread */
+    while (num_started < num_threads &&
+           !pthread_create(&threads[num_started], NULL, work, &workers[num_started]))
+        num_started++;
+    work(&workers[0]);
+    while (--num_started)
+        pthread_join(threads[num_started], NULL);
+}
+
+/* Whether the arrays fit each other; if so, the bytes to put around an image. */
+static int
+check_request(const Request *request, int64_t num_records, size_t out_size,
+              size_t *room_size)
+{
+    size_t start = 0;
+    for (int64_t i = 0; i < request->count; i++) {
+        int64_t row = request->rows[i];
+        if (row < 0 || row >= num_records)
+            return 0;
+        int64_t length = request->lengths[row], image = request->image_lengths[row];
+        int64_t offset = request->image_offsets[row];
+        if (offset < 0 || image < 0 || offset + image > length ||
+            (size_t)image > out_size - start)
+            return 0;
+        request->starts[i] = start;
+        start += (size_t)image;
+        if (HEADER + FOOTER + (size_t)(length - image) > *room_size)
+            *room_size = HEADER + FOOTER + (size_t)(length - image);
+    }
+    return 1;
 }
 
 static PyObject *
 read_frames(PyObject *self, PyObject *args)
 {
     (void)self;
-    int check = 1;
-    Py_buffer files, offsets, lengths, image_offsets, image_lengths, crcs, starts, out;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*y*w*|p", &files, &offsets, &lengths,
-                          &image_offsets, &image_lengths, &crcs, &starts, &out, &check))
+    int num_threads, check = 1;
+    Py_buffer files, offsets, lengths, image_offsets, image_lengths, crcs, rows, out;
+    if (!PyArg_ParseTuple(args, "(y*y*y*y*y*y*)y*w*i|p", &files, &offsets, &lengths,
+                          &image_offsets, &image_lengths, &crcs, &rows, &out,
+                          &num_threads, &check))
         return NULL;
-    Py_ssize_t count = files.len / 4, done = 0;
-    size_t room_size = 0;
-    int fits = offsets.len == 8 * count && starts.len == 8 * count &&
-               lengths.len == 4 * count && image_offsets.len == 4 * count &&
-               image_lengths.len == 4 * count && crcs.len == 4 * count;
-    Request request = {files.buf,   lengths.buf, image_offsets.buf, image_lengths.buf,
-                       offsets.buf, starts.buf,  crcs.buf,          out.buf,           check};
-    for (Py_ssize_t i = 0; fits && i < count; i++) {
-        int64_t length = request.lengths[i], image = request.image_lengths[i];
-        int64_t offset = request.image_offsets[i], start = request.starts[i];
-        fits = offset >= 0 && image >= 0 && offset + image <= length && start >= 0 &&
-               start <= out.len - image;
-        if (fits && (size_t)(length - image) > room_size)
-            room_size = (size_t)(length - image);
-    }
-    unsigned char *room = fits ? malloc(room_size + HEADER + FOOTER) : NULL;
-    if (room) {
-        Py_BEGIN_ALLOW_THREADS;
-        while (done < count && read_frame(&request, done, room))
-            done++;
-        Py_END_ALLOW_THREADS;
-        free(room);
-    }
-    else if (fits)
+    Py_ssize_t num_records = files.len / 4, count = rows.len / 8;
+    if (num_threads > MAX_THREADS)
+        num_threads = MAX_THREADS;
+    if (num_threads > 1 + count / CHUNK)
+        num_threads = 1 + (int)(count / CHUNK);
+    size_t room_size = HEADER + FOOTER;
+    unsigned char *rooms = NULL;
+    Request request = {
+        .files = files.buf,
+        .lengths = lengths.buf,
+        .image_offsets = image_offsets.buf,
+        .image_lengths = image_lengths.buf,
+        .offsets = offsets.buf,
+        .rows = rows.buf,
+        .crcs = crcs.buf,
+        .starts = malloc((size_t)(count + 1) * sizeof(size_t)),
+        .out = out.buf,
+        .check = check,
+        .count = count,
+        .num_whole = count,
+    };
+    if (!request.starts)
         PyErr_NoMemory();
-    else
+    else if (num_threads < 1 || offsets.len != 8 * num_records ||
+             lengths.len != 4 * num_records || image_offsets.len != 4 * num_records ||
+             image_lengths.len != 4 * num_records || crcs.len != 4 * num_records ||
+             !check_request(&request, num_records, (size_t)out.len, &room_size))
         PyErr_SetString(PyExc_ValueError, "the arrays don't fit each other");
+    else if (!(rooms = malloc(room_size * (size_t)num_threads)))
+        PyErr_NoMemory();
+    else {
+        Worker workers[MAX_THREADS];
+        for (int i = 0; i < num_threads; i++)
+            workers[i] = (Worker){&request, rooms + room_size * (size_t)i};
+        Py_BEGIN_ALLOW_THREADS;
+        work_in_threads(workers, num_threads);
+        Py_END_ALLOW_THREADS;
+    }
     Py_buffer *buffers[] = {&files,         &offsets, &lengths, &image_offsets,
-                            &image_lengths, &crcs,    &starts,  &out};
+                            &image_lengths, &crcs,    &rows,    &out};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         PyBuffer_Release(buffers[i]);
-    return room ? PyLong_FromSsize_t(done) : NULL;
+    free(request.starts);
+    if (!rooms)
+        return NULL;
+    free(rooms);
+    return PyLong_FromLongLong(request.num_whole);
 }
 
 static PyMethodDef methods[] = {

@@ -1,14 +1,12 @@
 import numpy as np
 
+from drtf.records.gather import Frames
+
 def read_frames(
-    files: np.ndarray,
-    offsets: np.ndarray,
-    lengths: np.ndarray,
-    image_offsets: np.ndarray,
-    image_lengths: np.ndarray,
-    crcs: np.ndarray,
-    starts: np.ndarray,
+    frames: Frames,
+    rows: np.ndarray,
     out: np.ndarray,
+    num_threads: int,
     check: bool = True,
     /,
 ) -> int: ...

@@ -1,6 +1,7 @@
 """The reader's inner loop: images read to where they belong, their records checked."""
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,36 +13,48 @@ from drtf.records.framing import (
 )
 
 
-def read_frames_in_python(
-    files: np.ndarray,
-    offsets: np.ndarray,
-    lengths: np.ndarray,
-    image_offsets: np.ndarray,
-    image_lengths: np.ndarray,
-    crcs: np.ndarray,
-    starts: np.ndarray,
-    out: np.ndarray,
-    check: bool = True,
-) -> int:
-    """Read records, check their checksums, and put their images into `out`.
+class Frames(NamedTuple):
+    """Where the records of a set lie, a number of each.
 
-    Args:
+    Attributes:
         files: int32 [n], open descriptors.
         offsets: int64 [n], of the frames in their files.
         lengths: int32 [n], of the records' data.
         image_offsets: int32 [n], of the images in the data.
         image_lengths: int32 [n].
         crcs: uint32 [n], masked, of the data; a record of another place has another.
-        starts: int64 [n], where each image begins in `out`.
-        out: uint8 [m].
+    """
+
+    files: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    image_offsets: np.ndarray
+    image_lengths: np.ndarray
+    crcs: np.ndarray
+
+
+def read_frames_in_python(
+    frames: Frames,
+    rows: np.ndarray,
+    out: np.ndarray,
+    num_threads: int,
+    check: bool = True,
+) -> int:
+    """Read records, check their checksums, and put their images into `out`.
+
+    Args:
+        frames: of all records.
+        rows: int64 [m], which of them to read.
+        out: uint8 [k], to take the images, one after the other.
+        num_threads: to read with; here all is read by the calling one.
         check: whether checksums are compared; only a benchmark does without.
 
     Returns:
-        How many records were whole before the first that was not; n if all were.
+        How many records were whole before the first that was not; m if all were.
     """
-    columns = (files, offsets, lengths, image_offsets, image_lengths, crcs, starts)
-    for number, row in enumerate(zip(*(x.tolist() for x in columns), strict=True)):
-        file, offset, length, image_offset, image_length, crc, start = row
+    start = 0
+    for number, row in enumerate(zip(*(x[rows].tolist() for x in frames), strict=True)):
+        file, offset, length, image_offset, image_length, crc = row
         try:
             data = os.pread(file, length + FRAME_BYTES, offset)
         except OSError:
@@ -52,7 +65,8 @@ def read_frames_in_python(
             return number
         image = frame[HEADER.size + image_offset :][:image_length]
         out[start : start + image_length] = image
-    return len(files)
+        start += image_length
+    return len(rows)
 
 
 try:

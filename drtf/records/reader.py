@@ -1,5 +1,6 @@
 """The indexed reader: exactly the records asked for, each one checked."""
 
+import contextlib
 import functools
 import math
 import os
@@ -19,7 +20,7 @@ from drtf.records.framing import (
     find_frame_fault,
     read_footer,
 )
-from drtf.records.gather import read_frames
+from drtf.records.gather import Frames, read_frames
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
 from drtf.records.schema import Record, parse_record
@@ -66,19 +67,20 @@ class ShardSet:
         self.grades: np.ndarray = index["grade"].to_numpy()
         self.damaged: dict[int, str] = {}
         self._shard = index["shard"].to_numpy()
-        self._offset = index["offset"].to_numpy()
-        self._length = index["length"].to_numpy(np.int32)
-        self._image_offset = index["image_offset"].to_numpy(np.int32)
-        self._image_length = index["image_length"].to_numpy(np.int32)
-        self._crc = index["crc32c"].to_numpy()
-        self._files: list[int] = []
-        try:
-            for shard in self.manifest.shards:
-                self._files.append(_open_shard(folder / shard.file, shard.size_bytes))
-        except RecordError:
-            self.close()
-            raise
-        self._descriptors = np.asarray(self._files, np.int32)
+        self._files = _open_shards(folder, self.manifest)
+
+        def column(name: str, dtype: type[np.generic]) -> np.ndarray:
+            return np.ascontiguousarray(index[name], dtype)
+
+        self._frames = Frames(
+            files=np.asarray(self._files, np.int32)[self._shard],
+            offsets=column("offset", np.int64),
+            lengths=column("length", np.int32),
+            image_offsets=column("image_offset", np.int32),
+            image_lengths=column("image_length", np.int32),
+            crcs=column("crc32c", np.uint32),
+        )
+        self._num_threads = len(os.sched_getaffinity(0))
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +92,8 @@ class ShardSet:
         """Close the shards."""
         while self._files:
             os.close(self._files.pop())
-        self._descriptors = np.empty(0, np.int32)
+        # The numbers may soon be those of other files.
+        self._frames.files.fill(-1)
 
     @functools.cached_property
     def index(self) -> pd.DataFrame:
@@ -123,9 +126,10 @@ class ShardSet:
             DamagedRecordError: at the first damaged record; names its shard, number
                 and offset.
         """
-        stops = np.cumsum(self._image_length[rows], dtype=np.int64)
-        data = np.empty(self._image_length[rows].sum(), np.uint8)
-        self._read(rows, data)
+        lengths = self._frames.image_lengths[rows]
+        stops = np.cumsum(lengths, dtype=np.int64)
+        data = np.empty(lengths.sum(dtype=np.int64), np.uint8)
+        self._read(rows, data, num_threads=1)
         return np.split(data, stops[:-1])
 
     def read_pixels(self, rows: np.ndarray, out: np.ndarray) -> None:
@@ -140,26 +144,16 @@ class ShardSet:
                 and offset.
             RecordError: if an image has another size.
         """
-        if (self._image_length[rows] != math.prod(out.shape[1:])).any():
+        if (self._frames.image_lengths[rows] != math.prod(out.shape[1:])).any():
             raise RecordError(
                 f"an image of {self.folder} has not the size that its manifest says; "
                 f"run drtf verify {self.folder}"
             )
-        self._read(rows, out.reshape(-1))
+        self._read(rows, out.reshape(-1), num_threads=self._num_threads)
 
-    def _read(self, rows: np.ndarray, out: np.ndarray) -> None:
+    def _read(self, rows: np.ndarray, out: np.ndarray, *, num_threads: int) -> None:
         """Read images one after the other into `out`, uint8 [all their bytes]."""
-        lengths = self._image_length[rows]
-        num_whole = read_frames(
-            self._descriptors[self._shard[rows]],
-            self._offset[rows],
-            self._length[rows],
-            self._image_offset[rows],
-            lengths,
-            self._crc[rows],
-            np.cumsum(lengths, dtype=np.int64) - lengths,
-            out,
-        )
+        num_whole = read_frames(self._frames, rows, out, num_threads)
         if num_whole < len(rows):
             row = int(rows[num_whole])
             _, fault = self._read_frame(row)
@@ -180,15 +174,15 @@ class ShardSet:
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
         """Read a frame, and tell what is wrong with it, or nothing."""
-        length = int(self._length[row])
+        length = int(self._frames.lengths[row])
         try:
             file = self._files[self._shard[row]]
-            data = os.pread(file, length + FRAME_BYTES, int(self._offset[row]))
+            data = os.pread(file, length + FRAME_BYTES, int(self._frames.offsets[row]))
         except OSError as error:
             return np.empty(0, np.uint8), f"can't be read: {error.strerror}"
         frame = np.frombuffer(data, np.uint8)
         fault = find_frame_fault(frame, length=length)
-        if not fault and read_footer(frame) != self._crc[row]:
+        if not fault and read_footer(frame) != self._frames.crcs[row]:
             fault = OTHER_RECORD
         return frame, fault
 
@@ -198,9 +192,19 @@ class ShardSet:
         return DamagedRecordError(
             row,
             f"shard {self.folder / self.manifest.shards[shard].file}, record "
-            f"{number} at offset {self._offset[row]}: {fault}; "
+            f"{number} at offset {self._frames.offsets[row]}: {fault}; "
             f"run drtf verify {self.folder}",
         )
+
+
+def _open_shards(folder: Path, manifest: Manifest) -> list[int]:
+    with contextlib.ExitStack() as opened:
+        files = []
+        for shard in manifest.shards:
+            files.append(_open_shard(folder / shard.file, shard.size_bytes))
+            opened.callback(os.close, files[-1])
+        opened.pop_all()
+    return files
 
 
 def _open_shard(path: Path, size_bytes: int) -> int:

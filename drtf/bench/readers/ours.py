@@ -13,8 +13,8 @@ from drtf.records import reader
 _read_checked = reader.read_frames
 
 
-def _read_unchecked(*columns: Any) -> int:
-    return _read_checked(*columns, False)  # type: ignore[call-arg]
+def _read_unchecked(*arguments: Any) -> int:
+    return _read_checked(*arguments, False)  # type: ignore[call-arg]
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
