@@ -6,13 +6,15 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -27,6 +29,14 @@ Task = Literal["binary", "referable"]
 Tta = Literal["none", "flips5"]
 OnCorrupt = Literal["error", "skip"]
 Conflicts = Literal["keep", "drop", "error"]
+NUM_CLASSES: Mapping[Task, int] = {"binary": 2, "referable": 2}
+
+Value = TypeVar("Value")
+# One value for all, or one for each class of the task.
+PerClass = Annotated[
+    Annotated[Value, Tag("all")] | Annotated[tuple[Value, ...], Tag("each")],
+    Discriminator(lambda value: "each" if isinstance(value, list | tuple) else "all"),
+]
 
 
 class Section(BaseModel):
@@ -111,16 +121,20 @@ class SamplingConfig(Section):
 
 
 class AugmentConfig(Section):
-    """The bounds of the random changes to training images."""
+    """The bounds of the random changes to training images.
 
-    horizontal_flip: bool = True
-    vertical_flip: bool = True
-    max_degrees: Annotated[float, Field(ge=0, le=180)] = 180.0
-    zoom: Fraction = 0.1
-    shift: Fraction = 0.0
-    brightness: Fraction = 0.0
-    contrast: Fraction = 0.1
-    saturation: Fraction = 0.0
+    Each is one value, or a list of one for each class of the task: with `max_degrees =
+    [0, 180]` the diseased alone are turned.
+    """
+
+    horizontal_flip: PerClass[bool] = True
+    vertical_flip: PerClass[bool] = True
+    max_degrees: PerClass[Annotated[float, Field(ge=0, le=180)]] = 180.0
+    zoom: PerClass[Fraction] = 0.1
+    shift: PerClass[Fraction] = 0.0
+    brightness: PerClass[Fraction] = 0.0
+    contrast: PerClass[Fraction] = 0.1
+    saturation: PerClass[Fraction] = 0.0
 
 
 class ModelConfig(Section):
@@ -201,6 +215,18 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     score: ScoreConfig = ScoreConfig()
     gradcam: GradcamConfig = GradcamConfig()
+
+    @model_validator(mode="after")
+    def _has_a_value_for_each_class(self) -> Self:
+        num_classes = NUM_CLASSES[self.train.task]
+        for name, value in self.augment:
+            if isinstance(value, tuple) and len(value) != num_classes:
+                raise ValueError(
+                    f"augment.{name} needs one value, or a list of {num_classes}, one "
+                    f"for each class of train.task={self.train.task!r}; got "
+                    f"{list(value)}"
+                )
+        return self
 
 
 def find_presets() -> list[str]:
@@ -293,6 +319,8 @@ def _describe(error: Any) -> str:
             known = [f"{keys[0]}.{name}" for name in section.model_fields]  # type: ignore[union-attr]
         return f"unknown key {dotted!r}{_nearest(dotted, known)}"
     message = error["msg"].removeprefix("Value error, ")
+    if not keys:
+        return message
     return f"{dotted}: {message[0].lower()}{message[1:]}; got {error['input']!r}"
 
 

@@ -74,6 +74,28 @@ def test_a_wrong_override_is_named_with_what_was_expected(override, message):
     assert override in str(caught.value)
 
 
+def test_augmentation_may_differ_by_class():
+    set_to = ("augment.max_degrees=[0, 90]", "augment.vertical_flip=[false, true]")
+    augment = load_config("", set_to).augment
+    assert augment.max_degrees == (0, 90)
+    assert augment.vertical_flip == (False, True)
+    assert augment.zoom == 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("augment.max_degrees=[0, 181]", "augment.max_degrees: .*180; got 181"),
+        ("augment.max_degrees=181", "augment.max_degrees: .*180; got 181"),
+        ("augment.zoom=[0.1]", "augment.zoom needs one value, or a list of 2.*0.1"),
+        ("augment.zoom=[]", "augment.zoom needs one value, or a list of 2"),
+    ],
+)
+def test_a_wrong_augmentation_by_class_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("", (override,))
+
+
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'mobilenetv2"):
         load_config("mobilenet-96")

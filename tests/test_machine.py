@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from drtf.models import machine
+from drtf.models import device, machine
 
 
 def facts():
@@ -22,6 +22,19 @@ def test_versions_precision_disk_and_memory_are_told():
 def test_without_a_gpu_there_is_advice(monkeypatch):
     monkeypatch.setattr(machine, "find_gpus", list)
     assert "nvidia-smi" in facts()["GPU"].advice
+
+
+def test_a_device_that_xla_cannot_compile_for_is_told(monkeypatch):
+    assert facts()["XLA"].found == "works"
+
+    def refuse(*args, **kwargs):
+        raise tf.errors.InternalError(None, None, "libdevice not found")
+
+    monkeypatch.setattr(tf, "function", lambda *args, **kwargs: refuse)
+    assert not device.can_compile()
+    fact = facts()["XLA"]
+    assert fact.found == "can't compile"
+    assert "tensorflow[and-cuda]" in fact.advice
 
 
 def test_a_gpu_is_told_with_its_capability(monkeypatch):

@@ -12,9 +12,9 @@ from drtf.data.pipeline import State, train_dataset
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.models.callbacks import StopAtNonFinite, plan_learning_rate
+from drtf.models.device import choose_precision, dtype_policy
 from drtf.models.losses import build_loss
 from drtf.models.network import build_network
-from drtf.models.precision import choose_precision, dtype_policy
 from drtf.models.run import load_run
 from drtf.models.training import (
     Trainer,
@@ -218,7 +218,7 @@ def test_a_folder_that_is_no_set_is_refused(tmp_path, config):
 
 
 def test_auto_precision_is_float32_without_a_gpu(monkeypatch):
-    monkeypatch.setattr("drtf.models.precision.find_gpus", list)
+    monkeypatch.setattr("drtf.models.device.find_gpus", list)
     assert choose_precision("auto") == "float32"
 
 
@@ -233,6 +233,6 @@ def test_auto_precision_is_float32_without_a_gpu(monkeypatch):
 )
 def test_auto_precision_follows_the_gpu(monkeypatch, capability, expected):
     gpus = [("any", capability)]
-    monkeypatch.setattr("drtf.models.precision.find_gpus", lambda: gpus)
+    monkeypatch.setattr("drtf.models.device.find_gpus", lambda: gpus)
     assert choose_precision("auto") == expected
     assert choose_precision("float32") == "float32"

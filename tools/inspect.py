@@ -60,6 +60,7 @@ def inspect(
         out=out,
         num_per_grade=per_grade,
         augment=config.augment if augment else None,
+        task=config.train.task,
         overwrite=overwrite,
     )
     manifest = found.manifest

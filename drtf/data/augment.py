@@ -12,42 +12,53 @@ from drtf.config import AugmentConfig
 NUM_DRAWS = 9
 
 
-def augment(images: tf.Tensor, seeds: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
+def augment(
+    images: tf.Tensor, seeds: tf.Tensor, classes: tf.Tensor, config: AugmentConfig
+) -> tf.Tensor:
     """Change each image at random, within the config's bounds.
 
     Args:
         images: float32, float16 or bfloat16 [B, H, W, 3] in [0, 1].
         seeds: int32 [B, 2]; equal seeds give equal changes.
+        classes: int32 [B], of the task; they choose among bounds that are lists.
         config: the `augment` section.
 
     Returns:
         As `images`: same shape, dtype and range.
     """
     draws = uniform(seeds, NUM_DRAWS)
-    images = transform(images, sample_affine(draws[:, :6], config))
-    return adjust_color(images, draws[:, 6:], config)
+    images = transform(images, sample_affine(draws[:, :6], classes, config))
+    return adjust_color(images, draws[:, 6:], classes, config)
 
 
-def sample_affine(draws: tf.Tensor, config: AugmentConfig) -> tf.Tensor:
+def sample_affine(
+    draws: tf.Tensor, classes: tf.Tensor, config: AugmentConfig
+) -> tf.Tensor:
     """Compose flips, rotation, zoom and shift into one map from output to input.
 
     Args:
         draws: float32 [B, 6] uniform in [0, 1).
+        classes: int32 [B].
         config: the `augment` section.
 
     Returns:
         float32 [B, 2, 3]: rows of x and y; the last column is a shift in shares of
         the image's width and height, and coordinates are counted from its centre.
     """
-    flip_x = tf.where((draws[:, 0] < 0.5) & config.horizontal_flip, -1.0, 1.0)
-    flip_y = tf.where((draws[:, 1] < 0.5) & config.vertical_flip, -1.0, 1.0)
-    angle = (2 * draws[:, 2] - 1) * (config.max_degrees * np.pi / 180)
-    scale = 1 + (2 * draws[:, 3] - 1) * config.zoom
-    shift_x = (2 * draws[:, 4] - 1) * config.shift
-    shift_y = (2 * draws[:, 5] - 1) * config.shift
+
+    def flip(number: int, allowed: bool | tuple[bool, ...]) -> tf.Tensor:
+        flipped = (draws[:, number] < 0.5) & _choose(allowed, classes, tf.bool)
+        return tf.where(flipped, -1.0, 1.0)
+
+    def change(number: int, bound: float | tuple[float, ...]) -> tf.Tensor:
+        return (2 * draws[:, number] - 1) * _choose(bound, classes, tf.float32)
+
+    flip_x, flip_y = flip(0, config.horizontal_flip), flip(1, config.vertical_flip)
+    angle = change(2, config.max_degrees) * (np.pi / 180)
+    scale = 1 + change(3, config.zoom)
     cos, sin = scale * tf.cos(angle), scale * tf.sin(angle)
-    row_x = tf.stack([flip_x * cos, -flip_x * sin, shift_x], axis=-1)
-    row_y = tf.stack([flip_y * sin, flip_y * cos, shift_y], axis=-1)
+    row_x = tf.stack([flip_x * cos, -flip_x * sin, change(4, config.shift)], axis=-1)
+    row_y = tf.stack([flip_y * sin, flip_y * cos, change(5, config.shift)], axis=-1)
     return tf.stack([row_x, row_y], axis=1)
 
 
@@ -64,22 +75,22 @@ def transform(images: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
     batch, (height, width, channels) = tf.shape(images)[0], images.shape[1:]
     x = tf.range(width, dtype=tf.float32) - (width - 1) / 2
     y = tf.range(height, dtype=tf.float32) - (height - 1) / 2
-    cells = affine[:, :, :, None, None]  # [B, 2, 3, 1, 1]
-    source = cells[:, :, 0] * x + cells[:, :, 1] * y[:, None]  # [B, 2, H, W]
-    source_x = source[:, 0] + cells[:, 0, 2] * width + (width - 1) / 2
-    source_y = source[:, 1] + cells[:, 1, 2] * height + (height - 1) / 2
+    size = tf.constant([[width], [height]], tf.float32)
+    along_x = affine[:, :, 0, None] * x  # [B, 2, W]
+    along_y = affine[:, :, 1, None] * y + affine[:, :, 2, None] * size + (size - 1) / 2
+    source = along_x[:, :, None] + along_y[..., None]  # [B, 2, H, W]
 
     # A black border of one pixel stands for all that lies outside.
-    source_x = tf.clip_by_value(source_x, -1.0, float(width))
-    source_y = tf.clip_by_value(source_y, -1.0, float(height))
-    left, top = tf.floor(source_x), tf.floor(source_y)
-    right_share = tf.cast(source_x - left, images.dtype)[..., None]  # [B, H, W, 1]
-    lower_share = tf.cast(source_y - top, images.dtype)[..., None]
+    source = tf.clip_by_value(source, -1.0, size[..., None])
+    whole = tf.floor(source)
+    shares = tf.cast(source - whole, images.dtype)[..., None]  # [B, 2, H, W, 1]
+    right_share, lower_share = shares[:, 0], shares[:, 1]
     bordered = tf.pad(images, [[0, 0], [1, 2], [1, 2], [0, 0]])
     stride = width + 3
     pixels = tf.reshape(bordered, [-1, channels])
-    start = tf.range(batch)[:, None, None] * ((height + 3) * stride)
-    corner = start + (tf.cast(top, tf.int32) + 1) * stride + tf.cast(left, tf.int32) + 1
+    first = tf.range(batch)[:, None, None] * ((height + 3) * stride) + stride + 1
+    left, top = tf.unstack(tf.cast(whole, tf.int32), axis=1)  # [B, H, W]
+    corner = first + top * stride + left
 
     def blend(corner: tf.Tensor) -> tf.Tensor:
         near, far = tf.gather(pixels, corner), tf.gather(pixels, corner + 1)
@@ -90,27 +101,34 @@ def transform(images: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
 
 
 def adjust_color(
-    images: tf.Tensor, draws: tf.Tensor, config: AugmentConfig
+    images: tf.Tensor, draws: tf.Tensor, classes: tf.Tensor, config: AugmentConfig
 ) -> tf.Tensor:
     """Change contrast about each channel's mean, saturation about grey, brightness.
 
     Args:
         images: floating [B, H, W, 3] in [0, 1].
         draws: float32 [B, 3] uniform in [0, 1).
+        classes: int32 [B].
         config: the `augment` section.
 
     Returns:
         As `images`, clipped to [0, 1].
     """
-    changes = tf.cast(2 * draws - 1, images.dtype)[:, :, None, None, None]
-    if config.contrast:
+
+    def change(number: int, bound: float | tuple[float, ...]) -> tf.Tensor:
+        changes = (2 * draws[:, number] - 1) * _choose(bound, classes, tf.float32)
+        return tf.cast(changes, images.dtype)[:, None, None, None]
+
+    if np.any(config.contrast):
+        factor = 1 + change(0, config.contrast)
         mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
-        images = mean + (images - mean) * (1 + changes[:, 0] * config.contrast)
-    if config.saturation:
+        images = images * factor + mean * (1 - factor)
+    if np.any(config.saturation):
+        factor = 1 + change(1, config.saturation)
         grey = tf.reduce_mean(images, axis=-1, keepdims=True)
-        images = grey + (images - grey) * (1 + changes[:, 1] * config.saturation)
-    if config.brightness:
-        images += changes[:, 2] * config.brightness
+        images = images * factor + grey * (1 - factor)
+    if np.any(config.brightness):
+        images += change(2, config.brightness)
     return tf.clip_by_value(images, 0, 1)
 
 
@@ -135,6 +153,14 @@ def uniform(seeds: tf.Tensor, num_draws: int) -> tf.Tensor:
         state *= _signed(np.uint64(factor))
     state = tf.bitwise.bitwise_xor(state, _shift_right(state, 31))
     return tf.cast(_shift_right(state, 40), tf.float32) / 2**24
+
+
+def _choose(
+    bound: float | tuple[float, ...], classes: tf.Tensor, dtype: tf.DType
+) -> tf.Tensor:
+    """Return the bound of all, or [B] the bound of each one's class."""
+    values = tf.constant(bound, dtype)
+    return tf.gather(values, classes) if isinstance(bound, tuple) else values
 
 
 def _signed(words: np.ndarray | np.uint64) -> np.ndarray:

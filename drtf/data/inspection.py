@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from drtf.config import AugmentConfig
+from drtf.config import AugmentConfig, Task
 from drtf.data.augment import augment as augment_images
 from drtf.data.contents import Conflict, find_conflicts
+from drtf.data.labels import find_classes
 from drtf.data.pipeline import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
@@ -45,6 +46,7 @@ def inspect_set(
     out: Path,
     num_per_grade: int,
     augment: AugmentConfig | None = None,
+    task: Task = "binary",
     overwrite: bool = False,
 ) -> Inspection:
     """Find what is in a set, and draw it: a contact sheet by grade, and its quality.
@@ -55,6 +57,7 @@ def inspect_set(
         num_per_grade: how many photographs of each grade are shown.
         augment: if given, one photograph of each grade is drawn as training would see
             it, as many times.
+        task: whose classes choose among bounds that are lists.
         overwrite: whether earlier pictures in `out` may be replaced.
 
     Raises:
@@ -72,7 +75,7 @@ def inspect_set(
         ]
         changed = (
             [
-                _change_picture(shard_set, grade, augment, num_per_grade)
+                _change_picture(shard_set, grade, augment, task, num_per_grade)
                 for grade in GRADES
                 if grade in shard_set.grades
             ]
@@ -120,14 +123,19 @@ def _read_pictures(shard_set: ShardSet, rows: np.ndarray) -> list[Picture]:
 
 
 def _change_picture(
-    shard_set: ShardSet, grade: int, config: AugmentConfig, num_changed: int
+    shard_set: ShardSet,
+    grade: int,
+    config: AugmentConfig,
+    task: Task,
+    num_changed: int,
 ) -> tuple[str, list[Picture]]:
     """Show the first photograph of a grade, then as augmentation changes it."""
     row = np.flatnonzero(shard_set.grades == grade)[:1]
     image = read_batch(shard_set, row)
     seeds = np.stack([np.full(num_changed, grade), np.arange(num_changed)], axis=1)
     copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_changed, axis=0)
-    changed = augment_images(copies, tf.constant(seeds, tf.int32), config)
+    classes = find_classes(np.full(num_changed, grade), task)
+    changed = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
     pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
     name = str(shard_set.index["id"][row[0]])
     return f"Grade {grade}", [(name, image[0]), *(("", picture) for picture in pixels)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from drtf import __version__
-from drtf.models.precision import choose_precision, find_gpus
+from drtf.models.device import can_compile, choose_precision, find_gpus
 
 # Each under the names that it is distributed by; the last one is what to install.
 PACKAGES = (
@@ -51,6 +51,7 @@ def find_facts() -> list[Fact]:
         *(_find_package(names) for names in PACKAGES),
         *_find_gpus(),
         Fact("precision auto", choose_precision("auto")),
+        _find_compiler(),
         _find_tensorflow_io(),
         Fact("CPUs", str(len(os.sched_getaffinity(0)))),
         _find_memory(),
@@ -82,6 +83,17 @@ def _find_gpus() -> list[Fact]:
         Fact("GPU", f"{name}, compute capability {major}.{minor}")
         for name, (major, minor) in gpus
     ]
+
+
+def _find_compiler() -> Fact:
+    if can_compile():
+        return Fact("XLA", "works")
+    return Fact(
+        "XLA",
+        "can't compile",
+        "augmentation takes about twice as long; tensorflow[and-cuda] brings what it "
+        "needs",
+    )
 
 
 def _find_tensorflow_io() -> Fact:

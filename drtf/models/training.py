@@ -32,6 +32,7 @@ from drtf.models.callbacks import (
     Schedule,
     StopAtNonFinite,
 )
+from drtf.models.device import can_compile, choose_precision, dtype_policy
 from drtf.models.losses import build_loss
 from drtf.models.network import (
     build_logit_model,
@@ -39,7 +40,6 @@ from drtf.models.network import (
     count_parameters,
     scale_images,
 )
-from drtf.models.precision import choose_precision, dtype_policy
 from drtf.models.run import (
     CONFIG_FILE,
     HISTORY_FIGURE,
@@ -173,7 +173,6 @@ def fit(
         on_corrupt=config.sampling.on_corrupt,
     )
     trainer = Trainer(network, build_loss(settings), config.augment)
-    # XLA is slower by far on CPUs, and compiles each batch size anew.
     optimizer = build_optimizer(settings, precision=network.dtype_policy.name)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     # A step that makes no variables is traced once and not twice.
@@ -253,7 +252,12 @@ class Trainer(keras.Model):
         super().__init__(name="trainer")
         self.logit_model = build_logit_model(network)
         self.logit_loss = loss
-        self.augment_config = config
+        # One pass over the pixels and not twenty; the network itself is slower by far
+        # under XLA on CPUs.
+        self.augment = tf.function(
+            lambda images, seeds, classes: augment(images, seeds, classes, config),
+            jit_compile=can_compile(),
+        )
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.roc_auc = keras.metrics.AUC(name="roc_auc", from_logits=True)
 
@@ -268,8 +272,8 @@ class Trainer(keras.Model):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Augment a batch, and step down the gradient of its loss."""
-        images = scale_images(batch["image"])
-        images = augment(images, batch["seed"], self.augment_config)
+        classes = tf.cast(batch["label"], tf.int32)
+        images = self.augment(scale_images(batch["image"]), batch["seed"], classes)
         labels = batch["label"][:, None]
         with tf.GradientTape() as tape:
             logits = self(images, training=True)

@@ -1,4 +1,4 @@
-"""Which number formats a network computes in."""
+"""What the device can do: its number formats, and whether XLA compiles for it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,15 @@ def choose_precision(requested: str) -> str:
     if not capabilities or min(capabilities) < (7, 0):
         return "float32"
     return "mixed_float16" if min(capabilities) < (8, 0) else "mixed_bfloat16"
+
+
+def can_compile() -> bool:
+    """Tell whether XLA works here; beside some CUDA installations it lacks files."""
+    try:
+        tf.function(tf.cos, jit_compile=True)(tf.zeros([1]))
+    except tf.errors.OpError:
+        return False
+    return True
 
 
 def find_gpus() -> list[tuple[str, tuple[int, int]]]:
