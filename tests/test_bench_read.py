@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
-from drtf.bench import read
+from drtf.bench import memory, read
+from drtf.bench.memory import bench_memory, link_copies
 from drtf.bench.read import ENCODED_WAYS, OURS, RAW_WAYS, bench_read, parse_pythons
 from drtf.bench.sample_set import Sample, build_sample_set
+from drtf.data.pipeline import read_batch
 from drtf.errors import ConfigError, DrtfError
 from drtf.records.reader import ShardSet
 
@@ -56,9 +58,9 @@ def test_a_sample_set_has_the_grades_of_eyepacs(tmp_path):
 def test_a_way_that_fails_says_its_last_word(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "READERS", tmp_path)
     (tmp_path / "ours.py").write_text("raise ValueError('no such thing')")
-    found = read._run(sys.executable, "ours", {})
+    found = read.run_reader(sys.executable, "ours", {})
     assert found == {"missing": "ValueError: no such thing (exit code 1)"}
-    assert "can't start /nowhere" in read._run("/nowhere", "ours", {})["missing"]
+    assert "can't start /nowhere" in read.run_reader("/nowhere", "ours", {})["missing"]
 
 
 def test_a_full_disk_is_found_before_anything_is_written(shards, tmp_path, monkeypatch):
@@ -86,6 +88,37 @@ def test_ways_print_one_line_of_json(shards, tmp_path):
         "seconds": 0.1,
         "seed": 0,
     }
-    found = read._run(sys.executable, "bare", arguments)
+    found = read.run_reader(sys.executable, "bare", arguments)
     assert json.dumps(found)
     assert found["positive_share"] == 0.5
+
+
+def test_memory_is_told_after_each_epoch_of_a_set_and_a_larger_one(shards, tmp_path):
+    small, large = bench_memory(
+        shards, work=tmp_path, num_copies=3, batch_size=7, epochs=2
+    )
+    with ShardSet(shards) as opened:
+        assert small.num_records == len(opened.find_rows("train"))
+    assert large.num_records == 3 * small.num_records
+    for result in (small, large):
+        assert len(result.rss_anon_mb) == 3
+        assert min(result.rss_anon_mb) > 50
+        assert result.images_per_second > 0
+
+
+def test_a_larger_set_has_each_record_several_times(shards, tmp_path):
+    link_copies(shards, tmp_path / "larger", num_copies=2)
+    with ShardSet(shards) as one, ShardSet(tmp_path / "larger") as two:
+        rows, count = one.find_rows("train"), len(one.index)
+        images = read_batch(one, rows)
+        for first in (0, count):
+            assert (read_batch(two, rows + first) == images).all()
+        assert two.index["id"].is_unique
+        assert (two.find_rows("train") == [*rows, *(rows + count)]).all()
+
+
+def test_streaming_that_fails_is_told(shards, tmp_path, monkeypatch):
+    failing = lambda *arguments: {"missing": "no memory"}  # noqa: E731
+    monkeypatch.setattr(memory, "run_reader", failing)
+    with pytest.raises(DrtfError, match="failed: no memory"):
+        bench_memory(shards, work=tmp_path, num_copies=2, batch_size=8, epochs=2)

@@ -224,3 +224,22 @@ def test_anonymous_memory_does_not_grow(shards):
     first, *_, last = map(int, done.stdout.split())
     # A batch has 25 kB, the epochs between the two over 50 MB.
     assert last - first < 5_000
+
+
+UNFINISHED = """
+import sys
+from pathlib import Path
+from drtf.data.pipeline import train_dataset
+from drtf.records.reader import ShardSet
+
+shards = ShardSet(Path(sys.argv[1]))
+batches = iter(train_dataset(shards, batch_size=40, epochs=10_000))
+for _ in range(200):
+    next(batches)
+"""
+
+
+def test_python_ends_though_batches_are_being_read(shards, tmp_path):
+    script = tmp_path / "unfinished.py"
+    script.write_text(UNFINISHED)
+    subprocess.run([sys.executable, script, shards], check=True, timeout=60)

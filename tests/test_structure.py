@@ -71,12 +71,14 @@ def test_every_module_has_its_tests():
         "device": "machine",
         "figures": "evaluation",
         "index": "verify",
+        "memory": "bench_read",
         "read": "bench_read",
         "rejected": "build",
         "remote": "storage",
         "report": "evaluation",
         "sample_set": "bench_read",
         "synthetic_set": "synthetic",
+        "train": "bench_train",
         "writer": "reader",
     }
     assert {elsewhere.get(module, module) for module in modules} <= tested

@@ -30,6 +30,7 @@ QUICK = (
     "train.batch_size=16",
     "evaluate.num_resamples=100",
 )
+SHORT = ("--repeats", "1", "--seconds", "0.1")
 
 
 @pytest.fixture
@@ -92,11 +93,13 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
         if words[0] in ("build-shards", "train", "evaluate", "score", "gradcam"):
             extra = sets(*QUICK)
         elif words[0] == "bench":
-            extra = ["--repeats", "1"]
-            if words[1] == "convert":
-                extra += ["--limit", "1", *sets("images.size=32")]
-            else:
-                extra += ["--seconds", "0.1", "--batch-size", "8"]
+            extra = {
+                "convert": ["--repeats", "1", "--limit", "1", *sets("images.size=32")],
+                "read": [*SHORT, "--batch-size", "8"],
+                "memory": ["--epochs", "2", "--batch-size", "7"],
+                "augment": ["--repeats", "1", "--size", "16", "--batch-size", "8"],
+                "train": [*SHORT, *sets("model.name=eyenet", "train.batch_size=8")],
+            }[words[1]]
         elif words[0] == "demo":
             extra = ["--patients", "40"]
         code, out, err = run(*words, *extra)

@@ -162,7 +162,7 @@ def bench_read(
                 }
                 if not result.missing:
                     python = pythons.get(way.environment, sys.executable)
-                    _add(result, _run(python, way.script, arguments))
+                    _add(result, run_reader(python, way.script, arguments))
                 advance(way.title)
     if results[0].missing:
         raise DrtfError(f"drtf's own reader failed: {results[0].missing}")
@@ -189,7 +189,9 @@ def _export(shard_set: ShardSet, work: Path) -> None:
     (shard_set.grades[rows] > 0).astype(np.int64).tofile(work / LABELS_FILE)
 
 
-def _run(python: str, script: str, arguments: Mapping[str, object]) -> dict[str, Any]:
+def run_reader(
+    python: str, script: str, arguments: Mapping[str, object]
+) -> dict[str, Any]:
     """Run one way; return what it printed, or why it failed as `missing`."""
     command = [python, str(READERS / f"{script}.py"), json.dumps(arguments)]
     try:

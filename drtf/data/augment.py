@@ -80,24 +80,26 @@ def transform(images: tf.Tensor, affine: tf.Tensor) -> tf.Tensor:
     along_y = affine[:, :, 1, None] * y + affine[:, :, 2, None] * size + (size - 1) / 2
     source = along_x[:, :, None] + along_y[..., None]  # [B, 2, H, W]
 
-    # A black border of one pixel stands for all that lies outside.
-    source = tf.clip_by_value(source, -1.0, size[..., None])
-    whole = tf.floor(source)
-    shares = tf.cast(source - whole, images.dtype)[..., None]  # [B, 2, H, W, 1]
-    right_share, lower_share = shares[:, 0], shares[:, 1]
-    bordered = tf.pad(images, [[0, 0], [1, 2], [1, 2], [0, 0]])
-    stride = width + 3
-    pixels = tf.reshape(bordered, [-1, channels])
-    first = tf.range(batch)[:, None, None] * ((height + 3) * stride) + stride + 1
-    left, top = tf.unstack(tf.cast(whole, tf.int32), axis=1)  # [B, H, W]
-    corner = first + top * stride + left
+    # Between a pixel and the next one; what lies outside weighs nothing.
+    pixel, last = tf.floor(source), size[..., None] - 1
+    share = source - pixel
+    weight = tf.where((pixel >= 0) & (pixel <= last), 1 - share, 0.0)
+    next_weight = tf.where((pixel >= -1) & (pixel < last), share, 0.0)
+    left_weight, top_weight = _spread(weight, images.dtype)
+    right_weight, bottom_weight = _spread(next_weight, images.dtype)
+    left, top = _clip_to_index(pixel, last)
+    right, bottom = _clip_to_index(pixel + 1, last)
 
-    def blend(corner: tf.Tensor) -> tf.Tensor:
-        near, far = tf.gather(pixels, corner), tf.gather(pixels, corner + 1)
-        return near + (far - near) * right_share
+    first_row = tf.range(batch)[:, None, None] * height
+    pixels = tf.reshape(images, [-1, channels])
 
-    upper, lower = blend(corner), blend(corner + stride)
-    return upper + (lower - upper) * lower_share
+    def blend(row: tf.Tensor) -> tf.Tensor:
+        start = (first_row + row) * width
+        at_left = tf.gather(pixels, start + left)
+        at_right = tf.gather(pixels, start + right)
+        return at_left * left_weight + at_right * right_weight
+
+    return blend(top) * top_weight + blend(bottom) * bottom_weight
 
 
 def adjust_color(
@@ -121,7 +123,9 @@ def adjust_color(
 
     if np.any(config.contrast):
         factor = 1 + change(0, config.contrast)
-        mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
+        # One axis after the other, which XLA divides among cores.
+        mean = tf.reduce_mean(images, axis=2, keepdims=True)
+        mean = tf.reduce_mean(mean, axis=1, keepdims=True)
         images = images * factor + mean * (1 - factor)
     if np.any(config.saturation):
         factor = 1 + change(1, config.saturation)
@@ -153,6 +157,16 @@ def uniform(seeds: tf.Tensor, num_draws: int) -> tf.Tensor:
         state *= _signed(np.uint64(factor))
     state = tf.bitwise.bitwise_xor(state, _shift_right(state, 31))
     return tf.cast(_shift_right(state, 40), tf.float32) / 2**24
+
+
+def _spread(weight: tf.Tensor, dtype: tf.DType) -> list[tf.Tensor]:
+    """Return the weights along x and along y, [B, H, W, 1] each."""
+    return tf.unstack(tf.cast(weight, dtype)[..., None], axis=1)
+
+
+def _clip_to_index(pixel: tf.Tensor, last: tf.Tensor) -> list[tf.Tensor]:
+    """Return int32 [B, H, W] of x and of y, within the image."""
+    return tf.unstack(tf.cast(tf.clip_by_value(pixel, 0.0, last), tf.int32), axis=1)
 
 
 def _choose(

@@ -5,11 +5,13 @@ import itertools
 import logging
 import math
 import re
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +26,8 @@ from drtf.workers import count_workers
 
 ALIGNMENT = 64
 BATCHES_READY = 1
+# Far longer than TensorFlow takes from one refused call to the next.
+QUIET_SECONDS = 0.01
 BALANCED = SamplingConfig()
 
 _log = logging.getLogger(__name__)
@@ -375,14 +379,61 @@ def _find_examples(
     return rows, find_classes(shards.grades[rows], task)
 
 
+class _Calls:
+    """Calls from TensorFlow's threads, none of which goes on when Python ends.
+
+    Python kills a thread that comes back to it too late, and the iterator would wait
+    for that thread without end.
+    """
+
+    def __init__(
+        self, function: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    ) -> None:
+        self._function = function
+        self._state = _CallState()
+        weakref.finalize(self, _stop_calls, self._state)  # at exit at the latest
+
+    def __call__(self, number: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Call the function, or refuse to."""
+        state = self._state
+        with state.lock:
+            state.num_begun += 1
+        try:
+            if state.stopped:
+                raise RuntimeError("Python is about to end")
+            return self._function(number)
+        finally:
+            with state.lock:
+                state.num_ended += 1
+
+
+@dataclass
+class _CallState:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    num_begun: int = 0
+    num_ended: int = 0
+    stopped: bool = False
+
+
+def _stop_calls(state: _CallState) -> None:
+    """Have all calls from now on refused, and wait until none comes."""
+    state.stopped = True
+    num_seen = -1
+    while not state.num_begun == state.num_ended == num_seen:
+        num_seen = state.num_begun
+        time.sleep(QUIET_SECONDS)
+
+
 def _dataset(
     gather: Callable[[np.ndarray], tuple[np.ndarray, ...]],
     numbers: range,
     specs: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
+    calls = _Calls(gather)
+
     def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(
-            gather, [number], [spec.dtype for spec in specs.values()], stateful=False
+            calls, [number], [spec.dtype for spec in specs.values()], stateful=False
         )
         return {
             name: tf.ensure_shape(value, spec.shape)

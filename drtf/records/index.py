@@ -73,6 +73,9 @@ def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
                         f"the index {path} has no {field.type} {field.name!r}: "
                         "another drtf made this set; build it again"
                     )
-            return file.read(columns).to_pandas()
+            index = file.read(columns).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"can't read the index {path}: {error}") from error
+    # Arrow would keep what reading took, as much again as a large set's columns.
+    pa.default_memory_pool().release_unused()
+    return index

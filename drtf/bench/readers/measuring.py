@@ -41,7 +41,7 @@ def measure(
         work.mkdir(parents=True, exist_ok=True)
         prepare(arguments)
         done.touch()
-    _warm(work, Path(arguments.shards))
+    warm(work, Path(arguments.shards))
     start = time.perf_counter()
     batches = read(arguments)
     images, _ = next(batches)
@@ -51,7 +51,7 @@ def measure(
         raise ValueError(f"a batch is {shape}")
     # Its own warm-up: thread pools start, tuners tune, memory is taken once.
     positive = sum(float(next(batches)[1].sum()) for _ in range(NUM_CHECKED))
-    anonymous = _find_anonymous_mb()
+    anonymous = find_anonymous_mb()
     rates, cpu, num_images = [], _find_cpu_seconds(), 0
     end = time.perf_counter() + arguments.seconds
     while time.perf_counter() < end:
@@ -67,7 +67,7 @@ def measure(
                 "rates": rates,
                 "cpu_seconds": 1000 * (_find_cpu_seconds() - cpu) / num_images,
                 "rss_anon_mb": anonymous,
-                "rss_anon_growth_mb": _find_anonymous_mb() - anonymous,
+                "rss_anon_growth_mb": find_anonymous_mb() - anonymous,
                 "first_batch_seconds": first,
                 "positive_share": positive / (NUM_CHECKED * arguments.batch_size),
                 **facts,
@@ -78,7 +78,7 @@ def measure(
     os._exit(0)  # loaders' workers would be waited for
 
 
-def _warm(*folders: Path) -> None:
+def warm(*folders: Path) -> None:
     """Have the kernel hold the files, so that no way pays for another's disk."""
     for folder in folders:
         for path in folder.rglob("*"):
@@ -121,7 +121,8 @@ def _find_cpu_seconds() -> float:
     return total / TICKS
 
 
-def _find_anonymous_mb() -> float:
+def find_anonymous_mb() -> float:
+    """Return the anonymous memory of this process and all that descend from it."""
     kilobytes = (
         int(line.split()[1])
         for status in _read_all("status")

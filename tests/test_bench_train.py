@@ -1,0 +1,54 @@
+"""What drtf bench train and drtf bench augment measure."""
+
+import pytest
+import tensorflow as tf
+
+from drtf.bench import augment, train
+from drtf.bench.augment import bench_augment
+from drtf.bench.train import bench_train
+from drtf.config import load_config
+
+EYENET = load_config("", ["model.name=eyenet", "train.batch_size=8"])
+
+
+def test_steps_are_measured_with_both_feeds_and_both_compilers(shards):
+    found = bench_train(
+        shards, config=EYENET, precisions=["float32"], seconds=0.1, num_repeats=2
+    )
+    assert [(x.precision, x.jit_compile) for x in found] == [
+        ("float32", False),
+        ("float32", True),
+    ]
+    for result in found:
+        assert not result.missing
+        assert len(result.resident) == len(result.streamed) == 2
+        assert min(result.resident + result.streamed) > 0
+        assert all(0 < share < 1 for share in result.wait_share)
+        assert result.first_step_seconds > 0
+
+
+def test_a_precision_that_cannot_be_run_says_so(shards, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise tf.errors.UnimplementedError(None, None, "no such kernel\nmore")
+
+    monkeypatch.setattr(train, "build_network", refuse)
+    found = bench_train(
+        shards, config=EYENET, precisions=["float32"], seconds=0.1, num_repeats=1
+    )
+    assert [result.missing for result in found] == ["no such kernel"] * 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_augmentation_is_measured_beside_keras(dtype):
+    found = bench_augment(image_size=16, batch_size=4, dtype=dtype, num_repeats=2)
+    assert [result.name.split()[0] for result in found] == ["drtf", "drtf", "Keras's"]
+    assert all(len(result.ms) == 2 and min(result.ms) > 0 for result in found)
+
+
+def test_without_xla_the_other_ways_are_measured(monkeypatch):
+    monkeypatch.setattr(augment, "can_compile", lambda: False)
+    compiled, *others = bench_augment(
+        image_size=16, batch_size=4, dtype="float32", num_repeats=1
+    )
+    assert compiled.missing == "XLA can't compile here"
+    assert all(len(result.ms) == 1 for result in others)

@@ -1,0 +1,78 @@
+"""drtf bench memory."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .bench_options import batch_size_option, check_json, json_option, write_json
+from .options import shards_option
+
+
+@click.command()
+@shards_option(
+    "A set to stream; without it one is made, of raw images of 96 px, as many as "
+    "EyePACS has.",
+    required=False,
+)
+@batch_size_option
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="To stream.",
+)
+@click.option(
+    "--copies",
+    type=click.IntRange(min=2),
+    default=8,
+    show_default=True,
+    help="How many times as large the second set is; its shards are links.",
+)
+@json_option
+def memory(
+    shards: Path | None, batch_size: int, epochs: int, copies: int, json: Path | None
+) -> None:
+    """Measure what memory streaming takes, over epochs and by the set's size."""
+    from drtf.bench.memory import bench_memory
+    from drtf.bench.sample_set import SAMPLES, build_sample_set
+
+    from .tables import show_table
+
+    check_json(json)
+    with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
+        work = Path(folder)
+        found = bench_memory(
+            shards or build_sample_set(work / "set", SAMPLES[0]),
+            work=work,
+            num_copies=copies,
+            batch_size=batch_size,
+            epochs=epochs,
+        )
+    show_table(
+        f"Anonymous memory (RssAnon) of the process that streams, in MB, in batches of "
+        f"{batch_size}",
+        ("photographs", "at first", "epoch 1", f"epoch {epochs}", "growth", "images/s"),
+        [
+            (
+                f"{result.num_records:,}",
+                *(f"{result.rss_anon_mb[epoch]:,.0f}" for epoch in (0, 1, -1)),
+                f"{result.rss_anon_mb[-1] - result.rss_anon_mb[1]:,.0f}",
+                f"{result.images_per_second:,.0f}",
+            )
+            for result in found
+        ],
+    )
+    write_json(
+        json,
+        [
+            {
+                "name": f"drtf, {result.num_records} photographs",
+                "ratio_to_ours": result.images_per_second / found[0].images_per_second,
+                **asdict(result),
+            }
+            for result in found
+        ],
+    )

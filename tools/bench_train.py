@@ -1,0 +1,117 @@
+"""drtf bench train."""
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .bench_options import (
+    check_json,
+    json_option,
+    repeats_option,
+    seconds_option,
+    write_json,
+)
+from .options import config_options, shards_option
+
+if TYPE_CHECKING:
+    from drtf.bench.train import StepResult
+
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
+@click.command()
+@shards_option("The set to stream.")
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    help="A precision to measure; may be repeated. Without it all on a GPU, float32 on "
+    "a CPU, which has no others of use.",
+)
+@seconds_option(5.0)
+@repeats_option(3)
+@json_option
+@config_options
+def train(
+    shards: Path,
+    precisions: tuple[str, ...],
+    seconds: float,
+    repeats: int,
+    json: Path | None,
+    config_source: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Measure the training step with streamed batches and with one that is there.
+
+    Each precision is tried without and with XLA. The first step, in which it compiles,
+    is not counted; on a CPU it takes a minute.
+    """
+    from drtf.bench.train import bench_train
+    from drtf.config import load_config
+    from drtf.models.device import find_gpus
+
+    from .tables import show_table
+
+    check_json(json)
+    config = load_config(config_source, overrides)
+    gpus = find_gpus()
+    found = bench_train(
+        shards,
+        config=config,
+        precisions=precisions or (PRECISIONS if gpus else PRECISIONS[:1]),
+        seconds=seconds,
+        num_repeats=repeats,
+    )
+    show_table(
+        f"Training steps of {config.train.batch_size} photographs on "
+        f"{gpus[0][0] if gpus else 'the CPU'}: medians of {repeats}",
+        (
+            "precision",
+            "XLA",
+            "resident, steps/s",
+            "streamed, steps/s",
+            "images/s",
+            "streamed / resident",
+            "waiting for input",
+            "first step, s",
+        ),
+        [_format_row(result, config.train.batch_size) for result in found],
+    )
+    write_json(
+        json,
+        [
+            {
+                "name": f"{result.precision}{', XLA' * result.jit_compile}, {kind}",
+                "images_per_second": config.train.batch_size * median(rates),
+                "ratio_to_ours": median(rates) / median(result.streamed),
+                **asdict(result),
+            }
+            for result in found
+            if not result.missing
+            for kind, rates in (
+                ("streamed", result.streamed),
+                ("resident", result.resident),
+            )
+        ],
+    )
+
+
+def _format_row(result: "StepResult", batch_size: int) -> tuple[Any, ...]:
+    compiled = "yes" if result.jit_compile else "no"
+    if result.missing:
+        return (f"{result.precision}, not run: {result.missing}", compiled, *[""] * 6)
+    pairs = zip(result.streamed, result.resident, strict=True)
+    return (
+        result.precision,
+        compiled,
+        f"{median(result.resident):.2f}",
+        f"{median(result.streamed):.2f}",
+        f"{batch_size * median(result.streamed):,.0f}",
+        f"{median(x / y for x, y in pairs):.3f}",
+        f"{median(result.wait_share):.2%}",
+        f"{result.first_step_seconds:.1f}",
+    )
