@@ -134,18 +134,13 @@ def train_dataset(
     load = _Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
 
     @functools.lru_cache(maxsize=2)  # around the end of an epoch two are in use
-    def plan_of(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def plan_of(epoch: int) -> tuple[np.ndarray, np.uint32]:
         order = plan_epoch(classes, sampling, seed=state.seed, epoch=epoch)
-        # A photograph that comes twice in an epoch is changed in two ways: it is the
-        # place in the epoch that seeds, not the photograph.
-        seeds = np.empty((len(order), 2), np.int32)
-        seeds[:, 0] = np.random.SeedSequence([state.seed, epoch]).generate_state(1)
-        seeds[:, 1] = np.arange(len(order))
-        return order, seeds
+        return order, np.random.SeedSequence([state.seed, epoch]).generate_state(1)[0]
 
     def gather(number: np.ndarray) -> tuple[np.ndarray, ...]:
         epoch, step = divmod(int(number), steps)
-        order, seeds = plan_of(epoch)
+        order, epoch_seed = plan_of(epoch)
         first = step * batch_size
         count = min(batch_size, len(order) - first)
         mine = slice(
@@ -153,7 +148,12 @@ def train_dataset(
             first + count * (reader + 1) // num_readers,
         )
         images, examples = load(order[mine])
-        return images, labels[examples], rows[examples], seeds[mine]
+        # A photograph that comes twice in an epoch is changed in two ways: it is the
+        # place in the epoch that seeds, not the photograph.
+        seeds = np.empty((len(examples), 2), np.uint32)
+        seeds[:, 0] = epoch_seed
+        seeds[:, 1] = np.arange(mine.start, mine.stop)
+        return images, labels[examples], rows[examples], seeds.view(np.int32)
 
     size = shards.manifest.image_size
     return _dataset(
