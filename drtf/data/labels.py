@@ -139,8 +139,8 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
 
 
 def find_classes(grades: np.ndarray, task: Task) -> np.ndarray:
-    """Return int64 classes of a task: 1 from the grade that counts as positive on."""
-    return (grades >= POSITIVE_FROM[task]).astype(np.int64)
+    """Return int8 classes of a task: 1 from the grade that counts as positive on."""
+    return (grades >= POSITIVE_FROM[task]).astype(np.int8)
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -130,17 +130,21 @@ def train_dataset(
     steps = count_steps(
         shards, split=split, task=task, sampling=sampling, batch_size=batch_size
     )
-    labels = classes.astype(np.float32)
     load = _Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
 
-    @functools.lru_cache(maxsize=2)  # around the end of an epoch two are in use
-    def plan_of(epoch: int) -> tuple[np.ndarray, np.uint32]:
-        order = plan_epoch(classes, sampling, seed=state.seed, epoch=epoch)
-        return order, np.random.SeedSequence([state.seed, epoch]).generate_state(1)[0]
+    # Always by one thread, since each keeps of the memory that it once took.
+    planner = ThreadPoolExecutor(1)
+
+    @functools.lru_cache(maxsize=3)  # an epoch's end, the next one, and the one after
+    def begin_plan(epoch: int) -> Future[np.ndarray]:
+        return planner.submit(
+            plan_epoch, classes, sampling, seed=state.seed, epoch=epoch
+        )
 
     def gather(number: np.ndarray) -> tuple[np.ndarray, ...]:
         epoch, step = divmod(int(number), steps)
-        order, epoch_seed = plan_of(epoch)
+        order = begin_plan(epoch).result()
+        begin_plan(epoch + 1)  # while this one is read
         first = step * batch_size
         count = min(batch_size, len(order) - first)
         mine = slice(
@@ -151,9 +155,10 @@ def train_dataset(
         # A photograph that comes twice in an epoch is changed in two ways: it is the
         # place in the epoch that seeds, not the photograph.
         seeds = np.empty((len(examples), 2), np.uint32)
-        seeds[:, 0] = epoch_seed
+        seeds[:, 0] = np.random.SeedSequence([state.seed, epoch]).generate_state(1)
         seeds[:, 1] = np.arange(mine.start, mine.stop)
-        return images, labels[examples], rows[examples], seeds.view(np.int32)
+        labels = classes[examples].astype(np.float32)
+        return images, labels, rows[examples], seeds.view(np.int32)
 
     size = shards.manifest.image_size
     return _dataset(

@@ -1,6 +1,7 @@
 """The order of an epoch: a pure function of the classes, the seed and the epoch."""
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -35,13 +36,24 @@ def plan_epoch(
         ConfigError: if weights are asked for and don't fit the classes.
     """
     draws = count_draws(np.bincount(classes), config)
-    members, keys = [], []
+    times = [(np.arange(count) + 0.5) / count for count in draws]
+    order = np.empty(sum(draws), np.int64)
     for number, count in enumerate(draws):
         if count:
             rng = np.random.default_rng([seed, epoch, number])
-            members.append(_draw(np.flatnonzero(classes == number), count, rng))
-            keys.append((np.arange(count) + 0.5) / count)
-    return np.concatenate(members)[np.argsort(np.concatenate(keys), kind="stable")]
+            members = np.flatnonzero(classes == number)
+            order[_find_places(times, number)] = _draw(members, count, rng)
+    return order
+
+
+def _find_places(times: list[np.ndarray], number: int) -> np.ndarray:
+    """Return where a class's draws stand among all, sorted by time, then by class."""
+    places = np.arange(len(times[number]))
+    for other, theirs in enumerate(times):
+        if other != number:
+            side: Literal["left", "right"] = "right" if other < number else "left"
+            places += np.searchsorted(theirs, times[number], side)
+    return places
 
 
 def count_draws(counts: np.ndarray, config: SamplingConfig) -> list[int]:
