@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import tensorflow as tf
 
@@ -35,6 +39,16 @@ def test_a_device_that_xla_cannot_compile_for_is_told(monkeypatch):
     fact = facts()["XLA"]
     assert fact.found == "can't compile"
     assert "tensorflow[and-cuda]" in fact.advice
+
+
+def test_xla_is_tried_without_a_word_on_stderr():
+    code = "from drtf.models.device import can_compile; print(can_compile())"
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout == "True\n"
+    assert "XLA" not in done.stderr
 
 
 def test_a_gpu_is_told_with_its_capability(monkeypatch):

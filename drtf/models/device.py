@@ -1,5 +1,6 @@
 """What the device can do: its number formats, and whether XLA compiles for it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,10 +26,25 @@ def choose_precision(requested: str) -> str:
 def can_compile() -> bool:
     """Tell whether XLA works here; beside some CUDA installations it lacks files."""
     try:
-        tf.function(tf.cos, jit_compile=True)(tf.zeros([1]))
+        with _silence():
+            tf.function(tf.cos, jit_compile=True)(tf.zeros([1]))
     except tf.errors.OpError:
         return False
     return True
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let no C++ code write to stderr; XLA greets there when it is first used."""
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(nowhere)
+        os.close(stderr)
 
 
 def find_gpus() -> list[tuple[str, tuple[int, int]]]:
