@@ -9,7 +9,7 @@ from drtf.bench import memory, read
 from drtf.bench.memory import bench_memory, link_copies
 from drtf.bench.read import ENCODED_WAYS, OURS, RAW_WAYS, bench_read, parse_pythons
 from drtf.bench.sample_set import Sample, build_sample_set
-from drtf.data.pipeline import read_batch
+from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError
 from drtf.records.reader import ShardSet
 

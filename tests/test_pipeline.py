@@ -9,12 +9,12 @@ import pytest
 
 from drtf.config import SamplingConfig
 from drtf.data.build import build_shards
+from drtf.data.loader import read_batch
 from drtf.data.pipeline import (
     State,
     TrainIterator,
     count_steps,
     eval_dataset,
-    read_batch,
     record_errors,
     train_dataset,
 )

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from drtf.config import ModelConfig
-from drtf.data.pipeline import read_batch
+from drtf.data.loader import read_batch
 from drtf.models.network import build_network
 from drtf.models.prediction import build_predictor, build_views, predict_split
 

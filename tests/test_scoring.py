@@ -7,8 +7,8 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf.data.build import build_shards
+from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
-from drtf.data.pipeline import read_batch
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.models.prediction import build_predictor

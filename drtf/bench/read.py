@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from drtf.data.pipeline import read_batch
+from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError
 from drtf.progress import progress
 from drtf.records.reader import ShardSet

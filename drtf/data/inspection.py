@@ -11,7 +11,7 @@ from drtf.config import AugmentConfig, Task
 from drtf.data.augment import augment as augment_images
 from drtf.data.contents import Conflict, find_conflicts
 from drtf.data.labels import find_classes
-from drtf.data.pipeline import read_batch
+from drtf.data.loader import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
 from drtf.records.manifest import Manifest

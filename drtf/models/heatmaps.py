@@ -13,8 +13,8 @@ from tf_keras_vis.gradcam import Gradcam
 
 from drtf.config import Config
 from drtf.data.labels import POSITIVE_FROM
+from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs, find_photographs
-from drtf.data.pipeline import read_batch
 from drtf.errors import DrtfError
 from drtf.figures import Picture, plot_grid
 from drtf.files import check_absent
