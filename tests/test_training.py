@@ -174,6 +174,9 @@ def test_padding_does_not_count_in_validation():
     assert {name: float(value) for name, value in padded.items()} == pytest.approx(
         whole, abs=1e-5
     )
+    damaged = {"image": images, "label": labels, "mask": np.zeros(6, bool)}
+    after = {name: float(value) for name, value in trainer.test_step(damaged).items()}
+    assert after == pytest.approx(whole, abs=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_comes_down():

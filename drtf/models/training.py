@@ -290,7 +290,8 @@ class Trainer(keras.Model):
         logits = self(scale_images(batch["image"]), training=False)
         losses = self.logit_loss(labels, logits, sample_weight=mask)
         # The loss divides by the batch's size; the padding is no part of the mean.
-        loss = losses * tf.cast(tf.size(mask), tf.float32) / tf.reduce_sum(mask)
+        size = tf.cast(tf.size(mask), tf.float32)
+        loss = tf.math.divide_no_nan(losses * size, tf.reduce_sum(mask))
         return self._measure(labels, logits, mask, loss)
 
     def _measure(
