@@ -151,7 +151,11 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    """The training run."""
+    """The training run.
+
+    `label_smoothing` is of the crossentropy, `momentum` of sgd, `weight_decay` of
+    adamw; `class_weights` has one weight for each class of the task, or none.
+    """
 
     task: Task = "binary"
     epochs: Positive = 12
@@ -159,7 +163,10 @@ class TrainConfig(Section):
     loss: Literal["crossentropy", "focal"] = "crossentropy"
     focal_gamma: Annotated[float, Field(ge=0)] = 1.5
     focal_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    label_smoothing: Fraction = 0.0
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    momentum: Fraction = 0.9
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     schedule: Literal["cosine", "plateau"] = "cosine"
@@ -171,6 +178,12 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     deterministic: bool = False
     seed: Seed = 42
+
+    @model_validator(mode="after")
+    def _smooths_what_it_can(self) -> Self:
+        if self.label_smoothing and self.loss != "crossentropy":
+            raise ValueError("label_smoothing goes with loss 'crossentropy' alone")
+        return self
 
 
 class EvaluateConfig(Section):
@@ -219,12 +232,14 @@ class Config(Section):
     @model_validator(mode="after")
     def _has_a_value_for_each_class(self) -> Self:
         num_classes = NUM_CLASSES[self.train.task]
-        for name, value in self.augment:
+        lists = {f"augment.{name}": value for name, value in self.augment}
+        if self.train.class_weights:
+            lists["train.class_weights"] = self.train.class_weights
+        for name, value in lists.items():
             if isinstance(value, tuple) and len(value) != num_classes:
                 raise ValueError(
-                    f"augment.{name} needs one value, or a list of {num_classes}, one "
-                    f"for each class of train.task={self.train.task!r}; got "
-                    f"{list(value)}"
+                    f"a list for {name} needs {num_classes} values, one for each class "
+                    f"of train.task={self.train.task!r}; got {list(value)}"
                 )
         return self
 

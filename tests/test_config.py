@@ -87,13 +87,22 @@ def test_augmentation_may_differ_by_class():
     [
         ("augment.max_degrees=[0, 181]", "augment.max_degrees: .*180; got 181"),
         ("augment.max_degrees=181", "augment.max_degrees: .*180; got 181"),
-        ("augment.zoom=[0.1]", "augment.zoom needs one value, or a list of 2.*0.1"),
-        ("augment.zoom=[]", "augment.zoom needs one value, or a list of 2"),
+        ("augment.zoom=[0.1]", "a list for augment.zoom needs 2 values.*0.1"),
+        ("train.class_weights=[1, 2, 3]", "train.class_weights needs 2 values"),
+        ("train.class_weights=[1, -2]", "train.class_weights: .*0; got -2"),
+        ("augment.zoom=[]", "a list for augment.zoom needs 2 values"),
     ],
 )
-def test_a_wrong_augmentation_by_class_is_named(override, message):
+def test_a_list_by_class_of_another_length_is_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config("", (override,))
+
+
+def test_labels_are_smoothed_for_crossentropy_alone():
+    smoothed = "train.label_smoothing=0.1"
+    assert load_config("", [smoothed]).train.label_smoothing == 0.1
+    with pytest.raises(ConfigError, match="goes with loss 'crossentropy' alone"):
+        load_config("", ["train.loss=focal", smoothed])
 
 
 def test_an_unknown_preset_names_the_nearest():

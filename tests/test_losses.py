@@ -47,3 +47,19 @@ def test_the_config_names_the_loss():
     scores = 1 / (1 + np.exp(-LOGITS))
     expected = -np.mean(np.log(np.where(TRUTH == 1, scores, 1 - scores)))
     assert float(crossentropy(TRUTH, LOGITS)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_label_smoothing_draws_the_labels_to_the_middle():
+    smoothed = build_loss(TrainConfig(label_smoothing=0.2))
+    expected = build_loss(TrainConfig())(TRUTH * 0.8 + 0.1, LOGITS)
+    assert float(smoothed(TRUTH, LOGITS)) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["crossentropy", "focal"])
+def test_class_weights_are_those_of_keras(name):
+    config = TrainConfig(loss=name, class_weights=(0.5, 3.0))
+    plain = build_loss(TrainConfig(loss=name))
+    each = np.where(TRUTH[:, 0] == 1, 3.0, 0.5)
+    expected = plain(TRUTH, LOGITS, sample_weight=each)
+    found = build_loss(config)(TRUTH, LOGITS)
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)

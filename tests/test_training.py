@@ -120,6 +120,17 @@ def test_float16_scales_its_loss_and_the_schedule_reaches_the_inner_optimizer():
         assert not isinstance(plain, keras.optimizers.LossScaleOptimizer)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_config_names_the_optimizer(name):
+    config = TrainConfig(optimizer=name, momentum=0.5, weight_decay=0.25)
+    optimizer = build_optimizer(config, precision="float32")
+    assert type(optimizer).__name__.lower() == name
+    expected = {"sgd": ("momentum", 0.5), "adamw": ("weight_decay", 0.25)}
+    if name in expected:
+        attribute, value = expected[name]
+        assert getattr(optimizer, attribute) == value
+
+
 def test_the_run_says_of_split_and_images_what_made_the_shards(
     photographs, config, tmp_path
 ):

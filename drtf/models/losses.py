@@ -1,5 +1,7 @@
 """Losses on one logit a photograph."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -8,9 +10,39 @@ from drtf.config import TrainConfig
 
 def build_loss(config: TrainConfig) -> keras.losses.Loss:
     """Build the loss that the `train` section names; it takes logits."""
+    loss: keras.losses.Loss
     if config.loss == "focal":
-        return FocalLoss(gamma=config.focal_gamma, alpha=config.focal_alpha)
-    return keras.losses.BinaryCrossentropy(from_logits=True)
+        loss = FocalLoss(gamma=config.focal_gamma, alpha=config.focal_alpha)
+    else:
+        loss = keras.losses.BinaryCrossentropy(
+            from_logits=True, label_smoothing=config.label_smoothing
+        )
+    if config.class_weights:
+        return WeightedLoss(loss, config.class_weights)
+    return loss
+
+
+class WeightedLoss(keras.losses.Loss):
+    """Another loss, in which the photographs of each class have a weight."""
+
+    def __init__(self, loss: keras.losses.Loss, weights: Sequence[float]) -> None:
+        super().__init__(name=f"weighted_{loss.name}")
+        self.loss = loss
+        self.weights = tuple(weights)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each photograph.
+
+        Args:
+            y_true: float32 [B, 1], the class.
+            y_pred: float32 [B, 1], logits.
+
+        Returns:
+            float32 [B].
+        """
+        weights = tf.constant(self.weights, y_pred.dtype)
+        losses = self.loss.call(y_true, y_pred)
+        return losses * tf.gather(weights, tf.cast(y_true[:, 0], tf.int32))
 
 
 class FocalLoss(keras.losses.Loss):

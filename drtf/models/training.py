@@ -231,6 +231,8 @@ def build_optimizer(config: TrainConfig, *, precision: str) -> keras.Optimizer:
     """
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate)
+    elif config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(config.learning_rate, momentum=config.momentum)
     else:
         optimizer = keras.optimizers.AdamW(
             config.learning_rate, weight_decay=config.weight_decay
