@@ -80,6 +80,7 @@ def test_every_module_has_its_tests():
         "sample_set": "bench_read",
         "synthetic_set": "synthetic",
         "train": "bench_train",
+        "train_plan": "training",
         "writer": "reader",
     }
     assert {elsewhere.get(module, module) for module in modules} <= tested

@@ -113,6 +113,18 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
     assert "roc_auc" in json.loads(Path("demo/evaluation/metrics.json").read_text())
 
 
+def test_a_dry_run_tells_the_plan_and_makes_nothing(run, shards, tmp_path):
+    out = tmp_path / "run"
+    code, text, _ = run(
+        *("train", "--shards", shards, "--out", out, "--dry-run"),
+        *sets("train.batch_size=8", "model.name=eyenet", "train.epochs=3"),
+    )
+    assert code == 0
+    assert "12 steps of 8 photographs: 3 times 4" in text
+    assert "parameters trained and 0 frozen, in float32" in text
+    assert not out.exists()
+
+
 def test_the_readmes_example_trains_a_model(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tfrecords").mkdir()

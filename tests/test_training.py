@@ -14,8 +14,9 @@ from drtf.errors import DrtfError, RecordError
 from drtf.models.callbacks import StopAtNonFinite, plan_learning_rate
 from drtf.models.device import choose_precision, dtype_policy
 from drtf.models.losses import build_loss
-from drtf.models.network import build_network
+from drtf.models.network import build_network, count_parameters
 from drtf.models.run import load_run
+from drtf.models.train_plan import plan_training
 from drtf.models.training import (
     Trainer,
     build_optimizer,
@@ -146,6 +147,34 @@ def test_the_run_says_of_split_and_images_what_made_the_shards(
     run = load_run(tmp_path / "run")
     assert run.config.split == split
     assert run.config.images == config.images
+
+
+def test_the_plan_tells_what_training_then_does(run_folder, shards, shard_set, config):
+    plan = plan_training(shards, config=config)
+    positive = shard_set.grades > 0
+    for split, counts in plan.num_photographs.items():
+        found = positive[shard_set.find_rows(split)]
+        assert counts == [(~found).sum(), found.sum()]
+    assert plan.num_drawn == [max(plan.num_photographs["train"])] * 2
+    network = load_run(run_folder).network
+    assert (plan.num_trained, plan.num_frozen) == count_parameters(network)
+    # The input, rescaled; three convolutions and their pools; flat, dense, the rest.
+    outputs = 32 * (30**2 + 15**2 + 13**2 + 6**2 + 4**2 + 2**2) + 128 + 128 + 2 + 2
+    size = config.train.batch_size
+    assert plan.activations_mb == pytest.approx(4e-6 * size * (2 * 3 * 32**2 + outputs))
+    assert plan.batches_mb == pytest.approx(4e-6 * size * 3 * 32**2)
+    assert plan.variables_mb == pytest.approx(4e-6 * 4 * network.count_params())
+
+
+def test_a_plan_counts_frozen_parameters_and_half_precision(shards, config):
+    model = load_config("mobilenetv2-96").model
+    settings = config.train.model_copy(update={"precision": "mixed_bfloat16"})
+    update = {"model": model, "train": settings}
+    half = plan_training(shards, config=config.model_copy(update=update))
+    full = plan_training(shards, config=config.model_copy(update={"model": model}))
+    assert half.precision == "mixed_bfloat16"
+    assert 0.5 < half.activations_mb / full.activations_mb < 0.55
+    assert half.num_trained > half.num_frozen > 400_000
 
 
 def test_what_a_failed_training_left_may_be_trained_into(

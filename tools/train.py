@@ -1,18 +1,31 @@
 """drtf train."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import config_options, out_option, shards_option
 
+if TYPE_CHECKING:
+    from drtf.config import Config
+
 
 @click.command()
 @shards_option("Set made by build-shards, a folder or s3://.")
 @out_option("Run folder to make, such as runs/NAME.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what would be done, and what it takes, and do nothing.",
+)
 @config_options
 def train(
-    shards: Path, out: Path, config_source: str, overrides: tuple[str, ...]
+    shards: Path,
+    out: Path,
+    dry_run: bool,
+    config_source: str,
+    overrides: tuple[str, ...],
 ) -> None:
     """Train a network on a set of shards, and leave a run folder.
 
@@ -23,9 +36,14 @@ def train(
         --set model.weights=FILE.weights.h5   (or none)
     """
     from drtf.config import load_config
+
+    config = load_config(config_source, overrides)
+    if dry_run:
+        _show_plan(shards, config)
+        return
     from drtf.models.training import train as run_training
 
-    report = run_training(shards, out=out, config=load_config(config_source, overrides))
+    report = run_training(shards, out=out, config=config)
     click.echo(
         f"{out}: best epoch {report.best_epoch} of {report.epochs}, validation ROC AUC "
         f"{report.best_roc_auc:.3f}; {report.num_trained:,} parameters trained, "
@@ -36,3 +54,33 @@ def train(
             f"{report.num_damaged:,} damaged records were skipped; run drtf verify "
             f"{shards}"
         )
+
+
+def _show_plan(shards: Path, config: "Config") -> None:
+    from drtf.models.train_plan import plan_training
+
+    from .tables import show_table
+
+    plan = plan_training(shards, config=config)
+    settings = config.train
+    show_table(
+        f"Photographs in {shards}, by class of train.task={settings.task}",
+        ("split", *(f"class {number}" for number in range(len(plan.num_drawn)))),
+        [
+            *((split, *counts) for split, counts in plan.num_photographs.items()),
+            ("an epoch draws", *plan.num_drawn),
+        ],
+    )
+    click.echo(
+        f"{settings.epochs * plan.num_steps:,} steps of {settings.batch_size} "
+        f"photographs: {settings.epochs} times {plan.num_steps:,}"
+    )
+    click.echo(
+        f"{config.model.name} with {plan.num_trained:,} parameters trained and "
+        f"{plan.num_frozen:,} frozen, in {plan.precision}"
+    )
+    click.echo(
+        f"Memory: {plan.batches_mb:,.0f} MB for batches, beside TensorFlow's own; on "
+        f"the device {plan.variables_mb:,.0f} MB for variables and about "
+        f"{plan.activations_mb:,.0f} MB for activations"
+    )

@@ -22,6 +22,8 @@ from drtf.errors import RecordError
 from drtf.records.reader import ShardSet
 
 BATCHES_READY = 1
+# Each call uses all cores; a second one has the next batch begun when it ends.
+NUM_CALLS = 2
 # Far longer than TensorFlow takes from one refused call to the next.
 QUIET_SECONDS = 0.01
 BALANCED = SamplingConfig()
@@ -316,7 +318,6 @@ def _dataset(
 
     # Numbers of batches first: they cost nothing to split, skip or resume.
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
-    # One element a batch, so Python is entered once a batch, not once an image. Each
-    # call uses all cores; a second one has the next batch begun when it ends.
-    dataset = dataset.map(load, num_parallel_calls=2, deterministic=True)
+    # One element a batch, so Python is entered once a batch, not once an image.
+    dataset = dataset.map(load, num_parallel_calls=NUM_CALLS, deterministic=True)
     return dataset.prefetch(BATCHES_READY)

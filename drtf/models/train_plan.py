@@ -1,0 +1,107 @@
+"""What a training will do and take, told before it begins."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from drtf.config import NUM_CLASSES, Config
+from drtf.data.labels import find_classes
+from drtf.data.pipeline import BATCHES_READY, NUM_CALLS
+from drtf.data.sampling import count_draws
+from drtf.models.device import choose_precision, dtype_policy
+from drtf.models.network import build_network, count_parameters
+from drtf.records.reader import ShardSet
+
+FLOAT_BYTES = 4
+# Variables that an optimizer has for each one that it trains.
+SLOTS = {"adam": 2, "adamw": 2, "sgd": 1}
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What a training will do.
+
+    Attributes:
+        num_photographs: by split, then by class of the task.
+        num_drawn: photographs of an epoch, by class.
+        num_steps: of an epoch.
+        num_trained: trained parameters.
+        num_frozen: frozen parameters.
+        precision: the dtype policy.
+        batches_mb: memory of the batches that are held at a time, beside TensorFlow's.
+        variables_mb: of weights, gradients and the optimizer's variables, on the
+            device.
+        activations_mb: of what the layers of one step put out, on the device; an
+            estimate, since what is kept and what is worked in depends on the device.
+    """
+
+    num_photographs: dict[str, list[int]]
+    num_drawn: list[int]
+    num_steps: int
+    num_trained: int
+    num_frozen: int
+    precision: str
+    batches_mb: float
+    variables_mb: float
+    activations_mb: float
+
+
+def plan_training(shards: Path, *, config: Config) -> TrainPlan:
+    """Plan a training without a step of it.
+
+    Args:
+        shards: the set's folder.
+        config: as for `train`.
+
+    Raises:
+        DrtfError: if the set lacks a split, or weights of sampling don't fit.
+    """
+    settings = config.train
+    num_classes = NUM_CLASSES[settings.task]
+    with ShardSet(shards) as shard_set:
+        image_size = shard_set.manifest.image_size
+        counts = {
+            split: np.bincount(
+                find_classes(
+                    shard_set.grades[shard_set.find_rows(split)], settings.task
+                ),
+                minlength=num_classes,
+            )
+            for split in ("train", settings.validation_split)
+        }
+    num_drawn = count_draws(counts["train"], config.sampling)
+    precision = choose_precision(settings.precision)
+    with dtype_policy(precision):
+        network = build_network(config.model, image_size=image_size, load_weights=False)
+    num_trained, num_frozen = count_parameters(network)
+    batch_size = min(settings.batch_size, sum(num_drawn))
+    image_bytes = 3 * image_size**2
+    variables = num_trained * (2 + SLOTS[settings.optimizer]) + num_frozen
+    return TrainPlan(
+        num_photographs={split: found.tolist() for split, found in counts.items()},
+        num_drawn=num_drawn,
+        num_steps=math.ceil(sum(num_drawn) / settings.batch_size),
+        num_trained=num_trained,
+        num_frozen=num_frozen,
+        precision=precision,
+        # One more is what the step works on.
+        batches_mb=(BATCHES_READY + NUM_CALLS + 1) * batch_size * image_bytes / 1e6,
+        variables_mb=FLOAT_BYTES * variables / 1e6,
+        activations_mb=batch_size * _count_activation_bytes(network) / 1e6,
+    )
+
+
+def _count_activation_bytes(network: keras.Model) -> int:
+    """Count what all layers put out for one photograph."""
+    return sum(
+        math.prod(layer.output.shape[1:]) * np.dtype(_find_numpy_dtype(layer)).itemsize
+        for layer in network.layers
+    )
+
+
+def _find_numpy_dtype(layer: keras.Layer) -> str:
+    # NumPy has no bfloat16; float16 is as large.
+    return layer.compute_dtype.replace("bfloat16", "float16")
