@@ -1,6 +1,7 @@
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 
 from drtf.config import AugmentConfig, load_config
@@ -52,6 +53,21 @@ def test_the_augmented_sheet_shows_each_grade_changed(shards, tmp_path):
         (out / "contact-sheet.png").unlink()
         (out / "quality.png").unlink()
         inspect_set(shards, out=out, num_per_grade=3, augment=policy)
+
+
+def test_the_augmented_sheet_shows_each_class_under_its_own_policy(shards, tmp_path):
+    nothing = dict.fromkeys(("zoom", "contrast", "max_degrees"), 0)
+    sheets = []
+    for flip in (False, (False, True)):
+        policy = AugmentConfig(horizontal_flip=False, vertical_flip=flip, **nothing)
+        out = tmp_path / str(flip)
+        inspect_set(shards, out=out, num_per_grade=8, augment=policy)
+        sheets.append(cv2.imread(str(out / "augmented.png")).astype(int))
+    changed = np.abs(sheets[0] - sheets[1]).max(axis=(1, 2)) > 0
+    # A row for each of the five grades; the healthy are in the first one.
+    height = len(changed) // 5
+    assert not changed[:height].any()
+    assert changed[height:].any()
 
 
 def test_identical_photographs_and_their_conflicts_are_found(photographs, tmp_path):

@@ -20,7 +20,7 @@ def augment(
     Args:
         images: float32, float16 or bfloat16 [B, H, W, 3] in [0, 1].
         seeds: int32 [B, 2]; equal seeds give equal changes.
-        classes: int32 [B], of the task; they choose among bounds that are lists.
+        classes: integers [B], of the task; they choose among bounds that are lists.
         config: the `augment` section.
 
     Returns:
@@ -38,7 +38,7 @@ def sample_affine(
 
     Args:
         draws: float32 [B, 6] uniform in [0, 1).
-        classes: int32 [B].
+        classes: integers [B].
         config: the `augment` section.
 
     Returns:
@@ -110,7 +110,7 @@ def adjust_color(
     Args:
         images: floating [B, H, W, 3] in [0, 1].
         draws: float32 [B, 3] uniform in [0, 1).
-        classes: int32 [B].
+        classes: integers [B].
         config: the `augment` section.
 
     Returns:
@@ -174,7 +174,9 @@ def _choose(
 ) -> tf.Tensor:
     """Return the bound of all, or [B] the bound of each one's class."""
     values = tf.constant(bound, dtype)
-    return tf.gather(values, classes) if isinstance(bound, tuple) else values
+    if not isinstance(bound, tuple):
+        return values
+    return tf.gather(values, tf.cast(classes, tf.int32))
 
 
 def _signed(words: np.ndarray | np.uint64) -> np.ndarray:
