@@ -211,6 +211,14 @@ def test_half_precision_gives_nearly_the_same(images, dtype):
     assert np.abs(tf.cast(half, tf.float32) - exact).max() < 0.05
 
 
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_an_even_image_keeps_its_color_in_half_precision(dtype):
+    even = tf.fill([1, 224, 224, 3], tf.constant(0.9, dtype))
+    config = NOTHING.model_copy(update={"contrast": 0.9})
+    changed = augment(even, SEEDS[:1], CLASSES[:1], config)
+    assert np.abs(tf.cast(changed - even, tf.float32)).max() < 0.005
+
+
 @pytest.mark.parametrize("config", [ALL, BY_CLASS])
 def test_every_op_has_a_gpu_kernel(config):
     function = tf.function(lambda *batch: augment(*batch, config))

@@ -63,6 +63,18 @@ def test_a_way_that_fails_says_its_last_word(tmp_path, monkeypatch):
     assert "can't start /nowhere" in read.run_reader("/nowhere", "ours", {})["missing"]
 
 
+def test_a_set_smaller_than_a_batch_is_refused(shards, tmp_path):
+    with pytest.raises(DrtfError, match="photographs, fewer than a batch of 1000"):
+        bench_read(
+            shards,
+            work=tmp_path / "work",
+            batch_size=1000,
+            seconds=0.1,
+            num_repeats=1,
+            pythons={},
+        )
+
+
 def test_a_full_disk_is_found_before_anything_is_written(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(read, "NUM_FORMATS", 1e12)
     with pytest.raises(DrtfError, match="set TMPDIR to a larger folder"):

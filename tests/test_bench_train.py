@@ -7,6 +7,7 @@ from drtf.bench import augment, train
 from drtf.bench.augment import bench_augment
 from drtf.bench.train import bench_train
 from drtf.config import load_config
+from drtf.errors import DrtfError
 
 EYENET = load_config("", ["model.name=eyenet", "train.batch_size=8"])
 
@@ -25,6 +26,14 @@ def test_steps_are_measured_with_both_feeds_and_both_compilers(shards):
         assert min(result.resident + result.streamed) > 0
         assert all(0 < share < 1 for share in result.wait_share)
         assert result.first_step_seconds > 0
+
+
+def test_a_set_smaller_than_a_batch_is_refused(shards):
+    large = load_config("", ["train.batch_size=1000"])
+    with pytest.raises(DrtfError, match="fewer than a batch of 1000"):
+        bench_train(
+            shards, config=large, precisions=["float32"], seconds=0.1, num_repeats=1
+        )
 
 
 def test_a_precision_that_cannot_be_run_says_so(shards, monkeypatch):

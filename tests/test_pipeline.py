@@ -1,7 +1,10 @@
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from drtf.config import SamplingConfig
 from drtf.data.build import build_shards
-from drtf.data.loader import read_batch
+from drtf.data.loader import Loader, read_batch
 from drtf.data.pipeline import (
     State,
     TrainIterator,
@@ -97,6 +100,12 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
     rows = np.array([3, 1, 40])
     with ShardSet(tmp_path / "png") as opened:
         assert (read_batch(opened, rows) == read_batch(shard_set, rows)).all()
+        assert read_batch(opened, rows[:0]).shape == (0, 32, 32, 3)
+        # A batch of one leaves all cores but one without an image.
+        alone = eval_dataset(opened, split="test", batch_size=1)
+        assert [int(batch["row"][0]) for batch in alone] == [
+            *shard_set.find_rows("test")
+        ]
 
 
 @pytest.mark.parametrize("num_readers", [1, 2, 4, 8])
@@ -123,6 +132,53 @@ def test_a_stream_goes_on_from_its_state(shard_set, num_taken):
     assert len(rest) == 3 * count_steps(shard_set, batch_size=6, **COMMON) - num_taken
     for first, again in zip(expected, rest, strict=True):
         assert all((first[key] == again[key]).numpy().all() for key in first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be positive"),
+        ({"reader": 2, "num_readers": 2}, "reader below num_readers"),
+        ({"reader": -1}, "reader below num_readers"),
+        ({"num_readers": 0}, "reader below num_readers"),
+        ({"state": State(3, 0, 6)}, r"an epoch has 6 steps of 6 .*step=6"),
+    ],
+)
+def test_what_no_epoch_has_is_refused(shard_set, changes, message):
+    with pytest.raises(ValueError, match=message):
+        batches(shard_set, **changes)
+
+
+def test_a_state_is_never_negative():
+    with pytest.raises(ValueError, match="must not be negative"):
+        State(3, -1)
+
+
+def test_a_closed_set_says_so(shards):
+    with ShardSet(shards) as shard_set:
+        dataset = train_dataset(shard_set, batch_size=6)
+    with pytest.raises(RecordError, match="was closed"), record_errors():
+        list(dataset)
+
+
+def test_nothing_is_left_of_datasets_that_are_gone(shard_set):
+    def count() -> tuple[int, int]:
+        gc.collect()
+        loaders = sum(isinstance(x, Loader) for x in gc.get_objects())
+        return loaders, threading.active_count()
+
+    num_loaders, num_threads = count()
+    for _ in range(3):
+        list(train_dataset(shard_set, batch_size=6))
+        next(iter(train_dataset(shard_set, batch_size=6, epochs=99)))
+        list(eval_dataset(shard_set))
+    end = time.monotonic() + 10
+    while threading.active_count() > num_threads and time.monotonic() < end:
+        time.sleep(0.1)  # idle threads end by themselves when nobody can call them
+        gc.collect()
+    after = count()
+    assert after[0] <= num_loaders
+    assert after[1] <= num_threads
 
 
 def test_batches_that_are_kept_are_not_overwritten(shard_set):
@@ -187,6 +243,21 @@ def test_evaluation_can_mask_what_is_damaged(damaged_set):
     masked = np.concatenate([batch["mask"] for batch in dataset.as_numpy_iterator()])
     rows = np.concatenate([batch["row"] for batch in dataset.as_numpy_iterator()])
     assert (masked == ((rows != 2) & (rows >= 0))).all()
+
+
+def test_evaluation_needs_nothing_in_a_damaged_ones_place(damaged_set):
+    positive = np.flatnonzero(damaged_set.grades > 0)
+    damaged_set.damaged |= dict.fromkeys(positive.tolist(), "")
+    dataset = eval_dataset(damaged_set, split="test", on_corrupt="skip")
+    (batch,) = dataset
+    assert (batch["label"].numpy()[batch["mask"]] == 0).all()
+    assert 0 < batch["mask"].numpy().sum() < len(damaged_set.find_rows("test"))
+
+
+def test_what_was_skipped_before_is_an_error_where_errors_are_asked_for(damaged_set):
+    batches(damaged_set, sampling=SamplingConfig(on_corrupt="skip"))
+    with pytest.raises(RecordError, match="record 2 at"), record_errors():
+        batches(damaged_set)
 
 
 def test_a_class_without_a_whole_record_is_an_error(damaged_set):

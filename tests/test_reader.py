@@ -58,6 +58,10 @@ def test_tf_data_reads_the_same_records_in_the_indexs_order(shards, shard_set):
         assert record["image/encoded"].numpy() == image.tobytes()
 
 
+def test_no_rows_give_no_images(shard_set):
+    assert shard_set.read_images(np.empty(0, np.int64)) == []
+
+
 def test_pixels_of_another_size_are_refused(shard_set):
     rows = np.array([5, 0])
     shard_set.read_pixels(rows, np.empty((2, 32, 32, 3), np.uint8))

@@ -1,5 +1,6 @@
 """drtf bench augment."""
 
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -71,12 +72,12 @@ def augment(
         json,
         [
             {
-                "name": result.name,
-                "images_per_second": 1000 * batch_size / median(result.ms),
-                "ratio_to_ours": ours / median(result.ms),
-                "ms": result.ms,
+                "images_per_second": 1000 * batch_size / median(result.ms)
+                if result.ms
+                else None,
+                "ratio_to_ours": ours / median(result.ms) if result.ms else None,
+                **asdict(result),
             }
             for result in found
-            if result.ms
         ],
     )

@@ -86,12 +86,15 @@ def train(
         [
             {
                 "name": f"{result.precision}{', XLA' * result.jit_compile}, {kind}",
-                "images_per_second": config.train.batch_size * median(rates),
-                "ratio_to_ours": median(rates) / median(result.streamed),
+                "images_per_second": config.train.batch_size * median(rates)
+                if rates
+                else None,
+                "ratio_to_ours": median(rates) / median(result.streamed)
+                if rates
+                else None,
                 **asdict(result),
             }
             for result in found
-            if not result.missing
             for kind, rates in (
                 ("streamed", result.streamed),
                 ("resident", result.resident),

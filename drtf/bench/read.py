@@ -1,6 +1,7 @@
 """What reading batches costs, beside what else a user would pick."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from drtf.config import SamplingConfig, Task
 from drtf.data.loader import read_batch
+from drtf.data.pipeline import BALANCED, count_steps
 from drtf.errors import ConfigError, DrtfError
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
@@ -134,11 +137,12 @@ def bench_read(
             those not named are tried in this one.
 
     Raises:
-        DrtfError: if drtf's own way fails.
+        DrtfError: if drtf's own way fails, or the set is smaller than a batch.
     """
     work.mkdir(parents=True, exist_ok=True)
     with ShardSet(shards) as shard_set:
         encoding, size = shard_set.manifest.encoding, shard_set.manifest.image_size
+        check_batch_size(shard_set, "binary", BALANCED, batch_size)
         num_records = len(shard_set.find_rows("train"))
         if encoding == "raw":
             _check_room(shard_set, work)
@@ -167,6 +171,24 @@ def bench_read(
     if results[0].missing:
         raise DrtfError(f"drtf's own reader failed: {results[0].missing}")
     return ReadBench(num_records, encoding, size, results)
+
+
+def check_batch_size(
+    shards: ShardSet, task: Task, sampling: SamplingConfig, batch_size: int
+) -> None:
+    """Find out whether an epoch has a whole batch, as only these are measured.
+
+    Raises:
+        DrtfError: if it has none.
+    """
+    num_images = count_steps(
+        shards, split="train", task=task, sampling=sampling, batch_size=1
+    )
+    if num_images < batch_size:
+        raise DrtfError(
+            f"an epoch of {shards.folder} has {num_images} photographs, fewer than a "
+            f"batch of {batch_size}: choose a smaller one"
+        )
 
 
 def _check_room(shard_set: ShardSet, work: Path) -> None:
@@ -200,7 +222,9 @@ def run_reader(
         return {"missing": f"can't start {python}: {error.strerror}"}
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        said = done.stderr.strip().splitlines() or ["no word"]
+        errors = [line for line in said if re.match(r"\S*(Error|Exception)\b", line)]
+        reason = (errors or said)[-1]
         return {"missing": f"{reason} (exit code {done.returncode})"}
     return json.loads(lines[-1])
 

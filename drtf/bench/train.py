@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from drtf.bench.read import check_batch_size
 from drtf.config import Config
 from drtf.data.pipeline import TrainIterator
 from drtf.models.device import dtype_policy
@@ -64,12 +65,18 @@ def bench_train(
         precisions: dtype policies, each tried without and with XLA.
         seconds: of each measurement, and at least one step.
         num_repeats: repetitions, each of the resident batch and then of the stream.
+
+    Raises:
+        DrtfError: if the set is smaller than a batch.
     """
     results = [StepResult(x, y) for x in precisions for y in (False, True)]
     with (
         ShardSet(shards) as shard_set,
         progress("Measuring", len(results) * num_repeats) as advance,
     ):
+        check_batch_size(
+            shard_set, config.train.task, config.sampling, config.train.batch_size
+        )
         for result in results:
             try:
                 _measure(

@@ -123,9 +123,10 @@ def adjust_color(
 
     if np.any(config.contrast):
         factor = 1 + change(0, config.contrast)
-        # One axis after the other, which XLA divides among cores.
-        mean = tf.reduce_mean(images, axis=2, keepdims=True)
-        mean = tf.reduce_mean(mean, axis=1, keepdims=True)
+        # In float32, since half precision can't add up an image; one axis after the
+        # other, which XLA divides among cores.
+        mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=2, keepdims=True)
+        mean = tf.cast(tf.reduce_mean(mean, axis=1, keepdims=True), images.dtype)
         images = images * factor + mean * (1 - factor)
     if np.any(config.saturation):
         factor = 1 + change(1, config.saturation)

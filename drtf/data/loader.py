@@ -96,7 +96,8 @@ class Loader:
     def _load(self, examples: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Fill `images`; return the examples that they show."""
         while True:
-            examples = self._replace_damaged(examples)
+            if self._on_corrupt == "skip":
+                examples = self._replace_damaged(examples)
             try:
                 read_batch(self._shards, self._rows[examples], images)
             except DamagedRecordError as error:

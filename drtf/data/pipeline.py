@@ -58,6 +58,10 @@ class State:
     epoch: int = 0
     step: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.seed, self.epoch, self.step) < 0:
+            raise ValueError(f"seed, epoch and step must not be negative; got {self}")
+
 
 def train_dataset(
     shards: ShardSet,
@@ -93,13 +97,23 @@ def train_dataset(
         [B] (in the set's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
 
     Raises:
+        ValueError: if the epoch has no such step, or there is no such reader.
         RecordError: while it is read, inside TensorFlow's error, at a damaged record;
             see `record_errors`.
     """
+    if batch_size < 1 or not 0 <= reader < num_readers:
+        raise ValueError(
+            f"batch_size must be positive and reader below num_readers; got "
+            f"batch_size={batch_size}, reader={reader}, num_readers={num_readers}"
+        )
     rows, classes = _find_examples(shards, split, task)
     steps = count_steps(
         shards, split=split, task=task, sampling=sampling, batch_size=batch_size
     )
+    if state.step >= steps:
+        raise ValueError(
+            f"an epoch has {steps} steps of {batch_size} photographs; got {state}"
+        )
     load = Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
 
     # Always by one thread, since each keeps of the memory that it once took.
@@ -205,7 +219,8 @@ def eval_dataset(
     """
     rows, classes = _find_examples(shards, split, task)
     size = shards.manifest.image_size
-    load = Loader(shards, rows, classes, on_corrupt=on_corrupt)
+    # What stands in for a damaged record is masked, so any other one will do.
+    load = Loader(shards, rows, np.zeros_like(classes), on_corrupt=on_corrupt)
 
     def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
         start = int(step) * batch_size
@@ -306,10 +321,19 @@ def _dataset(
     specs: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
     calls = _Calls(gather)
+    # TensorFlow keeps what it calls for as long as the process lives; the dataset keeps
+    # `load`, and that its calls.
+    reference = weakref.ref(calls)
 
-    def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
+    def call(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        known = reference()
+        if known is None:
+            raise RuntimeError("the dataset is gone")
+        return known(number)
+
+    def load(number: tf.Tensor, _calls: _Calls = calls) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(
-            calls, [number], [spec.dtype for spec in specs.values()], stateful=False
+            call, [number], [spec.dtype for spec in specs.values()], stateful=False
         )
         return {
             name: tf.ensure_shape(value, spec.shape)

@@ -130,7 +130,10 @@ class ShardSet:
         stops = np.cumsum(lengths, dtype=np.int64)
         data = np.empty(lengths.sum(dtype=np.int64), np.uint8)
         self._read(rows, data, num_threads=1)
-        return np.split(data, stops[:-1])
+        return [
+            data[stop - length : stop]
+            for stop, length in zip(stops, lengths, strict=True)
+        ]
 
     def read_pixels(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Read the images of a set whose encoding is `raw` into an array.
@@ -174,6 +177,11 @@ class ShardSet:
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
         """Read a frame, and tell what is wrong with it, or nothing."""
+        if not self._files:
+            raise RecordError(
+                f"{self.folder} was closed: read from it, and from datasets made of "
+                "it, before the end of its with block"
+            )
         length = int(self._frames.lengths[row])
         try:
             file = self._files[self._shard[row]]
