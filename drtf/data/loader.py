@@ -88,7 +88,7 @@ class Loader:
             for part in parts[1:]
         ]
         try:
-            shown = [self._load(examples[parts[0]], images[: cuts[1]])]
+            shown = [self._load(examples[parts[0]], images[parts[0]])]
         finally:
             wait(others)  # nobody writes to memory that was let go
         return images, np.concatenate(shown + [other.result() for other in others])

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +38,7 @@ def count_steps(
     batch_size: int,
 ) -> int:
     """Return the number of batches of an epoch; the last one may be smaller."""
-    _, classes = _find_examples(shards, split, task)
+    _, classes = find_examples(shards, split, task)
     return math.ceil(sum(count_draws(np.bincount(classes), sampling)) / batch_size)
 
 
@@ -106,7 +106,7 @@ def train_dataset(
             f"batch_size must be positive and reader below num_readers; got "
             f"batch_size={batch_size}, reader={reader}, num_readers={num_readers}"
         )
-    rows, classes = _find_examples(shards, split, task)
+    rows, classes = find_examples(shards, split, task)
     steps = count_steps(
         shards, split=split, task=task, sampling=sampling, batch_size=batch_size
     )
@@ -217,7 +217,7 @@ def eval_dataset(
         [B, H, W, 3], `label` float32 [B], `row` int64 [B] (-1 where padded) and `mask`
         bool [B] (false where padded, and where a damaged record was skipped).
     """
-    rows, classes = _find_examples(shards, split, task)
+    rows, classes = find_examples(shards, split, task)
     size = shards.manifest.image_size
     # What stands in for a damaged record is masked, so any other one will do.
     load = Loader(shards, rows, np.zeros_like(classes), on_corrupt=on_corrupt)
@@ -263,9 +263,10 @@ def record_errors() -> Iterator[None]:
         raise RecordError(found[1]) from error
 
 
-def _find_examples(
+def find_examples(
     shards: ShardSet, split: str, task: Task
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a split, int64 [n], and their classes, int8 [n]."""
     rows = shards.find_rows(split)
     return rows, find_classes(shards.grades[rows], task)
 
@@ -274,45 +275,40 @@ class _Calls:
     """Calls from TensorFlow's threads, none of which goes on when Python ends.
 
     Python kills a thread that comes back to it too late, and the iterator would wait
-    for that thread without end.
+    for that thread without end. TensorFlow keeps what it calls for as long as the
+    process lives, so this only refers to the function, which the dataset keeps.
     """
 
     def __init__(
         self, function: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     ) -> None:
-        self._function = function
-        self._state = _CallState()
-        weakref.finalize(self, _stop_calls, self._state)  # at exit at the latest
+        self._function = weakref.ref(function)
+        self._lock = threading.Lock()
+        self._num_begun = 0
+        self._num_ended = 0
+        self._stopped = False
+        weakref.finalize(function, self._stop)  # at exit at the latest
 
     def __call__(self, number: np.ndarray) -> tuple[np.ndarray, ...]:
         """Call the function, or refuse to."""
-        state = self._state
-        with state.lock:
-            state.num_begun += 1
+        with self._lock:
+            self._num_begun += 1
         try:
-            if state.stopped:
-                raise RuntimeError("Python is about to end")
-            return self._function(number)
+            function = self._function()
+            if self._stopped or function is None:
+                raise RuntimeError("the dataset is gone, or Python about to end")
+            return function(number)
         finally:
-            with state.lock:
-                state.num_ended += 1
+            with self._lock:
+                self._num_ended += 1
 
-
-@dataclass
-class _CallState:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    num_begun: int = 0
-    num_ended: int = 0
-    stopped: bool = False
-
-
-def _stop_calls(state: _CallState) -> None:
-    """Have all calls from now on refused, and wait until none comes."""
-    state.stopped = True
-    num_seen = -1
-    while not state.num_begun == state.num_ended == num_seen:
-        num_seen = state.num_begun
-        time.sleep(QUIET_SECONDS)
+    def _stop(self) -> None:
+        """Have all calls from now on refused, and wait until none comes."""
+        self._stopped = True
+        num_seen = -1
+        while not self._num_begun == self._num_ended == num_seen:
+            num_seen = self._num_begun
+            time.sleep(QUIET_SECONDS)
 
 
 def _dataset(
@@ -321,19 +317,11 @@ def _dataset(
     specs: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
     calls = _Calls(gather)
-    # TensorFlow keeps what it calls for as long as the process lives; the dataset keeps
-    # `load`, and that its calls.
-    reference = weakref.ref(calls)
 
-    def call(number: np.ndarray) -> tuple[np.ndarray, ...]:
-        known = reference()
-        if known is None:
-            raise RuntimeError("the dataset is gone")
-        return known(number)
-
-    def load(number: tf.Tensor, _calls: _Calls = calls) -> dict[str, tf.Tensor]:
+    # The dataset keeps this function, and that what it gathers by.
+    def load(number: tf.Tensor, _gather: object = gather) -> dict[str, tf.Tensor]:
         values = tf.numpy_function(
-            call, [number], [spec.dtype for spec in specs.values()], stateful=False
+            calls, [number], [spec.dtype for spec in specs.values()], stateful=False
         )
         return {
             name: tf.ensure_shape(value, spec.shape)

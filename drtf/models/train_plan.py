@@ -8,8 +8,12 @@ import keras
 import numpy as np
 
 from drtf.config import NUM_CLASSES, Config
-from drtf.data.labels import find_classes
-from drtf.data.pipeline import BATCHES_READY, NUM_CALLS
+from drtf.data.pipeline import (
+    BATCHES_READY,
+    NUM_CALLS,
+    count_steps,
+    find_examples,
+)
 from drtf.data.sampling import count_draws
 from drtf.models.device import choose_precision, dtype_policy
 from drtf.models.network import build_network, count_parameters
@@ -65,13 +69,18 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
         image_size = shard_set.manifest.image_size
         counts = {
             split: np.bincount(
-                find_classes(
-                    shard_set.grades[shard_set.find_rows(split)], settings.task
-                ),
+                find_examples(shard_set, split, settings.task)[1],
                 minlength=num_classes,
             )
             for split in ("train", settings.validation_split)
         }
+        num_steps = count_steps(
+            shard_set,
+            split="train",
+            task=settings.task,
+            sampling=config.sampling,
+            batch_size=settings.batch_size,
+        )
     num_drawn = count_draws(counts["train"], config.sampling)
     precision = choose_precision(settings.precision)
     with dtype_policy(precision):
@@ -83,7 +92,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     return TrainPlan(
         num_photographs={split: found.tolist() for split, found in counts.items()},
         num_drawn=num_drawn,
-        num_steps=math.ceil(sum(num_drawn) / settings.batch_size),
+        num_steps=num_steps,
         num_trained=num_trained,
         num_frozen=num_frozen,
         precision=precision,

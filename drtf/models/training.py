@@ -15,11 +15,11 @@ from drtf.config import (
     parse_config,
 )
 from drtf.data.augment import augment
-from drtf.data.labels import find_classes
 from drtf.data.pipeline import (
     State,
     count_steps,
     eval_dataset,
+    find_examples,
     record_errors,
     train_dataset,
 )
@@ -306,8 +306,8 @@ class Trainer(keras.Model):
 
 def _check_classes(shards: ShardSet, config: TrainConfig) -> None:
     for split in ("train", config.validation_split):
-        grades = shards.grades[shards.find_rows(split)]
-        if len(np.unique(find_classes(grades, config.task))) < 2:
+        _, classes = find_examples(shards, split, config.task)
+        if len(np.unique(classes)) < 2:
             raise DrtfError(
                 f"split {split!r} of {shards.folder} has photographs of one class only "
                 f"for train.task={config.task!r}; training needs both"

@@ -24,6 +24,7 @@ from drtf.records.gather import Frames, read_frames
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
 from drtf.records.schema import Record, parse_record
+from drtf.workers import count_workers
 
 POSITIONS = (
     "split",
@@ -80,7 +81,7 @@ class ShardSet:
             image_lengths=column("image_length", np.int32),
             crcs=column("crc32c", np.uint32),
         )
-        self._num_threads = len(os.sched_getaffinity(0))
+        self._num_threads = count_workers(0)
 
     def __enter__(self) -> Self:
         return self
