@@ -25,15 +25,24 @@ from drtf.errors import ConfigError
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Task = Literal["binary", "referable"]
+Task = Literal["binary", "referable", "grades"]
 Tta = Literal["none", "flips5"]
+Monitor = Literal[
+    "auto",
+    "loss",
+    "roc_auc",
+    "average_precision",
+    "accuracy",
+    "balanced_accuracy",
+    "kappa",
+]
 OnCorrupt = Literal["error", "skip"]
 Conflicts = Literal["keep", "drop", "error"]
-NUM_CLASSES: Mapping[Task, int] = {"binary": 2, "referable": 2}
+NUM_CLASSES: Mapping[Task, int] = {"binary": 2, "referable": 2, "grades": 5}
 
 Value = TypeVar("Value")
-# One value for all, or one for each class of the task.
-PerClass = Annotated[
+# One value for all, or one for each class of the task, or each layer of the head.
+OneOrEach = Annotated[
     Annotated[Value, Tag("all")] | Annotated[tuple[Value, ...], Tag("each")],
     Discriminator(lambda value: "each" if isinstance(value, list | tuple) else "all"),
 ]
@@ -127,18 +136,24 @@ class AugmentConfig(Section):
     [0, 180]` the diseased alone are turned.
     """
 
-    horizontal_flip: PerClass[bool] = True
-    vertical_flip: PerClass[bool] = True
-    max_degrees: PerClass[Annotated[float, Field(ge=0, le=180)]] = 180.0
-    zoom: PerClass[Fraction] = 0.1
-    shift: PerClass[Fraction] = 0.0
-    brightness: PerClass[Fraction] = 0.0
-    contrast: PerClass[Fraction] = 0.1
-    saturation: PerClass[Fraction] = 0.0
+    horizontal_flip: OneOrEach[bool] = True
+    vertical_flip: OneOrEach[bool] = True
+    max_degrees: OneOrEach[Annotated[float, Field(ge=0, le=180)]] = 180.0
+    zoom: OneOrEach[Fraction] = 0.1
+    shift: OneOrEach[Fraction] = 0.0
+    brightness: OneOrEach[Fraction] = 0.0
+    contrast: OneOrEach[Fraction] = 0.1
+    saturation: OneOrEach[Fraction] = 0.0
 
 
 class ModelConfig(Section):
-    """The network: its backbone, what of it is trained, and its head."""
+    """The network: its backbone, what of it is trained, and its head.
+
+    `trainable_layers` counts from the backbone's end; -1 is all of them, 0 none.
+    `head_units` are of the head's dense layers before the last one. `dropout` and
+    `head_batch_norm` stand before each of them and before the last one: one value for
+    all, or a list with one more than `head_units` has.
+    """
 
     name: Literal["mobilenetv2", "eyenet"] = "mobilenetv2"
     weights: str = "imagenet"
@@ -146,19 +161,44 @@ class ModelConfig(Section):
     input_range: Literal["unit", "symmetric"] = "symmetric"
     trainable_layers: Annotated[int, Field(ge=-1)] = -1
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    head: Literal["linear", "notebook"] = "linear"
-    dropout: Fraction = 0.2
+    head_units: tuple[Positive, ...] = ()
+    head_batch_norm: OneOrEach[bool] = False
+    dropout: OneOrEach[Fraction] = 0.2
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for name in ("head_batch_norm", "dropout"):
+            value, expected = getattr(self, name), len(self.head_units) + 1
+            if isinstance(value, tuple) and len(value) != expected:
+                raise ValueError(
+                    f"a list for model.{name} needs {expected} values, one more than "
+                    f"model.head_units has; got {list(value)}"
+                )
+        if self.name == "eyenet":
+            fixed = ModelConfig.model_fields.keys() - {"name", "weights", "input_range"}
+            for name in sorted(fixed):
+                if getattr(self, name) != ModelConfig.model_fields[name].default:
+                    raise ValueError(
+                        f"model.{name} is of mobilenetv2; the network eyenet is always "
+                        "as it was published"
+                    )
+        return self
 
 
 class TrainConfig(Section):
     """The training run.
 
-    `label_smoothing` is of the crossentropy, `momentum` of sgd, `weight_decay` of
+    The head alone is trained for `head_epochs`, then what `model.trainable_layers`
+    says. `label_smoothing` is of the crossentropy, `momentum` of sgd, `weight_decay` of
     adamw; `class_weights` has one weight for each class of the task, or none.
+    `ema_momentum` above 0 has a moving average of the weights validated and kept in
+    their place. `monitor` is what validation measures and the best epoch is chosen by,
+    `auto` the ROC AUC or, of grades, the kappa. `num_devices` 0 is all GPUs.
     """
 
     task: Task = "binary"
     epochs: Positive = 12
+    head_epochs: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 256
     loss: Literal["crossentropy", "focal"] = "crossentropy"
     focal_gamma: Annotated[float, Field(ge=0)] = 1.5
@@ -169,20 +209,30 @@ class TrainConfig(Section):
     momentum: Fraction = 0.9
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    schedule: Literal["cosine", "plateau"] = "cosine"
+    ema_momentum: Fraction = 0.0
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
     warmup_share: Fraction = 0.05
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     plateau_patience: Positive = 3
     early_stopping_patience: Annotated[int, Field(ge=0)] = 0
+    monitor: Monitor = "auto"
     validation_split: Literal["val", "test"] = "val"
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
+    max_skipped_steps: Annotated[int, Field(ge=0)] = 20
+    num_devices: Annotated[int, Field(ge=0)] = 0
+    steps_per_execution: Literal["auto"] | Positive = "auto"
+    jit_compile: Literal["auto"] | bool = "auto"
     deterministic: bool = False
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    num_checkpoints: Positive = 2
     seed: Seed = 42
 
     @model_validator(mode="after")
-    def _smooths_what_it_can(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.label_smoothing and self.loss != "crossentropy":
             raise ValueError("label_smoothing goes with loss 'crossentropy' alone")
+        if self.task == "grades" and self.loss != "crossentropy":
+            raise ValueError("task 'grades' goes with loss 'crossentropy' alone")
         return self
 
 

@@ -41,5 +41,16 @@ class StorageError(DrtfError):
     """An object store can't be reached, or refuses."""
 
 
+class StoppedError(DrtfError):
+    """A signal, kept as `signal`, stopped what can go on; the message says how."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message, signal)
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class RunError(DrtfError):
     """A run folder is missing, incomplete or made for something else."""

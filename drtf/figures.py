@@ -4,6 +4,7 @@ import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,24 +16,29 @@ DPI = 120
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
 
 CAPTION_LENGTH = 34
+PANELS = {"loss": "Loss", "roc_auc": "ROC AUC of disease", "kappa": "Kappa of grades"}
 
 # A caption and uint8 RGB [H, W, 3].
 Picture = tuple[str, np.ndarray]
 
 
 def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Draw loss and ROC AUC over epochs, training beside validation."""
+    """Draw what was measured over epochs, training beside validation."""
     epochs = np.arange(1, len(history) + 1)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, name, title in zip(
-        figure.subplots(1, 2), ("loss", "roc_auc"), ("Loss", "ROC AUC"), strict=True
+    panels = {
+        name: title for name, title in PANELS.items() if f"val_{name}" in history[0]
+    }
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    for axes, (name, title) in zip(
+        figure.subplots(1, len(panels)), panels.items(), strict=True
     ):
         for key, color, label in (
             (name, GREY, "training (augmented)"),
             (f"val_{name}", BLUE, "validation"),
         ):
-            values = [row[key] for row in history]
-            axes.plot(epochs, values, color=color, label=label, marker=".")
+            if key in history[0]:
+                values = [row[key] for row in history]
+                axes.plot(epochs, values, color=color, label=label, marker=".")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
@@ -40,12 +46,14 @@ def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def plot_confusion(path: Path, matrix: np.ndarray, *, labels: Sequence[str]) -> None:
+def plot_confusion(
+    path: Path | IO[bytes], matrix: np.ndarray, *, labels: Sequence[str]
+) -> None:
     """Draw a confusion matrix: counts, and shares of each true class.
 
     Args:
-        path: of the PNG.
-        matrix: int64 [2, 2], rows are truth and columns are decisions.
+        path: of the PNG, or a file to write it to.
+        matrix: int64 [C, C], rows are truth and columns are decisions.
         labels: of the classes.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -70,13 +78,18 @@ def plot_confusion(path: Path, matrix: np.ndarray, *, labels: Sequence[str]) -> 
 
 
 def plot_roc(
-    path: Path, truth: np.ndarray, scores: np.ndarray, *, caption: str, threshold: float
+    path: Path | IO[bytes],
+    truth: np.ndarray,
+    scores: np.ndarray,
+    *,
+    caption: str,
+    threshold: float,
 ) -> None:
     """Draw the ROC curve and where on it the threshold lies.
 
     Args:
-        path: of the PNG.
-        truth: int64 [n], 1 for positive.
+        path: of the PNG, or a file to write it to.
+        truth: int64 or bool [n], 1 for positive.
         scores: float [n] in [0, 1].
         caption: shown beside the curve.
         threshold: the score from which a photograph is positive.
@@ -145,11 +158,13 @@ def plot_scores(
     figure.savefig(path, dpi=DPI)
 
 
-def plot_grid(path: Path, rows: Sequence[tuple[str, Sequence[Picture]]]) -> None:
+def plot_grid(
+    path: Path | IO[bytes], rows: Sequence[tuple[str, Sequence[Picture]]]
+) -> None:
     """Draw rows of captioned pictures.
 
     Args:
-        path: of the PNG.
+        path: of the PNG, or a file to write it to.
         rows: a title and its pictures.
     """
     rows = [row for row in rows if row[1]]
@@ -189,6 +204,43 @@ def plot_histograms(path: Path, values: Mapping[str, np.ndarray]) -> None:
         axes.set_title(name)
     rows[0].set_ylabel("photographs")
     figure.suptitle("Quality; the line is the median")
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_estimates(
+    path: Path,
+    names: Sequence[str],
+    estimates: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    title: str,
+) -> None:
+    """Draw values with their intervals, a row a name.
+
+    Args:
+        path: of the PNG.
+        names: of the rows, the first one on top.
+        estimates: for each colour its label, and value, low and high of each row.
+        title: above all.
+    """
+    figure = Figure(figsize=(7, 1.4 + 0.45 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    rows = np.arange(len(names))
+    for number, (label, values) in enumerate(estimates.items()):
+        value, low, high = np.array(values).T
+        axes.errorbar(
+            value,
+            rows + 0.16 * (2 * number - len(estimates) + 1),
+            xerr=np.stack([value - low, high - value]),
+            fmt="o",
+            color=(BLUE, ORANGE, GREEN)[number],
+            capsize=3,
+            label=label,
+        )
+    axes.set_yticks(rows, names)
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=DPI)
 
 

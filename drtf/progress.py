@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Advance = Callable[[str], None]
+
+class Advance(Protocol):
+    """Count units as done; the note is shown beside the count."""
+
+    def __call__(self, note: str = "", num_done: int = 1) -> None:
+        """Count `num_done` units."""
+
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -31,8 +38,7 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
         done: how many of them an earlier call did.
 
     Yields:
-        A function to call once for each of the `total` units done; its text
-        argument is shown beside the count.
+        A function to call for each of the `total` units done.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -53,11 +59,11 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
         task = bar.add_task(description, total=total, completed=done, rate="", note="")
         num_new = 0
 
-        def advance(note: str = "") -> None:
+        def advance(note: str = "", num_done: int = 1) -> None:
             nonlocal num_new
-            num_new += 1
+            num_new += num_done
             rate = num_new / max(time.monotonic() - start, 1e-9)
-            bar.update(task, advance=1, rate=f"{rate:.3g}/s", note=note)
+            bar.update(task, advance=num_done, rate=f"{rate:.3g}/s", note=note)
 
         yield advance
 
@@ -66,7 +72,7 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
 def _plain(description: str, total: int, before: int) -> Iterator[Advance]:
     start = last = time.monotonic()
     done = before
-    note = ""
+    shown = ""
 
     def show() -> None:
         seconds = max(time.monotonic() - start, 1e-9)
@@ -74,12 +80,12 @@ def _plain(description: str, total: int, before: int) -> Iterator[Advance]:
         line = f"{description}: {done}/{total}, {rate:.3g}/s"
         if rate and done < total:
             line += f", {timedelta(seconds=round((total - done) / rate))} left"
-        print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
+        print(f"{line}, {shown}" if shown else line, file=sys.stderr, flush=True)
 
-    def advance(text: str = "") -> None:
-        nonlocal done, last, note
-        done += 1
-        note = text
+    def advance(note: str = "", num_done: int = 1) -> None:
+        nonlocal done, last, shown
+        done += num_done
+        shown = note
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES and done < total:
             last = time.monotonic()
             show()

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +137,22 @@ def test_any_override_is_taken_or_refused_in_one_way(text):
 def test_parse_names_the_source():
     with pytest.raises(ConfigError, match=r"^here: unknown key"):
         parse_config({"nothing": 1}, where="here")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.dropout=[0.1,0.2]", "a list for model.dropout needs 1 values"),
+        ("model.head_batch_norm=[]", "a list for model.head_batch_norm needs 1 values"),
+        ("train.loss=focal", "task 'grades' goes with loss 'crossentropy' alone"),
+        ("train.class_weights=[1,2]", "needs 5 values, one for each class"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config("", ["train.task=grades", override])
+
+
+def test_what_eyenet_does_not_have_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.alpha is of mobilenetv2"):
+        load_config("eyenet-256", ["model.alpha=0.35"])

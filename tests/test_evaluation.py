@@ -10,7 +10,9 @@ from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.models.evaluation import FIGURES, evaluate
-from drtf.models.run import load_run
+from drtf.models.heatmaps import gradcam
+from drtf.models.run import load_history, load_run
+from drtf.models.training import train
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,26 @@ def test_equal_runs_give_equal_figures(run, shards, config, tmp_path):
     ]
     assert results[0] == results[1]
     assert np.isfinite(results[0].metrics["roc_auc"].value)
+
+
+def test_a_network_of_grades_is_judged_by_referable_disease(shards, config, tmp_path):
+    settings = config.train.model_copy(update={"task": "grades", "epochs": 1})
+    config = config.model_copy(update={"train": settings})
+    info = train(shards, out=tmp_path / "run", config=config)
+    history = load_history(tmp_path / "run")
+    assert {"accuracy", "val_kappa", "val_roc_auc"} <= set(history[0])
+    assert info.best_epoch == 1
+    run = load_run(tmp_path / "run")
+    assert run.network.output_shape == (None, 5)
+    found = evaluate(
+        tmp_path / "run", shards, split="test", out=tmp_path / "out", config=config
+    )
+    predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    truth = predictions["grade"] >= 2
+    assert found.metrics["roc_auc"].value == pytest.approx(
+        roc_auc_score(truth, predictions["score"])
+    )
+    painted = gradcam(
+        tmp_path / "run", out=tmp_path / "maps", config=config, shards=shards
+    )
+    assert all(path.exists() for path in painted.figures)

@@ -63,3 +63,21 @@ def test_class_weights_are_those_of_keras(name):
     expected = plain(TRUTH, LOGITS, sample_weight=each)
     found = build_loss(config)(TRUTH, LOGITS)
     assert float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_grades_is_a_softmaxs_crossentropy(smoothing):
+    logits = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    grades = np.array([[0.0], [4.0], [2.0], [2.0], [1.0]], np.float32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = np.eye(5)[grades[:, 0].astype(int)] * (1 - smoothing) + smoothing / 5
+    expected = -(targets * np.log(probabilities)).sum(axis=1)
+    loss = build_loss(TrainConfig(task="grades", label_smoothing=smoothing))
+    assert loss.call(grades, logits).numpy() == pytest.approx(expected, abs=1e-5)
+    weights = (1.0, 0.0, 2.0, 1.0, 3.0)
+    weighted = build_loss(
+        TrainConfig(task="grades", label_smoothing=smoothing, class_weights=weights)
+    )
+    assert weighted.call(grades, logits).numpy() == pytest.approx(
+        expected * np.array([1, 3, 2, 2, 0]), abs=1e-5
+    )

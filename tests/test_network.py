@@ -4,7 +4,14 @@ import pytest
 
 from drtf.config import ModelConfig, load_config
 from drtf.errors import DrtfError
-from drtf.models.network import build_logit_model, build_network, count_parameters
+from drtf.models.network import (
+    build_logit_model,
+    build_network,
+    build_task_model,
+    count_parameters,
+    find_scores,
+    set_trainable,
+)
 
 SMALL = ModelConfig(weights="none", alpha=0.35)
 NOTEBOOK = load_config("mobilenetv2-96").model
@@ -50,6 +57,9 @@ def test_the_notebooks_head_is_as_documented():
     rates = [x.rate for x in head if isinstance(x, keras.layers.Dropout)]
     units = [x.units for x in head if isinstance(x, keras.layers.Dense)]
     assert (rates, units) == ([0.5, 0.3, 0.2], [256, 128, 1])
+    head_parameters = 1280 * 4 + 1280 * 256 + 256 + 256 * 4 + 256 * 128 + 128 + 128 + 1
+    # 2,257,984 are MobileNetV2's without its top, at alpha 1.
+    assert network.count_params() == 2_257_984 + head_parameters
 
 
 def test_the_notebook_trains_its_last_fifty_layers():
@@ -84,13 +94,49 @@ def test_eyenet_is_as_documented():
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "eyenet"])
-def test_the_score_is_the_sigmoid_of_the_logit(name):
-    network = build(ModelConfig(name=name, weights="none", alpha=0.35), 32)
+@pytest.mark.parametrize("task", ["binary", "grades"])
+def test_the_score_is_the_sigmoid_of_the_logit(name, task):
+    config = load_config("", [f"model.name={name}"]).model
+    network = build_network(config, image_size=32, load_weights=False, task=task)
     images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
     logits = build_logit_model(network)(images).numpy()
-    scores = network(images).numpy()[:, -1:]
+    probabilities = network(images)
+    scores = find_scores(probabilities).numpy()
     assert logits.shape == (3, 1)
-    assert scores == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-6)
+    assert scores == pytest.approx(1 / (1 + np.exp(-logits[:, 0])), abs=1e-6)
+    if task == "grades":
+        assert probabilities.shape == (3, 5)
+        referable = probabilities.numpy()[:, 2:].sum(axis=1)
+        assert scores == pytest.approx(referable, abs=1e-6)
+
+
+def test_losses_take_a_logit_or_one_for_each_grade():
+    for task, units in (("binary", 1), ("grades", 5)):
+        network = build_network(SMALL, image_size=32, load_weights=False, task=task)
+        assert build_task_model(network).output_shape == (None, units)
+
+
+def test_a_head_may_have_layers_of_any_width():
+    config = SMALL.model_copy(
+        update={"head_units": (7, 5), "head_batch_norm": True, "dropout": 0.0}
+    )
+    head = build(config, 32).layers[-7:]
+    assert [type(layer).__name__ for layer in head] == [
+        *["BatchNormalization", "Dense"] * 3,
+        "Activation",
+    ]
+    units = [x.units for x in head if isinstance(x, keras.layers.Dense)]
+    assert units == [7, 5, 1]
+
+
+@pytest.mark.parametrize(("num_layers", "head_only"), [(-1, True), (0, False)])
+def test_the_backbone_may_be_frozen(num_layers, head_only):
+    config = SMALL.model_copy(update={"trainable_layers": num_layers})
+    network = build(config, 32)
+    set_trainable(network, config, head_only=head_only)
+    assert count_parameters(network)[0] == 1281
+    set_trainable(network, SMALL)
+    assert count_parameters(network)[1] < count_parameters(network)[0]
 
 
 def test_the_symmetric_range_is_minus_one_to_one(small):

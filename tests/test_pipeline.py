@@ -15,7 +15,6 @@ from drtf.data.build import build_shards
 from drtf.data.loader import Loader, read_batch
 from drtf.data.pipeline import (
     State,
-    TrainIterator,
     count_steps,
     eval_dataset,
     record_errors,
@@ -108,11 +107,11 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
         ]
 
 
-@pytest.mark.parametrize("num_readers", [1, 2, 4, 8])
-def test_the_readers_batches_together_are_the_global_batch(shard_set, num_readers):
+@pytest.mark.parametrize("num_parts", [1, 2, 4, 8])
+def test_the_parts_together_are_the_whole_batch(shard_set, num_parts):
     parts = [
-        batches(shard_set, batch_size=9, reader=reader, num_readers=num_readers)
-        for reader in range(num_readers)
+        batches(shard_set, batch_size=9, parts=[part], num_parts=num_parts)
+        for part in range(num_parts)
     ]
     for whole, *shares in zip(batches(shard_set, batch_size=9), *parts, strict=True):
         for key in whole:
@@ -120,28 +119,36 @@ def test_the_readers_batches_together_are_the_global_batch(shard_set, num_reader
             assert (joined == whole[key]).all()
 
 
-@pytest.mark.parametrize("num_taken", [0, 1, 5, 9])
+def test_several_parts_come_in_turn(shard_set):
+    each = [batches(shard_set, parts=[part], num_parts=4) for part in (2, 3)]
+    both = batches(shard_set, parts=[2, 3], num_parts=4)
+    assert len(both) == 2 * len(each[0])
+    for number, found in enumerate(both):
+        expected = each[number % 2][number // 2]
+        assert all((found[key] == expected[key]).all() for key in expected)
+
+
+@pytest.mark.parametrize("num_taken", [0, 1, 5, 6])
 def test_a_stream_goes_on_from_its_state(shard_set, num_taken):
-    settings = COMMON | {"batch_size": 6, "epochs": 3}
-    iterator = TrainIterator(shard_set, state=State(3), **settings)
-    for _ in range(num_taken):
-        next(iterator)
-    saved = json.dumps(asdict(iterator.state))
-    rest = list(TrainIterator(shard_set, state=State(**json.loads(saved)), **settings))
-    expected = list(iterator)
-    assert len(rest) == 3 * count_steps(shard_set, batch_size=6, **COMMON) - num_taken
-    for first, again in zip(expected, rest, strict=True):
-        assert all((first[key] == again[key]).numpy().all() for key in first)
+    num_steps = count_steps(shard_set, batch_size=6, **COMMON)
+    whole = batches(shard_set, epochs=4, state=State(3, epoch=1))
+    saved = json.dumps(asdict(State(3, epoch=1).advance(num_taken)))
+    rest = batches(shard_set, epochs=4, state=State(**json.loads(saved)))
+    assert num_steps == 6
+    assert len(rest) == 3 * num_steps - num_taken
+    for first, again in zip(whole[num_taken:], rest, strict=True):
+        assert all((first[key] == again[key]).all() for key in first)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size must be positive"),
-        ({"reader": 2, "num_readers": 2}, "reader below num_readers"),
-        ({"reader": -1}, "reader below num_readers"),
-        ({"num_readers": 0}, "reader below num_readers"),
-        ({"state": State(3, 0, 6)}, r"an epoch has 6 steps of 6 .*step=6"),
+        ({"parts": [2], "num_parts": 2}, "parts below num_parts"),
+        ({"parts": [-1]}, "parts below num_parts"),
+        ({"parts": []}, "parts below num_parts"),
+        ({"num_parts": 0}, "parts below num_parts"),
+        ({"state": State(3, 0, 7)}, r"an epoch has 6 steps of 6 .*step=7"),
     ],
 )
 def test_what_no_epoch_has_is_refused(shard_set, changes, message):

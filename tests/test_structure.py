@@ -66,7 +66,7 @@ def test_every_module_has_its_tests():
     elsewhere = {
         "errors": "tools",
         "build_plan": "build",
-        "callbacks": "training",
+        "checkpoint": "loop",
         "convert": "bench",
         "device": "machine",
         "figures": "evaluation",

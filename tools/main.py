@@ -7,7 +7,7 @@ from typing import NoReturn
 import click
 
 from drtf import __version__
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, StoppedError
 from drtf.storage import was_used
 
 from .bench import bench
@@ -55,7 +55,8 @@ for command in (
 def main() -> None:
     """Run a command: exit 0 if all is done, 1 on an error that the user can mend.
 
-    Wrong usage exits 2, as click does; 3 means done, with photographs set aside.
+    Wrong usage exits 2, as click does; 3 means done, with photographs set aside; 130
+    and 143 mean stopped by Ctrl-C and SIGTERM, with all saved.
     """
     # Their C++ speaks on stderr, of each damaged photograph for one; what a user must
     # know is said by us.
@@ -65,6 +66,9 @@ def main() -> None:
         drtf(prog_name="drtf")
     except SystemExit as stopped:
         _leave(stopped.code)
+    except StoppedError as stopped:
+        click.echo(f"Stopped: {stopped}", err=True)
+        _leave(128 + stopped.signal)  # as a shell has it
     except DrtfError as error:
         click.echo(f"Error: {error}", err=True)
         _leave(1)

@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Print what would be done, and what it takes, and do nothing.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest checkpoint in --out, if there is one.",
+)
 @config_options
 def train(
     shards: Path,
     out: Path,
     dry_run: bool,
+    resume: bool,
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -41,18 +47,27 @@ def train(
     if dry_run:
         _show_plan(shards, config)
         return
+    from drtf.models.callbacks import find_monitor
+    from drtf.models.run import load_history
     from drtf.models.training import train as run_training
 
-    report = run_training(shards, out=out, config=config)
+    info = run_training(shards, out=out, config=config, resume=resume)
+    monitor = find_monitor(config.train)
+    best = load_history(out)[info.best_epoch - 1]
     click.echo(
-        f"{out}: best epoch {report.best_epoch} of {report.epochs}, validation ROC AUC "
-        f"{report.best_roc_auc:.3f}; {report.num_trained:,} parameters trained, "
-        f"{report.num_frozen:,} frozen, in {report.precision}"
+        f"{out}: best epoch {info.best_epoch} of {info.num_epochs}, {monitor} "
+        f"{best[monitor]:.3f}; {info.num_trained:,} parameters trained, "
+        f"{info.num_frozen:,} frozen, in {info.precision}"
     )
-    if report.num_damaged:
+    if info.num_damaged:
         click.echo(
-            f"{report.num_damaged:,} damaged records were skipped; run drtf verify "
+            f"{info.num_damaged:,} damaged records were skipped; run drtf verify "
             f"{shards}"
+        )
+    if info.num_skipped_steps:
+        click.echo(
+            f"{info.num_skipped_steps:,} steps were skipped since their gradients "
+            f"were not finite in {info.precision}"
         )
 
 

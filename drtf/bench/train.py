@@ -10,11 +10,10 @@ import tensorflow as tf
 
 from drtf.bench.read import check_batch_size
 from drtf.config import Config
-from drtf.data.pipeline import TrainIterator
+from drtf.data.pipeline import train_dataset
 from drtf.models.device import dtype_policy
-from drtf.models.losses import build_loss
 from drtf.models.network import build_network
-from drtf.models.training import Trainer, build_optimizer
+from drtf.models.trainer import Trainer
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
 
@@ -103,11 +102,12 @@ def _measure(
 ) -> None:
     with dtype_policy(result.precision):
         network = build_network(
-            config.model, image_size=shards.manifest.image_size, load_weights=False
+            config.model,
+            task=config.train.task,
+            image_size=shards.manifest.image_size,
+            load_weights=False,
         )
-    trainer = Trainer(network, build_loss(config.train), config.augment)
-    trainer.compile(build_optimizer(config.train, precision=result.precision))
-    trainer.optimizer.build(trainer.trainable_variables)
+    trainer = Trainer(network, config, num_steps=NEVER)
     step = tf.function(trainer.train_step, jit_compile=result.jit_compile)
     streamed = _whole_batches(shards, config)
     resident = {name: tf.identity(value) for name, value in next(streamed).items()}
@@ -128,7 +128,7 @@ def _measure(
 def _whole_batches(shards: ShardSet, config: Config) -> Iterator[Batch]:
     """Stream without end, without the smaller batch that ends an epoch."""
     size = config.train.batch_size
-    for batch in TrainIterator(
+    for batch in train_dataset(
         shards,
         task=config.train.task,
         sampling=config.sampling,
@@ -149,6 +149,6 @@ def _run(
         asked = time.perf_counter()
         batch = next_batch()
         waited += time.perf_counter() - asked
-        metrics = step(batch)
-    float(metrics["loss"])  # waits for the device
+        step(batch)
+    tf.test.experimental.sync_devices()
     return time.perf_counter() - start, waited

@@ -15,7 +15,8 @@ from drtf.data.photographs import strip_suffix
 from drtf.errors import LabelError
 
 LINE = "\0line"  # no column of a file is called so
-POSITIVE_FROM: dict[Task, int] = {"binary": 1, "referable": 2}
+# The grade from which a photograph is positive; of five grades, referable is.
+POSITIVE_FROM: dict[Task, int] = {"binary": 1, "referable": 2, "grades": 2}
 
 # Header of the published label files: image column, grade column.
 KNOWN_HEADERS = {
@@ -139,7 +140,9 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
 
 
 def find_classes(grades: np.ndarray, task: Task) -> np.ndarray:
-    """Return int8 classes of a task: 1 from the grade that counts as positive on."""
+    """Return int8 classes of a task: the grades, or 1 where they are positive."""
+    if task == "grades":
+        return grades.astype(np.int8)
     return (grades >= POSITIVE_FROM[task]).astype(np.int8)
 
 

@@ -6,10 +6,10 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -51,7 +51,8 @@ class State:
     Attributes:
         seed: of the order and of the augmentation.
         epoch: of the next batch, from 0.
-        step: of the next batch in its epoch, from 0.
+        step: of the next batch in its epoch, from 0; or as many as an epoch has, where
+            the next epoch's first batch is the next one.
     """
 
     seed: int = 42
@@ -61,6 +62,10 @@ class State:
     def __post_init__(self) -> None:
         if min(self.seed, self.epoch, self.step) < 0:
             raise ValueError(f"seed, epoch and step must not be negative; got {self}")
+
+    def advance(self, num_batches: int) -> "State":
+        """Return where the stream stands some batches further in the same epoch."""
+        return replace(self, step=self.step + num_batches)
 
 
 def train_dataset(
@@ -72,45 +77,44 @@ def train_dataset(
     batch_size: int = 256,
     epochs: int = 1,
     state: State = State(),
-    reader: int = 0,
-    num_readers: int = 1,
+    parts: Sequence[int] = (0,),
+    num_parts: int = 1,
 ) -> tf.data.Dataset:
     """Stream epochs of globally shuffled, class-balanced batches.
 
-    The batch of a step is a pure function of (seed, epoch, step). With several readers
-    each gets its part of it; their parts in turn are the batch that one would get.
+    The batch of a step is a pure function of (seed, epoch, step). Several devices or
+    hosts each take parts of it, which in turn are the batch that one would get.
 
     Args:
         shards: an open set; it must stay open while the dataset is read.
         split: of the set.
         task: what the labels say.
         sampling: the `sampling` section.
-        batch_size: images in a batch of all readers together; the last one of an epoch
-            may have fewer.
+        batch_size: images in a whole batch; the last one of an epoch may have fewer.
         epochs: at which to end, counted from the first one.
         state: where to begin.
-        reader: number of this reader, from 0.
-        num_readers: readers that share each batch.
+        parts: of each batch, from 0; each is an element of the dataset.
+        num_parts: that each batch is cut into, all of one size or one apart.
 
     Returns:
         Batches as a dict: `image` uint8 [B, H, W, 3], `label` float32 [B], `row` int64
         [B] (in the set's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
 
     Raises:
-        ValueError: if the epoch has no such step, or there is no such reader.
+        ValueError: if the epoch has no such step, or a batch no such part.
         RecordError: while it is read, inside TensorFlow's error, at a damaged record;
             see `record_errors`.
     """
-    if batch_size < 1 or not 0 <= reader < num_readers:
+    if batch_size < 1 or not parts or not 0 <= min(parts) <= max(parts) < num_parts:
         raise ValueError(
-            f"batch_size must be positive and reader below num_readers; got "
-            f"batch_size={batch_size}, reader={reader}, num_readers={num_readers}"
+            f"batch_size must be positive and parts below num_parts; got "
+            f"batch_size={batch_size}, parts={list(parts)}, num_parts={num_parts}"
         )
     rows, classes = find_examples(shards, split, task)
     steps = count_steps(
         shards, split=split, task=task, sampling=sampling, batch_size=batch_size
     )
-    if state.step >= steps:
+    if state.step > steps:
         raise ValueError(
             f"an epoch has {steps} steps of {batch_size} photographs; got {state}"
         )
@@ -126,14 +130,15 @@ def train_dataset(
         )
 
     def gather(number: np.ndarray) -> tuple[np.ndarray, ...]:
-        epoch, step = divmod(int(number), steps)
+        batch, place = divmod(int(number), len(parts))
+        epoch, step = divmod(batch, steps)
         order = begin_plan(epoch).result()
         begin_plan(epoch + 1)  # while this one is read
         first = step * batch_size
         count = min(batch_size, len(order) - first)
         mine = slice(
-            first + count * reader // num_readers,
-            first + count * (reader + 1) // num_readers,
+            first + count * parts[place] // num_parts,
+            first + count * (parts[place] + 1) // num_parts,
         )
         images, examples = load(order[mine])
         # A photograph that comes twice in an epoch is changed in two ways: it is the
@@ -145,9 +150,10 @@ def train_dataset(
         return images, labels, rows[examples], seeds.view(np.int32)
 
     size = shards.manifest.image_size
+    start = state.epoch * steps + state.step
     return _dataset(
         gather,
-        range(state.epoch * steps + state.step, epochs * steps),
+        range(len(parts) * start, len(parts) * epochs * steps),
         {
             "image": tf.TensorSpec([None, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([None], tf.float32),
@@ -157,51 +163,6 @@ def train_dataset(
     )
 
 
-class TrainIterator(Iterator[dict[str, tf.Tensor]]):
-    """Iterate over the batches of `train_dataset`, knowing where it stands.
-
-    Attributes:
-        state: of the next batch. An iterator that begins with it, in this process or
-            another, goes on with the very same batches.
-    """
-
-    def __init__(
-        self,
-        shards: ShardSet,
-        *,
-        split: str = "train",
-        task: Task = "binary",
-        sampling: SamplingConfig = BALANCED,
-        batch_size: int = 256,
-        epochs: int = 1,
-        state: State = State(),
-    ) -> None:
-        self.state = state
-        self._steps = count_steps(
-            shards, split=split, task=task, sampling=sampling, batch_size=batch_size
-        )
-        batches = train_dataset(
-            shards,
-            split=split,
-            task=task,
-            sampling=sampling,
-            batch_size=batch_size,
-            epochs=epochs,
-            state=state,
-        )
-        self._batches = iter(batches)
-
-    def __next__(self) -> dict[str, tf.Tensor]:
-        batch = next(self._batches)
-        done = self.state.step + 1 == self._steps
-        self.state = State(
-            self.state.seed,
-            self.state.epoch + done,
-            0 if done else self.state.step + 1,
-        )
-        return batch
-
-
 def eval_dataset(
     shards: ShardSet,
     *,
@@ -209,8 +170,18 @@ def eval_dataset(
     task: Task = "binary",
     batch_size: int = 256,
     on_corrupt: OnCorrupt = "error",
+    num_parts: int = 1,
 ) -> tf.data.Dataset:
     """Stream each photograph of a split exactly once, in the order of the index.
+
+    Args:
+        shards: an open set; it must stay open while the dataset is read.
+        split: of the set.
+        task: what the labels say.
+        batch_size: images in each batch.
+        on_corrupt: what becomes of a damaged record.
+        num_parts: devices that take batches in turn; the number of batches is a
+            multiple of it.
 
     Returns:
         Batches of `batch_size`, the last one padded with black: `image` uint8
@@ -224,7 +195,7 @@ def eval_dataset(
 
     def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
         start = int(step) * batch_size
-        examples = np.arange(start, min(start + batch_size, len(rows)))
+        examples = np.arange(len(rows))[start : start + batch_size]
         images, shown = load(examples, batch_size)
         images[len(examples) :] = 0
         num_padded = batch_size - len(examples)
@@ -237,7 +208,7 @@ def eval_dataset(
 
     return _dataset(
         gather,
-        range(math.ceil(len(rows) / batch_size)),
+        range(math.ceil(len(rows) / batch_size / num_parts) * num_parts),
         {
             "image": tf.TensorSpec([batch_size, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([batch_size], tf.float32),

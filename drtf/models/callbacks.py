@@ -1,120 +1,164 @@
-"""Callbacks: what happens around the steps and epochs of a training run."""
+"""Callbacks: what happens around the epochs of a training, beside Keras's own."""
 
+import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from drtf.config import TrainConfig
-from drtf.errors import DrtfError
-from drtf.progress import Advance
+from drtf.figures import plot_confusion, plot_grid, plot_roc
+from drtf.models.network import scale_images
+from drtf.models.trainer import Batch, Trainer
+from drtf.models.validation import Validation
+
+NUM_SHOWN = 8
 
 
-def plan_learning_rate(step: int, *, num_steps: int, config: TrainConfig) -> float:
-    """Return a step's learning rate: linear warm-up, then half a cosine down to zero.
-
-    Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.
+def build_callbacks(
+    config: TrainConfig,
+    *,
+    keeper: "BestModel",
+    validation: Validation,
+    trainer: Trainer,
+    batch: Batch,
+    logs: Path,
+) -> list[keras.callbacks.Callback]:
+    """Build the callbacks that the `train` section asks for.
 
     Args:
-        step: from 0.
-        num_steps: of the whole run.
         config: the `train` section.
+        keeper: of the best model, one of them.
+        validation: that is shown in TensorBoard.
+        trainer: whose augmentation is shown there.
+        batch: to show it on.
+        logs: TensorBoard's folder.
     """
-    warmup_steps = round(num_steps * config.warmup_share)
-    if step < warmup_steps:
-        return config.learning_rate * (step + 1) / warmup_steps
-    progress_share = (step - warmup_steps) / max(num_steps - warmup_steps, 1)
-    return config.learning_rate * (1 + math.cos(math.pi * progress_share)) / 2
-
-
-class Schedule(keras.callbacks.Callback):
-    """Sets the learning rate before each step.
-
-    A schedule inside the optimizer would be traced once for each variable.
-    """
-
-    def __init__(self, config: TrainConfig, *, num_steps: int) -> None:
-        super().__init__()
-        self._config = config
-        self._num_steps = num_steps
-
-    def on_train_batch_begin(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Set the step's learning rate."""
-        optimizer = self.model.optimizer
-        optimizer.learning_rate = plan_learning_rate(
-            int(optimizer.iterations), num_steps=self._num_steps, config=self._config
+    monitor = find_monitor(config)
+    mode = "min" if monitor == "val_loss" else "max"
+    callbacks = [
+        keeper,
+        keras.callbacks.TensorBoard(logs, write_graph=False),
+        AugmentedPage(trainer, batch, logs / "train"),
+        BestFigures(keeper, validation, logs / "validation"),
+    ]
+    if config.schedule == "plateau":
+        plateau = keras.callbacks.ReduceLROnPlateau(
+            factor=config.plateau_factor, patience=config.plateau_patience
         )
+        callbacks.append(plateau)
+    if config.early_stopping_patience:
+        stopping = keras.callbacks.EarlyStopping(
+            monitor, mode=mode, patience=config.early_stopping_patience
+        )
+        callbacks.append(stopping)
+    return callbacks
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put the learning rate into the history, as ReduceLROnPlateau does."""
-        if logs is not None:
-            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+def find_monitor(config: TrainConfig) -> str:
+    """Return the name in the history of what the best epoch is chosen by."""
+    if config.monitor != "auto":
+        return f"val_{config.monitor}"
+    return "val_kappa" if config.task == "grades" else "val_roc_auc"
 
 
 class BestModel(keras.callbacks.Callback):
-    """Keeps the model of the best epoch: by ROC AUC, then by loss, of validation."""
+    """Keeps the model of the best epoch; of equal ones, that of the lower loss.
 
-    def __init__(self, save: Callable[[], None]) -> None:
+    Attributes:
+        best: what is highest in the best epoch so far.
+        best_epoch: its number, from 1.
+    """
+
+    def __init__(self, save: Callable[[], None], *, monitor: str) -> None:
         super().__init__()
         self._save = save
-        self._best = (-math.inf, -math.inf)
+        self._monitor = monitor
+        self.best = [-math.inf, -math.inf]
         self.best_epoch = 0
-
-    @property
-    def best_roc_auc(self) -> float:
-        """The validation ROC AUC of the best epoch so far."""
-        return self._best[0]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save the model where this epoch is the best so far."""
         logs = logs or {}
-        result = (float(logs["val_roc_auc"]), -float(logs["val_loss"]))
-        if result > self._best:
-            self._best = result
+        loss = logs["val_loss"]
+        found = [-loss if self._monitor == "val_loss" else logs[self._monitor], -loss]
+        if found > self.best:
+            self.best = found
             self.best_epoch = epoch + 1
             self._save()
 
 
-class StopAtNonFinite(keras.callbacks.Callback):
-    """Fails the run when the loss is no longer finite."""
+class AugmentedPage(keras.callbacks.Callback):
+    """Shows photographs as training sees them in TensorBoard, before its first step."""
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Check the epoch's mean loss.
-
-        Raises:
-            DrtfError: if it is not finite.
-        """
-        loss = (logs or {})["loss"]
-        if not np.isfinite(loss):
-            raise DrtfError(
-                f"the loss became {loss} in epoch {epoch + 1}: try a smaller "
-                "train.learning_rate, or train.precision=float32"
-            )
-
-
-class ProgressBar(keras.callbacks.Callback):
-    """Advances a bar by a step, and shows the last epoch's metrics beside it."""
-
-    def __init__(self, advance: Advance, epochs: int) -> None:
+    def __init__(self, trainer: Trainer, batch: Batch, logs: Path) -> None:
         super().__init__()
-        self._advance = advance
-        self._epochs = epochs
-        self._note = ""
+        self._trainer = trainer
+        self._batch = batch
+        self._writer = tf.summary.create_file_writer(str(logs))
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
-        """Count a step."""
-        self._advance(self._note)
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Draw some of each class."""
+        if epoch:
+            return
+        batch = self._batch
+        classes = tf.cast(batch["label"], tf.int32)
+        images = scale_images(batch["image"])
+        changed = self._trainer.augment(images, batch["seed"], classes)
+        pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
+        page = io.BytesIO()
+        plot_grid(
+            page,
+            [
+                (
+                    f"Class {number}",
+                    [("", x) for x in pixels[classes == number][:NUM_SHOWN]],
+                )
+                for number in np.unique(classes)
+            ],
+        )
+        _write_image(self._writer, "augmented", page, step=0)
+
+
+class BestFigures(keras.callbacks.Callback):
+    """Shows ROC curve and confusion matrix of each new best epoch in TensorBoard."""
+
+    def __init__(self, keeper: BestModel, validation: Validation, logs: Path) -> None:
+        super().__init__()
+        self._keeper = keeper
+        self._validation = validation
+        self._writer = tf.summary.create_file_writer(str(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Take the epoch's metrics into the bar."""
-        logs = logs or {}
-        self._note = (
-            f"epoch {epoch + 1}/{self._epochs}: loss {logs['loss']:.3f}, "
-            f"val_loss {logs['val_loss']:.3f}, val_roc_auc {logs['val_roc_auc']:.3f}"
+        """Draw where the model was just kept."""
+        if self._keeper.best_epoch != epoch + 1:
+            return
+        validation = self._validation
+        positive, scores = validation.find_scores()
+        roc, confusion = io.BytesIO(), io.BytesIO()
+        roc_auc = (logs or {})["val_roc_auc"]
+        caption = f"AUC {roc_auc:.3f}"
+        plot_roc(roc, positive, scores, caption=caption, threshold=0.5)
+        num_classes = max(validation.probabilities.shape[1], 2)
+        matrix = np.zeros((num_classes, num_classes), np.int64)
+        np.add.at(matrix, (validation.classes, validation.find_decisions()), 1)
+        plot_confusion(
+            confusion,
+            matrix,
+            labels=[f"class {number}" for number in range(num_classes)],
         )
+        _write_image(self._writer, "roc", roc, step=epoch)
+        _write_image(self._writer, "confusion_matrix", confusion, step=epoch)
+
+
+def _write_image(
+    writer: tf.summary.SummaryWriter, name: str, png: io.BytesIO, *, step: int
+) -> None:
+    """Write a picture to TensorBoard."""
+    with writer.as_default():
+        tf.summary.image(name, tf.io.decode_png(png.getvalue())[None], step=step)
+    writer.flush()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from drtf.errors import DrtfError
+
 
 def choose_precision(requested: str) -> str:
     """Return the Keras dtype policy to use.
@@ -21,6 +23,41 @@ def choose_precision(requested: str) -> str:
     if not capabilities or min(capabilities) < (7, 0):
         return "float32"
     return "mixed_float16" if min(capabilities) < (8, 0) else "mixed_bfloat16"
+
+
+def choose_strategy(num_devices: int) -> tf.distribute.Strategy:
+    """Return how a step is shared: by mirrored devices, or not for a single one.
+
+    Args:
+        num_devices: GPUs, or logical CPUs where there is none; 0 is all.
+
+    Raises:
+        DrtfError: if there are fewer.
+    """
+    devices = tf.config.list_logical_devices("GPU")
+    devices = devices or tf.config.list_logical_devices("CPU")
+    if num_devices > len(devices):
+        raise DrtfError(
+            f"train.num_devices={num_devices}, and TensorFlow finds {len(devices)} "
+            f"{devices[0].device_type}; 0 takes all"
+        )
+    chosen = devices[: num_devices or None]
+    if len(chosen) == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([device.name for device in chosen])
+
+
+def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:
+    """Tell whether XLA shall compile the whole step; `auto` is on one GPU.
+
+    On CPUs XLA's convolutions are up to ten times slower, and several devices add up
+    their gradients by what XLA can't compile.
+    """
+    if requested == "auto":
+        return bool(find_gpus()) and num_devices == 1 and can_compile()
+    if requested and num_devices > 1:
+        raise DrtfError("train.jit_compile=true goes with one device alone")
+    return bool(requested)
 
 
 def can_compile() -> bool:

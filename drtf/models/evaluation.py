@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from drtf import figures
 from drtf.config import Config, Tta
-from drtf.data.labels import POSITIVE_FROM, find_classes
+from drtf.data.labels import POSITIVE_FROM
 from drtf.errors import DrtfError
 from drtf.files import check_absent, write_atomic
 from drtf.models.metrics import (
@@ -48,6 +48,7 @@ FIGURES = (
 LABELS = {
     "binary": ("healthy", "diseased"),
     "referable": ("not referable", "referable"),
+    "grades": ("not referable", "referable"),
 }
 
 
@@ -185,7 +186,7 @@ def _score(
     )
     columns = ["id", "patient", "grade"]
     table = shards.index.loc[shards.find_rows(split), columns].reset_index(drop=True)
-    table["label"] = find_classes(table["grade"].to_numpy(), task)
+    table["label"] = (table["grade"] >= POSITIVE_FROM[task]).astype(int)
     if table["label"].nunique() < 2:
         raise DrtfError(
             f"split {split!r} of {shards.folder} has photographs of one class only for "

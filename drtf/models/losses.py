@@ -1,4 +1,4 @@
-"""Losses on one logit a photograph."""
+"""Losses on logits: one a photograph, or one for each grade."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,15 @@ from drtf.config import TrainConfig
 
 
 def build_loss(config: TrainConfig) -> keras.losses.Loss:
-    """Build the loss that the `train` section names; it takes logits."""
+    """Build the loss that the `train` section names.
+
+    It takes classes, float32 [B, 1], and logits, float32 [B, 1] or of grades [B, 5];
+    its `call` gives the loss of each photograph, float32 [B].
+    """
     loss: keras.losses.Loss
-    if config.loss == "focal":
+    if config.task == "grades":
+        loss = GradeCrossentropy(label_smoothing=config.label_smoothing)
+    elif config.loss == "focal":
         loss = FocalLoss(gamma=config.focal_gamma, alpha=config.focal_alpha)
     else:
         loss = keras.losses.BinaryCrossentropy(
@@ -35,7 +41,7 @@ class WeightedLoss(keras.losses.Loss):
 
         Args:
             y_true: float32 [B, 1], the class.
-            y_pred: float32 [B, 1], logits.
+            y_pred: float32 [B, C], logits.
 
         Returns:
             float32 [B].
@@ -43,6 +49,29 @@ class WeightedLoss(keras.losses.Loss):
         weights = tf.constant(self.weights, y_pred.dtype)
         losses = self.loss.call(y_true, y_pred)
         return losses * tf.gather(weights, tf.cast(y_true[:, 0], tf.int32))
+
+
+class GradeCrossentropy(keras.losses.Loss):
+    """Crossentropy of a softmax over the grades."""
+
+    def __init__(self, *, label_smoothing: float) -> None:
+        super().__init__(name="grade_crossentropy")
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each photograph.
+
+        Args:
+            y_true: float32 [B, 1], the grade.
+            y_pred: float32 [B, 5], logits.
+
+        Returns:
+            float32 [B].
+        """
+        grades = tf.one_hot(tf.cast(y_true[:, 0], tf.int32), y_pred.shape[-1])
+        return keras.losses.categorical_crossentropy(
+            grades, y_pred, from_logits=True, label_smoothing=self.label_smoothing
+        )
 
 
 class FocalLoss(keras.losses.Loss):

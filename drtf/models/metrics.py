@@ -1,5 +1,6 @@
 """Metrics of a binary decision, each with an interval by patient bootstrap."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,16 +54,8 @@ def measure(
     if 0 < truth.sum() < len(truth):
         values["roc_auc"][0] = roc_auc_score(truth, scores)
         values["average_precision"][0] = average_precision_score(truth, scores)
-    codes = np.unique(patients, return_inverse=True)[1]
-    num_patients = codes.max() + 1
-    rng = np.random.default_rng(seed)
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
-        count = min(RESAMPLES_AT_ONCE, num_resamples - start)
-        drawn = rng.multinomial(
-            num_patients, np.full(num_patients, 1 / num_patients), count
-        )
-        weights = drawn[:, codes].astype(np.float32)
+    for weights in _resample(patients, num_resamples, seed):
         for name, result in weighted_metrics(
             truth, scores, weights, threshold=threshold
         ).items():
@@ -71,6 +64,32 @@ def measure(
         name: _estimate(float(value[0]), np.concatenate(resampled[name]))
         for name, value in values.items()
     }
+
+
+def measure_mean_roc_auc(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    *,
+    patients: np.ndarray,
+    num_resamples: int,
+    seed: int,
+) -> Estimate:
+    """Measure the mean ROC AUC of several models on the same photographs.
+
+    Args:
+        truth: int64 [n], 1 for positive.
+        scores: float [m, n] in [0, 1], of each model.
+        patients: [n], names, by which photographs are resampled.
+        num_resamples: bootstrap resamples.
+        seed: of the resampling.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resampled = [
+            np.mean([_rank_metrics(truth, x, weights)[0] for x in scores], axis=0)
+            for weights in _resample(patients, num_resamples, seed)
+        ]
+    value = np.mean([roc_auc_score(truth, x) for x in scores])
+    return _estimate(float(value), np.concatenate(resampled))
 
 
 def weighted_metrics(
@@ -110,6 +129,19 @@ def weighted_metrics(
             "f1": 2 * tp / (2 * tp + fp + fn),
             "brier_score": weights @ ((scores - truth) ** 2) / total,
         }
+
+
+def _resample(
+    patients: np.ndarray, num_resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield float32 [r, n]: how often each photograph counts in some resamples."""
+    codes = np.unique(patients, return_inverse=True)[1]
+    num_patients = codes.max() + 1
+    rng = np.random.default_rng(seed)
+    for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
+        count = min(RESAMPLES_AT_ONCE, num_resamples - start)
+        shares = np.full(num_patients, 1 / num_patients)
+        yield rng.multinomial(num_patients, shares, count)[:, codes].astype(np.float32)
 
 
 def _rank_metrics(

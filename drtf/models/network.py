@@ -3,18 +3,27 @@
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from drtf.config import ModelConfig
+from drtf.config import NUM_CLASSES, ModelConfig, Task
+from drtf.data.labels import POSITIVE_FROM
 from drtf.errors import DrtfError
 
 LOGITS = "logits"
+POOL = "pool"  # the first layer of the head
+# The first output that is of disease: a sigmoid's, a softmax's over two, or grades'.
+FIRST_POSITIVE = {1: 0, 2: 1, NUM_CLASSES["grades"]: POSITIVE_FROM["grades"]}
 
 
 def build_network(
-    config: ModelConfig, *, image_size: int, load_weights: bool
+    config: ModelConfig,
+    *,
+    image_size: int,
+    load_weights: bool,
+    task: Task = "binary",
 ) -> keras.Model:
     """Build an untrained or pretrained network.
 
@@ -22,12 +31,14 @@ def build_network(
         config: the `model` section.
         image_size: height and width of the input in px.
         load_weights: False leaves random weights, whatever the config says.
+        task: whose classes it is to tell apart.
 
     Returns:
-        A model from float32 [B, image_size, image_size, 3] in [0, 1] to float32 scores
-        in [0, 1]: [B, 1] of a sigmoid, or [B, 2] of a softmax with disease last. Its
-        layer `logits` holds what the scores are made of. Its backbone is not nested,
-        so that every layer can be named, frozen and looked into.
+        A model from float32 [B, image_size, image_size, 3] in [0, 1] to float32
+        probabilities: [B, 1] of a sigmoid, [B, 2] of a softmax with disease last, or
+        [B, 5] of the grades. Its layer `logits` holds what they are made of. Its
+        backbone is not nested, so that every layer can be named, frozen and looked
+        into.
 
     Raises:
         DrtfError: if the weights can't be loaded.
@@ -43,24 +54,65 @@ def build_network(
                 f"model.weights={weights!r} is for mobilenetv2; eyenet has none: "
                 'set model.weights="none"'
             )
-        logits = _add_eyenet(x)
+        logits = _add_eyenet(x, NUM_CLASSES[task])
     else:
-        logits = _add_mobilenetv2(x, config, weights)
-    activation = "softmax" if logits.shape[-1] == 2 else "sigmoid"
+        # Of two classes one unit tells all.
+        num_units = NUM_CLASSES[task] if NUM_CLASSES[task] > 2 else 1
+        logits = _add_mobilenetv2(x, config, weights, num_units)
+    activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
     score = keras.layers.Activation(activation, dtype="float32", name="score")(logits)
-    return keras.Model(image, score, name=config.name)
+    network = keras.Model(image, score, name=config.name)
+    set_trainable(network, config)
+    return network
+
+
+def set_trainable(
+    network: keras.Model, config: ModelConfig, *, head_only: bool = False
+) -> None:
+    """Choose what of a network is trained: its head, and the backbone as configured."""
+    names = [layer.name for layer in network.layers]
+    if POOL not in names:  # a network without a backbone
+        return
+    backbone = network.layers[: names.index(POOL)]
+    num_frozen = len(backbone)
+    if not head_only:
+        num_trained = config.trainable_layers
+        num_frozen = 0 if num_trained < 0 else max(num_frozen - num_trained, 0)
+    for number, layer in enumerate(backbone):
+        layer.trainable = number >= num_frozen
 
 
 def build_logit_model(network: keras.Model) -> keras.Model:
     """Return a model over a network's own layers that ends in one logit, [B, 1].
 
-    Its sigmoid is the score of disease. For a softmax over two that is the difference
-    of the two.
+    Its sigmoid is the score of disease: of a softmax, what all its classes of disease
+    have together.
     """
     logits = network.get_layer(LOGITS).output
-    if logits.shape[-1] == 2:
-        logits = logits[:, 1:] - logits[:, :1]
+    if first := FIRST_POSITIVE[logits.shape[-1]]:
+        positive, negative = (
+            keras.ops.logsumexp(part, axis=-1, keepdims=True)
+            for part in (logits[:, first:], logits[:, :first])
+        )
+        logits = positive - negative
     return keras.Model(network.input, logits)
+
+
+def build_task_model(network: keras.Model) -> keras.Model:
+    """Return a model over a network's own layers that ends in what losses take.
+
+    That is one logit, [B, 1], or one for each grade, [B, 5].
+    """
+    logits = network.get_layer(LOGITS).output
+    if logits.shape[-1] == NUM_CLASSES["grades"]:
+        return keras.Model(network.input, logits)
+    return build_logit_model(network)
+
+
+def find_scores(probabilities: tf.Tensor) -> tf.Tensor:
+    """Return the scores of disease, [B], of what a network puts out, [B, C]."""
+    first = FIRST_POSITIVE[probabilities.shape[-1]]
+    return tf.reduce_sum(probabilities[:, first:], axis=1)
 
 
 def scale_images(images: tf.Tensor) -> tf.Tensor:
@@ -75,27 +127,33 @@ def count_parameters(network: keras.Model) -> tuple[int, int]:
 
 
 def _add_mobilenetv2(
-    x: keras.KerasTensor, config: ModelConfig, weights: str
+    x: keras.KerasTensor, config: ModelConfig, weights: str, num_units: int
 ) -> keras.KerasTensor:
     backbone = _load_backbone(x, config, weights)
-    if config.trainable_layers >= 0:
-        for layer in backbone.layers[: -config.trainable_layers or None]:
-            layer.trainable = False
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = config.batch_norm_momentum
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(backbone.output)
-    if config.head == "notebook":
-        x = keras.layers.BatchNormalization(name="head_bn_1")(x)
-        x = keras.layers.Dropout(0.5, name="head_dropout_1")(x)
-        x = keras.layers.Dense(256, activation="relu", name="head_dense_1")(x)
-        x = keras.layers.BatchNormalization(name="head_bn_2")(x)
-        x = keras.layers.Dropout(0.3, name="head_dropout_2")(x)
-        x = keras.layers.Dense(128, activation="relu", name="head_dense_2")(x)
-        x = keras.layers.Dropout(0.2, name="head_dropout_3")(x)
-    elif config.dropout:
-        x = keras.layers.Dropout(config.dropout, name="head_dropout")(x)
-    return keras.layers.Dense(1, dtype="float32", name=LOGITS)(x)
+    x = keras.layers.GlobalAveragePooling2D(name=POOL)(backbone.output)
+    num_layers = len(config.head_units) + 1
+    for number, units, batch_norm, dropout in zip(
+        range(1, num_layers + 1),
+        (*config.head_units, 0),
+        _repeat(config.head_batch_norm, num_layers),
+        _repeat(config.dropout, num_layers),
+        strict=True,
+    ):
+        if batch_norm:
+            x = keras.layers.BatchNormalization(name=f"head_bn_{number}")(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"head_dropout_{number}")(x)
+        if units:
+            name = f"head_dense_{number}"
+            x = keras.layers.Dense(units, activation="relu", name=name)(x)
+    return keras.layers.Dense(num_units, dtype="float32", name=LOGITS)(x)
+
+
+def _repeat(value: Any, count: int) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,) * count
 
 
 def _load_backbone(
@@ -143,10 +201,10 @@ def _load_file(backbone: keras.Model, weights: str, alpha: float) -> None:
         ) from error
 
 
-def _add_eyenet(x: keras.KerasTensor) -> keras.KerasTensor:
+def _add_eyenet(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     for number in (1, 2, 3):
         x = keras.layers.Conv2D(32, 3, activation="relu", name=f"conv_{number}")(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool_{number}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(128, activation="relu", name="dense")(x)
-    return keras.layers.Dense(2, dtype="float32", name=LOGITS)(x)
+    return keras.layers.Dense(num_classes, dtype="float32", name=LOGITS)(x)

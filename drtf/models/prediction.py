@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from drtf.config import Task, Tta
 from drtf.data.pipeline import eval_dataset, record_errors
-from drtf.models.network import scale_images
+from drtf.models.network import find_scores, scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
 
@@ -26,7 +26,7 @@ def build_predictor(network: keras.Model, tta: Tta) -> Predict:
     def predict(images: tf.Tensor) -> tf.Tensor:
         views = build_views(scale_images(images), tta)  # [V, B, H, W, 3]
         flat = tf.reshape(views, [-1, *views.shape[2:]])
-        scores = network(flat, training=False)[:, -1]
+        scores = find_scores(network(flat, training=False))
         return tf.transpose(tf.reshape(scores, tf.shape(views)[:2]))
 
     return predict

@@ -1,7 +1,9 @@
 """The run folder: all that scoring needs, in one place that can be checked."""
 
 import csv
+import io
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -39,7 +41,15 @@ class RunInfo(BaseModel):
         image_size: in px.
         model_sha256: of model.keras.
         best_epoch: from 1; the one whose weights are in model.keras.
+        num_epochs: that were run.
+        num_trained: trained parameters.
+        num_frozen: frozen parameters.
+        num_damaged: records that were skipped, each for another one.
+        num_skipped_steps: whose gradients were not finite in half precision.
         precision: the dtype policy trained in.
+        num_devices: that shared each step.
+        seconds: spent on steps.
+        peak_memory_mb: of the process, resident.
         versions: of what it was trained with.
     """
 
@@ -53,7 +63,15 @@ class RunInfo(BaseModel):
     image_size: int
     model_sha256: str
     best_epoch: int
+    num_epochs: int
+    num_trained: int
+    num_frozen: int
+    num_damaged: int
+    num_skipped_steps: int
     precision: str
+    num_devices: int
+    seconds: float
+    peak_memory_mb: float
     versions: dict[str, str]
 
 
@@ -129,6 +147,15 @@ def find_config(folder: Path) -> str:
     return str(path) if path.exists() else ""
 
 
+def save_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write what each epoch measured, a row each."""
+    file = io.StringIO(newline="")
+    rows = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(history)
+    write_atomic(folder / HISTORY_FILE, file.getvalue())
+
+
 def load_history(folder: Path) -> list[dict[str, float]]:
     """Load what each epoch measured.
 
@@ -142,6 +169,21 @@ def load_history(folder: Path) -> list[dict[str, float]]:
             return [{key: float(value) for key, value in row.items()} for row in rows]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"can't read {path}: {error}") from error
+
+
+def load_info(folder: Path) -> RunInfo:
+    """Load run.json.
+
+    Raises:
+        RunError: if it is missing, damaged, or of another version.
+    """
+    info = _load_json(folder, INFO_FILE, RunInfo)
+    if info.format_version != RUN_FORMAT_VERSION:
+        raise RunError(
+            f"{folder} has run format version {info.format_version}, this drtf reads "
+            f"{RUN_FORMAT_VERSION}"
+        )
+    return info
 
 
 def find_versions() -> dict[str, str]:
@@ -162,12 +204,7 @@ def load_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise RunError(f"no run folder {folder}: drtf train makes one")
-    info = _load_json(folder, INFO_FILE, RunInfo)
-    if info.format_version != RUN_FORMAT_VERSION:
-        raise RunError(
-            f"{folder} has run format version {info.format_version}, this drtf reads "
-            f"{RUN_FORMAT_VERSION}"
-        )
+    info = load_info(folder)
     try:
         config = load_config(str(folder / CONFIG_FILE))
     except ConfigError as error:

@@ -84,11 +84,18 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     num_drawn = count_draws(counts["train"], config.sampling)
     precision = choose_precision(settings.precision)
     with dtype_policy(precision):
-        network = build_network(config.model, image_size=image_size, load_weights=False)
+        network = build_network(
+            config.model,
+            task=settings.task,
+            image_size=image_size,
+            load_weights=False,
+        )
     num_trained, num_frozen = count_parameters(network)
     batch_size = min(settings.batch_size, sum(num_drawn))
     image_bytes = 3 * image_size**2
     variables = num_trained * (2 + SLOTS[settings.optimizer]) + num_frozen
+    if settings.ema_momentum:
+        variables += num_trained + num_frozen
     return TrainPlan(
         num_photographs={split: found.tolist() for split, found in counts.items()},
         num_drawn=num_drawn,

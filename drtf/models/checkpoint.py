@@ -1,0 +1,84 @@
+"""Checkpoints: all that a training is after a step, in files whole or absent."""
+
+import hashlib
+import io
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drtf.files import sync_folder, write_atomic
+
+FOLDER = "checkpoints"
+SUFFIX = ".checkpoint"
+FACTS = "facts"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a training goes on from.
+
+    Attributes:
+        num_steps: done since its beginning.
+        facts: all that is no array, as JSON knows it.
+        arrays: the values of its variables, in their order.
+    """
+
+    num_steps: int
+    facts: dict[str, Any]
+    arrays: list[np.ndarray]
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path:
+    """Write a checkpoint below a run folder, and remove those too old to be kept.
+
+    The file is NumPy's npz, then its SHA-256.
+    """
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    file = io.BytesIO()
+    facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
+    arrays = {str(number): x for number, x in enumerate(checkpoint.arrays)}
+    np.savez(file, **{FACTS: facts}, **arrays)
+    data = file.getvalue()
+    path = folder / f"step-{checkpoint.num_steps:010d}{SUFFIX}"
+    write_atomic(path, data + hashlib.sha256(data).digest())
+    sync_folder(folder)
+    for old in find_checkpoints(run)[num_kept:]:
+        old.unlink()
+    return path
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """List a run's checkpoints, the newest first."""
+    return sorted((run / FOLDER).glob(f"step-*{SUFFIX}"), reverse=True)
+
+
+def load_newest(run: Path) -> Checkpoint | None:
+    """Load the newest checkpoint that is whole; those before it that aren't are told.
+
+    Returns:
+        None where there is none.
+    """
+    for path in find_checkpoints(run):
+        try:
+            return _load(path)
+        except (OSError, ValueError) as error:
+            _log.warning("%s is damaged, the one before it is taken: %s", path, error)
+    return None
+
+
+def _load(path: Path) -> Checkpoint:
+    data = path.read_bytes()
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(data[:-size]).digest() != data[-size:]:
+        raise ValueError("its bytes have not the hash that ends them")
+    with np.load(io.BytesIO(data[:-size]), allow_pickle=False) as file:
+        facts = json.loads(file[FACTS].tobytes())
+        arrays = [file[str(number)] for number in range(len(file.files) - 1)]
+    return Checkpoint(int(path.stem.removeprefix("step-")), facts, arrays)

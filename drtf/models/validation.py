@@ -1,0 +1,103 @@
+"""Validation: what a network in training makes of photographs it does not train on."""
+
+from collections.abc import Callable, Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    roc_auc_score,
+)
+
+from drtf.models.network import FIRST_POSITIVE, find_scores
+from drtf.models.trainer import Batch, Trainer
+
+
+class Validation:
+    """Measures a trainer's network on a split.
+
+    Attributes:
+        classes: int64 [n], the true classes of the last measurement.
+        probabilities: float32 [n, C], of the classes, or [n, 1] of disease.
+    """
+
+    def __init__(self, trainer: Trainer, batches: Iterable[Batch]) -> None:
+        """Make a validation.
+
+        Args:
+            trainer: whose network is measured.
+            batches: of `eval_dataset`, or such a dataset distributed.
+        """
+        self._trainer = trainer
+        self._batches = batches
+        strategy = tf.distribute.get_strategy()
+        self._predict = tf.function(
+            lambda batch: strategy.run(trainer.test_step, (batch,))
+        )
+        self._list_parts = strategy.experimental_local_results
+        self.classes = np.zeros(0, np.int64)
+        self.probabilities = np.zeros((0, 1), np.float32)
+
+    def measure(self, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Predict the whole split, and measure that by scikit-learn.
+
+        Args:
+            stop: asked after each batch whether to leave it.
+
+        Returns:
+            None where it was left, or `loss`, `accuracy`, `balanced_accuracy`,
+            `roc_auc` and `average_precision` of disease, and of grades their quadratic
+            weighted `kappa`. The score from which disease is decided is 0.5.
+        """
+        labels, logits = [], []
+        for batch in self._batches:
+            found = self._list_parts(self._predict(batch))
+            parts = zip(
+                self._list_parts(batch["mask"]),
+                self._list_parts(batch["label"]),
+                found,
+                strict=True,
+            )
+            for mask, label, logit in parts:
+                # Padding does not count.
+                labels.append(label.numpy()[mask.numpy()])
+                logits.append(logit.numpy()[mask.numpy()])
+            if stop():
+                return None
+        y_true, y_pred = np.concatenate(labels), np.concatenate(logits)
+        loss = tf.reduce_mean(self._trainer.task_loss.call(y_true[:, None], y_pred))
+        self.classes = y_true.astype(np.int64)
+        alone = y_pred.shape[1] == 1
+        activation = keras.ops.sigmoid if alone else keras.ops.softmax
+        self.probabilities = np.asarray(activation(y_pred))
+        return {"loss": float(loss)} | self._measure()
+
+    def find_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether there is disease, bool [n], and its scores, float32 [n]."""
+        first = FIRST_POSITIVE[self.probabilities.shape[1]]
+        return self.classes >= max(first, 1), find_scores(self.probabilities).numpy()
+
+    def find_decisions(self) -> np.ndarray:
+        """Return the classes decided on, int64 [n]."""
+        if self.probabilities.shape[1] > 1:
+            return self.probabilities.argmax(axis=1)
+        return (self.probabilities[:, 0] >= 0.5).astype(np.int64)
+
+    def _measure(self) -> dict[str, float]:
+        positive, scores = self.find_scores()
+        decisions = self.find_decisions()
+        found = {
+            "roc_auc": roc_auc_score(positive, scores),
+            "average_precision": average_precision_score(positive, scores),
+            "accuracy": accuracy_score(self.classes, decisions),
+            "balanced_accuracy": balanced_accuracy_score(self.classes, decisions),
+        }
+        if self.probabilities.shape[1] > 1:
+            found["kappa"] = cohen_kappa_score(
+                self.classes, decisions, weights="quadratic"
+            )
+        return {name: float(value) for name, value in found.items()}

@@ -1,0 +1,61 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from drtf.config import TrainConfig
+from drtf.models.callbacks import BestModel, find_monitor
+
+
+def list_tags(folder, kind):
+    events = EventAccumulator(str(folder), {"images": 0, "tensors": 0})
+    events.Reload()
+    return events, events.Tags()[kind]
+
+
+def test_the_best_epoch_is_the_one_highest_in_what_is_monitored():
+    saved = []
+    keeper = BestModel(lambda: saved.append(None), monitor="val_kappa")
+    for epoch, (kappa, loss) in enumerate(
+        [(0.1, 0.9), (0.3, 0.8), (0.2, 0.1), (0.3, 0.9), (0.3, 0.7)]
+    ):
+        keeper.on_epoch_end(epoch, {"val_kappa": kappa, "val_loss": loss})
+    assert keeper.best_epoch == 5  # equal to the second, at a lower loss
+    assert len(saved) == 3
+
+
+def test_of_losses_the_lowest_is_best():
+    keeper = BestModel(lambda: None, monitor="val_loss")
+    for epoch, loss in enumerate([0.9, 0.5, 0.7]):
+        keeper.on_epoch_end(epoch, {"val_loss": loss})
+    assert keeper.best_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "val_roc_auc"),
+        ({"task": "grades"}, "val_kappa"),
+        ({"task": "grades", "monitor": "accuracy"}, "val_accuracy"),
+    ],
+)
+def test_the_monitor_follows_the_task(settings, expected):
+    assert find_monitor(TrainConfig(**settings)) == expected
+
+
+def test_tensorboard_has_scalars_and_pictures(run_folder):
+    logs = run_folder / "logs"
+    _, tags = list_tags(logs / "train", "tensors")
+    assert {
+        "epoch_loss",
+        "epoch_learning_rate",
+        "epoch_input_wait_share",
+        "augmented",
+    } <= set(tags)
+    events, tags = list_tags(logs / "validation", "tensors")
+    assert {"epoch_loss", "epoch_roc_auc", "roc", "confusion_matrix"} <= set(tags)
+    png = tf.make_ndarray(events.Tensors("roc")[0].tensor_proto)[2]
+    assert np.asarray(Image.open(io.BytesIO(png))).std() > 0

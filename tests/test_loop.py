@@ -1,0 +1,300 @@
+"""Trainings that are killed, stopped and damaged, and go on as if they had not been."""
+
+import errno
+import hashlib
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from drtf.config import dump_config
+from drtf.data.pipeline import State, train_dataset
+from drtf.errors import DrtfError, RunError, StoppedError
+from drtf.models import checkpoint, loop, training
+from drtf.models.checkpoint import find_checkpoints, load_newest
+from drtf.models.run import load_history, load_run
+from drtf.models.training import train
+from drtf.records.reader import ShardSet
+
+# Kills its process when the function of a module is called for the n-th time, before or
+# after its work.
+KILLED = """
+import importlib, os, sys
+from pathlib import Path
+from drtf.config import load_config
+from drtf.models import training
+
+shards, out, config, place, number, when = sys.argv[1:]
+module, _, name = place.rpartition(".")
+module = importlib.import_module(module)
+work, count = getattr(module, name), 0
+
+def work_and_die(*args, **kwargs):
+    global count
+    count += 1
+    if count == int(number) and when == "before":
+        os.kill(os.getpid(), 9)
+    result = work(*args, **kwargs)
+    if count == int(number):
+        os.kill(os.getpid(), 9)
+    return result
+
+setattr(module, name, work_and_die)
+training.train(Path(shards), out=Path(out), config=load_config(config), resume=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(config):
+    return change(
+        config,
+        checkpoint_minutes=0,
+        epochs=3,
+        batch_size=8,
+        num_checkpoints=3,
+        steps_per_execution=1,
+        ema_momentum=0.9,
+        schedule="plateau",
+        plateau_patience=1,
+        early_stopping_patience=9,
+    )
+
+
+def change(config, **update):
+    return config.model_copy(update={"train": config.train.model_copy(update=update)})
+
+
+def find_hash(run):
+    """Hash the newest checkpoint, the model, and the history but its times."""
+    checkpoint = load_newest(run)
+    whole = hashlib.sha256()
+    for array in checkpoint.arrays:
+        whole.update(np.ascontiguousarray(array).tobytes())
+    for array in load_run(run).network.get_weights():
+        whole.update(array.tobytes())
+    for row in load_history(run):
+        kept = row.keys() - {"seconds", "input_wait_share"}
+        whole.update(repr([row[name] for name in sorted(kept)]).encode())
+    return checkpoint.num_steps, whole.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(shards, out=out, config=settings)
+    return find_hash(out)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "when"),
+    [
+        ("drtf.models.loop.capture", 2, "after"),  # in mid-epoch
+        ("drtf.models.loop.capture", 5, "before"),
+        ("drtf.models.checkpoint.write_atomic", 3, "before"),  # during a save
+        ("drtf.models.checkpoint.sync_folder", 4, "before"),
+        ("drtf.models.loop.save_history", 1, "after"),  # between epochs
+        ("drtf.models.training.save_model", 1, "before"),
+    ],
+)
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    shards, settings, undisturbed, tmp_path, place, number, when
+):
+    config = tmp_path / "config.toml"
+    config.write_text(dump_config(settings))
+    out = tmp_path / "run"
+    words = (shards, out, config, place, number, when)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, words)], capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "run.json").exists()
+    train(shards, out=out, config=settings, resume=True)
+    assert find_hash(out) == undisturbed
+    assert (out / "run.json").exists()
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    shards, settings, undisturbed, tmp_path, monkeypatch, caplog
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    newest, before, *_ = find_checkpoints(out)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert load_newest(out).num_steps == int(before.stem.removeprefix("step-"))
+    assert f"{newest} is damaged" in caplog.text
+    train(shards, out=out, config=settings, resume=True)
+    assert find_hash(out) == undisturbed
+
+
+def fail(*args):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "expected"),
+    [
+        (signal.SIGINT, "drtf.models.loop.capture", "epoch 1, after step 2 of 4"),
+        (signal.SIGTERM, "drtf.models.loop.capture", "epoch 1, after step 2 of 4"),
+        (signal.SIGTERM, "drtf.models.validation.Validation.measure", "epoch 2, after"),
+    ],
+)
+def test_a_signal_saves_and_stops(
+    shards, settings, undisturbed, tmp_path, monkeypatch, number, place, expected
+):
+    out = tmp_path / "run"
+    work, count = pkgutil.resolve_name(place), 0
+
+    def signal_once(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == 2:
+            os.kill(os.getpid(), number)
+        return work(*args, **kwargs)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(place, signal_once)
+    with pytest.raises(StoppedError, match=expected) as stopped:
+        train(shards, out=out, config=settings)
+    assert stopped.value.signal == number
+    assert signal.getsignal(number) == before
+    train(shards, out=out, config=settings, resume=True)
+    assert find_hash(out) == undisturbed
+
+
+def test_an_unfinished_training_is_neither_written_over_nor_mixed(
+    shards, settings, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    with pytest.raises(DrtfError, match="not finished: go on with --resume"):
+        train(shards, out=out, config=settings)
+    other = change(settings, learning_rate=0.5)
+    expected = r"begun with train.learning_rate=0.001, and this is 0.5: go on as"
+    with pytest.raises(RunError, match=expected):
+        train(shards, out=out, config=other, resume=True)
+
+
+def test_a_training_of_another_set_is_not_gone_on_with(
+    shards, settings, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    monkeypatch.setattr(training, "hash_manifest", lambda folder: "another")
+    with pytest.raises(RunError, match="begun with SHA-256 of the set's manifest="):
+        train(shards, out=out, config=settings, resume=True)
+
+
+def test_two_trainings_alike_are_equal_bit_for_bit(
+    shards, settings, undisturbed, tmp_path
+):
+    train(shards, out=tmp_path / "run", config=settings)
+    assert find_hash(tmp_path / "run") == undisturbed
+
+
+def test_a_finished_training_is_left_as_it_is(shards, settings, tmp_path):
+    info = train(shards, out=tmp_path / "run", config=settings)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert train(shards, out=tmp_path / "run", config=settings, resume=True) == info
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(
+    shards, settings, undisturbed, tmp_path, monkeypatch
+):
+    out, count = tmp_path / "run", 0
+    write = checkpoint.write_atomic
+
+    def fill(*args):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomic", fill)
+        expected = "can't save a checkpoint .* No space left .* go on with --resume"
+        with pytest.raises(DrtfError, match=expected):
+            train(shards, out=out, config=settings)
+    assert len(find_checkpoints(out)) == 2
+    train(shards, out=out, config=settings, resume=True)
+    assert find_hash(out) == undisturbed
+
+
+def test_a_loss_that_is_not_finite_names_step_and_photographs(
+    shards, settings, tmp_path, monkeypatch
+):
+    capture, count = loop.capture, 0
+
+    def poison(training, course):
+        nonlocal count
+        count += 1
+        path = capture(training, course)
+        if count == 2:
+            weight = training.trainer.network.get_layer("logits").bias
+            weight.assign(np.full(weight.shape, np.nan))
+        return path
+
+    monkeypatch.setattr(loop, "capture", poison)
+    out = tmp_path / "run"
+    expected = "not finite in step 3 of epoch 1; .*step-0000000002.checkpoint; train"
+    with pytest.raises(DrtfError, match=expected):
+        train(shards, out=out, config=settings)
+    assert len(find_checkpoints(out)) == 2
+    ids = (out / "failed_batch.csv").read_text().splitlines()
+    with ShardSet(shards) as shard_set:
+        batches = train_dataset(shard_set, batch_size=8, state=State(42, 0, 2))
+        rows = next(iter(batches))["row"].numpy()
+        assert ids == ["id", *shard_set.index["id"].to_numpy()[rows]]
+
+
+@pytest.mark.parametrize("steps_per_execution", ["auto", 3])
+def test_steps_of_an_execution_may_change_on_the_way(
+    shards, settings, undisturbed, tmp_path, monkeypatch, steps_per_execution
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    several = change(settings, steps_per_execution=steps_per_execution)
+    train(shards, out=out, config=several, resume=True)
+    assert find_hash(out) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(
+    shards, settings, undisturbed, tmp_path
+):
+    config = tmp_path / "config.toml"
+    config.write_text(dump_config(settings))
+    out = tmp_path / "run"
+    words = (shards, out, config, "drtf.models.loop.capture", 10**6, "before")
+    command = [sys.executable, "-c", KILLED, *map(str, words)]
+    rng = np.random.default_rng()
+    num_killed = 0
+    # Each is killed after its first checkpoint, so that all get further.
+    while not (out / "run.json").exists():
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        before = find_checkpoints(out)
+        while process.poll() is None and find_checkpoints(out) == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        num_killed += process.wait() == -signal.SIGKILL
+    assert num_killed
+    assert find_hash(out) == undisturbed

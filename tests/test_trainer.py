@@ -1,0 +1,269 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from drtf.config import TrainConfig, load_config
+from drtf.data.pipeline import State, train_dataset
+from drtf.models.device import dtype_policy
+from drtf.models.network import build_network
+from drtf.models.trainer import Trainer, build_optimizer, build_schedule
+
+SETTINGS = ("model.name=eyenet", "model.weights=none", "train.batch_size=8")
+
+
+def build_trainer(*overrides, policy="float32", num_steps=100):
+    keras.utils.set_random_seed(1)
+    config = load_config("", [*SETTINGS, *overrides])
+    with dtype_policy(policy):
+        network = build_network(
+            config.model, image_size=32, load_weights=False, task=config.train.task
+        )
+        return Trainer(network, config, num_steps=num_steps)
+
+
+def stream(shard_set, task="binary", batch_size=8, epochs=1):
+    dataset = train_dataset(
+        shard_set, task=task, batch_size=batch_size, epochs=epochs, state=State(0)
+    )
+    return iter(dataset)
+
+
+def run(trainer, batches, num_steps):
+    return trainer.run_steps(batches, tf.constant(num_steps, tf.int64))
+
+
+def find_weights(trainer):
+    return np.concatenate([x.ravel() for x in trainer.network.get_weights()])
+
+
+@pytest.mark.parametrize("task", ["binary", "referable", "grades"])
+def test_training_learns_what_can_be_learned(shard_set, task):
+    trainer = build_trainer(
+        f"train.task={task}",
+        "train.learning_rate=2e-3",
+        "train.schedule=constant",
+        "augment.max_degrees=0",
+        "augment.zoom=0",
+        "augment.contrast=0",
+    )
+    batches = stream(shard_set, task, batch_size=16, epochs=99)
+    run(trainer, batches, 60)
+    early = trainer.get_metrics_result()
+    trainer.reset_metrics()
+    run(trainer, batches, 20)
+    late = trainer.get_metrics_result()
+    assert late["loss"] < early["loss"]
+    name, least = ("accuracy", 0.5) if task == "grades" else ("roc_auc", 0.8)
+    assert late[name] > least
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_ends_in_float32(shard_set, policy):
+    trainer = build_trainer(policy=policy)
+    before = find_weights(trainer)
+    run(trainer, stream(shard_set), 4)
+    network = trainer.network
+    assert np.isfinite(float(trainer.get_metrics_result()["loss"]))
+    assert network.get_layer("conv_1").compute_dtype == policy.removeprefix("mixed_")
+    assert network.output.dtype == "float32"
+    assert all(weight.dtype == np.float32 for weight in network.get_weights())
+    assert (find_weights(trainer) != before).any()
+
+
+def test_float16_skips_steps_whose_gradients_are_not_finite(shard_set):
+    trainer = build_trainer("train.max_skipped_steps=3", policy="mixed_float16")
+    before = find_weights(trainer)
+    trainer.optimizer.dynamic_scale.assign(float("inf"))
+    num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 3)
+    assert (int(num_done), bool(failed)) == (3, False)
+    assert int(trainer.num_skipped) == int(trainer.streak) == 3
+    assert (find_weights(trainer) == before).all()
+    trainer.optimizer.dynamic_scale.assign(2.0)
+    run(trainer, stream(shard_set), 1)
+    assert (int(trainer.num_skipped), int(trainer.streak)) == (3, 0)
+    assert (find_weights(trainer) != before).any()
+    trainer.optimizer.dynamic_scale.assign(float("inf"))
+    num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 9)
+    assert (int(num_done), bool(failed)) == (4, True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_steps(shard_set):
+    trainer = build_trainer()
+    batches = stream(shard_set, epochs=9)
+    assert not run(trainer, batches, 2)[2]
+    trainer.network.get_layer("logits").bias.assign(np.full(2, np.nan))
+    num_done, _, failed = run(trainer, batches, 5)
+    assert (int(num_done), bool(failed)) == (1, True)
+
+
+def test_the_steps_of_an_execution_change_nothing(shard_set):
+    results = []
+    for sizes in ((1, 1, 1, 1, 1, 1), (6,), (2, 4)):
+        trainer = build_trainer()
+        batches = stream(shard_set, epochs=9)
+        for size in sizes:
+            run(trainer, batches, size)
+        results.append(find_weights(trainer))
+    assert (results[0] == results[1]).all()
+    assert (results[0] == results[2]).all()
+
+
+def test_xla_compiles_the_whole_step(shard_set):
+    plain, compiled = build_trainer(), build_trainer("train.jit_compile=true")
+    for trainer in (plain, compiled):
+        run(trainer, stream(shard_set), 3)
+    assert find_weights(compiled) == pytest.approx(find_weights(plain), abs=2e-4)
+
+
+def test_the_head_is_trained_first_then_all(shard_set):
+    trainer = build_trainer(
+        "model.name=mobilenetv2", "model.alpha=0.35", "train.head_epochs=2"
+    )
+    batches = stream(shard_set, epochs=9)
+    expected = [False, False, True]
+    for epoch, changes in enumerate(expected):
+        stem = trainer.network.get_layer("Conv1").kernel.numpy()
+        statistics = trainer.network.get_layer("bn_Conv1").moving_mean.numpy()
+        head = trainer.network.get_layer("logits").kernel.numpy()
+        trainer.begin_epoch(epoch)
+        run(trainer, batches, 1)
+        now = trainer.network.get_layer("Conv1").kernel.numpy()
+        assert (now != stem).any() == changes
+        now = trainer.network.get_layer("bn_Conv1").moving_mean.numpy()
+        assert (now != statistics).any() == changes
+        assert (trainer.network.get_layer("logits").kernel.numpy() != head).any()
+
+
+def test_the_average_follows_the_weights(shard_set):
+    trainer = build_trainer("train.ema_momentum=0.9")
+    batches = stream(shard_set, epochs=9)
+    expected = find_weights(trainer)
+    for number in range(1, 4):
+        run(trainer, batches, 1)
+        momentum = min(0.9, (1 + number) / (10 + number))
+        expected = momentum * expected + (1 - momentum) * find_weights(trainer)
+    weights = find_weights(trainer)
+    with trainer.averaged():
+        assert find_weights(trainer) == pytest.approx(expected, abs=1e-6)
+        assert (find_weights(trainer) != weights).any()
+    assert (find_weights(trainer) == weights).all()
+
+
+def test_without_an_average_the_weights_stand(shard_set):
+    trainer = build_trainer()
+    before = find_weights(trainer)
+    with trainer.averaged():
+        assert (find_weights(trainer) == before).all()
+
+
+TWO_DEVICES = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from pathlib import Path
+from drtf.config import load_config
+from drtf.models.training import train
+
+shards, out, num_devices, *settings = sys.argv[1:]
+config = load_config("", [*settings, f"train.num_devices={num_devices}"])
+info = train(Path(shards), out=Path(out), config=config)
+assert info.num_devices == int(num_devices)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        (("model.name=eyenet", "train.batch_size=7"), 1e-4),
+        # Batch normalization must be shared as well; tracing that takes a minute. A
+        # deep network of random weights makes much of the last bit: one step it is.
+        pytest.param(
+            ("model.alpha=0.35", "model.dropout=0", "train.batch_size=99"),
+            1e-2,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_two_devices_do_what_one_does(shards, tmp_path, changes, tolerance):
+    settings = (
+        *changes,
+        "model.weights=none",
+        "train.epochs=1",
+        "train.optimizer=sgd",
+        "train.learning_rate=0.01",
+        "train.ema_momentum=0.5",
+    )
+    found = []
+    for num_devices in ("1", "2"):
+        out = tmp_path / num_devices
+        words = [str(shards), str(out), num_devices, *settings]
+        subprocess.run([sys.executable, "-c", TWO_DEVICES, *words], check=True)
+        model = keras.saving.load_model(out / "model.keras", compile=False)
+        found.append(np.concatenate([x.ravel() for x in model.get_weights()]))
+        rows = np.genfromtxt(out / "history.csv", delimiter=",", names=True)
+        found.append(np.array([rows["loss"], rows["val_loss"], rows["val_roc_auc"]]))
+    assert found[2] == pytest.approx(found[0], abs=tolerance)
+    assert found[3] == pytest.approx(found[1], abs=tolerance)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_config_names_the_optimizer(name):
+    config = TrainConfig(optimizer=name, momentum=0.5, weight_decay=0.25)
+    optimizer = build_optimizer(config, precision="float32")
+    assert type(optimizer).__name__.lower() == name
+    expected = {"sgd": ("momentum", 0.5), "adamw": ("weight_decay", 0.25)}
+    if name in expected:
+        attribute, value = expected[name]
+        assert getattr(optimizer, attribute) == value
+
+
+def test_float16_scales_its_loss_and_the_schedule_reaches_the_inner_optimizer():
+    config = TrainConfig(learning_rate=0.1)
+    scaled = build_optimizer(config, precision="mixed_float16")
+    assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
+    scaled.learning_rate = 0.025
+    assert float(scaled.inner_optimizer.learning_rate) == pytest.approx(0.025)
+    for precision in ("float32", "mixed_bfloat16"):
+        plain = build_optimizer(config, precision=precision)
+        assert not isinstance(plain, keras.optimizers.LossScaleOptimizer)
+
+
+def test_the_learning_rate_warms_up_and_comes_down():
+    config = TrainConfig(learning_rate=0.1, warmup_share=0.1)
+    schedule = build_schedule(config, num_steps=100)
+    rates = [float(schedule(step)) for step in range(100)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.05)
+    assert rates[99] < 1e-4
+    assert sorted(rates[:11]) == rates[:11]
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    config = TrainConfig(learning_rate=0.1, warmup_share=0)
+    schedule = build_schedule(config, num_steps=10)
+    assert float(schedule(0)) == pytest.approx(0.1)
+
+
+def test_the_step_takes_the_rate_of_the_schedule(shard_set):
+    trainer = build_trainer("train.learning_rate=0.1", num_steps=10)
+    batches = stream(shard_set, epochs=9)
+    schedule = build_schedule(TrainConfig(learning_rate=0.1), num_steps=10)
+    for step in range(3):
+        run(trainer, batches, 1)
+        rate = float(trainer.optimizer.learning_rate)
+        assert rate == pytest.approx(float(schedule(step)))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_other_rates_are_not_planned(schedule):
+    assert build_schedule(TrainConfig(schedule=schedule), num_steps=10) is None

@@ -1,0 +1,78 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    roc_auc_score,
+)
+
+from drtf.config import load_config
+from drtf.models.network import build_network
+from drtf.models.trainer import Trainer
+from drtf.models.validation import Validation
+
+
+def validate(task, num_padded=0):
+    """Measure random images, the last batch padded, and return what was found."""
+    keras.utils.set_random_seed(1)
+    overrides = [f"train.task={task}", "model.name=eyenet", "model.weights=none"]
+    config = load_config("", overrides)
+    network = build_network(
+        config.model, image_size=32, load_weights=False, task=config.train.task
+    )
+    trainer = Trainer(network, config, num_steps=1)
+    rng = np.random.default_rng(0)
+    num = 12 + num_padded
+    labels = np.arange(num) % (5 if task == "grades" else 2)
+    batches = tf.data.Dataset.from_tensor_slices(
+        {
+            "image": rng.integers(0, 256, (num, 32, 32, 3), np.uint8),
+            "label": labels.astype(np.float32),
+            "mask": np.arange(num) < 12,
+        }
+    )
+    validation = Validation(trainer, batches.batch(6))
+    found = validation.measure(lambda: False)
+    return validation, found
+
+
+@pytest.mark.parametrize("task", ["binary", "grades"])
+def test_the_measures_are_scikit_learns(task):
+    validation, found = validate(task)
+    labels, probabilities = validation.classes, validation.probabilities
+    if task == "grades":
+        positive, scores = labels >= 2, probabilities[:, 2:].sum(axis=1)
+        decisions = probabilities.argmax(axis=1)
+        true_ones = probabilities[np.arange(12), labels]
+        kappa = cohen_kappa_score(labels, decisions, weights="quadratic")
+        assert found["kappa"] == pytest.approx(kappa)
+        assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    else:
+        positive, scores = labels == 1, probabilities[:, 0]
+        decisions = scores >= 0.5
+        true_ones = np.where(positive, scores, 1 - scores)
+        assert "kappa" not in found
+    assert found["loss"] == pytest.approx(-np.log(true_ones).mean(), abs=1e-5)
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(positive, scores))
+    expected = average_precision_score(positive, scores)
+    assert found["average_precision"] == pytest.approx(expected)
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, decisions))
+    expected = balanced_accuracy_score(labels, decisions)
+    assert found["balanced_accuracy"] == pytest.approx(expected)
+
+
+def test_a_validation_can_be_left():
+    validation, _ = validate("binary")
+    asked = iter([False, True])
+    assert validation.measure(lambda: next(asked)) is None
+    assert next(asked, None) is None
+
+
+def test_padding_does_not_count():
+    validation, found = validate("binary", num_padded=6)
+    assert len(validation.classes) == len(validation.probabilities) == 12
+    assert found == pytest.approx(validate("binary")[1], abs=1e-6)
