@@ -92,6 +92,8 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
         extra: list[str] = []
         if words[0] in ("build-shards", "train", "evaluate", "score", "gradcam"):
             extra = sets(*QUICK)
+        elif words[0] == "sweep":
+            extra = ["--seeds", "1", *sets(*QUICK)]
         elif words[0] == "bench":
             extra = {
                 "convert": ["--repeats", "1", "--limit", "1", *sets("images.size=32")],

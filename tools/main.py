@@ -18,6 +18,7 @@ from .evaluate import evaluate
 from .gradcam import gradcam
 from .inspect import inspect
 from .score import score
+from .sweep import sweep
 from .train import train
 from .verify import verify
 
@@ -46,6 +47,7 @@ for command in (
     score,
     gradcam,
     demo,
+    sweep,
     bench,
     doctor,
 ):

@@ -1,0 +1,228 @@
+"""Many configs on the same photographs: trained, judged, and put into one table."""
+
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from drtf.config import Config
+from drtf.data.build import build_shards
+from drtf.data.sources import Source
+from drtf.errors import DrtfError
+from drtf.figures import plot_estimates
+from drtf.files import write_atomic
+from drtf.models.callbacks import find_monitor
+from drtf.models.evaluation import METRICS_FILE, PREDICTIONS_FILE, evaluate
+from drtf.models.metrics import Estimate, format_interval, measure_mean_roc_auc
+from drtf.models.run import RunInfo, load_history
+from drtf.models.training import train
+
+TABLE_FILE = "results.csv"
+PAGE_FILE = "results.md"
+FIGURE_FILE = "results.png"
+# The sections that make a set.
+MADE_BY = ("labels", "split", "images", "build")
+SPLIT = "test"
+GRADES = (1, 2)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a config came to.
+
+    Attributes:
+        name: of the config.
+        changes: what it says otherwise than the one before it, as `--set` takes it.
+        task: what was trained.
+        seeds: of the trainings.
+        validation: of each of them, the best epoch's value of what is monitored.
+        roc_auc: on the test split, the mean over the trainings, by the grade from which
+            on a photograph is positive, whatever was trained.
+        seconds: of a training's steps, the median.
+        peak_memory_mb: of a training's process, the median.
+    """
+
+    name: str
+    changes: list[str]
+    task: str
+    seeds: list[int]
+    validation: list[float]
+    roc_auc: dict[int, Estimate]
+    seconds: float
+    peak_memory_mb: float
+
+
+def sweep(
+    configs: Sequence[tuple[str, Config]],
+    sources: Sequence[Source],
+    *,
+    out: Path,
+    num_seeds: int,
+) -> list[Result]:
+    """Build, train and judge each config, with several seeds, and write a table.
+
+    What an earlier call did is taken as it is, and what it began is gone on with.
+
+    Args:
+        configs: names and configs, in the order of the table.
+        sources: the photographs and their labels.
+        out: the folder for sets, runs, `results.csv`, `results.md` and `results.png`.
+        num_seeds: trainings of each config, from its own seed on.
+
+    Raises:
+        DrtfError: if a config can't be built, trained or judged, or two have one name.
+    """
+    names = [name for name, _ in configs]
+    if len(set(names)) < len(names):
+        raise DrtfError(f"each config needs a name of its own; got {', '.join(names)}")
+    results = []
+    before: Config | None = None
+    for name, config in configs:
+        results.append(_run(name, config, before, sources, out, num_seeds))
+        before = config
+        # A table of what there is so far.
+        _write(results, out)
+    return results
+
+
+def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """List results as text, a row each; `COLUMNS` says what stands in them."""
+    return [
+        (
+            result.name,
+            ", ".join(result.changes),
+            result.task,
+            str(len(result.seeds)),
+            f"{np.mean(result.validation):.3f}",
+            *(
+                f"{result.roc_auc[grade].value:.3f} "
+                f"({format_interval(result.roc_auc[grade])})"
+                for grade in GRADES
+            ),
+            f"{result.seconds / 60:.1f}",
+            f"{result.peak_memory_mb:,.0f}",
+        )
+        for result in results
+    ]
+
+
+COLUMNS = (
+    "config",
+    "what it changes",
+    "task",
+    "seeds",
+    "validation",
+    *(f"ROC AUC, grade >= {grade}" for grade in GRADES),
+    "minutes",
+    "MB",
+)
+
+
+def _run(
+    name: str,
+    config: Config,
+    before: Config | None,
+    sources: Sequence[Source],
+    out: Path,
+    num_seeds: int,
+) -> Result:
+    shards = out / "sets" / _name_set(config)
+    build_shards(sources, shards, config=config)
+    seeds = [config.train.seed + number for number in range(num_seeds)]
+    infos, validation, tables = [], [], []
+    for seed in seeds:
+        settings = config.train.model_copy(update={"seed": seed})
+        seeded = config.model_copy(update={"train": settings})
+        run = out / "runs" / f"{name}-seed-{seed}"
+        run.parent.mkdir(parents=True, exist_ok=True)
+        info = _train_apart(shards, run, seeded)
+        judged = run / f"evaluation-{SPLIT}"
+        if not (judged / METRICS_FILE).exists():
+            evaluate(
+                run, shards, split=SPLIT, out=judged, config=seeded, overwrite=True
+            )
+        infos.append(info)
+        best = load_history(run)[info.best_epoch - 1]
+        validation.append(best[find_monitor(settings)])
+        tables.append(pd.read_csv(judged / PREDICTIONS_FILE, dtype={"patient": str}))
+    scores = np.stack([table["score"].to_numpy() for table in tables])
+    first = tables[0]
+    return Result(
+        name=name,
+        changes=_find_changes(before, config),
+        task=config.train.task,
+        seeds=seeds,
+        validation=validation,
+        roc_auc={
+            grade: measure_mean_roc_auc(
+                (first["grade"] >= grade).to_numpy().astype(int),
+                scores,
+                patients=first["patient"].to_numpy(),
+                num_resamples=config.evaluate.num_resamples,
+                seed=config.evaluate.seed,
+            )
+            for grade in GRADES
+        },
+        seconds=float(np.median([info.seconds for info in infos])),
+        peak_memory_mb=float(np.median([info.peak_memory_mb for info in infos])),
+    )
+
+
+def _train_apart(shards: Path, run: Path, config: Config) -> RunInfo:
+    """Train in a process of its own, whose memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(train, shards, out=run, config=config, resume=True).result()
+
+
+def _name_set(config: Config) -> str:
+    """Name a set by its size and the hash of the settings that make it."""
+    settings = config.model_dump(mode="json", include=set(MADE_BY))
+    text = json.dumps(settings, sort_keys=True)
+    return f"{config.images.size}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _find_changes(before: Config | None, config: Config) -> list[str]:
+    if before is None:
+        return []
+    old, new = _flatten(before), _flatten(config)
+    return [f"{key}={json.dumps(new[key])}" for key in new if new[key] != old[key]]
+
+
+def _flatten(config: Config) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, settings in config.model_dump(mode="json").items()
+        for key, value in settings.items()
+    }
+
+
+def _write(results: Sequence[Result], out: Path) -> None:
+    rows = list_rows(results)
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    write_atomic(out / TABLE_FILE, file.getvalue())
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+    page = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    write_atomic(out / PAGE_FILE, page)
+    plot_estimates(
+        out / FIGURE_FILE,
+        [result.name for result in results],
+        {
+            f"grade >= {grade}": [
+                (x.value, x.ci_low, x.ci_high)
+                for x in (result.roc_auc[grade] for result in results)
+            ]
+            for grade in GRADES
+        },
+        title="ROC AUC on the test split, mean over seeds, 95 % interval",
+    )

@@ -1,0 +1,85 @@
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from drtf.bench import sweep as module
+from drtf.bench.sweep import sweep
+from drtf.data.sources import Source
+from drtf.errors import DrtfError
+from drtf.models.metrics import measure_mean_roc_auc
+
+
+def change(config, **update):
+    return config.model_copy(update={"train": config.train.model_copy(update=update)})
+
+
+def test_configs_are_trained_judged_and_compared(
+    photographs, config, tmp_path, monkeypatch
+):
+    first = change(config, epochs=1)
+    second = change(config, epochs=2, loss="focal")
+    source = Source(photographs / "images", photographs / "labels.csv")
+    call = {"out": tmp_path / "sweep", "num_seeds": 1}
+    results = sweep([("plain", first), ("focal", second)], [source], **call)
+    plain, focal = results
+    assert plain.changes == []
+    assert focal.changes == ["train.epochs=2", 'train.loss="focal"']
+    assert plain.seeds == [42]
+    assert len(plain.validation) == 1
+    assert len(list((tmp_path / "sweep" / "sets").iterdir())) == 1
+    for result in results:
+        for grade, estimate in result.roc_auc.items():
+            assert 0 <= estimate.ci_low <= estimate.value <= estimate.ci_high <= 1, (
+                grade
+            )
+        assert result.seconds > 0
+        assert result.peak_memory_mb > 100
+    with (tmp_path / "sweep" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["config"] for row in rows] == ["plain", "focal"]
+    page = (tmp_path / "sweep" / "results.md").read_text()
+    assert page.count("\n") == 4
+    picture = np.asarray(Image.open(tmp_path / "sweep" / "results.png"))
+    assert picture.std() > 0
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("was done already")
+
+    monkeypatch.setattr(module, "evaluate", refuse)
+    files = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*.keras")
+    }
+    assert sweep([("plain", first), ("focal", second)], [source], **call) == results
+    assert len(files) == 2
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+
+
+def test_two_configs_of_one_name_are_refused(photographs, config, tmp_path):
+    source = Source(photographs / "images", photographs / "labels.csv")
+    with pytest.raises(DrtfError, match="a name of its own; got same, same"):
+        sweep(
+            [("same", config), ("same", config)],
+            [source],
+            out=tmp_path,
+            num_seeds=1,
+        )
+
+
+def test_the_mean_roc_auc_is_that_of_each_model():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 60)
+    scores = rng.random((3, 60))
+    patients = np.arange(60) // 2
+    found = measure_mean_roc_auc(
+        truth, scores, patients=patients, num_resamples=300, seed=1
+    )
+    expected = np.mean([roc_auc_score(truth, x) for x in scores])
+    assert found.value == pytest.approx(expected)
+    alone = measure_mean_roc_auc(
+        truth, scores[:1], patients=patients, num_resamples=300, seed=1
+    )
+    # What three models have in common is less than what one has.
+    assert found.ci_high - found.ci_low < alone.ci_high - alone.ci_low
