@@ -36,6 +36,7 @@ CALLBACK_STATE = {
 # Long against the call of a compiled function, short for who waits for its end.
 EXECUTION_SECONDS = 0.1
 MAX_STEPS_PER_EXECUTION = 64
+NUM_STEPS = tf.TensorSpec([], tf.int64)
 FAILED_BATCH_FILE = "failed_batch.csv"
 NUM_NAMED = 5
 
@@ -114,6 +115,9 @@ def run_epochs(training: Training, *, checkpoint: Checkpoint | None = None) -> C
     batches = training.load_batches(course.state)
     with catch_signals() as caught:
         while course.state.epoch < epochs and not course.stopped:
+            trainer.begin_epoch(course.state.epoch)
+            # Traced here, so that the first step is timed like the others.
+            trainer.run_steps.get_concrete_function(batches, NUM_STEPS)
             title = f"Epoch {course.state.epoch + 1}/{epochs}"
             with progress(title, training.steps, done=course.state.step) as advance:
                 callbacks.on_epoch_begin(course.state.epoch)
@@ -134,13 +138,11 @@ def _run_steps(
 ) -> None:
     """Run what is left of an epoch's steps."""
     trainer, config = training.trainer, training.config
-    trainer.begin_epoch(course.state.epoch)
     if course.state.step == 0:
         trainer.reset_metrics()
     requested = config.steps_per_execution
     num_steps = 1 if requested == "auto" else requested
     saved = time.monotonic()
-    num_calls = 0
     while left := training.steps - course.state.step:
         start = time.monotonic()
         num_done, waited, failed = trainer.run_steps(
@@ -153,10 +155,8 @@ def _run_steps(
         course.waited += float(waited)
         course.state = course.state.advance(int(num_done))
         advance("", int(num_done))
-        num_calls += 1
-        # The first call was traced as well.
-        if requested == "auto" and num_calls > 1:
-            num_steps = int(EXECUTION_SECONDS * num_steps / seconds)
+        if requested == "auto":
+            num_steps = int(EXECUTION_SECONDS * int(num_done) / seconds)
             num_steps = min(max(num_steps, 1), MAX_STEPS_PER_EXECUTION)
         if time.monotonic() - saved >= 60 * config.checkpoint_minutes:
             capture(training, course)
@@ -197,13 +197,14 @@ def _describe(training: Training, course: Course) -> str:
     monitor = find_monitor(training.config)
     names = dict.fromkeys(("loss", "val_loss", "val_roc_auc", monitor))
     metrics = ", ".join(f"{name} {last[name]:.3f}" for name in names)
-    left = timedelta(
-        seconds=round(last["seconds"]) * (training.config.epochs - course.state.epoch)
-    )
-    return (
+    text = (
         f"{training.num_drawn / last['seconds']:,.0f} images/s, "
-        f"{last['input_wait_share']:.1%} waiting, {metrics}, {left} left of steps"
+        f"{last['input_wait_share']:.1%} waiting, {metrics}"
     )
+    num_left = training.config.epochs - course.state.epoch
+    if not num_left:
+        return text
+    return f"{text}, {timedelta(seconds=round(last['seconds']) * num_left)} left"
 
 
 def _explain_failure(training: Training, state: State) -> DrtfError:
