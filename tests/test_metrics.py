@@ -23,6 +23,21 @@ def sample(num=400, seed=0):
     return truth, scores, patients
 
 
+def find_calibration_error(truth, scores, weights):
+    """Sum over bins of a 15th what their scores and truths differ by."""
+    edges = np.linspace(0, 1, 16)[1:-1]
+    error = 0.0
+    for number in range(15):
+        chosen = np.digitize(scores, edges) == number
+        share = weights[chosen].sum() / weights.sum()
+        if share:
+            means = (
+                np.average(x[chosen], weights=weights[chosen]) for x in (scores, truth)
+            )
+            error += share * abs(np.subtract(*means))
+    return error
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_weighted_metrics_equal_scikit_learns(seed):
     truth, scores, _ = sample(seed=seed)
@@ -42,8 +57,29 @@ def test_weighted_metrics_equal_scikit_learns(seed):
             "specificity": reference.recall_score(truth, decisions, pos_label=0, **w),
             "precision": reference.precision_score(truth, decisions, **w),
             "f1": reference.f1_score(truth, decisions, **w),
+            "negative_predictive_value": reference.precision_score(
+                truth, decisions, pos_label=0, **w
+            ),
+            "f1_negative": reference.f1_score(truth, decisions, pos_label=0, **w),
+            "f1_macro": reference.f1_score(truth, decisions, average="macro", **w),
+            "f1_weighted": reference.f1_score(
+                truth, decisions, average="weighted", **w
+            ),
+            "cohen_kappa": reference.cohen_kappa_score(truth, decisions, **w),
             "brier_score": reference.brier_score_loss(truth, scores, **w),
+            "log_loss": reference.log_loss(truth, scores, **w),
+            "expected_calibration_error": find_calibration_error(truth, scores, weight),
         }
+        false_positive, true_positive, _ = reference.roc_curve(
+            truth, scores, drop_intermediate=False, **w
+        )
+        for least in (0.8, 0.9, 0.95):
+            expected[f"sensitivity_at_specificity_{least:.2f}"] = max(
+                true_positive[1 - false_positive >= least - 1e-9]
+            )
+            expected[f"specificity_at_sensitivity_{least:.2f}"] = max(
+                1 - false_positive[true_positive >= least - 1e-9]
+            )
         assert {name: values[row] for name, values in found.items()} == pytest.approx(
             expected, abs=1e-6
         )
@@ -132,6 +168,77 @@ def test_what_is_undefined_is_said_and_not_made_up():
     assert found["sensitivity"].value == pytest.approx(2 / 3)
     assert format_value(found["roc_auc"].value) == "undefined"
     assert format_interval(found["roc_auc"]) == ""
+
+
+def test_where_no_mistake_was_made_the_interval_still_has_a_width():
+    truth = np.repeat([0, 1], [40, 20])
+    scores = np.where(truth == 1, 0.9, 0.1)
+    patients = np.arange(60) // 2  # 20 healthy patients and 10 diseased
+    found = measure(
+        truth,
+        scores,
+        threshold=0.5,
+        patients=patients,
+        num_resamples=100,
+        seed=0,
+        grades=truth * 2,
+    )
+    for name, num in {
+        "sensitivity": 10,
+        "specificity": 20,
+        "precision": 10,
+        "negative_predictive_value": 20,
+        "accuracy": 30,
+        "recall_grade_0": 20,
+        "recall_grade_2": 10,
+    }.items():
+        # Where all n are right, n * log(bound) = log(0.025).
+        expected = Estimate(1.0, pytest.approx(0.025 ** (1 / num)), 1.0)
+        assert found[name] == expected
+    area = found["roc_auc"]
+    assert (area.value, area.ci_high) == (1.0, 1.0)
+    low = area.ci_low
+    spread = 1 + 14 * ((1 - low) / (2 - low) + low / (1 + low))
+    error = np.sqrt(low * (1 - low) * spread / (10 * 20))
+    assert 1 - low == pytest.approx(1.959964 * error, abs=1e-6)
+
+
+def test_the_recall_of_each_grade_is_the_share_decided_rightly():
+    truth, scores, patients = sample()
+    grades = np.where(truth == 1, 1 + np.arange(400) % 4, 0)
+    found = measure(
+        truth,
+        scores,
+        threshold=0.5,
+        patients=patients,
+        num_resamples=100,
+        seed=0,
+        grades=grades,
+    )
+    for grade in range(5):
+        chosen = grades == grade
+        expected = ((scores >= 0.5) == (grade > 0))[chosen].mean()
+        estimate = found[f"recall_grade_{grade}"]
+        assert estimate.value == pytest.approx(expected)
+        assert estimate.ci_low < estimate.value < estimate.ci_high
+
+
+@pytest.mark.parametrize("least", [0.5, 0.85, 1.0])
+def test_a_rule_keeps_the_least_that_it_asks_for_and_no_more(least):
+    truth, scores, _ = sample()
+    value = choose_threshold(truth, scores, f"sensitivity>={least}")
+    assert (scores >= value)[truth == 1].mean() >= least
+    higher = scores >= min(scores[scores > value + 0.005])
+    assert higher[truth == 1].mean() < least
+    value = choose_threshold(truth, scores, f"specificity>={least}")
+    assert (scores < value)[truth == 0].mean() >= least
+    lower = scores < max(scores[scores < value - 0.005])
+    assert lower[truth == 0].mean() < least
+
+
+def test_a_specificity_that_no_score_reaches_gets_the_highest_threshold():
+    truth, scores = np.array([0, 0, 1]), np.array([0.2, 1.0, 1.0])
+    assert choose_threshold(truth, scores, "specificity>=0.9") == 1.0
 
 
 def test_youden_finds_the_best_sum_of_sensitivity_and_specificity():

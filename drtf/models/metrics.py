@@ -1,21 +1,29 @@
 """Metrics of a binary decision, each with an interval by patient bootstrap."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import beta, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 CONFIDENCE = 0.95
 RESAMPLES_AT_ONCE = 100
+OPERATING_POINTS = (0.8, 0.9, 0.95)
+NUM_BINS = 15
+TINY = 1e-9  # a rounding error is no reason to miss a point that is just there
+# As scikit-learn does, a score of 0 or 1 is taken for the nearest one that is neither.
+TINIEST = np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric and the percentile interval of its bootstrap.
+    """A metric and its 95 % interval.
 
     Where the metric is undefined (one class is missing, say), `value` and the bounds
-    are NaN.
+    are NaN; where it has no interval, the bounds alone.
     """
 
     value: float
@@ -31,12 +39,16 @@ def measure(
     patients: np.ndarray,
     num_resamples: int,
     seed: int,
+    grades: np.ndarray | None = None,
 ) -> dict[str, Estimate]:
     """Measure scores and the decisions made from them.
 
     The interval is that of Efron's percentile bootstrap over patients, not over
     photographs, since the two eyes of a patient are not independent. Resamples in which
-    a metric is undefined are left out of its interval.
+    a metric is undefined are left out of its interval. Where all resamples agree, as
+    they do where no mistake was made, the bootstrap says nothing: a share then has the
+    exact interval of Clopper and Pearson (Biometrika 26, 1934) and the ROC AUC that of
+    Newcombe (Statistics in Medicine 25, 2006, method 5), both counting patients.
 
     Args:
         truth: int64 [n], 1 for positive.
@@ -45,25 +57,45 @@ def measure(
         patients: [n], names.
         num_resamples: bootstrap resamples.
         seed: of the resampling.
+        grades: int [n], 0-4; with them the recall of each grade is measured too.
 
     Returns:
-        Estimates by the metrics' names.
+        Estimates by the metrics' names; see `weighted_metrics`.
     """
     everyone = np.ones((1, len(truth)), np.float32)
-    values = weighted_metrics(truth, scores, everyone, threshold=threshold)
+    values = _measure_weighted(truth, scores, everyone, threshold, grades)
     if 0 < truth.sum() < len(truth):
         values["roc_auc"][0] = roc_auc_score(truth, scores)
         values["average_precision"][0] = average_precision_score(truth, scores)
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in values}
     for weights in _resample(patients, num_resamples, seed):
-        for name, result in weighted_metrics(
-            truth, scores, weights, threshold=threshold
-        ).items():
+        found = _measure_weighted(truth, scores, weights, threshold, grades)
+        for name, result in found.items():
             resampled[name].append(result)
-    return {
+    estimates = {
         name: _estimate(float(value[0]), np.concatenate(resampled[name]))
         for name, value in values.items()
     }
+    positive = scores >= threshold
+    shares = {
+        "accuracy": np.full(len(truth), True),
+        "sensitivity": truth == 1,
+        "specificity": truth == 0,
+        "precision": positive,
+        "negative_predictive_value": ~positive,
+    }
+    if grades is not None:
+        shares |= {f"recall_grade_{grade}": grades == grade for grade in _list(grades)}
+    for name, counted in shares.items():
+        if _says_nothing(estimates[name]):
+            num_patients = len(np.unique(patients[counted]))
+            estimates[name] = _find_exact_interval(estimates[name].value, num_patients)
+    if _says_nothing(estimates["roc_auc"]):
+        estimates["roc_auc"] = _find_roc_auc_interval(
+            estimates["roc_auc"].value,
+            *(len(np.unique(patients[truth == label])) for label in (0, 1)),
+        )
+    return estimates
 
 
 def measure_mean_roc_auc(
@@ -85,7 +117,7 @@ def measure_mean_roc_auc(
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = [
-            np.mean([_rank_metrics(truth, x, weights)[0] for x in scores], axis=0)
+            np.mean([_rank(truth, x, weights)["roc_auc"] for x in scores], axis=0)
             for weights in _resample(patients, num_resamples, seed)
         ]
     value = np.mean([roc_auc_score(truth, x) for x in scores])
@@ -96,6 +128,11 @@ def weighted_metrics(
     truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, threshold: float
 ) -> dict[str, np.ndarray]:
     """Compute each metric under many weightings of the photographs at once.
+
+    The expected calibration error is that of Guo et al., 2017,
+    https://arxiv.org/abs/1706.04599, with 15 bins of equal width. The sensitivity at a
+    specificity is the highest of the ROC curve's points that have that specificity or a
+    higher one, and the reverse likewise.
 
     Args:
         truth: int64 [n], 1 for positive.
@@ -115,20 +152,102 @@ def weighted_metrics(
     tp, fp, fn = counts.astype(np.float64).T
     total = weights.sum(axis=1, dtype=np.float64)
     tn = total - tp - fp - fn
+    clipped = np.clip(scores.astype(np.float64), TINIEST, 1 - TINIEST)
+    surprise = -np.log(np.where(truth == 1, clipped, 1 - clipped))
+    bins = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
+    gaps = (scores - truth)[:, None] * np.eye(NUM_BINS)[bins]
     with np.errstate(divide="ignore", invalid="ignore"):
         sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
-        roc_auc, average_precision = _rank_metrics(truth, scores, weights)
+        accuracy = (tp + tn) / total
+        by_chance = ((tp + fn) * (tp + fp) + (tn + fp) * (tn + fn)) / total**2
+        f1, f1_negative = 2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)
+        ranked = _rank(truth, scores, weights)
         return {
-            "roc_auc": roc_auc,
-            "average_precision": average_precision,
-            "accuracy": (tp + tn) / total,
+            "roc_auc": ranked.pop("roc_auc"),
+            "average_precision": ranked.pop("average_precision"),
+            "accuracy": accuracy,
             "balanced_accuracy": (sensitivity + specificity) / 2,
             "sensitivity": sensitivity,
             "specificity": specificity,
             "precision": tp / (tp + fp),
-            "f1": 2 * tp / (2 * tp + fp + fn),
+            "negative_predictive_value": tn / (tn + fn),
+            "f1": f1,
+            "f1_negative": f1_negative,
+            "f1_macro": (f1 + f1_negative) / 2,
+            "f1_weighted": (f1 * (tp + fn) + f1_negative * (tn + fp)) / total,
+            "cohen_kappa": (accuracy - by_chance) / (1 - by_chance),
+            **ranked,
             "brier_score": weights @ ((scores - truth) ** 2) / total,
+            "log_loss": weights @ surprise / total,
+            "expected_calibration_error": np.abs(weights @ gaps).sum(axis=1) / total,
         }
+
+
+def choose_threshold(truth: np.ndarray, scores: np.ndarray, rule: str | float) -> float:
+    """Choose the score from which a photograph counts as positive.
+
+    Args:
+        truth: int64 [n], 1 for positive; both classes are there.
+        scores: float [n] in [0, 1].
+        rule: `youden` maximises sensitivity + specificity - 1 over all scores (Youden,
+            Cancer 3(1), 1950); `accuracy` is the predecessor's sweep from 0.30 to 0.70
+            by 0.01, the first of the best; `sensitivity>=0.85` is the highest threshold
+            that has it, `specificity>=0.95` the lowest; a number is itself.
+    """
+    if not isinstance(rule, str):
+        return rule
+    if rule == "accuracy":
+        candidates = np.arange(30, 71) / 100
+        accuracy = [np.mean((scores >= value) == truth) for value in candidates]
+        return float(candidates[np.argmax(accuracy)])
+    candidates = np.unique(scores)
+    # Midway between two scores, so that equal scores computed elsewhere decide alike.
+    candidates = np.concatenate(
+        [candidates[:1], (candidates[1:] + candidates[:-1]) / 2, [1.0]]
+    )
+    sensitivity = _share_from(scores[truth == 1], candidates)
+    specificity = 1 - _share_from(scores[truth == 0], candidates)
+    if found := re.fullmatch(r"(sensitivity|specificity)>=(.*)", rule):
+        least = float(found[2])
+        if found[1] == "sensitivity":
+            return float(candidates[np.flatnonzero(sensitivity >= least)[-1]])
+        found_at = np.flatnonzero(specificity >= least)
+        return float(candidates[found_at[0] if len(found_at) else -1])
+    return float(candidates[np.argmax(sensitivity + specificity)])
+
+
+def format_value(value: float) -> str:
+    """Write a metric with three decimals."""
+    return f"{value:.3f}" if np.isfinite(value) else "undefined"
+
+
+def format_interval(estimate: Estimate) -> str:
+    """Write an estimate's interval."""
+    low, high = estimate.ci_low, estimate.ci_high
+    return f"{low:.3f} to {high:.3f}" if np.isfinite(low) else ""
+
+
+def _measure_weighted(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray,
+    threshold: float,
+    grades: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    found = weighted_metrics(truth, scores, weights, threshold=threshold)
+    if grades is None:
+        return found
+    right = (scores >= threshold) == truth
+    for grade in _list(grades):
+        counted = weights[:, grades == grade].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = counted @ right[grades == grade] / counted.sum(axis=1)
+        found[f"recall_grade_{grade}"] = share
+    return found
+
+
+def _list(grades: np.ndarray) -> list[int]:
+    return np.unique(grades).tolist()
 
 
 def _resample(
@@ -144,9 +263,10 @@ def _resample(
         yield rng.multinomial(num_patients, shares, count)[:, codes].astype(np.float32)
 
 
-def _rank_metrics(
+def _rank(
     truth: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> dict[str, np.ndarray]:
+    """Compute the metrics that follow from the order of the scores."""
     order = np.argsort(-scores, kind="stable")
     # Equal scores are one point of the curves.
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
@@ -161,47 +281,28 @@ def _rank_metrics(
     precision = np.divide(
         true_positives, chosen, out=np.zeros_like(chosen), where=chosen > 0
     )
-    return (
-        area / (num_positive * num_negative),
-        (precision * positives).sum(axis=1) / num_positive,
+    found = {
+        "roc_auc": area / (num_positive * num_negative),
+        "average_precision": (precision * positives).sum(axis=1) / num_positive,
+    }
+    sensitivity = true_positives / num_positive[:, None]
+    false_alarms = false_positives / num_negative[:, None]
+    # The curve begins where nothing is positive.
+    sensitivity, false_alarms = (
+        np.pad(values, ((0, 0), (1, 0))) for values in (sensitivity, false_alarms)
     )
-
-
-def choose_threshold(truth: np.ndarray, scores: np.ndarray, rule: str | float) -> float:
-    """Choose the score from which a photograph counts as positive.
-
-    Args:
-        truth: int64 [n], 1 for positive; both classes are there.
-        scores: float [n] in [0, 1].
-        rule: `youden` maximises sensitivity + specificity - 1 over all scores (Youden,
-            Cancer 3(1), 1950); `accuracy` is the predecessor's sweep from 0.30 to 0.70
-            by 0.01, the first of the best; a number is itself.
-    """
-    if not isinstance(rule, str):
-        return rule
-    if rule == "accuracy":
-        candidates = np.arange(30, 71) / 100
-        accuracy = [np.mean((scores >= value) == truth) for value in candidates]
-        return float(candidates[np.argmax(accuracy)])
-    candidates = np.unique(scores)
-    # Midway between two scores, so that equal scores computed elsewhere decide alike.
-    candidates = np.concatenate(
-        [candidates[:1], (candidates[1:] + candidates[:-1]) / 2]
-    )
-    sensitivity = _share_from(scores[truth == 1], candidates)
-    false_positives = _share_from(scores[truth == 0], candidates)
-    return float(candidates[np.argmax(sensitivity - false_positives)])
-
-
-def format_value(value: float) -> str:
-    """Write a metric with three decimals."""
-    return f"{value:.3f}" if np.isfinite(value) else "undefined"
-
-
-def format_interval(estimate: Estimate) -> str:
-    """Write an estimate's interval."""
-    low, high = estimate.ci_low, estimate.ci_high
-    return f"{low:.3f} to {high:.3f}" if np.isfinite(low) else ""
+    rows = np.arange(len(weights))
+    undefined = ~np.isfinite(found["roc_auc"])
+    for least in OPERATING_POINTS:
+        last = (false_alarms <= 1 - least + TINY).sum(axis=1) - 1
+        first = np.minimum((sensitivity < least - TINY).sum(axis=1), len(starts))
+        found[f"sensitivity_at_specificity_{least:.2f}"] = np.where(
+            undefined, np.nan, sensitivity[rows, last]
+        )
+        found[f"specificity_at_sensitivity_{least:.2f}"] = np.where(
+            undefined, np.nan, 1 - false_alarms[rows, first]
+        )
+    return found
 
 
 def _share_from(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -216,3 +317,37 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(defined, (tail, 1 - tail))
     return Estimate(value, float(low), float(high))
+
+
+def _says_nothing(estimate: Estimate) -> bool:
+    return estimate.ci_low == estimate.ci_high
+
+
+def _find_exact_interval(value: float, num: int) -> Estimate:
+    tail = (1 - CONFIDENCE) / 2
+    right = round(value * num)
+    return Estimate(
+        value,
+        float(beta.ppf(tail, right, num - right + 1)) if right else 0.0,
+        float(beta.ppf(1 - tail, right + 1, num - right)) if right < num else 1.0,
+    )
+
+
+def _find_roc_auc_interval(
+    value: float, num_negative: int, num_positive: int
+) -> Estimate:
+    """Find the areas whose own standard error reaches just to the one measured."""
+    z = norm.ppf((1 + CONFIDENCE) / 2)
+    mean = (num_negative + num_positive) / 2 - 1
+
+    def overreach(area: float) -> float:
+        spread = 1 + mean * ((1 - area) / (2 - area) + area / (1 + area))
+        variance = area * (1 - area) * spread / (num_negative * num_positive)
+        return float((value - area) ** 2 - z**2 * variance)
+
+    low, high = 0.0, 1.0
+    if value > 0:
+        low = brentq(overreach, 0, min(value, 1 - TINY))
+    if value < 1:
+        high = brentq(overreach, max(value, TINY), 1)
+    return Estimate(value, low, high)
