@@ -27,6 +27,9 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Task = Literal["binary", "referable", "grades"]
 Tta = Literal["none", "flips5"]
+ThresholdRule = Annotated[
+    str, Field(pattern=r"^(sensitivity|specificity)>=(0?\.\d+|1(\.0*)?)$")
+]
 Monitor = Literal[
     "auto",
     "loss",
@@ -237,12 +240,20 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """How a trained model is judged."""
+    """How a trained model is judged.
+
+    `threshold` is a rule (`youden`, `accuracy`, `sensitivity>=0.85`,
+    `specificity>=0.95`) for the validation split, or a number.
+    """
 
     tta: Tta = "none"
-    threshold: Literal["youden", "accuracy"] | Annotated[float, Field(ge=0, le=1)] = (
-        "youden"
-    )
+    threshold: (
+        Literal["youden", "accuracy"]
+        | Annotated[
+            str, Field(pattern=r"^(sensitivity|specificity)>=(0\.\d+|1(\.0+)?)$")
+        ]
+        | Annotated[float, Field(ge=0, le=1)]
+    ) = "youden"
     num_resamples: Annotated[int, Field(ge=100)] = 1000
     batch_size: Positive = 256
     seed: Seed = 42

@@ -4,12 +4,17 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
-from drtf.models.evaluation import FIGURES, evaluate
+from drtf.models.evaluation import (
+    CLASS_COLUMNS,
+    FIGURES,
+    describe_classes,
+    evaluate,
+)
 from drtf.models.heatmaps import gradcam
 from drtf.models.run import load_history, load_run
 from drtf.models.training import train
@@ -78,6 +83,31 @@ def test_the_threshold_is_chosen_on_validation_and_kept_in_the_run(run, evaluati
     assert threshold == evaluation.threshold
     assert (threshold.split, threshold.tta) == ("val", "flips5")
     assert threshold.num_photographs == 6
+
+
+def test_the_notebooks_matrix_gives_its_classification_report():
+    counts = [4958, 205, 1398, 465]
+    found = describe_classes(
+        np.repeat([0, 0, 1, 1], counts),
+        np.repeat([0, 1, 0, 1], counts),
+        labels=("healthy", "diseased"),
+    )
+    rounded = {
+        name: [round(values[key], 4) for key in CLASS_COLUMNS[1:]]
+        for name, values in found.items()
+    }
+    assert rounded == {
+        "healthy": [0.7801, 0.9603, 0.8608, 5163],
+        "diseased": [0.6940, 0.2496, 0.3672, 1863],
+        "macro avg": [0.7370, 0.6049, 0.6140, 7026],
+        "weighted avg": [0.7572, 0.7718, 0.7299, 7026],
+    }
+
+
+def test_a_patient_has_the_worse_eyes_grade_and_score(contents, predictions):
+    patients = predictions.groupby("patient")[["grade", "score"]].max()
+    expected = roc_auc_score(patients["grade"] > 0, patients["score"])
+    assert contents["per_patient"]["roc_auc"]["value"] == pytest.approx(expected)
 
 
 def test_the_report_needs_nothing_beside_it(run, evaluation):
@@ -167,6 +197,14 @@ def test_a_network_of_grades_is_judged_by_referable_disease(shards, config, tmp_
     )
     predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")
     truth = predictions["grade"] >= 2
+    kappa = cohen_kappa_score(
+        predictions["grade"],
+        predictions["decided_grade"],
+        labels=range(5),
+        weights="quadratic",
+    )
+    found_kappa = found.metrics["grades_quadratic_kappa"].value
+    assert found_kappa == pytest.approx(kappa, nan_ok=True)
     assert found.metrics["roc_auc"].value == pytest.approx(
         roc_auc_score(truth, predictions["score"])
     )

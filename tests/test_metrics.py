@@ -10,6 +10,7 @@ from drtf.models.metrics import (
     format_interval,
     format_value,
     measure,
+    measure_grades,
     weighted_metrics,
 )
 
@@ -168,6 +169,23 @@ def test_what_is_undefined_is_said_and_not_made_up():
     assert found["sensitivity"].value == pytest.approx(2 / 3)
     assert format_value(found["roc_auc"].value) == "undefined"
     assert format_interval(found["roc_auc"]) == ""
+
+
+def test_grades_are_measured_as_scikit_learn_does():
+    rng = np.random.default_rng(0)
+    grades = rng.integers(0, 5, 300)
+    decided = np.clip(grades + rng.integers(-1, 2, 300), 0, 4)
+    found = measure_grades(
+        grades, decided, patients=np.arange(300) // 2, num_resamples=200, seed=0
+    )
+    expected = {
+        "grades_accuracy": reference.accuracy_score(grades, decided),
+        "grades_quadratic_kappa": reference.cohen_kappa_score(
+            grades, decided, weights="quadratic"
+        ),
+    }
+    assert {name: found[name].value for name in found} == pytest.approx(expected)
+    assert all(x.ci_low < x.value < x.ci_high for x in found.values())
 
 
 def test_where_no_mistake_was_made_the_interval_still_has_a_width():

@@ -100,13 +100,13 @@ def test_the_score_is_the_sigmoid_of_the_logit(name, task):
     network = build_network(config, image_size=32, load_weights=False, task=task)
     images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
     logits = build_logit_model(network)(images).numpy()
-    probabilities = network(images)
-    scores = find_scores(probabilities).numpy()
+    probabilities = network(images).numpy()
+    scores = find_scores(probabilities)
     assert logits.shape == (3, 1)
     assert scores == pytest.approx(1 / (1 + np.exp(-logits[:, 0])), abs=1e-6)
     if task == "grades":
         assert probabilities.shape == (3, 5)
-        referable = probabilities.numpy()[:, 2:].sum(axis=1)
+        referable = probabilities[:, 2:].sum(axis=1)
         assert scores == pytest.approx(referable, abs=1e-6)
 
 

@@ -48,7 +48,9 @@ def test_the_measures_are_scikit_learns(task):
         positive, scores = labels >= 2, probabilities[:, 2:].sum(axis=1)
         decisions = probabilities.argmax(axis=1)
         true_ones = probabilities[np.arange(12), labels]
-        kappa = cohen_kappa_score(labels, decisions, weights="quadratic")
+        kappa = cohen_kappa_score(
+            labels, decisions, labels=range(5), weights="quadratic"
+        )
         assert found["kappa"] == pytest.approx(kappa)
         assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-6)
     else:

@@ -44,7 +44,13 @@ def evaluate(
     figures and report.html.
     """
     from drtf.config import load_config
-    from drtf.models.evaluation import REPORT_FILE, list_rows
+    from drtf.models.evaluation import (
+        CLASS_COLUMNS,
+        METRIC_COLUMNS,
+        REPORT_FILE,
+        list_classes,
+        list_rows,
+    )
     from drtf.models.evaluation import evaluate as run_evaluation
     from drtf.models.run import find_config
 
@@ -64,9 +70,10 @@ def evaluate(
     show_table(
         f"{run} on split {split}: {evaluation.num_photographs:,} photographs of "
         f"{evaluation.num_patients:,} patients",
-        ("metric", "value", "95 % interval"),
+        METRIC_COLUMNS,
         list_rows(evaluation),
     )
+    show_table("Decisions by class", CLASS_COLUMNS, list_classes(evaluation))
     threshold = evaluation.threshold
     click.echo(
         f"Threshold {threshold.value:.4f} ({threshold.rule} on {threshold.split}). "

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
 
 from drtf import figures
 from drtf.config import Config, Tta
@@ -21,7 +22,9 @@ from drtf.models.metrics import (
     format_interval,
     format_value,
     measure,
+    measure_grades,
 )
+from drtf.models.network import find_scores
 from drtf.models.prediction import Predict, build_predictor, predict_split
 from drtf.models.report import write_report
 from drtf.models.run import (
@@ -45,6 +48,8 @@ FIGURES = (
     "scores.png",
     HISTORY_FIGURE,
 )
+METRIC_COLUMNS = ("metric", "per photograph", "95 %", "per patient", "95 %")
+CLASS_COLUMNS = ("class", "precision", "recall", "f1-score", "support")
 LABELS = {
     "binary": ("healthy", "diseased"),
     "referable": ("not referable", "referable"),
@@ -60,7 +65,11 @@ class Evaluation:
         split: the split judged.
         tta: the views used.
         threshold: as chosen on the validation split.
-        metrics: estimates by name.
+        metrics: estimates by name, per photograph.
+        patient_metrics: the same per patient, by the worse eye: the highest grade, and
+            the highest score.
+        classes: precision, recall, F1 and support of each class, then their macro and
+            weighted averages, as scikit-learn's `classification_report` has them.
         single_view_roc_auc: of the unchanged view alone, to tell what the views gain.
         confusion_matrix: rows are truth, columns are decisions.
         num_photographs: judged.
@@ -72,6 +81,8 @@ class Evaluation:
     tta: Tta
     threshold: Threshold
     metrics: dict[str, Estimate]
+    patient_metrics: dict[str, Estimate]
+    classes: dict[str, dict[str, float]]
     single_view_roc_auc: float
     confusion_matrix: list[list[int]]
     num_photographs: int
@@ -133,23 +144,26 @@ def evaluate(
     trained_on = set_sha256 == run.info.set_sha256
     table = scored[split]
     table["decision"] = (table["score"] >= value).astype(int)
-    truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
-    confusion = pd.crosstab(table["label"], table["decision"])
-    confusion = confusion.reindex(index=(0, 1), columns=(0, 1), fill_value=0)
+    truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
+    bootstrap = {"num_resamples": settings.num_resamples, "seed": settings.seed}
+    metrics = _measure(table, value, **bootstrap)
+    if "decided_grade" in table:
+        metrics |= measure_grades(
+            table["grade"].to_numpy(),
+            table["decided_grade"].to_numpy(),
+            patients=table["patient"].to_numpy(),
+            **bootstrap,
+        )
+    patients = table.groupby("patient")[["label", "grade", "score"]].max()
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
         threshold=threshold,
-        metrics=measure(
-            truth,
-            scores,
-            threshold=value,
-            patients=table["patient"].to_numpy(),
-            num_resamples=settings.num_resamples,
-            seed=settings.seed,
-        ),
+        metrics=metrics,
+        patient_metrics=_measure(patients.reset_index(), value, **bootstrap),
+        classes=describe_classes(truth, decision, labels=LABELS[run.config.train.task]),
         single_view_roc_auc=float(roc_auc_score(truth, table["first_view"])),
-        confusion_matrix=confusion.to_numpy().tolist(),
+        confusion_matrix=confusion_matrix(truth, decision, labels=(0, 1)).tolist(),
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
         notes=_find_notes(run, split, trained_on),
@@ -192,9 +206,53 @@ def _score(
             f"split {split!r} of {shards.folder} has photographs of one class only for "
             f"the task {task!r}: it can't be judged on"
         )
-    table["score"] = views.mean(axis=1)
-    table["first_view"] = views[:, 0]
+    probabilities = views.mean(axis=1)
+    table["score"] = find_scores(probabilities)
+    table["first_view"] = find_scores(views[:, 0])
+    if task == "grades":
+        table["decided_grade"] = probabilities.argmax(axis=1)
     return table
+
+
+def _measure(
+    table: pd.DataFrame, threshold: float, *, num_resamples: int, seed: int
+) -> dict[str, Estimate]:
+    columns = ("label", "score", "patient", "grade")
+    truth, scores, patients, grades = (table[name].to_numpy() for name in columns)
+    return measure(
+        truth,
+        scores,
+        threshold=threshold,
+        patients=patients,
+        grades=grades,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def describe_classes(
+    truth: np.ndarray, decisions: np.ndarray, *, labels: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return precision, recall, F1 and support of each class, and their averages.
+
+    Args:
+        truth: int64 [n], 1 for positive.
+        decisions: int64 [n].
+        labels: of the two classes.
+    """
+    found = classification_report(
+        truth,
+        decisions,
+        labels=(0, 1),
+        target_names=labels,
+        output_dict=True,
+        zero_division=np.nan,
+    )
+    found.pop("accuracy", None)
+    return {
+        name: {key: float(value) for key, value in values.items()}
+        for name, values in found.items()
+    }
 
 
 def _find_notes(run: Run, split: str, trained_on: bool) -> list[str]:
@@ -218,11 +276,33 @@ def _find_notes(run: Run, split: str, trained_on: bool) -> list[str]:
     return notes
 
 
-def list_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """List an evaluation's metrics as text: name, value, 95 % interval."""
+def list_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """List an evaluation's metrics as text.
+
+    Returns:
+        Name, then value and interval per photograph, then the same per patient.
+    """
+    rows = []
+    for name, item in evaluation.metrics.items():
+        row = [name, format_value(item.value), format_interval(item)]
+        of_patients = evaluation.patient_metrics.get(name)
+        if of_patients:
+            row += [format_value(of_patients.value), format_interval(of_patients)]
+        else:
+            row += ["", ""]
+        rows.append(tuple(row))
+    return rows
+
+
+def list_classes(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """List an evaluation's classes as text, as `CLASS_COLUMNS` says."""
     return [
-        (name, format_value(item.value), format_interval(item))
-        for name, item in evaluation.metrics.items()
+        (
+            name,
+            *(format_value(values[key]) for key in CLASS_COLUMNS[1:-1]),
+            f"{values['support']:,.0f}",
+        )
+        for name, values in evaluation.classes.items()
     ]
 
 
@@ -258,14 +338,11 @@ def _write(
         labels=LABELS[task],
     )
     columns = ["id", "patient", "grade", "score", "decision"]
+    columns += [name for name in ("decided_grade",) if name in table]
     write_atomic(out / PREDICTIONS_FILE, table[columns].to_csv(index=False))
-    contents = {
-        name: {
-            key: value if math.isfinite(value) else None
-            for key, value in dataclasses.asdict(estimate).items()
-        }
-        for name, estimate in evaluation.metrics.items()
-    } | {
+    contents = _dump(evaluation.metrics) | {
+        "per_patient": _dump(evaluation.patient_metrics),
+        "classes": evaluation.classes,
         "confusion_matrix": evaluation.confusion_matrix,
         "single_view_roc_auc": evaluation.single_view_roc_auc,
         "num_photographs": evaluation.num_photographs,
@@ -281,6 +358,16 @@ def _write(
     }
     _write_report(out, run, evaluation)
     write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
+
+
+def _dump(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {
+            key: value if math.isfinite(value) else None
+            for key, value in dataclasses.asdict(estimate).items()
+        }
+        for name, estimate in metrics.items()
+    }
 
 
 def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
@@ -307,7 +394,10 @@ def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
         out / REPORT_FILE,
         title=f"Evaluation of {run.folder.resolve().name} on split {evaluation.split}",
         facts=facts,
-        rows=list_rows(evaluation),
+        tables={
+            "Metrics": (METRIC_COLUMNS, list_rows(evaluation)),
+            "Classes": (CLASS_COLUMNS, list_classes(evaluation)),
+        },
         notes=evaluation.notes,
         figures=[out / name for name in FIGURES],
     )

@@ -19,7 +19,7 @@ from drtf.errors import DrtfError
 from drtf.figures import Picture, plot_grid
 from drtf.files import check_absent
 from drtf.models.evaluation import LABELS, check_preprocessing
-from drtf.models.network import build_logit_model, scale_images
+from drtf.models.network import build_logit_model, find_scores, scale_images
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.models.scoring import prepare_photographs, score_photographs
@@ -102,7 +102,7 @@ def gradcam(
     pixels = np.stack([example.image for example in examples])
     maps = compute_gradcam(run.network, pixels, layer=layer.name)
     views = build_predictor(run.network, run.tta)(tf.constant(pixels)).numpy()
-    scores = views.mean(axis=1)
+    scores = find_scores(views.mean(axis=1))
     if images is None:
         titles = LABELS[run.config.train.task]
     else:

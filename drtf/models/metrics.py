@@ -13,6 +13,7 @@ CONFIDENCE = 0.95
 RESAMPLES_AT_ONCE = 100
 OPERATING_POINTS = (0.8, 0.9, 0.95)
 NUM_BINS = 15
+NUM_GRADES = 5
 TINY = 1e-9  # a rounding error is no reason to miss a point that is just there
 # As scikit-learn does, a score of 0 or 1 is taken for the nearest one that is neither.
 TINIEST = np.finfo(np.float64).eps
@@ -96,6 +97,57 @@ def measure(
             *(len(np.unique(patients[truth == label])) for label in (0, 1)),
         )
     return estimates
+
+
+def measure_grades(
+    grades: np.ndarray,
+    decided: np.ndarray,
+    *,
+    patients: np.ndarray,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Measure decisions between the five grades.
+
+    Cohen's kappa with quadratic weights: Psychological Bulletin 70(4), 1968.
+
+    Args:
+        grades: int [n], 0-4.
+        decided: int [n], 0-4.
+        patients: [n], names, by which photographs are resampled.
+        num_resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        Estimates of `grades_accuracy` and `grades_quadratic_kappa`.
+    """
+    cells = np.eye(NUM_GRADES**2, dtype=np.float32)[NUM_GRADES * grades + decided]
+    steps = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
+
+    def measure_weighted(weights: np.ndarray) -> np.ndarray:
+        counts = (weights @ cells).astype(np.float64)
+        matrices = counts.reshape(-1, NUM_GRADES, NUM_GRADES)
+        total = counts.sum(axis=1)
+        rows, columns = matrices.sum(axis=2), matrices.sum(axis=1)
+        by_chance = np.einsum("ri,rj,ij->r", rows, columns, steps) / total
+        accuracy = np.trace(matrices, axis1=1, axis2=2) / total
+        with np.errstate(divide="ignore", invalid="ignore"):
+            kappa = 1 - np.einsum("rij,ij->r", matrices, steps) / by_chance
+        return np.stack([accuracy, kappa])
+
+    values = measure_weighted(np.ones((1, len(grades)), np.float32))[:, 0]
+    resampled = np.concatenate(
+        [measure_weighted(x) for x in _resample(patients, num_resamples, seed)], axis=1
+    )
+    return {
+        name: _estimate(float(value), found)
+        for name, value, found in zip(
+            ("grades_accuracy", "grades_quadratic_kappa"),
+            values,
+            resampled,
+            strict=True,
+        )
+    }
 
 
 def measure_mean_roc_auc(

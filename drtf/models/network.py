@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from drtf.config import NUM_CLASSES, ModelConfig, Task
@@ -109,10 +110,10 @@ def build_task_model(network: keras.Model) -> keras.Model:
     return build_logit_model(network)
 
 
-def find_scores(probabilities: tf.Tensor) -> tf.Tensor:
-    """Return the scores of disease, [B], of what a network puts out, [B, C]."""
+def find_scores(probabilities: np.ndarray) -> np.ndarray:
+    """Return the scores of disease, [...], of what a network puts out, [..., C]."""
     first = FIRST_POSITIVE[probabilities.shape[-1]]
-    return tf.reduce_sum(probabilities[:, first:], axis=1)
+    return probabilities[..., first:].sum(axis=-1)
 
 
 def scale_images(images: tf.Tensor) -> tf.Tensor:

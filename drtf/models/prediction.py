@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from drtf.config import Task, Tta
 from drtf.data.pipeline import eval_dataset, record_errors
-from drtf.models.network import find_scores, scale_images
+from drtf.models.network import scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
 
@@ -16,18 +16,19 @@ Predict = Callable[[tf.Tensor], tf.Tensor]
 
 
 def build_predictor(network: keras.Model, tta: Tta) -> Predict:
-    """Return a compiled function from uint8 images [B, H, W, 3] to scores [B, V].
+    """Return a compiled function from uint8 images to probabilities of V views.
 
-    A score is the network's probability of disease; one for each of the V views. Their
-    mean is the score under test-time augmentation.
+    It takes [B, H, W, 3] and returns float32 [B, V, C], what the network puts out. The
+    mean over the views is what counts under test-time augmentation.
     """
 
     @tf.function(autograph=False)
     def predict(images: tf.Tensor) -> tf.Tensor:
         views = build_views(scale_images(images), tta)  # [V, B, H, W, 3]
         flat = tf.reshape(views, [-1, *views.shape[2:]])
-        scores = find_scores(network(flat, training=False))
-        return tf.transpose(tf.reshape(scores, tf.shape(views)[:2]))
+        found = network(flat, training=False)
+        shape = [*views.shape[:1], -1, *found.shape[1:]]
+        return tf.transpose(tf.reshape(found, shape), [1, 0, 2])
 
     return predict
 
@@ -61,7 +62,7 @@ def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
 def predict_split(
     predict: Predict, shards: ShardSet, *, split: str, task: Task, batch_size: int
 ) -> np.ndarray:
-    """Score each photograph of a split, in the order of the index.
+    """Predict each photograph of a split, in the order of the index.
 
     Args:
         predict: from `build_predictor`.
@@ -71,12 +72,12 @@ def predict_split(
         batch_size: photographs at once.
 
     Returns:
-        float32 [n, V]: the score of each view.
+        float32 [n, V, C], what the network puts out for each view.
     """
     dataset = eval_dataset(shards, split=split, task=task, batch_size=batch_size)
-    scores = []
+    found = []
     with record_errors(), progress(f"Scoring split {split}", len(dataset)) as advance:
         for batch in dataset:
-            scores.append(predict(batch["image"]).numpy()[batch["mask"].numpy()])
+            found.append(predict(batch["image"]).numpy()[batch["mask"].numpy()])
             advance("")
-    return np.concatenate(scores)
+    return np.concatenate(found)

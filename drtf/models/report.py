@@ -26,30 +26,35 @@ def write_report(
     *,
     title: str,
     facts: Mapping[str, str],
-    rows: Iterable[Sequence[str]],
+    tables: Mapping[str, tuple[Sequence[str], Iterable[Sequence[str]]]],
     notes: Iterable[str],
     figures: Iterable[Path],
 ) -> None:
-    """Write a page of metrics, figures and where they come from.
+    """Write a page of tables, figures and where they come from.
 
     Args:
         path: of the HTML file.
         title: its heading.
         facts: what was judged, by name.
-        rows: name, value and interval of each metric.
+        tables: by title, the columns and the rows, as text.
         notes: warnings, shown first.
         figures: PNGs to embed.
     """
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
-    body += ["<table><tr><th>metric</th><th>value</th><th>95 % interval</th></tr>"]
+    for heading, (columns, rows) in tables.items():
+        body += [f"<h2>{html.escape(heading)}</h2>", "<table><tr>"]
+        body += [f"<th>{html.escape(column)}</th>" for column in columns]
+        body += ["</tr>"]
+        for name, *cells in rows:
+            body += [f"<tr><td>{html.escape(name)}</td>"]
+            body += [f'<td class="number">{html.escape(cell)}</td>' for cell in cells]
+            body += ["</tr>"]
+        body += ["</table>"]
     body += [
-        f"<tr><td>{html.escape(name)}</td>"
-        + "".join(f'<td class="number">{html.escape(cell)}</td>' for cell in cells)
-        + "</tr>"
-        for name, *cells in rows
+        "<p>Intervals of 95 %: bootstrap over patients, and exact ones where no "
+        "mistake was made. A patient has the grade and the score of the worse eye.</p>"
     ]
-    body += ["</table>", "<p>Intervals: bootstrap over patients.</p>"]
     body += ['<div class="figures">', *map(_embed, figures), "</div>"]
     body += ["<h2>What was judged</h2>", "<table>"]
     body += [

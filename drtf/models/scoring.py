@@ -29,6 +29,7 @@ from drtf.images.preprocess import (
     limit_threads,
     preprocess_photograph,
 )
+from drtf.models.network import find_scores
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, RunInfo, load_run
 from drtf.progress import progress
@@ -148,7 +149,7 @@ def score_photographs(
         for row, item in zip(pixels, batch, strict=False):
             if item.image is not None:
                 row[...] = item.image
-        scores = predict(tf.constant(pixels)).numpy().mean(axis=1)
+        scores = find_scores(predict(tf.constant(pixels)).numpy().mean(axis=1))
         for item, value in zip(batch, scores.tolist(), strict=False):
             yield item, None if item.image is None else value
 

@@ -79,7 +79,7 @@ class Validation:
     def find_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return whether there is disease, bool [n], and its scores, float32 [n]."""
         first = FIRST_POSITIVE[self.probabilities.shape[1]]
-        return self.classes >= max(first, 1), find_scores(self.probabilities).numpy()
+        return self.classes >= max(first, 1), find_scores(self.probabilities)
 
     def find_decisions(self) -> np.ndarray:
         """Return the classes decided on, int64 [n]."""
@@ -97,7 +97,9 @@ class Validation:
             "balanced_accuracy": balanced_accuracy_score(self.classes, decisions),
         }
         if self.probabilities.shape[1] > 1:
+            # Named, since what is absent would bring its neighbours nearer.
+            grades = range(self.probabilities.shape[1])
             found["kappa"] = cohen_kappa_score(
-                self.classes, decisions, weights="quadratic"
+                self.classes, decisions, labels=grades, weights="quadratic"
             )
         return {name: float(value) for name, value in found.items()}
