@@ -26,7 +26,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Task = Literal["binary", "referable", "grades"]
-Tta = Literal["none", "flips5"]
+Tta = Literal["none", "flips5", "dihedral8"]
 ThresholdRule = Annotated[
     str, Field(pattern=r"^(sensitivity|specificity)>=(0?\.\d+|1(\.0*)?)$")
 ]

@@ -31,6 +31,18 @@ def test_flips5_is_the_notebooks_mean_over_five_views(network):
     assert found.mean(axis=1)[:, -1] == pytest.approx(expected, abs=1e-6)
 
 
+def test_dihedral8_is_all_turns_of_the_image_and_its_mirror_image():
+    unit = IMAGES.astype(np.float32) / 255
+    found = build_views(tf.constant(unit), "dihedral8").numpy()
+    expected = [
+        np.rot90(x, turns, axes=(1, 2))
+        for x in (unit, unit[:, :, ::-1])
+        for turns in range(4)
+    ]
+    assert (found[0] == unit).all()
+    assert {x.tobytes() for x in found} == {x.tobytes() for x in expected}
+
+
 def test_without_tta_there_is_one_view(network):
     unit = IMAGES.astype(np.float32) / 255
     assert (build_views(tf.constant(unit), "none").numpy() == unit[None]).all()

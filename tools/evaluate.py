@@ -19,7 +19,7 @@ from .options import (
 @click.option("--split", default="test", show_default=True, help="Split to judge.")
 @click.option(
     "--tta",
-    type=click.Choice(["none", "flips5"]),
+    type=click.Choice(["none", "flips5", "dihedral8"]),
     help="Test-time augmentation; without it the config's evaluate.tta.",
 )
 @path_option(

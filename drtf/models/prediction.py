@@ -37,10 +37,11 @@ def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
     """Make the views of each image.
 
     `flips5` is the predecessor's: as it is, mirrored left to right, upside down, both,
-    and 1.1 times as bright, clipped.
+    and 1.1 times as bright, clipped. `dihedral8` are the four quarter turns of the
+    image and of its mirror image.
 
     Args:
-        images: float32 [B, H, W, 3] in [0, 1].
+        images: float32 [B, H, W, 3] in [0, 1]; for `dihedral8` H equals W.
         tta: which views.
 
     Returns:
@@ -48,6 +49,11 @@ def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
     """
     if tta == "none":
         return images[None]
+    if tta == "dihedral8":
+        upright = [images, images[:, ::-1, ::-1]]
+        lying = [tf.transpose(x, [0, 2, 1, 3]) for x in upright]
+        views = [*upright, *lying]
+        return tf.stack([*views, *(view[:, :, ::-1] for view in views)])
     return tf.stack(
         [
             images,
