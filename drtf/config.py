@@ -39,6 +39,7 @@ Monitor = Literal[
     "balanced_accuracy",
     "kappa",
 ]
+CalibrationMethod = Literal["none", "temperature", "isotonic"]
 OnCorrupt = Literal["error", "skip"]
 Conflicts = Literal["keep", "drop", "error"]
 NUM_CLASSES: Mapping[Task, int] = {"binary": 2, "referable": 2, "grades": 5}
@@ -243,7 +244,8 @@ class EvaluateConfig(Section):
     """How a trained model is judged.
 
     `threshold` is a rule (`youden`, `accuracy`, `sensitivity>=0.85`,
-    `specificity>=0.95`) for the validation split, or a number.
+    `specificity>=0.95`) for the validation split, or a number. `calibration` is fitted
+    there too, after the prior of the training was put right.
     """
 
     tta: Tta = "none"
@@ -254,6 +256,7 @@ class EvaluateConfig(Section):
         ]
         | Annotated[float, Field(ge=0, le=1)]
     ) = "youden"
+    calibration: CalibrationMethod = "temperature"
     num_resamples: Annotated[int, Field(ge=100)] = 1000
     batch_size: Positive = 256
     seed: Seed = 42

@@ -16,6 +16,7 @@ DPI = 120
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
 
 CAPTION_LENGTH = 34
+NUM_PARTS = 10
 PANELS = {"loss": "Loss", "roc_auc": "ROC AUC of disease", "kappa": "Kappa of grades"}
 
 # A caption and uint8 RGB [H, W, 3].
@@ -129,6 +130,28 @@ def plot_precision_recall(
             label=f"threshold {threshold:.3f}",
         )
     axes.legend(loc="lower left")
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_reliability(
+    path: Path, truth: np.ndarray, chances: Mapping[str, np.ndarray]
+) -> None:
+    """Draw how often what is given a chance comes true, in tenths of the photographs.
+
+    Args:
+        path: of the PNG.
+        truth: int64 [n], 1 for positive.
+        chances: float [n] in [0, 1] by label.
+    """
+    figure, axes = _square("Reliability", "predicted chance", "share that is positive")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as it should be")
+    for (label, values), color in zip(chances.items(), (GREY, BLUE), strict=True):
+        parts = np.array_split(np.argsort(values, kind="stable"), NUM_PARTS)
+        parts = [part for part in parts if len(part)]
+        predicted = [values[part].mean() for part in parts]
+        found = [truth[part].mean() for part in parts]
+        axes.plot(predicted, found, color=color, marker="o", label=label)
+    axes.legend(loc="upper left")
     figure.savefig(path, dpi=DPI)
 
 

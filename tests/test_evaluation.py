@@ -110,6 +110,17 @@ def test_a_patient_has_the_worse_eyes_grade_and_score(contents, predictions):
     assert contents["per_patient"]["roc_auc"]["value"] == pytest.approx(expected)
 
 
+def test_the_calibration_is_kept_in_the_run(run, evaluation, contents, predictions):
+    calibration = load_run(run).calibration
+    assert calibration == evaluation.calibration
+    assert (calibration.method, calibration.split) == ("temperature", "val")
+    expected = calibration.apply(predictions["score"].to_numpy())
+    assert predictions["probability"].to_numpy() == pytest.approx(expected, abs=1e-6)
+    truth = predictions["grade"] > 0
+    brier_score = np.mean((expected - truth) ** 2)
+    assert contents["brier_score"]["value"] == pytest.approx(brier_score, abs=1e-6)
+
+
 def test_the_report_needs_nothing_beside_it(run, evaluation):
     page = (run / "test" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(FIGURES)

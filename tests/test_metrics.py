@@ -11,6 +11,7 @@ from drtf.models.metrics import (
     format_value,
     measure,
     measure_grades,
+    weighted_chances,
     weighted_metrics,
 )
 
@@ -44,6 +45,7 @@ def test_weighted_metrics_equal_scikit_learns(seed):
     truth, scores, _ = sample(seed=seed)
     weights = np.random.default_rng(seed).integers(0, 4, (3, 400)).astype(np.float32)
     found = weighted_metrics(truth, scores, weights, threshold=0.5)
+    found |= weighted_chances(truth, scores, weights)
     decisions = (scores >= 0.5).astype(int)
     for row, weight in enumerate(weights):
         w = {"sample_weight": weight}

@@ -12,10 +12,12 @@ import pandas as pd
 from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
 
 from drtf import figures
-from drtf.config import Config, Tta
-from drtf.data.labels import POSITIVE_FROM
+from drtf.config import NUM_CLASSES, Config, Tta
+from drtf.data.labels import POSITIVE_FROM, find_classes
+from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.files import check_absent, write_atomic
+from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.metrics import (
     Estimate,
     choose_threshold,
@@ -33,6 +35,7 @@ from drtf.models.run import (
     Threshold,
     load_history,
     load_run,
+    save_calibration,
     save_threshold,
 )
 from drtf.records.manifest import hash_manifest
@@ -46,6 +49,7 @@ FIGURES = (
     "precision_recall.png",
     "confusion_matrix.png",
     "scores.png",
+    "reliability.png",
     HISTORY_FIGURE,
 )
 METRIC_COLUMNS = ("metric", "per photograph", "95 %", "per patient", "95 %")
@@ -65,6 +69,7 @@ class Evaluation:
         split: the split judged.
         tta: the views used.
         threshold: as chosen on the validation split.
+        calibration: as fitted there.
         metrics: estimates by name, per photograph.
         patient_metrics: the same per patient, by the worse eye: the highest grade, and
             the highest score.
@@ -80,6 +85,7 @@ class Evaluation:
     split: str
     tta: Tta
     threshold: Threshold
+    calibration: Calibration
     metrics: dict[str, Estimate]
     patient_metrics: dict[str, Estimate]
     classes: dict[str, dict[str, float]]
@@ -127,6 +133,7 @@ def evaluate(
             name: _score(run, shard_set, name, predict, settings.batch_size)
             for name in dict.fromkeys((validation_split, split))
         }
+        shares = _find_shares(shard_set, run.config)
     validation = scored[validation_split]
     value = choose_threshold(
         validation["label"].to_numpy(),
@@ -141,9 +148,18 @@ def evaluate(
         num_photographs=len(validation),
     )
     set_sha256 = hash_manifest(shards)
+    calibration = fit_calibration(
+        validation["label"].to_numpy(),
+        validation["score"].to_numpy(),
+        method=settings.calibration,
+        **shares,
+        split=validation_split,
+        tta=settings.tta,
+    )
     trained_on = set_sha256 == run.info.set_sha256
     table = scored[split]
     table["decision"] = (table["score"] >= value).astype(int)
+    table["probability"] = calibration.apply(table["score"].to_numpy())
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
     bootstrap = {"num_resamples": settings.num_resamples, "seed": settings.seed}
     metrics = _measure(table, value, **bootstrap)
@@ -154,11 +170,13 @@ def evaluate(
             patients=table["patient"].to_numpy(),
             **bootstrap,
         )
-    patients = table.groupby("patient")[["label", "grade", "score"]].max()
+    columns = ["label", "grade", "score", "probability"]
+    patients = table.groupby("patient")[columns].max()
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
         threshold=threshold,
+        calibration=calibration,
         metrics=metrics,
         patient_metrics=_measure(patients.reset_index(), value, **bootstrap),
         classes=describe_classes(truth, decision, labels=LABELS[run.config.train.task]),
@@ -172,6 +190,7 @@ def evaluate(
     _write(out, run, table, evaluation, set_sha256=set_sha256)
     if trained_on:
         save_threshold(run.folder, threshold)
+        save_calibration(run.folder, calibration)
     return evaluation
 
 
@@ -214,14 +233,30 @@ def _score(
     return table
 
 
+def _find_shares(shards: ShardSet, config: Config) -> dict[str, float]:
+    """Find the share of positive photographs in training: as drawn, and as they are."""
+    task = config.train.task
+    grades = shards.grades[shards.find_rows("train")]
+    counts = np.bincount(find_classes(grades, task), minlength=NUM_CLASSES[task])
+    first = POSITIVE_FROM[task] if task == "grades" else 1
+    drawn = np.array(count_draws(counts, config.sampling))
+    return {
+        "trained_share": drawn[first:].sum() / drawn.sum(),
+        "real_share": counts[first:].sum() / counts.sum(),
+    }
+
+
 def _measure(
     table: pd.DataFrame, threshold: float, *, num_resamples: int, seed: int
 ) -> dict[str, Estimate]:
-    columns = ("label", "score", "patient", "grade")
-    truth, scores, patients, grades = (table[name].to_numpy() for name in columns)
+    columns = ("label", "score", "probability", "patient", "grade")
+    truth, scores, probabilities, patients, grades = (
+        table[name].to_numpy() for name in columns
+    )
     return measure(
         truth,
         scores,
+        probabilities=probabilities,
         threshold=threshold,
         patients=patients,
         grades=grades,
@@ -332,12 +367,17 @@ def _write(
     figures.plot_scores(
         out / "scores.png", table["grade"].to_numpy(), scores, threshold=threshold
     )
+    figures.plot_reliability(
+        out / "reliability.png",
+        truth,
+        {"scores": scores, "calibrated": table["probability"].to_numpy()},
+    )
     figures.plot_confusion(
         out / "confusion_matrix.png",
         np.array(evaluation.confusion_matrix),
         labels=LABELS[task],
     )
-    columns = ["id", "patient", "grade", "score", "decision"]
+    columns = ["id", "patient", "grade", "score", "probability", "decision"]
     columns += [name for name in ("decided_grade",) if name in table]
     write_atomic(out / PREDICTIONS_FILE, table[columns].to_csv(index=False))
     contents = _dump(evaluation.metrics) | {
@@ -352,6 +392,7 @@ def _write(
         "positive_from_grade": POSITIVE_FROM[task],
         "tta": evaluation.tta,
         "threshold": evaluation.threshold.model_dump(mode="json"),
+        "calibration": evaluation.calibration.model_dump(mode="json"),
         "notes": evaluation.notes,
         "model_sha256": run.info.model_sha256,
         "set_sha256": set_sha256,

@@ -41,6 +41,7 @@ def measure(
     num_resamples: int,
     seed: int,
     grades: np.ndarray | None = None,
+    probabilities: np.ndarray | None = None,
 ) -> dict[str, Estimate]:
     """Measure scores and the decisions made from them.
 
@@ -59,19 +60,27 @@ def measure(
         num_resamples: bootstrap resamples.
         seed: of the resampling.
         grades: int [n], 0-4; with them the recall of each grade is measured too.
+        probabilities: float [n], what calibration makes of the scores; with them what
+            the scores say of chances is measured of these.
 
     Returns:
-        Estimates by the metrics' names; see `weighted_metrics`.
+        Estimates by the metrics' names; see the functions `weighted_…`.
     """
     everyone = np.ones((1, len(truth)), np.float32)
-    values = _measure_weighted(truth, scores, everyone, threshold, grades)
+    chances = scores if probabilities is None else probabilities
+
+    def measure_weighted(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = weighted_metrics(truth, scores, weights, threshold=threshold)
+        found |= weighted_chances(truth, chances, weights)
+        return found | weighted_recalls(truth, scores >= threshold, weights, grades)
+
+    values = measure_weighted(everyone)
     if 0 < truth.sum() < len(truth):
         values["roc_auc"][0] = roc_auc_score(truth, scores)
         values["average_precision"][0] = average_precision_score(truth, scores)
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in values}
     for weights in _resample(patients, num_resamples, seed):
-        found = _measure_weighted(truth, scores, weights, threshold, grades)
-        for name, result in found.items():
+        for name, result in measure_weighted(weights).items():
             resampled[name].append(result)
     estimates = {
         name: _estimate(float(value[0]), np.concatenate(resampled[name]))
@@ -181,10 +190,8 @@ def weighted_metrics(
 ) -> dict[str, np.ndarray]:
     """Compute each metric under many weightings of the photographs at once.
 
-    The expected calibration error is that of Guo et al., 2017,
-    https://arxiv.org/abs/1706.04599, with 15 bins of equal width. The sensitivity at a
-    specificity is the highest of the ROC curve's points that have that specificity or a
-    higher one, and the reverse likewise.
+    The sensitivity at a specificity is the highest of the ROC curve's points that have
+    that specificity or a higher one, and the reverse likewise.
 
     Args:
         truth: int64 [n], 1 for positive.
@@ -204,10 +211,6 @@ def weighted_metrics(
     tp, fp, fn = counts.astype(np.float64).T
     total = weights.sum(axis=1, dtype=np.float64)
     tn = total - tp - fp - fn
-    clipped = np.clip(scores.astype(np.float64), TINIEST, 1 - TINIEST)
-    surprise = -np.log(np.where(truth == 1, clipped, 1 - clipped))
-    bins = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
-    gaps = (scores - truth)[:, None] * np.eye(NUM_BINS)[bins]
     with np.errstate(divide="ignore", invalid="ignore"):
         sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
         accuracy = (tp + tn) / total
@@ -229,10 +232,43 @@ def weighted_metrics(
             "f1_weighted": (f1 * (tp + fn) + f1_negative * (tn + fp)) / total,
             "cohen_kappa": (accuracy - by_chance) / (1 - by_chance),
             **ranked,
-            "brier_score": weights @ ((scores - truth) ** 2) / total,
-            "log_loss": weights @ surprise / total,
-            "expected_calibration_error": np.abs(weights @ gaps).sum(axis=1) / total,
         }
+
+
+def weighted_chances(
+    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Compute how well probabilities tell what comes true; as `weighted_metrics`.
+
+    The expected calibration error is that of Guo et al., 2017,
+    https://arxiv.org/abs/1706.04599, with 15 bins of equal width.
+    """
+    total = weights.sum(axis=1, dtype=np.float64)
+    clipped = np.clip(probabilities.astype(np.float64), TINIEST, 1 - TINIEST)
+    surprise = -np.log(np.where(truth == 1, clipped, 1 - clipped))
+    bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
+    gaps = (probabilities - truth)[:, None] * np.eye(NUM_BINS)[bins]
+    return {
+        "brier_score": weights @ ((probabilities - truth) ** 2) / total,
+        "log_loss": weights @ surprise / total,
+        "expected_calibration_error": np.abs(weights @ gaps).sum(axis=1) / total,
+    }
+
+
+def weighted_recalls(
+    truth: np.ndarray,
+    positive: np.ndarray,
+    weights: np.ndarray,
+    grades: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """Compute the share of each grade decided rightly; as `weighted_metrics`."""
+    found = {}
+    for grade in [] if grades is None else _list(grades):
+        counted = weights[:, grades == grade].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = counted @ (positive == truth)[grades == grade] / counted.sum(axis=1)
+        found[f"recall_grade_{grade}"] = share
+    return found
 
 
 def choose_threshold(truth: np.ndarray, scores: np.ndarray, rule: str | float) -> float:
@@ -277,25 +313,6 @@ def format_interval(estimate: Estimate) -> str:
     """Write an estimate's interval."""
     low, high = estimate.ci_low, estimate.ci_high
     return f"{low:.3f} to {high:.3f}" if np.isfinite(low) else ""
-
-
-def _measure_weighted(
-    truth: np.ndarray,
-    scores: np.ndarray,
-    weights: np.ndarray,
-    threshold: float,
-    grades: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    found = weighted_metrics(truth, scores, weights, threshold=threshold)
-    if grades is None:
-        return found
-    right = (scores >= threshold) == truth
-    for grade in _list(grades):
-        counted = weights[:, grades == grade].astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = counted @ right[grades == grade] / counted.sum(axis=1)
-        found[f"recall_grade_{grade}"] = share
-    return found
 
 
 def _list(grades: np.ndarray) -> list[int]:

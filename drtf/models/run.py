@@ -16,12 +16,14 @@ from drtf import __version__
 from drtf.config import Config, Tta, dump_config, load_config
 from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
+from drtf.models.calibration import Calibration
 
 RUN_FORMAT_VERSION = 1
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
 THRESHOLD_FILE = "threshold.json"
+CALIBRATION_FILE = "calibration.json"
 HISTORY_FILE = "history.csv"
 HISTORY_FIGURE = "history.png"
 
@@ -105,6 +107,7 @@ class Run:
         info: run.json.
         network: the trained model, from float32 RGB in [0, 1] to scores.
         threshold: None until an evaluation has chosen one.
+        calibration: None until an evaluation has fitted one.
     """
 
     folder: Path
@@ -112,6 +115,7 @@ class Run:
     info: RunInfo
     network: keras.Model
     threshold: Threshold | None
+    calibration: Calibration | None
 
     @property
     def tta(self) -> Tta:
@@ -139,6 +143,12 @@ def save_info(folder: Path, info: RunInfo) -> None:
 def save_threshold(folder: Path, threshold: Threshold) -> None:
     """Write threshold.json."""
     write_atomic(folder / THRESHOLD_FILE, threshold.model_dump_json(indent=2) + "\n")
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write calibration.json."""
+    text = calibration.model_dump_json(indent=2) + "\n"
+    write_atomic(folder / CALIBRATION_FILE, text)
 
 
 def find_config(folder: Path) -> str:
@@ -220,10 +230,12 @@ def load_run(folder: Path) -> Run:
         # Keras raises many kinds for a file that it can't load or doesn't trust.
         reason = str(error).splitlines()[0]
         raise RunError(f"can't load {model_path}: {reason}") from error
-    threshold = None
+    threshold = calibration = None
     if (folder / THRESHOLD_FILE).exists():
         threshold = _load_json(folder, THRESHOLD_FILE, Threshold)
-    return Run(folder, config, info, network, threshold)
+    if (folder / CALIBRATION_FILE).exists():
+        calibration = _load_json(folder, CALIBRATION_FILE, Calibration)
+    return Run(folder, config, info, network, threshold, calibration)
 
 
 def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:

@@ -35,7 +35,7 @@ from drtf.models.run import Run, RunInfo, load_run
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
 
-COLUMNS = ("id", "path", "score", "decision", "error")
+COLUMNS = ("id", "path", "score", "probability", "decision", "error")
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -111,18 +111,18 @@ def score(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for prepared, value in score_photographs(run, photographs, config=config):
-            positive = value is not None and value >= threshold
-            num_positive += positive
-            num_failed += value is None
-            writer.writerow(
-                (
-                    strip_suffix(Path(prepared.path).name),
-                    prepared.path,
-                    "" if value is None else f"{value:.6f}",
-                    "" if value is None else int(positive),
-                    prepared.error,
+            found = ("", "", "")
+            if value is not None:
+                positive = value >= threshold
+                num_positive += positive
+                found = (
+                    f"{value:.6f}",
+                    _find_probability(run, value),
+                    str(int(positive)),
                 )
-            )
+            num_failed += value is None
+            name = strip_suffix(Path(prepared.path).name)
+            writer.writerow((name, prepared.path, *found, prepared.error))
             advance(f"{num_failed} with an error")
     aside.replace(out)
     return ScoreReport(
@@ -132,6 +132,13 @@ def score(
         threshold=threshold,
         threshold_chosen=run.threshold is not None,
     )
+
+
+def _find_probability(run: Run, value: float) -> str:
+    """Write a score's calibrated probability; nothing where no calibration is known."""
+    if run.calibration is None:
+        return ""
+    return f"{run.calibration.apply(np.array([value]))[0]:.6f}"
 
 
 def score_photographs(
