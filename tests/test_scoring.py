@@ -1,11 +1,15 @@
 import csv
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from drawing import draw_fundus, encode
+from drtf.config import dump_config
 from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
@@ -154,3 +158,127 @@ def test_a_folder_without_photographs_is_an_error(run_folder, config, tmp_path):
     with pytest.raises(LabelError, match="no photograph in"):
         score(run_folder, tmp_path, out=tmp_path / "s.csv", config=config)
     assert not (tmp_path / "s.csv").exists()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from drtf.config import load_config
+from drtf.models import scoring
+
+run, images, out, config, number = sys.argv[1:]
+write, count = scoring.write_unbuffered, 0
+
+def write_and_die(file, data):
+    global count
+    count += 1
+    if count == int(number):
+        os.write(file.fileno(), data[: len(data) // 2])
+        os.kill(os.getpid(), 9)
+    write(file, data)
+
+scoring.write_unbuffered = write_and_die
+scoring.score(Path(run), images, out=Path(out), config=load_config(config))
+"""
+
+
+@pytest.mark.parametrize("number", [1, 2, 30])
+def test_a_killed_scoring_goes_on_without_losing_or_doubling_a_row(
+    run_folder, photographs, config, tmp_path, number
+):
+    settings = tmp_path / "config.toml"
+    settings.write_text(dump_config(config))
+    images, out = photographs / "images", tmp_path / "scores.csv"
+    words = map(str, (run_folder, images, out, settings, number))
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
+    assert killed.returncode == -9
+    assert not out.exists()
+    report = score(run_folder, images, out=out, config=config)
+    assert report.num_scored == 48
+    score(run_folder, images, out=tmp_path / "whole.csv", config=config)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.toml",
+        "scores.csv",
+        "whole.csv",
+    ]
+
+
+def test_what_another_model_scored_is_not_gone_on_with(
+    run_copy, photographs, config, tmp_path
+):
+    images, out = photographs / "images", tmp_path / "scores.csv"
+    score(run_copy, images, out=out, config=config)
+    lines = out.read_bytes().splitlines(keepends=True)
+    (tmp_path / ".scores.csv.partial").write_bytes(b"".join(lines[:20]))
+    out.unlink()
+    threshold = Threshold(
+        value=0.25, rule="youden", split="val", tta="none", num_photographs=6
+    )
+    save_threshold(run_copy, threshold)
+    score(run_copy, images, out=out, config=config)
+    rows = read(out)
+    assert len({row["settings"] for row in rows}) == 1
+    assert rows[0]["settings"] not in lines[1].decode()
+
+
+def test_parts_are_merged_and_nothing_may_be_missing(
+    run_folder, photographs, config, tmp_path
+):
+    images, out = photographs / "images", tmp_path / "scores.csv"
+    call = {"out": out, "config": config}
+    score(run_folder, images, **call)
+    whole = out.read_bytes()
+    out.unlink()
+    for number in (1, 3):
+        score(run_folder, images, part=(number, 3), **call)
+    with pytest.raises(DrtfError, match=r"2-of-00003\.csv is missing: score it with"):
+        score(run_folder, images, merge=3, **call)
+    report = score(run_folder, images, part=(2, 3), **call)
+    assert report.table == tmp_path / "scores-00002-of-00003.csv"
+    assert report.num_scored == 16
+    assert score(run_folder, images, merge=3, **call).num_scored == 48
+    assert out.read_bytes() == whole
+    lines = report.table.read_bytes().splitlines(keepends=True)
+    report.table.write_bytes(b"".join([*lines[:5], *lines[6:]]))
+    with pytest.raises(DrtfError, match=r"has not the 16 rows .* from line 6 on"):
+        score(run_folder, images, merge=3, overwrite=True, **call)
+    assert out.read_bytes() == whole
+
+
+def test_a_parquet_table_holds_what_the_csv_does(
+    run_folder, photographs, config, tmp_path
+):
+    images = photographs / "images"
+    score(run_folder, images, out=tmp_path / "scores.csv", config=config)
+    score(run_folder, images, out=tmp_path / "scores.parquet", config=config)
+    expected = pd.read_csv(tmp_path / "scores.csv", dtype={"id": str})
+    found = pd.read_parquet(tmp_path / "scores.parquet")
+    assert found["path"].tolist() == expected["path"].tolist()
+    assert found["score"].tolist() == expected["score"].tolist()
+    assert found["decision"].tolist() == expected["decision"].tolist()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, name in enumerate(("=1+1.png", "@a.png", "b\nc.png")):
+        (images / name).write_bytes(encode(draw_fundus(seed=number)))
+    out = tmp_path / "scores.csv"
+    assert score(run_folder, images, out=out, config=config).num_scored == 3
+    assert len(out.read_bytes().splitlines()) == 4
+    rows = read(out)
+    assert [row["id"] for row in rows] == ["'=1+1", "'@a", "b\\nc"]
+    assert rows[2]["path"] == "b\\nc.png"
+
+
+def test_several_views_tell_their_spread(run_copy, photographs, config, tmp_path):
+    threshold = Threshold(
+        value=0.25, rule="youden", split="val", tta="flips5", num_photographs=6
+    )
+    save_threshold(run_copy, threshold)
+    images = photographs / "images"
+    score(run_copy, images, out=tmp_path / "scores.csv", config=config)
+    spreads = [float(row["spread"]) for row in read(tmp_path / "scores.csv")]
+    assert 0 < max(spreads) < 1

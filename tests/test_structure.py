@@ -78,6 +78,7 @@ def test_every_module_has_its_tests():
         "remote": "storage",
         "report": "evaluation",
         "sample_set": "bench_read",
+        "score_table": "scoring",
         "synthetic_set": "synthetic",
         "train": "bench_train",
         "train_plan": "training",

@@ -1,5 +1,6 @@
 """drtf score."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,18 +16,50 @@ from .options import (
 )
 
 
+class Part(click.ParamType):
+    """One of several parts, written as `2/8`."""
+
+    name = "part"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return number, from 1, and count."""
+        found = re.fullmatch(r"(\d+)/(\d+)", value)
+        number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= number <= count:
+            self.fail(f"{value!r} is no part such as 2/8", param, ctx)
+        return number, count
+
+
 @click.command()
 @click.argument("run", type=LocalPath())
 @images_option(
     "Folder of photographs, or s3://, searched in depth; or a .csv with a column path."
 )
-@out_option("CSV to write.")
+@out_option("Table to write: a .csv or .parquet.")
+@click.option(
+    "--shard",
+    "part",
+    type=Part(),
+    default="1/1",
+    help="Score the I-th of N parts of the photographs, into a file of its own.",
+)
+@click.option(
+    "--merge",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=0,
+    help="Join the files that --shard 1/N to N/N wrote, and check that no row lacks.",
+)
 @overwrite_option
 @config_options
 def score(
     run: Path,
     images: Path | str,
     out: Path,
+    part: tuple[int, int],
+    merge: int,
     overwrite: bool,
     config_source: str,
     overrides: tuple[str, ...],
@@ -34,8 +67,9 @@ def score(
     """Score a folder of photographs with the model in RUN.
 
     They are preprocessed just as the shards were that the model was trained on;
-    threshold and views are those of RUN's last evaluation. A row that could not be
-    scored says why, and the exit code is then 3.
+    threshold, views and calibration are those of RUN's last evaluation. A row that
+    could not be scored says why, and the exit code is then 3. A scoring that was
+    stopped, by whatever, goes on where it was when the same command is given again.
     """
     from drtf.config import load_config
     from drtf.models.run import find_config
@@ -47,10 +81,13 @@ def score(
         out=out,
         config=load_config(config_source or find_config(run), overrides),
         overwrite=overwrite,
+        part=part,
+        merge=merge,
     )
     click.echo(
-        f"{out}: {report.num_scored:,} scored, {report.num_positive:,} at or above the "
-        f"threshold of {report.threshold:.4f}, {report.num_failed:,} with an error"
+        f"{report.table}: {report.num_scored:,} scored, {report.num_positive:,} at or "
+        f"above the threshold of {report.threshold:.4f}, {report.num_failed:,} with an "
+        "error"
     )
     if not report.threshold_chosen:
         click.echo("Note: no evaluation has chosen a threshold yet; 0.5 was taken.")

@@ -216,9 +216,9 @@ def _take_from_folder(
 ) -> Sequence[Example]:
     photographs = find_photographs(images)
     scored = sorted(
-        (value, item.path)
-        for item, value in score_photographs(run, photographs, config=config)
-        if value is not None
+        (scored.score, item.path)
+        for item, scored in score_photographs(run, photographs, config=config)
+        if scored is not None
     )
     if not scored:
         raise DrtfError(f"none of the photographs in {images} could be read")

@@ -1,6 +1,5 @@
 """Scoring: a folder of photographs in, a table of scores out."""
 
-import csv
 import functools
 import itertools
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from drtf.data.photographs import (
     strip_suffix,
 )
 from drtf.errors import PhotographError
-from drtf.files import check_absent, find_aside
+from drtf.files import check_absent, find_aside, write_unbuffered
 from drtf.images.preprocess import (
     decode_image,
     encode_image,
@@ -32,10 +31,20 @@ from drtf.images.preprocess import (
 from drtf.models.network import find_scores
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, RunInfo, load_run
+from drtf.models.score_table import (
+    COLUMNS,
+    Counts,
+    count_rows,
+    encode_row,
+    find_stamp,
+    merge_parts,
+    name_part,
+    slice_part,
+    write_parquet,
+)
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
 
-COLUMNS = ("id", "path", "score", "probability", "decision", "error")
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -50,11 +59,22 @@ class Prepared(NamedTuple):
     error: str
 
 
+class Scored(NamedTuple):
+    """What the network makes of a photograph.
+
+    `score` is the mean over the views, `spread` the highest less the lowest of them.
+    """
+
+    score: float
+    spread: float
+
+
 @dataclass(frozen=True)
 class ScoreReport:
     """What a scoring did.
 
     Attributes:
+        table: the file written.
         num_scored: photographs with a score.
         num_failed: photographs with an error instead.
         num_positive: scores at or above the threshold.
@@ -62,6 +82,7 @@ class ScoreReport:
         threshold_chosen: False where no evaluation had chosen one.
     """
 
+    table: Path
     num_scored: int
     num_failed: int
     num_positive: int
@@ -76,74 +97,117 @@ def score(
     out: Path,
     config: Config,
     overwrite: bool = False,
+    part: tuple[int, int] = (1, 1),
+    merge: int = 0,
 ) -> ScoreReport:
     """Score each photograph of a folder, and write a row for each, in sorted order.
 
     Threshold and test-time augmentation are those of the run's last evaluation; without
     one the threshold is 0.5 and there is one view. A photograph that can't be scored
-    has its row too, with the reason.
+    has its row too, with the reason. A scoring that was killed goes on after its last
+    whole row.
 
     Args:
         run_folder: what `train` left.
         images: the folder, local or s3://, searched in depth, or a CSV of paths.
-        out: the CSV to be written.
+        out: the .csv or .parquet to be written.
         config: its `score` section is used.
         overwrite: whether `out` may be replaced.
+        part: number, from 1, and count of the processes that share the photographs;
+            each of several writes a file of its own, see `name_part`.
+        merge: join the files of so many processes, and score nothing.
 
     Raises:
         RunError: if the run can't be used.
         LabelError: if the folder has no photographs.
-        DrtfError: if `out` exists.
+        DrtfError: if `out` exists, or a part is missing or another's.
     """
-    check_absent(out, overwrite=overwrite)
+    target = out if part == (1, 1) else name_part(out, *part)
+    check_absent(target, overwrite=overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
     run = load_run(run_folder)
     photographs = find_photographs(images)
-    threshold = run.threshold.value if run.threshold else DEFAULT_THRESHOLD
-    num_failed = num_positive = 0
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = find_aside(out)
-    with (
-        aside.open(
-            "w", newline="", encoding="utf-8", errors="backslashreplace"
-        ) as file,
-        progress("Scoring photographs", len(photographs.paths)) as advance,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for prepared, value in score_photographs(run, photographs, config=config):
-            found = ("", "", "")
-            if value is not None:
-                positive = value >= threshold
-                num_positive += positive
-                found = (
-                    f"{value:.6f}",
-                    _find_probability(run, value),
-                    str(int(positive)),
-                )
-            num_failed += value is None
-            name = strip_suffix(Path(prepared.path).name)
-            writer.writerow((name, prepared.path, *found, prepared.error))
-            advance(f"{num_failed} with an error")
-    aside.replace(out)
+    stamp = find_stamp(run)
+    aside = find_aside(target)
+    if merge:
+        counts = merge_parts(out, photographs.paths, merge, stamp, aside)
+    else:
+        mine = Photographs(
+            photographs.folder, list(slice_part(photographs.paths, *part))
+        )
+        counts = _write_rows(run, mine, aside, stamp, config)
+    if target.suffix == ".parquet":
+        table = aside.with_suffix(".parquet.partial")
+        write_parquet(aside, table)
+        table.replace(target)
+        aside.unlink()
+    else:
+        aside.replace(target)
     return ScoreReport(
-        num_scored=len(photographs.paths) - num_failed,
-        num_failed=num_failed,
-        num_positive=num_positive,
-        threshold=threshold,
+        table=target,
+        num_scored=counts.num_rows - counts.num_failed,
+        num_failed=counts.num_failed,
+        num_positive=counts.num_positive,
+        threshold=_find_threshold(run),
         threshold_chosen=run.threshold is not None,
     )
 
 
-def _find_probability(run: Run, value: float) -> str:
-    """Write a score's calibrated probability; nothing where no calibration is known."""
-    if run.calibration is None:
-        return ""
-    return f"{run.calibration.apply(np.array([value]))[0]:.6f}"
+def _write_rows(
+    run: Run,
+    photographs: Photographs,
+    aside: Path,
+    stamp: tuple[str, str],
+    config: Config,
+) -> Counts:
+    """Write the rows that are not there yet."""
+    aside.touch()
+    with aside.open("rb") as lines:
+        counts = count_rows(lines, iter(photographs.paths), stamp)
+    with aside.open("ab", buffering=0) as file:
+        file.truncate(counts.size_bytes)
+        if not counts.size_bytes:
+            write_unbuffered(file, encode_row(COLUMNS))
+        left = Photographs(photographs.folder, photographs.paths[counts.num_rows :])
+        num_failed, num_positive = counts.num_failed, counts.num_positive
+        total = len(photographs.paths)
+        with progress("Scoring photographs", total, done=counts.num_rows) as advance:
+            for prepared, scored in score_photographs(run, left, config=config):
+                row = _describe(run, prepared, scored)
+                write_unbuffered(file, encode_row([*row, *stamp]))
+                num_failed += scored is None
+                num_positive += row[5] == "1"
+                advance(f"{num_failed} with an error")
+    return Counts(total, num_failed, num_positive)
+
+
+def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> list[str]:
+    """Return a row's cells, from the id to the error."""
+    name = strip_suffix(Path(prepared.path).name)
+    if scored is None:
+        return [name, prepared.path, "", "", "", "", prepared.error]
+    probability = ""
+    if run.calibration:
+        value = run.calibration.apply(np.array([scored.score]))[0]
+        probability = f"{value:.6f}"
+    return [
+        name,
+        prepared.path,
+        f"{scored.score:.6f}",
+        "" if run.tta == "none" else f"{scored.spread:.6f}",
+        probability,
+        str(int(scored.score >= _find_threshold(run))),
+        "",
+    ]
+
+
+def _find_threshold(run: Run) -> float:
+    return run.threshold.value if run.threshold else DEFAULT_THRESHOLD
 
 
 def score_photographs(
     run: Run, photographs: Photographs, *, config: Config
-) -> Iterator[tuple[Prepared, float | None]]:
+) -> Iterator[tuple[Prepared, Scored | None]]:
     """Yield each photograph with its score, in order; None where there is an error."""
     prepared = prepare_photographs(
         run, photographs, num_workers=config.score.num_workers
@@ -156,9 +220,11 @@ def score_photographs(
         for row, item in zip(pixels, batch, strict=False):
             if item.image is not None:
                 row[...] = item.image
-        scores = find_scores(predict(tf.constant(pixels)).numpy().mean(axis=1))
-        for item, value in zip(batch, scores.tolist(), strict=False):
-            yield item, None if item.image is None else value
+        probabilities = predict(tf.constant(pixels)).numpy()  # [B, V, C]
+        scores = find_scores(probabilities.mean(axis=1)).tolist()
+        spreads = np.ptp(find_scores(probabilities), axis=1).tolist()
+        for item, value, spread in zip(batch, scores, spreads, strict=False):
+            yield item, None if item.image is None else Scored(value, spread)
 
 
 def prepare_photographs(

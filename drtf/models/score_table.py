@@ -1,0 +1,185 @@
+"""The table of scores: a line a photograph, in order, so that a scoring can go on."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import csv as arrow_csv
+from pyarrow import float64, int8, parquet, string
+
+from drtf.errors import DrtfError
+from drtf.models.run import Run
+
+COLUMNS = (
+    "id",
+    "path",
+    "score",
+    "spread",
+    "probability",
+    "decision",
+    "error",
+    "model",
+    "settings",
+)
+# What makes a spreadsheet take a cell for a formula: owasp.org, "CSV Injection".
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+STAMP_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the rows of a table say.
+
+    Attributes:
+        num_rows: all of them.
+        num_failed: with an error in place of a score.
+        num_positive: decided as positive.
+        size_bytes: of the lines.
+    """
+
+    num_rows: int = 0
+    num_failed: int = 0
+    num_positive: int = 0
+    size_bytes: int = 0
+
+
+def find_stamp(run: Run) -> tuple[str, str]:
+    """Return what each row says of its making.
+
+    Returns:
+        The model's hash, and that of all else that shapes a row: preprocessing, views,
+        threshold and calibration.
+    """
+    settings = {
+        "images": run.config.images.model_dump(mode="json"),
+        "encoding": [run.info.encoding, run.info.jpeg_quality],
+        "threshold": run.threshold and run.threshold.model_dump(mode="json"),
+        "calibration": run.calibration and run.calibration.model_dump(mode="json"),
+    }
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return run.info.model_sha256[:STAMP_LENGTH], digest[:STAMP_LENGTH]
+
+
+def encode_row(cells: Sequence[str]) -> bytes:
+    """Write a row of CSV as one line that no spreadsheet runs."""
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerow([_escape(cell) for cell in cells])
+    return file.getvalue().encode("utf-8", errors="backslashreplace")
+
+
+def count_rows(
+    lines: Iterable[bytes], paths: Iterator[str], stamp: tuple[str, str]
+) -> Counts:
+    """Count the lines from the first one that are those of a scoring.
+
+    Args:
+        lines: of a table, with their ends; what follows a line that is damaged or
+            unfinished does not count.
+        paths: of the photographs that are to be scored, in order.
+        stamp: from `find_stamp`.
+    """
+    counts = Counts()
+    for number, line in enumerate(lines):
+        if number == 0:
+            if line != encode_row(COLUMNS):
+                return Counts()
+            counts = Counts(size_bytes=len(line))
+            continue
+        try:
+            cells = next(csv.reader([line.decode()]))
+            row = dict(zip(COLUMNS, cells, strict=True))
+        except (ValueError, StopIteration, csv.Error):
+            break
+        # As it was written, which for a strange name is not as it is.
+        expected = next(csv.reader([encode_row([next(paths, "")]).decode()]))[0]
+        if not line.endswith(b"\n") or row["path"] != expected:
+            break
+        if (row["model"], row["settings"]) != stamp:
+            break
+        counts = Counts(
+            counts.num_rows + 1,
+            counts.num_failed + bool(row["error"]),
+            counts.num_positive + (row["decision"] == "1"),
+            counts.size_bytes + len(line),
+        )
+    return counts
+
+
+def name_part(out: Path, number: int, num_parts: int) -> Path:
+    """Return where one of several processes writes its rows, counted from 1."""
+    return out.with_name(f"{out.stem}-{number:05d}-of-{num_parts:05d}.csv")
+
+
+def slice_part(paths: Sequence[str], number: int, num_parts: int) -> Sequence[str]:
+    """Return the photographs of one of several processes, counted from 1."""
+    start, stop = (len(paths) * edge // num_parts for edge in (number - 1, number))
+    return paths[start:stop]
+
+
+def merge_parts(
+    out: Path, paths: Sequence[str], num_parts: int, stamp: tuple[str, str], aside: Path
+) -> Counts:
+    """Join the parts of a table, after a look at each of their rows.
+
+    Args:
+        out: the table's own name.
+        paths: of all photographs, in order.
+        num_parts: how many processes there were.
+        stamp: from `find_stamp`.
+        aside: the file to write.
+
+    Raises:
+        DrtfError: if a part or a row is missing, or of another model or photograph.
+    """
+    total = Counts()
+    with aside.open("wb") as file:
+        for number in range(1, num_parts + 1):
+            part = name_part(out, number, num_parts)
+            mine = slice_part(paths, number, num_parts)
+            if not part.exists():
+                raise DrtfError(
+                    f"{part} is missing: score it with --shard {number}/{num_parts}"
+                )
+            with part.open("rb") as lines:
+                found = count_rows(lines, iter(mine), stamp)
+            if found.num_rows != len(mine) or found.size_bytes != part.stat().st_size:
+                raise DrtfError(
+                    f"{part} has not the {len(mine):,} rows that it should have for "
+                    "these photographs and this run, from line "
+                    f"{found.num_rows + 2:,} on: remove it, and score it again with "
+                    f"--shard {number}/{num_parts}"
+                )
+            with part.open("rb") as lines:
+                header = next(lines)
+                if number == 1:
+                    file.write(header)
+                file.writelines(lines)
+            total = Counts(
+                total.num_rows + found.num_rows,
+                total.num_failed + found.num_failed,
+                total.num_positive + found.num_positive,
+            )
+    return total
+
+
+def write_parquet(table: Path, out: Path) -> None:
+    """Turn a table into a Parquet file, a part of it at a time."""
+    numbers = {"score": float64(), "spread": float64(), "probability": float64()}
+    types = dict.fromkeys(COLUMNS, string()) | numbers | {"decision": int8()}
+    options = arrow_csv.ConvertOptions(column_types=types)
+    with (
+        arrow_csv.open_csv(table, convert_options=options) as reader,
+        parquet.ParquetWriter(out, reader.schema) as writer,
+    ):
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def _escape(cell: str) -> str:
+    cell = cell.replace("\r", "\\r").replace("\n", "\\n")
+    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
