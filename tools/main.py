@@ -12,6 +12,7 @@ from drtf.storage import was_used
 
 from .bench import bench
 from .build_shards import build_shards
+from .compare import compare
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
@@ -44,6 +45,7 @@ for command in (
     verify,
     train,
     evaluate,
+    compare,
     score,
     gradcam,
     demo,

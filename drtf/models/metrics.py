@@ -176,13 +176,44 @@ def measure_mean_roc_auc(
         num_resamples: bootstrap resamples.
         seed: of the resampling.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = [
-            np.mean([_rank(truth, x, weights)["roc_auc"] for x in scores], axis=0)
-            for weights in _resample(patients, num_resamples, seed)
-        ]
-    value = np.mean([roc_auc_score(truth, x) for x in scores])
-    return _estimate(float(value), np.concatenate(resampled))
+    values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
+    return _estimate(float(values.mean()), resampled.mean(axis=0))
+
+
+def compare_roc_auc(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    *,
+    patients: np.ndarray,
+    num_resamples: int,
+    seed: int,
+) -> list[tuple[Estimate, Estimate, float]]:
+    """Compare the ROC AUC of several models on the same photographs with the first.
+
+    Args:
+        truth: int64 [n], 1 for positive.
+        scores: float [m, n], of each model.
+        patients: [n], names, by which photographs are resampled, alike for all models.
+        num_resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        For each model its ROC AUC, what that is above the first one's, and twice the
+        smaller share of resamples on either side of no difference.
+    """
+    values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
+    found = []
+    for value, results in zip(values, resampled, strict=True):
+        gains = results - resampled[0]
+        sides = min(np.mean(gains <= 0), np.mean(gains >= 0))
+        found.append(
+            (
+                _estimate(float(value), results),
+                _estimate(float(value - values[0]), gains),
+                min(1.0, 2 * float(sides)),
+            )
+        )
+    return found
 
 
 def weighted_metrics(
@@ -330,6 +361,23 @@ def _resample(
         count = min(RESAMPLES_AT_ONCE, num_resamples - start)
         shares = np.full(num_patients, 1 / num_patients)
         yield rng.multinomial(num_patients, shares, count)[:, codes].astype(np.float32)
+
+
+def _resample_roc_auc(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    patients: np.ndarray,
+    num_resamples: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ROC AUC of each model, [m], and in each resample, [m, r]."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resampled = [
+            [_rank(truth, x, weights)["roc_auc"] for x in scores]
+            for weights in _resample(patients, num_resamples, seed)
+        ]
+    values = np.array([roc_auc_score(truth, x) for x in scores])
+    return values, np.concatenate(resampled, axis=1)
 
 
 def _rank(

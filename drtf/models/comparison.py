@@ -1,0 +1,81 @@
+"""Comparison: several runs judged on the same photographs, side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from drtf.errors import RunError
+from drtf.models.evaluation import PREDICTIONS_FILE
+from drtf.models.metrics import Estimate, compare_roc_auc
+
+COLUMNS = ["id", "patient", "grade", "score"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run beside the first one.
+
+    Attributes:
+        name: of the run.
+        roc_auc: of its scores.
+        difference: its ROC AUC less that of the first run.
+        p_value: two-sided, that the difference is none; 1 for the first run itself.
+    """
+
+    name: str
+    roc_auc: Estimate
+    difference: Estimate
+    p_value: float
+
+
+def compare(
+    evaluations: Sequence[Path], *, least_grade: int, num_resamples: int, seed: int
+) -> list[Compared]:
+    """Compare what runs were found to be worth on the same photographs.
+
+    Args:
+        evaluations: folders that `evaluate` wrote, of the same split of the same set.
+        least_grade: from which on a photograph is positive, whatever each was trained
+            for.
+        num_resamples: bootstrap resamples, of patients, the same for all runs.
+        seed: of the resampling.
+
+    Raises:
+        RunError: if an evaluation is missing, or is of other photographs.
+    """
+    tables = [_load(folder) for folder in evaluations]
+    first = tables[0]
+    for folder, table in zip(evaluations, tables, strict=True):
+        same = first[["id", "patient", "grade"]].equals(
+            table[["id", "patient", "grade"]]
+        )
+        if not same:
+            raise RunError(
+                f"{folder} judges other photographs than {evaluations[0]}: evaluate "
+                "both on the same split of the same set"
+            )
+    truth = (first["grade"] >= least_grade).to_numpy().astype(int)
+    found = compare_roc_auc(
+        truth,
+        np.stack([table["score"].to_numpy() for table in tables]),
+        patients=first["patient"].to_numpy(),
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    return [
+        Compared(str(folder.parent), *values)
+        for folder, values in zip(evaluations, found, strict=True)
+    ]
+
+
+def _load(folder: Path) -> pd.DataFrame:
+    path = folder / PREDICTIONS_FILE
+    try:
+        return pd.read_csv(path, dtype={"id": str, "patient": str})[COLUMNS]
+    except FileNotFoundError as error:
+        raise RunError(f"no {path}: judge the run with drtf evaluate first") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is not what drtf evaluate wrote: {error}") from error

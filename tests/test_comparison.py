@@ -1,0 +1,75 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from drtf.errors import RunError
+from drtf.models.comparison import compare
+from drtf.models.metrics import compare_roc_auc
+
+BOOTSTRAP = {"num_resamples": 1000, "seed": 0}
+
+
+def sample(num=600, seed=0):
+    rng = np.random.default_rng(seed)
+    grades = rng.integers(0, 5, num)
+    noise = rng.normal(size=(3, num))
+    good = grades + 2 * noise[0]
+    return grades, good, grades + 2 * noise[1], grades + 9 * noise[2]
+
+
+def write(folder, grades, scores):
+    folder.mkdir(parents=True)
+    ids = [
+        f"{number // 2}_{'left' if number % 2 else 'right'}"
+        for number in range(len(grades))
+    ]
+    table = pd.DataFrame({"id": ids, "grade": grades, "score": scores, "decision": 0})
+    table["patient"] = [name.partition("_")[0] for name in ids]
+    table.to_csv(folder / "predictions.csv", index=False)
+    return folder
+
+
+def test_runs_are_compared_with_the_first_one(tmp_path):
+    grades, good, alike, poor = sample(seed=1)
+    folders = [
+        write(tmp_path / name / "evaluation-test", grades, scores)
+        for name, scores in (("good", good), ("alike", alike), ("poor", poor))
+    ]
+    first, second, third = compare(folders, least_grade=2, **BOOTSTRAP)
+    for item, scores in ((first, good), (second, alike), (third, poor)):
+        assert item.roc_auc.value == pytest.approx(roc_auc_score(grades >= 2, scores))
+        assert item.difference.value == pytest.approx(
+            item.roc_auc.value - first.roc_auc.value
+        )
+    assert (first.difference.ci_low, first.difference.ci_high) == (0, 0)
+    assert first.p_value == 1
+    assert second.difference.ci_low < 0 < second.difference.ci_high
+    assert second.p_value > 0.05
+    assert third.difference.ci_high < 0
+    assert third.p_value < 0.01
+
+
+def test_equal_runs_differ_as_often_as_the_level_says():
+    rejected = 0
+    for seed in range(100):
+        grades, first, second, _ = sample(200, seed)
+        (_, (_, _, p_value)) = compare_roc_auc(
+            (grades >= 2).astype(int),
+            np.stack([first, second]),
+            patients=np.arange(200),
+            num_resamples=300,
+            seed=seed,
+        )
+        rejected += p_value < 0.1
+    assert 2 <= rejected <= 20
+
+
+def test_other_photographs_are_refused(tmp_path):
+    grades, good, alike, _ = sample()
+    first = write(tmp_path / "a" / "evaluation-test", grades, good)
+    second = write(tmp_path / "b" / "evaluation-test", grades[:-2], alike[:-2])
+    with pytest.raises(RunError, match="judges other photographs than"):
+        compare([first, second], least_grade=1, **BOOTSTRAP)
+    with pytest.raises(RunError, match="judge the run with drtf evaluate first"):
+        compare([first, tmp_path / "c"], least_grade=1, **BOOTSTRAP)

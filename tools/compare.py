@@ -1,0 +1,64 @@
+"""drtf compare."""
+
+from pathlib import Path
+
+import click
+
+from .options import LocalPath
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=LocalPath(), metavar="RUN RUN…")
+@click.option(
+    "--split", default="test", show_default=True, help="Split that was judged."
+)
+@click.option(
+    "--grade",
+    "least_grade",
+    type=click.IntRange(1, 4),
+    default=1,
+    show_default=True,
+    help="Grade from which on a photograph is positive, whatever was trained.",
+)
+@click.option(
+    "--resamples",
+    "num_resamples",
+    type=click.IntRange(min=100),
+    default=2000,
+    show_default=True,
+    help="Bootstrap resamples of the patients.",
+)
+def compare(
+    runs: tuple[Path, ...], split: str, least_grade: int, num_resamples: int
+) -> None:
+    """Compare runs that were judged on the same photographs, each with the first.
+
+    Each RUN needs its evaluation (drtf evaluate RUN). The interval of a difference is
+    by bootstrap over patients, the same ones for both runs.
+    """
+    from drtf.models.comparison import compare as run_comparison
+    from drtf.models.metrics import format_interval, format_value
+
+    from .tables import show_table
+
+    found = run_comparison(
+        [run / f"evaluation-{split}" for run in runs],
+        least_grade=least_grade,
+        num_resamples=num_resamples,
+        seed=42,
+    )
+    show_table(
+        f"ROC AUC for grade >= {least_grade} on split {split}",
+        ("run", "ROC AUC", "95 %", "difference", "95 %", "p"),
+        [
+            (
+                item.name,
+                format_value(item.roc_auc.value),
+                format_interval(item.roc_auc),
+                f"{item.difference.value:+.3f}",
+                format_interval(item.difference),
+                f"{item.p_value:.3f}",
+            )
+            for item in found
+        ],
+    )
