@@ -237,6 +237,14 @@ class TrainConfig(Section):
             raise ValueError("label_smoothing goes with loss 'crossentropy' alone")
         if self.task == "grades" and self.loss != "crossentropy":
             raise ValueError("task 'grades' goes with loss 'crossentropy' alone")
+        if self.monitor == "kappa" and self.task != "grades":
+            raise ValueError("monitor 'kappa' goes with task 'grades' alone")
+        if self.head_epochs >= self.epochs:
+            raise ValueError(
+                f"head_epochs={self.head_epochs} must be below epochs={self.epochs}"
+            )
+        if self.class_weights and not any(self.class_weights):
+            raise ValueError("class_weights must not all be zero")
         return self
 
 
@@ -294,9 +302,17 @@ class Config(Section):
     gradcam: GradcamConfig = GradcamConfig()
 
     @model_validator(mode="after")
+    def _has_a_backbone_to_freeze(self) -> Self:
+        if self.train.head_epochs and self.model.name == "eyenet":
+            raise ValueError("train.head_epochs is of mobilenetv2; eyenet has no head")
+        return self
+
+    @model_validator(mode="after")
     def _has_a_value_for_each_class(self) -> Self:
         num_classes = NUM_CLASSES[self.train.task]
         lists = {f"augment.{name}": value for name, value in self.augment}
+        if self.sampling.mode == "weights":
+            lists["sampling.weights"] = self.sampling.weights
         if self.train.class_weights:
             lists["train.class_weights"] = self.train.class_weights
         for name, value in lists.items():

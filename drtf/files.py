@@ -15,10 +15,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file aside, sync it, and rename it into place."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     aside = find_aside(path)
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)  # on a full disk its room is wanted
+        raise
     aside.replace(path)
 
 
@@ -44,6 +48,23 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def lock_alone(path: Path) -> Iterator[None]:
+    """Hold a lock that no other process has.
+
+    Raises:
+        DrtfError: if one has it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DrtfError(
+                f"another process writes to {path.parent}: wait for its end"
+            ) from error
+        yield
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from drtf.errors import DrtfError
 
@@ -86,6 +87,50 @@ def map_in_order(
         executor.shutdown(cancel_futures=True)
 
 
+def run_apart(function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """Call a function in a process of its own, which ends when this one does.
+
+    Ctrl-C is passed on as SIGTERM, and waited for.
+
+    Raises:
+        DrtfError: whatever the function raises of that kind, or if the process died.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, function, args, kwargs))
+    process.start()
+    theirs.close()
+    try:
+        result, error = ours.recv()
+    except EOFError:
+        process.join()
+        raise DrtfError(
+            f"a process died (exit code {process.exitcode}), most often for want of "
+            "memory"
+        ) from None
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    finally:
+        process.join()
+    if error is not None:
+        raise error
+    return result
+
+
+def _answer(
+    answers: Connection,
+    function: Callable[..., Result],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    _end_with_parent()
+    try:
+        answers.send((function(*args, **kwargs), None))
+    except DrtfError as error:
+        answers.send((None, error))
+
+
 def _start_pool(
     num_workers: int, initializer: Callable[[], None]
 ) -> ProcessPoolExecutor:
@@ -129,8 +174,12 @@ def _try_alone(
 
 
 def _start_worker(initializer: Callable[[], None]) -> None:
-    """Begin a worker that ends with its parent, should that be killed."""
     initializer()
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """Have this process end with its parent, should that be killed."""
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()

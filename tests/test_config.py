@@ -146,6 +146,8 @@ def test_parse_names_the_source():
         ("model.head_batch_norm=[]", "a list for model.head_batch_norm needs 1 values"),
         ("train.loss=focal", "task 'grades' goes with loss 'crossentropy' alone"),
         ("train.class_weights=[1,2]", "needs 5 values, one for each class"),
+        ("train.class_weights=[0,0,0,0,0]", "class_weights must not all be zero"),
+        ("train.head_epochs=12", "head_epochs=12 must be below epochs=12"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(override, message):
@@ -156,3 +158,19 @@ def test_settings_that_do_not_fit_together_are_refused(override, message):
 def test_what_eyenet_does_not_have_is_refused():
     with pytest.raises(ConfigError, match=r"model\.alpha is of mobilenetv2"):
         load_config("eyenet-256", ["model.alpha=0.35"])
+
+
+def test_each_class_needs_its_weight():
+    weights = ["sampling.mode=weights", "sampling.weights=[1,2,3]"]
+    with pytest.raises(ConfigError, match=r"sampling\.weights needs 2 values"):
+        load_config("", weights)
+
+
+def test_a_kappa_is_of_grades_alone():
+    with pytest.raises(ConfigError, match="monitor 'kappa' goes with task 'grades'"):
+        load_config("", ["train.monitor=kappa"])
+
+
+def test_a_network_without_a_backbone_has_no_head_to_train_first():
+    with pytest.raises(ConfigError, match=r"train\.head_epochs is of mobilenetv2"):
+        load_config("eyenet-256", ["train.head_epochs=1"])

@@ -11,11 +11,13 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from drtf.config import dump_config
 from drtf.data.pipeline import State, train_dataset
 from drtf.errors import DrtfError, RunError, StoppedError
-from drtf.models import checkpoint, loop, training
+from drtf.files import lock_alone
+from drtf.models import checkpoint, loop, trainer, training
 from drtf.models.checkpoint import find_checkpoints, load_newest
 from drtf.models.run import load_history, load_run
 from drtf.models.training import train
@@ -130,8 +132,106 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert load_newest(out).num_steps == int(before.stem.removeprefix("step-"))
     assert f"{newest} is damaged" in caplog.text
+    assert newest not in find_checkpoints(out)
+    assert newest.with_suffix(".damaged").exists()
     train(shards, out=out, config=settings, resume=True)
     assert find_hash(out) == undisturbed
+
+
+def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(
+    shards, settings, undisturbed, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    for number, path in enumerate(find_checkpoints(out)[:2]):
+        path.write_bytes(b"damaged")
+        path.rename(path.with_name(f"step-{9000 + number:010d}.checkpoint"))
+    train(shards, out=out, config=settings, resume=True)
+    assert find_hash(out) == undisturbed
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
+    shards, settings, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    for path in find_checkpoints(out):
+        path.write_bytes(b"")
+    with pytest.raises(RunError, match=r"none of the 3 checkpoints .* is whole"):
+        train(shards, out=out, config=settings, resume=True)
+    assert len(find_checkpoints(out)) == 3
+
+
+def test_what_a_kill_left_is_put_right_from_the_checkpoint(
+    shards, settings, undisturbed, tmp_path, monkeypatch
+):
+    out, count = tmp_path / "run", 0
+    capture = loop.capture
+
+    def stop(*args):
+        nonlocal count
+        count += 1
+        if count == 7:
+            raise KeyboardInterrupt
+        return capture(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "capture", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    (out / "model.keras").unlink()
+    (out / "history.csv").write_text("epoch")
+    (out / "checkpoints" / ".step-0000000099.checkpoint.partial").write_bytes(b"cut")
+    train(shards, out=out, config=settings, resume=True)
+    assert find_hash(out) == undisturbed
+    assert not list(out.rglob("*.partial"))
+
+
+def test_one_training_at_a_time_writes_to_a_folder(shards, settings, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "identity.json").write_text("{}")
+    with lock_alone(out / ".lock"), pytest.raises(DrtfError, match="another process"):
+        train(shards, out=out, config=settings)
+
+
+@pytest.mark.parametrize("place", ["predict", "weights"])
+def test_what_is_not_finite_is_never_saved(
+    shards, settings, tmp_path, monkeypatch, place
+):
+    """Weights may be lost in a step whose own loss was still finite."""
+    run_steps = trainer.Trainer._run_steps
+
+    def spoil(self, *args):
+        found = run_steps(self, *args)
+        if place == "weights":
+            layer = self.network.get_layer("conv_1")
+            layer.kernel.assign(tf.fill(layer.kernel.shape, np.inf))
+        else:
+            # Finite themselves, but not their difference.
+            self.network.get_layer("logits").bias.assign([3e38, -3e38])
+        return found
+
+    minutes = 0 if place == "weights" else 99
+    monkeypatch.setattr(trainer.Trainer, "_run_steps", spoil)
+    several = change(
+        settings,
+        steps_per_execution=4,
+        checkpoint_minutes=minutes,
+        ema_momentum=0.0,
+    )
+    what = "weights" if place == "weights" else "what is predicted"
+    expected = f"{what} became not finite in step 4 of epoch 1"
+    with pytest.raises(DrtfError, match=expected):
+        train(shards, out=tmp_path / "run", config=several)
+    assert not find_checkpoints(tmp_path / "run")
+    assert not (tmp_path / "run" / "model.keras").exists()
 
 
 def fail(*args):
@@ -181,8 +281,10 @@ def test_an_unfinished_training_is_neither_written_over_nor_mixed(
         train(shards, out=out, config=settings)
     other = change(settings, learning_rate=0.5)
     expected = r"begun with train.learning_rate=0.001, and this is 0.5: go on as"
+    config = (out / "config.toml").read_text()
     with pytest.raises(RunError, match=expected):
         train(shards, out=out, config=other, resume=True)
+    assert (out / "config.toml").read_text() == config
 
 
 def test_a_training_of_another_set_is_not_gone_on_with(
@@ -209,6 +311,9 @@ def test_a_finished_training_is_left_as_it_is(shards, settings, tmp_path):
     info = train(shards, out=tmp_path / "run", config=settings)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert train(shards, out=tmp_path / "run", config=settings, resume=True) == info
+    other = change(settings, learning_rate=0.5)
+    with pytest.raises(RunError, match=r"begun with train\.learning_rate=0\.001"):
+        train(shards, out=tmp_path / "run", config=other, resume=True)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
 
 

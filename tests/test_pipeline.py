@@ -108,15 +108,26 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 4, 8])
-def test_the_parts_together_are_the_whole_batch(shard_set, num_parts):
+def test_the_parts_together_are_the_whole(shard_set, num_parts):
     parts = [
         batches(shard_set, batch_size=9, parts=[part], num_parts=num_parts)
         for part in range(num_parts)
     ]
-    for whole, *shares in zip(batches(shard_set, batch_size=9), *parts, strict=True):
-        for key in whole:
-            joined = np.concatenate([share[key] for share in shares])
-            assert (joined == whole[key]).all()
+    whole = batches(shard_set, batch_size=9)
+    for key in whole[0]:
+        joined = [share[key] for shares in zip(*parts, strict=True) for share in shares]
+        expected = np.concatenate([batch[key] for batch in whole])
+        assert (np.concatenate(joined) == expected).all()
+
+
+def test_what_would_not_do_for_all_parts_joins_the_batch_before(shard_set):
+    # 32 photographs are drawn: with batches of 31 one is left over.
+    assert [len(x["row"]) for x in batches(shard_set, batch_size=31, epochs=1)] == [
+        31,
+        1,
+    ]
+    found = batches(shard_set, batch_size=31, epochs=1, parts=range(2), num_parts=2)
+    assert [len(x["row"]) for x in found] == [16, 16]
 
 
 def test_several_parts_come_in_turn(shard_set):

@@ -105,8 +105,15 @@ def test_weights_that_make_an_endless_epoch_are_refused():
         plan_epoch(np.array([0, 1]), config, seed=0, epoch=0)
 
 
-@pytest.mark.parametrize("weights", [(), (1.0,), (0.0, 0.0), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("weights", [(), (1.0,), (0.0, 0.0)])
 def test_weights_that_do_not_fit_are_refused(weights):
     config = SamplingConfig(mode="weights", weights=weights)
     with pytest.raises(ConfigError, match="one number for each of the 2 classes"):
         plan_epoch(np.array([0, 1]), config, seed=0, epoch=0)
+
+
+def test_weights_may_be_given_for_a_class_that_is_absent():
+    classes = np.array([0, 0, 0, 1, 1, 2])
+    config = SamplingConfig(mode="weights", weights=(1, 1, 1, 1, 1))
+    order = plan_epoch(classes, config, seed=0, epoch=0)
+    assert np.bincount(classes[order]).tolist() == [3, 3, 3]

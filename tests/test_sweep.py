@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -55,6 +56,22 @@ def test_configs_are_trained_judged_and_compared(
     assert sweep([("plain", first), ("focal", second)], [source], **call) == results
     assert len(files) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+
+
+def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
+    photographs, config, tmp_path
+):
+    source = Source(photographs / "images", photographs / "labels.csv")
+    call = {"out": tmp_path / "sweep", "num_seeds": 1}
+    sweep([("one", change(config, epochs=1))], [source], **call)
+    expected = r"config one: .*begun with train\.epochs=1, and this is 2"
+    with pytest.raises(DrtfError, match=expected):
+        sweep([("one", change(config, epochs=2))], [source], **call)
+    settings = config.evaluate.model_copy(update={"tta": "flips5"})
+    judged = change(config, epochs=1).model_copy(update={"evaluate": settings})
+    sweep([("one", judged)], [source], **call)
+    path = tmp_path / "sweep" / "runs" / "one-seed-42" / "evaluation-test"
+    assert json.loads((path / "metrics.json").read_text())["tta"] == "flips5"
 
 
 def test_two_configs_of_one_name_are_refused(photographs, config, tmp_path):

@@ -1,28 +1,39 @@
 import csv
 import math
+import re
+import shutil
 
 import pytest
+import tensorflow as tf
 
 from drtf.config import load_config
 from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
+from drtf.models import training
 from drtf.models.device import choose_precision
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run
 from drtf.models.train_plan import plan_training
 from drtf.models.training import train
 from drtf.records.manifest import hash_manifest
+from drtf.records.reader import ShardSet
+
+
+def change(config, **update):
+    return config.model_copy(update={"train": config.train.model_copy(update=update)})
 
 
 def test_a_run_folder_holds_all_that_scoring_needs(run_folder, shards, config):
     names = {path.name for path in run_folder.iterdir()}
     assert names == {
+        ".lock",
         "checkpoints",
         "config.toml",
         "history.csv",
         "history.png",
+        "identity.json",
         "logs",
         "model.keras",
         "run.json",
@@ -50,6 +61,66 @@ def test_the_saved_model_is_the_network_alone_in_float32(run_folder):
     assert network.input_shape == (None, 32, 32, 3)
     assert network.output_shape == (None, 2)
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+
+
+def test_what_was_trained_in_half_precision_is_saved_in_float32(
+    shards, config, tmp_path
+):
+    update = {"precision": "mixed_bfloat16", "epochs": 1}
+    train(shards, out=tmp_path / "run", config=change(config, **update))
+    network = load_run(tmp_path / "run").network
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+
+
+def test_what_failed_before_its_first_checkpoint_may_be_begun_anew(
+    shards, config, tmp_path, monkeypatch
+):
+    def fail(*args, **kwargs):
+        raise DrtfError("failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "run_epochs", fail)
+        with pytest.raises(DrtfError, match="failed"):
+            train(shards, out=tmp_path / "run", config=config)
+    train(shards, out=tmp_path / "run", config=change(config, epochs=1))
+    assert load_run(tmp_path / "run").info.num_epochs == 1
+
+
+def test_a_folder_of_other_things_is_left_alone(shards, config, tmp_path):
+    (tmp_path / "config.toml").write_text("# mine\n")
+    with pytest.raises(DrtfError, match="exists already"):
+        train(shards, out=tmp_path, config=config)
+    assert (tmp_path / "config.toml").read_text() == "# mine\n"
+
+
+def test_a_full_disk_is_not_taken_for_want_of_memory(
+    shards, config, tmp_path, monkeypatch
+):
+    for text, expected in (
+        ("x; No space left on device", "the disk is full"),
+        ("OOM when allocating", "too little memory: try a smaller train.batch_size"),
+    ):
+
+        def exhaust(*args, text=text, **kwargs):
+            raise tf.errors.ResourceExhaustedError(None, None, text)
+
+        monkeypatch.setattr(training, "run_epochs", exhaust)
+        with pytest.raises(DrtfError, match=expected):
+            train(shards, out=tmp_path / "run", config=config)
+
+
+def test_a_damaged_record_in_the_first_batch_names_itself(config, shards, tmp_path):
+    damaged = shutil.copytree(shards, tmp_path / "set")
+    with ShardSet(damaged) as shard_set:
+        row = shard_set.find_rows("train")[0]
+        record = shard_set.index.iloc[row]
+        shard = shard_set.manifest.shards[record["shard"]].file
+    data = bytearray((damaged / shard).read_bytes())
+    for offset in range(200, len(data), 400):
+        data[offset] ^= 1
+    (damaged / shard).write_bytes(data)
+    with pytest.raises(RecordError, match=re.escape(shard)):
+        train(damaged, out=tmp_path / "run", config=config)
 
 
 def test_the_run_says_of_split_and_images_what_made_the_shards(

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from drtf.errors import DrtfError
-from drtf.workers import AHEAD_PER_WORKER, count_workers, map_in_order
+from drtf.workers import AHEAD_PER_WORKER, count_workers, map_in_order, run_apart
 
 
 def nothing() -> None:
@@ -111,3 +111,15 @@ def test_items_are_taken_a_bounded_number_ahead():
 def test_zero_workers_means_one_a_cpu():
     assert count_workers(0) == len(os.sched_getaffinity(0))
     assert count_workers(3) == 3
+
+
+def test_a_function_called_apart_returns_and_raises_as_here():
+    assert run_apart(divmod, 7, 2) == (3, 1)
+    with pytest.raises(DrtfError, match="too few"):
+        run_apart(raise_error, "too few")
+    with pytest.raises(DrtfError, match=r"a process died \(exit code 3\)"):
+        run_apart(os._exit, 3)
+
+
+def raise_error(message):
+    raise DrtfError(message)

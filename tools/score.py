@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,9 +23,11 @@ class Part(click.ParamType):
     name = "part"
 
     def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
         """Return number, from 1, and count."""
+        if isinstance(value, tuple):  # click converts a default twice
+            return value
         found = re.fullmatch(r"(\d+)/(\d+)", value)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= number <= count:

@@ -4,9 +4,7 @@ import csv
 import hashlib
 import io
 import json
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,15 @@ import pandas as pd
 from drtf.config import Config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import write_atomic
 from drtf.models.callbacks import find_monitor
-from drtf.models.evaluation import METRICS_FILE, PREDICTIONS_FILE, evaluate
+from drtf.models.evaluation import PREDICTIONS_FILE, evaluate, was_judged
 from drtf.models.metrics import Estimate, format_interval, measure_mean_roc_auc
-from drtf.models.run import RunInfo, load_history
+from drtf.models.run import load_history
 from drtf.models.training import train
+from drtf.workers import run_apart
 
 TABLE_FILE = "results.csv"
 PAGE_FILE = "results.md"
@@ -87,7 +86,12 @@ def sweep(
     results = []
     before: Config | None = None
     for name, config in configs:
-        results.append(_run(name, config, before, sources, out, num_seeds))
+        try:
+            results.append(_run(name, config, before, sources, out, num_seeds))
+        except StoppedError:
+            raise
+        except DrtfError as error:
+            raise DrtfError(f"config {name}: {error}") from error
         before = config
         # A table of what there is so far.
         _write(results, out)
@@ -144,9 +148,10 @@ def _run(
         seeded = config.model_copy(update={"train": settings})
         run = out / "runs" / f"{name}-seed-{seed}"
         run.parent.mkdir(parents=True, exist_ok=True)
-        info = _train_apart(shards, run, seeded)
+        # In a process of its own, whose memory is its own.
+        info = run_apart(train, shards, out=run, config=seeded, resume=True)
         judged = run / f"evaluation-{SPLIT}"
-        if not (judged / METRICS_FILE).exists():
+        if not was_judged(judged, info, seeded.evaluate):
             evaluate(
                 run, shards, split=SPLIT, out=judged, config=seeded, overwrite=True
             )
@@ -175,13 +180,6 @@ def _run(
         seconds=float(np.median([info.seconds for info in infos])),
         peak_memory_mb=float(np.median([info.peak_memory_mb for info in infos])),
     )
-
-
-def _train_apart(shards: Path, run: Path, config: Config) -> RunInfo:
-    """Train in a process of its own, whose memory is its own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(train, shards, out=run, config=config, resume=True).result()
 
 
 def _name_set(config: Config) -> str:

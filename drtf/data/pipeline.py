@@ -36,10 +36,17 @@ def count_steps(
     task: Task,
     sampling: SamplingConfig,
     batch_size: int,
+    num_parts: int = 1,
 ) -> int:
-    """Return the number of batches of an epoch; the last one may be smaller."""
+    """Return the number of batches of an epoch; the last one may be smaller.
+
+    What would not do for all parts of a last batch belongs to the one before it.
+    """
     _, classes = find_examples(shards, split, task)
-    return math.ceil(sum(count_draws(np.bincount(classes), sampling)) / batch_size)
+    counts = np.bincount(classes, minlength=len(sampling.weights))
+    num_drawn = sum(count_draws(counts, sampling))
+    num_whole, num_left = divmod(num_drawn, batch_size)
+    return max(1, num_whole + (num_left >= num_parts))
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,12 @@ def train_dataset(
         )
     rows, classes = find_examples(shards, split, task)
     steps = count_steps(
-        shards, split=split, task=task, sampling=sampling, batch_size=batch_size
+        shards,
+        split=split,
+        task=task,
+        sampling=sampling,
+        batch_size=batch_size,
+        num_parts=num_parts,
     )
     if state.step > steps:
         raise ValueError(
@@ -135,7 +147,8 @@ def train_dataset(
         order = begin_plan(epoch).result()
         begin_plan(epoch + 1)  # while this one is read
         first = step * batch_size
-        count = min(batch_size, len(order) - first)
+        last = step == steps - 1
+        count = len(order) - first if last else batch_size
         mine = slice(
             first + count * parts[place] // num_parts,
             first + count * (parts[place] + 1) // num_parts,

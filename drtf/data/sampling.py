@@ -35,7 +35,7 @@ def plan_epoch(
     Raises:
         ConfigError: if weights are asked for and don't fit the classes.
     """
-    draws = count_draws(np.bincount(classes), config)
+    draws = count_draws(np.bincount(classes, minlength=len(config.weights)), config)
     times = [(np.arange(count) + 0.5) / count for count in draws]
     order = np.empty(sum(draws), np.int64)
     for number, count in enumerate(draws):

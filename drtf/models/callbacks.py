@@ -25,7 +25,7 @@ def build_callbacks(
     keeper: "BestModel",
     validation: Validation,
     trainer: Trainer,
-    batch: Batch,
+    load_batch: Callable[[], Batch],
     logs: Path,
 ) -> list[keras.callbacks.Callback]:
     """Build the callbacks that the `train` section asks for.
@@ -35,7 +35,7 @@ def build_callbacks(
         keeper: of the best model, one of them.
         validation: that is shown in TensorBoard.
         trainer: whose augmentation is shown there.
-        batch: to show it on.
+        load_batch: loads what to show it on.
         logs: TensorBoard's folder.
     """
     monitor = find_monitor(config)
@@ -43,7 +43,7 @@ def build_callbacks(
     callbacks = [
         keeper,
         keras.callbacks.TensorBoard(logs, write_graph=False),
-        AugmentedPage(trainer, batch, logs / "train"),
+        AugmentedPage(trainer, load_batch, logs / "train"),
         BestFigures(keeper, validation, logs / "validation"),
     ]
     if config.schedule == "plateau":
@@ -95,17 +95,19 @@ class BestModel(keras.callbacks.Callback):
 class AugmentedPage(keras.callbacks.Callback):
     """Shows photographs as training sees them in TensorBoard, before its first step."""
 
-    def __init__(self, trainer: Trainer, batch: Batch, logs: Path) -> None:
+    def __init__(
+        self, trainer: Trainer, load_batch: Callable[[], Batch], logs: Path
+    ) -> None:
         super().__init__()
         self._trainer = trainer
-        self._batch = batch
+        self._load_batch = load_batch
         self._writer = tf.summary.create_file_writer(str(logs))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Draw some of each class."""
         if epoch:
             return
-        batch = self._batch
+        batch = self._load_batch()
         classes = tf.cast(batch["label"], tf.int32)
         images = scale_images(batch["image"])
         changed = self._trainer.augment(images, batch["seed"], classes)

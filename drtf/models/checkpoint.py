@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from drtf.files import sync_folder, write_atomic
+from drtf.errors import RunError
+from drtf.files import find_aside, sync_folder, write_atomic
 
 FOLDER = "checkpoints"
 SUFFIX = ".checkpoint"
+DAMAGED_SUFFIX = ".damaged"
 FACTS = "facts"
+MODEL = "model"
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +30,13 @@ class Checkpoint:
         num_steps: done since its beginning.
         facts: all that is no array, as JSON knows it.
         arrays: the values of its variables, in their order.
+        model: the file of the best model so far; empty where there is none.
     """
 
     num_steps: int
     facts: dict[str, Any]
     arrays: list[np.ndarray]
+    model: bytes
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path:
@@ -41,10 +46,13 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path
     """
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
+    for left_over in folder.glob(find_aside(folder / f"*{SUFFIX}").name):
+        left_over.unlink()  # of a save that was killed
     file = io.BytesIO()
     facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
+    model = np.frombuffer(checkpoint.model, np.uint8)
     arrays = {str(number): x for number, x in enumerate(checkpoint.arrays)}
-    np.savez(file, **{FACTS: facts}, **arrays)
+    np.savez(file, **{FACTS: facts, MODEL: model}, **arrays)
     data = file.getvalue()
     path = folder / f"step-{checkpoint.num_steps:010d}{SUFFIX}"
     write_atomic(path, data + hashlib.sha256(data).digest())
@@ -60,16 +68,31 @@ def find_checkpoints(run: Path) -> list[Path]:
 
 
 def load_newest(run: Path) -> Checkpoint | None:
-    """Load the newest checkpoint that is whole; those before it that aren't are told.
+    """Load the newest checkpoint that is whole, and set aside those newer than it.
 
     Returns:
-        None where there is none.
+        None where there is none at all.
+
+    Raises:
+        RunError: if there are some, and none is whole.
     """
+    damaged: list[Path] = []
     for path in find_checkpoints(run):
         try:
-            return _load(path)
-        except (OSError, ValueError) as error:
-            _log.warning("%s is damaged, the one before it is taken: %s", path, error)
+            checkpoint = _load(path)
+        except (OSError, ValueError, KeyError) as error:
+            _log.warning("%s is damaged: %s", path, error)
+            damaged.append(path)
+            continue
+        for newer in damaged:
+            newer.rename(newer.with_suffix(DAMAGED_SUFFIX))
+            _log.warning("going on from %s, the one before", path)
+        return checkpoint
+    if damaged:
+        raise RunError(
+            f"none of the {len(damaged)} checkpoints in {run / FOLDER} is whole: train "
+            f"into another folder, or remove {run} to begin anew"
+        )
     return None
 
 
@@ -80,5 +103,6 @@ def _load(path: Path) -> Checkpoint:
         raise ValueError("its bytes have not the hash that ends them")
     with np.load(io.BytesIO(data[:-size]), allow_pickle=False) as file:
         facts = json.loads(file[FACTS].tobytes())
-        arrays = [file[str(number)] for number in range(len(file.files) - 1)]
-    return Checkpoint(int(path.stem.removeprefix("step-")), facts, arrays)
+        model = file[MODEL].tobytes()
+        arrays = [file[str(number)] for number in range(len(file.files) - 2)]
+    return Checkpoint(int(path.stem.removeprefix("step-")), facts, arrays, model)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
 
 from drtf import figures
-from drtf.config import NUM_CLASSES, Config, Tta
+from drtf.config import NUM_CLASSES, Config, EvaluateConfig, Tta
 from drtf.data.labels import POSITIVE_FROM, find_classes
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
@@ -32,6 +33,7 @@ from drtf.models.report import write_report
 from drtf.models.run import (
     HISTORY_FIGURE,
     Run,
+    RunInfo,
     Threshold,
     load_history,
     load_run,
@@ -80,6 +82,7 @@ class Evaluation:
         num_photographs: judged.
         num_patients: to whom they belong.
         notes: what a reader must know to weigh the figures.
+        settings: the `evaluate` section.
     """
 
     split: str
@@ -94,6 +97,7 @@ class Evaluation:
     num_photographs: int
     num_patients: int
     notes: list[str]
+    settings: dict[str, Any]
 
 
 def evaluate(
@@ -185,6 +189,7 @@ def evaluate(
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
         notes=_find_notes(run, split, trained_on),
+        settings=settings.model_dump(mode="json"),
     )
     out.mkdir(parents=True, exist_ok=True)
     _write(out, run, table, evaluation, set_sha256=set_sha256)
@@ -192,6 +197,19 @@ def evaluate(
         save_threshold(run.folder, threshold)
         save_calibration(run.folder, calibration)
     return evaluation
+
+
+def was_judged(out: Path, info: RunInfo, config: EvaluateConfig) -> bool:
+    """Tell whether a folder holds a run's evaluation with these settings."""
+    try:
+        found = json.loads((out / METRICS_FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    settings = config.model_dump(mode="json")
+    return (found.get("model_sha256"), found.get("settings")) == (
+        info.model_sha256,
+        settings,
+    )
 
 
 def check_preprocessing(run: Run, shards: ShardSet) -> None:
@@ -394,6 +412,7 @@ def _write(
         "threshold": evaluation.threshold.model_dump(mode="json"),
         "calibration": evaluation.calibration.model_dump(mode="json"),
         "notes": evaluation.notes,
+        "settings": evaluation.settings,
         "model_sha256": run.info.model_sha256,
         "set_sha256": set_sha256,
     }

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import signal
 import threading
 import time
@@ -22,7 +23,7 @@ from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import write_atomic
 from drtf.models.callbacks import BestModel, find_monitor
 from drtf.models.checkpoint import Checkpoint, find_checkpoints, save_checkpoint
-from drtf.models.run import save_history
+from drtf.models.run import MODEL_FILE, find_versions, save_history
 from drtf.models.trainer import Batch, Trainer
 from drtf.models.validation import Validation
 from drtf.progress import Advance, progress
@@ -39,6 +40,8 @@ MAX_STEPS_PER_EXECUTION = 64
 NUM_STEPS = tf.TensorSpec([], tf.int64)
 FAILED_BATCH_FILE = "failed_batch.csv"
 NUM_NAMED = 5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -72,7 +75,6 @@ class Training:
         load_batches: the batches from a state on.
         find_ids: the ids of the photographs in a state's batch.
         config: the `train` section.
-        identity: what the training is of; a checkpoint of another is refused.
         out: the run folder.
         steps: of an epoch.
         num_drawn: photographs of an epoch.
@@ -85,7 +87,6 @@ class Training:
     load_batches: Callable[[State], Iterator[Batch]]
     find_ids: Callable[[State], Sequence[str]]
     config: TrainConfig
-    identity: dict[str, Any]
     out: Path
     steps: int
     num_drawn: int
@@ -97,7 +98,7 @@ def run_epochs(training: Training, *, checkpoint: Checkpoint | None = None) -> C
     Raises:
         StoppedError: if Ctrl-C or SIGTERM stopped it; all is saved then.
         DrtfError: if the loss or its gradients were not finite.
-        RunError: if the checkpoint is another training's.
+        RunError: if the checkpoint's network is another one.
     """
     trainer, epochs = training.trainer, training.config.epochs
     callbacks = keras.callbacks.CallbackList(
@@ -149,7 +150,8 @@ def _run_steps(
             batches, tf.constant(min(num_steps, left), tf.int64)
         )
         if failed:
-            raise _explain_failure(training, course.state.advance(int(num_done) - 1))
+            state = course.state.advance(int(num_done) - 1)
+            raise _explain_failure(training, state, "the loss or its gradients were")
         seconds = time.monotonic() - start
         course.seconds += seconds
         course.waited += float(waited)
@@ -175,13 +177,17 @@ def _end_epoch(
     logs = {name: float(x) for name, x in trainer.get_metrics_result().items()}
     with trainer.averaged():
         found = training.validation.measure(lambda: bool(caught))
-        if found is not None:
+        if found and not np.isfinite(found["loss"]):
+            state = _find_last(training, course)
+            raise _explain_failure(training, state, "what is predicted became")
+        if found:
             logs |= {f"val_{name}": value for name, value in found.items()}
             logs["learning_rate"] = np.asarray(trainer.optimizer.learning_rate).item()
             logs["input_wait_share"] = course.waited / course.seconds
             logs["seconds"] = course.seconds
             callbacks.on_epoch_end(epoch, logs)
-    if found is None:  # not above, where weights may be averages
+    # Not above, where weights may be averages.
+    if found is None:
         _stop_if(caught, training, course)
     course.history.append({"epoch": epoch + 1, **logs})
     course.state = State(course.state.seed, epoch + 1)
@@ -207,7 +213,7 @@ def _describe(training: Training, course: Course) -> str:
     return f"{text}, {timedelta(seconds=round(last['seconds']) * num_left)} left"
 
 
-def _explain_failure(training: Training, state: State) -> DrtfError:
+def _explain_failure(training: Training, state: State, what: str) -> DrtfError:
     """Write down which photographs a step failed on, and say what to do."""
     ids = training.find_ids(state)
     table = io.StringIO(newline="")
@@ -222,11 +228,12 @@ def _explain_failure(training: Training, state: State) -> DrtfError:
     )
     streak = np.asarray(training.trainer.streak).item()
     before = f", as in the {streak - 1} steps before it" if streak > 1 else ""
+    precision = training.trainer.network.dtype_policy.name
+    advice = "" if precision == "float32" else ", or with train.precision=float32"
     return DrtfError(
-        f"the loss or its gradients were not finite in step {state.step + 1} of epoch "
-        f"{state.epoch + 1}{before}; its photographs are listed in {path} ({named}); "
-        f"{kept}; train into another folder with a smaller train.learning_rate, or "
-        "with train.precision=float32"
+        f"{what} not finite in step {state.step + 1} of epoch {state.epoch + 1}"
+        f"{before}; its photographs are listed in {path} ({named}); {kept}; train into "
+        f"another folder with a smaller train.learning_rate{advice}"
     )
 
 
@@ -234,17 +241,25 @@ def capture(training: Training, course: Course) -> Path:
     """Save a checkpoint of a training.
 
     Raises:
-        DrtfError: if it can't be written; those before it are as they were.
+        DrtfError: if it can't be written, or is not worth it, since weights are not
+            finite; those before it are as they were.
     """
     variables = training.trainer.find_variables()
+    arrays = [np.asarray(variable) for variable in variables]
+    weights = (x for x in arrays if np.issubdtype(x.dtype, np.floating))
+    if not all(np.isfinite(x).all() for x in weights):
+        raise _explain_failure(training, _find_last(training, course), "weights became")
+    model = training.out / MODEL_FILE
     facts = {
-        "identity": training.identity,
+        "versions": find_versions(),
         "course": asdict(course),
         "callbacks": [_get_state(callback) for callback in training.callbacks],
         "variables": [[str(x.dtype), list(x.shape)] for x in variables],
     }
     num_steps = course.state.epoch * training.steps + course.state.step
-    checkpoint = Checkpoint(num_steps, facts, [np.asarray(x) for x in variables])
+    checkpoint = Checkpoint(
+        num_steps, facts, arrays, model.read_bytes() if model.exists() else b""
+    )
     try:
         return save_checkpoint(
             training.out, checkpoint, num_kept=training.config.num_checkpoints
@@ -256,20 +271,29 @@ def capture(training: Training, course: Course) -> Path:
         ) from error
 
 
+def _find_last(training: Training, course: Course) -> State:
+    """Return the state of the step that was the last one."""
+    state = course.state
+    if state.step == 0:
+        state = State(state.seed, state.epoch - 1, training.steps)
+    return state.advance(-1)
+
+
 def restore(training: Training, checkpoint: Checkpoint) -> Course:
-    """Bring a training to where a checkpoint left it.
+    """Bring a training to where a checkpoint left it, its folder too.
 
     Raises:
-        RunError: if the checkpoint is another training's.
+        RunError: if the checkpoint's network is another one.
     """
     facts = checkpoint.facts
-    for name, value in training.identity.items():
-        begun = facts["identity"].get(name)
-        if begun != value:
-            raise RunError(
-                f"{training.out} was begun with {name}={begun!r}, and this is "
-                f"{value!r}: go on as it was begun, or train into another folder"
-            )
+    if facts["versions"] != find_versions():
+        _log.warning(
+            "%s was begun with other versions (%s) than these (%s): it goes on, but "
+            "not bit for bit",
+            training.out,
+            facts["versions"],
+            find_versions(),
+        )
     variables = training.trainer.find_variables()
     if facts["variables"] != [[str(x.dtype), list(x.shape)] for x in variables]:
         raise RunError(
@@ -282,8 +306,13 @@ def restore(training: Training, checkpoint: Checkpoint) -> Course:
     for callback, state in zip(training.callbacks, facts["callbacks"], strict=True):
         for name, value in state.items():
             setattr(callback, name, value)
-    course = facts["course"]
-    return Course(**course | {"state": State(**course["state"])})
+    # What a kill left there may be of a later epoch, or cut off.
+    if checkpoint.model:
+        write_atomic(training.out / MODEL_FILE, checkpoint.model)
+    course = Course(**facts["course"] | {"state": State(**facts["course"]["state"])})
+    if course.history:
+        save_history(training.out, course.history)
+    return course
 
 
 def _get_state(callback: keras.callbacks.Callback) -> dict[str, Any]:

@@ -412,10 +412,11 @@ def _rank(
     undefined = ~np.isfinite(found["roc_auc"])
     for least in OPERATING_POINTS:
         last = (false_alarms <= 1 - least + TINY).sum(axis=1) - 1
-        first = np.minimum((sensitivity < least - TINY).sum(axis=1), len(starts))
         found[f"sensitivity_at_specificity_{least:.2f}"] = np.where(
             undefined, np.nan, sensitivity[rows, last]
         )
+    for least in OPERATING_POINTS:
+        first = np.minimum((sensitivity < least - TINY).sum(axis=1), len(starts))
         found[f"specificity_at_sensitivity_{least:.2f}"] = np.where(
             undefined, np.nan, 1 - false_alarms[rows, first]
         )

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -22,6 +24,7 @@ RUN_FORMAT_VERSION = 1
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
+IDENTITY_FILE = "identity.json"
 THRESHOLD_FILE = "threshold.json"
 CALIBRATION_FILE = "calibration.json"
 HISTORY_FILE = "history.csv"
@@ -125,14 +128,40 @@ class Run:
 
 def save_model(folder: Path, network: keras.Model) -> None:
     """Write model.keras aside, then rename it into place."""
-    aside = folder / f".partial.{MODEL_FILE}"
+    aside = folder / f".partial.{MODEL_FILE}"  # Keras looks at the name's end
     network.save(aside)
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
     aside.replace(folder / MODEL_FILE)
 
 
 def save_config(folder: Path, config: Config) -> None:
     """Write the resolved config."""
     write_atomic(folder / CONFIG_FILE, dump_config(config))
+
+
+def save_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write identity.json: all that shapes what a training learns."""
+    write_atomic(folder / IDENTITY_FILE, json.dumps(identity, indent=2) + "\n")
+
+
+def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training that was begun as another one.
+
+    Raises:
+        RunError: names the first setting that differs.
+    """
+    path = folder / IDENTITY_FILE
+    try:
+        begun = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"can't read {path}: {error}") from error
+    for name, value in identity.items():
+        if begun.get(name) != value:
+            raise RunError(
+                f"{folder} was begun with {name}={begun.get(name)!r}, and this is "
+                f"{value!r}: go on as it was begun, or train into another folder"
+            )
 
 
 def save_info(folder: Path, info: RunInfo) -> None:

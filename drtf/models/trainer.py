@@ -122,10 +122,12 @@ class Trainer(keras.Model):
             # Inside the optimizer it would be traced once for each variable.
             self.optimizer.learning_rate = self._schedule(before)
         self.optimizer.apply(gradients, weights)
-        loss = context.all_reduce(tf.distribute.ReduceOp.SUM, loss)
         # A loss scale leaves out the steps whose gradients are not finite.
         skipped = tf.equal(before, self.optimizer.iterations)
-        bad = tf.cast(skipped | ~tf.math.is_finite(loss), tf.int64)
+        both = tf.stack([loss, tf.linalg.global_norm(gradients)])
+        both = context.all_reduce(tf.distribute.ReduceOp.SUM, both)
+        bad = skipped | ~tf.reduce_all(tf.math.is_finite(both))
+        bad = tf.cast(bad, tf.int64)
         self.num_skipped.assign_add(bad)
         self.streak.assign((self.streak + bad) * bad)
         self._average()

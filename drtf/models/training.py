@@ -22,21 +22,23 @@ from drtf.data.pipeline import (
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
-from drtf.files import check_absent, hash_file
+from drtf.files import check_absent, hash_file, lock_alone
 from drtf.models.callbacks import BestModel, build_callbacks, find_monitor
 from drtf.models.checkpoint import find_checkpoints, load_newest
 from drtf.models.device import choose_precision, choose_strategy, dtype_policy
 from drtf.models.loop import Training, run_epochs
 from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
-    CONFIG_FILE,
     HISTORY_FIGURE,
+    IDENTITY_FILE,
     INFO_FILE,
     MODEL_FILE,
     RunInfo,
+    check_identity,
     find_versions,
     load_info,
     save_config,
+    save_identity,
     save_info,
     save_model,
 )
@@ -46,8 +48,15 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
 
 LOGS = "logs"
-# Settings that change nothing of what is learned.
-FREE = {"checkpoint_minutes", "num_checkpoints", "steps_per_execution"}
+LOCK_FILE = ".lock"
+# Settings that change nothing of what is learned, or stand there as they were resolved.
+FREE = {
+    "checkpoint_minutes",
+    "num_checkpoints",
+    "num_devices",
+    "precision",
+    "steps_per_execution",
+}
 
 
 def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> RunInfo:
@@ -63,54 +72,63 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         resume: whether to go on from the newest whole checkpoint in `out`, if there is
             one; a training that is at its end is left as it is.
 
+    Returns:
+        What was written as run.json.
+
     Raises:
         StoppedError: if Ctrl-C or SIGTERM stopped it; all is saved then.
         DrtfError: if `out` exists, the set lacks a split or a class, the weights can't
             be had, or the loss stops being finite.
     """
-    if resume and (out / INFO_FILE).exists():
-        return load_info(out)
-    # What a failed training left has no run.json, and may be trained into again.
-    check_absent(out if not (out / CONFIG_FILE).exists() else out / INFO_FILE)
-    if find_checkpoints(out) and not resume:
-        raise DrtfError(
-            f"{out} holds a training that was not finished: go on with --resume, or "
-            "choose another folder"
-        )
-    checkpoint = load_newest(out)
     with ShardSet(shards) as shard_set:
         manifest = shard_set.manifest
         made = {"images": manifest.preprocessing} | manifest.settings
         config = parse_config(config.model_dump() | made, where=str(shards))
-        _check_classes(shard_set, config.train)
-        keras.utils.set_random_seed(config.train.seed)
-        if config.train.deterministic:
-            tf.config.experimental.enable_op_determinism()
         precision = choose_precision(config.train.precision)
         strategy = choose_strategy(config.train.num_devices)
-        with strategy.scope(), dtype_policy(precision):
-            network = build_network(
-                config.model,
-                task=config.train.task,
-                image_size=config.images.size,
-                load_weights=checkpoint is None,
-            )
-            num_trained, num_frozen = count_parameters(network)
-            out.mkdir(parents=True, exist_ok=True)
-            save_config(out, config)
-            training = prepare_training(network, shard_set, config=config, out=out)
-            try:
-                with record_errors():
-                    course = run_epochs(training, checkpoint=checkpoint)
-            except tf.errors.ResourceExhaustedError as error:
-                raise DrtfError(
-                    "the device has too little memory: try a smaller train.batch_size "
-                    f"than {config.train.batch_size}, or train.precision=mixed_bfloat16"
-                ) from error
+        identity = _identify(
+            config,
+            precision=precision,
+            num_devices=strategy.num_replicas_in_sync,
+            set_sha256=hash_manifest(shards),
+        )
+        _check_out(out, identity, resume=resume)
+        if (out / INFO_FILE).exists():
+            return load_info(out)
+        _check_classes(shard_set, config.train)
+        out.mkdir(parents=True, exist_ok=True)
+        with lock_alone(out / LOCK_FILE), strategy.scope(), record_errors():
+            return _train(shard_set, out, config, identity)
+
+
+def _train(
+    shards: ShardSet, out: Path, config: Config, identity: dict[str, Any]
+) -> RunInfo:
+    checkpoint = load_newest(out)
+    keras.utils.set_random_seed(config.train.seed)
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    precision = identity["precision"]
+    with dtype_policy(precision):
+        network = build_network(
+            config.model,
+            task=config.train.task,
+            image_size=config.images.size,
+            load_weights=checkpoint is None,
+        )
+        num_trained, num_frozen = count_parameters(network)
+        save_identity(out, identity)
+        save_config(out, config)
+        try:
+            training = prepare_training(network, shards, config=config, out=out)
+            course = run_epochs(training, checkpoint=checkpoint)
+        except tf.errors.ResourceExhaustedError as error:
+            raise _explain_exhaustion(error, out, config.train) from error
     plot_history(out / HISTORY_FIGURE, course.history)
+    manifest = shards.manifest
     info = RunInfo(
         set_name=manifest.name,
-        set_sha256=hash_manifest(shards),
+        set_sha256=hash_manifest(shards.folder),
         encoding=manifest.encoding,
         jpeg_quality=manifest.settings["build"]["jpeg_quality"],
         image_size=config.images.size,
@@ -119,16 +137,47 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         num_epochs=len(course.history),
         num_trained=num_trained,
         num_frozen=num_frozen,
-        num_damaged=len(shard_set.damaged),
+        num_damaged=len(shards.damaged),
         num_skipped_steps=np.asarray(training.trainer.num_skipped).item(),
         precision=precision,
-        num_devices=strategy.num_replicas_in_sync,
+        num_devices=tf.distribute.get_strategy().num_replicas_in_sync,
         seconds=sum(row["seconds"] for row in course.history),
         peak_memory_mb=getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         versions=find_versions(),
     )
     save_info(out, info)
     return info
+
+
+def _check_out(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
+    """Refuse a folder of other things, or of another training."""
+    if not (out / IDENTITY_FILE).exists():
+        check_absent(out)
+    elif resume:
+        check_identity(out, identity)
+    else:
+        # What failed before its first checkpoint may be begun anew.
+        check_absent(out / INFO_FILE)
+        if find_checkpoints(out):
+            raise DrtfError(
+                f"{out} holds a training that was not finished: go on with --resume, "
+                "or choose another folder"
+            )
+
+
+def _explain_exhaustion(
+    error: tf.errors.ResourceExhaustedError, out: Path, config: TrainConfig
+) -> DrtfError:
+    """Tell a full disk, on which TensorBoard writes, from a device without memory."""
+    if "No space left" in str(error):
+        return DrtfError(
+            f"can't write to {out}: the disk is full; make room, and go on with "
+            "--resume"
+        )
+    return DrtfError(
+        "the device has too little memory: try a smaller train.batch_size than "
+        f"{config.batch_size}, or train.precision=mixed_bfloat16"
+    )
 
 
 def _check_classes(shards: ShardSet, config: TrainConfig) -> None:
@@ -186,16 +235,17 @@ def prepare_training(
         return shards.index["id"].to_numpy()[rows].tolist()
 
     def save_float32() -> None:
-        clone = build_network(
-            config.model,
-            task=settings.task,
-            image_size=network.input_shape[1],
-            load_weights=False,
-        )
+        with dtype_policy("float32"):
+            clone = build_network(
+                config.model,
+                task=settings.task,
+                image_size=network.input_shape[1],
+                load_weights=False,
+            )
         clone.set_weights(network.get_weights())
         save_model(out, clone)
 
-    steps = count_steps(shards, split="train", **common)
+    steps = count_steps(shards, split="train", num_parts=num_devices, **common)
     trainer = Trainer(network, config, num_steps=steps * settings.epochs)
     validation = Validation(
         trainer,
@@ -221,21 +271,22 @@ def prepare_training(
             keeper=keeper,
             validation=validation,
             trainer=trainer,
-            batch=load_batch(State(settings.seed)),
+            load_batch=lambda: load_batch(State(settings.seed)),
             logs=out / LOGS,
         ),
         keeper=keeper,
         load_batches=load_batches,
         find_ids=find_ids,
         config=settings,
-        identity=_identify(shards, config, network.dtype_policy.name),
         out=out,
         steps=steps,
         num_drawn=sum(count_draws(counts, config.sampling)),
     )
 
 
-def _identify(shards: ShardSet, config: Config, precision: str) -> dict[str, Any]:
+def _identify(
+    config: Config, *, precision: str, num_devices: int, set_sha256: str
+) -> dict[str, Any]:
     """Tell all that shapes what is learned."""
     settings = config.model_dump(mode="json")
     return {
@@ -245,6 +296,6 @@ def _identify(shards: ShardSet, config: Config, precision: str) -> dict[str, Any
         if name not in FREE
     } | {
         "precision": precision,
-        "number of devices": tf.distribute.get_strategy().num_replicas_in_sync,
-        "SHA-256 of the set's manifest": hash_manifest(shards.folder),
+        "number of devices": num_devices,
+        "SHA-256 of the set's manifest": set_sha256,
     }

@@ -8,8 +8,8 @@ import tensorflow as tf
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
-    balanced_accuracy_score,
     cohen_kappa_score,
+    recall_score,
     roc_auc_score,
 )
 
@@ -49,9 +49,10 @@ class Validation:
             stop: asked after each batch whether to leave it.
 
         Returns:
-            None where it was left, or `loss`, `accuracy`, `balanced_accuracy`,
-            `roc_auc` and `average_precision` of disease, and of grades their quadratic
-            weighted `kappa`. The score from which disease is decided is 0.5.
+            None where it was left; `loss` alone where it is not finite; or `loss`,
+            `accuracy`, `balanced_accuracy`, `roc_auc` and `average_precision` of
+            disease, and of grades their quadratic weighted `kappa`. The score from
+            which disease is decided is 0.5.
         """
         labels, logits = [], []
         for batch in self._batches:
@@ -74,6 +75,8 @@ class Validation:
         alone = y_pred.shape[1] == 1
         activation = keras.ops.sigmoid if alone else keras.ops.softmax
         self.probabilities = np.asarray(activation(y_pred))
+        if not np.isfinite(loss):
+            return {"loss": float(loss)}
         return {"loss": float(loss)} | self._measure()
 
     def find_scores(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +97,13 @@ class Validation:
             "roc_auc": roc_auc_score(positive, scores),
             "average_precision": average_precision_score(positive, scores),
             "accuracy": accuracy_score(self.classes, decisions),
-            "balanced_accuracy": balanced_accuracy_score(self.classes, decisions),
+            "balanced_accuracy": recall_score(
+                self.classes,
+                decisions,
+                labels=np.unique(self.classes),
+                average="macro",
+                zero_division=0,
+            ),
         }
         if self.probabilities.shape[1] > 1:
             # Named, since what is absent would bring its neighbours nearer.
