@@ -62,7 +62,7 @@ def lock_alone(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DrtfError(
-                f"another process writes to {path.parent}: wait for its end"
+                f"another process writes there: it holds {path}; wait for its end"
             ) from error
         yield
 

@@ -195,10 +195,12 @@ def test_what_a_kill_left_is_put_right_from_the_checkpoint(
 
 def test_one_training_at_a_time_writes_to_a_folder(shards, settings, tmp_path):
     out = tmp_path / "run"
-    out.mkdir()
-    (out / "identity.json").write_text("{}")
-    with lock_alone(out / ".lock"), pytest.raises(DrtfError, match="another process"):
+    with (
+        lock_alone(tmp_path / ".run.lock"),
+        pytest.raises(DrtfError, match="another process"),
+    ):
         train(shards, out=out, config=settings)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("place", ["predict", "weights"])

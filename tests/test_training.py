@@ -28,7 +28,6 @@ def change(config, **update):
 def test_a_run_folder_holds_all_that_scoring_needs(run_folder, shards, config):
     names = {path.name for path in run_folder.iterdir()}
     assert names == {
-        ".lock",
         "checkpoints",
         "config.toml",
         "history.csv",

@@ -50,7 +50,7 @@ class Part(click.ParamType):
 )
 @click.option(
     "--merge",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=0),
     metavar="N",
     default=0,
     help="Join the files that --shard 1/N to N/N wrote, and check that no row lacks.",

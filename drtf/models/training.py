@@ -48,7 +48,6 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
 
 LOGS = "logs"
-LOCK_FILE = ".lock"
 # Settings that change nothing of what is learned, or stand there as they were resolved.
 FREE = {
     "checkpoint_minutes",
@@ -96,8 +95,10 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         if (out / INFO_FILE).exists():
             return load_info(out)
         _check_classes(shard_set, config.train)
-        out.mkdir(parents=True, exist_ok=True)
-        with lock_alone(out / LOCK_FILE), strategy.scope(), record_errors():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, since a training that can't begin leaves no folder.
+        lock = out.with_name(f".{out.name}.lock")
+        with lock_alone(lock), strategy.scope(), record_errors():
             return _train(shard_set, out, config, identity)
 
 
@@ -117,6 +118,7 @@ def _train(
             load_weights=checkpoint is None,
         )
         num_trained, num_frozen = count_parameters(network)
+        out.mkdir(exist_ok=True)
         save_identity(out, identity)
         save_config(out, config)
         try:
