@@ -39,6 +39,7 @@ Monitor = Literal[
     "balanced_accuracy",
     "kappa",
 ]
+MapMethod = Literal["gradcam", "gradcam++", "layercam", "scorecam", "saliency"]
 CalibrationMethod = Literal["none", "temperature", "isotonic"]
 OnCorrupt = Literal["error", "skip"]
 Conflicts = Literal["keep", "drop", "error"]
@@ -280,6 +281,7 @@ class ScoreConfig(Section):
 class GradcamConfig(Section):
     """How heat maps are made and painted."""
 
+    method: MapMethod = "gradcam"
     layer: str = "auto"
     num_per_class: Positive = 3
     overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.4

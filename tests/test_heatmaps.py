@@ -1,3 +1,5 @@
+from typing import get_args
+
 import cv2
 import keras
 import numpy as np
@@ -5,16 +7,19 @@ import pytest
 import tensorflow as tf
 from scipy.ndimage import zoom
 
-from drtf.config import ModelConfig
+from drtf.config import MapMethod, ModelConfig
+from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
+from drtf.models import heatmaps
 from drtf.models.heatmaps import (
     FIGURES,
     choose_layer,
-    compute_gradcam,
+    compute_maps,
     gradcam,
     paint,
 )
 from drtf.models.network import build_logit_model, build_network
+from drtf.models.run import load_run
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,44 @@ def image_with(*, red=None, green=None):
             y, x = cell
             image[0, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8, channel] = 255
     return image
+
+
+def compute_gradcam(network, images, *, layer):
+    return compute_maps(network, images, layer=layer, method="gradcam")
+
+
+@pytest.mark.parametrize("method", get_args(MapMethod))
+def test_every_method_finds_what_the_network_looks_at(known, method, capsys):
+    images = np.concatenate([image_with(red=cell) for cell in ((0, 0), (1, 2))])
+    found = compute_maps(known, images, layer="features", method=method)
+    assert found.shape == (2, 32, 32)
+    assert found.max(axis=(1, 2)) == pytest.approx(1)
+    assert capsys.readouterr().out == ""
+    if method != "saliency":  # which of a linear network is the same everywhere
+        for values, cell in zip(found, ((0, 0), (1, 2)), strict=True):
+            y, x = np.unravel_index(values.argmax(), values.shape)
+            assert (y // 8, x // 8) == cell
+
+
+def test_saliency_finds_the_pixels_that_change_the_score():
+    image = keras.Input((8, 8, 3))
+    mask = np.zeros((1, 8, 8, 3), np.float32)
+    mask[0, 2, 5] = 1
+    x = keras.layers.Flatten()(image)
+    logits = keras.layers.Dense(1, use_bias=False, name="logits")(x)
+    network = keras.Model(image, keras.layers.Activation("sigmoid")(logits))
+    network.get_layer("logits").set_weights([mask.reshape(-1, 1)])
+    images = np.full((3, 8, 8, 3), 100, np.uint8)
+    found = compute_maps(network, images, layer="", method="saliency")
+    assert (found == mask[..., 0]).all()
+
+
+def test_maps_are_computed_a_batch_at_a_time(known, monkeypatch):
+    images = np.concatenate([image_with(red=(x % 4, x // 4)) for x in range(7)])
+    expected = compute_gradcam(known, images, layer="features")
+    monkeypatch.setattr(heatmaps, "BATCH_SIZE", 3)
+    found = compute_gradcam(known, images, layer="features")
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (1, 2), (3, 3)])
@@ -135,3 +178,18 @@ def test_the_three_figures_are_written(
     assert all(cv2.imread(str(path)).std() > 10 for path in report.figures)
     with pytest.raises(DrtfError, match="exists already"):
         gradcam(run_folder, out=tmp_path, config=config, **given)
+
+
+def test_other_weights_give_another_map(run_folder, shard_set):
+    """Adebayo et al., 2018, https://arxiv.org/abs/1810.03292: the sanity check."""
+    network = load_run(run_folder).network
+    rows = np.flatnonzero(shard_set.grades >= 2)[:8]
+    images = read_batch(shard_set, rows)
+    trained = compute_maps(network, images, layer="conv_1", method="layercam")
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, x.std() + 1e-3, x.shape) for x in network.get_weights()]
+    network.set_weights(weights)
+    random = compute_maps(network, images, layer="conv_1", method="layercam")
+    assert trained.any()
+    assert random.any()
+    assert np.corrcoef(trained.ravel(), random.ravel())[0, 1] < 0.8

@@ -1,6 +1,8 @@
 """Heat maps: which parts of a photograph speak for disease, by Grad-CAM."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +12,12 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from tf_keras_vis.gradcam import Gradcam
+from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+from tf_keras_vis.layercam import Layercam
+from tf_keras_vis.saliency import Saliency
+from tf_keras_vis.scorecam import Scorecam
 
-from drtf.config import Config
+from drtf.config import Config, MapMethod
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs, find_photographs
@@ -26,6 +32,10 @@ from drtf.models.scoring import prepare_photographs, score_photographs
 from drtf.records.reader import ShardSet
 
 MIN_CELLS_A_SIDE = 6
+BATCH_SIZE = 16
+NUM_SMOOTHED = 20
+NUM_CHANNELS = 64
+CAMS = {"gradcam": Gradcam, "gradcam++": GradcamPlusPlus, "layercam": Layercam}
 FIGURES = ("images.png", "heatmaps.png", "overlays.png")
 
 
@@ -100,7 +110,9 @@ def gradcam(
     else:
         raise DrtfError("gradcam needs --shards or --images")
     pixels = np.stack([example.image for example in examples])
-    maps = compute_gradcam(run.network, pixels, layer=layer.name)
+    maps = compute_maps(
+        run.network, pixels, layer=layer.name, method=config.gradcam.method
+    )
     views = build_predictor(run.network, run.tta)(tf.constant(pixels)).numpy()
     scores = find_scores(views.mean(axis=1))
     if images is None:
@@ -149,34 +161,85 @@ def choose_layer(network: keras.Model, name: str) -> keras.Layer:
     return [x for x in grids if min(x.output.shape[1:3]) >= MIN_CELLS_A_SIDE][-1]
 
 
-def compute_gradcam(
-    network: keras.Model, images: np.ndarray, *, layer: str
+def compute_maps(
+    network: keras.Model, images: np.ndarray, *, layer: str, method: MapMethod
 ) -> np.ndarray:
-    """Compute Grad-CAM of the logit for disease.
+    """Compute which parts of images speak for disease, by tf-keras-vis.
 
-    Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391, by tf-keras-vis. On the
-    logit, since the sigmoid's gradient vanishes just where the network is sure.
+    Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391; Grad-CAM++,
+    Chattopadhay et al., 2018, https://arxiv.org/abs/1710.11063; Layer-CAM, Jiang et
+    al., IEEE Transactions on Image Processing 30, 2021; Score-CAM, Wang et al., 2020,
+    https://arxiv.org/abs/1910.01279, of the channels that vary most; saliency, Simonyan
+    et al., 2014, https://arxiv.org/abs/1312.6034, smoothed after Smilkov et al., 2017,
+    https://arxiv.org/abs/1706.03825. Of the logit, since the sigmoid's gradient
+    vanishes just where the network is sure.
 
     Args:
         network: from `build_network`.
         images: uint8 RGB [B, H, W, 3].
-        layer: whose activations are weighted.
+        layer: whose activations are weighted; saliency has none.
+        method: one of `gradcam`, `gradcam++`, `layercam`, `scorecam` and `saliency`.
 
     Returns:
         float32 [B, H, W] in [0, 1], each map's highest value 1; all zero where nothing
         speaks for disease.
     """
-    visualizer = Gradcam(build_logit_model(network), clone=False)
-    maps = visualizer(
-        lambda logits: logits[:, 0],
-        scale_images(tf.constant(images)),
-        penultimate_layer=layer,
-        seek_penultimate_conv_layer=False,
-        # Its own normalization would also stretch the coldest cell down to zero.
-        normalize_cam=False,
+    model = build_logit_model(network)
+    # The library gives some of its methods' models a list of inputs.
+    model = keras.Model([model.input], model.output)
+    maps = np.concatenate(
+        [
+            _compute(model, scale_images(tf.constant(part)), layer, method)
+            for part in np.array_split(images, -(-len(images) // BATCH_SIZE))
+        ]
     )
     peaks = maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
+
+
+def _compute(
+    model: keras.Model, images: tf.Tensor, layer: str, method: MapMethod
+) -> np.ndarray:
+    """Compute maps [B, H, W] of a batch, not normalised."""
+
+    def find_logits(logits: tf.Tensor) -> tf.Tensor:
+        return logits[:, 0]
+
+    # The library's own normalization would also stretch the coldest cell down to zero.
+    if method == "saliency":
+        with _numpy_seed(0):
+            return Saliency(model, clone=False)(
+                find_logits, images, smooth_samples=NUM_SMOOTHED, normalize_map=False
+            )
+    common = {
+        "penultimate_layer": layer,
+        "seek_penultimate_conv_layer": False,
+        "normalize_cam": False,
+    }
+    if method == "scorecam":
+        num_channels = model.get_layer(layer).output.shape[-1]
+        # It takes a softmax, which of a single logit would always be 1.
+        logits = [keras.ops.zeros_like(model.output), model.output]
+        pair = keras.Model(model.inputs, keras.ops.concatenate(logits, axis=-1))
+        with redirect_stdout(io.StringIO()):  # it draws a bar there
+            return Scorecam(pair, clone=False)(
+                lambda scores: scores[:, 1],
+                images.numpy(),
+                max_N=min(NUM_CHANNELS, num_channels),
+                **common,
+            )
+    return CAMS[method](model, clone=False)(find_logits, images, **common)
+
+
+@contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    """Seed what draws from NumPy's global state, and leave that as it was."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def paint(values: np.ndarray, colormap: str) -> np.ndarray:
