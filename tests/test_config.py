@@ -22,6 +22,7 @@ def test_the_presets_are_those_that_are_promised():
     assert find_presets() == [
         "demo",
         "eyenet-256",
+        "mobilenetv2-224-fast",
         "mobilenetv2-96",
         "mobilenetv2-96-fast",
     ]

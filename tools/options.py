@@ -27,8 +27,8 @@ def config_options(command: Command) -> Command:
         "config_source",
         metavar="NAME|FILE",
         default="",
-        help="A preset (mobilenetv2-96, mobilenetv2-96-fast, eyenet-256, demo) or a "
-        "TOML file; without it the defaults hold.",
+        help="A preset (mobilenetv2-96-fast, mobilenetv2-224-fast, mobilenetv2-96, "
+        "eyenet-256, demo) or a TOML file; without it the defaults hold.",
     )(command)
 
 
