@@ -215,7 +215,7 @@ def test_training_and_scoring_read_the_store(server, remote_set, tmp_path):
     done = run(server, "score", out, "--images", f"{BUCKET}/few/", "--out", scores)
     assert done.returncode == 3, done.stderr
     rows = scores.read_text().splitlines()
-    assert rows[1].startswith('broken,broken.jpg,,,"not_an_image')
+    assert rows[1].startswith('broken,broken.jpg,,,,,"not_an_image')
     assert rows[2].startswith("odd name + ü,odd name + ü.png,0.")
     assert rows[3].startswith("deep,site.A/deep.png,0.")
 
