@@ -92,6 +92,17 @@ def undisturbed(shards, settings, tmp_path_factory):
     return find_hash(out)
 
 
+@pytest.fixture
+def unfinished(shards, settings, tmp_path):
+    """A run folder whose training ended with its first epoch."""
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(shards, out=out, config=settings)
+    return out
+
+
 @pytest.mark.parametrize(
     ("place", "number", "when"),
     [
@@ -121,13 +132,9 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    shards, settings, undisturbed, tmp_path, monkeypatch, caplog
+    shards, settings, undisturbed, unfinished, caplog
 ):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_history", fail)
-        with pytest.raises(KeyboardInterrupt):
-            train(shards, out=out, config=settings)
+    out = unfinished
     newest, before, *_ = find_checkpoints(out)
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert load_newest(out).num_steps == int(before.stem.removeprefix("step-"))
@@ -139,13 +146,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(
-    shards, settings, undisturbed, tmp_path, monkeypatch
+    shards, settings, undisturbed, unfinished
 ):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_history", fail)
-        with pytest.raises(KeyboardInterrupt):
-            train(shards, out=out, config=settings)
+    out = unfinished
     for number, path in enumerate(find_checkpoints(out)[:2]):
         path.write_bytes(b"damaged")
         path.rename(path.with_name(f"step-{9000 + number:010d}.checkpoint"))
@@ -154,13 +157,9 @@ def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
-    shards, settings, tmp_path, monkeypatch
+    shards, settings, unfinished
 ):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_history", fail)
-        with pytest.raises(KeyboardInterrupt):
-            train(shards, out=out, config=settings)
+    out = unfinished
     for path in find_checkpoints(out):
         path.write_bytes(b"")
     with pytest.raises(RunError, match=r"none of the 3 checkpoints .* is whole"):
@@ -272,13 +271,9 @@ def test_a_signal_saves_and_stops(
 
 
 def test_an_unfinished_training_is_neither_written_over_nor_mixed(
-    shards, settings, tmp_path, monkeypatch
+    shards, settings, unfinished
 ):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_history", fail)
-        with pytest.raises(KeyboardInterrupt):
-            train(shards, out=out, config=settings)
+    out = unfinished
     with pytest.raises(DrtfError, match="not finished: go on with --resume"):
         train(shards, out=out, config=settings)
     other = change(settings, learning_rate=0.5)
@@ -290,13 +285,9 @@ def test_an_unfinished_training_is_neither_written_over_nor_mixed(
 
 
 def test_a_training_of_another_set_is_not_gone_on_with(
-    shards, settings, tmp_path, monkeypatch
+    shards, settings, unfinished, monkeypatch
 ):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_history", fail)
-        with pytest.raises(KeyboardInterrupt):
-            train(shards, out=out, config=settings)
+    out = unfinished
     monkeypatch.setattr(training, "hash_manifest", lambda folder: "another")
     with pytest.raises(RunError, match="begun with SHA-256 of the set's manifest="):
         train(shards, out=out, config=settings, resume=True)
@@ -371,13 +362,9 @@ def test_a_loss_that_is_not_finite_names_step_and_photographs(
 
 @pytest.mark.parametrize("steps_per_execution", ["auto", 3])
 def test_steps_of_an_execution_may_change_on_the_way(
-    shards, settings, undisturbed, tmp_path, monkeypatch, steps_per_execution
+    shards, settings, undisturbed, unfinished, steps_per_execution
 ):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_history", fail)
-        with pytest.raises(KeyboardInterrupt):
-            train(shards, out=out, config=settings)
+    out = unfinished
     several = change(settings, steps_per_execution=steps_per_execution)
     train(shards, out=out, config=several, resume=True)
     assert find_hash(out) == undisturbed

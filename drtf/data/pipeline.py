@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import OnCorrupt, SamplingConfig, Task
+from drtf.config import NUM_CLASSES, OnCorrupt, SamplingConfig, Task
 from drtf.data.labels import find_classes
 from drtf.data.loader import Loader
 from drtf.data.sampling import count_draws, plan_epoch
@@ -42,9 +42,7 @@ def count_steps(
 
     What would not do for all parts of a last batch belongs to the one before it.
     """
-    _, classes = find_examples(shards, split, task)
-    counts = np.bincount(classes, minlength=len(sampling.weights))
-    num_drawn = sum(count_draws(counts, sampling))
+    num_drawn = sum(count_draws(count_examples(shards, split, task), sampling))
     num_whole, num_left = divmod(num_drawn, batch_size)
     return max(1, num_whole + (num_left >= num_parts))
 
@@ -253,6 +251,12 @@ def find_examples(
     """Return the rows of a split, int64 [n], and their classes, int8 [n]."""
     rows = shards.find_rows(split)
     return rows, find_classes(shards.grades[rows], task)
+
+
+def count_examples(shards: ShardSet, split: str, task: Task) -> np.ndarray:
+    """Return how many photographs of each class a split has, int64 [c]."""
+    _, classes = find_examples(shards, split, task)
+    return np.bincount(classes, minlength=NUM_CLASSES[task])
 
 
 class _Calls:

@@ -13,8 +13,9 @@ import pandas as pd
 from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
 
 from drtf import figures
-from drtf.config import NUM_CLASSES, Config, EvaluateConfig, Tta
-from drtf.data.labels import POSITIVE_FROM, find_classes
+from drtf.config import Config, EvaluateConfig, Tta
+from drtf.data.labels import POSITIVE_FROM
+from drtf.data.pipeline import count_examples
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.files import check_absent, write_atomic
@@ -254,8 +255,7 @@ def _score(
 def _find_shares(shards: ShardSet, config: Config) -> dict[str, float]:
     """Find the share of positive photographs in training: as drawn, and as they are."""
     task = config.train.task
-    grades = shards.grades[shards.find_rows("train")]
-    counts = np.bincount(find_classes(grades, task), minlength=NUM_CLASSES[task])
+    counts = count_examples(shards, "train", task)
     first = POSITIVE_FROM[task] if task == "grades" else 1
     drawn = np.array(count_draws(counts, config.sampling))
     return {

@@ -7,12 +7,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from drtf.config import NUM_CLASSES, Config
+from drtf.config import Config
 from drtf.data.pipeline import (
     BATCHES_READY,
     NUM_CALLS,
+    count_examples,
     count_steps,
-    find_examples,
 )
 from drtf.data.sampling import count_draws
 from drtf.models.device import choose_precision, dtype_policy
@@ -64,14 +64,10 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
         DrtfError: if the set lacks a split, or weights of sampling don't fit.
     """
     settings = config.train
-    num_classes = NUM_CLASSES[settings.task]
     with ShardSet(shards) as shard_set:
         image_size = shard_set.manifest.image_size
         counts = {
-            split: np.bincount(
-                find_examples(shard_set, split, settings.task)[1],
-                minlength=num_classes,
-            )
+            split: count_examples(shard_set, split, settings.task)
             for split in ("train", settings.validation_split)
         }
         num_steps = count_steps(

@@ -184,9 +184,11 @@ class Trainer(keras.Model):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Have the network stand with its averaged weights, if there are any."""
+        if not self.averages:
+            yield
+            return
         held = self.network.get_weights()
-        if self.averages:
-            self.network.set_weights([np.asarray(value) for value in self.averages])
+        self.network.set_weights([np.asarray(value) for value in self.averages])
         try:
             yield
         finally:

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import NUM_CLASSES, Config, TrainConfig, parse_config
+from drtf.config import Config, TrainConfig, parse_config
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import (
     State,
+    count_examples,
     count_steps,
     eval_dataset,
-    find_examples,
     record_errors,
     train_dataset,
 )
@@ -263,8 +263,7 @@ def prepare_training(
         ),
     )
     keeper = BestModel(save_float32, monitor=find_monitor(settings))
-    _, classes = find_examples(shards, "train", settings.task)
-    counts = np.bincount(classes, minlength=NUM_CLASSES[settings.task])
+    counts = count_examples(shards, "train", settings.task)
     return Training(
         trainer=trainer,
         validation=validation,
