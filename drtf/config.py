@@ -28,7 +28,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Task = Literal["binary", "referable", "grades"]
 Tta = Literal["none", "flips5", "dihedral8"]
 ThresholdRule = Annotated[
-    str, Field(pattern=r"^(sensitivity|specificity)>=(0?\.\d+|1(\.0*)?)$")
+    str, Field(pattern=r"^(sensitivity|specificity)>=(0\.\d+|1(\.0+)?)$")
 ]
 Monitor = Literal[
     "auto",
@@ -260,9 +260,7 @@ class EvaluateConfig(Section):
     tta: Tta = "none"
     threshold: (
         Literal["youden", "accuracy"]
-        | Annotated[
-            str, Field(pattern=r"^(sensitivity|specificity)>=(0\.\d+|1(\.0+)?)$")
-        ]
+        | ThresholdRule
         | Annotated[float, Field(ge=0, le=1)]
     ) = "youden"
     calibration: CalibrationMethod = "temperature"
@@ -335,6 +333,8 @@ def find_presets() -> list[str]:
 def load_config(source: str = "", overrides: Iterable[str] = ()) -> Config:
     """Load the defaults, overridden by a preset or TOML file, then by `key=value`.
 
+    A file with `extends = SOURCE` above its sections overrides that source.
+
     Args:
         source: a preset's name, the path of a TOML file, or empty.
         overrides: dotted keys with values in TOML, such as `images.size=224`; a
@@ -344,11 +344,7 @@ def load_config(source: str = "", overrides: Iterable[str] = ()) -> Config:
         ConfigError: for an unknown preset, a file that isn't TOML, an unknown key
             or a value that doesn't fit.
     """
-    text, where = _read_source(source) if source else ("", "defaults")
-    try:
-        settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not valid TOML: {error}") from error
+    settings, where = _load_source(source) if source else ({}, "defaults")
     for override in overrides:
         _apply_override(settings, override)
         where = f"{where} with --set {override}"
@@ -370,6 +366,37 @@ def parse_config(settings: Mapping[str, Any], *, where: str) -> Config:
 def dump_config(config: Config) -> str:
     """Write a config as TOML that `load_config` reads back to an equal one."""
     return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def _load_source(source: str, *heirs: str) -> tuple[dict[str, Any], str]:
+    text, where = _read_source(source)
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}") from error
+    if "extends" in settings:
+        base = settings.pop("extends")
+        if not isinstance(base, str):
+            raise ConfigError(
+                f"{where}: extends takes a preset's name or the path of a TOML file; "
+                f"got {base!r}"
+            )
+        if base.endswith(".toml"):
+            base = str(Path(source).parent / base)
+        if base in (source, *heirs):
+            raise ConfigError(f"{where} extends {base}, which extends it")
+        inherited, _ = _load_source(base, source, *heirs)
+        settings = _merge(inherited, settings)
+    return settings, where
+
+
+def _merge(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for section, values in settings.items():
+        if isinstance(values, dict) and isinstance(base.get(section), dict):
+            values = {**base[section], **values}
+        merged[section] = values
+    return merged
 
 
 def _read_source(source: str) -> tuple[str, str]:

@@ -54,6 +54,33 @@ def test_set_overrides_a_file_and_a_file_the_defaults(tmp_path):
     assert config.model.weights == "/a b/c.h5"
 
 
+def test_a_file_extends_a_preset_or_another_file(tmp_path):
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text('extends = "mobilenetv2-96"\n[train]\nepochs = 3\n')
+    second.write_text('extends = "first.toml"\n[train]\nbatch_size = 7\n')
+    notebook, config = load_config("mobilenetv2-96"), load_config(str(second))
+    changes = {"epochs": 3, "batch_size": 7}
+    assert config == notebook.model_copy(
+        update={"train": notebook.train.model_copy(update=changes)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ('"own.toml"', "which extends it"),
+        ('"mobilenetv2-69"', "did you mean 'mobilenetv2-96'?"),
+        ('"other.toml"', "can't read the config file"),
+        ("3", "extends takes a preset's name or the path of a TOML file; got 3"),
+    ],
+)
+def test_what_a_file_can_not_extend_is_named(base, message, tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(f"extends = {base}\n")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(str(path))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
