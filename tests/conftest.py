@@ -61,7 +61,7 @@ def run_folder(
     shards: Path, config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A trained run without a threshold, not to be written to."""
-    from drtf.models.training import train
+    from drtf.training.training import train
 
     out = tmp_path_factory.mktemp("runs") / "drawn"
     train(shards, out=out, config=config)

@@ -7,7 +7,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from drtf.config import TrainConfig
-from drtf.models.callbacks import BestModel, find_monitor
+from drtf.training.callbacks import BestModel, find_monitor
 
 
 def list_tags(folder, kind):

@@ -4,8 +4,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from drtf.errors import RunError
-from drtf.models.comparison import compare
-from drtf.models.metrics import compare_roc_auc
+from drtf.inference.comparison import compare
+from drtf.inference.metrics import compare_roc_auc
 
 BOOTSTRAP = {"num_resamples": 1000, "seed": 0}
 

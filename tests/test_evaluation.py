@@ -9,15 +9,15 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
-from drtf.models.evaluation import (
+from drtf.inference.evaluation import (
     CLASS_COLUMNS,
     FIGURES,
     describe_classes,
     evaluate,
 )
-from drtf.models.heatmaps import gradcam
+from drtf.inference.heatmaps import gradcam
 from drtf.models.run import load_history, load_run
-from drtf.models.training import train
+from drtf.training.training import train
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from scipy.ndimage import zoom
 from drtf.config import MapMethod, ModelConfig
 from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
-from drtf.models import heatmaps
-from drtf.models.heatmaps import (
+from drtf.inference.heatmaps import (
     FIGURES,
     choose_layer,
     compute_maps,
     gradcam,
     paint,
 )
+from drtf.models import heatmaps
 from drtf.models.network import build_logit_model, build_network
 from drtf.models.run import load_run
 

@@ -18,10 +18,10 @@ from drtf.data.pipeline import State, train_dataset
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_alone
 from drtf.models import checkpoint, loop, trainer, training
-from drtf.models.checkpoint import find_checkpoints, load_newest
 from drtf.models.run import load_history, load_run
-from drtf.models.training import train
 from drtf.records.reader import ShardSet
+from drtf.training.checkpoint import find_checkpoints, load_newest
+from drtf.training.training import train
 
 # Kills its process when the function of a module is called for the n-th time, before or
 # after its work.
@@ -106,12 +106,12 @@ def unfinished(shards, settings, tmp_path):
 @pytest.mark.parametrize(
     ("place", "number", "when"),
     [
-        ("drtf.models.loop.capture", 2, "after"),  # in mid-epoch
-        ("drtf.models.loop.capture", 5, "before"),
-        ("drtf.models.checkpoint.write_atomic", 3, "before"),  # during a save
-        ("drtf.models.checkpoint.sync_folder", 4, "before"),
-        ("drtf.models.loop.save_history", 1, "after"),  # between epochs
-        ("drtf.models.training.save_model", 1, "before"),
+        ("drtf.training.loop.capture", 2, "after"),  # in mid-epoch
+        ("drtf.training.loop.capture", 5, "before"),
+        ("drtf.training.checkpoint.write_atomic", 3, "before"),  # during a save
+        ("drtf.training.checkpoint.sync_folder", 4, "before"),
+        ("drtf.training.loop.save_history", 1, "after"),  # between epochs
+        ("drtf.training.training.save_model", 1, "before"),
     ],
 )
 def test_a_killed_training_ends_as_an_undisturbed_one(
@@ -242,9 +242,13 @@ def fail(*args):
 @pytest.mark.parametrize(
     ("number", "place", "expected"),
     [
-        (signal.SIGINT, "drtf.models.loop.capture", "epoch 1, after step 2 of 4"),
-        (signal.SIGTERM, "drtf.models.loop.capture", "epoch 1, after step 2 of 4"),
-        (signal.SIGTERM, "drtf.models.validation.Validation.measure", "epoch 2, after"),
+        (signal.SIGINT, "drtf.training.loop.capture", "epoch 1, after step 2 of 4"),
+        (signal.SIGTERM, "drtf.training.loop.capture", "epoch 1, after step 2 of 4"),
+        (
+            signal.SIGTERM,
+            "drtf.training.validation.Validation.measure",
+            "epoch 2, after",
+        ),
     ],
 )
 def test_a_signal_saves_and_stops(
@@ -377,7 +381,7 @@ def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(
     config = tmp_path / "config.toml"
     config.write_text(dump_config(settings))
     out = tmp_path / "run"
-    words = (shards, out, config, "drtf.models.loop.capture", 10**6, "before")
+    words = (shards, out, config, "drtf.training.loop.capture", 10**6, "before")
     command = [sys.executable, "-c", KILLED, *map(str, words)]
     rng = np.random.default_rng()
     num_killed = 0

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from drtf.models.metrics import (
+from drtf.inference.metrics import (
     Estimate,
     choose_threshold,
     format_interval,

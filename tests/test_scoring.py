@@ -15,11 +15,11 @@ from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
+from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Threshold, load_run, save_threshold
-from drtf.models.scoring import prepare_photographs, score
-from drtf.models.training import train
 from drtf.records.reader import ShardSet
+from drtf.training.training import train
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ FLOORS = (
     "drtf.images",
     "drtf.data",
     "drtf.models",
+    "drtf.training",
+    "drtf.inference",
     "drtf.bench",
     "tools",
 )
@@ -48,6 +50,13 @@ def test_no_module_imports_upward(path):
 def test_records_and_images_know_nothing_of_each_other():
     for path in ROOT.glob("drtf/images/*.py"):
         assert not {n for n in find_imports(path) if n.startswith("drtf.records")}
+
+
+def test_training_and_inference_know_nothing_of_each_other():
+    for path in ROOT.glob("drtf/training/*.py"):
+        assert not {n for n in find_imports(path) if n.startswith("drtf.inference")}
+    for path in ROOT.glob("drtf/inference/*.py"):
+        assert not {n for n in find_imports(path) if n.startswith("drtf.training")}
 
 
 @pytest.mark.parametrize("folder", ["records", "images"])

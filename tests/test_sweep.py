@@ -10,7 +10,7 @@ from drtf.bench import sweep as module
 from drtf.bench.sweep import sweep
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
-from drtf.models.metrics import measure_mean_roc_auc
+from drtf.inference.metrics import measure_mean_roc_auc
 
 
 def change(config, **update):

@@ -10,7 +10,7 @@ from drtf.config import TrainConfig, load_config
 from drtf.data.pipeline import State, train_dataset
 from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
-from drtf.models.trainer import Trainer, build_optimizer, build_schedule
+from drtf.training.trainer import Trainer, build_optimizer, build_schedule
 
 SETTINGS = ("model.name=eyenet", "model.weights=none", "train.batch_size=8")
 
@@ -170,7 +170,7 @@ tf.config.set_logical_device_configuration(
 )
 from pathlib import Path
 from drtf.config import load_config
-from drtf.models.training import train
+from drtf.training.training import train
 
 shards, out, num_devices, *settings = sys.argv[1:]
 config = load_config("", [*settings, f"train.num_devices={num_devices}"])

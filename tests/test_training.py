@@ -15,10 +15,10 @@ from drtf.models import training
 from drtf.models.device import choose_precision
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run
-from drtf.models.train_plan import plan_training
-from drtf.models.training import train
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
+from drtf.training.train_plan import plan_training
+from drtf.training.training import train
 
 
 def change(config, **update):

@@ -12,8 +12,8 @@ from sklearn.metrics import (
 
 from drtf.config import load_config
 from drtf.models.network import build_network
-from drtf.models.trainer import Trainer
-from drtf.models.validation import Validation
+from drtf.training.trainer import Trainer
+from drtf.training.validation import Validation
 
 
 def validate(task, num_padded=0):

@@ -36,8 +36,8 @@ def compare(
     Each RUN needs its evaluation (drtf evaluate RUN). The interval of a difference is
     by bootstrap over patients, the same ones for both runs.
     """
-    from drtf.models.comparison import compare as run_comparison
-    from drtf.models.metrics import format_interval, format_value
+    from drtf.inference.comparison import compare as run_comparison
+    from drtf.inference.metrics import format_interval, format_value
 
     from .tables import show_table
 

@@ -28,10 +28,10 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.data.sources import Source
     from drtf.data.synthetic_set import write_photographs
     from drtf.files import check_absent
-    from drtf.models.evaluation import REPORT_FILE, evaluate, list_rows
-    from drtf.models.heatmaps import gradcam
-    from drtf.models.scoring import score
-    from drtf.models.training import train
+    from drtf.inference.evaluation import REPORT_FILE, evaluate, list_rows
+    from drtf.inference.heatmaps import gradcam
+    from drtf.inference.scoring import score
+    from drtf.training.training import train
 
     from .tables import show_table
 

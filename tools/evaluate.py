@@ -44,14 +44,14 @@ def evaluate(
     figures and report.html.
     """
     from drtf.config import load_config
-    from drtf.models.evaluation import (
+    from drtf.inference.evaluation import (
         CLASS_COLUMNS,
         METRIC_COLUMNS,
         REPORT_FILE,
         list_classes,
         list_rows,
     )
-    from drtf.models.evaluation import evaluate as run_evaluation
+    from drtf.inference.evaluation import evaluate as run_evaluation
     from drtf.models.run import find_config
 
     from .tables import show_table

@@ -40,7 +40,7 @@ def gradcam(
     if (shards is None) == (images is None):
         raise click.UsageError("give either --shards or --images")
     from drtf.config import load_config
-    from drtf.models.heatmaps import gradcam as run_gradcam
+    from drtf.inference.heatmaps import gradcam as run_gradcam
     from drtf.models.run import find_config
 
     report = run_gradcam(

@@ -75,8 +75,8 @@ def score(
     stopped, by whatever, goes on where it was when the same command is given again.
     """
     from drtf.config import load_config
+    from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import find_config
-    from drtf.models.scoring import score as run_scoring
 
     report = run_scoring(
         run,

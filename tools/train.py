@@ -47,9 +47,9 @@ def train(
     if dry_run:
         _show_plan(shards, config)
         return
-    from drtf.models.callbacks import find_monitor
     from drtf.models.run import load_history
-    from drtf.models.training import train as run_training
+    from drtf.training.callbacks import find_monitor
+    from drtf.training.training import train as run_training
 
     info = run_training(shards, out=out, config=config, resume=resume)
     monitor = find_monitor(config.train)
@@ -72,7 +72,7 @@ def train(
 
 
 def _show_plan(shards: Path, config: "Config") -> None:
-    from drtf.models.train_plan import plan_training
+    from drtf.training.train_plan import plan_training
 
     from .tables import show_table
 

@@ -18,11 +18,11 @@ from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import write_atomic
-from drtf.models.callbacks import find_monitor
-from drtf.models.evaluation import PREDICTIONS_FILE, evaluate, was_judged
-from drtf.models.metrics import Estimate, format_interval, measure_mean_roc_auc
+from drtf.inference.evaluation import PREDICTIONS_FILE, evaluate, was_judged
+from drtf.inference.metrics import Estimate, format_interval, measure_mean_roc_auc
 from drtf.models.run import load_history
-from drtf.models.training import train
+from drtf.training.callbacks import find_monitor
+from drtf.training.training import train
 from drtf.workers import run_apart
 
 TABLE_FILE = "results.csv"

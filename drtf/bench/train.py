@@ -13,9 +13,9 @@ from drtf.config import Config
 from drtf.data.pipeline import train_dataset
 from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
-from drtf.models.trainer import Trainer
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
+from drtf.training.trainer import Trainer
 
 NEVER = 10**9
 NUM_WARM = 2

@@ -1,1 +1,1 @@
-"""Models: training, and all that works on what training leaves behind."""
+"""Models: networks and their losses, what runs them, and the folder they live in."""

@@ -28,10 +28,7 @@ from drtf.images.preprocess import (
     limit_threads,
     preprocess_photograph,
 )
-from drtf.models.network import find_scores
-from drtf.models.prediction import build_predictor
-from drtf.models.run import Run, RunInfo, load_run
-from drtf.models.score_table import (
+from drtf.inference.score_table import (
     COLUMNS,
     Counts,
     count_rows,
@@ -42,6 +39,9 @@ from drtf.models.score_table import (
     slice_part,
     write_parquet,
 )
+from drtf.models.network import find_scores
+from drtf.models.prediction import build_predictor
+from drtf.models.run import Run, RunInfo, load_run
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
 

@@ -19,8 +19,7 @@ from drtf.data.pipeline import count_examples
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.files import check_absent, write_atomic
-from drtf.models.calibration import Calibration, fit_calibration
-from drtf.models.metrics import (
+from drtf.inference.metrics import (
     Estimate,
     choose_threshold,
     format_interval,
@@ -28,9 +27,10 @@ from drtf.models.metrics import (
     measure,
     measure_grades,
 )
+from drtf.inference.report import write_report
+from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.network import find_scores
 from drtf.models.prediction import Predict, build_predictor, predict_split
-from drtf.models.report import write_report
 from drtf.models.run import (
     HISTORY_FIGURE,
     Run,

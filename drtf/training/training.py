@@ -23,10 +23,7 @@ from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
 from drtf.files import check_absent, hash_file, lock_alone
-from drtf.models.callbacks import BestModel, build_callbacks, find_monitor
-from drtf.models.checkpoint import find_checkpoints, load_newest
 from drtf.models.device import choose_precision, choose_strategy, dtype_policy
-from drtf.models.loop import Training, run_epochs
 from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
     HISTORY_FIGURE,
@@ -42,10 +39,13 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
-from drtf.models.trainer import Batch, Trainer
-from drtf.models.validation import Validation
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
+from drtf.training.callbacks import BestModel, build_callbacks, find_monitor
+from drtf.training.checkpoint import find_checkpoints, load_newest
+from drtf.training.loop import Training, run_epochs
+from drtf.training.trainer import Batch, Trainer
+from drtf.training.validation import Validation
 
 LOGS = "logs"
 # Settings that change nothing of what is learned, or stand there as they were resolved.

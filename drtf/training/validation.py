@@ -14,7 +14,7 @@ from sklearn.metrics import (
 )
 
 from drtf.models.network import FIRST_POSITIVE, find_scores
-from drtf.models.trainer import Batch, Trainer
+from drtf.training.trainer import Batch, Trainer
 
 
 class Validation:

@@ -24,11 +24,11 @@ from drtf.data.photographs import Photographs, find_photographs
 from drtf.errors import DrtfError
 from drtf.figures import Picture, plot_grid
 from drtf.files import check_absent
-from drtf.models.evaluation import LABELS, check_preprocessing
+from drtf.inference.evaluation import LABELS, check_preprocessing
+from drtf.inference.scoring import prepare_photographs, score_photographs
 from drtf.models.network import build_logit_model, find_scores, scale_images
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
-from drtf.models.scoring import prepare_photographs, score_photographs
 from drtf.records.reader import ShardSet
 
 MIN_CELLS_A_SIDE = 6

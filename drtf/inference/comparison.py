@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from drtf.errors import RunError
-from drtf.models.evaluation import PREDICTIONS_FILE
-from drtf.models.metrics import Estimate, compare_roc_auc
+from drtf.inference.evaluation import PREDICTIONS_FILE
+from drtf.inference.metrics import Estimate, compare_roc_auc
 
 COLUMNS = ["id", "patient", "grade", "score"]
 

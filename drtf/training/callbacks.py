@@ -13,8 +13,8 @@ import tensorflow as tf
 from drtf.config import TrainConfig
 from drtf.figures import plot_confusion, plot_grid, plot_roc
 from drtf.models.network import scale_images
-from drtf.models.trainer import Batch, Trainer
-from drtf.models.validation import Validation
+from drtf.training.trainer import Batch, Trainer
+from drtf.training.validation import Validation
 
 NUM_SHOWN = 8
 

@@ -21,12 +21,12 @@ from drtf.config import TrainConfig
 from drtf.data.pipeline import State
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import write_atomic
-from drtf.models.callbacks import BestModel, find_monitor
-from drtf.models.checkpoint import Checkpoint, find_checkpoints, save_checkpoint
 from drtf.models.run import MODEL_FILE, find_versions, save_history
-from drtf.models.trainer import Batch, Trainer
-from drtf.models.validation import Validation
 from drtf.progress import Advance, progress
+from drtf.training.callbacks import BestModel, find_monitor
+from drtf.training.checkpoint import Checkpoint, find_checkpoints, save_checkpoint
+from drtf.training.trainer import Batch, Trainer
+from drtf.training.validation import Validation
 
 # Of each kind of callback, all that changes from epoch to epoch.
 CALLBACK_STATE = {

@@ -1,0 +1,1 @@
+"""What is done with a run folder: judging, scoring, heat maps."""

@@ -1,0 +1,1 @@
+"""Training: from a set and a config to a run folder, exactly resumable."""
