@@ -10,6 +10,7 @@ from scipy.ndimage import zoom
 from drtf.config import MapMethod, ModelConfig
 from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
+from drtf.inference import heatmaps
 from drtf.inference.heatmaps import (
     FIGURES,
     choose_layer,
@@ -17,7 +18,6 @@ from drtf.inference.heatmaps import (
     gradcam,
     paint,
 )
-from drtf.models import heatmaps
 from drtf.models.network import build_logit_model, build_network
 from drtf.models.run import load_run
 

@@ -17,9 +17,9 @@ from drtf.config import dump_config
 from drtf.data.pipeline import State, train_dataset
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_alone
-from drtf.models import checkpoint, loop, trainer, training
 from drtf.models.run import load_history, load_run
 from drtf.records.reader import ShardSet
+from drtf.training import checkpoint, loop, trainer, training
 from drtf.training.checkpoint import find_checkpoints, load_newest
 from drtf.training.training import train
 
@@ -29,7 +29,7 @@ KILLED = """
 import importlib, os, sys
 from pathlib import Path
 from drtf.config import load_config
-from drtf.models import training
+from drtf.training import training
 
 shards, out, config, place, number, when = sys.argv[1:]
 module, _, name = place.rpartition(".")

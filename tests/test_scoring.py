@@ -164,7 +164,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from drtf.config import load_config
-from drtf.models import scoring
+from drtf.inference import scoring
 
 run, images, out, config, number = sys.argv[1:]
 write, count = scoring.write_unbuffered, 0

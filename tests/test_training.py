@@ -11,12 +11,12 @@ from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
-from drtf.models import training
 from drtf.models.device import choose_precision
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
+from drtf.training import training
 from drtf.training.train_plan import plan_training
 from drtf.training.training import train
 
