@@ -277,11 +277,16 @@ class ScoreConfig(Section):
 
 
 class GradcamConfig(Section):
-    """How heat maps are made and painted."""
+    """How heat maps are made and painted.
+
+    The three figures show `num_per_class` photographs of each class; the mean map of a
+    grade is that of `num_averaged` photographs, 0 for none.
+    """
 
     method: MapMethod = "gradcam"
     layer: str = "auto"
     num_per_class: Positive = 3
+    num_averaged: Annotated[int, Field(ge=0)] = 64
     overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.4
     colormap: str = "viridis"
 

@@ -8,6 +8,7 @@ from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -182,13 +183,17 @@ def plot_scores(
 
 
 def plot_grid(
-    path: Path | IO[bytes], rows: Sequence[tuple[str, Sequence[Picture]]]
+    path: Path | IO[bytes],
+    rows: Sequence[tuple[str, Sequence[Picture]]],
+    *,
+    colormap: str = "",
 ) -> None:
     """Draw rows of captioned pictures.
 
     Args:
         path: of the PNG, or a file to write it to.
         rows: a title and its pictures.
+        colormap: that pictures are painted by, for a bar beside them.
     """
     rows = [row for row in rows if row[1]]
     num_columns = max(len(pictures) for _, pictures in rows)
@@ -207,6 +212,8 @@ def plot_grid(
                 loc="left",
                 parse_math=False,
             )
+    if colormap:
+        figure.colorbar(ScalarMappable(cmap=colormap), ax=grid, shrink=0.6, aspect=30)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(path, dpi=DPI)

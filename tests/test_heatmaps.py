@@ -1,21 +1,19 @@
 from typing import get_args
 
-import cv2
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.ndimage import zoom
 
-from drtf.config import MapMethod, ModelConfig
+from drtf.config import GradcamConfig, MapMethod, ModelConfig
 from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
 from drtf.inference import heatmaps
 from drtf.inference.heatmaps import (
-    FIGURES,
     choose_layer,
     compute_maps,
-    gradcam,
+    draw_overlay,
     paint,
 )
 from drtf.models.network import build_logit_model, build_network
@@ -164,22 +162,6 @@ def test_paint_follows_the_colour_map():
         paint(values, "jett")
 
 
-@pytest.mark.parametrize("source", ["shards", "images"])
-def test_the_three_figures_are_written(
-    run_folder, shards, photographs, config, tmp_path, source
-):
-    given = (
-        {"shards": shards} if source == "shards" else {"images": photographs / "images"}
-    )
-    report = gradcam(run_folder, out=tmp_path, config=config, **given)
-    assert [path.name for path in report.figures] == list(FIGURES)
-    heights = {cv2.imread(str(path)).shape for path in report.figures}
-    assert len(heights) <= 3
-    assert all(cv2.imread(str(path)).std() > 10 for path in report.figures)
-    with pytest.raises(DrtfError, match="exists already"):
-        gradcam(run_folder, out=tmp_path, config=config, **given)
-
-
 def test_other_weights_give_another_map(run_folder, shard_set):
     """Adebayo et al., 2018, https://arxiv.org/abs/1810.03292: the sanity check."""
     network = load_run(run_folder).network
@@ -193,3 +175,20 @@ def test_other_weights_give_another_map(run_folder, shard_set):
     assert trained.any()
     assert random.any()
     assert np.corrcoef(trained.ravel(), random.ravel())[0, 1] < 0.8
+
+
+def test_an_overlay_has_lines_that_need_no_colours():
+    image = np.full((32, 32, 3), 90, np.uint8)
+    values = np.zeros((32, 32), np.float32)
+    values[8:24, 8:24] = 1
+    picture = draw_overlay(image, values, GradcamConfig(colormap="gray"))
+    assert picture.shape == (512, 512, 3)
+    middle = picture[256].astype(int)
+    assert middle[:120].max() < 90  # cold: black at an alpha of 0.4
+    assert picture[256, 120:140].max() > 200 > 50 > picture[256, 120:140].min()
+
+
+def test_an_overlay_of_a_zero_map_is_the_photograph():
+    image = np.full((600, 600, 3), 90, np.uint8)
+    picture = draw_overlay(image, np.zeros((32, 32), np.float32), GradcamConfig())
+    assert (picture == image).all()

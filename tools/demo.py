@@ -29,7 +29,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.data.synthetic_set import write_photographs
     from drtf.files import check_absent
     from drtf.inference.evaluation import REPORT_FILE, evaluate, list_rows
-    from drtf.inference.heatmaps import gradcam
+    from drtf.inference.gradcam import gradcam
     from drtf.inference.scoring import score
     from drtf.training.training import train
 

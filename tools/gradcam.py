@@ -1,10 +1,12 @@
 """drtf gradcam."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from .options import (
+    SOME_SET_ASIDE,
     LocalPath,
     config_options,
     images_option,
@@ -35,12 +37,14 @@ def gradcam(
     """Paint where the model in RUN sees disease, by Grad-CAM.
 
     Writes images.png, heatmaps.png and overlays.png: of shards, three healthy and three
-    diseased photographs; of a folder, the three lowest and the three highest scored.
+    diseased photographs, and averages.png with the mean map of each grade; of a folder,
+    the three lowest and the three highest scored, and an overlay of every photograph.
     """
     if (shards is None) == (images is None):
         raise click.UsageError("give either --shards or --images")
     from drtf.config import load_config
-    from drtf.inference.heatmaps import gradcam as run_gradcam
+    from drtf.inference.gradcam import OVERLAYS_FOLDER
+    from drtf.inference.gradcam import gradcam as run_gradcam
     from drtf.models.run import find_config
 
     report = run_gradcam(
@@ -56,8 +60,16 @@ def gradcam(
     click.echo(f"Layer {report.layer}, {height} x {width} cells")
     for path in report.figures:
         click.echo(str(path))
+    if report.num_overlays:
+        click.echo(f"{report.num_overlays:,} overlays in {out / OVERLAYS_FOLDER}")
     for name in report.blank:
         click.echo(
             f"Note: the map of {name} is zero everywhere: nothing in it speaks "
             "for disease at this layer."
         )
+    if report.failed:
+        click.echo(
+            f"{len(report.failed):,} photographs could not be read, the first of them "
+            f"{report.failed[0]}; drtf score tells why."
+        )
+        sys.exit(SOME_SET_ASIDE)

@@ -15,6 +15,7 @@ from .build_shards import build_shards
 from .compare import compare
 from .demo import demo
 from .doctor import doctor
+from .ensemble import ensemble
 from .evaluate import evaluate
 from .gradcam import gradcam
 from .inspect import inspect
@@ -46,6 +47,7 @@ for command in (
     train,
     evaluate,
     compare,
+    ensemble,
     score,
     gradcam,
     demo,

@@ -53,7 +53,6 @@ FIGURES = (
     "confusion_matrix.png",
     "scores.png",
     "reliability.png",
-    HISTORY_FIGURE,
 )
 METRIC_COLUMNS = ("metric", "per photograph", "95 %", "per patient", "95 %")
 CLASS_COLUMNS = ("class", "precision", "recall", "f1-score", "support")
@@ -430,10 +429,20 @@ def _dump(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]
     }
 
 
+def _describe_model(run: Run) -> str:
+    if members := run.info.members:
+        return f"ensemble of {len(members)} runs, {run.info.image_size} px"
+    model = run.config.model
+    return (
+        f"{model.name}, alpha {model.alpha}, weights {Path(model.weights).name}, "
+        f"{run.info.image_size} px, epoch {run.info.best_epoch}, trained in "
+        f"{run.info.precision}"
+    )
+
+
 def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
     threshold = evaluation.threshold
     roc_auc = evaluation.metrics["roc_auc"]
-    figures.plot_history(out / HISTORY_FIGURE, load_history(run.folder))
     facts = {
         "Photographs": f"{evaluation.num_photographs:,} of "
         f"{evaluation.num_patients:,} patients, split {evaluation.split}",
@@ -443,13 +452,15 @@ def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
         f"{threshold.split} ({threshold.num_photographs:,} photographs)",
         "Views (TTA)": f"{evaluation.tta}; ROC AUC {format_value(roc_auc.value)}, of "
         f"one view alone {format_value(evaluation.single_view_roc_auc)}",
-        "Model": f"{run.config.model.name}, alpha {run.config.model.alpha}, weights "
-        f"{Path(run.config.model.weights).name}, {run.info.image_size} px, epoch "
-        f"{run.info.best_epoch}, trained in {run.info.precision}",
+        "Model": _describe_model(run),
         "Trained on": f"{run.info.set_name}, split by {run.config.split.by}",
         "Versions": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
         "Model SHA-256": run.info.model_sha256,
     }
+    names = list(FIGURES)
+    if not run.info.members:
+        names.append(HISTORY_FIGURE)
+        figures.plot_history(out / HISTORY_FIGURE, load_history(run.folder))
     write_report(
         out / REPORT_FILE,
         title=f"Evaluation of {run.folder.resolve().name} on split {evaluation.split}",
@@ -459,5 +470,5 @@ def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
             "Classes": (CLASS_COLUMNS, list_classes(evaluation)),
         },
         notes=evaluation.notes,
-        figures=[out / name for name in FIGURES],
+        figures=[out / name for name in names],
     )

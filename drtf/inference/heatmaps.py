@@ -1,10 +1,8 @@
-"""Heat maps: which parts of a photograph speak for disease, by Grad-CAM."""
+"""Heat maps: which parts of a photograph speak for disease, and how to show them."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import keras
@@ -17,126 +15,19 @@ from tf_keras_vis.layercam import Layercam
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.scorecam import Scorecam
 
-from drtf.config import Config, MapMethod
-from drtf.data.labels import POSITIVE_FROM
-from drtf.data.loader import read_batch
-from drtf.data.photographs import Photographs, find_photographs
+from drtf.config import GradcamConfig, MapMethod
 from drtf.errors import DrtfError
-from drtf.figures import Picture, plot_grid
-from drtf.files import check_absent
-from drtf.inference.evaluation import LABELS, check_preprocessing
-from drtf.inference.scoring import prepare_photographs, score_photographs
-from drtf.models.network import build_logit_model, find_scores, scale_images
-from drtf.models.prediction import build_predictor
-from drtf.models.run import Run, load_run
-from drtf.records.reader import ShardSet
+from drtf.models.network import build_logit_model, find_members, scale_images
 
 MIN_CELLS_A_SIDE = 6
 BATCH_SIZE = 16
 NUM_SMOOTHED = 20
 NUM_CHANNELS = 64
 CAMS = {"gradcam": Gradcam, "gradcam++": GradcamPlusPlus, "layercam": Layercam}
-FIGURES = ("images.png", "heatmaps.png", "overlays.png")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A photograph to explain.
-
-    Attributes:
-        name: shown above it.
-        image: uint8 RGB [H, W, 3] as the network takes it.
-        row: of the figures, 0 for healthy or lowest, 1 for diseased or highest.
-    """
-
-    name: str
-    image: np.ndarray
-    row: int
-
-
-@dataclass(frozen=True)
-class GradcamReport:
-    """What was painted.
-
-    Attributes:
-        layer: whose activations were weighted.
-        grid: their height and width in cells.
-        figures: the PNGs written.
-        blank: names of photographs whose map is zero everywhere.
-    """
-
-    layer: str
-    grid: tuple[int, int]
-    figures: list[Path]
-    blank: list[str]
-
-
-def gradcam(
-    run_folder: Path,
-    *,
-    out: Path,
-    config: Config,
-    shards: Path | None = None,
-    split: str = "test",
-    images: Path | str | None = None,
-    overwrite: bool = False,
-) -> GradcamReport:
-    """Paint the three figures: photographs, heat maps, and maps laid over photographs.
-
-    From shards, the first photographs of each true class; from a folder, the lowest
-    and the highest scored.
-
-    Args:
-        run_folder: what `train` left.
-        out: the folder to write to.
-        config: its `gradcam` section is used.
-        shards: a set preprocessed like the one trained on; or
-        images: a folder of photographs.
-        split: of the set.
-        overwrite: whether earlier figures in `out` may be replaced.
-
-    Raises:
-        DrtfError: if there is nothing to paint, the layer is unknown, or `out` holds
-            figures already.
-    """
-    paths = [out / name for name in FIGURES]
-    check_absent(*paths, overwrite=overwrite)
-    run = load_run(run_folder)
-    layer = choose_layer(run.network, config.gradcam.layer)
-    if shards is not None:
-        examples = _take_from_shards(run, shards, split, config)
-    elif images is not None:
-        examples = _take_from_folder(run, images, config)
-    else:
-        raise DrtfError("gradcam needs --shards or --images")
-    pixels = np.stack([example.image for example in examples])
-    maps = compute_maps(
-        run.network, pixels, layer=layer.name, method=config.gradcam.method
-    )
-    views = build_predictor(run.network, run.tta)(tf.constant(pixels)).numpy()
-    scores = find_scores(views.mean(axis=1))
-    if images is None:
-        titles = LABELS[run.config.train.task]
-    else:
-        titles = ("scored lowest", "scored highest")
-    figures: list[list[list[Picture]]] = [[[] for _ in titles] for _ in FIGURES]
-    blank = []
-    for example, values, value in zip(examples, maps, scores, strict=True):
-        caption = f"{example.name}\nscore {value:.3f}"
-        if not values.any():
-            blank.append(example.name)
-            caption += ", map all zero"
-        heat = paint(values, config.gradcam.colormap)
-        alpha = config.gradcam.overlay_alpha
-        overlay = cv2.addWeighted(example.image, 1 - alpha, heat, alpha, 0)
-        for figure, picture in zip(
-            figures, (example.image, heat, overlay), strict=True
-        ):
-            figure[example.row].append((caption, picture))
-    out.mkdir(parents=True, exist_ok=True)
-    for path, rows in zip(paths, figures, strict=True):
-        plot_grid(path, list(zip(titles, rows, strict=True)))
-    return GradcamReport(layer.name, tuple(layer.output.shape[1:3]), paths, blank)
+# Pictures for people have this many px a side at least, and lines around where a map
+# reaches these shares of its highest value: a printer without colours shows them too.
+PICTURE_SIDE = 512
+CONTOURS = (0.5, 0.8)
 
 
 def choose_layer(network: keras.Model, name: str) -> keras.Layer:
@@ -175,24 +66,47 @@ def compute_maps(
     vanishes just where the network is sure.
 
     Args:
-        network: from `build_network`.
+        network: from `build_network`, or an ensemble, whose maps are the mean of its
+            members'.
         images: uint8 RGB [B, H, W, 3].
-        layer: whose activations are weighted; saliency has none.
+        layer: whose activations are weighted, see `choose_layer`; saliency has none.
         method: one of `gradcam`, `gradcam++`, `layercam`, `scorecam` and `saliency`.
 
     Returns:
         float32 [B, H, W] in [0, 1], each map's highest value 1; all zero where nothing
         speaks for disease.
     """
+    mean = np.mean(
+        [
+            _compute_all(member, images, layer, method)
+            for member in find_members(network)
+        ],
+        axis=0,
+    )
+    return _stretch(mean)
+
+
+def _compute_all(
+    network: keras.Model, images: np.ndarray, layer: str, method: MapMethod
+) -> np.ndarray:
+    """Compute the maps of a network that is no ensemble, a batch at a time."""
+    name = "" if method == "saliency" else choose_layer(network, layer).name
     model = build_logit_model(network)
     # The library gives some of its methods' models a list of inputs.
     model = keras.Model([model.input], model.output)
-    maps = np.concatenate(
-        [
-            _compute(model, scale_images(tf.constant(part)), layer, method)
-            for part in np.array_split(images, -(-len(images) // BATCH_SIZE))
-        ]
+    parts = np.array_split(images, -(-len(images) // BATCH_SIZE))
+    return _stretch(
+        np.concatenate(
+            [
+                _compute(model, scale_images(tf.constant(part)), name, method)
+                for part in parts
+            ]
+        )
     )
+
+
+def _stretch(maps: np.ndarray) -> np.ndarray:
+    """Bring each map's highest value to 1, unless all of it is zero."""
     peaks = maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
 
@@ -243,7 +157,11 @@ def _numpy_seed(seed: int) -> Iterator[None]:
 
 
 def paint(values: np.ndarray, colormap: str) -> np.ndarray:
-    """Turn a map in [0, 1], [H, W], into uint8 RGB [H, W, 3]."""
+    """Turn a map in [0, 1], [H, W], into uint8 RGB [H, W, 3].
+
+    Raises:
+        DrtfError: if matplotlib has no such colour map.
+    """
     if colormap not in matplotlib.colormaps:
         raise DrtfError(
             f"gradcam.colormap is no colour map of matplotlib: {colormap!r}; try "
@@ -253,46 +171,36 @@ def paint(values: np.ndarray, colormap: str) -> np.ndarray:
     return np.rint(colors * 255).astype(np.uint8)
 
 
-def _take_from_shards(
-    run: Run, shards: Path, split: str, config: Config
-) -> Sequence[Example]:
-    with ShardSet(shards) as shard_set:
-        check_preprocessing(run, shard_set)
-        rows = shard_set.find_rows(split)
-        positive_from = POSITIVE_FROM[run.config.train.task]
-        positive = shard_set.grades[rows] >= positive_from
-        count = config.gradcam.num_per_class
-        chosen = np.concatenate([rows[~positive][:count], rows[positive][:count]])
-        return [
-            Example(f"{name}, grade {grade}", image, int(grade >= positive_from))
-            for name, grade, image in zip(
-                shard_set.index["id"][chosen],
-                shard_set.index["grade"][chosen],
-                read_batch(shard_set, chosen),
-                strict=True,
-            )
-        ]
+def draw_overlay(
+    image: np.ndarray, values: np.ndarray, config: GradcamConfig
+) -> np.ndarray:
+    """Lay a map over its photograph, with lines around where it is high.
+
+    Args:
+        image: uint8 RGB [H, W, 3], square.
+        values: float32 [h, w] in [0, 1]; all zero leaves the photograph as it is.
+        config: the `gradcam` section.
+
+    Returns:
+        uint8 RGB [S, S, 3], S at least `PICTURE_SIDE`.
+    """
+    image, values = _enlarge(image), _enlarge(values, side=max(image.shape[:2]))
+    if not values.any():
+        return image
+    alpha = config.overlay_alpha
+    heat = paint(values, config.colormap)
+    picture = cv2.addWeighted(image, 1 - alpha, heat, alpha, 0)
+    for level in CONTOURS:
+        lines, _ = cv2.findContours(
+            (values >= level).astype(np.uint8),
+            cv2.RETR_EXTERNAL,
+            cv2.CHAIN_APPROX_NONE,
+        )
+        for color, thickness in (((0, 0, 0), 6), ((255, 255, 255), 2)):
+            cv2.drawContours(picture, lines, -1, color, thickness, cv2.LINE_AA)
+    return picture
 
 
-def _take_from_folder(
-    run: Run, images: Path | str, config: Config
-) -> Sequence[Example]:
-    photographs = find_photographs(images)
-    scored = sorted(
-        (scored.score, item.path)
-        for item, scored in score_photographs(run, photographs, config=config)
-        if scored is not None
-    )
-    if not scored:
-        raise DrtfError(f"none of the photographs in {images} could be read")
-    count = config.gradcam.num_per_class
-    lowest, highest = scored[:count], scored[count:][-count:]
-    chosen = [path for _, path in lowest + highest]
-    prepared = prepare_photographs(
-        run, Photographs(photographs.folder, chosen), num_workers=1
-    )
-    return [
-        Example(item.path, item.image, int(number >= len(lowest)))
-        for number, item in enumerate(prepared)
-        if item.image is not None
-    ]
+def _enlarge(picture: np.ndarray, *, side: int = 0) -> np.ndarray:
+    side = max(side, PICTURE_SIDE, *picture.shape[:2])
+    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)

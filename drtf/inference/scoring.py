@@ -51,11 +51,13 @@ DEFAULT_THRESHOLD = 0.5
 class Prepared(NamedTuple):
     """A photograph as the network takes it, or why there is none.
 
-    `image` is uint8 RGB [size, size, 3], or None where `error` is not empty.
+    `image` is uint8 RGB [size, size, 3], or None where `error` is not empty; `picture`
+    is the same at another size, to be shown, if it was asked for.
     """
 
     path: str
     image: np.ndarray | None
+    picture: np.ndarray | None
     error: str
 
 
@@ -206,11 +208,21 @@ def _find_threshold(run: Run) -> float:
 
 
 def score_photographs(
-    run: Run, photographs: Photographs, *, config: Config
+    run: Run, photographs: Photographs, *, config: Config, picture_size: int = 0
 ) -> Iterator[tuple[Prepared, Scored | None]]:
-    """Yield each photograph with its score, in order; None where there is an error."""
-    prepared = prepare_photographs(
-        run, photographs, num_workers=config.score.num_workers
+    """Yield each photograph with its score, in order; None where there is an error.
+
+    Args:
+        run: an opened run.
+        photographs: to score.
+        config: its `score` section is used.
+        picture_size: of a picture of each to be shown, in px; 0 is none.
+    """
+    prepared = _prepare_photographs(
+        run,
+        photographs,
+        num_workers=config.score.num_workers,
+        picture_size=picture_size,
     )
     predict = build_predictor(run.network, run.tta)
     size, batch_size = run.info.image_size, config.score.batch_size
@@ -227,29 +239,37 @@ def score_photographs(
             yield item, None if item.image is None else Scored(value, spread)
 
 
-def prepare_photographs(
-    run: Run, photographs: Photographs, *, num_workers: int
+def _prepare_photographs(
+    run: Run, photographs: Photographs, *, num_workers: int, picture_size: int
 ) -> Iterator[Prepared]:
     """Yield each photograph as it would come out of the shards trained on, in order."""
     places = ((photographs.folder, path) for path in photographs.paths)
-    images = map_in_order(
-        functools.partial(_prepare, config=run.config, info=run.info),
+    prepare = functools.partial(
+        _prepare, config=run.config, info=run.info, picture_size=picture_size
+    )
+    found = map_in_order(
+        prepare,
         find_handles(places),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
-        on_death=lambda handle: (None, str(report_death(handle))),
+        on_death=lambda handle: (None, None, str(report_death(handle))),
     )
-    for path, (image, error) in zip(photographs.paths, images, strict=True):
-        yield Prepared(path, image, error)
+    for path, (image, picture, error) in zip(photographs.paths, found, strict=True):
+        yield Prepared(path, image, picture, error)
 
 
 def _prepare(
-    handle: Handle, *, config: Config, info: RunInfo
-) -> tuple[np.ndarray | None, str]:
+    handle: Handle, *, config: Config, info: RunInfo, picture_size: int
+) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+    picture = None
     try:
-        image = preprocess_photograph(load_photograph(handle), config.images).image
+        data = load_photograph(handle)
+        image = preprocess_photograph(data, config.images).image
+        if picture_size:
+            shown = config.images.model_copy(update={"size": picture_size})
+            picture = preprocess_photograph(data, shown).image
     except PhotographError as error:
-        return None, str(error)
+        return None, None, str(error)
     stored = encode_image(image, info.encoding, jpeg_quality=info.jpeg_quality)
-    data = np.frombuffer(stored, np.uint8)
-    return decode_image(data, info.encoding, size=info.image_size), ""
+    pixels = np.frombuffer(stored, np.uint8)
+    return decode_image(pixels, info.encoding, size=info.image_size), picture, ""

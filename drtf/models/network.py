@@ -14,6 +14,7 @@ from drtf.data.labels import POSITIVE_FROM
 from drtf.errors import DrtfError
 
 LOGITS = "logits"
+SCORE = "score"
 POOL = "pool"  # the first layer of the head
 # The first output that is of disease: a sigmoid's, a softmax's over two, or grades'.
 FIRST_POSITIVE = {1: 0, 2: 1, NUM_CLASSES["grades"]: POSITIVE_FROM["grades"]}
@@ -61,7 +62,7 @@ def build_network(
         num_units = NUM_CLASSES[task] if NUM_CLASSES[task] > 2 else 1
         logits = _add_mobilenetv2(x, config, weights, num_units)
     activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
-    score = keras.layers.Activation(activation, dtype="float32", name="score")(logits)
+    score = keras.layers.Activation(activation, dtype="float32", name=SCORE)(logits)
     network = keras.Model(image, score, name=config.name)
     set_trainable(network, config)
     return network
@@ -81,6 +82,12 @@ def set_trainable(
         num_frozen = 0 if num_trained < 0 else max(num_frozen - num_trained, 0)
     for number, layer in enumerate(backbone):
         layer.trainable = number >= num_frozen
+
+
+def find_members(network: keras.Model) -> list[keras.Model]:
+    """Return the members of an ensemble; of any other network itself."""
+    nested = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    return nested or [network]
 
 
 def build_logit_model(network: keras.Model) -> keras.Model:

@@ -56,6 +56,8 @@ class RunInfo(BaseModel):
         seconds: spent on steps.
         peak_memory_mb: of the process, resident.
         versions: of what it was trained with.
+        members: of an ensemble, the hashes of their models; the first one's config is
+            its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -78,6 +80,7 @@ class RunInfo(BaseModel):
     seconds: float
     peak_memory_mb: float
     versions: dict[str, str]
+    members: tuple[str, ...] = ()
 
 
 class Threshold(BaseModel):

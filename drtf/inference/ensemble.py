@@ -1,0 +1,116 @@
+"""Ensembles: several runs joined into one, which is a run like any other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import keras
+from keras import ops
+
+from drtf.errors import RunError
+from drtf.files import hash_file
+from drtf.models.network import LOGITS, SCORE
+from drtf.models.run import (
+    MODEL_FILE,
+    Run,
+    RunInfo,
+    load_run,
+    save_config,
+    save_info,
+    save_model,
+)
+
+Mean = Literal["scores", "logits"]
+
+
+def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
+    """Join runs into an ensemble, and write it as a run folder of its own.
+
+    The mean of the scores is the mixture of Lakshminarayanan et al., 2017,
+    https://arxiv.org/abs/1612.01474; the mean of the logits is the geometric one, which
+    lets a member that is sure of itself say more.
+
+    Args:
+        run_folders: of two or more runs of one task, trained on one set.
+        out: the folder to write; it has no threshold yet.
+        mean: of what the members say.
+
+    Raises:
+        RunError: if `out` exists, or the runs don't fit together.
+    """
+    if out.exists():
+        raise RunError(f"{out} exists already: name another folder")
+    if len(run_folders) < 2:
+        raise RunError("an ensemble needs two runs or more")
+    runs = [load_run(folder) for folder in run_folders]
+    for run in runs[1:]:
+        _check_alike(runs[0], run)
+    network = build_ensemble([run.network for run in runs], mean=mean)
+    out.mkdir(parents=True)
+    save_config(out, runs[0].config)
+    save_model(out, network)
+    infos = [run.info for run in runs]
+    info = infos[0].model_copy(
+        update={
+            "model_sha256": hash_file(out / MODEL_FILE),
+            "members": tuple(info.model_sha256 for info in infos),
+            "num_trained": sum(info.num_trained for info in infos),
+            "num_frozen": sum(info.num_frozen for info in infos),
+            "seconds": sum(info.seconds for info in infos),
+            "peak_memory_mb": max(info.peak_memory_mb for info in infos),
+        }
+    )
+    save_info(out, info)
+    return info
+
+
+def build_ensemble(networks: Sequence[keras.Model], *, mean: Mean) -> keras.Model:
+    """Build one network of several; its logits are those of their mean.
+
+    Args:
+        networks: from `build_network`, alike in input and output.
+        mean: of what they say.
+
+    Returns:
+        A model like its members, which are nested in it.
+    """
+    image = keras.Input(networks[0].input.shape[1:], name="image")
+    logits = ops.stack(
+        [
+            keras.Model(network.input, network.get_layer(LOGITS).output, name=name)(
+                image
+            )
+            for name, network in (
+                (f"member_{number}", network) for number, network in enumerate(networks)
+            )
+        ]
+    )  # [N, B, C]
+    if mean == "logits":
+        found = ops.mean(logits, axis=0)
+    elif logits.shape[-1] == 1:
+        found = _log_mean(ops.log_sigmoid(logits)) - _log_mean(ops.log_sigmoid(-logits))
+    else:
+        found = _log_mean(ops.log_softmax(logits, axis=-1))
+    found = keras.layers.Identity(name=LOGITS, dtype="float32")(found)
+    activation = "sigmoid" if found.shape[-1] == 1 else "softmax"
+    score = keras.layers.Activation(activation, dtype="float32", name=SCORE)(found)
+    return keras.Model(image, score, name="ensemble")
+
+
+def _log_mean(logs: keras.KerasTensor) -> keras.KerasTensor:
+    """Return the logarithm of the mean over the first axis, but for a constant."""
+    return ops.logsumexp(logs, axis=0)
+
+
+def _check_alike(first: Run, other: Run) -> None:
+    tasks = first.config.train.task, other.config.train.task
+    if tasks[0] != tasks[1]:
+        raise RunError(
+            f"{other.folder} was trained for the task {tasks[1]!r}, {first.folder} for "
+            f"{tasks[0]!r}: only runs of one task can be joined"
+        )
+    if first.info.set_sha256 != other.info.set_sha256:
+        raise RunError(
+            f"{other.folder} was trained on another set than {first.folder}: only runs "
+            "of one set can be joined, or one's test split would have taught the other"
+        )

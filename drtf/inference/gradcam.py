@@ -1,0 +1,301 @@
+"""Grad-CAM: the heat maps of some photographs, painted for people."""
+
+import heapq
+import itertools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from drtf.config import Config, GradcamConfig
+from drtf.data.labels import POSITIVE_FROM
+from drtf.data.loader import read_batch
+from drtf.data.photographs import find_photographs
+from drtf.errors import DrtfError
+from drtf.figures import Picture, plot_grid
+from drtf.files import check_absent
+from drtf.inference.evaluation import LABELS, check_preprocessing
+from drtf.inference.heatmaps import (
+    PICTURE_SIDE,
+    choose_layer,
+    compute_maps,
+    draw_overlay,
+    paint,
+)
+from drtf.inference.scoring import Prepared, Scored, score_photographs
+from drtf.models.network import find_members, find_scores
+from drtf.models.prediction import build_predictor
+from drtf.models.run import Run, load_run
+from drtf.progress import progress
+from drtf.records.reader import ShardSet
+
+FIGURES = ("images.png", "heatmaps.png", "overlays.png")
+AVERAGES_FIGURE = "averages.png"
+OVERLAYS_FOLDER = "overlays"
+NOTHING_GREY = 192
+# What a folder's overlays are written as; of other kinds, as PNG.
+OVERLAY_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A photograph with its map.
+
+    Attributes:
+        name: shown above it.
+        image: uint8 RGB [S, S, 3], to be shown.
+        values: float32 [H, W] in [0, 1].
+        score: what the run says of it.
+    """
+
+    name: str
+    image: np.ndarray
+    values: np.ndarray
+    score: float
+
+
+class Overlays(NamedTuple):
+    """What became of a folder: overlays written, zero maps, unreadable photographs."""
+
+    num_written: int
+    blank: list[str]
+    failed: list[str]
+
+
+@dataclass(frozen=True)
+class GradcamReport:
+    """What was painted.
+
+    Attributes:
+        layer: whose activations were weighted.
+        grid: their height and width in cells.
+        figures: the PNGs written.
+        num_overlays: pictures in the folder of overlays.
+        blank: names of photographs whose map is zero everywhere.
+        failed: the photographs that could not be read.
+    """
+
+    layer: str
+    grid: tuple[int, int]
+    figures: list[Path]
+    num_overlays: int
+    blank: list[str]
+    failed: list[str]
+
+
+def gradcam(
+    run_folder: Path,
+    *,
+    out: Path,
+    config: Config,
+    shards: Path | None = None,
+    split: str = "test",
+    images: Path | str | None = None,
+    overwrite: bool = False,
+) -> GradcamReport:
+    """Paint photographs, their heat maps, and the maps laid over the photographs.
+
+    From shards, the first photographs of each true class, and the mean map of each
+    grade; from a folder, the lowest and the highest scored, and an overlay of each.
+
+    Args:
+        run_folder: what `train` left.
+        out: the folder to write to.
+        config: its `gradcam` section is used, and `score` for a folder.
+        shards: a set preprocessed like the one trained on; or
+        images: a folder of photographs, or a CSV of paths.
+        split: of the set.
+        overwrite: whether earlier figures in `out` may be replaced.
+
+    Raises:
+        DrtfError: if there is nothing to paint, the layer is unknown, or `out` holds
+            figures already.
+    """
+    settings = config.gradcam
+    figures = [out / name for name in FIGURES]
+    others = [out / OVERLAYS_FOLDER] if images else [out / AVERAGES_FIGURE]
+    check_absent(*figures, *others, overwrite=overwrite)
+    run = load_run(run_folder)
+    layer = choose_layer(find_members(run.network)[0], settings.layer)
+    paint(np.zeros((1, 1)), settings.colormap)  # an unknown one is refused by now
+    averages: list[Picture] = []
+    overlays = Overlays(0, [], [])
+    if shards is not None:
+        with ShardSet(shards) as shard_set:
+            check_preprocessing(run, shard_set)
+            rows = _explain_classes(run, shard_set, split, settings)
+            if settings.num_averaged:
+                averages = _average_maps(run, shard_set, split, settings)
+    elif images is not None:
+        rows, overlays = _explain_folder(run, images, out / OVERLAYS_FOLDER, config)
+    else:
+        raise DrtfError("gradcam needs --shards or --images")
+    out.mkdir(parents=True, exist_ok=True)
+    _plot_figures(figures, rows, settings)
+    if averages:
+        figures.append(out / AVERAGES_FIGURE)
+        plot_grid(figures[-1], [("Mean map", averages)], colormap=settings.colormap)
+    shown = [item for _, row in rows for item in row]
+    return GradcamReport(
+        layer.name,
+        tuple(layer.output.shape[1:3]),
+        figures,
+        overlays.num_written,
+        overlays.blank or [item.name for item in shown if not item.values.any()],
+        overlays.failed,
+    )
+
+
+def _explain_classes(
+    run: Run, shards: ShardSet, split: str, config: GradcamConfig
+) -> list[tuple[str, list[Explained]]]:
+    """Explain the first photographs of each true class."""
+    rows = shards.find_rows(split)
+    task = run.config.train.task
+    positive = shards.grades[rows] >= POSITIVE_FROM[task]
+    explained = []
+    for title, of_class in zip(LABELS[task], (~positive, positive), strict=True):
+        chosen = rows[of_class][: config.num_per_class]
+        if len(chosen):
+            explained.append((title, _explain_rows(run, shards, chosen, config)))
+    return explained
+
+
+def _explain_rows(
+    run: Run, shards: ShardSet, rows: np.ndarray, config: GradcamConfig
+) -> list[Explained]:
+    images = read_batch(shards, rows)
+    views = build_predictor(run.network, run.tta)(tf.constant(images)).numpy()
+    scores = find_scores(views.mean(axis=1)).tolist()
+    maps = compute_maps(run.network, images, layer=config.layer, method=config.method)
+    names = [
+        f"{name}, grade {grade}"
+        for name, grade in zip(
+            shards.index["id"][rows], shards.grades[rows], strict=True
+        )
+    ]
+    return list(map(Explained, names, images, maps, scores))
+
+
+def _average_maps(
+    run: Run, shards: ShardSet, split: str, config: GradcamConfig
+) -> list[Picture]:
+    """Paint the mean map of each grade, of the first records: a fair sample."""
+    rows = shards.find_rows(split)
+    pictures = []
+    grades = np.unique(shards.grades[rows])
+    with progress("Averaging maps", len(grades)) as advance:
+        for grade in grades:
+            chosen = rows[shards.grades[rows] == grade][: config.num_averaged]
+            maps = compute_maps(
+                run.network,
+                read_batch(shards, chosen),
+                layer=config.layer,
+                method=config.method,
+            )
+            mean = maps.mean(axis=0)
+            pictures.append(
+                (f"grade {grade}, of {len(chosen):,}", paint(mean, config.colormap))
+            )
+            advance()
+    return pictures
+
+
+def _explain_folder(
+    run: Run, images: Path | str, folder: Path, config: Config
+) -> tuple[list[tuple[str, list[Explained]]], Overlays]:
+    """Write an overlay of each photograph, and keep the lowest and highest scored."""
+    photographs = find_photographs(images)
+    size = max(PICTURE_SIDE, run.info.image_size)
+    scored = score_photographs(run, photographs, config=config, picture_size=size)
+    count = config.gradcam.num_per_class
+    find_score = operator.attrgetter("score")
+    lowest: list[Explained] = []
+    highest: list[Explained] = []
+    overlays = Overlays(0, [], [])
+    with progress("Painting overlays", len(photographs.paths)) as advance:
+        while batch := list(itertools.islice(scored, config.score.batch_size)):
+            failed = [item.path for item, found in batch if found is None]
+            explained = _explain_batch(run, batch, config.gradcam)
+            blank = [item.name for item in explained if not item.values.any()]
+            overlays = Overlays(
+                overlays.num_written + len(explained),
+                overlays.blank + blank,
+                overlays.failed + failed,
+            )
+            for item in explained:
+                _write_overlay(folder, item, config.gradcam)
+            lowest = heapq.nsmallest(count, [*lowest, *explained], key=find_score)
+            highest = heapq.nlargest(count, [*highest, *explained], key=find_score)
+            advance(num_done=len(batch))
+    if not lowest:
+        raise DrtfError(f"none of the photographs in {images} could be read")
+    low = {item.name for item in lowest}
+    highest = [item for item in reversed(highest) if item.name not in low]
+    rows = [("scored lowest", lowest), ("scored highest", highest)]
+    return [row for row in rows if row[1]], overlays
+
+
+def _explain_batch(
+    run: Run,
+    batch: Sequence[tuple[Prepared, Scored | None]],
+    config: GradcamConfig,
+) -> list[Explained]:
+    """Explain the photographs of a batch that could be read."""
+    read = [
+        (item.path, item.image, item.picture, found.score)
+        for item, found in batch
+        if found and item.image is not None and item.picture is not None
+    ]
+    if not read:
+        return []
+    names, images, pictures, scores = zip(*read, strict=True)
+    maps = compute_maps(
+        run.network, np.stack(images), layer=config.layer, method=config.method
+    )
+    return list(map(Explained, names, pictures, maps, scores))
+
+
+def _write_overlay(folder: Path, item: Explained, config: GradcamConfig) -> None:
+    """Write an overlay under its photograph's own path, kept inside the folder."""
+    parts = [part for part in PurePosixPath(item.name).parts if part not in ("/", "..")]
+    path = folder.joinpath(*parts)
+    if path.suffix.lower() not in OVERLAY_SUFFIXES:
+        path = path.with_name(f"{path.name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    overlay = draw_overlay(item.image, item.values, config)
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+    path.write_bytes(data)
+
+
+def _plot_figures(
+    paths: Sequence[Path],
+    rows: Sequence[tuple[str, Sequence[Explained]]],
+    config: GradcamConfig,
+) -> None:
+    """Plot photographs, maps and overlays, a grid of each."""
+    grids: list[list[tuple[str, list[Picture]]]] = [[] for _ in paths]
+    for title, explained in rows:
+        pictures: list[list[Picture]] = [[] for _ in paths]
+        for item in explained:
+            caption = f"{item.name}\nscore {item.score:.3f}"
+            heat = paint(item.values, config.colormap)
+            if not item.values.any():
+                caption += ", map all zero"
+                heat = np.full_like(heat, NOTHING_GREY)
+            overlay = draw_overlay(item.image, item.values, config)
+            for column, picture in zip(
+                pictures, (item.image, heat, overlay), strict=True
+            ):
+                column.append((caption, picture))
+        for grid, row in zip(grids, pictures, strict=True):
+            grid.append((title, row))
+    for path, grid, colormap in zip(
+        paths, grids, ("", config.colormap, config.colormap), strict=True
+    ):
+        plot_grid(path, grid, colormap=colormap)

@@ -1,0 +1,85 @@
+import keras
+import numpy as np
+import pytest
+
+from drtf.config import ModelConfig, load_config
+from drtf.errors import RunError
+from drtf.inference.ensemble import build_ensemble, combine
+from drtf.inference.evaluation import evaluate
+from drtf.inference.heatmaps import compute_maps
+from drtf.models.network import LOGITS, build_network
+from drtf.models.run import load_run
+from drtf.training.training import train
+
+
+@pytest.fixture(scope="module")
+def other_run(shards, config, tmp_path_factory):
+    settings = config.train.model_copy(update={"seed": 7, "epochs": 1})
+    config = config.model_copy(update={"train": settings})
+    out = tmp_path_factory.mktemp("runs") / "other"
+    train(shards, out=out, config=config)
+    return out
+
+
+@pytest.mark.parametrize("task", ["binary", "grades"])
+@pytest.mark.parametrize("mean", ["scores", "logits"])
+def test_an_ensemble_says_the_mean_of_its_members(task, mean, tmp_path):
+    config = ModelConfig(alpha=0.35, head_units=(8,))
+    networks = []
+    for seed in range(3):
+        keras.utils.set_random_seed(seed)
+        network = build_network(config, image_size=32, load_weights=False, task=task)
+        kernel, bias = network.get_layer(LOGITS).get_weights()
+        network.get_layer(LOGITS).set_weights([kernel * 30, bias + seed])
+        networks.append(network)
+    images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    said = np.stack([network(images).numpy() for network in networks])
+    if mean == "scores":
+        expected = said.mean(axis=0)
+    elif task == "binary":
+        expected = 1 / (1 + np.exp(-np.log(said / (1 - said)).mean(axis=0)))
+    else:
+        powers = np.exp(np.log(said).mean(axis=0))
+        expected = powers / powers.sum(axis=1, keepdims=True)
+    ensemble = build_ensemble(networks, mean=mean)
+    assert ensemble(images).numpy() == pytest.approx(expected, abs=1e-5)
+    path = tmp_path / "model.keras"
+    ensemble.save(path)
+    loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+    assert (loaded(images).numpy() == ensemble(images).numpy()).all()
+
+
+def test_an_ensemble_is_a_run_like_any_other(
+    run_folder, other_run, shards, config, shard_set, tmp_path
+):
+    out = tmp_path / "ensemble"
+    info = combine([run_folder, other_run], out=out, mean="scores")
+    members = [load_run(folder) for folder in (run_folder, other_run)]
+    assert info.members == tuple(run.info.model_sha256 for run in members)
+    found = evaluate(out, shards, split="test", out=tmp_path / "judged", config=config)
+    run = load_run(out)
+    assert run.threshold == found.threshold
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    maps = [
+        compute_maps(x.network, images, layer="conv_2", method="layercam")
+        for x in (run, *members)
+    ]
+    mean = np.mean(maps[1:], axis=0)
+    peaks = mean.max(axis=(1, 2), keepdims=True)
+    assert maps[0] == pytest.approx(mean / np.where(peaks > 0, peaks, 1), abs=1e-5)
+
+
+def test_what_does_not_fit_together_is_refused(
+    run_folder, other_run, shards, config, tmp_path
+):
+    with pytest.raises(RunError, match="two runs or more"):
+        combine([run_folder], out=tmp_path / "out", mean="scores")
+    with pytest.raises(RunError, match="exists already"):
+        combine([run_folder, other_run], out=tmp_path, mean="scores")
+    referable = load_config("", ["train.task=referable"])
+    settings = referable.train.model_copy(update={"epochs": 1, "batch_size": 8})
+    third = tmp_path / "third"
+    train(shards, out=third, config=config.model_copy(update={"train": settings}))
+    with pytest.raises(RunError, match=r"trained for the task 'referable'.*'binary'"):
+        combine([run_folder, third], out=tmp_path / "out", mean="scores")
+    assert not (tmp_path / "out").exists()

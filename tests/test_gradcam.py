@@ -1,0 +1,62 @@
+import shutil
+
+import cv2
+import pytest
+
+from drtf.errors import DrtfError
+from drtf.inference.gradcam import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER, gradcam
+
+
+@pytest.mark.parametrize("source", ["shards", "images"])
+def test_the_three_figures_are_written(
+    run_folder, shards, photographs, config, tmp_path, source
+):
+    given = (
+        {"shards": shards} if source == "shards" else {"images": photographs / "images"}
+    )
+    report = gradcam(run_folder, out=tmp_path, config=config, **given)
+    assert [path.name for path in report.figures] == [
+        *FIGURES,
+        *([AVERAGES_FIGURE] if source == "shards" else []),
+    ]
+    assert all(cv2.imread(str(path)).std() > 10 for path in report.figures)
+    with pytest.raises(DrtfError, match="exists already"):
+        gradcam(run_folder, out=tmp_path, config=config, **given)
+
+
+def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
+    run_folder, photographs, config, tmp_path
+):
+    images = tmp_path / "images"
+    (images / "below").mkdir(parents=True)
+    first, second, *_ = sorted((photographs / "images").iterdir())
+    shutil.copy(first, images / first.name)
+    shutil.copy(second, images / "below" / second.name)
+    (images / "broken.jpeg").write_bytes(b"not a photograph")
+    report = gradcam(run_folder, out=tmp_path / "out", config=config, images=images)
+    assert report.num_overlays == 2
+    assert report.failed == ["broken.jpeg"]
+    overlays = tmp_path / "out" / OVERLAYS_FOLDER
+    found = sorted(p.relative_to(overlays) for p in overlays.rglob("*.*"))
+    assert [str(path) for path in found] == [first.name, f"below/{second.name}"]
+    assert cv2.imread(str(overlays / first.name)).shape == (512, 512, 3)
+
+
+def test_overlays_stay_in_their_folder(run_folder, photographs, config, tmp_path):
+    (tmp_path / "lists").mkdir()
+    path = next((photographs / "images").iterdir())
+    shutil.copy(path, tmp_path / path.name)
+    listed = tmp_path / "lists" / "list.csv"
+    listed.write_text(f"path\n../{path.name}\n{path}\n")
+    out = tmp_path / "out"
+    report = gradcam(run_folder, out=out, config=config, images=listed)
+    assert report.num_overlays == 2
+    assert len([p for p in (out / OVERLAYS_FOLDER).rglob("*.*") if p.is_file()]) == 2
+
+
+def test_the_mean_maps_can_be_left_out(run_folder, shards, config, tmp_path):
+    config = config.model_copy(
+        update={"gradcam": config.gradcam.model_copy(update={"num_averaged": 0})}
+    )
+    gradcam(run_folder, out=tmp_path, config=config, shards=shards)
+    assert not (tmp_path / AVERAGES_FIGURE).exists()
