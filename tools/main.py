@@ -17,6 +17,7 @@ from .demo import demo
 from .doctor import doctor
 from .ensemble import ensemble
 from .evaluate import evaluate
+from .export import export
 from .gradcam import gradcam
 from .inspect import inspect
 from .score import score
@@ -50,6 +51,7 @@ for command in (
     ensemble,
     score,
     gradcam,
+    export,
     demo,
     sweep,
     bench,

@@ -1,0 +1,218 @@
+"""Export: a run's network for other runtimes, tried before it is handed over."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import absl.logging
+import numpy as np
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+from drtf.data.labels import POSITIVE_FROM
+from drtf.data.loader import read_batch
+from drtf.files import check_absent, find_aside, write_atomic
+from drtf.inference.evaluation import check_preprocessing
+from drtf.models.network import FIRST_POSITIVE, scale_images
+from drtf.models.run import Run, find_versions, load_run
+from drtf.progress import progress
+from drtf.records.reader import ShardSet
+
+Format = Literal["savedmodel", "tflite", "tflite-int8"]
+# From uint8 RGB [B, H, W, 3] to scores, float32 [B].
+Score = Callable[[np.ndarray], np.ndarray]
+# The same of tensors, as a graph.
+Serve: TypeAlias = "tf.types.experimental.PolymorphicFunction"
+
+NUM_REPRESENTATIVE = 256
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what it is worth beside the network in Keras.
+
+    Attributes:
+        path: of the folder or file.
+        size_bytes: of it.
+        num_photographs: of the split that both were tried on, one at a time.
+        max_difference: the largest between both scores of one photograph.
+        roc_auc: of the exported network.
+        keras_roc_auc: of Keras's.
+        images_per_second: of the exported network.
+        keras_images_per_second: of Keras's, compiled.
+    """
+
+    path: Path
+    size_bytes: int
+    num_photographs: int
+    max_difference: float
+    roc_auc: float
+    keras_roc_auc: float
+    images_per_second: float
+    keras_images_per_second: float
+
+
+def export(
+    run_folder: Path, shards: Path, *, out: Path, target: Format, split: str = "test"
+) -> Exported:
+    """Write a run's network as SavedModel or TFLite, and compare it with Keras's.
+
+    What is written takes uint8 RGB [B, H, W, 3] of any size, preprocessed (cropped,
+    equalised) as the run's config says, and gives float32 `score` [B] of one view; TTA
+    and calibration are the caller's. Beside it stands a JSON file with all that a
+    caller must know.
+
+    Args:
+        run_folder: what `train` or `ensemble` left.
+        shards: a set preprocessed like the one trained on.
+        out: the folder (SavedModel) or file (TFLite) to write.
+        target: the format; `tflite-int8` is calibrated on validation photographs.
+        split: of the set, to compare on.
+
+    Raises:
+        DrtfError: if `out` exists, or run and set don't fit together.
+    """
+    facts = out.with_name(f"{out.name}.json")
+    check_absent(out, facts)
+    run = load_run(run_folder)
+    serve = build_serving(run)
+    with ShardSet(shards) as shard_set:
+        check_preprocessing(run, shard_set)
+        aside = find_aside(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if target == "savedmodel":
+            module = tf.Module()
+            module.network, module.serve = run.network, serve
+            tf.saved_model.save(module, str(aside), signatures=serve)
+            exported = _load_saved_model(aside)
+        else:
+            samples = None
+            if target == "tflite-int8":
+                rows = shard_set.find_rows(run.config.train.validation_split)
+                samples = read_batch(shard_set, rows[:NUM_REPRESENTATIVE])
+            aside.write_bytes(convert_to_tflite(serve, samples))
+            exported = _load_tflite(aside)
+        compared = _compare(run, shard_set, split, serve, exported)
+    aside.replace(out)
+    files = [out] if out.is_file() else [x for x in out.rglob("*") if x.is_file()]
+    result = Exported(out, sum(path.stat().st_size for path in files), *compared)
+    write_atomic(facts, json.dumps(_describe(run, result, target, split), indent=2))
+    return result
+
+
+def build_serving(run: Run) -> Serve:
+    """Return a function from uint8 images of any size to `score`."""
+    size = run.info.image_size
+
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = tf.image.resize(scale_images(image), (size, size))
+        probabilities = run.network(pixels, training=False)
+        first = FIRST_POSITIVE[probabilities.shape[-1]]
+        return {"score": tf.reduce_sum(probabilities[:, first:], axis=-1)}
+
+    spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
+    return tf.function(serve, autograph=False, input_signature=[spec])
+
+
+def convert_to_tflite(serve: Serve, samples: np.ndarray | None) -> bytes:
+    """Convert to TFLite: float32, or int8 inside where there are samples.
+
+    Args:
+        serve: from `build_serving`.
+        samples: uint8 RGB [N, H, W, 3], to find the ranges of activations with.
+    """
+    # By the whole module the converter aborts the process on TensorFlow 2.16 and 2.17:
+    # github.com/tensorflow/tensorflow/issues/63987. By the function alone it freezes
+    # the variables first.
+    with _quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [serve.get_concrete_function()]
+        )
+        if samples is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([x[None]] for x in samples)
+        return converter.convert()
+
+
+def _load_saved_model(folder: Path) -> Score:
+    loaded = tf.saved_model.load(str(folder))
+    serve = loaded.signatures["serving_default"]
+    return lambda images: serve(tf.constant(images))["score"].numpy()
+
+
+def _load_tflite(path: Path) -> Score:
+    with _quiet():
+        interpreter = tf.lite.Interpreter(str(path))
+    source = interpreter.get_input_details()[0]["index"]
+    target = interpreter.get_output_details()[0]["index"]
+
+    def score(images: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(source, images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(source, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(target)
+
+    return score
+
+
+def _compare(
+    run: Run, shards: ShardSet, split: str, serve: Serve, exported: Score
+) -> tuple[int, float, float, float, float, float]:
+    """Score a split by both, one photograph at a time as where they are used."""
+
+    def in_keras(images: np.ndarray) -> np.ndarray:
+        return serve(tf.constant(images))["score"].numpy()
+
+    rows = shards.find_rows(split)
+    size = shards.manifest.image_size
+    scores = np.empty((2, len(rows)), np.float32)
+    seconds = [0.0, 0.0]
+    for predict in (in_keras, exported):
+        predict(np.zeros((1, size, size, 3), np.uint8))  # traced, and memory allotted
+    with progress(f"Comparing on split {split}", len(rows)) as advance:
+        for number, row in enumerate(rows):
+            image = read_batch(shards, row[None])
+            for way, predict in enumerate((in_keras, exported)):
+                start = time.perf_counter()
+                scores[way, number] = predict(image)[0]
+                seconds[way] += time.perf_counter() - start
+            advance()
+    truth = shards.grades[rows] >= POSITIVE_FROM[run.config.train.task]
+    ours, theirs = (float(roc_auc_score(truth, x)) for x in scores)
+    difference = float(np.abs(scores[0] - scores[1]).max())
+    rates = [len(rows) / spent for spent in seconds]
+    return len(rows), difference, theirs, ours, rates[1], rates[0]
+
+
+def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[str, Any]:
+    return {
+        "format": target,
+        "input": "image: uint8 RGB [B, H, W, 3], preprocessed as below, of any size",
+        "output": "score: float32 [B] in [0, 1], that the grade is positive",
+        "positive_from_grade": POSITIVE_FROM[run.config.train.task],
+        "preprocessing": run.config.images.model_dump(mode="json"),
+        "threshold": run.threshold and run.threshold.model_dump(mode="json"),
+        "calibration": run.calibration and run.calibration.model_dump(mode="json"),
+        "compared_on": split,
+        **{k: v for k, v in asdict(result).items() if k != "path"},
+        "model_sha256": run.info.model_sha256,
+        "versions": find_versions(),
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what TensorFlow says of TFLite's own future off the screen."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        absl.logging.set_verbosity(verbosity)

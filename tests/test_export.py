@@ -1,0 +1,85 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from drtf.data.loader import read_batch
+from drtf.errors import DrtfError
+from drtf.inference.export import export
+from drtf.models.network import find_scores
+from drtf.models.run import load_run
+
+
+def run_lite(path, images):
+    interpreter = tf.lite.Interpreter(str(path))
+    source = interpreter.get_input_details()[0]
+    assert source["dtype"] == np.uint8
+    interpreter.resize_tensor_input(source["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(source["index"], images)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+def run_saved(path, images):
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    return serve(image=tf.constant(images))["score"].numpy()
+
+
+# TensorFlow's advice on the interpreter's next home is not for those who test it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "tolerance"),
+    [
+        ("savedmodel", "model", 1e-6),
+        ("tflite", "model.tflite", 1e-5),
+        ("tflite-int8", "model.tflite", 0.1),
+    ],
+)
+def test_what_is_exported_says_what_keras_says(
+    run_folder, shards, shard_set, tmp_path, target, name, tolerance
+):
+    out = tmp_path / name
+    found = export(run_folder, shards, out=out, target=target)
+    assert found.max_difference <= tolerance
+    assert found.roc_auc == pytest.approx(found.keras_roc_auc, abs=0.1)
+    facts = json.loads((tmp_path / f"{name}.json").read_text())
+    assert facts["size_bytes"] == found.size_bytes > 0
+    assert facts["preprocessing"]["size"] == 32
+
+    run = load_run(run_folder)
+    images = read_batch(shard_set, shard_set.find_rows("test"))
+    expected = find_scores(run.network(images / np.float32(255)).numpy())
+    call = run_saved if target == "savedmodel" else run_lite
+    assert call(out, images) == pytest.approx(expected, abs=tolerance)
+    # Of another size it is resized inside.
+    large = np.stack([cv2.resize(x, (64, 64)) for x in images[:1]])
+    assert call(out, large) == pytest.approx(expected[:1], abs=0.2)
+    with pytest.raises(DrtfError, match="exists already"):
+        export(run_folder, shards, out=out, target=target)
+
+
+def test_int8_is_smaller(run_folder, shards, tmp_path):
+    sizes = [
+        export(run_folder, shards, out=tmp_path / target, target=target).size_bytes
+        for target in ("tflite", "tflite-int8")
+    ]
+    assert sizes[1] < sizes[0] / 2
+
+
+def test_a_set_of_other_pixels_is_refused(run_folder, shards, tmp_path):
+    config = run_folder / "config.toml"
+    other = tmp_path / "run"
+    other.mkdir()
+    for path in run_folder.iterdir():
+        if path.is_file():
+            (other / path.name).write_bytes(path.read_bytes())
+    text = config.read_text().replace("clahe_tiles = 8", "clahe_tiles = 4")
+    (other / "config.toml").write_text(text)
+    with pytest.raises(DrtfError, match=r"images\.clahe_tiles=8"):
+        export(other, shards, out=tmp_path / "model", target="savedmodel")
+    assert not (tmp_path / "model").exists()
