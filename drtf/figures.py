@@ -22,6 +22,8 @@ PANELS = {"loss": "Loss", "roc_auc": "ROC AUC of disease", "kappa": "Kappa of gr
 
 # A caption and uint8 RGB [H, W, 3].
 Picture = tuple[str, np.ndarray]
+# A title and its pictures.
+Row = tuple[str, Sequence[Picture]]
 
 
 def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
@@ -184,7 +186,7 @@ def plot_scores(
 
 def plot_grid(
     path: Path | IO[bytes],
-    rows: Sequence[tuple[str, Sequence[Picture]]],
+    rows: Sequence[Row],
     *,
     colormap: str = "",
 ) -> None:

@@ -1,21 +1,21 @@
 import json
 import shutil
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
+from drtf import figures
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
-from drtf.inference.evaluation import (
-    CLASS_COLUMNS,
-    FIGURES,
-    describe_classes,
-    evaluate,
-)
-from drtf.inference.heatmaps import gradcam
+from drtf.inference import page
+from drtf.inference.evaluation import RULES, describe_classes, evaluate
+from drtf.inference.gradcam import gradcam
+from drtf.inference.judgement import CLASS_COLUMNS
+from drtf.inference.report import FIGURES, MISTAKES_FIGURE, REPORT_FILE
 from drtf.models.run import load_history, load_run
 from drtf.training.training import train
 
@@ -121,11 +121,48 @@ def test_the_calibration_is_kept_in_the_run(run, evaluation, contents, predictio
     assert contents["brier_score"]["value"] == pytest.approx(brier_score, abs=1e-6)
 
 
+def test_the_operating_points_are_chosen_on_validation(evaluation, contents):
+    assert [point.rule for point in evaluation.operating_points] == list(RULES)
+    chosen = evaluation.operating_points[0]
+    assert chosen.threshold == evaluation.threshold.value
+    assert chosen.sensitivity == evaluation.metrics["sensitivity"].value
+    assert chosen.specificity == evaluation.metrics["specificity"].value
+    assert contents["operating_points"][0]["rule"] == "youden"
+
+
+def test_what_the_views_gain_and_cost_is_told(evaluation, run, shards, config):
+    assert evaluation.views_cost > 1
+    assert evaluation.views_gain.ci_low <= evaluation.views_gain.value
+    one = evaluate(run, shards, split="test", out=run / "one-view", config=config)
+    assert (one.views_gain.value, one.views_cost) == (0, 1)
+
+
 def test_the_report_needs_nothing_beside_it(run, evaluation):
-    page = (run / "test" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(FIGURES)
-    assert "http" not in page
-    assert f"{evaluation.metrics['roc_auc'].value:.3f}" in page
+    text = (run / "test" / REPORT_FILE).read_text()
+    assert text.count("data:image/png;base64,") == len(FIGURES) + 1  # and the curves
+    assert "No photograph was decided wrongly" in text
+    assert "http" not in text
+    assert f"{evaluation.metrics['roc_auc'].value:.3f}" in text
+
+
+def test_the_worst_mistakes_are_shown_first(run, shards, config, tmp_path):
+    settings = config.evaluate.model_copy(update={"threshold": 1.0})
+    config = config.model_copy(update={"evaluate": settings})
+    drawn = []
+    out = shutil.copytree(run, tmp_path / "run") / "judged"
+    with (
+        mock.patch.object(figures, "plot_grid", lambda *args, **_: drawn.append(args)),
+        mock.patch.object(page, "format_figures", return_value=""),
+    ):
+        evaluate(tmp_path / "run", shards, split="test", out=out, config=config)
+    [(path, rows)] = drawn
+    assert path.name == MISTAKES_FIGURE
+    predictions = pd.read_csv(out / "predictions.csv")
+    missed = predictions[predictions["grade"] > 0].nsmallest(4, "score")
+    for title, pictures in rows:  # the photographs, and the maps laid over them
+        assert title == "diseased, scored lowest"
+        names = [caption.split(",")[0] for caption, _ in pictures]
+        assert names == missed["id"].tolist()
 
 
 def test_every_figure_is_written(run, evaluation):

@@ -80,6 +80,7 @@ def test_every_module_has_its_tests():
         "device": "machine",
         "figures": "evaluation",
         "index": "verify",
+        "judgement": "evaluation",
         "loader": "pipeline",
         "memory": "bench_read",
         "read": "bench_read",

@@ -28,8 +28,10 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.data.sources import Source
     from drtf.data.synthetic_set import write_photographs
     from drtf.files import check_absent
-    from drtf.inference.evaluation import REPORT_FILE, evaluate, list_rows
+    from drtf.inference.evaluation import evaluate
     from drtf.inference.gradcam import gradcam
+    from drtf.inference.judgement import list_rows
+    from drtf.inference.report import REPORT_FILE
     from drtf.inference.scoring import score
     from drtf.training.training import train
 

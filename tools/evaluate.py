@@ -44,14 +44,15 @@ def evaluate(
     figures and report.html.
     """
     from drtf.config import load_config
-    from drtf.inference.evaluation import (
+    from drtf.inference.evaluation import evaluate as run_evaluation
+    from drtf.inference.judgement import (
         CLASS_COLUMNS,
         METRIC_COLUMNS,
-        REPORT_FILE,
+        describe_views,
         list_classes,
         list_rows,
     )
-    from drtf.inference.evaluation import evaluate as run_evaluation
+    from drtf.inference.report import REPORT_FILE
     from drtf.models.run import find_config
 
     from .tables import show_table
@@ -76,8 +77,8 @@ def evaluate(
     show_table("Decisions by class", CLASS_COLUMNS, list_classes(evaluation))
     threshold = evaluation.threshold
     click.echo(
-        f"Threshold {threshold.value:.4f} ({threshold.rule} on {threshold.split}). "
-        f"ROC AUC of one view alone: {evaluation.single_view_roc_auc:.3f}"
+        f"Threshold {threshold.value:.4f} ({threshold.rule} on {threshold.split}); "
+        f"{describe_views(evaluation)}."
     )
     for note in evaluation.notes:
         click.echo(f"Note: {note}")

@@ -4,39 +4,45 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
+from sklearn.metrics import (
+    classification_report,
+    confusion_matrix,
+    precision_score,
+    recall_score,
+)
 
-from drtf import figures
-from drtf.config import Config, EvaluateConfig, Tta
+from drtf.config import Config, EvaluateConfig
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import count_examples
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.files import check_absent, write_atomic
+from drtf.inference.judgement import LABELS, Evaluation, OperatingPoint
 from drtf.inference.metrics import (
     Estimate,
     choose_threshold,
-    format_interval,
-    format_value,
+    compare_roc_auc,
     measure,
     measure_grades,
 )
 from drtf.inference.report import write_report
-from drtf.models.calibration import Calibration, fit_calibration
+from drtf.models.calibration import fit_calibration
 from drtf.models.network import find_scores
-from drtf.models.prediction import Predict, build_predictor, predict_split
+from drtf.models.prediction import (
+    Predict,
+    build_predictor,
+    measure_views_cost,
+    predict_split,
+)
 from drtf.models.run import (
-    HISTORY_FIGURE,
     Run,
     RunInfo,
     Threshold,
-    load_history,
     load_run,
     save_calibration,
     save_threshold,
@@ -46,58 +52,16 @@ from drtf.records.reader import ShardSet
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
-REPORT_FILE = "report.html"
-FIGURES = (
-    "roc.png",
-    "precision_recall.png",
-    "confusion_matrix.png",
-    "scores.png",
-    "reliability.png",
+# Thresholds that a reader may ask for, beside the one chosen.
+RULES = (
+    "youden",
+    "accuracy",
+    *(
+        f"{name}>={share}"
+        for name in ("sensitivity", "specificity")
+        for share in ("0.80", "0.90", "0.95")
+    ),
 )
-METRIC_COLUMNS = ("metric", "per photograph", "95 %", "per patient", "95 %")
-CLASS_COLUMNS = ("class", "precision", "recall", "f1-score", "support")
-LABELS = {
-    "binary": ("healthy", "diseased"),
-    "referable": ("not referable", "referable"),
-    "grades": ("not referable", "referable"),
-}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        split: the split judged.
-        tta: the views used.
-        threshold: as chosen on the validation split.
-        calibration: as fitted there.
-        metrics: estimates by name, per photograph.
-        patient_metrics: the same per patient, by the worse eye: the highest grade, and
-            the highest score.
-        classes: precision, recall, F1 and support of each class, then their macro and
-            weighted averages, as scikit-learn's `classification_report` has them.
-        single_view_roc_auc: of the unchanged view alone, to tell what the views gain.
-        confusion_matrix: rows are truth, columns are decisions.
-        num_photographs: judged.
-        num_patients: to whom they belong.
-        notes: what a reader must know to weigh the figures.
-        settings: the `evaluate` section.
-    """
-
-    split: str
-    tta: Tta
-    threshold: Threshold
-    calibration: Calibration
-    metrics: dict[str, Estimate]
-    patient_metrics: dict[str, Estimate]
-    classes: dict[str, dict[str, float]]
-    single_view_roc_auc: float
-    confusion_matrix: list[list[int]]
-    num_photographs: int
-    num_patients: int
-    notes: list[str]
-    settings: dict[str, Any]
 
 
 def evaluate(
@@ -128,54 +92,76 @@ def evaluate(
     """
     check_absent(out / METRICS_FILE, overwrite=overwrite)
     run = load_run(run_folder)
-    settings = config.evaluate
+    set_sha256 = hash_manifest(shards)
+    trained_on = set_sha256 == run.info.set_sha256
     with ShardSet(shards) as shard_set:
         check_preprocessing(run, shard_set)
-        validation_split = run.config.train.validation_split
-        predict = build_predictor(run.network, settings.tta)
-        scored = {
-            name: _score(run, shard_set, name, predict, settings.batch_size)
-            for name in dict.fromkeys((validation_split, split))
-        }
-        shares = _find_shares(shard_set, run.config)
-    validation = scored[validation_split]
-    value = choose_threshold(
-        validation["label"].to_numpy(),
-        validation["score"].to_numpy(),
-        settings.threshold,
-    )
+        evaluation, table = _judge(run, shard_set, split, config.evaluate, trained_on)
+        out.mkdir(parents=True, exist_ok=True)
+        write_report(
+            out, run, table, evaluation, shards=shard_set, gradcam=config.gradcam
+        )
+    columns = ["id", "patient", "grade", "score", "probability", "decision"]
+    columns += [name for name in ("decided_grade",) if name in table]
+    write_atomic(out / PREDICTIONS_FILE, table[columns].to_csv(index=False))
+    contents = _describe(run, evaluation) | {"set_sha256": set_sha256}
+    write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
+    if trained_on:
+        save_threshold(run.folder, evaluation.threshold)
+        save_calibration(run.folder, evaluation.calibration)
+    return evaluation
+
+
+def _judge(
+    run: Run,
+    shards: ShardSet,
+    split: str,
+    settings: EvaluateConfig,
+    trained_on: bool,
+) -> tuple[Evaluation, pd.DataFrame]:
+    """Judge a run on a split, and return the predictions too."""
+    validation_split = run.config.train.validation_split
+    predict = build_predictor(run.network, settings.tta)
+    scored = {
+        name: _score(run, shards, name, predict, settings.batch_size)
+        for name in dict.fromkeys((validation_split, split))
+    }
+    table, validation = scored[split], scored[validation_split]
+    known = validation["label"].to_numpy(), validation["score"].to_numpy()
+    value = choose_threshold(*known, settings.threshold)
+    trained_share, real_share = _find_shares(shards, run.config)
     threshold = Threshold(
         value=value,
         rule=str(settings.threshold),
-        split=validation_split,
-        tta=settings.tta,
         num_photographs=len(validation),
-    )
-    set_sha256 = hash_manifest(shards)
-    calibration = fit_calibration(
-        validation["label"].to_numpy(),
-        validation["score"].to_numpy(),
-        method=settings.calibration,
-        **shares,
         split=validation_split,
         tta=settings.tta,
     )
-    trained_on = set_sha256 == run.info.set_sha256
-    table = scored[split]
+    calibration = fit_calibration(
+        *known,
+        method=settings.calibration,
+        trained_share=trained_share,
+        real_share=real_share,
+        split=validation_split,
+        tta=settings.tta,
+    )
     table["decision"] = (table["score"] >= value).astype(int)
     table["probability"] = calibration.apply(table["score"].to_numpy())
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
     bootstrap = {"num_resamples": settings.num_resamples, "seed": settings.seed}
+    names = table["patient"].to_numpy()
     metrics = _measure(table, value, **bootstrap)
     if "decided_grade" in table:
         metrics |= measure_grades(
             table["grade"].to_numpy(),
             table["decided_grade"].to_numpy(),
-            patients=table["patient"].to_numpy(),
+            patients=names,
             **bootstrap,
         )
     columns = ["label", "grade", "score", "probability"]
     patients = table.groupby("patient")[columns].max()
+    views = np.stack([table["first_view"].to_numpy(), table["score"].to_numpy()])
+    _, (_, views_gain, _) = compare_roc_auc(truth, views, patients=names, **bootstrap)
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
@@ -184,19 +170,32 @@ def evaluate(
         metrics=metrics,
         patient_metrics=_measure(patients.reset_index(), value, **bootstrap),
         classes=describe_classes(truth, decision, labels=LABELS[run.config.train.task]),
-        single_view_roc_auc=float(roc_auc_score(truth, table["first_view"])),
+        operating_points=[
+            _find_operating_point(rule, choose_threshold(*known, rule), table)
+            for rule in RULES
+        ],
+        views_gain=views_gain,
+        views_cost=measure_views_cost(run.network, settings.tta, settings.batch_size),
         confusion_matrix=confusion_matrix(truth, decision, labels=(0, 1)).tolist(),
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
         notes=_find_notes(run, split, trained_on),
         settings=settings.model_dump(mode="json"),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out, run, table, evaluation, set_sha256=set_sha256)
-    if trained_on:
-        save_threshold(run.folder, threshold)
-        save_calibration(run.folder, calibration)
-    return evaluation
+    return evaluation, table
+
+
+def _find_operating_point(
+    rule: str, threshold: float, table: pd.DataFrame
+) -> OperatingPoint:
+    truth, decision = table["label"], (table["score"] >= threshold).astype(int)
+    return OperatingPoint(
+        rule,
+        threshold,
+        sensitivity=recall_score(truth, decision),
+        specificity=recall_score(truth, decision, pos_label=0),
+        precision=precision_score(truth, decision, zero_division=np.nan),
+    )
 
 
 def was_judged(out: Path, info: RunInfo, config: EvaluateConfig) -> bool:
@@ -251,16 +250,13 @@ def _score(
     return table
 
 
-def _find_shares(shards: ShardSet, config: Config) -> dict[str, float]:
+def _find_shares(shards: ShardSet, config: Config) -> tuple[float, float]:
     """Find the share of positive photographs in training: as drawn, and as they are."""
     task = config.train.task
     counts = count_examples(shards, "train", task)
     first = POSITIVE_FROM[task] if task == "grades" else 1
     drawn = np.array(count_draws(counts, config.sampling))
-    return {
-        "trained_share": drawn[first:].sum() / drawn.sum(),
-        "real_share": counts[first:].sum() / counts.sum(),
-    }
+    return drawn[first:].sum() / drawn.sum(), counts[first:].sum() / counts.sum()
 
 
 def _measure(
@@ -328,80 +324,17 @@ def _find_notes(run: Run, split: str, trained_on: bool) -> list[str]:
     return notes
 
 
-def list_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """List an evaluation's metrics as text.
-
-    Returns:
-        Name, then value and interval per photograph, then the same per patient.
-    """
-    rows = []
-    for name, item in evaluation.metrics.items():
-        row = [name, format_value(item.value), format_interval(item)]
-        of_patients = evaluation.patient_metrics.get(name)
-        if of_patients:
-            row += [format_value(of_patients.value), format_interval(of_patients)]
-        else:
-            row += ["", ""]
-        rows.append(tuple(row))
-    return rows
-
-
-def list_classes(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """List an evaluation's classes as text, as `CLASS_COLUMNS` says."""
-    return [
-        (
-            name,
-            *(format_value(values[key]) for key in CLASS_COLUMNS[1:-1]),
-            f"{values['support']:,.0f}",
-        )
-        for name, values in evaluation.classes.items()
-    ]
-
-
-def _write(
-    out: Path, run: Run, table: pd.DataFrame, evaluation: Evaluation, *, set_sha256: str
-) -> None:
+def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the contents of metrics.json."""
     task = run.config.train.task
-    truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
-    threshold = evaluation.threshold.value
-    roc_auc = evaluation.metrics["roc_auc"]
-    average_precision = evaluation.metrics["average_precision"]
-    figures.plot_roc(
-        out / "roc.png",
-        truth,
-        scores,
-        caption=f"AUC {format_value(roc_auc.value)} ({format_interval(roc_auc)})",
-        threshold=threshold,
-    )
-    figures.plot_precision_recall(
-        out / "precision_recall.png",
-        truth,
-        scores,
-        caption=f"AP {format_value(average_precision.value)} "
-        f"({format_interval(average_precision)})",
-        threshold=threshold,
-    )
-    figures.plot_scores(
-        out / "scores.png", table["grade"].to_numpy(), scores, threshold=threshold
-    )
-    figures.plot_reliability(
-        out / "reliability.png",
-        truth,
-        {"scores": scores, "calibrated": table["probability"].to_numpy()},
-    )
-    figures.plot_confusion(
-        out / "confusion_matrix.png",
-        np.array(evaluation.confusion_matrix),
-        labels=LABELS[task],
-    )
-    columns = ["id", "patient", "grade", "score", "probability", "decision"]
-    columns += [name for name in ("decided_grade",) if name in table]
-    write_atomic(out / PREDICTIONS_FILE, table[columns].to_csv(index=False))
-    contents = _dump(evaluation.metrics) | {
+    return _dump(evaluation.metrics) | {
         "per_patient": _dump(evaluation.patient_metrics),
         "classes": evaluation.classes,
+        "operating_points": [
+            dataclasses.asdict(point) for point in evaluation.operating_points
+        ],
         "confusion_matrix": evaluation.confusion_matrix,
-        "single_view_roc_auc": evaluation.single_view_roc_auc,
+        "views_gain": dataclasses.asdict(evaluation.views_gain),
         "num_photographs": evaluation.num_photographs,
         "num_patients": evaluation.num_patients,
         "split": evaluation.split,
@@ -413,10 +346,7 @@ def _write(
         "notes": evaluation.notes,
         "settings": evaluation.settings,
         "model_sha256": run.info.model_sha256,
-        "set_sha256": set_sha256,
     }
-    _write_report(out, run, evaluation)
-    write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
 
 
 def _dump(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
@@ -427,48 +357,3 @@ def _dump(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]
         }
         for name, estimate in metrics.items()
     }
-
-
-def _describe_model(run: Run) -> str:
-    if members := run.info.members:
-        return f"ensemble of {len(members)} runs, {run.info.image_size} px"
-    model = run.config.model
-    return (
-        f"{model.name}, alpha {model.alpha}, weights {Path(model.weights).name}, "
-        f"{run.info.image_size} px, epoch {run.info.best_epoch}, trained in "
-        f"{run.info.precision}"
-    )
-
-
-def _write_report(out: Path, run: Run, evaluation: Evaluation) -> None:
-    threshold = evaluation.threshold
-    roc_auc = evaluation.metrics["roc_auc"]
-    facts = {
-        "Photographs": f"{evaluation.num_photographs:,} of "
-        f"{evaluation.num_patients:,} patients, split {evaluation.split}",
-        "Positive": f"{run.config.train.task}: grade "
-        f"{POSITIVE_FROM[run.config.train.task]} and above",
-        "Threshold": f"{threshold.value:.4f} by {threshold.rule} on split "
-        f"{threshold.split} ({threshold.num_photographs:,} photographs)",
-        "Views (TTA)": f"{evaluation.tta}; ROC AUC {format_value(roc_auc.value)}, of "
-        f"one view alone {format_value(evaluation.single_view_roc_auc)}",
-        "Model": _describe_model(run),
-        "Trained on": f"{run.info.set_name}, split by {run.config.split.by}",
-        "Versions": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
-        "Model SHA-256": run.info.model_sha256,
-    }
-    names = list(FIGURES)
-    if not run.info.members:
-        names.append(HISTORY_FIGURE)
-        figures.plot_history(out / HISTORY_FIGURE, load_history(run.folder))
-    write_report(
-        out / REPORT_FILE,
-        title=f"Evaluation of {run.folder.resolve().name} on split {evaluation.split}",
-        facts=facts,
-        tables={
-            "Metrics": (METRIC_COLUMNS, list_rows(evaluation)),
-            "Classes": (CLASS_COLUMNS, list_classes(evaluation)),
-        },
-        notes=evaluation.notes,
-        figures=[out / name for name in names],
-    )

@@ -17,9 +17,9 @@ from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.data.photographs import find_photographs
 from drtf.errors import DrtfError
-from drtf.figures import Picture, plot_grid
+from drtf.figures import Picture, Row, plot_grid
 from drtf.files import check_absent
-from drtf.inference.evaluation import LABELS, check_preprocessing
+from drtf.inference.evaluation import check_preprocessing
 from drtf.inference.heatmaps import (
     PICTURE_SIDE,
     choose_layer,
@@ -27,6 +27,7 @@ from drtf.inference.heatmaps import (
     draw_overlay,
     paint,
 )
+from drtf.inference.judgement import LABELS
 from drtf.inference.scoring import Prepared, Scored, score_photographs
 from drtf.models.network import find_members, find_scores
 from drtf.models.prediction import build_predictor
@@ -279,7 +280,7 @@ def _plot_figures(
     config: GradcamConfig,
 ) -> None:
     """Plot photographs, maps and overlays, a grid of each."""
-    grids: list[list[tuple[str, list[Picture]]]] = [[] for _ in paths]
+    grids: list[list[Row]] = [[] for _ in paths]
     for title, explained in rows:
         pictures: list[list[Picture]] = [[] for _ in paths]
         for item in explained:

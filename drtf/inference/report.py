@@ -1,77 +1,246 @@
-"""The report: one HTML page that needs nothing beside it."""
+"""The report of an evaluation: figures, and a page for those who must judge it."""
 
-import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from drtf.files import write_atomic
+import numpy as np
+import pandas as pd
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 61rem; margin: 2rem auto;
-       padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid #ddd;
-         vertical-align: top; overflow-wrap: anywhere; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.note { background: #fff4d6; border-left: 4px solid #d55e00; padding: .5rem 1rem; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-img { max-width: min(100%, 29.5rem); height: auto; }
-@media print { body { margin: 0; } img { break-inside: avoid; } }
-"""
+from drtf import figures
+from drtf.config import GradcamConfig, dump_config
+from drtf.data.labels import POSITIVE_FROM
+from drtf.data.loader import read_batch
+from drtf.inference import page
+from drtf.inference.heatmaps import compute_maps, draw_overlay
+from drtf.inference.judgement import (
+    CLASS_COLUMNS,
+    LABELS,
+    METRIC_COLUMNS,
+    POINT_COLUMNS,
+    Evaluation,
+    describe_views,
+    list_classes,
+    list_operating_points,
+    list_rows,
+)
+from drtf.inference.metrics import format_interval, format_value
+from drtf.models.run import HISTORY_FIGURE, Run, load_history
+from drtf.records.reader import ShardSet
+
+REPORT_FILE = "report.html"
+FIGURES = (
+    "roc.png",
+    "precision_recall.png",
+    "confusion_matrix.png",
+    "scores.png",
+    "reliability.png",
+)
+MISTAKES_FIGURE = "mistakes.png"
+NUM_MISTAKES = 4  # of each kind
+LIMITS = (
+    "For research; not a medical device. The figures hold for photographs like those "
+    "judged: another camera, population or rate of disease gives others. Choose the "
+    "threshold anew, with drtf evaluate, on photographs of the place where the model "
+    "is to be used.",
+    "Grades are on the ICDR scale, 0 to 4, as the label file has them, mistakes "
+    "included. Photographs that could not be used were set aside when the set was "
+    "built, and are in none of the figures.",
+)
+INTERVALS = (
+    "Intervals of 95 %: bootstrap over patients, and exact ones where no mistake was "
+    "made. A patient has the grade and the score of the worse eye."
+)
 
 
 def write_report(
-    path: Path,
+    out: Path,
+    run: Run,
+    table: pd.DataFrame,
+    evaluation: Evaluation,
     *,
-    title: str,
-    facts: Mapping[str, str],
-    tables: Mapping[str, tuple[Sequence[str], Iterable[Sequence[str]]]],
-    notes: Iterable[str],
-    figures: Iterable[Path],
+    shards: ShardSet,
+    gradcam: GradcamConfig,
 ) -> None:
-    """Write a page of tables, figures and where they come from.
+    """Draw the figures of an evaluation, and write its page.
 
     Args:
-        path: of the HTML file.
-        title: its heading.
-        facts: what was judged, by name.
-        tables: by title, the columns and the rows, as text.
-        notes: warnings, shown first.
-        figures: PNGs to embed.
+        out: the folder.
+        run: that was judged.
+        table: its predictions, in the order of the split.
+        evaluation: what was found.
+        shards: the set judged on, open.
+        gradcam: how the worst mistakes are explained.
     """
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    body += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
-    for heading, (columns, rows) in tables.items():
-        body += [f"<h2>{html.escape(heading)}</h2>", "<table><tr>"]
-        body += [f"<th>{html.escape(column)}</th>" for column in columns]
-        body += ["</tr>"]
-        for name, *cells in rows:
-            body += [f"<tr><td>{html.escape(name)}</td>"]
-            body += [f'<td class="number">{html.escape(cell)}</td>' for cell in cells]
-            body += ["</tr>"]
-        body += ["</table>"]
-    body += [
-        "<p>Intervals of 95 %: bootstrap over patients, and exact ones where no "
-        "mistake was made. A patient has the grade and the score of the worse eye.</p>"
+    _plot_figures(out, run, table, evaluation)
+    sections = [
+        page.format_notes(evaluation.notes),
+        page.format_headline(_find_headline(evaluation)),
+        page.format_figures("", [out / name for name in FIGURES]),
+        page.format_table("Metrics", METRIC_COLUMNS, list_rows(evaluation)),
+        page.format_text("", INTERVALS),
+        page.format_table(
+            "Decisions by class", CLASS_COLUMNS, list_classes(evaluation)
+        ),
+        page.format_table(
+            "Other thresholds, chosen on validation too",
+            POINT_COLUMNS,
+            list_operating_points(evaluation),
+        ),
+        _show_mistakes(out, run, table, evaluation, shards, gradcam),
     ]
-    body += ['<div class="figures">', *map(_embed, figures), "</div>"]
-    body += ["<h2>What was judged</h2>", "<table>"]
-    body += [
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
-        for name, text in facts.items()
+    if not run.info.members:
+        figures.plot_history(out / HISTORY_FIGURE, load_history(run.folder))
+        sections.append(
+            page.format_figures("Learning curves", [out / HISTORY_FIGURE], wide=True)
+        )
+    sections += [
+        page.format_facts("Model and data", _find_facts(run, evaluation, shards)),
+        page.format_text("Limits", *LIMITS),
+        page.format_details(
+            "Settings that the model was trained with", dump_config(run.config)
+        ),
     ]
-    body += ["</table>", "<p>For research; not a medical device.</p>"]
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
-        f"<body>{''.join(body)}</body></html>\n"
+    name = run.folder.resolve().name
+    page.write_page(
+        out / REPORT_FILE,
+        title=f"Evaluation of {name} on split {evaluation.split}",
+        sections=sections,
     )
-    write_atomic(path, page)
 
 
-def _embed(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = html.escape(path.stem.replace("_", " "))
-    return f'<img alt="{name}" src="data:image/png;base64,{data}">'
+def _find_headline(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    shown = {
+        "ROC AUC": "roc_auc",
+        "Sensitivity": "sensitivity",
+        "Specificity": "specificity",
+    }
+    found = []
+    for title, name in shown.items():
+        estimate = evaluation.metrics[name]
+        found.append((title, format_value(estimate.value), format_interval(estimate)))
+    return found
+
+
+def _plot_figures(
+    out: Path, run: Run, table: pd.DataFrame, evaluation: Evaluation
+) -> None:
+    truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
+    threshold = evaluation.threshold.value
+    roc_auc = evaluation.metrics["roc_auc"]
+    average_precision = evaluation.metrics["average_precision"]
+    figures.plot_roc(
+        out / "roc.png",
+        truth,
+        scores,
+        caption=f"AUC {format_value(roc_auc.value)} ({format_interval(roc_auc)})",
+        threshold=threshold,
+    )
+    figures.plot_precision_recall(
+        out / "precision_recall.png",
+        truth,
+        scores,
+        caption=f"AP {format_value(average_precision.value)} "
+        f"({format_interval(average_precision)})",
+        threshold=threshold,
+    )
+    figures.plot_scores(
+        out / "scores.png", table["grade"].to_numpy(), scores, threshold=threshold
+    )
+    figures.plot_reliability(
+        out / "reliability.png",
+        truth,
+        {"scores": scores, "calibrated": table["probability"].to_numpy()},
+    )
+    figures.plot_confusion(
+        out / "confusion_matrix.png",
+        np.array(evaluation.confusion_matrix),
+        labels=LABELS[run.config.train.task],
+    )
+
+
+def _show_mistakes(
+    out: Path,
+    run: Run,
+    table: pd.DataFrame,
+    evaluation: Evaluation,
+    shards: ShardSet,
+    config: GradcamConfig,
+) -> str:
+    """Show the decisions that were most wrong, with what the network saw."""
+    heading = "Worst mistakes"
+    scores, truth = table["score"].to_numpy(), table["label"].to_numpy()
+    wrong = truth != table["decision"].to_numpy()
+    if not wrong.any():
+        return page.format_text(heading, "No photograph was decided wrongly.")
+    order = np.argsort(scores, kind="stable")
+    healthy, diseased = LABELS[run.config.train.task]
+    kinds = {
+        f"{diseased}, scored lowest": order[(wrong & (truth == 1))[order]],
+        f"{healthy}, scored highest": order[(wrong & (truth == 0))[order]][::-1],
+    }
+    rows = shards.find_rows(evaluation.split)
+    grid: list[figures.Row] = []
+    for title, chosen in kinds.items():
+        chosen = chosen[:NUM_MISTAKES]
+        if not len(chosen):
+            continue
+        plain: list[figures.Picture] = []
+        explained: list[figures.Picture] = []
+        images = read_batch(shards, rows[chosen])
+        maps = compute_maps(
+            run.network, images, layer=config.layer, method=config.method
+        )
+        for image, values, number in zip(images, maps, chosen, strict=True):
+            row = table.iloc[number]
+            caption = f"{row['id']}, grade {row['grade']}\nscore {row['score']:.3f}"
+            plain.append((caption, image))
+            explained.append((caption, draw_overlay(image, values, config)))
+        grid += [(title, plain), (title, explained)]
+    figures.plot_grid(out / MISTAKES_FIGURE, grid, colormap=config.colormap)
+    text = (
+        f"Of {wrong.sum():,} wrong decisions. Beneath each photograph, as the network "
+        f"takes it, what in it speaks for disease, by {config.method}."
+    )
+    shown = page.format_figures("", [out / MISTAKES_FIGURE], wide=True)
+    return page.format_text(heading, text) + shown
+
+
+def _find_facts(run: Run, evaluation: Evaluation, shards: ShardSet) -> dict[str, str]:
+    threshold, task = evaluation.threshold, run.config.train.task
+    manifest, split = shards.manifest, run.config.split
+    facts = {
+        "Photographs": f"{evaluation.num_photographs:,} of "
+        f"{evaluation.num_patients:,} patients, split {evaluation.split} of "
+        f"{manifest.name}",
+        "Positive": f"{task}: grade {POSITIVE_FROM[task]} and above",
+        "Threshold": f"{threshold.value:.4f} by {threshold.rule} on split "
+        f"{threshold.split} ({threshold.num_photographs:,} photographs)",
+        "Views (TTA)": describe_views(evaluation),
+        "Model": _describe_model(run),
+        "Trained on": f"{run.info.set_name}, split by {split.by}, seed {split.seed}",
+    }
+    for name, counts in manifest.num_records.items():
+        grades = ", ".join(f"grade {grade}: {n:,}" for grade, n in counts.items())
+        facts[f"Split {name}"] = (
+            f"{sum(counts.values()):,} photographs of "
+            f"{manifest.num_patients[name]:,} patients; {grades}"
+        )
+    set_aside = [f"{count:,} {why}" for why, count in manifest.rejected.items()]
+    images = manifest.preprocessing.items()
+    return facts | {
+        "Preprocessing": ", ".join(f"{key} {value}" for key, value in images),
+        "Set aside": ", ".join(set_aside) or "none",
+        "Versions": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
+        "Model SHA-256": run.info.model_sha256,
+        "Trained on set SHA-256": run.info.set_sha256,
+    }
+
+
+def _describe_model(run: Run) -> str:
+    if members := run.info.members:
+        return f"ensemble of {len(members)} runs, {run.info.image_size} px"
+    model = run.config.model
+    return (
+        f"{model.name}, alpha {model.alpha}, weights {Path(model.weights).name}, "
+        f"{run.info.image_size} px, epoch {run.info.best_epoch}, trained in "
+        f"{run.info.precision}"
+    )

@@ -1,5 +1,7 @@
 """Prediction: scores of batches of images, over the views of test-time augmentation."""
 
+import statistics
+import time
 from collections.abc import Callable
 
 import keras
@@ -13,6 +15,7 @@ from drtf.progress import progress
 from drtf.records.reader import ShardSet
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
+NUM_TIMED = 3
 
 
 def build_predictor(network: keras.Model, tta: Tta) -> Predict:
@@ -63,6 +66,22 @@ def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
             tf.clip_by_value(images * 1.1, 0, 1),
         ]
     )
+
+
+def measure_views_cost(network: keras.Model, tta: Tta, batch_size: int) -> float:
+    """Measure how many times as long a batch takes with all views as with one."""
+    if tta == "none":
+        return 1.0
+    images = tf.zeros([batch_size, *network.input.shape[1:]], tf.uint8)
+    ways = [build_predictor(network, views) for views in (tta, "none")]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(1 + NUM_TIMED):
+        for predict, times in zip(ways, seconds, strict=True):
+            start = time.perf_counter()
+            predict(images).numpy()
+            times.append(time.perf_counter() - start)
+    all_views, one = (statistics.median(times[1:]) for times in seconds)
+    return all_views / one
 
 
 def predict_split(

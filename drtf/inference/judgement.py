@@ -1,0 +1,121 @@
+"""Judgement: what an evaluation found, and the same as text."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from drtf.config import Tta
+from drtf.inference.metrics import Estimate, format_interval, format_value
+from drtf.models.calibration import Calibration
+from drtf.models.run import Threshold
+
+METRIC_COLUMNS = ("metric", "per photograph", "95 %", "per patient", "95 %")
+CLASS_COLUMNS = ("class", "precision", "recall", "f1-score", "support")
+LABELS = {
+    "binary": ("healthy", "diseased"),
+    "referable": ("not referable", "referable"),
+    "grades": ("not referable", "referable"),
+}
+POINT_COLUMNS = ("rule", "threshold", "sensitivity", "specificity", "precision")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold by a rule, chosen on validation, gives on the split judged."""
+
+    rule: str
+    threshold: float
+    sensitivity: float
+    specificity: float
+    precision: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        split: the split judged.
+        tta: the views used.
+        threshold: as chosen on the validation split.
+        calibration: as fitted there.
+        metrics: estimates by name, per photograph.
+        patient_metrics: the same per patient, by the worse eye: the highest grade, and
+            the highest score.
+        classes: precision, recall, F1 and support of each class, then their macro and
+            weighted averages, as scikit-learn's `classification_report` has them.
+        operating_points: what other thresholds from the validation split would give.
+        views_gain: what the ROC AUC of all views is above that of the unchanged one.
+        views_cost: how many times as long the network takes for them.
+        confusion_matrix: rows are truth, columns are decisions.
+        num_photographs: judged.
+        num_patients: to whom they belong.
+        notes: what a reader must know to weigh the figures.
+        settings: the `evaluate` section.
+    """
+
+    split: str
+    tta: Tta
+    threshold: Threshold
+    calibration: Calibration
+    metrics: dict[str, Estimate]
+    patient_metrics: dict[str, Estimate]
+    classes: dict[str, dict[str, float]]
+    operating_points: list[OperatingPoint]
+    views_gain: Estimate
+    views_cost: float = field(compare=False)  # a measured time
+    confusion_matrix: list[list[int]]
+    num_photographs: int
+    num_patients: int
+    notes: list[str]
+    settings: dict[str, Any]
+
+
+def list_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """List an evaluation's metrics as text.
+
+    Returns:
+        Name, then value and interval per photograph, then the same per patient.
+    """
+    rows = []
+    for name, item in evaluation.metrics.items():
+        row = [name, format_value(item.value), format_interval(item)]
+        of_patients = evaluation.patient_metrics.get(name)
+        if of_patients:
+            row += [format_value(of_patients.value), format_interval(of_patients)]
+        else:
+            row += ["", ""]
+        rows.append(tuple(row))
+    return rows
+
+
+def list_classes(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """List an evaluation's classes as text, as `CLASS_COLUMNS` says."""
+    return [
+        (
+            name,
+            *(format_value(values[key]) for key in CLASS_COLUMNS[1:-1]),
+            f"{values['support']:,.0f}",
+        )
+        for name, values in evaluation.classes.items()
+    ]
+
+
+def list_operating_points(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """List an evaluation's operating points as text, as `POINT_COLUMNS` says."""
+    return [
+        (point.rule, *(format_value(value) for value in dataclasses.astuple(point)[1:]))
+        for point in evaluation.operating_points
+    ]
+
+
+def describe_views(evaluation: Evaluation) -> str:
+    """Tell in a sentence what test-time augmentation gained, and what it cost."""
+    if evaluation.tta == "none":
+        return "one view of each photograph"
+    gain = evaluation.views_gain
+    return (
+        f"{evaluation.tta} gains {gain.value:+.4f} ROC AUC "
+        f"({gain.ci_low:+.4f} to {gain.ci_high:+.4f}) over one view, and takes "
+        f"{evaluation.views_cost:.1f} times as long"
+    )

@@ -1,0 +1,114 @@
+"""A page of HTML that needs nothing beside it, on a screen, a phone or paper."""
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from drtf.files import write_atomic
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 61rem; margin: 2rem auto;
+       padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid #ddd;
+         vertical-align: top; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.facts td { overflow-wrap: anywhere; }
+.headline { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin: 1.5rem 0; }
+.headline div { display: flex; flex-direction: column; }
+.headline b { font-size: 2.2rem; line-height: 1.2; font-weight: 600; }
+.headline small { color: #555; }
+.note { background: #fff4d6; border-left: 4px solid #d55e00; padding: .5rem 1rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.figures img { max-width: min(100%, 29.5rem); }
+img { max-width: 100%; height: auto; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
+@media print {
+  body { margin: 0; max-width: none; font-size: 11pt; }
+  img, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  .scroll { overflow: visible; }
+}
+"""
+
+
+def write_page(path: Path, *, title: str, sections: Iterable[str]) -> None:
+    """Write a page of sections that the other functions made."""
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+        f"<body><h1>{html.escape(title)}</h1>{''.join(sections)}</body></html>\n"
+    )
+    write_atomic(path, page)
+
+
+def format_headline(figures: Iterable[tuple[str, str, str]]) -> str:
+    """Show a few figures large: name, value, and what stands small beneath."""
+    cells = "".join(
+        f"<div><small>{html.escape(name)}</small><b>{html.escape(value)}</b>"
+        f"<small>{html.escape(below)}</small></div>"
+        for name, value, below in figures
+    )
+    return f'<div class="headline">{cells}</div>'
+
+
+def format_notes(notes: Iterable[str]) -> str:
+    """Show what a reader must not miss."""
+    return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
+
+
+def format_text(heading: str, *paragraphs: str) -> str:
+    """Show paragraphs under a heading."""
+    return _head(heading) + "".join(
+        f"<p>{html.escape(text)}</p>" for text in paragraphs
+    )
+
+
+def format_table(
+    heading: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> str:
+    """Show a table whose first column names its rows."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f'<td class="number">{html.escape(cell)}</td>' for cell in cells)
+        + "</tr>"
+        for name, *cells in rows
+    )
+    table = f"<table><tr>{head}</tr>{body}</table>"
+    return f'{_head(heading)}<div class="scroll">{table}</div>'
+
+
+def format_facts(heading: str, facts: Mapping[str, str]) -> str:
+    """Show names with a text each."""
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+        for name, text in facts.items()
+    )
+    return f'{_head(heading)}<table class="facts">{rows}</table>'
+
+
+def format_details(heading: str, text: str) -> str:
+    """Show a long text that is folded until it is asked for."""
+    return (
+        f"<details><summary>{html.escape(heading)}</summary>"
+        f"<pre>{html.escape(text)}</pre></details>"
+    )
+
+
+def format_figures(heading: str, paths: Iterable[Path], *, wide: bool = False) -> str:
+    """Embed PNGs, side by side where there is room unless they are wide."""
+    images = "".join(map(_embed, paths))
+    return _head(heading) + (images if wide else f'<div class="figures">{images}</div>')
+
+
+def _head(heading: str) -> str:
+    return f"<h2>{html.escape(heading)}</h2>" if heading else ""
+
+
+def _embed(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = html.escape(path.stem.replace("_", " "))
+    return f'<img alt="{name}" src="data:image/png;base64,{data}">'
