@@ -215,7 +215,8 @@ def plot_grid(
                 parse_math=False,
             )
     if colormap:
-        figure.colorbar(ScalarMappable(cmap=colormap), ax=grid, shrink=0.6, aspect=30)
+        bar = ScalarMappable(cmap=colormap)
+        figure.colorbar(bar, ax=grid, fraction=0.03, pad=0.01, shrink=0.6)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(path, dpi=DPI)

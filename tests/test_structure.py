@@ -90,6 +90,7 @@ def test_every_module_has_its_tests():
         "sample_set": "bench_read",
         "score_table": "scoring",
         "synthetic_set": "synthetic",
+        "score": "bench_score",
         "train": "bench_train",
         "train_plan": "training",
         "writer": "reader",

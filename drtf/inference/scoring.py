@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -218,7 +218,7 @@ def score_photographs(
         config: its `score` section is used.
         picture_size: of a picture of each to be shown, in px; 0 is none.
     """
-    prepared = _prepare_photographs(
+    prepared = prepare_photographs(
         run,
         photographs,
         num_workers=config.score.num_workers,
@@ -226,21 +226,38 @@ def score_photographs(
     )
     predict = build_predictor(run.network, run.tta)
     size, batch_size = run.info.image_size, config.score.batch_size
-    while batch := list(itertools.islice(prepared, batch_size)):
+    batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
+
+    def dispatch(batch: Sequence[Prepared]) -> tuple[Sequence[Prepared], tf.Tensor]:
         # One shape for all batches: a second one would be compiled anew.
         pixels = np.zeros((batch_size, size, size, 3), np.uint8)
         for row, item in zip(pixels, batch, strict=False):
             if item.image is not None:
                 row[...] = item.image
-        probabilities = predict(tf.constant(pixels)).numpy()  # [B, V, C]
-        scores = find_scores(probabilities.mean(axis=1)).tolist()
-        spreads = np.ptp(find_scores(probabilities), axis=1).tolist()
-        for item, value, spread in zip(batch, scores, spreads, strict=False):
-            yield item, None if item.image is None else Scored(value, spread)
+        return batch, predict(tf.constant(pixels))
+
+    # A GPU works on a batch while the next one is gathered.
+    last = None
+    for current in map(dispatch, batches):
+        if last:
+            yield from _find_scored(*last)
+        last = current
+    if last:
+        yield from _find_scored(*last)
 
 
-def _prepare_photographs(
-    run: Run, photographs: Photographs, *, num_workers: int, picture_size: int
+def _find_scored(
+    batch: Sequence[Prepared], probabilities: tf.Tensor
+) -> Iterator[tuple[Prepared, Scored | None]]:
+    views = find_scores(probabilities.numpy())  # [B, V]
+    scores = find_scores(probabilities.numpy().mean(axis=1)).tolist()
+    spreads = np.ptp(views, axis=1).tolist()
+    for item, value, spread in zip(batch, scores, spreads, strict=False):
+        yield item, None if item.image is None else Scored(value, spread)
+
+
+def prepare_photographs(
+    run: Run, photographs: Photographs, *, num_workers: int, picture_size: int = 0
 ) -> Iterator[Prepared]:
     """Yield each photograph as it would come out of the shards trained on, in order."""
     places = ((photographs.folder, path) for path in photographs.paths)

@@ -1,0 +1,105 @@
+"""What scoring costs, beside its two halves alone: preparing and predicting."""
+
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from drtf.config import Config
+from drtf.data.photographs import Photographs, find_photographs
+from drtf.errors import DrtfError
+from drtf.inference.scoring import prepare_photographs, score_photographs
+from drtf.models.prediction import build_predictor
+from drtf.models.run import Run, load_run
+from drtf.progress import progress
+
+
+@dataclass(frozen=True)
+class ScoreRates:
+    """Photographs a second, a value a repetition.
+
+    Attributes:
+        num_photographs: handled in each measurement.
+        views: of each, as the run's threshold was chosen with.
+        preparing: decoding and preprocessing alone, on all cores.
+        predicting: batches that are in memory already.
+        scoring: both at once, as `drtf score` does.
+    """
+
+    num_photographs: int
+    views: str
+    preparing: list[float]
+    predicting: list[float]
+    scoring: list[float]
+
+
+def bench_score(
+    run_folder: Path,
+    images: Path | str,
+    *,
+    config: Config,
+    num_photographs: int,
+    num_repeats: int,
+) -> ScoreRates:
+    """Measure scoring beside each of its halves, each in turn in each repetition.
+
+    Args:
+        run_folder: what `train` left.
+        images: a folder of photographs, or a CSV of paths; taken again from the first
+            one on if they are fewer than wanted.
+        config: its `score` section is used.
+        num_photographs: to be handled in each measurement, two batches or more.
+        num_repeats: repetitions.
+
+    Raises:
+        DrtfError: if two batches need more photographs.
+    """
+    batch_size = config.score.batch_size
+    if num_photographs < 2 * batch_size:
+        raise DrtfError(
+            f"{num_photographs} photographs are less than two batches of {batch_size}: "
+            "measure more of them, or set score.batch_size"
+        )
+    run = load_run(run_folder)
+    found = find_photographs(images)
+    paths = list(itertools.islice(itertools.cycle(found.paths), num_photographs))
+    photographs = Photographs(found.folder, paths)
+    rates: dict[str, list[float]] = {"preparing": [], "predicting": [], "scoring": []}
+    with progress("Measuring", 3 * num_repeats) as advance:
+        for _ in range(num_repeats):
+            prepared = prepare_photographs(
+                run, photographs, num_workers=config.score.num_workers
+            )
+            rates["preparing"].append(_measure(prepared, skip=batch_size))
+            advance("preparing")
+            rates["predicting"].append(_measure_predicting(run, config, len(paths)))
+            advance("predicting")
+            scored = score_photographs(run, photographs, config=config)
+            rates["scoring"].append(_measure(scored, skip=batch_size))
+            advance("scoring")
+    return ScoreRates(num_photographs, run.tta, **rates)
+
+
+def _measure(results: Iterable[object], *, skip: int) -> float:
+    """Count results a second, but for the first ones, when processes start."""
+    remaining = iter(results)
+    for _ in itertools.islice(remaining, skip):
+        pass
+    start = time.perf_counter()
+    count = sum(1 for _ in remaining)
+    return count / (time.perf_counter() - start)
+
+
+def _measure_predicting(run: Run, config: Config, count: int) -> float:
+    batch_size, size = config.score.batch_size, run.info.image_size
+    pixels = np.zeros((batch_size, size, size, 3), np.uint8)
+    predict = build_predictor(run.network, run.tta)
+    predict(tf.constant(pixels)).numpy()
+    start = time.perf_counter()
+    for _ in range(count // batch_size):
+        predict(tf.constant(pixels)).numpy()
+    return count // batch_size * batch_size / (time.perf_counter() - start)
