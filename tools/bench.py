@@ -4,6 +4,7 @@ import click
 
 from .bench_augment import augment
 from .bench_convert import convert
+from .bench_heatmaps import heatmaps
 from .bench_memory import memory
 from .bench_read import read
 from .bench_score import score
@@ -15,5 +16,5 @@ def bench() -> None:
     """Measure drtf beside what else you might use, all in one run."""
 
 
-for command in (convert, read, memory, augment, train, score):
+for command in (convert, read, memory, augment, train, score, heatmaps):
     bench.add_command(command)

@@ -30,7 +30,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.files import check_absent
     from drtf.inference.evaluation import evaluate
     from drtf.inference.gradcam import gradcam
-    from drtf.inference.judgement import list_rows
+    from drtf.inference.judgement import METRIC_COLUMNS, list_rows
     from drtf.inference.report import REPORT_FILE
     from drtf.inference.scoring import score
     from drtf.training.training import train
@@ -52,7 +52,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     show_table(
         f"Test split: {evaluation.num_photographs:,} drawn photographs of "
         f"{evaluation.num_patients:,} patients",
-        ("metric", "value", "95 % interval"),
+        METRIC_COLUMNS,
         list_rows(evaluation),
     )
     click.echo(f"Scores of {scores.num_scored:,} photographs: {out / 'scores.csv'}")

@@ -55,6 +55,14 @@ class Part(click.ParamType):
     default=0,
     help="Join the files that --shard 1/N to N/N wrote, and check that no row lacks.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "kaggle"]),
+    default="table",
+    show_default=True,
+    help="All columns; or a submission, image,level: the grade, or else the decision.",
+)
 @overwrite_option
 @config_options
 def score(
@@ -63,6 +71,7 @@ def score(
     out: Path,
     part: tuple[int, int],
     merge: int,
+    form: str,
     overwrite: bool,
     config_source: str,
     overrides: tuple[str, ...],
@@ -86,6 +95,7 @@ def score(
         overwrite=overwrite,
         part=part,
         merge=merge,
+        kaggle=form == "kaggle",
     )
     click.echo(
         f"{report.table}: {report.num_scored:,} scored, {report.num_positive:,} at or "

@@ -39,8 +39,7 @@ def choose_layer(network: keras.Model, name: str) -> keras.Layer:
     Raises:
         DrtfError: if there is no such layer, or it is no convolution or its ReLU.
     """
-    kinds = (keras.layers.Conv2D, keras.layers.ReLU)
-    grids = [layer for layer in network.layers if isinstance(layer, kinds)]
+    grids = _find_grids(network)
     if name != "auto":
         for layer in grids:
             if layer.name == name:
@@ -49,7 +48,23 @@ def choose_layer(network: keras.Model, name: str) -> keras.Layer:
             f"no layer {name!r} to map in {network.name}; the last ones are "
             f"{', '.join(layer.name for layer in grids[-5:])}"
         )
-    return [x for x in grids if min(x.output.shape[1:3]) >= MIN_CELLS_A_SIDE][-1]
+    return find_layers(network, least_cells=MIN_CELLS_A_SIDE)[-1]
+
+
+def find_layers(network: keras.Model, *, least_cells: int) -> list[keras.Layer]:
+    """Find the last layer of each size of grid, the finest first.
+
+    Args:
+        network: from `build_network`.
+        least_cells: a side that a grid must have.
+    """
+    last = {min(layer.output.shape[1:3]): layer for layer in _find_grids(network)}
+    return [last[cells] for cells in sorted(last, reverse=True) if cells >= least_cells]
+
+
+def _find_grids(network: keras.Model) -> list[keras.Layer]:
+    kinds = (keras.layers.Conv2D, keras.layers.ReLU)
+    return [layer for layer in network.layers if isinstance(layer, kinds)]
 
 
 def compute_maps(

@@ -21,6 +21,7 @@ COLUMNS = (
     "spread",
     "probability",
     "decision",
+    "grade",
     "error",
     "model",
     "settings",
@@ -28,6 +29,8 @@ COLUMNS = (
 # What makes a spreadsheet take a cell for a formula: owasp.org, "CSV Injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 STAMP_LENGTH = 12
+
+Stamp = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,11 @@ class Counts:
     size_bytes: int = 0
 
 
-def find_stamp(run: Run) -> tuple[str, str]:
-    """Return what each row says of its making.
+def find_stamp(run: Run) -> Stamp:
+    """Return what each row says of its making, by column.
 
-    Returns:
-        The model's hash, and that of all else that shapes a row: preprocessing, views,
-        threshold and calibration.
+    These are the model's hash, and that of all else that shapes a row: preprocessing,
+    views, threshold and calibration.
     """
     settings = {
         "images": run.config.images.model_dump(mode="json"),
@@ -62,7 +64,10 @@ def find_stamp(run: Run) -> tuple[str, str]:
     }
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return run.info.model_sha256[:STAMP_LENGTH], digest[:STAMP_LENGTH]
+    return {
+        "model": run.info.model_sha256[:STAMP_LENGTH],
+        "settings": digest[:STAMP_LENGTH],
+    }
 
 
 def encode_row(cells: Sequence[str]) -> bytes:
@@ -72,9 +77,7 @@ def encode_row(cells: Sequence[str]) -> bytes:
     return file.getvalue().encode("utf-8", errors="backslashreplace")
 
 
-def count_rows(
-    lines: Iterable[bytes], paths: Iterator[str], stamp: tuple[str, str]
-) -> Counts:
+def count_rows(lines: Iterable[bytes], paths: Iterator[str], stamp: Stamp) -> Counts:
     """Count the lines from the first one that are those of a scoring.
 
     Args:
@@ -99,7 +102,7 @@ def count_rows(
         expected = next(csv.reader([encode_row([next(paths, "")]).decode()]))[0]
         if not line.endswith(b"\n") or row["path"] != expected:
             break
-        if (row["model"], row["settings"]) != stamp:
+        if row | stamp != row:
             break
         counts = Counts(
             counts.num_rows + 1,
@@ -122,7 +125,7 @@ def slice_part(paths: Sequence[str], number: int, num_parts: int) -> Sequence[st
 
 
 def merge_parts(
-    out: Path, paths: Sequence[str], num_parts: int, stamp: tuple[str, str], aside: Path
+    out: Path, paths: Sequence[str], num_parts: int, stamp: Stamp, aside: Path
 ) -> Counts:
     """Join the parts of a table, after a look at each of their rows.
 
@@ -170,7 +173,8 @@ def merge_parts(
 def write_parquet(table: Path, out: Path) -> None:
     """Turn a table into a Parquet file, a part of it at a time."""
     numbers = {"score": float64(), "spread": float64(), "probability": float64()}
-    types = dict.fromkeys(COLUMNS, string()) | numbers | {"decision": int8()}
+    types = dict.fromkeys(COLUMNS, string()) | numbers
+    types |= {"decision": int8(), "grade": int8()}
     options = arrow_csv.ConvertOptions(column_types=types)
     with (
         arrow_csv.open_csv(table, convert_options=options) as reader,
@@ -178,6 +182,23 @@ def write_parquet(table: Path, out: Path) -> None:
     ):
         for batch in reader:
             writer.write_batch(batch)
+
+
+def write_kaggle(table: Path, out: Path) -> None:
+    """Turn a table into a submission as Kaggle took them in 2015, `image,level`.
+
+    The level is the grade, of a run that tells grades apart, and else the decision. A
+    photograph without a score gets the commonest level, 0: a submission has a row for
+    each.
+    """
+    with (
+        table.open(newline="", encoding="utf-8") as lines,
+        out.open("w", newline="", encoding="utf-8") as file,
+    ):
+        submission = csv.writer(file, lineterminator="\n")
+        submission.writerow(("image", "level"))
+        for row in csv.DictReader(lines):
+            submission.writerow((row["id"], row["grade"] or row["decision"] or "0"))
 
 
 def _escape(cell: str) -> str:

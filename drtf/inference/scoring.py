@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import Config
+from drtf.config import NUM_CLASSES, Config
 from drtf.data.convert import report_death
 from drtf.data.photographs import (
     Handle,
@@ -31,12 +31,14 @@ from drtf.images.preprocess import (
 from drtf.inference.score_table import (
     COLUMNS,
     Counts,
+    Stamp,
     count_rows,
     encode_row,
     find_stamp,
     merge_parts,
     name_part,
     slice_part,
+    write_kaggle,
     write_parquet,
 )
 from drtf.models.network import find_scores
@@ -64,11 +66,13 @@ class Prepared(NamedTuple):
 class Scored(NamedTuple):
     """What the network makes of a photograph.
 
-    `score` is the mean over the views, `spread` the highest less the lowest of them.
+    `score` is the mean over the views, `spread` the highest less the lowest of them;
+    `grade` is the likeliest, None of a network that tells only two classes apart.
     """
 
     score: float
     spread: float
+    grade: int | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def score(
     overwrite: bool = False,
     part: tuple[int, int] = (1, 1),
     merge: int = 0,
+    kaggle: bool = False,
 ) -> ScoreReport:
     """Score each photograph of a folder, and write a row for each, in sorted order.
 
@@ -118,6 +123,7 @@ def score(
         part: number, from 1, and count of the processes that share the photographs;
             each of several writes a file of its own, see `name_part`.
         merge: join the files of so many processes, and score nothing.
+        kaggle: write `image,level` alone, as a submission.
 
     Raises:
         RunError: if the run can't be used.
@@ -138,9 +144,9 @@ def score(
             photographs.folder, list(slice_part(photographs.paths, *part))
         )
         counts = _write_rows(run, mine, aside, stamp, config)
-    if target.suffix == ".parquet":
-        table = aside.with_suffix(".parquet.partial")
-        write_parquet(aside, table)
+    if write := _find_form(target, out, kaggle):
+        table = aside.with_suffix(".form")
+        write(aside, table)
         table.replace(target)
         aside.unlink()
     else:
@@ -155,11 +161,22 @@ def score(
     )
 
 
+def _find_form(
+    target: Path, out: Path, kaggle: bool
+) -> Callable[[Path, Path], None] | None:
+    """Return what turns the table into its last form; a part stays as it is."""
+    if target != out:
+        return None
+    if kaggle:
+        return write_kaggle
+    return write_parquet if out.suffix == ".parquet" else None
+
+
 def _write_rows(
     run: Run,
     photographs: Photographs,
     aside: Path,
-    stamp: tuple[str, str],
+    stamp: Stamp,
     config: Config,
 ) -> Counts:
     """Write the rows that are not there yet."""
@@ -175,32 +192,34 @@ def _write_rows(
         total = len(photographs.paths)
         with progress("Scoring photographs", total, done=counts.num_rows) as advance:
             for prepared, scored in score_photographs(run, left, config=config):
-                row = _describe(run, prepared, scored)
-                write_unbuffered(file, encode_row([*row, *stamp]))
+                row = _describe(run, prepared, scored) | stamp
+                line = encode_row([row.get(column, "") for column in COLUMNS])
+                write_unbuffered(file, line)
                 num_failed += scored is None
-                num_positive += row[5] == "1"
+                num_positive += row.get("decision") == "1"
                 advance(f"{num_failed} with an error")
     return Counts(total, num_failed, num_positive)
 
 
-def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> list[str]:
-    """Return a row's cells, from the id to the error."""
-    name = strip_suffix(Path(prepared.path).name)
+def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, str]:
+    """Return a row's cells by column, all but those of the stamp."""
+    cells = {
+        "id": strip_suffix(Path(prepared.path).name),
+        "path": prepared.path,
+        "error": prepared.error,
+    }
     if scored is None:
-        return [name, prepared.path, "", "", "", "", prepared.error]
-    probability = ""
+        return cells
+    cells["score"] = f"{scored.score:.6f}"
+    cells["decision"] = str(int(scored.score >= _find_threshold(run)))
+    if run.tta != "none":
+        cells["spread"] = f"{scored.spread:.6f}"
     if run.calibration:
-        value = run.calibration.apply(np.array([scored.score]))[0]
-        probability = f"{value:.6f}"
-    return [
-        name,
-        prepared.path,
-        f"{scored.score:.6f}",
-        "" if run.tta == "none" else f"{scored.spread:.6f}",
-        probability,
-        str(int(scored.score >= _find_threshold(run))),
-        "",
-    ]
+        probability = run.calibration.apply(np.array([scored.score]))[0]
+        cells["probability"] = f"{probability:.6f}"
+    if scored.grade is not None:
+        cells["grade"] = str(scored.grade)
+    return cells
 
 
 def _find_threshold(run: Run) -> float:
@@ -249,11 +268,16 @@ def score_photographs(
 def _find_scored(
     batch: Sequence[Prepared], probabilities: tf.Tensor
 ) -> Iterator[tuple[Prepared, Scored | None]]:
-    views = find_scores(probabilities.numpy())  # [B, V]
-    scores = find_scores(probabilities.numpy().mean(axis=1)).tolist()
-    spreads = np.ptp(views, axis=1).tolist()
-    for item, value, spread in zip(batch, scores, spreads, strict=False):
-        yield item, None if item.image is None else Scored(value, spread)
+    views = probabilities.numpy()  # [B, V, C]
+    means = views.mean(axis=1)
+    scores, spreads = find_scores(means), np.ptp(find_scores(views), axis=1)
+    for number, item in enumerate(batch):
+        if item.image is None:
+            yield item, None
+            continue
+        tells_grades = means.shape[1] == NUM_CLASSES["grades"]
+        grade = int(means[number].argmax()) if tells_grades else None
+        yield item, Scored(float(scores[number]), float(spreads[number]), grade)
 
 
 def prepare_photographs(
