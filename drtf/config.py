@@ -42,6 +42,7 @@ Monitor = Literal[
 MapMethod = Literal["gradcam", "gradcam++", "layercam", "scorecam", "saliency"]
 CalibrationMethod = Literal["none", "temperature", "isotonic"]
 OnCorrupt = Literal["error", "skip"]
+OnUngradable = Literal["flag", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
 NUM_CLASSES: Mapping[Task, int] = {"binary": 2, "referable": 2, "grades": 5}
 
@@ -270,8 +271,13 @@ class EvaluateConfig(Section):
 
 
 class ScoreConfig(Section):
-    """How a folder of photographs is scored."""
+    """How a folder of photographs is scored.
 
+    `on_ungradable` says what becomes of one that can hardly be graded, because it is
+    dark, blurred or no fundus at all: it is flagged, or gets no score either.
+    """
+
+    on_ungradable: OnUngradable = "flag"
     batch_size: Positive = 64
     num_workers: Annotated[int, Field(ge=0)] = 0
 

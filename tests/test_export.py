@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
+from drtf.data.sources import Source
 from drtf.errors import DrtfError
 from drtf.inference.export import export
 from drtf.models.network import find_scores
@@ -71,15 +73,14 @@ def test_int8_is_smaller(run_folder, shards, tmp_path):
     assert sizes[1] < sizes[0] / 2
 
 
-def test_a_set_of_other_pixels_is_refused(run_folder, shards, tmp_path):
-    config = run_folder / "config.toml"
-    other = tmp_path / "run"
-    other.mkdir()
-    for path in run_folder.iterdir():
-        if path.is_file():
-            (other / path.name).write_bytes(path.read_bytes())
-    text = config.read_text().replace("clahe_tiles = 8", "clahe_tiles = 4")
-    (other / "config.toml").write_text(text)
-    with pytest.raises(DrtfError, match=r"images\.clahe_tiles=8"):
-        export(other, shards, out=tmp_path / "model", target="savedmodel")
+def test_a_set_of_other_pixels_is_refused(run_folder, photographs, config, tmp_path):
+    images = config.images.model_copy(update={"clahe_tiles": 4})
+    other = tmp_path / "other"
+    build_shards(
+        [Source(photographs / "images", photographs / "labels.csv")],
+        out=other,
+        config=config.model_copy(update={"images": images}),
+    )
+    with pytest.raises(DrtfError, match=r"images\.clahe_tiles=4"):
+        export(run_folder, other, out=tmp_path / "model", target="savedmodel")
     assert not (tmp_path / "model").exists()

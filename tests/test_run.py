@@ -2,10 +2,12 @@ import hashlib
 import json
 import shutil
 
+import keras
 import pytest
 
 from drtf.errors import RunError
 from drtf.models.run import (
+    CONFIG_FILE,
     INFO_FILE,
     MODEL_FILE,
     THRESHOLD_FILE,
@@ -36,8 +38,8 @@ def test_a_threshold_is_kept_and_read_again(copy):
     ("name", "message"),
     [
         (INFO_FILE, r"not a finished run: it has no run\.json"),
-        (MODEL_FILE, r"has no model\.keras"),
-        ("config.toml", r"not a whole run: can't read the config file"),
+        (MODEL_FILE, r"not a whole run: it has no model\.keras"),
+        (CONFIG_FILE, r"not a whole run: it has no config\.toml"),
     ],
 )
 def test_a_missing_part_is_named(copy, name, message):
@@ -51,21 +53,39 @@ def test_no_folder_at_all_is_named(tmp_path):
         load_run(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("name", [MODEL_FILE, CONFIG_FILE])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_a_changed_model_is_refused(copy, share):
-    data = bytearray((copy / MODEL_FILE).read_bytes())
+def test_a_changed_part_is_refused(copy, name, share):
+    data = bytearray((copy / name).read_bytes())
     data[int(share * len(data))] ^= 1
-    (copy / MODEL_FILE).write_bytes(data)
-    with pytest.raises(RunError, match=r"is not the model that run\.json names"):
+    (copy / name).write_bytes(data)
+    with pytest.raises(RunError, match=rf"{name} was changed: it is not the one that"):
         load_run(copy)
 
 
+def seal(folder, model):
+    """Put another model into a run as if it had been trained there."""
+    (folder / MODEL_FILE).write_bytes(model)
+    info = json.loads((folder / INFO_FILE).read_text())
+    info["model_sha256"] = hashlib.sha256(model).hexdigest()
+    (folder / INFO_FILE).write_text(json.dumps(info))
+
+
 def test_a_file_that_is_no_model_is_refused_in_one_line(copy):
-    (copy / MODEL_FILE).write_bytes(b"not a model")
-    info = json.loads((copy / INFO_FILE).read_text())
-    info["model_sha256"] = hashlib.sha256(b"not a model").hexdigest()
-    (copy / INFO_FILE).write_text(json.dumps(info))
+    seal(copy, b"not a model")
     with pytest.raises(RunError, match=r"can't load .*model\.keras") as caught:
+        load_run(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_brings_code_is_refused(copy, tmp_path):
+    image = keras.Input((32, 32, 3))
+    flat = keras.layers.Flatten()(image)
+    code = keras.layers.Lambda(lambda x: x * 2)(flat)
+    path = tmp_path / "code.keras"
+    keras.Model(image, keras.layers.Dense(1)(code)).save(path)
+    seal(copy, path.read_bytes())
+    with pytest.raises(RunError, match=r"can't load .*model\.keras.*Lambda") as caught:
         load_run(copy)
     assert "\n" not in str(caught.value)
 

@@ -15,6 +15,7 @@ from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
+from drtf.images.synthetic import draw_photograph
 from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Threshold, load_run, save_threshold
@@ -258,6 +259,62 @@ def test_a_parquet_table_holds_what_the_csv_does(
     assert found["score"].tolist() == expected["score"].tolist()
     assert found["decision"].tolist() == expected["decision"].tolist()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_hardly_gradable_photographs_are_flagged_or_rejected(
+    run_folder, config, tmp_path
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    good = draw_photograph(1, patient_seed=0, eye="left", seed=0).image[::2, ::2]
+    page = np.full((200, 200, 3), 240, np.uint8)
+    page[20:180:8] = 10
+    (images / "a_good.png").write_bytes(encode(good))
+    (images / "b_dark.png").write_bytes(encode((good * 0.15).astype(np.uint8)))
+    (images / "c_text.png").write_bytes(encode(page))
+    out = tmp_path / "scores.csv"
+    report = score(run_folder, images, out=out, config=config)
+    assert (report.num_scored, report.num_flagged) == (3, 2)
+    rows = read(out)
+    assert [row["flags"] for row in rows] == ["", "too_dark", "not_a_fundus"]
+    strict = config.score.model_copy(update={"on_ungradable": "reject"})
+    config = config.model_copy(update={"score": strict})
+    report = score(run_folder, images, out=out, config=config, overwrite=True)
+    assert (report.num_scored, report.num_failed, report.num_flagged) == (1, 2, 2)
+    rejected = read(out)
+    assert rejected[0]["score"] == rows[0]["score"]
+    assert [row["score"] for row in rejected[1:]] == ["", ""]
+    assert rejected[1]["error"] == "ungradable: too_dark"
+
+
+def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        path = images / f"{number}_left.png"
+        path.write_bytes(encode(draw_fundus(seed=number)))
+    (images / "3_left.png").write_bytes(b"")
+    score(run_folder, images, out=tmp_path / "scores.csv", config=config)
+    out = tmp_path / "submission.csv"
+    score(run_folder, images, out=out, config=config, kaggle=True)
+    decisions = [row["decision"] or "0" for row in read(tmp_path / "scores.csv")]
+    assert read(out) == [
+        {"image": f"{number}_left", "level": decision}
+        for number, decision in enumerate(decisions)
+    ]
+
+
+def test_a_run_of_grades_tells_the_grade(shards, photographs, config, tmp_path):
+    settings = config.train.model_copy(update={"task": "grades", "epochs": 1})
+    config = config.model_copy(update={"train": settings})
+    train(shards, out=tmp_path / "run", config=config)
+    images, out = photographs / "images", tmp_path / "scores.csv"
+    score(tmp_path / "run", images, out=out, config=config)
+    grades = [row["grade"] for row in read(out)]
+    assert set(grades) <= set("01234")
+    out = tmp_path / "submission.csv"
+    score(tmp_path / "run", images, out=out, config=config, kaggle=True)
+    assert [row["level"] for row in read(out)] == grades
 
 
 def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_path):

@@ -6,6 +6,7 @@ from .bench_augment import augment
 from .bench_convert import convert
 from .bench_heatmaps import heatmaps
 from .bench_memory import memory
+from .bench_quality import quality
 from .bench_read import read
 from .bench_score import score
 from .bench_train import train
@@ -16,5 +17,5 @@ def bench() -> None:
     """Measure drtf beside what else you might use, all in one run."""
 
 
-for command in (convert, read, memory, augment, train, score, heatmaps):
+for command in (convert, read, memory, augment, train, score, heatmaps, quality):
     bench.add_command(command)

@@ -63,6 +63,12 @@ class Part(click.ParamType):
     show_default=True,
     help="All columns; or a submission, image,level: the grade, or else the decision.",
 )
+@click.option(
+    "--on-ungradable",
+    type=click.Choice(["flag", "reject"]),
+    help="What becomes of photographs that are dark, blurred or no fundus: flag them, "
+    "or give them no score either; without it the config's score.on_ungradable.",
+)
 @overwrite_option
 @config_options
 def score(
@@ -72,6 +78,7 @@ def score(
     part: tuple[int, int],
     merge: int,
     form: str,
+    on_ungradable: str | None,
     overwrite: bool,
     config_source: str,
     overrides: tuple[str, ...],
@@ -87,6 +94,8 @@ def score(
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import find_config
 
+    if on_ungradable:
+        overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
     report = run_scoring(
         run,
         images,
@@ -100,7 +109,7 @@ def score(
     click.echo(
         f"{report.table}: {report.num_scored:,} scored, {report.num_positive:,} at or "
         f"above the threshold of {report.threshold:.4f}, {report.num_failed:,} with an "
-        "error"
+        f"error, {report.num_flagged:,} flagged as hardly gradable"
     )
     if not report.threshold_chosen:
         click.echo("Note: no evaluation has chosen a threshold yet; 0.5 was taken.")

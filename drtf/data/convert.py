@@ -46,7 +46,7 @@ def convert_photograph(
     return Converted(
         encode_image(result.image, build.encoding, jpeg_quality=build.jpeg_quality),
         hashlib.sha256(data).hexdigest(),
-        result.field_found,
+        result.field is not None,
         result.quality,
     )
 

@@ -11,7 +11,7 @@ from drtf.config import ImagesConfig
 from drtf.errors import PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.quality import Quality, measure_quality, refuse_blank
-from drtf.images.retina import cut, find_field, find_frame, survey
+from drtf.images.retina import Survey, cut, find_field, find_frame, survey
 
 # A scaled decode keeps this many px for each px of the target, and CLAHE gets tiles of
 # this many px, enlarged where need be: with fewer its histograms are too coarse, and
@@ -31,13 +31,15 @@ class Preprocessed:
 
     Attributes:
         image: uint8 RGB [size, size, 3].
-        field_found: whether the retina's bright field was found; where it was not, the
-            whole photograph is taken for it.
+        survey: of the photograph before equalization.
+        field: uint8 [h, w], 1 in the retina's bright field of the survey; None where
+            none was found: then the whole photograph is taken for it.
         quality: of the photograph before equalization.
     """
 
     image: np.ndarray
-    field_found: bool
+    survey: Survey
+    field: np.ndarray | None
     quality: Quality
 
 
@@ -88,7 +90,7 @@ def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
         image = _resize(image, config)
     if config.mask:
         image = _paint_outside(image, mask, config)
-    return Preprocessed(image, field is not None, quality)
+    return Preprocessed(image, found, field, quality)
 
 
 def _equalize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:

@@ -11,6 +11,7 @@ from drtf.errors import RunError
 from drtf.files import hash_file
 from drtf.models.network import LOGITS, SCORE
 from drtf.models.run import (
+    CONFIG_FILE,
     MODEL_FILE,
     Run,
     RunInfo,
@@ -53,6 +54,7 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
     info = infos[0].model_copy(
         update={
             "model_sha256": hash_file(out / MODEL_FILE),
+            "config_sha256": hash_file(out / CONFIG_FILE),
             "members": tuple(info.model_sha256 for info in infos),
             "num_trained": sum(info.num_trained for info in infos),
             "num_frozen": sum(info.num_frozen for info in infos),

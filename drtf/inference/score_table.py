@@ -1,16 +1,20 @@
 """The table of scores: a line a photograph, in order, so that a scoring can go on."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Self
 
 from pyarrow import csv as arrow_csv
 from pyarrow import float64, int8, parquet, string
 
+from drtf.config import ScoreConfig
 from drtf.errors import DrtfError
 from drtf.models.run import Run
 
@@ -22,6 +26,7 @@ COLUMNS = (
     "probability",
     "decision",
     "grade",
+    "flags",
     "error",
     "model",
     "settings",
@@ -40,27 +45,41 @@ class Counts:
     Attributes:
         num_rows: all of them.
         num_failed: with an error in place of a score.
+        num_flagged: of photographs that can hardly be graded.
         num_positive: decided as positive.
         size_bytes: of the lines.
     """
 
     num_rows: int = 0
     num_failed: int = 0
+    num_flagged: int = 0
     num_positive: int = 0
     size_bytes: int = 0
 
+    def add(self, row: Mapping[str, str], size_bytes: int) -> Self:
+        """Count one more row, which may lack empty cells."""
+        return dataclasses.replace(
+            self,
+            num_rows=self.num_rows + 1,
+            num_failed=self.num_failed + bool(row.get("error")),
+            num_flagged=self.num_flagged + bool(row.get("flags")),
+            num_positive=self.num_positive + (row.get("decision") == "1"),
+            size_bytes=self.size_bytes + size_bytes,
+        )
 
-def find_stamp(run: Run) -> Stamp:
+
+def find_stamp(run: Run, config: ScoreConfig) -> Stamp:
     """Return what each row says of its making, by column.
 
     These are the model's hash, and that of all else that shapes a row: preprocessing,
-    views, threshold and calibration.
+    views, threshold, calibration, and what becomes of ungradable photographs.
     """
     settings = {
         "images": run.config.images.model_dump(mode="json"),
         "encoding": [run.info.encoding, run.info.jpeg_quality],
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),
         "calibration": run.calibration and run.calibration.model_dump(mode="json"),
+        "on_ungradable": config.on_ungradable,
     }
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -104,12 +123,7 @@ def count_rows(lines: Iterable[bytes], paths: Iterator[str], stamp: Stamp) -> Co
             break
         if row | stamp != row:
             break
-        counts = Counts(
-            counts.num_rows + 1,
-            counts.num_failed + bool(row["error"]),
-            counts.num_positive + (row["decision"] == "1"),
-            counts.size_bytes + len(line),
-        )
+        counts = counts.add(row, len(line))
     return counts
 
 
@@ -162,11 +176,7 @@ def merge_parts(
                 if number == 1:
                     file.write(header)
                 file.writelines(lines)
-            total = Counts(
-                total.num_rows + found.num_rows,
-                total.num_failed + found.num_failed,
-                total.num_positive + found.num_positive,
-            )
+            total = Counts(*map(operator.add, astuple(total), astuple(found)))
     return total
 
 

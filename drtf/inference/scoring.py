@@ -22,6 +22,7 @@ from drtf.data.photographs import (
 )
 from drtf.errors import PhotographError
 from drtf.files import check_absent, find_aside, write_unbuffered
+from drtf.images.gradability import Flag, find_flags
 from drtf.images.preprocess import (
     decode_image,
     encode_image,
@@ -54,13 +55,15 @@ class Prepared(NamedTuple):
     """A photograph as the network takes it, or why there is none.
 
     `image` is uint8 RGB [size, size, 3], or None where `error` is not empty; `picture`
-    is the same at another size, to be shown, if it was asked for.
+    is the same at another size, to be shown, if it was asked for; `flags` say why the
+    photograph can hardly be graded.
     """
 
-    path: str
-    image: np.ndarray | None
-    picture: np.ndarray | None
-    error: str
+    path: str = ""
+    image: np.ndarray | None = None
+    picture: np.ndarray | None = None
+    flags: tuple[Flag, ...] = ()
+    error: str = ""
 
 
 class Scored(NamedTuple):
@@ -83,6 +86,7 @@ class ScoreReport:
         table: the file written.
         num_scored: photographs with a score.
         num_failed: photographs with an error instead.
+        num_flagged: photographs that can hardly be graded.
         num_positive: scores at or above the threshold.
         threshold: the score from which a photograph is positive.
         threshold_chosen: False where no evaluation had chosen one.
@@ -91,6 +95,7 @@ class ScoreReport:
     table: Path
     num_scored: int
     num_failed: int
+    num_flagged: int
     num_positive: int
     threshold: float
     threshold_chosen: bool
@@ -135,7 +140,7 @@ def score(
     out.parent.mkdir(parents=True, exist_ok=True)
     run = load_run(run_folder)
     photographs = find_photographs(images)
-    stamp = find_stamp(run)
+    stamp = find_stamp(run, config.score)
     aside = find_aside(target)
     if merge:
         counts = merge_parts(out, photographs.paths, merge, stamp, aside)
@@ -155,6 +160,7 @@ def score(
         table=target,
         num_scored=counts.num_rows - counts.num_failed,
         num_failed=counts.num_failed,
+        num_flagged=counts.num_flagged,
         num_positive=counts.num_positive,
         threshold=_find_threshold(run),
         threshold_chosen=run.threshold is not None,
@@ -188,17 +194,18 @@ def _write_rows(
         if not counts.size_bytes:
             write_unbuffered(file, encode_row(COLUMNS))
         left = Photographs(photographs.folder, photographs.paths[counts.num_rows :])
-        num_failed, num_positive = counts.num_failed, counts.num_positive
         total = len(photographs.paths)
         with progress("Scoring photographs", total, done=counts.num_rows) as advance:
             for prepared, scored in score_photographs(run, left, config=config):
+                if prepared.flags and config.score.on_ungradable == "reject":
+                    why = f"ungradable: {', '.join(prepared.flags)}"
+                    prepared, scored = prepared._replace(error=why), None
                 row = _describe(run, prepared, scored) | stamp
                 line = encode_row([row.get(column, "") for column in COLUMNS])
                 write_unbuffered(file, line)
-                num_failed += scored is None
-                num_positive += row.get("decision") == "1"
-                advance(f"{num_failed} with an error")
-    return Counts(total, num_failed, num_positive)
+                counts = counts.add(row, len(line))
+                advance(f"{counts.num_failed} without a score")
+    return counts
 
 
 def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, str]:
@@ -206,6 +213,7 @@ def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, 
     cells = {
         "id": strip_suffix(Path(prepared.path).name),
         "path": prepared.path,
+        "flags": ";".join(prepared.flags),
         "error": prepared.error,
     }
     if scored is None:
@@ -293,24 +301,28 @@ def prepare_photographs(
         find_handles(places),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
-        on_death=lambda handle: (None, None, str(report_death(handle))),
+        on_death=lambda handle: Prepared(error=str(report_death(handle))),
     )
-    for path, (image, picture, error) in zip(photographs.paths, found, strict=True):
-        yield Prepared(path, image, picture, error)
+    for path, item in zip(photographs.paths, found, strict=True):
+        yield item._replace(path=path)
 
 
 def _prepare(
     handle: Handle, *, config: Config, info: RunInfo, picture_size: int
-) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+) -> Prepared:
     picture = None
     try:
         data = load_photograph(handle)
-        image = preprocess_photograph(data, config.images).image
+        found = preprocess_photograph(data, config.images)
         if picture_size:
             shown = config.images.model_copy(update={"size": picture_size})
             picture = preprocess_photograph(data, shown).image
     except PhotographError as error:
-        return None, None, str(error)
-    stored = encode_image(image, info.encoding, jpeg_quality=info.jpeg_quality)
+        return Prepared(error=str(error))
+    stored = encode_image(found.image, info.encoding, jpeg_quality=info.jpeg_quality)
     pixels = np.frombuffer(stored, np.uint8)
-    return decode_image(pixels, info.encoding, size=info.image_size), picture, ""
+    return Prepared(
+        image=decode_image(pixels, info.encoding, size=info.image_size),
+        picture=picture,
+        flags=find_flags(found.survey, found.field),
+    )

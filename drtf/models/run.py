@@ -45,6 +45,7 @@ class RunInfo(BaseModel):
         jpeg_quality: of these, for `jpeg`.
         image_size: in px.
         model_sha256: of model.keras.
+        config_sha256: of config.toml.
         best_epoch: from 1; the one whose weights are in model.keras.
         num_epochs: that were run.
         num_trained: trained parameters.
@@ -69,6 +70,7 @@ class RunInfo(BaseModel):
     jpeg_quality: int
     image_size: int
     model_sha256: str
+    config_sha256: str
     best_epoch: int
     num_epochs: int
     num_trained: int
@@ -247,15 +249,23 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise RunError(f"no run folder {folder}: drtf train makes one")
     info = load_info(folder)
+    for name, expected in (
+        (CONFIG_FILE, info.config_sha256),
+        (MODEL_FILE, info.model_sha256),
+    ):
+        path = folder / name
+        if not path.is_file():
+            raise RunError(f"{folder} is not a whole run: it has no {name}")
+        if hash_file(path) != expected:
+            raise RunError(
+                f"{path} was changed: it is not the one that {INFO_FILE} names. Other "
+                "settings are given with --set or --config"
+            )
+    model_path = folder / MODEL_FILE
     try:
         config = load_config(str(folder / CONFIG_FILE))
     except ConfigError as error:
         raise RunError(f"{folder} is not a whole run: {error}") from error
-    model_path = folder / MODEL_FILE
-    if not model_path.is_file():
-        raise RunError(f"{folder} has no {MODEL_FILE}: train it again")
-    if hash_file(model_path) != info.model_sha256:
-        raise RunError(f"{model_path} is not the model that {INFO_FILE} names: changed")
     try:
         network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     except Exception as error:

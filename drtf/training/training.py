@@ -26,6 +26,7 @@ from drtf.files import check_absent, hash_file, lock_alone
 from drtf.models.device import choose_precision, choose_strategy, dtype_policy
 from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
+    CONFIG_FILE,
     HISTORY_FIGURE,
     IDENTITY_FILE,
     INFO_FILE,
@@ -135,6 +136,7 @@ def _train(
         jpeg_quality=manifest.settings["build"]["jpeg_quality"],
         image_size=config.images.size,
         model_sha256=hash_file(out / MODEL_FILE),
+        config_sha256=hash_file(out / CONFIG_FILE),
         best_epoch=training.keeper.best_epoch,
         num_epochs=len(course.history),
         num_trained=num_trained,

@@ -1,0 +1,130 @@
+"""How well flags tell ungradable photographs: as they are, degraded, and as judged."""
+
+import csv
+import functools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from drtf.data.photographs import (
+    Handle,
+    find_handles,
+    find_photographs,
+    load_photograph,
+    strip_suffix,
+)
+from drtf.errors import LabelError, PhotographError
+from drtf.images.decode import decode_photograph
+from drtf.images.gradability import Flag, find_flags
+from drtf.images.preprocess import limit_threads
+from drtf.images.retina import SURVEY_SIDE, find_field, survey
+from drtf.progress import progress
+from drtf.workers import count_workers, map_in_order
+
+AS_IT_IS = "as it is"
+# By sigma in px of a photograph of 256 px, and by factor.
+BLURS = (2, 3, 4, 6)
+EXPOSURES = (0.5, 0.3, 0.2)
+OVERSAMPLING = 2
+
+Flags = tuple[Flag, ...]
+
+
+@dataclass(frozen=True)
+class FlaggedShares:
+    """How many photographs got which flags.
+
+    Attributes:
+        name: of what was done to the photographs, or how they were judged.
+        num_photographs: of this kind.
+        num_flagged: with any flag.
+        num_by_flag: with each flag.
+    """
+
+    name: str
+    num_photographs: int
+    num_flagged: int
+    num_by_flag: Mapping[Flag, int]
+
+
+def bench_quality(
+    images: Path | str, *, judged: Path | None, num_workers: int = 0
+) -> list[FlaggedShares]:
+    """Flag photographs as they are, degraded, and by how a clinician judged them.
+
+    Args:
+        images: a folder of photographs, or a CSV of paths.
+        judged: a CSV with columns `image` and `gradable`, 0 or 1; None for none.
+        num_workers: processes; 0 is one a CPU.
+
+    Raises:
+        LabelError: if there are no photographs, or the CSV can't be read.
+    """
+    verdicts = _load_verdicts(judged) if judged else {}
+    photographs = find_photographs(images)
+    places = ((photographs.folder, path) for path in photographs.paths)
+    flagged = map_in_order(
+        _flag,
+        find_handles(places),
+        num_workers=count_workers(num_workers),
+        initializer=limit_threads,
+    )
+    by_kind: dict[str, list[Flags]] = {}
+    with progress("Flagging photographs", len(photographs.paths)) as advance:
+        for path, found in zip(photographs.paths, flagged, strict=True):
+            for kind, flags in found.items():
+                by_kind.setdefault(kind, []).append(flags)
+            verdict = verdicts.get(strip_suffix(Path(path).name))
+            if found and verdict is not None:
+                kind = "judged gradable" if verdict else "judged ungradable"
+                by_kind.setdefault(kind, []).append(found[AS_IT_IS])
+            advance()
+    return [_count(kind, rows) for kind, rows in by_kind.items()]
+
+
+def _count(kind: str, rows: list[Flags]) -> FlaggedShares:
+    counts = Counter(flag for flags in rows for flag in flags)
+    return FlaggedShares(kind, len(rows), sum(map(bool, rows)), counts)
+
+
+def _flag(handle: Handle) -> dict[str, Flags]:
+    """Flag a photograph as it is and in each degraded form; nothing if unreadable."""
+    try:
+        data = load_photograph(handle)
+        image, _ = decode_photograph(data, min_side=OVERSAMPLING * SURVEY_SIDE)
+    except PhotographError:
+        return {}
+    pixels = max(image.shape[:2]) / SURVEY_SIDE
+    forms = {AS_IT_IS: lambda: image}
+    for sigma in BLURS:
+        forms[f"blurred, sigma {sigma} px of {SURVEY_SIDE}"] = functools.partial(
+            cv2.GaussianBlur, image, (0, 0), sigma * pixels
+        )
+    for factor in EXPOSURES:
+        forms[f"darkened to {factor:.0%}"] = functools.partial(_darken, image, factor)
+    found = {}
+    for kind, make in forms.items():
+        surveyed = survey(make())
+        found[kind] = find_flags(surveyed, find_field(surveyed.brightness))
+    return found
+
+
+def _darken(image: np.ndarray, factor: float) -> np.ndarray:
+    return cv2.convertScaleAbs(image, alpha=factor)
+
+
+def _load_verdicts(path: Path) -> dict[str, bool]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {
+                row["image"]: bool(int(row["gradable"])) for row in csv.DictReader(file)
+            }
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise LabelError(
+            f"{path} must be a CSV with the columns image and gradable, 0 or 1: "
+            f"{error!r}"
+        ) from error

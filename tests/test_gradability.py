@@ -1,0 +1,79 @@
+import cv2
+import numpy as np
+import pytest
+
+from drtf.images.gradability import find_flags, measure_looks
+from drtf.images.retina import find_field, survey
+from drtf.images.synthetic import draw_photograph
+
+
+def judge(image):
+    found = survey(image)
+    return find_flags(found, find_field(found.brightness))
+
+
+@pytest.fixture(scope="module", params=range(4))
+def fundus(request):
+    image = draw_photograph(1, patient_seed=request.param, eye="left", seed=0).image
+    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def test_a_good_photograph_has_no_flag(fundus):
+    assert judge(fundus) == ()
+
+
+def test_one_that_fills_its_frame_is_a_fundus_too(fundus):
+    height, width = fundus.shape[:2]
+    side = int(min(height, width) * 0.5)
+    top, left = (height - side) // 2, (width - side) // 2
+    inside = fundus[top : top + side, left : left + side]
+    assert "not_a_fundus" not in judge(inside)
+
+
+def test_a_dark_one_is_told_and_not_taken_for_blurred(fundus):
+    assert judge((fundus * 0.15).astype(np.uint8)) == ("too_dark",)
+
+
+def test_a_blurred_one_is_told(fundus):
+    sigma = max(fundus.shape) / 256 * 5
+    assert judge(cv2.GaussianBlur(fundus, (0, 0), sigma)) == ("blurred",)
+
+
+def test_clarity_hardly_depends_on_exposure(fundus):
+    found = survey(fundus)
+    field = find_field(found.brightness)
+    darker = (found.image * 0.5).astype(np.uint8)
+    clarity = [measure_looks(image, field).clarity for image in (found.image, darker)]
+    assert clarity[1] == pytest.approx(clarity[0], rel=0.15)
+
+
+def test_an_even_black_one_has_no_retina():
+    assert judge(np.zeros((300, 300, 3), np.uint8)) == ("no_retina",)
+
+
+def draw_text():
+    page = np.full((600, 400, 3), 245, np.uint8)
+    for line in range(20):
+        place = (20, 30 + 28 * line)
+        cv2.putText(page, "a page of text", place, 0, 0.8, (20, 20, 20), 2)
+    return page
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        draw_text(),
+        np.random.default_rng(0).integers(60, 256, (200, 200, 3), np.uint8),
+        np.tile(np.linspace(0, 255, 400, dtype=np.uint8)[:, None, None], (1, 400, 3)),
+        np.full((300, 300, 3), (70, 130, 200), np.uint8),
+    ],
+    ids=["text", "noise", "gradient", "blue"],
+)
+def test_other_pictures_are_no_fundus(image):
+    assert judge(image) == ("not_a_fundus",)
+
+
+def test_a_fundus_in_grey_or_with_channels_swapped_is_refused(fundus):
+    assert judge(fundus[..., ::-1]) == ("not_a_fundus",)
+    grey = cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY)
+    assert judge(np.dstack([grey] * 3)) == ("not_a_fundus",)
