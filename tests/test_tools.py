@@ -24,12 +24,13 @@ README = Path(__file__).parents[1] / "README.md"
 SMALL = ("images.size=32", "build.num_workers=1", "score.num_workers=1")
 QUICK = (
     *SMALL,
+    "model.name=eyenet",
     "model.weights=none",
-    "model.alpha=0.35",
     "train.epochs=1",
     "train.batch_size=16",
     "evaluate.num_resamples=100",
 )
+SCORING = ("score.batch_size=16", "score.num_workers=1")
 SHORT = ("--repeats", "1", "--seconds", "0.1")
 
 
@@ -93,8 +94,7 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
         if words[0] in ("build-shards", "train", "evaluate", "score", "gradcam"):
             extra = sets(*QUICK)
         elif words[0] == "sweep":
-            quick = (x for x in QUICK if not x.startswith("model.alpha"))
-            extra = ["--seeds", "1", *sets(*quick, "model.name=eyenet")]
+            extra = ["--seeds", "1", *sets(*QUICK)]
         elif words[0] == "bench":
             extra = {
                 "convert": ["--repeats", "1", "--limit", "1", *sets("images.size=32")],
@@ -102,6 +102,8 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
                 "memory": ["--epochs", "2", "--batch-size", "7"],
                 "augment": ["--repeats", "1", "--size", "16", "--batch-size", "8"],
                 "train": [*SHORT, *sets("model.name=eyenet", "train.batch_size=8")],
+                "score": ["--repeats", "1", "--photographs", "64", *sets(*SCORING)],
+                "quality": [],
             }[words[1]]
         elif words[0] == "demo":
             extra = ["--patients", "40"]
@@ -113,6 +115,7 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
         assert len(list(csv.DictReader(file))) == 48
     for name in ("images", "heatmaps", "overlays"):
         assert cv2.imread(f"heatmaps/{name}.png") is not None
+    assert Path("mine.tflite").read_bytes()[4:8] == b"TFL3"
     assert "roc_auc" in json.loads(Path("demo/evaluation/metrics.json").read_text())
 
 
