@@ -32,18 +32,23 @@ def test_maps_are_judged_beside_chance_and_random_weights(run_folder):
 
 def test_a_map_that_is_the_lesions_wins_and_one_beside_them_loses():
     rng = np.random.default_rng(0)
-    near = np.zeros((5, 32, 32), bool)
-    near[:, 10:14, 10:14] = True
+    lesions, near = np.zeros((2, 5, 32, 32), bool)
+    lesions[:, 10:14, 10:14] = near[:, 9:15, 9:15] = True
     fields = np.ones_like(near)
     fields[:, :2] = False
     noise = rng.random(near.shape)
-    right = heatmaps._judge(near * (1 + noise), noise, near, fields)
-    wrong = heatmaps._judge((fields & ~near) * (1 + noise), noise, near, fields)
-    chance = 16 / (30 * 32)
-    assert right == pytest.approx((1, chance, 1, chance, 0, right[-1]))
-    assert wrong == pytest.approx((0, chance, 0, chance, 0, wrong[-1]))
-    outside = heatmaps._judge(1.0 * ~fields, noise, near, fields)
-    assert outside[0] == 0
+
+    def judge(maps):
+        return heatmaps._judge(maps, noise, lesions, near, fields)[:-1]
+
+    chances = 36 / (30 * 32), 16 / (30 * 32)
+    right = judge(lesions * (1 + noise))
+    assert right == pytest.approx((1, chances[0], 1, chances[1], 0))
+    beside = judge((near & ~lesions) * (1 + noise))
+    assert beside == pytest.approx((1, chances[0], 0, chances[1], 0))
+    wrong = judge((fields & ~near) * (1 + noise))
+    assert wrong == pytest.approx((0, chances[0], 0, chances[1], 0))
+    assert judge(1.0 * ~fields)[0] == 0
 
 
 def test_the_drawn_lesions_lie_where_the_network_sees_them(config):

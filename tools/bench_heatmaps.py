@@ -47,7 +47,7 @@ def heatmaps(run: Path, num_photographs: int, seed: int, json: Path | None) -> N
             "cells",
             "hottest at a lesion",
             "by chance",
-            "heat at lesions",
+            "heat on lesions",
             "by chance",
             "blank",
             "like random",

@@ -21,8 +21,8 @@ from drtf.models.run import load_run
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
 
-# How far from a lesion the hottest point may lie: 15 px of 256.
-TOLERANCE = 15 / 256
+# How far from a lesion the hottest point may lie: 15 px of photographs of some 500.
+TOLERANCE = 15 / 512
 LEAST_CELLS_A_SIDE = 3
 
 
@@ -48,7 +48,7 @@ class MapResult:
         pointing: share of photographs whose hottest point lies at a lesion (the
             pointing game: Zhang et al., 2016, https://arxiv.org/abs/1608.00507).
         pointing_chance: the same of a random point of the field.
-        heat_share: of the heat in the field, what lies at lesions.
+        heat_share: of the heat in the field, what lies on lesions themselves.
         heat_chance: the same where all of the field is equally hot.
         blank: share of maps that are zero everywhere.
         likeness: correlation with the maps of a network of random weights, which ought
@@ -111,23 +111,32 @@ def bench_heatmaps(
             )
             cells = layer.output.shape[1] if layer else images.shape[1]
             found.append(
-                MapResult(method, name, cells, *_judge(maps, others, near, fields))
+                MapResult(
+                    method,
+                    name,
+                    cells,
+                    *_judge(maps, others, lesions & fields, near, fields),
+                )
             )
             advance(f"{method} {name}")
     return found
 
 
 def _judge(
-    maps: np.ndarray, others: np.ndarray, near: np.ndarray, fields: np.ndarray
+    maps: np.ndarray,
+    others: np.ndarray,
+    lesions: np.ndarray,
+    near: np.ndarray,
+    fields: np.ndarray,
 ) -> tuple[float, ...]:
-    """Judge maps, float32 [N, S, S], by what lies at lesions, bool [N, S, S]."""
+    """Judge maps, float32 [N, S, S], by the lesions, bool [N, S, S]."""
     inside = np.where(fields, maps, 0)
-    lit = inside.any(axis=(1, 2))
+    heat = inside.sum(axis=(1, 2))
+    lit = heat > 0
+    sizes = fields.sum(axis=(1, 2))
     hottest = inside.reshape(len(maps), -1).argmax(axis=1)
     hits = near.reshape(len(maps), -1)[np.arange(len(maps)), hottest] & lit
-    chances = near.sum(axis=(1, 2)) / fields.sum(axis=(1, 2))
-    heat = inside[lit].sum(axis=(1, 2))
-    at_lesions = np.where(near, inside, 0)[lit].sum(axis=(1, 2))
+    on_lesions = np.where(lesions, inside, 0).sum(axis=(1, 2))
     alike = [
         np.corrcoef(a[field], b[field])[0, 1]
         for a, b, field in zip(maps, others, fields, strict=True)
@@ -135,9 +144,9 @@ def _judge(
     ]
     return (
         float(hits.mean()),
-        float(chances.mean()),
-        float((at_lesions / heat).mean()) if lit.any() else float("nan"),
-        float(chances[lit].mean()) if lit.any() else float("nan"),
+        float((near.sum(axis=(1, 2)) / sizes).mean()),
+        float((on_lesions[lit] / heat[lit]).mean()) if lit.any() else float("nan"),
+        float((lesions.sum(axis=(1, 2)) / sizes).mean()),
         float(1 - maps.any(axis=(1, 2)).mean()),
         float(np.mean(alike)) if alike else float("nan"),
     )

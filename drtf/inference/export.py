@@ -1,6 +1,8 @@
 """Export: a run's network for other runtimes, tried before it is handed over."""
 
 import json
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -148,6 +150,7 @@ def _load_saved_model(folder: Path) -> Score:
 def _load_tflite(path: Path) -> Score:
     with _quiet():
         interpreter = tf.lite.Interpreter(str(path))
+        interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
     target = interpreter.get_output_details()[0]["index"]
 
@@ -208,11 +211,17 @@ def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[st
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what TensorFlow says of TFLite's own future off the screen."""
+    """Keep what TFLite says of itself off the screen: its C++ knows no log level."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
+    sys.stderr.flush()
+    screen = os.dup(2)
     try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 2)
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
+        os.dup2(screen, 2)
+        os.close(screen)
         absl.logging.set_verbosity(verbosity)
