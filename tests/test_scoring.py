@@ -15,6 +15,7 @@ from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
+from drtf.files import lock_alone
 from drtf.images.synthetic import draw_photograph
 from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
@@ -203,6 +204,17 @@ def test_a_killed_scoring_goes_on_without_losing_or_doubling_a_row(
         "scores.csv",
         "whole.csv",
     ]
+
+
+def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp_path):
+    out = tmp_path / "scores.csv"
+    images = photographs / "images"
+    with (
+        lock_alone(tmp_path / ".scores.csv.partial"),
+        pytest.raises(DrtfError, match="another process writes there"),
+    ):
+        score(run_folder, images, out=out, config=config)
+    assert score(run_folder, images, out=out, config=config).num_scored == 48
 
 
 def test_what_another_model_scored_is_not_gone_on_with(

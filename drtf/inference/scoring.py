@@ -21,7 +21,7 @@ from drtf.data.photographs import (
     strip_suffix,
 )
 from drtf.errors import PhotographError
-from drtf.files import check_absent, find_aside, write_unbuffered
+from drtf.files import check_absent, find_aside, lock_alone, write_unbuffered
 from drtf.images.gradability import Flag, find_flags
 from drtf.images.preprocess import (
     decode_image,
@@ -133,7 +133,8 @@ def score(
     Raises:
         RunError: if the run can't be used.
         LabelError: if the folder has no photographs.
-        DrtfError: if `out` exists, or a part is missing or another's.
+        DrtfError: if `out` exists, another process writes it, or a part is missing or
+            another's.
     """
     target = out if part == (1, 1) else name_part(out, *part)
     check_absent(target, overwrite=overwrite)
@@ -142,20 +143,20 @@ def score(
     photographs = find_photographs(images)
     stamp = find_stamp(run, config.score)
     aside = find_aside(target)
-    if merge:
-        counts = merge_parts(out, photographs.paths, merge, stamp, aside)
-    else:
-        mine = Photographs(
-            photographs.folder, list(slice_part(photographs.paths, *part))
-        )
-        counts = _write_rows(run, mine, aside, stamp, config)
-    if write := _find_form(target, out, kaggle):
-        table = aside.with_suffix(".form")
-        write(aside, table)
-        table.replace(target)
-        aside.unlink()
-    else:
-        aside.replace(target)
+    with lock_alone(aside):
+        if merge:
+            counts = merge_parts(out, photographs.paths, merge, stamp, aside)
+        else:
+            paths = list(slice_part(photographs.paths, *part))
+            mine = Photographs(photographs.folder, paths)
+            counts = _write_rows(run, mine, aside, stamp, config)
+        if write := _find_form(target, out, kaggle):
+            table = aside.with_suffix(".form")
+            write(aside, table)
+            table.replace(target)
+            aside.unlink()
+        else:
+            aside.replace(target)
     return ScoreReport(
         table=target,
         num_scored=counts.num_rows - counts.num_failed,
@@ -186,7 +187,6 @@ def _write_rows(
     config: Config,
 ) -> Counts:
     """Write the rows that are not there yet."""
-    aside.touch()
     with aside.open("rb") as lines:
         counts = count_rows(lines, iter(photographs.paths), stamp)
     with aside.open("ab", buffering=0) as file:
