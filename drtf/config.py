@@ -291,7 +291,7 @@ class GradcamConfig(Section):
 
     method: MapMethod = "gradcam"
     layer: str = "auto"
-    num_per_class: Positive = 3
+    num_per_class: Annotated[int, Field(ge=1, le=20)] = 3
     num_averaged: Annotated[int, Field(ge=0)] = 64
     overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.4
     colormap: str = "viridis"

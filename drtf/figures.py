@@ -1,6 +1,5 @@
 """Figures by matplotlib, written as PNG without a screen."""
 
-import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -208,8 +207,9 @@ def plot_grid(
             cells[number].imshow(picture)
             heading = f"{title}\n" if number == 0 else "\n"
             # A name may hold anything, and "$" would begin a formula.
+            lines = [_shorten(line) for line in caption.splitlines()]
             cells[number].set_title(
-                heading + textwrap.shorten(caption, CAPTION_LENGTH, placeholder="…"),
+                heading + "\n".join(lines),
                 fontsize=9,
                 loc="left",
                 parse_math=False,
@@ -220,6 +220,12 @@ def plot_grid(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(path, dpi=DPI)
+
+
+def _shorten(line: str) -> str:
+    """Keep a caption's line to a picture's width: of a path, its end."""
+    line = line.encode(errors="replace").decode()
+    return line if len(line) <= CAPTION_LENGTH else f"…{line[1 - CAPTION_LENGTH :]}"
 
 
 def plot_histograms(path: Path, values: Mapping[str, np.ndarray]) -> None:

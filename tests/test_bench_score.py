@@ -20,8 +20,8 @@ def test_scoring_is_measured_beside_its_halves(run_folder, photographs, config):
         assert min(rates) > 0
 
 
-def test_less_than_two_batches_are_refused(run_folder, photographs, config):
-    with pytest.raises(DrtfError, match="less than two batches of 64"):
+def test_less_than_four_batches_are_refused(run_folder, photographs, config):
+    with pytest.raises(DrtfError, match="less than four batches of 64"):
         bench_score(
             run_folder,
             photographs / "images",

@@ -76,6 +76,11 @@ def test_what_does_not_fit_together_is_refused(
         combine([run_folder], out=tmp_path / "out", mean="scores")
     with pytest.raises(RunError, match="exists already"):
         combine([run_folder, other_run], out=tmp_path, mean="scores")
+    combine([run_folder, other_run], out=tmp_path / "both", mean="scores")
+    with pytest.raises(RunError, match="both is an ensemble itself"):
+        combine([run_folder, tmp_path / "both"], out=tmp_path / "out", mean="scores")
+    with pytest.raises(RunError, match="are the same model"):
+        combine([run_folder, run_folder], out=tmp_path / "out", mean="scores")
     referable = load_config("", ["train.task=referable"])
     settings = referable.train.model_copy(update={"epochs": 1, "batch_size": 8})
     third = tmp_path / "third"

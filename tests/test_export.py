@@ -8,7 +8,7 @@ import tensorflow as tf
 from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
 from drtf.data.sources import Source
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, RecordError
 from drtf.inference.export import export
 from drtf.models.network import find_scores
 from drtf.models.run import load_run
@@ -84,3 +84,13 @@ def test_a_set_of_other_pixels_is_refused(run_folder, photographs, config, tmp_p
     with pytest.raises(DrtfError, match=r"images\.clahe_tiles=4"):
         export(run_folder, other, out=tmp_path / "model", target="savedmodel")
     assert not (tmp_path / "model").exists()
+
+
+def test_what_fails_leaves_nothing_behind(run_folder, shards, tmp_path):
+    out = tmp_path / "model"
+    with pytest.raises(RecordError, match="no photographs in split 'dev'"):
+        export(run_folder, shards, out=out, target="tflite", split="dev")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".model.partial").write_bytes(b"of a call that was killed")
+    export(run_folder, shards, out=out, target="savedmodel")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.json"]

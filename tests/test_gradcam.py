@@ -1,8 +1,12 @@
+import os
 import shutil
+from unittest import mock
 
 import cv2
 import pytest
+from matplotlib.axes import Axes
 
+from drawing import draw_fundus, encode
 from drtf.errors import DrtfError
 from drtf.inference.gradcam import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER, gradcam
 
@@ -47,11 +51,27 @@ def test_overlays_stay_in_their_folder(run_folder, photographs, config, tmp_path
     path = next((photographs / "images").iterdir())
     shutil.copy(path, tmp_path / path.name)
     listed = tmp_path / "lists" / "list.csv"
-    listed.write_text(f"path\n../{path.name}\n{path}\n")
+    shutil.copy(path, listed.parent / path.name)
+    listed.write_text(f"path\n../{path.name}\n{path.name}\n{path}\n")
     out = tmp_path / "out"
     report = gradcam(run_folder, out=out, config=config, images=listed)
-    assert report.num_overlays == 2
-    assert len([p for p in (out / OVERLAYS_FOLDER).rglob("*.*") if p.is_file()]) == 2
+    assert report.num_overlays == 3
+    assert len([p for p in (out / OVERLAYS_FOLDER).rglob("*.*") if p.is_file()]) == 3
+
+
+def test_any_name_is_painted_and_its_end_is_kept(run_folder, config, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    name = os.fsdecode(b"a_long_name_without_any_blank_" * 2 + b"\xff.png")
+    (images / name).write_bytes(encode(draw_fundus(seed=1)))
+    with mock.patch.object(Axes, "set_title") as titled:
+        gradcam(run_folder, out=tmp_path / "out", config=config, images=images)
+    title = titled.call_args_list[0].args[0]
+    heading, shown, score = title.splitlines()
+    assert heading == "scored lowest"
+    assert shown.startswith("…")
+    assert shown.endswith("any_blank_?.png")
+    assert score.startswith("score 0.")
 
 
 def test_the_mean_maps_can_be_left_out(run_folder, shards, config, tmp_path):

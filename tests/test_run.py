@@ -6,13 +6,16 @@ import keras
 import pytest
 
 from drtf.errors import RunError
+from drtf.models.calibration import Calibration
 from drtf.models.run import (
+    CALIBRATION_FILE,
     CONFIG_FILE,
     INFO_FILE,
     MODEL_FILE,
     THRESHOLD_FILE,
     Threshold,
     load_run,
+    save_calibration,
     save_threshold,
 )
 
@@ -103,4 +106,25 @@ def test_a_newer_run_is_refused_by_its_version(copy):
     info = json.loads((copy / INFO_FILE).read_text()) | {"format_version": 9}
     (copy / INFO_FILE).write_text(json.dumps(info))
     with pytest.raises(RunError, match="run format version 9, this drtf reads 1"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (THRESHOLD_FILE, {"value": 7.5}),
+        (CALIBRATION_FILE, {"temperature": 0}),
+        (CALIBRATION_FILE, {"method": "isotonic"}),
+        (CALIBRATION_FILE, {"tta": "dihedral8"}),
+    ],
+)
+def test_a_threshold_or_calibration_that_can_not_be_is_refused(copy, name, change):
+    common = {"split": "val", "tta": "flips5", "num_photographs": 6}
+    save_threshold(copy, Threshold(value=0.25, rule="youden", **common))
+    calibration = Calibration(method="temperature", prior_shift=0.0, **common)
+    save_calibration(copy, calibration)
+    assert load_run(copy).calibration == calibration
+    contents = json.loads((copy / name).read_text())
+    (copy / name).write_text(json.dumps(contents | change))
+    with pytest.raises(RunError, match=name.replace(".", r"\.")):
         load_run(copy)

@@ -309,6 +309,10 @@ def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
     score(run_folder, images, out=tmp_path / "scores.csv", config=config)
     out = tmp_path / "submission.csv"
     score(run_folder, images, out=out, config=config, kaggle=True)
+    with pytest.raises(DrtfError, match=r"a submission is a \.csv"):
+        score(
+            run_folder, images, out=tmp_path / "s.parquet", config=config, kaggle=True
+        )
     decisions = [row["decision"] or "0" for row in read(tmp_path / "scores.csv")]
     assert read(out) == [
         {"image": f"{number}_left", "level": decision}

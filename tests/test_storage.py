@@ -1,6 +1,7 @@
 """Commands on s3://, against a local server; each in a process of its own."""
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -215,7 +216,9 @@ def test_training_and_scoring_read_the_store(server, remote_set, tmp_path):
     done = run(server, "score", out, "--images", f"{BUCKET}/few/", "--out", scores)
     assert done.returncode == 3, done.stderr
     rows = scores.read_text().splitlines()
-    assert rows[1].startswith('broken,broken.jpg,,,,,"not_an_image')
+    broken = next(csv.DictReader(rows))
+    assert (broken["path"], broken["score"]) == ("broken.jpg", "")
+    assert broken["error"].startswith("not_an_image")
     assert rows[2].startswith("odd name + ü,odd name + ü.png,0.")
     assert rows[3].startswith("deep,site.A/deep.png,0.")
 

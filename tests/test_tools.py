@@ -102,7 +102,7 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
                 "memory": ["--epochs", "2", "--batch-size", "7"],
                 "augment": ["--repeats", "1", "--size", "16", "--batch-size", "8"],
                 "train": [*SHORT, *sets("model.name=eyenet", "train.batch_size=8")],
-                "score": ["--repeats", "1", "--photographs", "64", *sets(*SCORING)],
+                "score": ["--repeats", "1", "--photographs", "80", *sets(*SCORING)],
                 "quality": [],
             }[words[1]]
         elif words[0] == "demo":

@@ -80,6 +80,12 @@ def evaluate(
         f"Threshold {threshold.value:.4f} ({threshold.rule} on {threshold.split}); "
         f"{describe_views(evaluation)}."
     )
+    old = evaluation.replaced
+    if old and old != threshold:
+        click.echo(
+            f"Note: drtf score now decides by this threshold and these views; before, "
+            f"{run} had {old.value:.4f} ({old.rule}, views {old.tta})."
+        )
     for note in evaluation.notes:
         click.echo(f"Note: {note}")
     click.echo(f"Report: {out / REPORT_FILE}")

@@ -56,8 +56,9 @@ def gradcam(
         images=images,
         overwrite=overwrite,
     )
-    height, width = report.grid
-    click.echo(f"Layer {report.layer}, {height} x {width} cells")
+    if report.layer:
+        height, width = report.grid
+        click.echo(f"Layer {report.layer}, {height} x {width} cells")
     for path in report.figures:
         click.echo(str(path))
     if report.num_overlays:

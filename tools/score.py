@@ -50,9 +50,8 @@ class Part(click.ParamType):
 )
 @click.option(
     "--merge",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=2),
     metavar="N",
-    default=0,
     help="Join the files that --shard 1/N to N/N wrote, and check that no row lacks.",
 )
 @click.option(
@@ -61,7 +60,8 @@ class Part(click.ParamType):
     type=click.Choice(["table", "kaggle"]),
     default="table",
     show_default=True,
-    help="All columns; or a submission, image,level: the grade, or else the decision.",
+    help="All columns; or a submission, image,level: the grade, or else the decision, "
+    "and 0 for what has no score.",
 )
 @click.option(
     "--on-ungradable",
@@ -76,7 +76,7 @@ def score(
     images: Path | str,
     out: Path,
     part: tuple[int, int],
-    merge: int,
+    merge: int | None,
     form: str,
     on_ungradable: str | None,
     overwrite: bool,
@@ -90,6 +90,8 @@ def score(
     could not be scored says why, and the exit code is then 3. A scoring that was
     stopped, by whatever, goes on where it was when the same command is given again.
     """
+    if merge and part != (1, 1):
+        raise click.UsageError("give --shard or --merge, not both")
     from drtf.config import load_config
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import find_config
@@ -103,7 +105,7 @@ def score(
         config=load_config(config_source or find_config(run), overrides),
         overwrite=overwrite,
         part=part,
-        merge=merge,
+        merge=merge or 0,
         kaggle=form == "kaggle",
     )
     click.echo(

@@ -52,17 +52,17 @@ def bench_score(
         images: a folder of photographs, or a CSV of paths; taken again from the first
             one on if they are fewer than wanted.
         config: its `score` section is used.
-        num_photographs: to be handled in each measurement, two batches or more.
+        num_photographs: to be handled in each measurement, four batches or more.
         num_repeats: repetitions.
 
     Raises:
-        DrtfError: if two batches need more photographs.
+        DrtfError: if four batches need more photographs.
     """
     batch_size = config.score.batch_size
-    if num_photographs < 2 * batch_size:
+    if num_photographs < 4 * batch_size:
         raise DrtfError(
-            f"{num_photographs} photographs are less than two batches of {batch_size}: "
-            "measure more of them, or set score.batch_size"
+            f"{num_photographs} photographs are less than four batches of "
+            f"{batch_size}: measure more of them, or set score.batch_size"
         )
     run = load_run(run_folder)
     found = find_photographs(images)

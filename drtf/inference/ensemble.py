@@ -44,8 +44,13 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
     if len(run_folders) < 2:
         raise RunError("an ensemble needs two runs or more")
     runs = [load_run(folder) for folder in run_folders]
-    for run in runs[1:]:
+    for run in runs:
+        if run.info.members:
+            raise RunError(f"{run.folder} is an ensemble itself: name its members")
         _check_alike(runs[0], run)
+    hashes = [run.info.model_sha256 for run in runs]
+    if len(set(hashes)) < len(hashes):
+        raise RunError("two of the runs are the same model: name each but once")
     network = build_ensemble([run.network for run in runs], mean=mean)
     out.mkdir(parents=True)
     save_config(out, runs[0].config)
@@ -55,7 +60,7 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
         update={
             "model_sha256": hash_file(out / MODEL_FILE),
             "config_sha256": hash_file(out / CONFIG_FILE),
-            "members": tuple(info.model_sha256 for info in infos),
+            "members": tuple(hashes),
             "num_trained": sum(info.num_trained for info in infos),
             "num_frozen": sum(info.num_frozen for info in infos),
             "seconds": sum(info.seconds for info in infos),

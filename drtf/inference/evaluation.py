@@ -34,6 +34,7 @@ from drtf.inference.report import write_report
 from drtf.models.calibration import fit_calibration
 from drtf.models.network import find_scores
 from drtf.models.prediction import (
+    NUM_VIEWS,
     Predict,
     build_predictor,
     measure_views_cost,
@@ -122,8 +123,10 @@ def _judge(
     """Judge a run on a split, and return the predictions too."""
     validation_split = run.config.train.validation_split
     predict = build_predictor(run.network, settings.tta)
+    # All views of a batch are in memory at once.
+    batch_size = max(settings.batch_size // NUM_VIEWS[settings.tta], 1)
     scored = {
-        name: _score(run, shards, name, predict, settings.batch_size)
+        name: _score(run, shards, name, predict, batch_size)
         for name in dict.fromkeys((validation_split, split))
     }
     table, validation = scored[split], scored[validation_split]
@@ -132,7 +135,7 @@ def _judge(
     trained_share, real_share = _find_shares(shards, run.config)
     threshold = Threshold(
         value=value,
-        rule=str(settings.threshold),
+        rule=settings.threshold if isinstance(settings.threshold, str) else "given",
         num_photographs=len(validation),
         split=validation_split,
         tta=settings.tta,
@@ -175,11 +178,12 @@ def _judge(
             for rule in RULES
         ],
         views_gain=views_gain,
-        views_cost=measure_views_cost(run.network, settings.tta, settings.batch_size),
+        views_cost=measure_views_cost(run.network, settings.tta, batch_size),
         confusion_matrix=confusion_matrix(truth, decision, labels=(0, 1)).tolist(),
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
         notes=_find_notes(run, split, trained_on),
+        replaced=run.threshold if trained_on else None,
         settings=settings.model_dump(mode="json"),
     )
     return evaluation, table
@@ -312,8 +316,8 @@ def _find_notes(run: Run, split: str, trained_on: bool) -> list[str]:
         )
     if split == run.config.train.validation_split:
         notes.append(
-            f"The threshold and the best epoch were chosen on this same split, "
-            f"{split!r}: the figures flatter the model."
+            f"The best epoch, and a threshold by rule, were chosen on this same "
+            f"split, {split!r}: the figures flatter the model."
         )
     if split == "train":
         notes.append("The model was trained on this split.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -18,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
+from drtf.errors import DrtfError
 from drtf.files import check_absent, find_aside, write_atomic
 from drtf.inference.evaluation import check_preprocessing
 from drtf.models.network import FIRST_POSITIVE, scale_images
@@ -79,13 +81,15 @@ def export(
     Raises:
         DrtfError: if `out` exists, or run and set don't fit together.
     """
+    check_absent(out)
     facts = out.with_name(f"{out.name}.json")
-    check_absent(out, facts)
+    check_absent(facts)
     run = load_run(run_folder)
     serve = build_serving(run)
-    with ShardSet(shards) as shard_set:
+    aside = find_aside(out)
+    with ShardSet(shards) as shard_set, _removing(aside):
         check_preprocessing(run, shard_set)
-        aside = find_aside(out)
+        truth = _find_truth(run, shard_set, split)
         out.parent.mkdir(parents=True, exist_ok=True)
         if target == "savedmodel":
             module = tf.Module()
@@ -99,12 +103,43 @@ def export(
                 samples = read_batch(shard_set, rows[:NUM_REPRESENTATIVE])
             aside.write_bytes(convert_to_tflite(serve, samples))
             exported = _load_tflite(aside)
-        compared = _compare(run, shard_set, split, serve, exported)
-    aside.replace(out)
-    files = [out] if out.is_file() else [x for x in out.rglob("*") if x.is_file()]
-    result = Exported(out, sum(path.stat().st_size for path in files), *compared)
-    write_atomic(facts, json.dumps(_describe(run, result, target, split), indent=2))
+        rows = shard_set.find_rows(split)
+        compared = _compare(shard_set, rows, truth, serve, exported)
+        files = [aside] if aside.is_file() else aside.rglob("*")
+        size_bytes = sum(path.stat().st_size for path in files if path.is_file())
+        result = Exported(out, size_bytes, *compared)
+        described = _describe(run, result, target, split)
+        write_atomic(facts, json.dumps(described, indent=2) + "\n")
+        aside.replace(out)
     return result
+
+
+def _find_truth(run: Run, shards: ShardSet, split: str) -> np.ndarray:
+    grades = shards.grades[shards.find_rows(split)]
+    truth = grades >= POSITIVE_FROM[run.config.train.task]
+    if truth.all() or not truth.any():
+        raise DrtfError(
+            f"split {split!r} of {shards.folder} has photographs of one class only: "
+            "name another to compare on"
+        )
+    return truth
+
+
+@contextmanager
+def _removing(aside: Path) -> Iterator[None]:
+    """Remove what an earlier call, or this one if it fails, left half done."""
+
+    def remove() -> None:
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        aside.unlink(missing_ok=True)
+
+    remove()
+    try:
+        yield
+    except BaseException:
+        remove()
+        raise
 
 
 def build_serving(run: Run) -> Serve:
@@ -165,20 +200,23 @@ def _load_tflite(path: Path) -> Score:
 
 
 def _compare(
-    run: Run, shards: ShardSet, split: str, serve: Serve, exported: Score
+    shards: ShardSet,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    serve: Serve,
+    exported: Score,
 ) -> tuple[int, float, float, float, float, float]:
     """Score a split by both, one photograph at a time as where they are used."""
 
     def in_keras(images: np.ndarray) -> np.ndarray:
         return serve(tf.constant(images))["score"].numpy()
 
-    rows = shards.find_rows(split)
     size = shards.manifest.image_size
     scores = np.empty((2, len(rows)), np.float32)
     seconds = [0.0, 0.0]
     for predict in (in_keras, exported):
         predict(np.zeros((1, size, size, 3), np.uint8))  # traced, and memory allotted
-    with progress(f"Comparing on split {split}", len(rows)) as advance:
+    with progress("Comparing scores", len(rows)) as advance:
         for number, row in enumerate(rows):
             image = read_batch(shards, row[None])
             for way, predict in enumerate((in_keras, exported)):
@@ -186,7 +224,6 @@ def _compare(
                 scores[way, number] = predict(image)[0]
                 seconds[way] += time.perf_counter() - start
             advance()
-    truth = shards.grades[rows] >= POSITIVE_FROM[run.config.train.task]
     ours, theirs = (float(roc_auc_score(truth, x)) for x in scores)
     difference = float(np.abs(scores[0] - scores[1]).max())
     rates = [len(rows) / spent for spent in seconds]
@@ -196,10 +233,20 @@ def _compare(
 def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[str, Any]:
     return {
         "format": target,
-        "input": "image: uint8 RGB [B, H, W, 3], preprocessed as below, of any size",
-        "output": "score: float32 [B] in [0, 1], that the grade is positive",
+        "input": "image: uint8 RGB [B, H, W, 3], preprocessed as below; another size "
+        "than preprocessing.size is resized bilinearly",
+        "output": "score: float32 [B] in [0, 1], of one view, that the grade is "
+        "positive",
+        "decision": "positive if the mean score of the views named in threshold.tta is "
+        "threshold.value or more",
+        "probability": "sigmoid((logit(mean score) + calibration.prior_shift) / "
+        "calibration.temperature); method isotonic: interpolated linearly between "
+        "calibration.scores and calibration.probabilities at sigmoid(logit(mean score) "
+        "+ prior_shift)",
+        "task": run.config.train.task,
         "positive_from_grade": POSITIVE_FROM[run.config.train.task],
         "preprocessing": run.config.images.model_dump(mode="json"),
+        "encoding": {"of": run.info.encoding, "jpeg_quality": run.info.jpeg_quality},
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),
         "calibration": run.calibration and run.calibration.model_dump(mode="json"),
         "compared_on": split,

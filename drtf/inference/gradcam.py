@@ -73,7 +73,7 @@ class GradcamReport:
     """What was painted.
 
     Attributes:
-        layer: whose activations were weighted.
+        layer: whose activations were weighted; empty for saliency, which has none.
         grid: their height and width in cells.
         figures: the PNGs written.
         num_overlays: pictures in the folder of overlays.
@@ -143,7 +143,7 @@ def gradcam(
         plot_grid(figures[-1], [("Mean map", averages)], colormap=settings.colormap)
     shown = [item for _, row in rows for item in row]
     return GradcamReport(
-        layer.name,
+        "" if settings.method == "saliency" else layer.name,
         tuple(layer.output.shape[1:3]),
         figures,
         overlays.num_written,
@@ -219,6 +219,7 @@ def _explain_folder(
     lowest: list[Explained] = []
     highest: list[Explained] = []
     overlays = Overlays(0, [], [])
+    written: set[Path] = set()
     with progress("Painting overlays", len(photographs.paths)) as advance:
         while batch := list(itertools.islice(scored, config.score.batch_size)):
             failed = [item.path for item, found in batch if found is None]
@@ -230,7 +231,11 @@ def _explain_folder(
                 overlays.failed + failed,
             )
             for item in explained:
-                _write_overlay(folder, item, config.gradcam)
+                path = _name_overlay(folder, item.name)
+                while path in written:  # lists may lead to one name by several paths
+                    path = path.with_stem(f"{path.stem}_")
+                written.add(path)
+                _write_overlay(path, item, config.gradcam)
             lowest = heapq.nsmallest(count, [*lowest, *explained], key=find_score)
             highest = heapq.nlargest(count, [*highest, *explained], key=find_score)
             advance(num_done=len(batch))
@@ -262,12 +267,16 @@ def _explain_batch(
     return list(map(Explained, names, pictures, maps, scores))
 
 
-def _write_overlay(folder: Path, item: Explained, config: GradcamConfig) -> None:
-    """Write an overlay under its photograph's own path, kept inside the folder."""
-    parts = [part for part in PurePosixPath(item.name).parts if part not in ("/", "..")]
+def _name_overlay(folder: Path, name: str) -> Path:
+    """Return where an overlay goes: its photograph's own path, inside the folder."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
     path = folder.joinpath(*parts)
-    if path.suffix.lower() not in OVERLAY_SUFFIXES:
-        path = path.with_name(f"{path.name}.png")
+    if path.suffix.lower() in OVERLAY_SUFFIXES:
+        return path
+    return path.with_name(f"{path.name}.png")
+
+
+def _write_overlay(path: Path, item: Explained, config: GradcamConfig) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     overlay = draw_overlay(item.image, item.values, config)
     _, data = cv2.imencode(path.suffix, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))

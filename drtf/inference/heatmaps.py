@@ -205,7 +205,8 @@ def draw_overlay(
     alpha = config.overlay_alpha
     heat = paint(values, config.colormap)
     picture = cv2.addWeighted(image, 1 - alpha, heat, alpha, 0)
-    for level in CONTOURS:
+    # A map of single px has no lines.
+    for level in CONTOURS if config.method != "saliency" else ():
         lines, _ = cv2.findContours(
             (values >= level).astype(np.uint8),
             cv2.RETR_EXTERNAL,

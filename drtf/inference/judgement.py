@@ -52,6 +52,7 @@ class Evaluation:
         num_patients: to whom they belong.
         notes: what a reader must know to weigh the figures.
         settings: the `evaluate` section.
+        replaced: the threshold that the run had before, if this one took its place.
     """
 
     split: str
@@ -69,6 +70,7 @@ class Evaluation:
     num_patients: int
     notes: list[str]
     settings: dict[str, Any]
+    replaced: Threshold | None = field(compare=False)
 
 
 def list_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:

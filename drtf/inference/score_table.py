@@ -164,7 +164,8 @@ def merge_parts(
                 )
             with part.open("rb") as lines:
                 found = count_rows(lines, iter(mine), stamp)
-            if found.num_rows != len(mine) or found.size_bytes != part.stat().st_size:
+            size_bytes = part.stat().st_size
+            if (found.num_rows, found.size_bytes or -1) != (len(mine), size_bytes):
                 raise DrtfError(
                     f"{part} has not the {len(mine):,} rows that it should have for "
                     "these photographs and this run, from line "

@@ -20,7 +20,7 @@ from drtf.data.photographs import (
     load_photograph,
     strip_suffix,
 )
-from drtf.errors import PhotographError
+from drtf.errors import DrtfError, PhotographError
 from drtf.files import check_absent, find_aside, lock_alone, write_unbuffered
 from drtf.images.gradability import Flag, find_flags
 from drtf.images.preprocess import (
@@ -136,6 +136,8 @@ def score(
         DrtfError: if `out` exists, another process writes it, or a part is missing or
             another's.
     """
+    if kaggle and out.suffix.lower() != ".csv":
+        raise DrtfError(f"a submission is a .csv; got {out}")
     target = out if part == (1, 1) else name_part(out, *part)
     check_absent(target, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +178,7 @@ def _find_form(
         return None
     if kaggle:
         return write_kaggle
-    return write_parquet if out.suffix == ".parquet" else None
+    return write_parquet if out.suffix.lower() == ".parquet" else None
 
 
 def _write_rows(

@@ -1,9 +1,9 @@
 """Calibration: scores turned into probabilities that come true as often as they say."""
 
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
@@ -29,16 +29,25 @@ class Calibration(BaseModel):
         num_photographs: on how many.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: CalibrationMethod
     prior_shift: float
-    temperature: float = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
     scores: tuple[float, ...] = ()
     probabilities: tuple[float, ...] = ()
     split: str
     tta: Tta
     num_photographs: int
+
+    @model_validator(mode="after")
+    def _has_a_curve(self) -> Self:
+        rising = list(self.scores) == sorted(self.scores)
+        if len(self.scores) != len(self.probabilities) or not rising:
+            raise ValueError("a curve needs rising scores and as many probabilities")
+        if self.method == "isotonic" and not self.scores:
+            raise ValueError("method 'isotonic' needs a curve")
+        return self
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Return the probabilities, float64 [n], of scores, [n] in [0, 1]."""

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -16,6 +16,7 @@ from drtf.records.reader import ShardSet
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 NUM_TIMED = 3
+NUM_VIEWS: Mapping[Tta, int] = {"none": 1, "flips5": 5, "dihedral8": 8}
 
 
 def build_predictor(network: keras.Model, tta: Tta) -> Predict:

@@ -8,11 +8,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import keras
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drtf import __version__
 from drtf.config import Config, Tta, dump_config, load_config
@@ -98,7 +98,7 @@ class Threshold(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    value: float
+    value: Annotated[float, Field(ge=0, le=1)]
     rule: str
     split: str
     tta: Tta
@@ -277,6 +277,11 @@ def load_run(folder: Path) -> Run:
         threshold = _load_json(folder, THRESHOLD_FILE, Threshold)
     if (folder / CALIBRATION_FILE).exists():
         calibration = _load_json(folder, CALIBRATION_FILE, Calibration)
+        if threshold is None or threshold.tta != calibration.tta:
+            raise RunError(
+                f"{folder / CALIBRATION_FILE} is not of the evaluation that wrote "
+                f"{THRESHOLD_FILE}: judge the run again with drtf evaluate"
+            )
     return Run(folder, config, info, network, threshold, calibration)
 
 
