@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	2>/dev/null && echo $$p && break; done)
 VENV := .venv
 VENV_TF221 := .venv-tf221
+# A process for each core; a file's tests stay in one, with what they share.
+PARALLEL := --numprocesses auto --dist loadfile
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
 .PHONY: setup demo test test-slow test-tf221 lint types clean
@@ -30,13 +32,13 @@ demo: setup
 	$(VENV)/bin/drtf demo --out demo
 
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PARALLEL)
 
 test-slow: setup
 	$(VENV)/bin/python -m pytest -m slow
 
 test-tf221: $(VENV_TF221)/.installed
-	$(VENV_TF221)/bin/python -m pytest
+	$(VENV_TF221)/bin/python -m pytest $(PARALLEL)
 
 lint: setup
 	$(VENV)/bin/ruff check .
