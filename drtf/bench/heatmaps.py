@@ -15,7 +15,6 @@ from drtf.config import ImagesConfig, MapMethod
 from drtf.data.synthetic_set import PlannedPhotograph, plan_photographs
 from drtf.images.preprocess import limit_threads, preprocess_photograph
 from drtf.images.retina import cut, find_field, find_frame, survey
-from drtf.images.synthetic import draw_photograph
 from drtf.inference.heatmaps import compute_maps, find_layers
 from drtf.models.network import find_members
 from drtf.models.run import load_run
@@ -175,12 +174,7 @@ def _draw_examples(
 
 
 def _draw(photograph: PlannedPhotograph, *, config: ImagesConfig) -> Example:
-    drawn = draw_photograph(
-        photograph.grade,
-        patient_seed=photograph.patient_seed,
-        eye=photograph.eye,
-        seed=photograph.seed,
-    )
+    drawn = photograph.draw()
     _, data = cv2.imencode(".png", drawn.image[..., ::-1])
     image = preprocess_photograph(data.tobytes(), config).image
     lesions = drawn.lesions.astype(np.uint8)

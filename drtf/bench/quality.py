@@ -1,9 +1,8 @@
 """How well flags tell ungradable photographs: as they are, degraded, and as judged."""
 
 import csv
-import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from drtf.data.photographs import (
 from drtf.errors import LabelError, PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.gradability import Flag, find_flags
-from drtf.images.preprocess import limit_threads
+from drtf.images.preprocess import OVERSAMPLING, limit_threads
 from drtf.images.retina import SURVEY_SIDE, find_field, survey
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
@@ -29,7 +28,6 @@ AS_IT_IS = "as it is"
 # By sigma in px of a photograph of 256 px, and by factor.
 BLURS = (2, 3, 4, 6)
 EXPOSURES = (0.5, 0.3, 0.2)
-OVERSAMPLING = 2
 
 Flags = tuple[Flag, ...]
 
@@ -98,23 +96,23 @@ def _flag(handle: Handle) -> dict[str, Flags]:
         image, _ = decode_photograph(data, min_side=OVERSAMPLING * SURVEY_SIDE)
     except PhotographError:
         return {}
-    pixels = max(image.shape[:2]) / SURVEY_SIDE
-    forms = {AS_IT_IS: lambda: image}
-    for sigma in BLURS:
-        forms[f"blurred, sigma {sigma} px of {SURVEY_SIDE}"] = functools.partial(
-            cv2.GaussianBlur, image, (0, 0), sigma * pixels
-        )
-    for factor in EXPOSURES:
-        forms[f"darkened to {factor:.0%}"] = functools.partial(_darken, image, factor)
     found = {}
-    for kind, make in forms.items():
-        surveyed = survey(make())
+    for kind, form in _degrade(image):
+        surveyed = survey(form)
         found[kind] = find_flags(surveyed, find_field(surveyed.brightness))
     return found
 
 
-def _darken(image: np.ndarray, factor: float) -> np.ndarray:
-    return cv2.convertScaleAbs(image, alpha=factor)
+def _degrade(image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a photograph as it is, blurred and darkened, each with its name."""
+    yield AS_IT_IS, image
+    pixels = max(image.shape[:2]) / SURVEY_SIDE
+    for sigma in BLURS:
+        blurred = cv2.GaussianBlur(image, (0, 0), sigma * pixels)
+        yield f"blurred, sigma {sigma} px of {SURVEY_SIDE}", blurred
+    for factor in EXPOSURES:
+        darkened = cv2.convertScaleAbs(image, alpha=factor)
+        yield f"darkened to {factor:.0%}", darkened
 
 
 def _load_verdicts(path: Path) -> dict[str, bool]:

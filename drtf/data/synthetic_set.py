@@ -9,7 +9,7 @@ import numpy as np
 
 from drtf.files import check_absent, write_atomic
 from drtf.images.preprocess import limit_threads
-from drtf.images.synthetic import Eye, draw_photograph
+from drtf.images.synthetic import Eye, Photograph, draw_photograph
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
 
@@ -45,6 +45,12 @@ class PlannedPhotograph:
     def name(self) -> str:
         """The photograph's id in the label file, such as "10_left"."""
         return f"{self.patient}_{self.eye}"
+
+    def draw(self) -> Photograph:
+        """Draw it; twice gives the same twice."""
+        return draw_photograph(
+            self.grade, patient_seed=self.patient_seed, eye=self.eye, seed=self.seed
+        )
 
 
 def plan_photographs(num_patients: int, *, seed: int) -> list[PlannedPhotograph]:
@@ -124,12 +130,7 @@ def write_photographs(
 
 
 def _write_one(photograph: PlannedPhotograph, *, folder: Path) -> str:
-    image = draw_photograph(
-        photograph.grade,
-        patient_seed=photograph.patient_seed,
-        eye=photograph.eye,
-        seed=photograph.seed,
-    ).image
+    image = photograph.draw().image
     _, encoded = cv2.imencode(
         ".jpeg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )

@@ -9,7 +9,7 @@ from keras import ops
 
 from drtf.errors import RunError
 from drtf.files import hash_file
-from drtf.models.network import LOGITS, SCORE
+from drtf.models.network import LOGITS, add_score
 from drtf.models.run import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -82,26 +82,21 @@ def build_ensemble(networks: Sequence[keras.Model], *, mean: Mean) -> keras.Mode
         A model like its members, which are nested in it.
     """
     image = keras.Input(networks[0].input.shape[1:], name="image")
-    logits = ops.stack(
-        [
-            keras.Model(network.input, network.get_layer(LOGITS).output, name=name)(
-                image
-            )
-            for name, network in (
-                (f"member_{number}", network) for number, network in enumerate(networks)
-            )
-        ]
-    )  # [N, B, C]
+    found = []
+    for number, network in enumerate(networks):
+        logits = network.get_layer(LOGITS).output
+        member = keras.Model(network.input, logits, name=f"member_{number}")
+        found.append(member(image))
+    logits = ops.stack(found)  # [N, B, C]
     if mean == "logits":
-        found = ops.mean(logits, axis=0)
+        joined = ops.mean(logits, axis=0)
     elif logits.shape[-1] == 1:
-        found = _log_mean(ops.log_sigmoid(logits)) - _log_mean(ops.log_sigmoid(-logits))
+        joined = _log_mean(ops.log_sigmoid(logits))
+        joined -= _log_mean(ops.log_sigmoid(-logits))
     else:
-        found = _log_mean(ops.log_softmax(logits, axis=-1))
-    found = keras.layers.Identity(name=LOGITS, dtype="float32")(found)
-    activation = "sigmoid" if found.shape[-1] == 1 else "softmax"
-    score = keras.layers.Activation(activation, dtype="float32", name=SCORE)(found)
-    return keras.Model(image, score, name="ensemble")
+        joined = _log_mean(ops.log_softmax(logits, axis=-1))
+    joined = keras.layers.Identity(name=LOGITS, dtype="float32")(joined)
+    return keras.Model(image, add_score(joined), name="ensemble")
 
 
 def _log_mean(logs: keras.KerasTensor) -> keras.KerasTensor:

@@ -104,10 +104,18 @@ def export(
             aside.write_bytes(convert_to_tflite(serve, samples))
             exported = _load_tflite(aside)
         rows = shard_set.find_rows(split)
-        compared = _compare(shard_set, rows, truth, serve, exported)
+        scores, seconds = _score_by_both(shard_set, rows, serve, exported)
         files = [aside] if aside.is_file() else aside.rglob("*")
-        size_bytes = sum(path.stat().st_size for path in files if path.is_file())
-        result = Exported(out, size_bytes, *compared)
+        result = Exported(
+            path=out,
+            size_bytes=sum(path.stat().st_size for path in files if path.is_file()),
+            num_photographs=len(rows),
+            max_difference=float(np.abs(scores[0] - scores[1]).max()),
+            roc_auc=float(roc_auc_score(truth, scores[1])),
+            keras_roc_auc=float(roc_auc_score(truth, scores[0])),
+            images_per_second=len(rows) / seconds[1],
+            keras_images_per_second=len(rows) / seconds[0],
+        )
         described = _describe(run, result, target, split)
         write_atomic(facts, json.dumps(described, indent=2) + "\n")
         aside.replace(out)
@@ -199,21 +207,21 @@ def _load_tflite(path: Path) -> Score:
     return score
 
 
-def _compare(
-    shards: ShardSet,
-    rows: np.ndarray,
-    truth: np.ndarray,
-    serve: Serve,
-    exported: Score,
-) -> tuple[int, float, float, float, float, float]:
-    """Score a split by both, one photograph at a time as where they are used."""
+def _score_by_both(
+    shards: ShardSet, rows: np.ndarray, serve: Serve, exported: Score
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score photographs one at a time, as where exported networks are used.
+
+    Returns:
+        Scores by Keras and as exported, float32 [2, N], and the seconds of each, [2].
+    """
 
     def in_keras(images: np.ndarray) -> np.ndarray:
         return serve(tf.constant(images))["score"].numpy()
 
     size = shards.manifest.image_size
     scores = np.empty((2, len(rows)), np.float32)
-    seconds = [0.0, 0.0]
+    seconds = np.zeros(2)
     for predict in (in_keras, exported):
         predict(np.zeros((1, size, size, 3), np.uint8))  # traced, and memory allotted
     with progress("Comparing scores", len(rows)) as advance:
@@ -224,10 +232,7 @@ def _compare(
                 scores[way, number] = predict(image)[0]
                 seconds[way] += time.perf_counter() - start
             advance()
-    ours, theirs = (float(roc_auc_score(truth, x)) for x in scores)
-    difference = float(np.abs(scores[0] - scores[1]).max())
-    rates = [len(rows) / spent for spent in seconds]
-    return len(rows), difference, theirs, ours, rates[1], rates[0]
+    return scores, seconds
 
 
 def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[str, Any]:

@@ -61,11 +61,15 @@ def build_network(
         # Of two classes one unit tells all.
         num_units = NUM_CLASSES[task] if NUM_CLASSES[task] > 2 else 1
         logits = _add_mobilenetv2(x, config, weights, num_units)
-    activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
-    score = keras.layers.Activation(activation, dtype="float32", name=SCORE)(logits)
-    network = keras.Model(image, score, name=config.name)
+    network = keras.Model(image, add_score(logits), name=config.name)
     set_trainable(network, config)
     return network
+
+
+def add_score(logits: keras.KerasTensor) -> keras.KerasTensor:
+    """End a network: the sigmoid of a single logit, or the softmax of several."""
+    activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
+    return keras.layers.Activation(activation, dtype="float32", name=SCORE)(logits)
 
 
 def set_trainable(
