@@ -44,6 +44,11 @@ def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
     found = sorted(p.relative_to(overlays) for p in overlays.rglob("*.*"))
     assert [str(path) for path in found] == [first.name, f"below/{second.name}"]
     assert cv2.imread(str(overlays / first.name)).shape == (512, 512, 3)
+    (images / first.name).unlink()
+    gradcam(
+        run_folder, out=tmp_path / "out", config=config, images=images, overwrite=True
+    )
+    assert [path.name for path in overlays.rglob("*.*")] == [second.name]
 
 
 def test_overlays_stay_in_their_folder(run_folder, photographs, config, tmp_path):

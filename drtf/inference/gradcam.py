@@ -3,10 +3,10 @@
 import heapq
 import itertools
 import operator
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -60,12 +60,33 @@ class Explained:
     score: float
 
 
-class Overlays(NamedTuple):
-    """What became of a folder: overlays written, zero maps, unreadable photographs."""
+class Overlays:
+    """A folder of overlays, written one by one.
 
-    num_written: int
-    blank: list[str]
-    failed: list[str]
+    Attributes:
+        written: their paths.
+        blank: names of photographs whose map is zero everywhere.
+        failed: the photographs that could not be read.
+    """
+
+    def __init__(self, folder: Path, config: GradcamConfig) -> None:
+        self.folder = folder
+        self.config = config
+        self.written: set[Path] = set()
+        self.blank: list[str] = []
+        self.failed: list[str] = []
+
+    def write(self, item: Explained) -> None:
+        path = _name_overlay(self.folder, item.name)
+        while path in self.written:  # lists may lead to one name by several paths
+            path = path.with_stem(f"{path.stem}_")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        overlay = draw_overlay(item.image, item.values, self.config)
+        _, data = cv2.imencode(path.suffix, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+        path.write_bytes(data)
+        self.written.add(path)
+        if not item.values.any():
+            self.blank.append(item.name)
 
 
 @dataclass(frozen=True)
@@ -125,7 +146,7 @@ def gradcam(
     layer = choose_layer(find_members(run.network)[0], settings.layer)
     paint(np.zeros((1, 1)), settings.colormap)  # an unknown one is refused by now
     averages: list[Picture] = []
-    overlays = Overlays(0, [], [])
+    overlays = Overlays(out / OVERLAYS_FOLDER, settings)
     if shards is not None:
         with ShardSet(shards) as shard_set:
             check_preprocessing(run, shard_set)
@@ -133,7 +154,7 @@ def gradcam(
             if settings.num_averaged:
                 averages = _average_maps(run, shard_set, split, settings)
     elif images is not None:
-        rows, overlays = _explain_folder(run, images, out / OVERLAYS_FOLDER, config)
+        rows = _explain_folder(run, images, overlays, config)
     else:
         raise DrtfError("gradcam needs --shards or --images")
     out.mkdir(parents=True, exist_ok=True)
@@ -146,7 +167,7 @@ def gradcam(
         "" if settings.method == "saliency" else layer.name,
         tuple(layer.output.shape[1:3]),
         figures,
-        overlays.num_written,
+        len(overlays.written),
         overlays.blank or [item.name for item in shown if not item.values.any()],
         overlays.failed,
     )
@@ -208,34 +229,24 @@ def _average_maps(
 
 
 def _explain_folder(
-    run: Run, images: Path | str, folder: Path, config: Config
-) -> tuple[list[tuple[str, list[Explained]]], Overlays]:
+    run: Run, images: Path | str, overlays: Overlays, config: Config
+) -> list[tuple[str, list[Explained]]]:
     """Write an overlay of each photograph, and keep the lowest and highest scored."""
     photographs = find_photographs(images)
+    # An earlier call's, of photographs that may be gone; it may be replaced by now.
+    shutil.rmtree(overlays.folder, ignore_errors=True)
     size = max(PICTURE_SIDE, run.info.image_size)
     scored = score_photographs(run, photographs, config=config, picture_size=size)
     count = config.gradcam.num_per_class
     find_score = operator.attrgetter("score")
     lowest: list[Explained] = []
     highest: list[Explained] = []
-    overlays = Overlays(0, [], [])
-    written: set[Path] = set()
     with progress("Painting overlays", len(photographs.paths)) as advance:
         while batch := list(itertools.islice(scored, config.score.batch_size)):
-            failed = [item.path for item, found in batch if found is None]
+            overlays.failed += [item.path for item, found in batch if found is None]
             explained = _explain_batch(run, batch, config.gradcam)
-            blank = [item.name for item in explained if not item.values.any()]
-            overlays = Overlays(
-                overlays.num_written + len(explained),
-                overlays.blank + blank,
-                overlays.failed + failed,
-            )
             for item in explained:
-                path = _name_overlay(folder, item.name)
-                while path in written:  # lists may lead to one name by several paths
-                    path = path.with_stem(f"{path.stem}_")
-                written.add(path)
-                _write_overlay(path, item, config.gradcam)
+                overlays.write(item)
             lowest = heapq.nsmallest(count, [*lowest, *explained], key=find_score)
             highest = heapq.nlargest(count, [*highest, *explained], key=find_score)
             advance(num_done=len(batch))
@@ -244,7 +255,7 @@ def _explain_folder(
     low = {item.name for item in lowest}
     highest = [item for item in reversed(highest) if item.name not in low]
     rows = [("scored lowest", lowest), ("scored highest", highest)]
-    return [row for row in rows if row[1]], overlays
+    return [row for row in rows if row[1]]
 
 
 def _explain_batch(
@@ -274,13 +285,6 @@ def _name_overlay(folder: Path, name: str) -> Path:
     if path.suffix.lower() in OVERLAY_SUFFIXES:
         return path
     return path.with_name(f"{path.name}.png")
-
-
-def _write_overlay(path: Path, item: Explained, config: GradcamConfig) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    overlay = draw_overlay(item.image, item.values, config)
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
-    path.write_bytes(data)
 
 
 def _plot_figures(
