@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -371,7 +371,7 @@ def parse_config(settings: Mapping[str, Any], *, where: str) -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_describe(error.errors()[0])}") from error
+        raise ConfigError(f"{where}: {_describe(error.errors())}") from error
 
 
 def dump_config(config: Config) -> str:
@@ -444,7 +444,9 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
     table[name] = value
 
 
-def _describe(error: Any) -> str:
+def _describe(errors: Sequence[Any]) -> str:
+    """Describe the first error, by all that its key may be."""
+    error = errors[0]
     keys = [str(part) for part in error["loc"]]
     dotted = ".".join(keys[:2])
     if error["type"] == "extra_forbidden":
@@ -453,10 +455,15 @@ def _describe(error: Any) -> str:
             section = Config.model_fields[keys[0]].annotation
             known = [f"{keys[0]}.{name}" for name in section.model_fields]  # type: ignore[union-attr]
         return f"unknown key {dotted!r}{_nearest(dotted, known)}"
-    message = error["msg"].removeprefix("Value error, ")
+    messages = [
+        x["msg"].removeprefix("Value error, ")
+        for x in errors
+        if x["loc"][:2] == error["loc"][:2]
+    ]
     if not keys:
-        return message
-    return f"{dotted}: {message[0].lower()}{message[1:]}; got {error['input']!r}"
+        return messages[0]
+    wanted = ", or ".join(message[0].lower() + message[1:] for message in messages)
+    return f"{dotted}: {wanted}; got {error['input']!r}"
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -29,6 +30,30 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def find_aside(path: Path) -> Path:
     """Return where a file or a folder stands until it is whole: hidden, beside."""
     return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or a folder that comes into place once it is whole.
+
+    What a call before, killed, left there is removed, and so is what this one leaves if
+    it fails.
+    """
+    aside = find_aside(path)
+
+    def remove() -> None:
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        aside.unlink(missing_ok=True)
+
+    remove()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield aside
+        aside.replace(path)
+    except BaseException:
+        remove()
+        raise
 
 
 def write_unbuffered(file: FileIO, data: bytes) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from drtf.errors import DrtfError
-from drtf.files import check_absent, hash_file, write_atomic
+from drtf.files import check_absent, find_aside, hash_file, replacing, write_atomic
 
 
 def test_write_atomic_leaves_the_file_alone_in_its_folder(tmp_path):
@@ -32,3 +32,18 @@ def test_check_absent_names_what_is_in_the_way(tmp_path):
     check_absent(tmp_path / "here", overwrite=True)
     with pytest.raises(DrtfError, match="here exists already"):
         check_absent(tmp_path / "free", tmp_path / "here")
+
+
+def test_a_folder_comes_into_place_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "new" / "out"
+    with pytest.raises(OSError, match="full"), replacing(out) as folder:
+        folder.mkdir()
+        (folder / "half").touch()
+        raise OSError("disk full")
+    assert list(out.parent.iterdir()) == []
+    find_aside(out).mkdir()  # a call that was killed
+    with replacing(out) as folder:
+        folder.mkdir()
+        (folder / "whole").touch()
+        assert not out.exists()
+    assert [path.name for path in out.parent.rglob("*")] == ["out", "whole"]

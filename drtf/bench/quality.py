@@ -72,6 +72,7 @@ def bench_quality(
         initializer=limit_threads,
     )
     by_kind: dict[str, list[Flags]] = {}
+    num_unreadable = 0
     with progress("Flagging photographs", len(photographs.paths)) as advance:
         for path, found in zip(photographs.paths, flagged, strict=True):
             for kind, flags in found.items():
@@ -80,7 +81,8 @@ def bench_quality(
             if found and verdict is not None:
                 kind = "judged gradable" if verdict else "judged ungradable"
                 by_kind.setdefault(kind, []).append(found[AS_IT_IS])
-            advance()
+            num_unreadable += not found
+            advance(f"{num_unreadable} unreadable")
     return [_count(kind, rows) for kind, rows in by_kind.items()]
 
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from drtf.errors import RunError
-from drtf.files import hash_file
+from drtf.files import hash_file, replacing
 from drtf.models.network import LOGITS, add_score
 from drtf.models.run import (
     CONFIG_FILE,
@@ -52,22 +52,23 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
     if len(set(hashes)) < len(hashes):
         raise RunError("two of the runs are the same model: name each but once")
     network = build_ensemble([run.network for run in runs], mean=mean)
-    out.mkdir(parents=True)
-    save_config(out, runs[0].config)
-    save_model(out, network)
     infos = [run.info for run in runs]
-    info = infos[0].model_copy(
-        update={
-            "model_sha256": hash_file(out / MODEL_FILE),
-            "config_sha256": hash_file(out / CONFIG_FILE),
-            "members": tuple(hashes),
-            "num_trained": sum(info.num_trained for info in infos),
-            "num_frozen": sum(info.num_frozen for info in infos),
-            "seconds": sum(info.seconds for info in infos),
-            "peak_memory_mb": max(info.peak_memory_mb for info in infos),
-        }
-    )
-    save_info(out, info)
+    with replacing(out) as folder:
+        folder.mkdir()
+        save_config(folder, runs[0].config)
+        save_model(folder, network)
+        info = infos[0].model_copy(
+            update={
+                "model_sha256": hash_file(folder / MODEL_FILE),
+                "config_sha256": hash_file(folder / CONFIG_FILE),
+                "members": tuple(hashes),
+                "num_trained": sum(info.num_trained for info in infos),
+                "num_frozen": sum(info.num_frozen for info in infos),
+                "seconds": sum(info.seconds for info in infos),
+                "peak_memory_mb": max(info.peak_memory_mb for info in infos),
+            }
+        )
+        save_info(folder, info)
     return info
 
 

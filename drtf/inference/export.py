@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -20,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
-from drtf.files import check_absent, find_aside, write_atomic
+from drtf.files import check_absent, replacing, write_atomic
 from drtf.inference.evaluation import check_preprocessing
 from drtf.models.network import FIRST_POSITIVE, scale_images
 from drtf.models.run import Run, find_versions, load_run
@@ -86,11 +85,9 @@ def export(
     check_absent(facts)
     run = load_run(run_folder)
     serve = build_serving(run)
-    aside = find_aside(out)
-    with ShardSet(shards) as shard_set, _removing(aside):
+    with ShardSet(shards) as shard_set, replacing(out) as aside:
         check_preprocessing(run, shard_set)
         truth = _find_truth(run, shard_set, split)
-        out.parent.mkdir(parents=True, exist_ok=True)
         if target == "savedmodel":
             module = tf.Module()
             module.network, module.serve = run.network, serve
@@ -118,7 +115,6 @@ def export(
         )
         described = _describe(run, result, target, split)
         write_atomic(facts, json.dumps(described, indent=2) + "\n")
-        aside.replace(out)
     return result
 
 
@@ -131,23 +127,6 @@ def _find_truth(run: Run, shards: ShardSet, split: str) -> np.ndarray:
             "name another to compare on"
         )
     return truth
-
-
-@contextmanager
-def _removing(aside: Path) -> Iterator[None]:
-    """Remove what an earlier call, or this one if it fails, left half done."""
-
-    def remove() -> None:
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        aside.unlink(missing_ok=True)
-
-    remove()
-    try:
-        yield
-    except BaseException:
-        remove()
-        raise
 
 
 def build_serving(run: Run) -> Serve:
