@@ -1,8 +1,6 @@
 """Export: a run's network for other runtimes, tried before it is handed over."""
 
 import json
-import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
 from drtf.files import check_absent, replacing, write_atomic
 from drtf.inference.evaluation import check_preprocessing
+from drtf.models.device import silence
 from drtf.models.network import FIRST_POSITIVE, scale_images
 from drtf.models.run import Run, find_versions, load_run
 from drtf.progress import progress
@@ -245,14 +244,8 @@ def _quiet() -> Iterator[None]:
     """Keep what TFLite says of itself off the screen: its C++ knows no log level."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
-    sys.stderr.flush()
-    screen = os.dup(2)
     try:
-        with Path(os.devnull).open("w") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        with warnings.catch_warnings(action="ignore"):
+        with silence(), warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        os.dup2(screen, 2)
-        os.close(screen)
         absl.logging.set_verbosity(verbosity)

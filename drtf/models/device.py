@@ -1,6 +1,7 @@
 """What the device can do: its number formats, and whether XLA compiles for it."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -63,7 +64,8 @@ def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:
 def can_compile() -> bool:
     """Tell whether XLA works here; beside some CUDA installations it lacks files."""
     try:
-        with _silence():
+        # It greets where it is first used.
+        with silence():
             tf.function(tf.cos, jit_compile=True)(tf.zeros([1]))
     except tf.errors.OpError:
         return False
@@ -71,8 +73,9 @@ def can_compile() -> bool:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Let no C++ code write to stderr; XLA greets there when it is first used."""
+def silence() -> Iterator[None]:
+    """Let no C++ code write to stderr."""
+    sys.stderr.flush()
     stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
