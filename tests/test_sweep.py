@@ -28,6 +28,10 @@ def test_configs_are_trained_judged_and_compared(
     plain, focal = results
     assert plain.changes == []
     assert focal.changes == ["train.epochs=2", 'train.loss="focal"']
+    assert plain.gain == {}
+    for grade, gain in focal.gain.items():
+        above = focal.roc_auc[grade].value - plain.roc_auc[grade].value
+        assert gain.value == pytest.approx(above)
     assert plain.seeds == [42]
     assert len(plain.validation) == 1
     assert len(list((tmp_path / "sweep" / "sets").iterdir())) == 1
@@ -98,5 +102,26 @@ def test_the_mean_roc_auc_is_that_of_each_model():
     alone = measure_mean_roc_auc(
         truth, scores[:1], patients=patients, num_resamples=300, seed=1
     )
+    gain = measure_mean_roc_auc(
+        truth,
+        scores[:2],
+        patients=patients,
+        num_resamples=300,
+        seed=1,
+        baseline=scores[2:],
+    )
+    areas = [roc_auc_score(truth, x) for x in scores]
+    assert gain.value == pytest.approx((areas[0] + areas[1]) / 2 - areas[2])
+    assert gain.ci_low < gain.value < gain.ci_high
+    itself = measure_mean_roc_auc(
+        truth,
+        scores,
+        patients=patients,
+        num_resamples=100,
+        seed=1,
+        baseline=scores[::-1],
+    )
+    assert itself.ci_low == pytest.approx(0, abs=1e-12)
+    assert itself.ci_high == pytest.approx(0, abs=1e-12)
     # What three models have in common is less than what one has.
     assert found.ci_high - found.ci_low < alone.ci_high - alone.ci_low

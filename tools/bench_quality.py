@@ -33,7 +33,7 @@ def quality(images: Path | str, judged: Path | None, json: Path | None) -> None:
     found = bench_quality(images, judged=judged)
     flags = get_args(Flag)
     show_table(
-        f"Photographs of {images}: share with each flag",
+        f"{images}: share of photographs with each flag",
         ("", "photographs", "any flag", *flags),
         [
             (

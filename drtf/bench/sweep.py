@@ -7,20 +7,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from drtf.config import Config
+from drtf.config import Config, EvaluateConfig
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import write_atomic
-from drtf.inference.evaluation import PREDICTIONS_FILE, evaluate, was_judged
+from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
+from drtf.inference.evaluation import evaluate, was_judged
 from drtf.inference.metrics import Estimate, format_interval, measure_mean_roc_auc
-from drtf.models.run import load_history
+from drtf.models.run import RunInfo, load_history
 from drtf.training.callbacks import find_monitor
 from drtf.training.training import train
 from drtf.workers import run_apart
@@ -46,6 +47,8 @@ class Result:
         validation: of each of them, the best epoch's value of what is monitored.
         roc_auc: on the test split, the mean over the trainings, by the grade from which
             on a photograph is positive, whatever was trained.
+        gain: what that is above the first config's; nothing for this one itself, and
+            where other photographs were judged.
         seconds: of a training's steps, the median.
         peak_memory_mb: of a training's process, the median.
     """
@@ -56,8 +59,19 @@ class Result:
     seeds: list[int]
     validation: list[float]
     roc_auc: dict[int, Estimate]
+    gain: dict[int, Estimate]
     seconds: float
     peak_memory_mb: float
+
+
+class Judged(NamedTuple):
+    """What the trainings of a config say of the photographs of the test split.
+
+    `photographs` has their ids, patients and grades, `scores` is float [m, n].
+    """
+
+    photographs: pd.DataFrame
+    scores: np.ndarray
 
 
 def sweep(
@@ -83,16 +97,32 @@ def sweep(
     names = [name for name, _ in configs]
     if len(set(names)) < len(names):
         raise DrtfError(f"each config needs a name of its own; got {', '.join(names)}")
-    results = []
+    results: list[Result] = []
     before: Config | None = None
+    first: Judged | None = None
     for name, config in configs:
+        seeds = [config.train.seed + number for number in range(num_seeds)]
         try:
-            results.append(_run(name, config, before, sources, out, num_seeds))
+            infos, validation, judged = _run(name, config, sources, out, seeds)
         except StoppedError:
             raise
         except DrtfError as error:
             raise DrtfError(f"config {name}: {error}") from error
-        before = config
+        alike = first and first.photographs.equals(judged.photographs)
+        results.append(
+            Result(
+                name=name,
+                changes=_find_changes(before, config),
+                task=config.train.task,
+                seeds=seeds,
+                validation=validation,
+                roc_auc=_measure(judged, config.evaluate),
+                gain=_measure(judged, config.evaluate, first) if alike else {},
+                seconds=float(np.median([info.seconds for info in infos])),
+                peak_memory_mb=float(np.median([x.peak_memory_mb for x in infos])),
+            )
+        )
+        before, first = config, first or judged
         # A table of what there is so far.
         _write(results, out)
     return results
@@ -112,6 +142,10 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
                 f"({format_interval(result.roc_auc[grade])})"
                 for grade in GRADES
             ),
+            *(
+                f"{gain.value:+.3f} ({format_interval(gain)})" if gain else ""
+                for gain in map(result.gain.get, GRADES)
+            ),
             f"{result.seconds / 60:.1f}",
             f"{result.peak_memory_mb:,.0f}",
         )
@@ -126,6 +160,7 @@ COLUMNS = (
     "seeds",
     "validation",
     *(f"ROC AUC, grade >= {grade}" for grade in GRADES),
+    *(f"above the first, grade >= {grade}" for grade in GRADES),
     "minutes",
     "MB",
 )
@@ -134,14 +169,13 @@ COLUMNS = (
 def _run(
     name: str,
     config: Config,
-    before: Config | None,
     sources: Sequence[Source],
     out: Path,
-    num_seeds: int,
-) -> Result:
+    seeds: Sequence[int],
+) -> tuple[list[RunInfo], list[float], Judged]:
+    """Train and judge a config with each seed, but for what was done before."""
     shards = out / "sets" / _name_set(config)
     build_shards(sources, shards, config=config)
-    seeds = [config.train.seed + number for number in range(num_seeds)]
     infos, validation, tables = [], [], []
     for seed in seeds:
         settings = config.train.model_copy(update={"seed": seed})
@@ -158,28 +192,27 @@ def _run(
         infos.append(info)
         best = load_history(run)[info.best_epoch - 1]
         validation.append(best[find_monitor(settings)])
-        tables.append(pd.read_csv(judged / PREDICTIONS_FILE, dtype={"patient": str}))
+        tables.append(load_predictions(judged))
     scores = np.stack([table["score"].to_numpy() for table in tables])
-    first = tables[0]
-    return Result(
-        name=name,
-        changes=_find_changes(before, config),
-        task=config.train.task,
-        seeds=seeds,
-        validation=validation,
-        roc_auc={
-            grade: measure_mean_roc_auc(
-                (first["grade"] >= grade).to_numpy().astype(int),
-                scores,
-                patients=first["patient"].to_numpy(),
-                num_resamples=config.evaluate.num_resamples,
-                seed=config.evaluate.seed,
-            )
-            for grade in GRADES
-        },
-        seconds=float(np.median([info.seconds for info in infos])),
-        peak_memory_mb=float(np.median([info.peak_memory_mb for info in infos])),
-    )
+    return infos, validation, Judged(tables[0][PHOTOGRAPH_COLUMNS], scores)
+
+
+def _measure(
+    judged: Judged, config: EvaluateConfig, first: Judged | None = None
+) -> dict[int, Estimate]:
+    """Measure the mean ROC AUC by each grade, or what it is above the first one's."""
+    photographs = judged.photographs
+    return {
+        grade: measure_mean_roc_auc(
+            (photographs["grade"] >= grade).to_numpy().astype(int),
+            judged.scores,
+            patients=photographs["patient"].to_numpy(),
+            num_resamples=config.num_resamples,
+            seed=config.seed,
+            baseline=first.scores if first else None,
+        )
+        for grade in GRADES
+    }
 
 
 def _name_set(config: Config) -> str:

@@ -11,7 +11,7 @@ from drtf.errors import RunError
 from drtf.inference.evaluation import PREDICTIONS_FILE
 from drtf.inference.metrics import Estimate, compare_roc_auc
 
-COLUMNS = ["id", "patient", "grade", "score"]
+PHOTOGRAPH_COLUMNS = ["id", "patient", "grade"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,10 @@ def compare(
     Raises:
         RunError: if an evaluation is missing, or is of other photographs.
     """
-    tables = [_load(folder) for folder in evaluations]
+    tables = [load_predictions(folder) for folder in evaluations]
     first = tables[0]
     for folder, table in zip(evaluations, tables, strict=True):
-        same = first[["id", "patient", "grade"]].equals(
-            table[["id", "patient", "grade"]]
-        )
-        if not same:
+        if not first[PHOTOGRAPH_COLUMNS].equals(table[PHOTOGRAPH_COLUMNS]):
             raise RunError(
                 f"{folder} judges other photographs than {evaluations[0]}: evaluate "
                 "both on the same split of the same set"
@@ -71,10 +68,16 @@ def compare(
     ]
 
 
-def _load(folder: Path) -> pd.DataFrame:
+def load_predictions(folder: Path) -> pd.DataFrame:
+    """Load what `evaluate` predicted: columns `id`, `patient`, `grade` and `score`.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
     path = folder / PREDICTIONS_FILE
     try:
-        return pd.read_csv(path, dtype={"id": str, "patient": str})[COLUMNS]
+        table = pd.read_csv(path, dtype={"id": str, "patient": str})
+        return table[[*PHOTOGRAPH_COLUMNS, "score"]]
     except FileNotFoundError as error:
         raise RunError(f"no {path}: judge the run with drtf evaluate first") from error
     except (OSError, ValueError, KeyError) as error:

@@ -166,6 +166,7 @@ def measure_mean_roc_auc(
     patients: np.ndarray,
     num_resamples: int,
     seed: int,
+    baseline: np.ndarray | None = None,
 ) -> Estimate:
     """Measure the mean ROC AUC of several models on the same photographs.
 
@@ -175,9 +176,15 @@ def measure_mean_roc_auc(
         patients: [n], names, by which photographs are resampled.
         num_resamples: bootstrap resamples.
         seed: of the resampling.
+        baseline: float [k, n] in [0, 1], of models whose mean is taken off; None takes
+            nothing off.
     """
+    shares = np.full(len(scores), 1 / len(scores))
+    if baseline is not None:
+        scores = np.concatenate([scores, baseline])
+        shares = np.append(shares, np.full(len(baseline), -1 / len(baseline)))
     values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
-    return _estimate(float(values.mean()), resampled.mean(axis=0))
+    return _estimate(float(shares @ values), shares @ resampled)
 
 
 def compare_roc_auc(
