@@ -51,5 +51,10 @@ def sweep(
 
     named = [(Path(name).stem, load_config(name, overrides)) for name in configs]
     results = run_sweep(named, [Source(images, labels)], out=out, num_seeds=num_seeds)
-    show_table(f"Configs on {images}", COLUMNS, list_rows(results))
+    # What a config changes may be long: a line each beneath.
+    rows = list_rows(results)
+    name, _, *columns = COLUMNS
+    show_table(f"Configs on {images}", (name, *columns), [(x[0], *x[2:]) for x in rows])
+    for name, changes, *_ in rows[1:]:
+        click.echo(f"{name} changes {changes or 'nothing that is measured'}")
     click.echo(f"Table: {out / PAGE_FILE}; picture: {out / FIGURE_FILE}")

@@ -31,6 +31,8 @@ PAGE_FILE = "results.md"
 FIGURE_FILE = "results.png"
 # The sections that make a set.
 MADE_BY = ("labels", "split", "images", "build")
+# Those that change nothing of what is measured.
+UNMEASURED = ("score", "gradcam")
 SPLIT = "test"
 GRADES = (1, 2)
 
@@ -232,7 +234,9 @@ def _find_changes(before: Config | None, config: Config) -> list[str]:
 def _flatten(config: Config) -> dict[str, Any]:
     return {
         f"{section}.{key}": value
-        for section, settings in config.model_dump(mode="json").items()
+        for section, settings in config.model_dump(
+            mode="json", exclude=set(UNMEASURED)
+        ).items()
         for key, value in settings.items()
     }
 
