@@ -44,11 +44,16 @@ def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
     found = sorted(p.relative_to(overlays) for p in overlays.rglob("*.*"))
     assert [str(path) for path in found] == [first.name, f"below/{second.name}"]
     assert cv2.imread(str(overlays / first.name)).shape == (512, 512, 3)
-    (images / first.name).unlink()
-    gradcam(
-        run_folder, out=tmp_path / "out", config=config, images=images, overwrite=True
-    )
-    assert [path.name for path in overlays.rglob("*.*")] == [second.name]
+    before = {path: path.read_bytes() for path in overlays.rglob("*.*")}
+    with pytest.raises(DrtfError, match="where its overlay would be written"):
+        gradcam(
+            run_folder,
+            out=tmp_path / "out",
+            config=config,
+            images=overlays,
+            overwrite=True,
+        )
+    assert before == {path: path.read_bytes() for path in overlays.rglob("*.*")}
 
 
 def test_overlays_stay_in_their_folder(run_folder, photographs, config, tmp_path):
@@ -56,12 +61,15 @@ def test_overlays_stay_in_their_folder(run_folder, photographs, config, tmp_path
     path = next((photographs / "images").iterdir())
     shutil.copy(path, tmp_path / path.name)
     listed = tmp_path / "lists" / "list.csv"
+    copy = tmp_path / "copy.jpeg"
+    shutil.copy(path, copy)
     shutil.copy(path, listed.parent / path.name)
-    listed.write_text(f"path\n../{path.name}\n{path.name}\n{path}\n")
+    listed.write_text(f"path\n../{path.name}\n{path.name}\n{path}\n/{copy}\n")
     out = tmp_path / "out"
     report = gradcam(run_folder, out=out, config=config, images=listed)
-    assert report.num_overlays == 3
-    assert len([p for p in (out / OVERLAYS_FOLDER).rglob("*.*") if p.is_file()]) == 3
+    assert report.num_overlays == 4
+    assert len([p for p in (out / OVERLAYS_FOLDER).rglob("*.*") if p.is_file()]) == 4
+    assert copy.read_bytes() == path.read_bytes()
 
 
 def test_any_name_is_painted_and_its_end_is_kept(run_folder, config, tmp_path):

@@ -3,7 +3,6 @@
 import heapq
 import itertools
 import operator
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ import tensorflow as tf
 from drtf.config import Config, GradcamConfig
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
-from drtf.data.photographs import find_photographs
+from drtf.data.photographs import Photographs, find_photographs
 from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
 from drtf.files import check_absent
@@ -24,6 +23,7 @@ from drtf.inference.heatmaps import (
     PICTURE_SIDE,
     choose_layer,
     compute_maps,
+    describe_map,
     draw_overlay,
     paint,
 )
@@ -34,6 +34,7 @@ from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
+from drtf.storage import is_remote
 
 FIGURES = ("images.png", "heatmaps.png", "overlays.png")
 AVERAGES_FIGURE = "averages.png"
@@ -221,9 +222,8 @@ def _average_maps(
                 method=config.method,
             )
             mean = maps.mean(axis=0)
-            pictures.append(
-                (f"grade {grade}, of {len(chosen):,}", paint(mean, config.colormap))
-            )
+            caption = f"grade {grade}, of {len(chosen):,}{describe_map(mean)}"
+            pictures.append((caption, _paint_map(mean, config)))
             advance()
     return pictures
 
@@ -233,8 +233,7 @@ def _explain_folder(
 ) -> list[tuple[str, list[Explained]]]:
     """Write an overlay of each photograph, and keep the lowest and highest scored."""
     photographs = find_photographs(images)
-    # An earlier call's, of photographs that may be gone; it may be replaced by now.
-    shutil.rmtree(overlays.folder, ignore_errors=True)
+    _check_apart(photographs, overlays.folder)
     size = max(PICTURE_SIDE, run.info.image_size)
     scored = score_photographs(run, photographs, config=config, picture_size=size)
     count = config.gradcam.num_per_class
@@ -256,6 +255,18 @@ def _explain_folder(
     highest = [item for item in reversed(highest) if item.name not in low]
     rows = [("scored lowest", lowest), ("scored highest", highest)]
     return [row for row in rows if row[1]]
+
+
+def _check_apart(photographs: Photographs, folder: Path) -> None:
+    """Refuse to write overlays over the photographs themselves."""
+    if is_remote(photographs.folder) or not folder.exists():
+        return
+    for path in photographs.paths:
+        if Path(photographs.folder, path).resolve().is_relative_to(folder.resolve()):
+            raise DrtfError(
+                f"{path} lies in {folder}, where its overlay would be written: choose "
+                "another --out"
+            )
 
 
 def _explain_batch(
@@ -280,11 +291,17 @@ def _explain_batch(
 
 def _name_overlay(folder: Path, name: str) -> Path:
     """Return where an overlay goes: its photograph's own path, inside the folder."""
-    parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
-    path = folder.joinpath(*parts)
+    below = PurePosixPath(name)
+    parts = below.relative_to(below.anchor).parts  # which is "/", or "//"
+    path = folder.joinpath(*(part for part in parts if part != ".."))
     if path.suffix.lower() in OVERLAY_SUFFIXES:
         return path
     return path.with_name(f"{path.name}.png")
+
+
+def _paint_map(values: np.ndarray, config: GradcamConfig) -> np.ndarray:
+    heat = paint(values, config.colormap)
+    return heat if values.any() else np.full_like(heat, NOTHING_GREY)
 
 
 def _plot_figures(
@@ -297,11 +314,9 @@ def _plot_figures(
     for title, explained in rows:
         pictures: list[list[Picture]] = [[] for _ in paths]
         for item in explained:
-            caption = f"{item.name}\nscore {item.score:.3f}"
-            heat = paint(item.values, config.colormap)
-            if not item.values.any():
-                caption += ", map all zero"
-                heat = np.full_like(heat, NOTHING_GREY)
+            said = describe_map(item.values)
+            caption = f"{item.name}\nscore {item.score:.3f}{said}"
+            heat = _paint_map(item.values, config)
             overlay = draw_overlay(item.image, item.values, config)
             for column, picture in zip(
                 pictures, (item.image, heat, overlay), strict=True

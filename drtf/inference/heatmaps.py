@@ -171,6 +171,11 @@ def _numpy_seed(seed: int) -> Iterator[None]:
         np.random.set_state(state)  # noqa: NPY002
 
 
+def describe_map(values: np.ndarray) -> str:
+    """Return what a caption must add of a map: that it is zero everywhere."""
+    return "" if values.any() else ", map all zero"
+
+
 def paint(values: np.ndarray, colormap: str) -> np.ndarray:
     """Turn a map in [0, 1], [H, W], into uint8 RGB [H, W, 3].
 

@@ -10,7 +10,7 @@ from drtf.config import GradcamConfig, dump_config
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.inference import page
-from drtf.inference.heatmaps import compute_maps, draw_overlay
+from drtf.inference.heatmaps import compute_maps, describe_map, draw_overlay
 from drtf.inference.judgement import (
     CLASS_COLUMNS,
     LABELS,
@@ -193,6 +193,7 @@ def _show_mistakes(
             row = table.iloc[number]
             caption = f"{row['id']}, grade {row['grade']}\nscore {row['score']:.3f}"
             plain.append((caption, image))
+            caption += describe_map(values)
             explained.append((caption, draw_overlay(image, values, config)))
         grid += [(title, plain), (title, explained)]
     figures.plot_grid(out / MISTAKES_FIGURE, grid, colormap=config.colormap)
