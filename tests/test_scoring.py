@@ -110,7 +110,7 @@ def test_the_number_of_workers_and_batches_changes_no_row(
     run_folder, photographs, config, tmp_path
 ):
     written = []
-    for name, workers, batch_size in (("a", 1, 64), ("b", 2, 5)):
+    for name, workers, batch_size in (("a.csv", 1, 64), ("b.csv", 2, 5)):
         settings = {"num_workers": workers, "batch_size": batch_size}
         changed = config.score.model_copy(update=settings)
         score(
@@ -224,6 +224,7 @@ def test_what_another_model_scored_is_not_gone_on_with(
     score(run_copy, images, out=out, config=config)
     lines = out.read_bytes().splitlines(keepends=True)
     (tmp_path / ".scores.csv.partial").write_bytes(b"".join(lines[:20]))
+    (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
     out.unlink()
     threshold = Threshold(
         value=0.25, rule="youden", split="val", tta="none", num_photographs=6
@@ -233,6 +234,43 @@ def test_what_another_model_scored_is_not_gone_on_with(
     rows = read(out)
     assert len({row["settings"] for row in rows}) == 1
     assert rows[0]["settings"] not in lines[1].decode()
+
+
+def test_what_was_scored_of_another_folder_is_not_gone_on_with(
+    run_folder, photographs, config, tmp_path
+):
+    names = sorted(path.name for path in (photographs / "images").iterdir())[:8]
+    folders = tmp_path / "one", tmp_path / "other"
+    for folder, sources in zip(folders, (names, names[::-1]), strict=True):
+        folder.mkdir()
+        for name, source in zip(names, sources, strict=True):
+            shutil.copy(photographs / "images" / source, folder / name)
+    settings, out = tmp_path / "config.toml", tmp_path / "scores.csv"
+    settings.write_text(dump_config(config))
+    words = map(str, (run_folder, folders[0], out, settings, 6))
+    subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
+    partial = tmp_path / ".scores.csv.partial"
+    assert len(partial.read_bytes().splitlines()) == 6
+    score(run_folder, folders[1], out=out, config=config)
+    whole = tmp_path / "whole.csv"
+    score(run_folder, folders[1], out=whole, config=config)
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(".scores*"))
+
+
+@pytest.mark.parametrize("name", ["scores.txt", "folder.csv", "."])
+def test_a_table_that_can_not_be_is_refused_first(
+    run_folder, photographs, config, tmp_path, name
+):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DrtfError, match=r"--out must name a \.csv or \.parquet file"):
+        score(
+            run_folder,
+            photographs / "images",
+            out=tmp_path / name,
+            config=config,
+            overwrite=True,
+        )
 
 
 def test_parts_are_merged_and_nothing_may_be_missing(
@@ -309,7 +347,7 @@ def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
     score(run_folder, images, out=tmp_path / "scores.csv", config=config)
     out = tmp_path / "submission.csv"
     score(run_folder, images, out=out, config=config, kaggle=True)
-    with pytest.raises(DrtfError, match=r"a submission is a \.csv"):
+    with pytest.raises(DrtfError, match=r"must name a \.csv file"):
         score(
             run_folder, images, out=tmp_path / "s.parquet", config=config, kaggle=True
         )

@@ -168,9 +168,9 @@ def merge_parts(
             if (found.num_rows, found.size_bytes or -1) != (len(mine), size_bytes):
                 raise DrtfError(
                     f"{part} has not the {len(mine):,} rows that it should have for "
-                    "these photographs and this run, from line "
-                    f"{found.num_rows + 2:,} on: remove it, and score it again with "
-                    f"--shard {number}/{num_parts}"
+                    "these photographs, this run and these settings, from line "
+                    f"{found.num_rows + 2:,} on: merge with what it was scored with, "
+                    f"or remove it and score it again with --shard {number}/{num_parts}"
                 )
             with part.open("rb") as lines:
                 header = next(lines)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,13 @@ from drtf.data.photographs import (
     strip_suffix,
 )
 from drtf.errors import DrtfError, PhotographError
-from drtf.files import check_absent, find_aside, lock_alone, write_unbuffered
+from drtf.files import (
+    check_absent,
+    find_aside,
+    lock_alone,
+    write_atomic,
+    write_unbuffered,
+)
 from drtf.images.gradability import Flag, find_flags
 from drtf.images.preprocess import (
     decode_image,
@@ -46,6 +53,7 @@ from drtf.models.network import find_scores
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, RunInfo, load_run
 from drtf.progress import progress
+from drtf.storage import is_remote
 from drtf.workers import count_workers, map_in_order
 
 DEFAULT_THRESHOLD = 0.5
@@ -117,7 +125,7 @@ def score(
     Threshold and test-time augmentation are those of the run's last evaluation; without
     one the threshold is 0.5 and there is one view. A photograph that can't be scored
     has its row too, with the reason. A scoring that was killed goes on after its last
-    whole row.
+    whole row, unless another folder is scored now.
 
     Args:
         run_folder: what `train` left.
@@ -133,11 +141,12 @@ def score(
     Raises:
         RunError: if the run can't be used.
         LabelError: if the folder has no photographs.
-        DrtfError: if `out` exists, another process writes it, or a part is missing or
-            another's.
+        DrtfError: if `out` exists or can't be such a file, another process writes it,
+            or a part is missing or another's.
     """
-    if kaggle and out.suffix.lower() != ".csv":
-        raise DrtfError(f"a submission is a .csv; got {out}")
+    suffixes = (".csv",) if kaggle else (".csv", ".parquet")
+    if out.suffix.lower() not in suffixes or out.is_dir():
+        raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
     target = out if part == (1, 1) else name_part(out, *part)
     check_absent(target, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +158,7 @@ def score(
         if merge:
             counts = merge_parts(out, photographs.paths, merge, stamp, aside)
         else:
+            _check_source(aside, images)
             paths = list(slice_part(photographs.paths, *part))
             mine = Photographs(photographs.folder, paths)
             counts = _write_rows(run, mine, aside, stamp, config)
@@ -159,6 +169,7 @@ def score(
             aside.unlink()
         else:
             aside.replace(target)
+        _find_source(aside).unlink(missing_ok=True)
     return ScoreReport(
         table=target,
         num_scored=counts.num_rows - counts.num_failed,
@@ -168,6 +179,19 @@ def score(
         threshold=_find_threshold(run),
         threshold_chosen=run.threshold is not None,
     )
+
+
+def _find_source(aside: Path) -> Path:
+    return aside.with_suffix(".source")
+
+
+def _check_source(aside: Path, images: Path | str) -> None:
+    """Begin anew where the rows so far are of another folder's photographs."""
+    path = _find_source(aside)
+    location = os.fsencode(images if is_remote(images) else Path(images).resolve())
+    if not path.exists() or path.read_bytes() != location:
+        aside.write_bytes(b"")
+        write_atomic(path, location)
 
 
 def _find_form(
