@@ -40,6 +40,7 @@ Monitor = Literal[
     "kappa",
 ]
 MapMethod = Literal["gradcam", "gradcam++", "layercam", "scorecam", "saliency"]
+Encoding = Literal["raw", "png", "jpeg"]
 CalibrationMethod = Literal["none", "temperature", "isotonic"]
 OnCorrupt = Literal["error", "skip"]
 OnUngradable = Literal["flag", "reject"]
@@ -116,7 +117,7 @@ class ImagesConfig(Section):
 class BuildConfig(Section):
     """How the pixels are laid down in shards."""
 
-    encoding: Literal["raw", "png", "jpeg"] = "raw"
+    encoding: Encoding = "raw"
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     shard_size_mb: Annotated[float, Field(gt=0)] = 96
     seed: Seed = 42

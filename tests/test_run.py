@@ -10,10 +10,13 @@ from drtf.models.calibration import Calibration
 from drtf.models.run import (
     CALIBRATION_FILE,
     CONFIG_FILE,
+    HISTORY_FILE,
     INFO_FILE,
     MODEL_FILE,
     THRESHOLD_FILE,
     Threshold,
+    find_config,
+    load_history,
     load_run,
     save_calibration,
     save_threshold,
@@ -93,6 +96,53 @@ def test_a_model_that_brings_code_is_refused(copy, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image_size": 64}, r"\(32 px, task binary\) and .*\(64 px, 0 members\) are"),
+        ({"members": ["a", "b"]}, r"\(32 px, 2 members\) are not of one run"),
+        ({"encoding": "gif"}, r"run\.json is not what drtf train wrote"),
+        ({"jpeg_quality": -5}, r"run\.json is not what drtf train wrote"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(copy, change, match):
+    info = json.loads((copy / INFO_FILE).read_text()) | change
+    (copy / INFO_FILE).write_text(json.dumps(info))
+    with pytest.raises(RunError, match=match) as caught:
+        load_run(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("size", "width"), [(32, 3), (64, 1), (32, 5)])
+def test_another_kind_of_model_is_refused(copy, tmp_path, size, width):
+    image = keras.Input((size, size, 3))
+    flat = keras.layers.GlobalAveragePooling2D()(image)
+    path = tmp_path / "other.keras"
+    keras.Model(image, keras.layers.Dense(width, name="logits")(flat)).save(path)
+    seal(copy, path.read_bytes())
+    with pytest.raises(RunError, match="are not of one run"):
+        load_run(copy)
+
+
+def test_a_config_that_leads_elsewhere_is_refused(copy, tmp_path):
+    (tmp_path / "outside.toml").write_text("")
+    text = f'extends = "{tmp_path}/outside.toml"\n'
+    (copy / CONFIG_FILE).write_text(text)
+    info = json.loads((copy / INFO_FILE).read_text())
+    info["config_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (copy / INFO_FILE).write_text(json.dumps(info))
+    for open_run in (find_config, load_run):
+        with pytest.raises(RunError, match="a run's config stands alone"):
+            open_run(copy)
+
+
+@pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch\n1\n"])
+def test_a_history_without_epochs_is_refused(copy, text):
+    (copy / HISTORY_FILE).write_text(text)
+    with pytest.raises(RunError, match=r"history\.csv is not what .* no validation"):
+        load_history(copy)
+
+
 @pytest.mark.parametrize("name", [INFO_FILE, THRESHOLD_FILE])
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"value": "high"}'])
 def test_a_damaged_part_is_named(copy, name, text):
@@ -116,6 +166,10 @@ def test_a_newer_run_is_refused_by_its_version(copy):
         (CALIBRATION_FILE, {"temperature": 0}),
         (CALIBRATION_FILE, {"method": "isotonic"}),
         (CALIBRATION_FILE, {"tta": "dihedral8"}),
+        (CALIBRATION_FILE, {"temperature": 1e-308}),
+        (CALIBRATION_FILE, {"prior_shift": 1e308}),
+        (CALIBRATION_FILE, {"scores": [0, 1], "probabilities": [0.9, 0.1]}),
+        (CALIBRATION_FILE, {"scores": [0, 1], "probabilities": [-3, 5]}),
     ],
 )
 def test_a_threshold_or_calibration_that_can_not_be_is_refused(copy, name, change):

@@ -44,6 +44,7 @@ from drtf.models.run import (
     Run,
     RunInfo,
     Threshold,
+    load_history,
     load_run,
     save_calibration,
     save_threshold,
@@ -93,6 +94,7 @@ def evaluate(
     """
     check_absent(out / METRICS_FILE, overwrite=overwrite)
     run = load_run(run_folder)
+    history = [] if run.info.members else load_history(run_folder)
     set_sha256 = hash_manifest(shards)
     trained_on = set_sha256 == run.info.set_sha256
     with ShardSet(shards) as shard_set:
@@ -100,7 +102,13 @@ def evaluate(
         evaluation, table = _judge(run, shard_set, split, config.evaluate, trained_on)
         out.mkdir(parents=True, exist_ok=True)
         write_report(
-            out, run, table, evaluation, shards=shard_set, gradcam=config.gradcam
+            out,
+            run,
+            table,
+            evaluation,
+            history=history,
+            shards=shard_set,
+            gradcam=config.gradcam,
         )
     columns = ["id", "patient", "grade", "score", "probability", "decision"]
     columns += [name for name in ("decided_grade",) if name in table]
@@ -314,12 +322,12 @@ def _find_notes(run: Run, split: str, trained_on: bool) -> list[str]:
             "This is not the set that the model was trained on: it may hold "
             "photographs that were. The run's own threshold is left as it was."
         )
-    if split == run.config.train.validation_split:
+    if trained_on and split == run.config.train.validation_split:
         notes.append(
             f"The best epoch, and a threshold by rule, were chosen on this same "
             f"split, {split!r}: the figures flatter the model."
         )
-    if split == "train":
+    if trained_on and split == "train":
         notes.append("The model was trained on this split.")
     if run.config.split.by == "image":
         notes.append(

@@ -1,5 +1,6 @@
 """The report of an evaluation: figures, and a page for those who must judge it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from drtf.inference.judgement import (
     list_rows,
 )
 from drtf.inference.metrics import format_interval, format_value
-from drtf.models.run import HISTORY_FIGURE, Run, load_history
+from drtf.models.run import HISTORY_FIGURE, Run
 from drtf.records.reader import ShardSet
 
 REPORT_FILE = "report.html"
@@ -57,6 +58,7 @@ def write_report(
     table: pd.DataFrame,
     evaluation: Evaluation,
     *,
+    history: Sequence[dict[str, float]],
     shards: ShardSet,
     gradcam: GradcamConfig,
 ) -> None:
@@ -67,6 +69,7 @@ def write_report(
         run: that was judged.
         table: its predictions, in the order of the split.
         evaluation: what was found.
+        history: what each epoch of the training measured; empty for an ensemble.
         shards: the set judged on, open.
         gradcam: how the worst mistakes are explained.
     """
@@ -87,8 +90,8 @@ def write_report(
         ),
         _show_mistakes(out, run, table, evaluation, shards, gradcam),
     ]
-    if not run.info.members:
-        figures.plot_history(out / HISTORY_FIGURE, load_history(run.folder))
+    if history:
+        figures.plot_history(out / HISTORY_FIGURE, history)
         sections.append(
             page.format_figures("Learning curves", [out / HISTORY_FIGURE], wide=True)
         )

@@ -10,9 +10,11 @@ from sklearn.isotonic import IsotonicRegression
 
 from drtf.config import CalibrationMethod, Tta
 
-LOG_TEMPERATURES = (-3.0, 3.0)
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+MAX_SHIFT = 40.0  # far more than any two shares are apart
 # Scores of 0 and 1 have no logit; float32 scores come no nearer.
 MARGIN = 1e-7
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Calibration(BaseModel):
@@ -32,17 +34,18 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: CalibrationMethod
-    prior_shift: float
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    prior_shift: Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)]
+    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] = 1.0
     scores: tuple[float, ...] = ()
-    probabilities: tuple[float, ...] = ()
+    probabilities: tuple[Probability, ...] = ()
     split: str
     tta: Tta
     num_photographs: int
 
     @model_validator(mode="after")
     def _has_a_curve(self) -> Self:
-        rising = list(self.scores) == sorted(self.scores)
+        curve = self.scores, self.probabilities
+        rising = all(list(values) == sorted(values) for values in curve)
         if len(self.scores) != len(self.probabilities) or not rising:
             raise ValueError("a curve needs rising scores and as many probabilities")
         if self.method == "isotonic" and not self.scores:
@@ -99,7 +102,8 @@ def fit_calibration(
             values = shifted / np.exp(log_temperature)
             return float(np.mean(np.logaddexp(0, values) - truth * values))
 
-        found = minimize_scalar(find_loss, bounds=LOG_TEMPERATURES, method="bounded")
+        bounds = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE])
+        found = minimize_scalar(find_loss, bounds=bounds, method="bounded")
         return Calibration(temperature=float(np.exp(found.x)), **common)
     if method == "isotonic":
         curve = IsotonicRegression(y_min=0, y_max=1).fit(expit(shifted), truth)

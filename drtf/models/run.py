@@ -1,10 +1,12 @@
 """The run folder: all that scoring needs, in one place that can be checked."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import platform
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,18 @@ import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drtf import __version__
-from drtf.config import Config, Tta, dump_config, load_config
+from drtf.config import (
+    NUM_CLASSES,
+    Config,
+    Encoding,
+    Tta,
+    dump_config,
+    load_config,
+)
 from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
 from drtf.models.calibration import Calibration
+from drtf.models.network import FIRST_POSITIVE, LOGITS, find_members
 
 RUN_FORMAT_VERSION = 1
 CONFIG_FILE = "config.toml"
@@ -66,8 +76,8 @@ class RunInfo(BaseModel):
     format_version: int = RUN_FORMAT_VERSION
     set_name: str
     set_sha256: str
-    encoding: str
-    jpeg_quality: int
+    encoding: Encoding
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     image_size: int
     model_sha256: str
     config_sha256: str
@@ -186,9 +196,18 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
 
 
 def find_config(folder: Path) -> str:
-    """Return the path of a run's config, or an empty one where there is none."""
+    """Return the path of a run's config, or an empty one where there is none.
+
+    Raises:
+        RunError: if it has settings from elsewhere.
+    """
     path = folder / CONFIG_FILE
-    return str(path) if path.exists() else ""
+    if not path.exists():
+        return ""
+    with contextlib.suppress(ValueError):  # for whoever reads it whole
+        if "extends" in tomllib.loads(path.read_bytes().decode()):
+            raise RunError(f"{path} extends another file: a run's config stands alone")
+    return str(path)
 
 
 def save_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -210,9 +229,12 @@ def load_history(folder: Path) -> list[dict[str, float]]:
     try:
         with path.open(newline="") as file:
             rows = csv.DictReader(file)
-            return [{key: float(value) for key, value in row.items()} for row in rows]
+            epochs = [{key: float(x) for key, x in row.items()} for row in rows]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"can't read {path}: {error}") from error
+    if not epochs or "val_loss" not in epochs[0]:
+        raise RunError(f"{path} is not what drtf train wrote: it has no validation")
+    return epochs
 
 
 def load_info(folder: Path) -> RunInfo:
@@ -263,7 +285,7 @@ def load_run(folder: Path) -> Run:
             )
     model_path = folder / MODEL_FILE
     try:
-        config = load_config(str(folder / CONFIG_FILE))
+        config = load_config(find_config(folder))
     except ConfigError as error:
         raise RunError(f"{folder} is not a whole run: {error}") from error
     try:
@@ -272,6 +294,7 @@ def load_run(folder: Path) -> Run:
         # Keras raises many kinds for a file that it can't load or doesn't trust.
         reason = str(error).splitlines()[0]
         raise RunError(f"can't load {model_path}: {reason}") from error
+    _check_network(folder, config, info, network)
     threshold = calibration = None
     if (folder / THRESHOLD_FILE).exists():
         threshold = _load_json(folder, THRESHOLD_FILE, Threshold)
@@ -283,6 +306,28 @@ def load_run(folder: Path) -> Run:
                 f"{THRESHOLD_FILE}: judge the run again with drtf evaluate"
             )
     return Run(folder, config, info, network, threshold, calibration)
+
+
+def _check_network(
+    folder: Path, config: Config, info: RunInfo, network: keras.Model
+) -> None:
+    """Refuse parts that are each whole and do not fit together."""
+    size, task = config.images.size, config.train.task
+    grades = NUM_CLASSES["grades"]
+    widths = {grades} if task == "grades" else FIRST_POSITIVE.keys() - {grades}
+    shapes = [tuple(x.shape[1:]) for x in (*network.inputs, *network.outputs)]
+    fits = (
+        info.image_size == size
+        and shapes in [[(size, size, 3), (width,)] for width in widths]
+        and LOGITS in [layer.name for layer in network.layers]
+        and len(find_members(network)) == max(len(info.members), 1)
+    )
+    if not fits:
+        raise RunError(
+            f"{folder}: {MODEL_FILE} ({' to '.join(map(str, shapes))}), {CONFIG_FILE} "
+            f"({size} px, task {task}) and {INFO_FILE} "
+            f"({info.image_size} px, {len(info.members)} members) are not of one run"
+        )
 
 
 def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
