@@ -5,6 +5,7 @@ import pytest
 from drtf.bench import heatmaps
 from drtf.bench.heatmaps import bench_heatmaps
 from drtf.config import ModelConfig
+from drtf.errors import DrtfError
 from drtf.inference.heatmaps import find_layers
 from drtf.models.network import build_network
 
@@ -75,3 +76,8 @@ def test_random_weights_are_the_same_in_another_order():
     heatmaps._draw_weights(random, network, seed=0)
     for a, b in zip(network.get_weights(), random.get_weights(), strict=True):
         assert np.sort(a.ravel()) == pytest.approx(np.sort(b.ravel()))
+
+
+def test_too_few_drawn_eyes_are_said(run_folder):
+    with pytest.raises(DrtfError, match="none of 1 photographs drawn with seed 3"):
+        bench_heatmaps(run_folder, num_photographs=1, seed=3, num_workers=1)

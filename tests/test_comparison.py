@@ -50,6 +50,29 @@ def test_runs_are_compared_with_the_first_one(tmp_path):
     assert third.p_value < 0.01
 
 
+def test_a_patient_may_be_called_na(tmp_path):
+    grades, good, alike, _ = sample(seed=1)
+    folders = [
+        write(tmp_path / name / "evaluation-test", grades, scores)
+        for name, scores in (("good", good), ("alike", alike))
+    ]
+    for folder in folders:
+        path = folder / "predictions.csv"
+        lines = path.read_text().splitlines()
+        lines[1] = lines[1].replace("0_right", "NA_right").rpartition(",")[0] + ",NA"
+        path.write_text("\n".join(lines) + "\n")
+    assert len(compare(folders, least_grade=2, **BOOTSTRAP)) == 2
+
+
+def test_a_p_value_is_never_zero():
+    truth = np.repeat([1, 0], [5, 15])
+    scores = np.stack([np.arange(20) / 20, np.arange(20)[::-1] / 20])
+    (_, (_, _, p_value)) = compare_roc_auc(
+        truth, scores, patients=np.arange(20), **BOOTSTRAP
+    )
+    assert 1 / 1000 < p_value < 0.01
+
+
 def test_equal_runs_differ_as_often_as_the_level_says():
     rejected = 0
     for seed in range(100):

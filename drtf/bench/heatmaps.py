@@ -13,6 +13,7 @@ import numpy as np
 
 from drtf.config import ImagesConfig, MapMethod
 from drtf.data.synthetic_set import PlannedPhotograph, plan_photographs
+from drtf.errors import DrtfError
 from drtf.images.preprocess import limit_threads, preprocess_photograph
 from drtf.images.retina import cut, find_field, find_frame, survey
 from drtf.inference.heatmaps import compute_maps, find_layers
@@ -87,7 +88,7 @@ def bench_heatmaps(
         A result for each method, at the last layer of each size of grid.
 
     Raises:
-        DrtfError: if the run can't be used.
+        DrtfError: if the run can't be used, or no photograph shows a lesion.
     """
     run = load_run(run_folder)
     examples = _draw_examples(run.config.images, num_photographs, seed, num_workers)
@@ -170,6 +171,11 @@ def _draw_examples(
             if example.lesions.any():
                 examples.append(example)
             advance()
+    if not examples:
+        raise DrtfError(
+            f"none of {num_photographs} photographs drawn with seed {seed} shows a "
+            "lesion: draw more"
+        )
     return examples
 
 

@@ -76,7 +76,9 @@ def load_predictions(folder: Path) -> pd.DataFrame:
     """
     path = folder / PREDICTIONS_FILE
     try:
-        table = pd.read_csv(path, dtype={"id": str, "patient": str})
+        # A patient may be called NA.
+        types = {"id": str, "patient": str}
+        table = pd.read_csv(path, dtype=types, na_filter=False)
         return table[[*PHOTOGRAPH_COLUMNS, "score"]]
     except FileNotFoundError as error:
         raise RunError(f"no {path}: judge the run with drtf evaluate first") from error

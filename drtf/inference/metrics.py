@@ -206,13 +206,17 @@ def compare_roc_auc(
 
     Returns:
         For each model its ROC AUC, what that is above the first one's, and twice the
-        smaller share of resamples on either side of no difference.
+        smaller share of resamples on either side of no difference; those in which it
+        is undefined are left out.
     """
     values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
     found = []
     for value, results in zip(values, resampled, strict=True):
         gains = results - resampled[0]
-        sides = min(np.mean(gains <= 0), np.mean(gains >= 0))
+        defined = gains[np.isfinite(gains)]
+        # Counting the photographs as they are among the resamples, it is never zero.
+        rarer = 1 + min(np.sum(defined <= 0), np.sum(defined >= 0))
+        sides = rarer / (1 + len(defined))
         found.append(
             (
                 _estimate(float(value), results),
