@@ -11,6 +11,9 @@ from pathlib import Path
 
 from drtf.errors import DrtfError
 
+# What makes a spreadsheet take a cell for a formula: owasp.org, "CSV Injection".
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file aside, sync it, and rename it into place."""
@@ -66,6 +69,11 @@ def write_unbuffered(file: FileIO, data: bytes) -> None:
         raise OSError(f"can't write to {file.name}: the disk is full")
 
 
+def neutralize(cell: str) -> str:
+    """Return a cell of a CSV such that no spreadsheet takes it for a formula."""
+    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+
+
 def sync_folder(path: Path) -> None:
     """Make sure that a folder's names survive a loss of power."""
     folder = os.open(path, os.O_RDONLY)
@@ -107,15 +115,20 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_absent(*paths: Path, overwrite: bool = False) -> None:
+def check_absent(*paths: Path, overwrite: bool | None = None) -> None:
     """Refuse to write where something stands already.
+
+    Args:
+        paths: to be written.
+        overwrite: whether they may stand; None where no caller can allow it.
 
     Raises:
         DrtfError: if a path exists and `overwrite` is False.
     """
     for path in paths:
         if path.exists() and not overwrite:
+            otherwise = "" if overwrite is None else ", or give --overwrite"
             raise DrtfError(
                 f"{path} exists already and is not overwritten: move it away or "
-                "choose another name"
+                f"choose another name{otherwise}"
             )

@@ -13,7 +13,7 @@ from drtf.errors import DrtfError, LabelError
 from drtf.images.preprocess import decode_image
 from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
 from drtf.records.reader import ShardSet
-from drtf.records.rejected import Rejection
+from drtf.records.rejected import Rejection, save_rejected
 from drtf.records.verify import find_faults
 
 
@@ -192,3 +192,9 @@ def test_a_missing_folder_is_named(tmp_path, config):
         build_shards(
             [Source(tmp_path / "no", labels)], out=tmp_path / "out", config=config
         )
+
+
+def test_a_name_set_aside_is_no_formula(tmp_path):
+    path = tmp_path / "rejected.csv"
+    save_rejected(path, [Rejection("=a.png", "empty", "-", "images")])
+    assert path.read_text().splitlines()[1] == "'=a.png,empty,'-,images"

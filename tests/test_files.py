@@ -1,7 +1,14 @@
 import pytest
 
 from drtf.errors import DrtfError
-from drtf.files import check_absent, find_aside, hash_file, replacing, write_atomic
+from drtf.files import (
+    check_absent,
+    find_aside,
+    hash_file,
+    neutralize,
+    replacing,
+    write_atomic,
+)
 
 
 def test_write_atomic_leaves_the_file_alone_in_its_folder(tmp_path):
@@ -18,6 +25,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomic(path, "\ud800")
     assert path.read_text() == "first"
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_is_a_formula(cell):
+    assert neutralize(cell) == f"'{cell}"
+    assert neutralize(f"a{cell}") == f"a{cell}"
+    assert neutralize("") == ""
 
 
 def test_hash_file_is_sha256(tmp_path):

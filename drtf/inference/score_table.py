@@ -16,6 +16,7 @@ from pyarrow import float64, int8, parquet, string
 
 from drtf.config import ScoreConfig
 from drtf.errors import DrtfError
+from drtf.files import neutralize
 from drtf.models.run import Run
 
 COLUMNS = (
@@ -31,8 +32,6 @@ COLUMNS = (
     "model",
     "settings",
 )
-# What makes a spreadsheet take a cell for a formula: owasp.org, "CSV Injection".
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 STAMP_LENGTH = 12
 
 Stamp = dict[str, str]
@@ -213,5 +212,4 @@ def write_kaggle(table: Path, out: Path) -> None:
 
 
 def _escape(cell: str) -> str:
-    cell = cell.replace("\r", "\\r").replace("\n", "\\n")
-    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+    return neutralize(cell.replace("\r", "\\r").replace("\n", "\\n"))
