@@ -256,12 +256,13 @@ class EvaluateConfig(Section):
 
     `threshold` is a rule (`youden`, `accuracy`, `sensitivity>=0.85`,
     `specificity>=0.95`) for the validation split, or a number. `calibration` is fitted
-    there too, after the prior of the training was put right.
+    there too, after the prior of the training was put right. With `stored` both are
+    those that the run has, and no validation split is needed.
     """
 
     tta: Tta = "none"
     threshold: (
-        Literal["youden", "accuracy"]
+        Literal["youden", "accuracy", "stored"]
         | ThresholdRule
         | Annotated[float, Field(ge=0, le=1)]
     ) = "youden"

@@ -202,6 +202,7 @@ def test_a_set_made_otherwise_is_refused(run, photographs, config, tmp_path):
 def test_another_set_is_noted_and_leaves_the_runs_threshold(
     run, evaluation, photographs, config, tmp_path
 ):
+    run = shutil.copytree(run, tmp_path / "run")
     split = config.split.model_copy(update={"seed": 7})
     build_shards(
         [Source(photographs / "images", photographs / "labels.csv")],
@@ -213,7 +214,59 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
         run, tmp_path / "other", split="test", out=tmp_path / "e", config=config
     )
     assert any("not the set that the model was trained on" in x for x in found.notes)
+    assert any("goes on with the run's own threshold" in x for x in found.notes)
     assert load_run(run).threshold == before
+    kept = evaluate(
+        run,
+        tmp_path / "other",
+        split="test",
+        out=tmp_path / "kept",
+        config=config,
+        keep=True,
+    )
+    assert kept.replaced == before
+    assert load_run(run).threshold == kept.threshold == found.threshold
+    assert not any("--keep" in note for note in kept.notes)
+
+
+def test_a_run_is_judged_elsewhere_as_it_scores(
+    run, evaluation, photographs, config, tmp_path
+):
+    run = shutil.copytree(run, tmp_path / "run")
+    split = config.split.model_copy(update={"val_size": 0.0, "test_size": 0.5})
+    build_shards(
+        [Source(photographs / "images", photographs / "labels.csv")],
+        out=tmp_path / "other",
+        config=config.model_copy(update={"split": split}),
+    )
+    own = load_run(run)
+
+    def judge(name, **settings):
+        settings = config.evaluate.model_copy(update=settings)
+        return evaluate(
+            run,
+            tmp_path / "other",
+            split="test",
+            out=tmp_path / name,
+            config=config.model_copy(update={"evaluate": settings}),
+        )
+
+    with pytest.raises(RecordError, match="no photographs in split 'val'"):
+        judge("chosen")
+    found = judge("stored", threshold="stored", tta=own.tta)
+    assert (found.threshold, found.calibration) == (own.threshold, own.calibration)
+    assert found.operating_points == []
+    table = pd.read_csv(tmp_path / "stored" / "predictions.csv")
+    decided = (table["score"] >= own.threshold.value).astype(int)
+    assert decided.tolist() == table["decision"].tolist()
+    assert "Other thresholds" not in (tmp_path / "stored" / "report.html").read_text()
+    other = "none" if own.tta != "none" else "flips5"
+    with pytest.raises(DrtfError, match=f"judge it with --tta {own.tta}"):
+        judge("views", threshold="stored", tta=other)
+    for name in ("threshold.json", "calibration.json"):
+        (run / name).unlink()
+    with pytest.raises(DrtfError, match="has no threshold and calibration yet"):
+        judge("none", threshold="stored")
 
 
 def test_an_unknown_split_is_named(run, shards, config, tmp_path):

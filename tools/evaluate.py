@@ -26,6 +26,12 @@ from .options import (
     "--out", "Folder to write to; without it RUN/evaluation-SPLIT.", required=False
 )
 @overwrite_option
+@click.option(
+    "--keep",
+    is_flag=True,
+    help="Have score decide by this threshold and calibration though the set is not "
+    "the one trained on.",
+)
 @config_options
 def evaluate(
     run: Path,
@@ -34,14 +40,16 @@ def evaluate(
     tta: str | None,
     out: Path | None,
     overwrite: bool,
+    keep: bool,
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
     """Judge the model in RUN on a split of a set of shards.
 
     Without --config the run's own settings hold. The threshold is chosen on the
-    validation split and kept in RUN for score. Writes metrics.json, predictions.csv,
-    figures and report.html.
+    validation split, and kept in RUN for score if the set is the one trained on; on
+    another, --set evaluate.threshold=stored judges RUN as it scores. Writes
+    metrics.json, predictions.csv, figures and report.html.
     """
     from drtf.config import load_config
     from drtf.inference.evaluation import evaluate as run_evaluation
@@ -67,6 +75,7 @@ def evaluate(
         out=out,
         config=load_config(config_source or find_config(run), overrides),
         overwrite=overwrite,
+        keep=keep,
     )
     show_table(
         f"{run} on split {split}: {evaluation.num_photographs:,} photographs of "

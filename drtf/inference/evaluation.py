@@ -1,6 +1,7 @@
 """Evaluation: a run judged on a split, its threshold chosen on another."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from drtf.config import Config, EvaluateConfig
+from drtf.config import Config, EvaluateConfig, Tta
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import count_examples
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
-from drtf.files import check_absent, write_atomic
+from drtf.files import check_absent, neutralize, write_atomic
 from drtf.inference.judgement import LABELS, Evaluation, OperatingPoint
 from drtf.inference.metrics import (
     Estimate,
@@ -31,7 +32,7 @@ from drtf.inference.metrics import (
     measure_grades,
 )
 from drtf.inference.report import write_report
-from drtf.models.calibration import fit_calibration
+from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.network import find_scores
 from drtf.models.prediction import (
     NUM_VIEWS,
@@ -74,11 +75,13 @@ def evaluate(
     out: Path,
     config: Config,
     overwrite: bool = False,
+    keep: bool = False,
 ) -> Evaluation:
     """Judge a run on a split and write metrics, predictions, figures and a report.
 
     The threshold is chosen on the split that training validated on; if the set is the
-    one trained on, it is stored in the run folder for scoring.
+    one trained on, it is kept in the run folder for scoring. On any other set
+    `evaluate.threshold="stored"` judges the run as it scores.
 
     Args:
         run_folder: what `train` left.
@@ -87,19 +90,24 @@ def evaluate(
         out: the folder to write to.
         config: its `evaluate` section is used.
         overwrite: whether an earlier evaluation in `out` may be replaced.
+        keep: whether threshold and calibration are kept though the set is another.
 
     Raises:
         DrtfError: if run and set don't fit together, a split is missing or has one
-            class only, or `out` holds an evaluation already.
+            class only, the run has no threshold where its own is asked for, or `out`
+            holds an evaluation already.
     """
     check_absent(out / METRICS_FILE, overwrite=overwrite)
     run = load_run(run_folder)
     history = [] if run.info.members else load_history(run_folder)
     set_sha256 = hash_manifest(shards)
     trained_on = set_sha256 == run.info.set_sha256
+    keep = keep or trained_on
     with ShardSet(shards) as shard_set:
         check_preprocessing(run, shard_set)
-        evaluation, table = _judge(run, shard_set, split, config.evaluate, trained_on)
+        evaluation, table = _judge(
+            run, shard_set, split, config.evaluate, trained_on=trained_on, keep=keep
+        )
         out.mkdir(parents=True, exist_ok=True)
         write_report(
             out,
@@ -112,10 +120,12 @@ def evaluate(
         )
     columns = ["id", "patient", "grade", "score", "probability", "decision"]
     columns += [name for name in ("decided_grade",) if name in table]
-    write_atomic(out / PREDICTIONS_FILE, table[columns].to_csv(index=False))
+    names = {name: table[name].map(neutralize) for name in ("id", "patient")}
+    predictions = table[columns].assign(**names).to_csv(index=False)
+    write_atomic(out / PREDICTIONS_FILE, predictions)
     contents = _describe(run, evaluation) | {"set_sha256": set_sha256}
     write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
-    if trained_on:
+    if keep:
         save_threshold(run.folder, evaluation.threshold)
         save_calibration(run.folder, evaluation.calibration)
     return evaluation
@@ -126,36 +136,32 @@ def _judge(
     shards: ShardSet,
     split: str,
     settings: EvaluateConfig,
+    *,
     trained_on: bool,
+    keep: bool,
 ) -> tuple[Evaluation, pd.DataFrame]:
     """Judge a run on a split, and return the predictions too."""
-    validation_split = run.config.train.validation_split
     predict = build_predictor(run.network, settings.tta)
     # All views of a batch are in memory at once.
     batch_size = max(settings.batch_size // NUM_VIEWS[settings.tta], 1)
-    scored = {
-        name: _score(run, shards, name, predict, batch_size)
-        for name in dict.fromkeys((validation_split, split))
-    }
-    table, validation = scored[split], scored[validation_split]
-    known = validation["label"].to_numpy(), validation["score"].to_numpy()
-    value = choose_threshold(*known, settings.threshold)
-    trained_share, real_share = _find_shares(shards, run.config)
-    threshold = Threshold(
-        value=value,
-        rule=settings.threshold if isinstance(settings.threshold, str) else "given",
-        num_photographs=len(validation),
-        split=validation_split,
-        tta=settings.tta,
+    score = functools.partial(
+        _score, run, shards, predict=predict, batch_size=batch_size
     )
-    calibration = fit_calibration(
-        *known,
-        method=settings.calibration,
-        trained_share=trained_share,
-        real_share=real_share,
-        split=validation_split,
-        tta=settings.tta,
-    )
+    stored = settings.threshold == "stored"
+    if stored:
+        threshold, calibration = _find_stored(run, settings.tta)
+        table, points = score(split), []
+    else:
+        validation_split = run.config.train.validation_split
+        validation = score(validation_split)
+        table = validation if split == validation_split else score(split)
+        known = validation["label"].to_numpy(), validation["score"].to_numpy()
+        threshold, calibration = _choose(run, shards, *known, settings)
+        points = [
+            _find_operating_point(rule, choose_threshold(*known, rule), table)
+            for rule in RULES
+        ]
+    value = threshold.value
     table["decision"] = (table["score"] >= value).astype(int)
     table["probability"] = calibration.apply(table["score"].to_numpy())
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
@@ -181,20 +187,62 @@ def _judge(
         metrics=metrics,
         patient_metrics=_measure(patients.reset_index(), value, **bootstrap),
         classes=describe_classes(truth, decision, labels=LABELS[run.config.train.task]),
-        operating_points=[
-            _find_operating_point(rule, choose_threshold(*known, rule), table)
-            for rule in RULES
-        ],
+        operating_points=points,
         views_gain=views_gain,
         views_cost=measure_views_cost(run.network, settings.tta, batch_size),
         confusion_matrix=confusion_matrix(truth, decision, labels=(0, 1)).tolist(),
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
-        notes=_find_notes(run, split, trained_on),
-        replaced=run.threshold if trained_on else None,
+        notes=_find_notes(run, split, trained_on=trained_on, keep=keep or stored),
+        replaced=run.threshold if keep else None,
         settings=settings.model_dump(mode="json"),
     )
     return evaluation, table
+
+
+def _choose(
+    run: Run,
+    shards: ShardSet,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    settings: EvaluateConfig,
+) -> tuple[Threshold, Calibration]:
+    """Choose a threshold and fit a calibration on the validation split."""
+    common: dict[str, Any] = {
+        "split": run.config.train.validation_split,
+        "tta": settings.tta,
+    }
+    threshold = Threshold(
+        value=choose_threshold(truth, scores, settings.threshold),
+        rule=settings.threshold if isinstance(settings.threshold, str) else "given",
+        num_photographs=len(truth),
+        **common,
+    )
+    trained_share, real_share = _find_shares(shards, run.config)
+    calibration = fit_calibration(
+        truth,
+        scores,
+        method=settings.calibration,
+        trained_share=trained_share,
+        real_share=real_share,
+        **common,
+    )
+    return threshold, calibration
+
+
+def _find_stored(run: Run, tta: Tta) -> tuple[Threshold, Calibration]:
+    """Return the run's own threshold and calibration, if they are for these views."""
+    if run.threshold is None or run.calibration is None:
+        raise DrtfError(
+            f"{run.folder} has no threshold and calibration yet: drtf evaluate on the "
+            "set that it was trained on chooses them"
+        )
+    if run.tta != tta:
+        raise DrtfError(
+            f"the threshold of {run.folder} was chosen with views {run.tta!r}, not "
+            f"{tta!r}: judge it with --tta {run.tta}"
+        )
+    return run.threshold, run.calibration
 
 
 def _find_operating_point(
@@ -240,7 +288,7 @@ def check_preprocessing(run: Run, shards: ShardSet) -> None:
 
 
 def _score(
-    run: Run, shards: ShardSet, split: str, predict: Predict, batch_size: int
+    run: Run, shards: ShardSet, split: str, *, predict: Predict, batch_size: int
 ) -> pd.DataFrame:
     task = run.config.train.task
     views = predict_split(
@@ -267,6 +315,12 @@ def _find_shares(shards: ShardSet, config: Config) -> tuple[float, float]:
     task = config.train.task
     counts = count_examples(shards, "train", task)
     first = POSITIVE_FROM[task] if task == "grades" else 1
+    if not 0 < sum(counts[first:]) < sum(counts):
+        raise DrtfError(
+            f"split 'train' of {shards.folder} has photographs of one class only for "
+            f"the task {task!r}, and chances can't be told by it: judge with --set "
+            "evaluate.threshold=stored"
+        )
     drawn = np.array(count_draws(counts, config.sampling))
     return drawn[first:].sum() / drawn.sum(), counts[first:].sum() / counts.sum()
 
@@ -315,12 +369,17 @@ def describe_classes(
     }
 
 
-def _find_notes(run: Run, split: str, trained_on: bool) -> list[str]:
+def _find_notes(run: Run, split: str, *, trained_on: bool, keep: bool) -> list[str]:
     notes = []
     if not trained_on:
         notes.append(
             "This is not the set that the model was trained on: it may hold "
-            "photographs that were. The run's own threshold is left as it was."
+            "photographs that were."
+        )
+    if not keep:
+        notes.append(
+            "drtf score goes on with the run's own threshold, unless --keep is given; "
+            "--set evaluate.threshold=stored judges by that one here."
         )
     if trained_on and split == run.config.train.validation_split:
         notes.append(

@@ -40,8 +40,8 @@ NUM_MISTAKES = 4  # of each kind
 LIMITS = (
     "For research; not a medical device. The figures hold for photographs like those "
     "judged: another camera, population or rate of disease gives others. Choose the "
-    "threshold anew, with drtf evaluate, on photographs of the place where the model "
-    "is to be used.",
+    "threshold anew, with drtf evaluate --keep, on photographs of the place where the "
+    "model is to be used.",
     "Grades are on the ICDR scale, 0 to 4, as the label file has them, mistakes "
     "included. Photographs that could not be used were set aside when the set was "
     "built, and are in none of the figures.",
@@ -83,13 +83,12 @@ def write_report(
         page.format_table(
             "Decisions by class", CLASS_COLUMNS, list_classes(evaluation)
         ),
-        page.format_table(
-            "Other thresholds, chosen on validation too",
-            POINT_COLUMNS,
-            list_operating_points(evaluation),
-        ),
-        _show_mistakes(out, run, table, evaluation, shards, gradcam),
     ]
+    if evaluation.operating_points:
+        title = "Other thresholds, chosen on validation too"
+        rows = list_operating_points(evaluation)
+        sections.append(page.format_table(title, POINT_COLUMNS, rows))
+    sections.append(_show_mistakes(out, run, table, evaluation, shards, gradcam))
     if history:
         figures.plot_history(out / HISTORY_FIGURE, history)
         sections.append(
