@@ -119,7 +119,7 @@ def test_augmentation_may_differ_by_class():
         ("augment.max_degrees=181", "augment.max_degrees: .*180; got 181"),
         ("augment.zoom=[0.1]", "a list for augment.zoom needs 2 values.*0.1"),
         ("train.class_weights=[1, 2, 3]", "train.class_weights needs 2 values"),
-        ("evaluate.threshold=1.5", "threshold: .*'accuracy', or .* to 1; got 1.5"),
+        ("evaluate.threshold=1.5", "threshold: .*'stored', or .* to 1; got 1.5"),
         ("train.class_weights=[1, -2]", "train.class_weights: .*0; got -2"),
         ("augment.zoom=[]", "a list for augment.zoom needs 2 values"),
     ],

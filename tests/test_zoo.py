@@ -172,7 +172,11 @@ def test_a_bad_photograph_with_an_odd_name_is_listed_under_it(tmp_path):
     for name in ODD_NAMES:
         (tmp_path / "images" / f"{name}.png").write_bytes(b"")
     labels = write_labels(tmp_path / "labels.csv", [*GOOD, *ODD_NAMES])
-    assert build(tmp_path, labels) == {f"{name}.png": "empty" for name in ODD_NAMES}
+    # No spreadsheet shall run one of them.
+    assert build(tmp_path, labels) == {
+        f"'{name}.png" if name.startswith("-") else f"{name}.png": "empty"
+        for name in ODD_NAMES
+    }
 
 
 def test_a_label_never_reaches_out_of_the_image_folder(tmp_path):
