@@ -17,7 +17,6 @@ from drtf.errors import DrtfError
 from drtf.images.preprocess import limit_threads, preprocess_photograph
 from drtf.images.retina import cut, find_field, find_frame, survey
 from drtf.inference.heatmaps import compute_maps, find_layers
-from drtf.models.network import find_members
 from drtf.models.run import load_run
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
@@ -96,7 +95,7 @@ def bench_heatmaps(
     near = np.stack([_widen(mask) for mask in lesions]) & fields
     random = keras.models.clone_model(run.network)
     _draw_weights(random, run.network, seed)
-    layers = find_layers(find_members(run.network)[0], least_cells=LEAST_CELLS_A_SIDE)
+    layers = find_layers(run.network, least_cells=LEAST_CELLS_A_SIDE)
     ways = [
         (method, layer)
         for method in methods

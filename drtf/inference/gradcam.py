@@ -29,7 +29,7 @@ from drtf.inference.heatmaps import (
 )
 from drtf.inference.judgement import LABELS
 from drtf.inference.scoring import Prepared, Scored, score_photographs
-from drtf.models.network import find_members, find_scores
+from drtf.models.network import find_scores
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
@@ -144,7 +144,7 @@ def gradcam(
     others = [out / OVERLAYS_FOLDER] if images else [out / AVERAGES_FIGURE]
     check_absent(*figures, *others, overwrite=overwrite)
     run = load_run(run_folder)
-    layer = choose_layer(find_members(run.network)[0], settings.layer)
+    layer = choose_layer(run.network, settings.layer)
     paint(np.zeros((1, 1)), settings.colormap)  # an unknown one is refused by now
     averages: list[Picture] = []
     overlays = Overlays(out / OVERLAYS_FOLDER, settings)
@@ -261,8 +261,9 @@ def _check_apart(photographs: Photographs, folder: Path) -> None:
     """Refuse to write overlays over the photographs themselves."""
     if is_remote(photographs.folder) or not folder.exists():
         return
+    inside = folder.resolve()
     for path in photographs.paths:
-        if Path(photographs.folder, path).resolve().is_relative_to(folder.resolve()):
+        if Path(photographs.folder, path).resolve().is_relative_to(inside):
             raise DrtfError(
                 f"{path} lies in {folder}, where its overlay would be written: choose "
                 "another --out"

@@ -55,7 +55,7 @@ def find_layers(network: keras.Model, *, least_cells: int) -> list[keras.Layer]:
     """Find the last layer of each size of grid, the finest first.
 
     Args:
-        network: from `build_network`.
+        network: from `build_network`, or an ensemble.
         least_cells: a side that a grid must have.
     """
     last = {min(layer.output.shape[1:3]): layer for layer in _find_grids(network)}
@@ -64,7 +64,8 @@ def find_layers(network: keras.Model, *, least_cells: int) -> list[keras.Layer]:
 
 def _find_grids(network: keras.Model) -> list[keras.Layer]:
     kinds = (keras.layers.Conv2D, keras.layers.ReLU)
-    return [layer for layer in network.layers if isinstance(layer, kinds)]
+    first = find_members(network)[0]  # of an ensemble, whose members are alike
+    return [layer for layer in first.layers if isinstance(layer, kinds)]
 
 
 def compute_maps(
