@@ -5,6 +5,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
 from drtf import figures
@@ -17,6 +18,7 @@ from drtf.inference.gradcam import gradcam
 from drtf.inference.judgement import CLASS_COLUMNS
 from drtf.inference.report import FIGURES, MISTAKES_FIGURE, REPORT_FILE
 from drtf.models.run import load_history, load_run
+from drtf.records.reader import ShardSet
 from drtf.training.training import train
 
 
@@ -216,6 +218,9 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
     assert any("not the set that the model was trained on" in x for x in found.notes)
     assert any("goes on with the run's own threshold" in x for x in found.notes)
     assert load_run(run).threshold == before
+    info = json.loads((run / "run.json").read_text())
+    info["trained_share"] = 0.3  # as drawn there, whatever this set's own shares are
+    (run / "run.json").write_text(json.dumps(info))
     kept = evaluate(
         run,
         tmp_path / "other",
@@ -227,6 +232,10 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
     assert kept.replaced == before
     assert load_run(run).threshold == kept.threshold == found.threshold
     assert not any("--keep" in note for note in kept.notes)
+    with ShardSet(tmp_path / "other") as other:
+        diseased = other.grades[other.find_rows("val")] > 0
+    shift = logit(diseased.mean()) - logit(0.3)
+    assert kept.calibration.prior_shift == pytest.approx(shift)
 
 
 def test_a_run_is_judged_elsewhere_as_it_scores(
@@ -251,7 +260,7 @@ def test_a_run_is_judged_elsewhere_as_it_scores(
             config=config.model_copy(update={"evaluate": settings}),
         )
 
-    with pytest.raises(RecordError, match="no photographs in split 'val'"):
+    with pytest.raises(DrtfError, match=r"no split 'val'.*evaluate.threshold=stored"):
         judge("chosen")
     found = judge("stored", threshold="stored", tta=own.tta)
     assert (found.threshold, found.calibration) == (own.threshold, own.calibration)

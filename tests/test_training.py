@@ -3,14 +3,15 @@ import math
 import re
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from drtf.config import load_config
+from drtf.config import SamplingConfig, load_config
 from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.sources import Source
-from drtf.errors import DrtfError, RecordError
+from drtf.errors import ConfigError, DrtfError, RecordError
 from drtf.models.device import choose_precision
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run
@@ -181,6 +182,31 @@ def test_a_split_of_one_class_cannot_be_trained_on(
     with pytest.raises(DrtfError, match="photographs of one class only"):
         train(shards, out=tmp_path / "run", config=config)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_draw_one_class_are_refused(shards, tmp_path, config):
+    sampling = SamplingConfig(mode="weights", weights=(1.0, 0.0))
+    config = config.model_copy(update={"sampling": sampling})
+    with pytest.raises(ConfigError, match="draw photographs of one class only"):
+        train(shards, out=tmp_path / "run", config=config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "task"), [("natural", "binary"), ("balanced", "grades")]
+)
+def test_a_run_tells_the_share_that_it_was_drawn_with(
+    shards, shard_set, tmp_path, config, mode, task
+):
+    sampling = config.sampling.model_copy(update={"mode": mode})
+    settings = config.train.model_copy(update={"task": task, "epochs": 1})
+    config = config.model_copy(update={"sampling": sampling, "train": settings})
+    info = train(shards, out=tmp_path / "run", config=config)
+    grades = shard_set.grades[shard_set.find_rows("train")]
+    if mode == "balanced":  # each grade that is there, alike
+        grades = np.unique(grades)
+    share = (grades >= POSITIVE_FROM[task]).mean()
+    assert info.trained_share == pytest.approx(share)
 
 
 def test_a_folder_that_is_no_set_is_refused(tmp_path, config):

@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import NUM_CLASSES, OnCorrupt, SamplingConfig, Task
-from drtf.data.labels import find_classes
+from drtf.data.labels import POSITIVE_FROM, find_classes
 from drtf.data.loader import Loader
 from drtf.data.sampling import count_draws, plan_epoch
-from drtf.errors import RecordError
+from drtf.errors import DrtfError, RecordError
 from drtf.records.reader import ShardSet
 
 BATCHES_READY = 1
@@ -257,6 +257,22 @@ def count_examples(shards: ShardSet, split: str, task: Task) -> np.ndarray:
     """Return how many photographs of each class a split has, int64 [c]."""
     _, classes = find_examples(shards, split, task)
     return np.bincount(classes, minlength=NUM_CLASSES[task])
+
+
+def find_truth(shards: ShardSet, split: str, task: Task) -> np.ndarray:
+    """Return which photographs of a split are positive, int64 [n], 1 for those.
+
+    Raises:
+        DrtfError: if all are, or none.
+    """
+    first = POSITIVE_FROM[task]
+    positive = shards.grades[shards.find_rows(split)] >= first
+    if positive.all() or not positive.any():
+        raise DrtfError(
+            f"split {split!r} of {shards.folder} has photographs of one class only for "
+            f"the task {task!r}: it needs grades below {first}, and from {first} on"
+        )
+    return positive.astype(np.int64)
 
 
 class _Calls:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import keras
@@ -62,6 +63,7 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
                 "model_sha256": hash_file(folder / MODEL_FILE),
                 "config_sha256": hash_file(folder / CONFIG_FILE),
                 "members": tuple(hashes),
+                "trained_share": fmean(info.trained_share for info in infos),
                 "num_trained": sum(info.num_trained for info in infos),
                 "num_frozen": sum(info.num_frozen for info in infos),
                 "seconds": sum(info.seconds for info in infos),

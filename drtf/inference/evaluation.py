@@ -19,8 +19,7 @@ from sklearn.metrics import (
 
 from drtf.config import Config, EvaluateConfig, Tta
 from drtf.data.labels import POSITIVE_FROM
-from drtf.data.pipeline import count_examples
-from drtf.data.sampling import count_draws
+from drtf.data.pipeline import find_truth
 from drtf.errors import DrtfError
 from drtf.files import check_absent, neutralize, write_atomic
 from drtf.inference.judgement import LABELS, Evaluation, OperatingPoint
@@ -153,10 +152,16 @@ def _judge(
         table, points = score(split), []
     else:
         validation_split = run.config.train.validation_split
+        if validation_split not in shards.manifest.num_records:
+            raise DrtfError(
+                f"{shards.folder} has no split {validation_split!r} to choose a "
+                "threshold on: judge by the run's own with --set "
+                "evaluate.threshold=stored"
+            )
         validation = score(validation_split)
         table = validation if split == validation_split else score(split)
         known = validation["label"].to_numpy(), validation["score"].to_numpy()
-        threshold, calibration = _choose(run, shards, *known, settings)
+        threshold, calibration = _choose(run, *known, settings)
         points = [
             _find_operating_point(rule, choose_threshold(*known, rule), table)
             for rule in RULES
@@ -201,11 +206,7 @@ def _judge(
 
 
 def _choose(
-    run: Run,
-    shards: ShardSet,
-    truth: np.ndarray,
-    scores: np.ndarray,
-    settings: EvaluateConfig,
+    run: Run, truth: np.ndarray, scores: np.ndarray, settings: EvaluateConfig
 ) -> tuple[Threshold, Calibration]:
     """Choose a threshold and fit a calibration on the validation split."""
     common: dict[str, Any] = {
@@ -218,13 +219,11 @@ def _choose(
         num_photographs=len(truth),
         **common,
     )
-    trained_share, real_share = _find_shares(shards, run.config)
     calibration = fit_calibration(
         truth,
         scores,
         method=settings.calibration,
-        trained_share=trained_share,
-        real_share=real_share,
+        trained_share=run.info.trained_share,
         **common,
     )
     return threshold, calibration
@@ -291,38 +290,19 @@ def _score(
     run: Run, shards: ShardSet, split: str, *, predict: Predict, batch_size: int
 ) -> pd.DataFrame:
     task = run.config.train.task
+    truth = find_truth(shards, split, task)
     views = predict_split(
         predict, shards, split=split, task=task, batch_size=batch_size
     )
     columns = ["id", "patient", "grade"]
     table = shards.index.loc[shards.find_rows(split), columns].reset_index(drop=True)
-    table["label"] = (table["grade"] >= POSITIVE_FROM[task]).astype(int)
-    if table["label"].nunique() < 2:
-        raise DrtfError(
-            f"split {split!r} of {shards.folder} has photographs of one class only for "
-            f"the task {task!r}: it can't be judged on"
-        )
+    table["label"] = truth
     probabilities = views.mean(axis=1)
     table["score"] = find_scores(probabilities)
     table["first_view"] = find_scores(views[:, 0])
     if task == "grades":
         table["decided_grade"] = probabilities.argmax(axis=1)
     return table
-
-
-def _find_shares(shards: ShardSet, config: Config) -> tuple[float, float]:
-    """Find the share of positive photographs in training: as drawn, and as they are."""
-    task = config.train.task
-    counts = count_examples(shards, "train", task)
-    first = POSITIVE_FROM[task] if task == "grades" else 1
-    if not 0 < sum(counts[first:]) < sum(counts):
-        raise DrtfError(
-            f"split 'train' of {shards.folder} has photographs of one class only for "
-            f"the task {task!r}, and chances can't be told by it: judge with --set "
-            "evaluate.threshold=stored"
-        )
-    drawn = np.array(count_draws(counts, config.sampling))
-    return drawn[first:].sum() / drawn.sum(), counts[first:].sum() / counts.sum()
 
 
 def _measure(

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
-from drtf.errors import DrtfError
+from drtf.data.pipeline import find_truth
 from drtf.files import check_absent, replacing, write_atomic
 from drtf.inference.evaluation import check_preprocessing
 from drtf.models.device import silence
@@ -86,7 +86,7 @@ def export(
     serve = build_serving(run)
     with ShardSet(shards) as shard_set, replacing(out) as aside:
         check_preprocessing(run, shard_set)
-        truth = _find_truth(run, shard_set, split)
+        truth = find_truth(shard_set, split, run.config.train.task)
         if target == "savedmodel":
             module = tf.Module()
             module.network, module.serve = run.network, serve
@@ -115,17 +115,6 @@ def export(
         described = _describe(run, result, target, split)
         write_atomic(facts, json.dumps(described, indent=2) + "\n")
     return result
-
-
-def _find_truth(run: Run, shards: ShardSet, split: str) -> np.ndarray:
-    grades = shards.grades[shards.find_rows(split)]
-    truth = grades >= POSITIVE_FROM[run.config.train.task]
-    if truth.all() or not truth.any():
-        raise DrtfError(
-            f"split {split!r} of {shards.folder} has photographs of one class only: "
-            "name another to compare on"
-        )
-    return truth
 
 
 def build_serving(run: Run) -> Serve:

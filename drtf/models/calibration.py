@@ -66,7 +66,6 @@ def fit_calibration(
     *,
     method: CalibrationMethod,
     trained_share: float,
-    real_share: float,
     split: str,
     tta: Tta,
 ) -> Calibration:
@@ -74,20 +73,20 @@ def fit_calibration(
 
     A network trained on as many diseased as healthy photographs takes disease for more
     common than it is: Saerens et al., Neural Computation 14(1), 2002, eq. 2.4, put that
-    right. One temperature then mends what is too sure or not sure enough: Guo et al.,
-    2017, https://arxiv.org/abs/1706.04599. An isotonic curve mends any shape, and needs
-    many photographs.
+    right, here by its share among the photographs fitted on. One temperature then mends
+    what is too sure or not sure enough: Guo et al., 2017,
+    https://arxiv.org/abs/1706.04599. An isotonic curve mends any shape, and needs many
+    photographs.
 
     Args:
-        truth: int64 [n], 1 for positive.
+        truth: int64 [n], 1 for positive; both classes are there.
         scores: float [n] in [0, 1].
         method: `none` corrects the prior alone.
         trained_share: of positive photographs among those trained on, as drawn.
-        real_share: of positive photographs where the scores will be used.
         split: that these are of.
         tta: that they were scored with.
     """
-    shift = float(logit(real_share) - logit(trained_share))
+    shift = float(logit(truth.mean()) - logit(trained_share))
     common: dict[str, Any] = {
         "method": method,
         "prior_shift": shift,

@@ -54,6 +54,7 @@ class RunInfo(BaseModel):
         encoding: of their images: `raw`, `png` or `jpeg`.
         jpeg_quality: of these, for `jpeg`.
         image_size: in px.
+        trained_share: of positive photographs among those drawn for training.
         model_sha256: of model.keras.
         config_sha256: of config.toml.
         best_epoch: from 1; the one whose weights are in model.keras.
@@ -79,6 +80,7 @@ class RunInfo(BaseModel):
     encoding: Encoding
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     image_size: int
+    trained_share: Annotated[float, Field(gt=0, lt=1)]
     model_sha256: str
     config_sha256: str
     best_epoch: int

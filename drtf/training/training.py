@@ -10,21 +10,21 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Config, TrainConfig, parse_config
-from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import (
     State,
     count_examples,
     count_steps,
     eval_dataset,
+    find_truth,
     record_errors,
     train_dataset,
 )
 from drtf.data.sampling import count_draws
-from drtf.errors import DrtfError
+from drtf.errors import ConfigError, DrtfError
 from drtf.figures import plot_history
 from drtf.files import check_absent, hash_file, lock_alone
 from drtf.models.device import choose_precision, choose_strategy, dtype_policy
-from drtf.models.network import build_network, count_parameters
+from drtf.models.network import FIRST_POSITIVE, build_network, count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
     HISTORY_FIGURE,
@@ -95,16 +95,20 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         _check_out(out, identity, resume=resume)
         if (out / INFO_FILE).exists():
             return load_info(out)
-        _check_classes(shard_set, config.train)
+        trained_share = _find_trained_share(shard_set, config)
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, since a training that can't begin leaves no folder.
         lock = out.with_name(f".{out.name}.lock")
         with lock_alone(lock), strategy.scope(), record_errors():
-            return _train(shard_set, out, config, identity)
+            return _train(shard_set, out, config, identity, trained_share)
 
 
 def _train(
-    shards: ShardSet, out: Path, config: Config, identity: dict[str, Any]
+    shards: ShardSet,
+    out: Path,
+    config: Config,
+    identity: dict[str, Any],
+    trained_share: float,
 ) -> RunInfo:
     checkpoint = load_newest(out)
     keras.utils.set_random_seed(config.train.seed)
@@ -135,6 +139,7 @@ def _train(
         encoding=manifest.encoding,
         jpeg_quality=manifest.settings["build"]["jpeg_quality"],
         image_size=config.images.size,
+        trained_share=trained_share,
         model_sha256=hash_file(out / MODEL_FILE),
         config_sha256=hash_file(out / CONFIG_FILE),
         best_epoch=training.keeper.best_epoch,
@@ -184,16 +189,23 @@ def _explain_exhaustion(
     )
 
 
-def _check_classes(shards: ShardSet, config: TrainConfig) -> None:
-    positive_from = POSITIVE_FROM[config.task]
-    for split in ("train", config.validation_split):
-        positive = shards.grades[shards.find_rows(split)] >= positive_from
-        if positive.all() or not positive.any():
-            raise DrtfError(
-                f"split {split!r} of {shards.folder} has photographs of one class only "
-                f"for train.task={config.task!r}; training needs grades below and from "
-                f"{positive_from} on"
-            )
+def _find_trained_share(shards: ShardSet, config: Config) -> float:
+    """Find the share of positive photographs among those drawn for training.
+
+    Raises:
+        DrtfError: if training or validation would have one class only.
+    """
+    task = config.train.task
+    for split in ("train", config.train.validation_split):
+        find_truth(shards, split, task)
+    drawn = count_draws(count_examples(shards, "train", task), config.sampling)
+    share = sum(drawn[FIRST_POSITIVE[len(drawn)] :]) / sum(drawn)
+    if not 0 < share < 1:
+        raise ConfigError(
+            f"sampling.weights {list(config.sampling.weights)} draw photographs of one "
+            "class only: healthy and diseased ones are both needed"
+        )
+    return share
 
 
 def prepare_training(
