@@ -70,7 +70,7 @@ def plot_confusion(
             f"{count:,}\n{shares[row, column]:.1%}",
             ha="center",
             va="center",
-            fontsize=13,
+            fontsize=13 if len(labels) == 2 else 8,
             color="white" if shares[row, column] > 0.5 else "black",
         )
     ticks = range(len(labels))

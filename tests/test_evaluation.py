@@ -315,6 +315,14 @@ def test_a_network_of_grades_is_judged_by_referable_disease(shards, config, tmp_
     )
     found_kappa = found.metrics["grades_quadratic_kappa"].value
     assert found_kappa == pytest.approx(kappa, nan_ok=True)
+    grades = predictions["grade"], predictions["decided_grade"]
+    matrix = confusion_matrix(*grades, labels=range(5))
+    assert found.grade_confusion_matrix == matrix.tolist()
+    for grade in set(predictions["grade"]):
+        recall = matrix[grade, grade] / matrix[grade].sum()
+        assert found.metrics[f"grades_recall_{grade}"].value == pytest.approx(recall)
+        assert found.grade_classes[f"grade {grade}"]["recall"] == pytest.approx(recall)
+    assert "Decisions by grade" in (tmp_path / "out" / "report.html").read_text()
     assert found.metrics["roc_auc"].value == pytest.approx(
         roc_auc_score(truth, predictions["score"])
     )

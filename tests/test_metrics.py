@@ -186,8 +186,22 @@ def test_grades_are_measured_as_scikit_learn_does():
             grades, decided, weights="quadratic"
         ),
     }
+    recalls = reference.recall_score(grades, decided, average=None)
+    expected |= {f"grades_recall_{grade}": x for grade, x in enumerate(recalls)}
     assert {name: found[name].value for name in found} == pytest.approx(expected)
     assert all(x.ci_low < x.value < x.ci_high for x in found.values())
+
+
+def test_grades_without_a_mistake_have_exact_intervals():
+    grades = np.repeat([0, 2, 4], 20)
+    found = measure_grades(
+        grades, grades, patients=np.arange(60) // 2, num_resamples=50, seed=0
+    )
+    names = ["grades_accuracy", *(f"grades_recall_{grade}" for grade in (0, 2, 4))]
+    assert [*found] == [*names, "grades_quadratic_kappa"]
+    # Of ten patients, whose smallest share that all might come from is 0.025 ** 0.1.
+    assert found["grades_recall_2"].ci_low == pytest.approx(0.025**0.1)
+    assert found["grades_recall_2"].ci_high == 1
 
 
 def test_where_no_mistake_was_made_the_interval_still_has_a_width():

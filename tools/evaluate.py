@@ -83,7 +83,10 @@ def evaluate(
         METRIC_COLUMNS,
         list_rows(evaluation),
     )
-    show_table("Decisions by class", CLASS_COLUMNS, list_classes(evaluation))
+    show_table("Decisions by class", CLASS_COLUMNS, list_classes(evaluation.classes))
+    if evaluation.grade_classes:
+        rows = list_classes(evaluation.grade_classes)
+        show_table("Decisions by grade", CLASS_COLUMNS, rows)
     threshold = evaluation.threshold
     click.echo(
         f"Threshold {threshold.value:.4f} ({threshold.rule} on {threshold.split}); "

@@ -22,7 +22,7 @@ from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import find_truth
 from drtf.errors import DrtfError
 from drtf.files import check_absent, neutralize, write_atomic
-from drtf.inference.judgement import LABELS, Evaluation, OperatingPoint
+from drtf.inference.judgement import GRADES, LABELS, Evaluation, OperatingPoint
 from drtf.inference.metrics import (
     Estimate,
     choose_threshold,
@@ -172,14 +172,16 @@ def _judge(
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
     bootstrap = {"num_resamples": settings.num_resamples, "seed": settings.seed}
     names = table["patient"].to_numpy()
+    labels = LABELS[run.config.train.task]
     metrics = _measure(table, value, **bootstrap)
+    grade_classes, grade_matrix = {}, []
     if "decided_grade" in table:
-        metrics |= measure_grades(
-            table["grade"].to_numpy(),
-            table["decided_grade"].to_numpy(),
-            patients=names,
-            **bootstrap,
+        grades, decided = (
+            table[column].to_numpy() for column in ("grade", "decided_grade")
         )
+        metrics |= measure_grades(grades, decided, patients=names, **bootstrap)
+        grade_classes = describe_classes(grades, decided, labels=GRADES)
+        grade_matrix = count_decisions(grades, decided, labels=GRADES)
     columns = ["label", "grade", "score", "probability"]
     patients = table.groupby("patient")[columns].max()
     views = np.stack([table["first_view"].to_numpy(), table["score"].to_numpy()])
@@ -191,11 +193,13 @@ def _judge(
         calibration=calibration,
         metrics=metrics,
         patient_metrics=_measure(patients.reset_index(), value, **bootstrap),
-        classes=describe_classes(truth, decision, labels=LABELS[run.config.train.task]),
+        classes=describe_classes(truth, decision, labels=labels),
         operating_points=points,
         views_gain=views_gain,
         views_cost=measure_views_cost(run.network, settings.tta, batch_size),
-        confusion_matrix=confusion_matrix(truth, decision, labels=(0, 1)).tolist(),
+        confusion_matrix=count_decisions(truth, decision, labels=labels),
+        grade_classes=grade_classes,
+        grade_confusion_matrix=grade_matrix,
         num_photographs=len(table),
         num_patients=table["patient"].nunique(),
         notes=_find_notes(run, split, trained_on=trained_on, keep=keep or stored),
@@ -330,14 +334,14 @@ def describe_classes(
     """Return precision, recall, F1 and support of each class, and their averages.
 
     Args:
-        truth: int64 [n], 1 for positive.
+        truth: int64 [n], classes from 0.
         decisions: int64 [n].
-        labels: of the two classes.
+        labels: of the classes.
     """
     found = classification_report(
         truth,
         decisions,
-        labels=(0, 1),
+        labels=range(len(labels)),
         target_names=labels,
         output_dict=True,
         zero_division=np.nan,
@@ -347,6 +351,13 @@ def describe_classes(
         name: {key: float(value) for key, value in values.items()}
         for name, values in found.items()
     }
+
+
+def count_decisions(
+    truth: np.ndarray, decisions: np.ndarray, *, labels: Sequence[str]
+) -> list[list[int]]:
+    """Return the confusion matrix of classes, as `describe_classes` takes them."""
+    return confusion_matrix(truth, decisions, labels=range(len(labels))).tolist()
 
 
 def _find_notes(run: Run, split: str, *, trained_on: bool, keep: bool) -> list[str]:
@@ -385,6 +396,8 @@ def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
             dataclasses.asdict(point) for point in evaluation.operating_points
         ],
         "confusion_matrix": evaluation.confusion_matrix,
+        "grade_classes": evaluation.grade_classes,
+        "grade_confusion_matrix": evaluation.grade_confusion_matrix,
         "views_gain": dataclasses.asdict(evaluation.views_gain),
         "num_photographs": evaluation.num_photographs,
         "num_patients": evaluation.num_patients,

@@ -1,10 +1,11 @@
 """Judgement: what an evaluation found, and the same as text."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from drtf.config import Tta
+from drtf.config import NUM_CLASSES, Tta
 from drtf.inference.metrics import Estimate, format_interval, format_value
 from drtf.models.calibration import Calibration
 from drtf.models.run import Threshold
@@ -16,6 +17,7 @@ LABELS = {
     "referable": ("not referable", "referable"),
     "grades": ("not referable", "referable"),
 }
+GRADES = tuple(f"grade {grade}" for grade in range(NUM_CLASSES["grades"]))
 POINT_COLUMNS = ("rule", "threshold", "sensitivity", "specificity", "precision")
 
 
@@ -48,6 +50,9 @@ class Evaluation:
         views_gain: what the ROC AUC of all views is above that of the unchanged one.
         views_cost: how many times as long the network takes for them.
         confusion_matrix: rows are truth, columns are decisions.
+        grade_classes: as `classes`, of the decision between the five grades; empty
+            where the run makes none.
+        grade_confusion_matrix: of these; empty likewise.
         num_photographs: judged.
         num_patients: to whom they belong.
         notes: what a reader must know to weigh the figures.
@@ -66,6 +71,8 @@ class Evaluation:
     views_gain: Estimate
     views_cost: float = field(compare=False)  # a measured time
     confusion_matrix: list[list[int]]
+    grade_classes: dict[str, dict[str, float]]
+    grade_confusion_matrix: list[list[int]]
     num_photographs: int
     num_patients: int
     notes: list[str]
@@ -91,7 +98,9 @@ def list_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     return rows
 
 
-def list_classes(evaluation: Evaluation) -> list[tuple[str, ...]]:
+def list_classes(
+    classes: Mapping[str, Mapping[str, float]],
+) -> list[tuple[str, ...]]:
     """List an evaluation's classes as text, as `CLASS_COLUMNS` says."""
     return [
         (
@@ -99,7 +108,7 @@ def list_classes(evaluation: Evaluation) -> list[tuple[str, ...]]:
             *(format_value(values[key]) for key in CLASS_COLUMNS[1:-1]),
             f"{values['support']:,.0f}",
         )
-        for name, values in evaluation.classes.items()
+        for name, values in classes.items()
     ]
 
 

@@ -96,10 +96,7 @@ def measure(
     }
     if grades is not None:
         shares |= {f"recall_grade_{grade}": grades == grade for grade in _list(grades)}
-    for name, counted in shares.items():
-        if _says_nothing(estimates[name]):
-            num_patients = len(np.unique(patients[counted]))
-            estimates[name] = _find_exact_interval(estimates[name].value, num_patients)
+    estimates |= _find_exact_intervals(estimates, shares, patients)
     if _says_nothing(estimates["roc_auc"]):
         estimates["roc_auc"] = _find_roc_auc_interval(
             estimates["roc_auc"].value,
@@ -128,10 +125,14 @@ def measure_grades(
         seed: of the resampling.
 
     Returns:
-        Estimates of `grades_accuracy` and `grades_quadratic_kappa`.
+        Estimates of `grades_accuracy` and `grades_quadratic_kappa`, and of the recall
+        of each grade that is there, `grades_recall_0` and so on.
     """
     cells = np.eye(NUM_GRADES**2, dtype=np.float32)[NUM_GRADES * grades + decided]
     steps = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
+    present = _list(grades)
+    shares = {"grades_accuracy": np.full(len(grades), True)}
+    shares |= {f"grades_recall_{grade}": grades == grade for grade in present}
 
     def measure_weighted(weights: np.ndarray) -> np.ndarray:
         counts = (weights @ cells).astype(np.float64)
@@ -139,24 +140,22 @@ def measure_grades(
         total = counts.sum(axis=1)
         rows, columns = matrices.sum(axis=2), matrices.sum(axis=1)
         by_chance = np.einsum("ri,rj,ij->r", rows, columns, steps) / total
-        accuracy = np.trace(matrices, axis1=1, axis2=2) / total
+        right = np.diagonal(matrices, axis1=1, axis2=2)
         with np.errstate(divide="ignore", invalid="ignore"):
             kappa = 1 - np.einsum("rij,ij->r", matrices, steps) / by_chance
-        return np.stack([accuracy, kappa])
+            recalls = (right / rows)[:, present].T
+        return np.stack([right.sum(axis=1) / total, *recalls, kappa])
 
     values = measure_weighted(np.ones((1, len(grades)), np.float32))[:, 0]
     resampled = np.concatenate(
         [measure_weighted(x) for x in _resample(patients, num_resamples, seed)], axis=1
     )
-    return {
+    names = [*shares, "grades_quadratic_kappa"]
+    estimates = {
         name: _estimate(float(value), found)
-        for name, value, found in zip(
-            ("grades_accuracy", "grades_quadratic_kappa"),
-            values,
-            resampled,
-            strict=True,
-        )
+        for name, value, found in zip(names, values, resampled, strict=True)
     }
+    return estimates | _find_exact_intervals(estimates, shares, patients)
 
 
 def measure_mean_roc_auc(
@@ -450,6 +449,25 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 def _says_nothing(estimate: Estimate) -> bool:
     return estimate.ci_low == estimate.ci_high
+
+
+def _find_exact_intervals(
+    estimates: dict[str, Estimate], shares: dict[str, np.ndarray], patients: np.ndarray
+) -> dict[str, Estimate]:
+    """Find the intervals of shares of which all resamples agree.
+
+    Args:
+        estimates: by name.
+        shares: bool [n] by name, the photographs that each is a share of.
+        patients: [n], names.
+    """
+    return {
+        name: _find_exact_interval(
+            estimates[name].value, len(np.unique(patients[counted]))
+        )
+        for name, counted in shares.items()
+        if _says_nothing(estimates[name])
+    }
 
 
 def _find_exact_interval(value: float, num: int) -> Estimate:

@@ -14,6 +14,7 @@ from drtf.inference import page
 from drtf.inference.heatmaps import compute_maps, describe_map, draw_overlay
 from drtf.inference.judgement import (
     CLASS_COLUMNS,
+    GRADES,
     LABELS,
     METRIC_COLUMNS,
     POINT_COLUMNS,
@@ -35,6 +36,7 @@ FIGURES = (
     "scores.png",
     "reliability.png",
 )
+GRADES_FIGURE = "grade_confusion_matrix.png"
 MISTAKES_FIGURE = "mistakes.png"
 NUM_MISTAKES = 4  # of each kind
 LIMITS = (
@@ -81,9 +83,17 @@ def write_report(
         page.format_table("Metrics", METRIC_COLUMNS, list_rows(evaluation)),
         page.format_text("", INTERVALS),
         page.format_table(
-            "Decisions by class", CLASS_COLUMNS, list_classes(evaluation)
+            "Decisions by class", CLASS_COLUMNS, list_classes(evaluation.classes)
         ),
     ]
+    if evaluation.grade_classes:
+        rows = list_classes(evaluation.grade_classes)
+        matrix = np.array(evaluation.grade_confusion_matrix)
+        figures.plot_confusion(out / GRADES_FIGURE, matrix, labels=GRADES)
+        sections += [
+            page.format_table("Decisions by grade", CLASS_COLUMNS, rows),
+            page.format_figures("", [out / GRADES_FIGURE]),
+        ]
     if evaluation.operating_points:
         title = "Other thresholds, chosen on validation too"
         rows = list_operating_points(evaluation)
