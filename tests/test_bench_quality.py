@@ -35,3 +35,12 @@ def test_verdicts_that_can_not_be_read_are_named(images, tmp_path):
     judged.write_text("image,good\n0_left,1\n")
     with pytest.raises(LabelError, match="must be a CSV with the columns image and"):
         bench_quality(images, judged=judged)
+    judged.write_text("image,gradable\n9_left,1\n")
+    with pytest.raises(LabelError, match="judges none of the photographs"):
+        bench_quality(images, judged=judged)
+
+
+def test_a_folder_that_can_not_be_read_is_told(tmp_path):
+    (tmp_path / "0_left.png").write_bytes(b"")
+    with pytest.raises(LabelError, match="none of the photographs in .* could be read"):
+        bench_quality(tmp_path, judged=None, num_workers=1)

@@ -358,6 +358,16 @@ def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
     ]
 
 
+def test_a_submission_has_no_name_twice(run_folder, photographs, config, tmp_path):
+    for name in ("a/1_left.png", "b/1_left.png"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(photographs / "images" / "0_left.png", tmp_path / name)
+    out = tmp_path / "submission.csv"
+    with pytest.raises(DrtfError, match=r"a/1_left.png and b/1_left.png have one name"):
+        score(run_folder, tmp_path, out=out, config=config, kaggle=True)
+    assert not out.exists()
+
+
 def test_a_run_of_grades_tells_the_grade(shards, photographs, config, tmp_path):
     settings = config.train.model_copy(update={"task": "grades", "epochs": 1})
     config = config.model_copy(update={"train": settings})

@@ -60,10 +60,13 @@ def bench_quality(
         num_workers: processes; 0 is one a CPU.
 
     Raises:
-        LabelError: if there are no photographs, or the CSV can't be read.
+        LabelError: if no photograph can be read, or the CSV can't be or is of others.
     """
     verdicts = _load_verdicts(judged) if judged else {}
     photographs = find_photographs(images)
+    names = {strip_suffix(Path(path).name) for path in photographs.paths}
+    if judged and not names & verdicts.keys():
+        raise LabelError(f"{judged} judges none of the photographs in {images}")
     places = ((photographs.folder, path) for path in photographs.paths)
     flagged = map_in_order(
         _flag,
@@ -83,6 +86,8 @@ def bench_quality(
                 by_kind.setdefault(kind, []).append(found[AS_IT_IS])
             num_unreadable += not found
             advance(f"{num_unreadable} unreadable")
+    if not by_kind:
+        raise LabelError(f"none of the photographs in {images} could be read")
     return [_count(kind, rows) for kind, rows in by_kind.items()]
 
 
@@ -123,8 +128,9 @@ def _load_verdicts(path: Path) -> dict[str, bool]:
             return {
                 row["image"]: bool(int(row["gradable"])) for row in csv.DictReader(file)
             }
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise LabelError(f"can't read {path}: {error.strerror}") from error
+    except (KeyError, ValueError, TypeError) as error:
         raise LabelError(
-            f"{path} must be a CSV with the columns image and gradable, 0 or 1: "
-            f"{error!r}"
+            f"{path} must be a CSV with the columns image and gradable, 0 or 1"
         ) from error

@@ -8,13 +8,14 @@ import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 from pyarrow import csv as arrow_csv
 from pyarrow import float64, int8, parquet, string
 
 from drtf.config import ScoreConfig
+from drtf.data.photographs import strip_suffix
 from drtf.errors import DrtfError
 from drtf.files import neutralize
 from drtf.models.run import Run
@@ -86,6 +87,27 @@ def find_stamp(run: Run, config: ScoreConfig) -> Stamp:
         "model": run.info.model_sha256[:STAMP_LENGTH],
         "settings": digest[:STAMP_LENGTH],
     }
+
+
+def find_id(path: str) -> str:
+    """Return what a photograph is called by: its file's name, without the ending."""
+    return strip_suffix(PurePosixPath(path).name)
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """Refuse photographs of one name, of which a submission can't have two rows.
+
+    Raises:
+        DrtfError: names two of them.
+    """
+    known: dict[str, str] = {}
+    for path in paths:
+        other = known.setdefault(find_id(path), path)
+        if other != path:
+            raise DrtfError(
+                f"{other} and {path} have one name, and a submission takes a row for "
+                "each name: score their folders one by one, or without --format kaggle"
+            )
 
 
 def encode_row(cells: Sequence[str]) -> bytes:

@@ -19,7 +19,6 @@ from drtf.data.photographs import (
     find_handles,
     find_photographs,
     load_photograph,
-    strip_suffix,
 )
 from drtf.errors import DrtfError, PhotographError
 from drtf.files import (
@@ -40,8 +39,10 @@ from drtf.inference.score_table import (
     COLUMNS,
     Counts,
     Stamp,
+    check_names,
     count_rows,
     encode_row,
+    find_id,
     find_stamp,
     merge_parts,
     name_part,
@@ -142,7 +143,7 @@ def score(
         RunError: if the run can't be used.
         LabelError: if the folder has no photographs.
         DrtfError: if `out` exists or can't be such a file, another process writes it,
-            or a part is missing or another's.
+            a part is missing or another's, or photographs of a submission share a name.
     """
     suffixes = (".csv",) if kaggle else (".csv", ".parquet")
     if out.suffix.lower() not in suffixes or out.is_dir():
@@ -152,6 +153,8 @@ def score(
     out.parent.mkdir(parents=True, exist_ok=True)
     run = load_run(run_folder)
     photographs = find_photographs(images)
+    if kaggle:
+        check_names(photographs.paths)
     stamp = find_stamp(run, config.score)
     aside = find_aside(target)
     with lock_alone(aside):
@@ -237,7 +240,7 @@ def _write_rows(
 def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, str]:
     """Return a row's cells by column, all but those of the stamp."""
     cells = {
-        "id": strip_suffix(Path(prepared.path).name),
+        "id": find_id(prepared.path),
         "path": prepared.path,
         "flags": ";".join(prepared.flags),
         "error": prepared.error,
