@@ -42,5 +42,7 @@ def test_verdicts_that_can_not_be_read_are_named(images, tmp_path):
 
 def test_a_folder_that_can_not_be_read_is_told(tmp_path):
     (tmp_path / "0_left.png").write_bytes(b"")
-    with pytest.raises(LabelError, match="none of the photographs in .* could be read"):
+    with pytest.raises(
+        LabelError, match=r"none of the photographs in .* could be read"
+    ):
         bench_quality(tmp_path, judged=None, num_workers=1)

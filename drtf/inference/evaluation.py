@@ -184,8 +184,11 @@ def _judge(
         grade_matrix = count_decisions(grades, decided, labels=GRADES)
     columns = ["label", "grade", "score", "probability"]
     patients = table.groupby("patient")[columns].max()
-    views = np.stack([table["first_view"].to_numpy(), table["score"].to_numpy()])
-    _, (_, views_gain, _) = compare_roc_auc(truth, views, patients=names, **bootstrap)
+    views_gain = None
+    if settings.tta != "none":
+        views = table[["first_view", "score"]].to_numpy().T
+        found = compare_roc_auc(truth, views, patients=names, **bootstrap)
+        _, (_, views_gain, _) = found
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
@@ -388,7 +391,7 @@ def _find_notes(run: Run, split: str, *, trained_on: bool, keep: bool) -> list[s
 
 def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """Return the contents of metrics.json."""
-    task = run.config.train.task
+    task, gain = run.config.train.task, evaluation.views_gain
     return _dump(evaluation.metrics) | {
         "per_patient": _dump(evaluation.patient_metrics),
         "classes": evaluation.classes,
@@ -398,7 +401,7 @@ def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "confusion_matrix": evaluation.confusion_matrix,
         "grade_classes": evaluation.grade_classes,
         "grade_confusion_matrix": evaluation.grade_confusion_matrix,
-        "views_gain": dataclasses.asdict(evaluation.views_gain),
+        "views_gain": gain and dataclasses.asdict(gain),
         "num_photographs": evaluation.num_photographs,
         "num_patients": evaluation.num_patients,
         "split": evaluation.split,

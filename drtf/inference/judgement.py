@@ -47,7 +47,8 @@ class Evaluation:
         classes: precision, recall, F1 and support of each class, then their macro and
             weighted averages, as scikit-learn's `classification_report` has them.
         operating_points: what other thresholds from the validation split would give.
-        views_gain: what the ROC AUC of all views is above that of the unchanged one.
+        views_gain: what the ROC AUC of all views is above that of the unchanged one;
+            None where there is but one.
         views_cost: how many times as long the network takes for them.
         confusion_matrix: rows are truth, columns are decisions.
         grade_classes: as `classes`, of the decision between the five grades; empty
@@ -68,7 +69,7 @@ class Evaluation:
     patient_metrics: dict[str, Estimate]
     classes: dict[str, dict[str, float]]
     operating_points: list[OperatingPoint]
-    views_gain: Estimate
+    views_gain: Estimate | None
     views_cost: float = field(compare=False)  # a measured time
     confusion_matrix: list[list[int]]
     grade_classes: dict[str, dict[str, float]]
@@ -122,9 +123,9 @@ def list_operating_points(evaluation: Evaluation) -> list[tuple[str, ...]]:
 
 def describe_views(evaluation: Evaluation) -> str:
     """Tell in a sentence what test-time augmentation gained, and what it cost."""
-    if evaluation.tta == "none":
-        return "one view of each photograph"
     gain = evaluation.views_gain
+    if gain is None:
+        return "one view of each photograph"
     return (
         f"{evaluation.tta} gains {gain.value:+.4f} ROC AUC "
         f"({gain.ci_low:+.4f} to {gain.ci_high:+.4f}) over one view, and takes "
