@@ -26,7 +26,8 @@ def test_configs_are_trained_judged_and_compared(
     call = {"out": tmp_path / "sweep", "num_seeds": 1}
     results = sweep([("plain", first), ("focal", second)], [source], **call)
     plain, focal = results
-    assert plain.changes == []
+    assert (plain.nearest, plain.changes) == ("", [])
+    assert focal.nearest == "plain"
     assert focal.changes == ["train.epochs=2", 'train.loss="focal"']
     assert plain.gain == {}
     for grade, gain in focal.gain.items():
@@ -60,6 +61,18 @@ def test_configs_are_trained_judged_and_compared(
     assert sweep([("plain", first), ("focal", second)], [source], **call) == results
     assert len(files) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+
+
+def test_what_a_config_changes_is_told_of_the_one_it_is_most_like(config):
+    before = {
+        "plain": config,
+        "focal": change(config, loss="focal"),
+        "again": change(config, loss="focal"),
+    }
+    other = change(config, seed=7)
+    assert module._find_nearest(before, other) == ("plain", ["train.seed=7"])
+    other = change(config, loss="focal", seed=7)
+    assert module._find_nearest(before, other) == ("again", ["train.seed=7"])
 
 
 def test_a_config_that_was_changed_is_not_given_the_old_ones_results(

@@ -39,8 +39,9 @@ def sweep(
 
     A CONFIG is a preset or a TOML file. Each is built, trained with several seeds, and
     judged on the test split; results.csv, results.md and results.png in --out tell what
-    each one changes, its ROC AUC, and what it took. A sweep that was stopped goes on
-    where it was when the same command is given again.
+    each one changes of the one above that it is most like, its ROC AUC, and what it
+    took. A sweep that was stopped goes on where it was when the same command is given
+    again.
     """
     from drtf.bench.sweep import COLUMNS, FIGURE_FILE, PAGE_FILE, list_rows
     from drtf.bench.sweep import sweep as run_sweep
@@ -56,5 +57,5 @@ def sweep(
     name, _, *columns = COLUMNS
     show_table(f"Configs on {images}", (name, *columns), [(x[0], *x[2:]) for x in rows])
     for name, changes, *_ in rows[1:]:
-        click.echo(f"{name} changes {changes or 'nothing that is measured'}")
+        click.echo(f"{name} is {changes}")
     click.echo(f"Table: {out / PAGE_FILE}; picture: {out / FIGURE_FILE}")

@@ -43,7 +43,8 @@ class Result:
 
     Attributes:
         name: of the config.
-        changes: what it says otherwise than the one before it, as `--set` takes it.
+        nearest: the config above it that it is most like; empty for the first one.
+        changes: what it says otherwise than that one, as `--set` takes it.
         task: what was trained.
         seeds: of the trainings.
         validation: of each of them, the best epoch's value of what is monitored.
@@ -56,6 +57,7 @@ class Result:
     """
 
     name: str
+    nearest: str
     changes: list[str]
     task: str
     seeds: list[int]
@@ -100,7 +102,7 @@ def sweep(
     if len(set(names)) < len(names):
         raise DrtfError(f"each config needs a name of its own; got {', '.join(names)}")
     results: list[Result] = []
-    before: Config | None = None
+    before: dict[str, Config] = {}
     first: Judged | None = None
     for name, config in configs:
         seeds = [config.train.seed + number for number in range(num_seeds)]
@@ -110,11 +112,13 @@ def sweep(
             raise
         except DrtfError as error:
             raise DrtfError(f"config {name}: {error}") from error
+        nearest, changes = _find_nearest(before, config)
         alike = first and first.photographs.equals(judged.photographs)
         results.append(
             Result(
                 name=name,
-                changes=_find_changes(before, config),
+                nearest=nearest,
+                changes=changes,
                 task=config.train.task,
                 seeds=seeds,
                 validation=validation,
@@ -124,7 +128,7 @@ def sweep(
                 peak_memory_mb=float(np.median([x.peak_memory_mb for x in infos])),
             )
         )
-        before, first = config, first or judged
+        before[name], first = config, first or judged
         # A table of what there is so far.
         _write(results, out)
     return results
@@ -135,7 +139,7 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     return [
         (
             result.name,
-            ", ".join(result.changes),
+            describe_changes(result),
             result.task,
             str(len(result.seeds)),
             f"{np.mean(result.validation):.3f}",
@@ -153,6 +157,13 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
         )
         for result in results
     ]
+
+
+def describe_changes(result: Result) -> str:
+    """Tell what a config changes, and to which other one; nothing of the first one."""
+    if not result.nearest:
+        return ""
+    return f"{result.nearest} with {', '.join(result.changes) or 'the same settings'}"
 
 
 COLUMNS = (
@@ -224,11 +235,15 @@ def _name_set(config: Config) -> str:
     return f"{config.images.size}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _find_changes(before: Config | None, config: Config) -> list[str]:
-    if before is None:
-        return []
-    old, new = _flatten(before), _flatten(config)
-    return [f"{key}={json.dumps(new[key])}" for key in new if new[key] != old[key]]
+def _find_nearest(before: dict[str, Config], config: Config) -> tuple[str, list[str]]:
+    """Find the config that the fewest settings are changed of, the last of such."""
+    new = _flatten(config)
+    found = []
+    for name, other in before.items():
+        old = _flatten(other)
+        changed = [key for key in new if new[key] != old[key]]
+        found.append((name, [f"{key}={json.dumps(new[key])}" for key in changed]))
+    return min(reversed(found), key=lambda x: len(x[1]), default=("", []))
 
 
 def _flatten(config: Config) -> dict[str, Any]:
