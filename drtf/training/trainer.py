@@ -160,8 +160,11 @@ class Trainer(keras.Model):
             with tf.control_dependencies(
                 tf.nest.flatten(batch, expand_composites=True)
             ):
-                waited += _read_clock() - asked
-            self._strategy.run(self._step, (batch,))
+                came = _read_clock()
+            waited += came - asked
+            # A single thread might else do the step first, and then read the clock.
+            with tf.control_dependencies([came]):
+                self._strategy.run(self._step, (batch,))
             num_done += 1
             if self.streak > limit:
                 break
