@@ -1,14 +1,16 @@
 """A pool of spawned processes whose results come in order, a bounded number ahead."""
 
+import contextlib
 import itertools
 import os
 import signal
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,6 +25,7 @@ Result = TypeVar("Result")
 AHEAD_PER_WORKER = 16
 # Handed over together, since each hand-over costs this process about 0.5 ms.
 CHUNK = 4
+GRACE_SECONDS = 60
 
 
 def count_workers(num_workers: int) -> int:
@@ -90,10 +93,11 @@ def map_in_order(
 def run_apart(function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
     """Call a function in a process of its own, which ends when this one does.
 
-    Ctrl-C is passed on as SIGTERM, and waited for.
+    Ctrl-C is passed on as SIGTERM, and what the function makes of it is waited for.
 
     Raises:
         DrtfError: whatever the function raises of that kind, or if the process died.
+        OSError: likewise.
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -110,6 +114,10 @@ def run_apart(function: Callable[..., Result], *args: Any, **kwargs: Any) -> Res
         ) from None
     except KeyboardInterrupt:
         process.terminate()
+        with contextlib.suppress(EOFError):
+            _, error = ours.recv()
+            if error is not None:
+                raise error from None
         raise
     finally:
         process.join()
@@ -127,8 +135,10 @@ def _answer(
     _end_with_parent()
     try:
         answers.send((function(*args, **kwargs), None))
-    except DrtfError as error:
+    except (DrtfError, OSError) as error:
         answers.send((None, error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def _start_pool(
@@ -179,7 +189,10 @@ def _start_worker(initializer: Callable[[], None]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Have this process end with its parent, should that be killed."""
+    """Have this process end with its parent, should that be killed.
+
+    It gets SIGTERM, on which a training saves all, and some time for that.
+    """
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
@@ -187,6 +200,8 @@ def _end_with_parent() -> None:
 
 def _end_after(parent: BaseProcess) -> None:
     parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
     os._exit(1)
 
 
@@ -196,7 +211,7 @@ def _map_chunk(
     return [function(item) for item in chunk]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back until a pool's processes are started, and from these for good.
 

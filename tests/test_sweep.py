@@ -88,6 +88,10 @@ def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
     judged = change(config, epochs=1).model_copy(update={"evaluate": settings})
     sweep([("one", judged)], [source], **call)
     path = tmp_path / "sweep" / "runs" / "one-seed-42" / "evaluation-test"
+    found = sweep([("one", judged)], [source], **call, split="val")
+    assert (path.parent / "evaluation-val" / "metrics.json").exists()
+    # Of the epoch chosen by it, but for the views.
+    assert found[0].roc_auc[1].value == pytest.approx(found[0].validation[0], abs=0.2)
     assert json.loads((path / "metrics.json").read_text())["tta"] == "flips5"
 
 

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,63 @@ def test_a_function_called_apart_returns_and_raises_as_here():
         run_apart(raise_error, "too few")
     with pytest.raises(DrtfError, match=r"a process died \(exit code 3\)"):
         run_apart(os._exit, 3)
+    with pytest.raises(FileNotFoundError, match="no-such-file"):
+        run_apart(os.stat, "/no-such-file")
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from test_workers import wait_for_a_signal
+from drtf.workers import run_apart
+if __name__ == "__main__":
+    try:
+        print("got", run_apart(wait_for_a_signal, Path(sys.argv[1])))
+    except KeyboardInterrupt:
+        print("interrupted")
+    except Exception as error:
+        print("raised", error)
+"""
+
+
+def wait_for_a_signal(folder):
+    """Save what a training saves on SIGTERM, and tell."""
+    caught = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: caught.append(1))
+    (folder / "begun").touch()
+    while not caught:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    (folder / "saved").touch()
+    raise DrtfError("stopped, all saved")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_what_runs_apart_has_time_to_save_when_its_parent_is_stopped(tmp_path, number):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    path = os.pathsep.join(
+        (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    )
+    parent = subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(tmp_path / "begun")
+    parent.send_signal(number)
+    said, _ = parent.communicate(timeout=60)
+    wait_for(tmp_path / "saved")
+    assert said == ("raised stopped, all saved\n" if number == signal.SIGINT else "")
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def raise_error(message):

@@ -20,6 +20,7 @@ from .options import images_option, out_option, path_option
     show_default=True,
     help="Trainings of each config, with seeds from its own on.",
 )
+@click.option("--split", default="test", show_default=True, help="Split to judge on.")
 @click.option(
     "--set",
     "overrides",
@@ -33,15 +34,16 @@ def sweep(
     labels: Path,
     out: Path,
     num_seeds: int,
+    split: str,
     overrides: tuple[str, ...],
 ) -> None:
     """Train and judge several configs on the same photographs, and compare them.
 
     A CONFIG is a preset or a TOML file. Each is built, trained with several seeds, and
-    judged on the test split; results.csv, results.md and results.png in --out tell what
-    each one changes of the one above that it is most like, its ROC AUC, and what it
-    took. A sweep that was stopped goes on where it was when the same command is given
-    again.
+    judged on one split, val for a search among many; results.csv, results.md and
+    results.png in --out tell what each one changes of the one above that it is most
+    like, its ROC AUC, and what it took. A sweep that was stopped goes on where it was
+    when the same command is given again.
     """
     from drtf.bench.sweep import COLUMNS, FIGURE_FILE, PAGE_FILE, list_rows
     from drtf.bench.sweep import sweep as run_sweep
@@ -51,7 +53,9 @@ def sweep(
     from .tables import show_table
 
     named = [(Path(name).stem, load_config(name, overrides)) for name in configs]
-    results = run_sweep(named, [Source(images, labels)], out=out, num_seeds=num_seeds)
+    results = run_sweep(
+        named, [Source(images, labels)], out=out, num_seeds=num_seeds, split=split
+    )
     # What a config changes may be long: a line each beneath.
     rows = list_rows(results)
     name, _, *columns = COLUMNS

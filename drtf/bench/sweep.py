@@ -33,7 +33,6 @@ FIGURE_FILE = "results.png"
 MADE_BY = ("labels", "split", "images", "build")
 # Those that change nothing of what is measured.
 UNMEASURED = ("score", "gradcam")
-SPLIT = "test"
 GRADES = (1, 2)
 
 
@@ -48,8 +47,8 @@ class Result:
         task: what was trained.
         seeds: of the trainings.
         validation: of each of them, the best epoch's value of what is monitored.
-        roc_auc: on the test split, the mean over the trainings, by the grade from which
-            on a photograph is positive, whatever was trained.
+        roc_auc: on the split judged, the mean over the trainings, by the grade from
+            which on a photograph is positive, whatever was trained.
         gain: what that is above the first config's; nothing for this one itself, and
             where other photographs were judged.
         seconds: of a training's steps, the median.
@@ -69,7 +68,7 @@ class Result:
 
 
 class Judged(NamedTuple):
-    """What the trainings of a config say of the photographs of the test split.
+    """What the trainings of a config say of the photographs of a split.
 
     `photographs` has their ids, patients and grades, `scores` is float [m, n].
     """
@@ -84,6 +83,7 @@ def sweep(
     *,
     out: Path,
     num_seeds: int,
+    split: str = "test",
 ) -> list[Result]:
     """Build, train and judge each config, with several seeds, and write a table.
 
@@ -94,6 +94,7 @@ def sweep(
         sources: the photographs and their labels.
         out: the folder for sets, runs, `results.csv`, `results.md` and `results.png`.
         num_seeds: trainings of each config, from its own seed on.
+        split: to judge them on; a search for the best of them keeps off `test`.
 
     Raises:
         DrtfError: if a config can't be built, trained or judged, or two have one name.
@@ -107,7 +108,7 @@ def sweep(
     for name, config in configs:
         seeds = [config.train.seed + number for number in range(num_seeds)]
         try:
-            infos, validation, judged = _run(name, config, sources, out, seeds)
+            infos, validation, judged = _run(name, config, sources, out, seeds, split)
         except StoppedError:
             raise
         except DrtfError as error:
@@ -130,7 +131,7 @@ def sweep(
         )
         before[name], first = config, first or judged
         # A table of what there is so far.
-        _write(results, out)
+        _write(results, out, split)
     return results
 
 
@@ -185,6 +186,7 @@ def _run(
     sources: Sequence[Source],
     out: Path,
     seeds: Sequence[int],
+    split: str,
 ) -> tuple[list[RunInfo], list[float], Judged]:
     """Train and judge a config with each seed, but for what was done before."""
     shards = out / "sets" / _name_set(config)
@@ -195,12 +197,18 @@ def _run(
         seeded = config.model_copy(update={"train": settings})
         run = out / "runs" / f"{name}-seed-{seed}"
         run.parent.mkdir(parents=True, exist_ok=True)
-        # In a process of its own, whose memory is its own.
+        # Each in a process of its own: TensorFlow gives back no memory of a device.
         info = run_apart(train, shards, out=run, config=seeded, resume=True)
-        judged = run / f"evaluation-{SPLIT}"
+        judged = run / f"evaluation-{split}"
         if not was_judged(judged, info, seeded.evaluate):
-            evaluate(
-                run, shards, split=SPLIT, out=judged, config=seeded, overwrite=True
+            run_apart(
+                evaluate,
+                run,
+                shards,
+                split=split,
+                out=judged,
+                config=seeded,
+                overwrite=True,
             )
         infos.append(info)
         best = load_history(run)[info.best_epoch - 1]
@@ -256,7 +264,7 @@ def _flatten(config: Config) -> dict[str, Any]:
     }
 
 
-def _write(results: Sequence[Result], out: Path) -> None:
+def _write(results: Sequence[Result], out: Path, split: str) -> None:
     rows = list_rows(results)
     file = io.StringIO(newline="")
     csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
@@ -274,5 +282,5 @@ def _write(results: Sequence[Result], out: Path) -> None:
             ]
             for grade in GRADES
         },
-        title="ROC AUC on the test split, mean over seeds, 95 % interval",
+        title=f"ROC AUC on split {split}, mean over seeds, 95 % interval",
     )
