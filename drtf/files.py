@@ -13,6 +13,7 @@ from drtf.errors import DrtfError
 
 # What makes a spreadsheet take a cell for a formula: owasp.org, "CSV Injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+GUARD = r"^'('*[=+\-@\t\r])"
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -70,8 +71,11 @@ def write_unbuffered(file: FileIO, data: bytes) -> None:
 
 
 def neutralize(cell: str) -> str:
-    """Return a cell of a CSV such that no spreadsheet takes it for a formula."""
-    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+    """Return a cell of a CSV such that no spreadsheet takes it for a formula.
+
+    It begins with one apostrophe more, which `GUARD` finds.
+    """
+    return f"'{cell}" if cell.lstrip("'").startswith(FORMULA_STARTS) else cell
 
 
 def sync_folder(path: Path) -> None:

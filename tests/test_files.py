@@ -1,7 +1,10 @@
+import re
+
 import pytest
 
 from drtf.errors import DrtfError
 from drtf.files import (
+    GUARD,
     check_absent,
     find_aside,
     hash_file,
@@ -32,6 +35,11 @@ def test_no_cell_is_a_formula(cell):
     assert neutralize(cell) == f"'{cell}"
     assert neutralize(f"a{cell}") == f"a{cell}"
     assert neutralize("") == ""
+    for guarded in (f"'{cell}", f"''{cell}"):  # so that the guard can be told
+        assert neutralize(guarded) == f"'{guarded}"
+        assert re.sub(GUARD, r"\1", neutralize(guarded)) == guarded
+    assert re.sub(GUARD, r"\1", neutralize(cell)) == cell
+    assert re.sub(GUARD, r"\1", "'a") == neutralize("'a") == "'a"
 
 
 def test_hash_file_is_sha256(tmp_path):

@@ -230,7 +230,9 @@ def test_what_another_model_scored_is_not_gone_on_with(
         value=0.25, rule="youden", split="val", tta="none", num_photographs=6
     )
     save_threshold(run_copy, threshold)
-    score(run_copy, images, out=out, config=config)
+    with pytest.raises(DrtfError, match="another run or other settings"):
+        score(run_copy, images, out=out, config=config)
+    score(run_copy, images, out=out, config=config, overwrite=True)
     rows = read(out)
     assert len({row["settings"] for row in rows}) == 1
     assert rows[0]["settings"] not in lines[1].decode()
@@ -250,8 +252,12 @@ def test_what_was_scored_of_another_folder_is_not_gone_on_with(
     words = map(str, (run_folder, folders[0], out, settings, 6))
     subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
     partial = tmp_path / ".scores.csv.partial"
-    assert len(partial.read_bytes().splitlines()) == 6
-    score(run_folder, folders[1], out=out, config=config)
+    before = partial.read_bytes()
+    assert len(before.splitlines()) == 6
+    with pytest.raises(DrtfError, match="of other photographs"):
+        score(run_folder, folders[1], out=out, config=config)
+    assert partial.read_bytes() == before
+    score(run_folder, folders[1], out=out, config=config, overwrite=True)
     whole = tmp_path / "whole.csv"
     score(run_folder, folders[1], out=whole, config=config)
     assert out.read_bytes() == whole.read_bytes()
@@ -392,6 +398,9 @@ def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_pa
     rows = read(out)
     assert [row["id"] for row in rows] == ["'=1+1", "'@a", "b\\nc"]
     assert rows[2]["path"] == "b\\nc.png"
+    out = tmp_path / "scores.parquet"
+    score(run_folder, images, out=out, config=config)
+    assert pd.read_parquet(out)["id"].tolist() == ["=1+1", "@a", "b\\nc"]
 
 
 def test_several_views_tell_their_spread(run_copy, photographs, config, tmp_path):

@@ -13,11 +13,12 @@ from typing import Self
 
 from pyarrow import csv as arrow_csv
 from pyarrow import float64, int8, parquet, string
+from pyarrow.compute import replace_substring_regex
 
 from drtf.config import ScoreConfig
 from drtf.data.photographs import strip_suffix
 from drtf.errors import DrtfError
-from drtf.files import neutralize
+from drtf.files import GUARD, neutralize
 from drtf.models.run import Run
 
 COLUMNS = (
@@ -33,6 +34,7 @@ COLUMNS = (
     "model",
     "settings",
 )
+GUARDED = ("id", "path", "error")
 STAMP_LENGTH = 12
 
 Stamp = dict[str, str]
@@ -203,7 +205,10 @@ def merge_parts(
 
 
 def write_parquet(table: Path, out: Path) -> None:
-    """Turn a table into a Parquet file, a part of it at a time."""
+    """Turn a table into a Parquet file, a part of it at a time.
+
+    Names are as they are there: what guards a CSV from spreadsheets is taken off.
+    """
     numbers = {"score": float64(), "spread": float64(), "probability": float64()}
     types = dict.fromkeys(COLUMNS, string()) | numbers
     types |= {"decision": int8(), "grade": int8()}
@@ -213,6 +218,10 @@ def write_parquet(table: Path, out: Path) -> None:
         parquet.ParquetWriter(out, reader.schema) as writer,
     ):
         for batch in reader:
+            for number, column in enumerate(batch.schema.names):
+                if column in GUARDED:
+                    cells = replace_substring_regex(batch[column], GUARD, r"\1")
+                    batch = batch.set_column(number, column, cells)
             writer.write_batch(batch)
 
 

@@ -126,14 +126,15 @@ def score(
     Threshold and test-time augmentation are those of the run's last evaluation; without
     one the threshold is 0.5 and there is one view. A photograph that can't be scored
     has its row too, with the reason. A scoring that was killed goes on after its last
-    whole row, unless another folder is scored now.
+    whole row.
 
     Args:
         run_folder: what `train` left.
         images: the folder, local or s3://, searched in depth, or a CSV of paths.
         out: the .csv or .parquet to be written.
         config: its `score` section is used.
-        overwrite: whether `out` may be replaced.
+        overwrite: whether `out`, and what another scoring left unfinished there, may be
+            replaced.
         part: number, from 1, and count of the processes that share the photographs;
             each of several writes a file of its own, see `name_part`.
         merge: join the files of so many processes, and score nothing.
@@ -142,7 +143,8 @@ def score(
     Raises:
         RunError: if the run can't be used.
         LabelError: if the folder has no photographs.
-        DrtfError: if `out` exists or can't be such a file, another process writes it,
+        DrtfError: if `out` exists, was begun otherwise or can't be such a file, another
+            process writes it,
             a part is missing or another's, or photographs of a submission share a name.
     """
     suffixes = (".csv",) if kaggle else (".csv", ".parquet")
@@ -161,10 +163,10 @@ def score(
         if merge:
             counts = merge_parts(out, photographs.paths, merge, stamp, aside)
         else:
-            _check_source(aside, images)
             paths = list(slice_part(photographs.paths, *part))
             mine = Photographs(photographs.folder, paths)
-            counts = _write_rows(run, mine, aside, stamp, config)
+            counts = _find_begun(aside, images, paths, stamp, overwrite=overwrite)
+            counts = _write_rows(run, mine, aside, counts, stamp, config)
         if write := _find_form(target, out, kaggle):
             table = aside.with_suffix(".form")
             write(aside, table)
@@ -188,13 +190,36 @@ def _find_source(aside: Path) -> Path:
     return aside.with_suffix(".source")
 
 
-def _check_source(aside: Path, images: Path | str) -> None:
-    """Begin anew where the rows so far are of another folder's photographs."""
-    path = _find_source(aside)
+def _find_begun(
+    aside: Path,
+    images: Path | str,
+    paths: Sequence[str],
+    stamp: Stamp,
+    *,
+    overwrite: bool,
+) -> Counts:
+    """Count the rows that a scoring before, stopped, left of this one.
+
+    Raises:
+        DrtfError: if they are of another scoring, and may not be replaced.
+    """
+    source = _find_source(aside)
     location = os.fsencode(images if is_remote(images) else Path(images).resolve())
-    if not path.exists() or path.read_bytes() != location:
-        aside.write_bytes(b"")
-        write_atomic(path, location)
+    with aside.open("rb") as lines:
+        counts = count_rows(lines, iter(paths), stamp)
+        lines.seek(0)
+        has_row = len(list(itertools.islice(lines, 3))) == 3  # beneath the header
+    alike = source.exists() and source.read_bytes() == location
+    if has_row and not (alike and counts.num_rows) and not overwrite:
+        raise DrtfError(
+            f"{aside} holds rows of a scoring that was stopped, of other photographs, "
+            "another run or other settings: go on with what it was begun with, or give "
+            "--overwrite to begin anew"
+        )
+    if alike:
+        return counts
+    write_atomic(source, location)
+    return Counts()
 
 
 def _find_form(
@@ -212,12 +237,11 @@ def _write_rows(
     run: Run,
     photographs: Photographs,
     aside: Path,
+    counts: Counts,
     stamp: Stamp,
     config: Config,
 ) -> Counts:
-    """Write the rows that are not there yet."""
-    with aside.open("rb") as lines:
-        counts = count_rows(lines, iter(photographs.paths), stamp)
+    """Write the rows that are not there yet, and count all."""
     with aside.open("ab", buffering=0) as file:
         file.truncate(counts.size_bytes)
         if not counts.size_bytes:
