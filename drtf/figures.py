@@ -1,9 +1,9 @@
 """Figures by matplotlib, written as PNG without a screen."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -87,6 +87,7 @@ def plot_roc(
     *,
     caption: str,
     threshold: float,
+    others: Sequence[float] = (),
 ) -> None:
     """Draw the ROC curve and where on it the threshold lies.
 
@@ -96,25 +97,27 @@ def plot_roc(
         scores: float [n] in [0, 1].
         caption: shown beside the curve.
         threshold: the score from which a photograph is positive.
+        others: thresholds that might be used in its place.
     """
     false_positive, true_positive, _ = roc_curve(truth, scores)
     figure, axes = _square("ROC curve", "1 - specificity", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
     axes.plot(false_positive, true_positive, color=BLUE, label=caption)
-    positive = scores >= threshold
-    axes.plot(
-        positive[truth == 0].mean(),
-        positive[truth == 1].mean(),
-        "o",
-        color=ORANGE,
-        label=f"threshold {threshold:.3f}",
-    )
+    for positive, style in _mark(scores, threshold, others):
+        share, false_share = positive[truth == 1].mean(), positive[truth == 0].mean()
+        axes.plot(false_share, share, **style)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=DPI)
 
 
 def plot_precision_recall(
-    path: Path, truth: np.ndarray, scores: np.ndarray, *, caption: str, threshold: float
+    path: Path,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    *,
+    caption: str,
+    threshold: float,
+    others: Sequence[float] = (),
 ) -> None:
     """Draw precision over recall; arguments as for `plot_roc`."""
     precision, recall, _ = precision_recall_curve(truth, scores)
@@ -122,15 +125,9 @@ def plot_precision_recall(
     share = truth.mean()
     axes.axhline(share, color=GREY, linestyle=":", label=f"prevalence {share:.2f}")
     axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=caption)
-    positive = scores >= threshold
-    if positive.any():
-        axes.plot(
-            positive[truth == 1].mean(),
-            truth[positive].mean(),
-            "o",
-            color=ORANGE,
-            label=f"threshold {threshold:.3f}",
-        )
+    for positive, style in _mark(scores, threshold, others):
+        if positive.any():
+            axes.plot(positive[truth == 1].mean(), truth[positive].mean(), **style)
     axes.legend(loc="lower left")
     figure.savefig(path, dpi=DPI)
 
@@ -269,7 +266,7 @@ def plot_estimates(
         axes.errorbar(
             value,
             rows + 0.16 * (2 * number - len(estimates) + 1),
-            xerr=np.stack([value - low, high - value]),
+            xerr=np.maximum([value - low, high - value], 0),  # but for rounding
             fmt="o",
             color=(BLUE, ORANGE, GREEN)[number],
             capsize=3,
@@ -281,6 +278,18 @@ def plot_estimates(
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=DPI)
+
+
+def _mark(
+    scores: np.ndarray, threshold: float, others: Sequence[float]
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Yield what each threshold takes for positive, and how its point is drawn."""
+    for number, other in enumerate(others):
+        label = "_" if number else "other thresholds"  # one entry of the legend for all
+        yield scores >= other, {"marker": "x", "color": GREY, "ls": "", "label": label}
+    label = f"threshold {threshold:.3f}"
+    style = {"marker": "o", "color": ORANGE, "ls": "", "label": label}
+    yield scores >= threshold, style
 
 
 def _square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

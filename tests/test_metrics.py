@@ -7,10 +7,12 @@ from sklearn import metrics as reference
 from drtf.inference.metrics import (
     Estimate,
     choose_threshold,
+    compare_roc_auc,
     format_interval,
     format_value,
     measure,
     measure_grades,
+    measure_mean_roc_auc,
     weighted_chances,
     weighted_metrics,
 )
@@ -225,6 +227,8 @@ def test_where_no_mistake_was_made_the_interval_still_has_a_width():
         "accuracy": 30,
         "recall_grade_0": 20,
         "recall_grade_2": 10,
+        "sensitivity_at_specificity_0.95": 10,
+        "specificity_at_sensitivity_0.80": 20,
     }.items():
         # Where all n are right, n * log(bound) = log(0.025).
         expected = Estimate(1.0, pytest.approx(0.025 ** (1 / num)), 1.0)
@@ -235,6 +239,13 @@ def test_where_no_mistake_was_made_the_interval_still_has_a_width():
     spread = 1 + 14 * ((1 - low) / (2 - low) + low / (1 + low))
     error = np.sqrt(low * (1 - low) * spread / (10 * 20))
     assert 1 - low == pytest.approx(1.959964 * error, abs=1e-6)
+    for name in ("average_precision", "f1", "cohen_kappa", "balanced_accuracy"):
+        assert found[name].value == 1
+        assert np.isnan([found[name].ci_low, found[name].ci_high]).all(), name
+    common = {"patients": patients, "num_resamples": 100, "seed": 0}
+    both = np.stack([scores, scores])
+    assert measure_mean_roc_auc(truth, both, **common) == area
+    assert [x for x, _, _ in compare_roc_auc(truth, both, **common)] == [area, area]
 
 
 def test_the_recall_of_each_grade_is_the_share_decided_rightly():
@@ -255,6 +266,16 @@ def test_the_recall_of_each_grade_is_the_share_decided_rightly():
         estimate = found[f"recall_grade_{grade}"]
         assert estimate.value == pytest.approx(expected)
         assert estimate.ci_low < estimate.value < estimate.ci_high
+
+
+@pytest.mark.parametrize("share", [0.07, 0.55, 0.93])
+def test_a_rule_takes_what_it_asks_for_to_the_last_digit(share):
+    scores = np.arange(200) / 200
+    truth = np.repeat([0, 1], 100)
+    value = choose_threshold(truth, scores, f"sensitivity>={share}")
+    assert (scores >= value)[truth == 1].sum() == round(100 * share)
+    value = choose_threshold(truth, scores, f"specificity>={share}")
+    assert (scores < value)[truth == 0].sum() == round(100 * share)
 
 
 @pytest.mark.parametrize("least", [0.5, 0.85, 1.0])

@@ -174,16 +174,24 @@ def _judge(
     names = table["patient"].to_numpy()
     labels = LABELS[run.config.train.task]
     metrics = _measure(table, value, **bootstrap)
+    columns = ["label", "grade", "score", "probability"]
+    columns += [name for name in ("decided_grade",) if name in table]
+    patients = table.groupby("patient")[columns].max().reset_index()
+    patient_metrics = _measure(patients, value, **bootstrap)
     grade_classes, grade_matrix = {}, []
     if "decided_grade" in table:
         grades, decided = (
             table[column].to_numpy() for column in ("grade", "decided_grade")
         )
         metrics |= measure_grades(grades, decided, patients=names, **bootstrap)
+        patient_metrics |= measure_grades(
+            patients["grade"].to_numpy(),
+            patients["decided_grade"].to_numpy(),
+            patients=patients["patient"].to_numpy(),
+            **bootstrap,
+        )
         grade_classes = describe_classes(grades, decided, labels=GRADES)
         grade_matrix = count_decisions(grades, decided, labels=GRADES)
-    columns = ["label", "grade", "score", "probability"]
-    patients = table.groupby("patient")[columns].max()
     views_gain = None
     if settings.tta != "none":
         views = table[["first_view", "score"]].to_numpy().T
@@ -195,7 +203,7 @@ def _judge(
         threshold=threshold,
         calibration=calibration,
         metrics=metrics,
-        patient_metrics=_measure(patients.reset_index(), value, **bootstrap),
+        patient_metrics=patient_metrics,
         classes=describe_classes(truth, decision, labels=labels),
         operating_points=points,
         views_gain=views_gain,

@@ -50,7 +50,8 @@ def measure(
     a metric is undefined are left out of its interval. Where all resamples agree, as
     they do where no mistake was made, the bootstrap says nothing: a share then has the
     exact interval of Clopper and Pearson (Biometrika 26, 1934) and the ROC AUC that of
-    Newcombe (Statistics in Medicine 25, 2006, method 5), both counting patients.
+    Newcombe (Statistics in Medicine 25, 2006, method 5), both counting patients; what
+    is neither has none.
 
     Args:
         truth: int64 [n], 1 for positive.
@@ -94,15 +95,14 @@ def measure(
         "precision": positive,
         "negative_predictive_value": ~positive,
     }
+    for least in OPERATING_POINTS:
+        shares[f"sensitivity_at_specificity_{least:.2f}"] = truth == 1
+        shares[f"specificity_at_sensitivity_{least:.2f}"] = truth == 0
     if grades is not None:
         shares |= {f"recall_grade_{grade}": grades == grade for grade in _list(grades)}
     estimates |= _find_exact_intervals(estimates, shares, patients)
-    if _says_nothing(estimates["roc_auc"]):
-        estimates["roc_auc"] = _find_roc_auc_interval(
-            estimates["roc_auc"].value,
-            *(len(np.unique(patients[truth == label])) for label in (0, 1)),
-        )
-    return estimates
+    estimates["roc_auc"] = _mend_roc_auc(estimates["roc_auc"], truth, patients)
+    return _drop_empty(estimates)
 
 
 def measure_grades(
@@ -155,7 +155,7 @@ def measure_grades(
         name: _estimate(float(value), found)
         for name, value, found in zip(names, values, resampled, strict=True)
     }
-    return estimates | _find_exact_intervals(estimates, shares, patients)
+    return _drop_empty(estimates | _find_exact_intervals(estimates, shares, patients))
 
 
 def measure_mean_roc_auc(
@@ -183,7 +183,8 @@ def measure_mean_roc_auc(
         scores = np.concatenate([scores, baseline])
         shares = np.append(shares, np.full(len(baseline), -1 / len(baseline)))
     values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
-    return _estimate(float(shares @ values), shares @ resampled)
+    found = _estimate(float(shares @ values), shares @ resampled)
+    return found if baseline is not None else _mend_roc_auc(found, truth, patients)
 
 
 def compare_roc_auc(
@@ -218,7 +219,7 @@ def compare_roc_auc(
         sides = rarer / (1 + len(defined))
         found.append(
             (
-                _estimate(float(value), results),
+                _mend_roc_auc(_estimate(float(value), results), truth, patients),
                 _estimate(float(value - values[0]), gains),
                 min(1.0, 2 * float(sides)),
             )
@@ -339,8 +340,8 @@ def choose_threshold(truth: np.ndarray, scores: np.ndarray, rule: str | float) -
     if found := re.fullmatch(r"(sensitivity|specificity)>=(.*)", rule):
         least = float(found[2])
         if found[1] == "sensitivity":
-            return float(candidates[np.flatnonzero(sensitivity >= least)[-1]])
-        found_at = np.flatnonzero(specificity >= least)
+            return float(candidates[np.flatnonzero(sensitivity >= least - TINY)[-1]])
+        found_at = np.flatnonzero(specificity >= least - TINY)
         return float(candidates[found_at[0] if len(found_at) else -1])
     return float(candidates[np.argmax(sensitivity + specificity)])
 
@@ -449,6 +450,24 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 def _says_nothing(estimate: Estimate) -> bool:
     return estimate.ci_low == estimate.ci_high
+
+
+def _mend_roc_auc(
+    estimate: Estimate, truth: np.ndarray, patients: np.ndarray
+) -> Estimate:
+    """Return the estimate of a ROC AUC, with Newcombe's interval if it needs one."""
+    if not _says_nothing(estimate):
+        return estimate
+    counts = (len(np.unique(patients[truth == label])) for label in (0, 1))
+    return _find_roc_auc_interval(estimate.value, *counts)
+
+
+def _drop_empty(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    """Leave out the intervals that would tell of a certainty that there is not."""
+    return {
+        name: Estimate(x.value, np.nan, np.nan) if _says_nothing(x) else x
+        for name, x in estimates.items()
+    }
 
 
 def _find_exact_intervals(

@@ -137,6 +137,7 @@ def _plot_figures(
 ) -> None:
     truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
     threshold = evaluation.threshold.value
+    others = [point.threshold for point in evaluation.operating_points]
     roc_auc = evaluation.metrics["roc_auc"]
     average_precision = evaluation.metrics["average_precision"]
     figures.plot_roc(
@@ -145,6 +146,7 @@ def _plot_figures(
         scores,
         caption=f"AUC {format_value(roc_auc.value)} ({format_interval(roc_auc)})",
         threshold=threshold,
+        others=others,
     )
     figures.plot_precision_recall(
         out / "precision_recall.png",
@@ -153,6 +155,7 @@ def _plot_figures(
         caption=f"AP {format_value(average_precision.value)} "
         f"({format_interval(average_precision)})",
         threshold=threshold,
+        others=others,
     )
     figures.plot_scores(
         out / "scores.png", table["grade"].to_numpy(), scores, threshold=threshold
