@@ -77,6 +77,17 @@ def test_what_does_not_fit_together_is_refused(
     with pytest.raises(RunError, match="exists already"):
         combine([run_folder, other_run], out=tmp_path, mean="scores")
     combine([run_folder, other_run], out=tmp_path / "both", mean="scores")
+    settings = config.train.model_copy(update={"epochs": 1})
+    model = ModelConfig(alpha=0.35, weights="none")
+    update = {"train": settings, "model": model}
+    train(shards, out=tmp_path / "mobile", config=config.model_copy(update=update))
+    with pytest.raises(RunError, match="mobile puts out 1 logits"):
+        combine([run_folder, tmp_path / "mobile"], out=tmp_path / "x", mean="scores")
+    settings = settings.model_copy(update={"validation_split": "test"})
+    update = {"train": settings}
+    train(shards, out=tmp_path / "tested", config=config.model_copy(update=update))
+    with pytest.raises(RunError, match="tested was validated on split 'test'"):
+        combine([run_folder, tmp_path / "tested"], out=tmp_path / "x", mean="scores")
     with pytest.raises(RunError, match="both is an ensemble itself"):
         combine([run_folder, tmp_path / "both"], out=tmp_path / "out", mean="scores")
     with pytest.raises(RunError, match="are the same model"):

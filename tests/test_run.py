@@ -155,7 +155,7 @@ def test_a_damaged_part_is_named(copy, name, text):
 def test_a_newer_run_is_refused_by_its_version(copy):
     info = json.loads((copy / INFO_FILE).read_text()) | {"format_version": 9}
     (copy / INFO_FILE).write_text(json.dumps(info))
-    with pytest.raises(RunError, match="run format version 9, this drtf reads 1"):
+    with pytest.raises(RunError, match="run format version 9, this drtf reads 2"):
         load_run(copy)
 
 

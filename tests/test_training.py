@@ -2,6 +2,7 @@ import csv
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +143,7 @@ def test_the_run_says_of_split_and_images_what_made_the_shards(
 
 def test_the_plan_tells_what_training_then_does(run_folder, shards, shard_set, config):
     plan = plan_training(shards, config=config)
+    assert plan.image_size == 32
     positive = shard_set.grades > 0
     for split, counts in plan.num_photographs.items():
         found = positive[shard_set.find_rows(split)]
@@ -187,26 +189,44 @@ def test_a_split_of_one_class_cannot_be_trained_on(
 def test_weights_that_draw_one_class_are_refused(shards, tmp_path, config):
     sampling = SamplingConfig(mode="weights", weights=(1.0, 0.0))
     config = config.model_copy(update={"sampling": sampling})
-    with pytest.raises(ConfigError, match="draw photographs of one class only"):
+    with pytest.raises(ConfigError, match="leave photographs of one class only"):
         train(shards, out=tmp_path / "run", config=config)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("mode", "task"), [("natural", "binary"), ("balanced", "grades")]
+    ("mode", "update"),
+    [
+        ("natural", {}),
+        ("balanced", {"task": "grades"}),
+        ("natural", {"class_weights": (1.0, 4.0)}),
+        ("natural", {"loss": "focal", "focal_alpha": 0.8}),
+    ],
 )
-def test_a_run_tells_the_share_that_it_was_drawn_with(
-    shards, shard_set, tmp_path, config, mode, task
+def test_a_run_tells_the_share_that_it_was_trained_with(
+    shards, shard_set, tmp_path, config, mode, update
 ):
     sampling = config.sampling.model_copy(update={"mode": mode})
-    settings = config.train.model_copy(update={"task": task, "epochs": 1})
-    config = config.model_copy(update={"sampling": sampling, "train": settings})
+    config = change(config, epochs=1, **update)
+    config = config.model_copy(update={"sampling": sampling})
     info = train(shards, out=tmp_path / "run", config=config)
     grades = shard_set.grades[shard_set.find_rows("train")]
     if mode == "balanced":  # each grade that is there, alike
         grades = np.unique(grades)
-    share = (grades >= POSITIVE_FROM[task]).mean()
+    share = (grades >= POSITIVE_FROM[config.train.task]).mean()
+    if len(update) == 2 or "class_weights" in update:
+        share = 4 * share / (4 * share + 1 - share)
     assert info.trained_share == pytest.approx(share)
+
+
+def test_a_training_goes_on_in_the_folder_where_it_is_called(
+    run_folder, shards, config, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    (copy / "run.json").unlink()
+    monkeypatch.chdir(copy)
+    info = train(shards, out=Path(), config=config, resume=True)
+    assert info.model_sha256 == load_run(run_folder).info.model_sha256
 
 
 def test_a_folder_that_is_no_set_is_refused(tmp_path, config):

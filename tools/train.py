@@ -91,8 +91,8 @@ def _show_plan(shards: Path, config: "Config") -> None:
         f"photographs: {settings.epochs} times {plan.num_steps:,}"
     )
     click.echo(
-        f"{config.model.name} with {plan.num_trained:,} parameters trained and "
-        f"{plan.num_frozen:,} frozen, in {plan.precision}"
+        f"{config.model.name} at {plan.image_size} px with {plan.num_trained:,} "
+        f"parameters trained and {plan.num_frozen:,} frozen, in {plan.precision}"
     )
     click.echo(
         f"Memory: {plan.batches_mb:,.0f} MB for batches, beside TensorFlow's own; on "

@@ -114,6 +114,18 @@ def _check_alike(first: Run, other: Run) -> None:
             f"{other.folder} was trained for the task {tasks[1]!r}, {first.folder} for "
             f"{tasks[0]!r}: only runs of one task can be joined"
         )
+    widths = first.network.output_shape, other.network.output_shape
+    if widths[0] != widths[1]:
+        raise RunError(
+            f"{other.folder} puts out {widths[1][-1]} logits, {first.folder} "
+            f"{widths[0][-1]}: only networks of as many can be joined"
+        )
+    splits = tuple(run.config.train.validation_split for run in (first, other))
+    if splits[0] != splits[1]:
+        raise RunError(
+            f"{other.folder} was validated on split {splits[1]!r}, {first.folder} on "
+            f"{splits[0]!r}: no split would be unseen by both"
+        )
     if first.info.set_sha256 != other.info.set_sha256:
         raise RunError(
             f"{other.folder} was trained on another set than {first.folder}: only runs "

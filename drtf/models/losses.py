@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from drtf.config import TrainConfig
+from drtf.config import NUM_CLASSES, TrainConfig
 
 
 def build_loss(config: TrainConfig) -> keras.losses.Loss:
@@ -26,6 +26,15 @@ def build_loss(config: TrainConfig) -> keras.losses.Loss:
     if config.class_weights:
         return WeightedLoss(loss, config.class_weights)
     return loss
+
+
+def find_weights(config: TrainConfig) -> tuple[float, ...]:
+    """Return what a photograph of each class weighs in the loss."""
+    weights = config.class_weights or (1.0,) * NUM_CLASSES[config.task]
+    if config.loss != "focal":
+        return weights
+    healthy, diseased = weights
+    return healthy * (1 - config.focal_alpha), diseased * config.focal_alpha
 
 
 class WeightedLoss(keras.losses.Loss):

@@ -30,7 +30,7 @@ from drtf.files import hash_file, write_atomic
 from drtf.models.calibration import Calibration
 from drtf.models.network import FIRST_POSITIVE, LOGITS, find_members
 
-RUN_FORMAT_VERSION = 1
+RUN_FORMAT_VERSION = 2
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
@@ -54,7 +54,8 @@ class RunInfo(BaseModel):
         encoding: of their images: `raw`, `png` or `jpeg`.
         jpeg_quality: of these, for `jpeg`.
         image_size: in px.
-        trained_share: of positive photographs among those drawn for training.
+        trained_share: of positive photographs in training, as they were drawn and
+            weighted.
         model_sha256: of model.keras.
         config_sha256: of config.toml.
         best_epoch: from 1; the one whose weights are in model.keras.
@@ -95,6 +96,12 @@ class RunInfo(BaseModel):
     peak_memory_mb: float
     versions: dict[str, str]
     members: tuple[str, ...] = ()
+
+
+class Versioned(BaseModel):
+    """What run.json of any version has."""
+
+    format_version: int
 
 
 class Threshold(BaseModel):
@@ -245,13 +252,13 @@ def load_info(folder: Path) -> RunInfo:
     Raises:
         RunError: if it is missing, damaged, or of another version.
     """
-    info = _load_json(folder, INFO_FILE, RunInfo)
-    if info.format_version != RUN_FORMAT_VERSION:
+    version = _load_json(folder, INFO_FILE, Versioned).format_version
+    if version != RUN_FORMAT_VERSION:
         raise RunError(
-            f"{folder} has run format version {info.format_version}, this drtf reads "
+            f"{folder} has run format version {version}, this drtf reads "
             f"{RUN_FORMAT_VERSION}"
         )
-    return info
+    return _load_json(folder, INFO_FILE, RunInfo)
 
 
 def find_versions() -> dict[str, str]:
@@ -341,7 +348,8 @@ def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
             f"{folder} is not a finished run: it has no {name}; drtf train makes one"
         ) from error
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        found = error.errors()[0]
+        reason = ": ".join([*map(str, found["loc"]), found["msg"]])
         raise RunError(f"{path} is not what drtf train wrote: {reason}") from error
     except OSError as error:
         raise RunError(f"can't read {path}: {error.strerror}") from error

@@ -29,6 +29,7 @@ class TrainPlan:
     """What a training will do.
 
     Attributes:
+        image_size: in px, as the set has it.
         num_photographs: by split, then by class of the task.
         num_drawn: photographs of an epoch, by class.
         num_steps: of an epoch.
@@ -42,6 +43,7 @@ class TrainPlan:
             estimate, since what is kept and what is worked in depends on the device.
     """
 
+    image_size: int
     num_photographs: dict[str, list[int]]
     num_drawn: list[int]
     num_steps: int
@@ -93,6 +95,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     if settings.ema_momentum:
         variables += num_trained + num_frozen
     return TrainPlan(
+        image_size=image_size,
         num_photographs={split: found.tolist() for split, found in counts.items()},
         num_drawn=num_drawn,
         num_steps=num_steps,

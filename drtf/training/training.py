@@ -24,6 +24,7 @@ from drtf.errors import ConfigError, DrtfError
 from drtf.figures import plot_history
 from drtf.files import check_absent, hash_file, lock_alone
 from drtf.models.device import choose_precision, choose_strategy, dtype_policy
+from drtf.models.losses import find_weights
 from drtf.models.network import FIRST_POSITIVE, build_network, count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
@@ -80,6 +81,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         DrtfError: if `out` exists, the set lacks a split or a class, the weights can't
             be had, or the loss stops being finite.
     """
+    out = out.resolve()
     with ShardSet(shards) as shard_set:
         manifest = shard_set.manifest
         made = {"images": manifest.preprocessing} | manifest.settings
@@ -190,7 +192,7 @@ def _explain_exhaustion(
 
 
 def _find_trained_share(shards: ShardSet, config: Config) -> float:
-    """Find the share of positive photographs among those drawn for training.
+    """Find the share of positive photographs in the loss: as drawn, and as weighted.
 
     Raises:
         DrtfError: if training or validation would have one class only.
@@ -199,11 +201,12 @@ def _find_trained_share(shards: ShardSet, config: Config) -> float:
     for split in ("train", config.train.validation_split):
         find_truth(shards, split, task)
     drawn = count_draws(count_examples(shards, "train", task), config.sampling)
-    share = sum(drawn[FIRST_POSITIVE[len(drawn)] :]) / sum(drawn)
+    weighted = np.multiply(drawn, find_weights(config.train))
+    share = float(weighted[FIRST_POSITIVE[len(drawn)] :].sum() / weighted.sum())
     if not 0 < share < 1:
         raise ConfigError(
-            f"sampling.weights {list(config.sampling.weights)} draw photographs of one "
-            "class only: healthy and diseased ones are both needed"
+            "sampling.weights, train.class_weights or train.focal_alpha leave "
+            "photographs of one class only: healthy and diseased ones are both needed"
         )
     return share
 
