@@ -5,6 +5,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import DESK, PHONE, browser, show
 from scipy.special import logit
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
@@ -145,6 +146,24 @@ def test_the_report_needs_nothing_beside_it(run, evaluation):
     assert "No photograph was decided wrongly" in text
     assert "http" not in text
     assert f"{evaluation.metrics['roc_auc'].value:.3f}" in text
+
+
+@pytest.mark.skipif(not browser, reason="needs Chromium or Chrome")
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_browser_shows_the_whole_report(run, evaluation, tmp_path, width):
+    found = show(run / "test" / REPORT_FILE, width=width, folder=tmp_path)
+    assert found["wide"] <= width
+    assert found["images"] == [True] * (len(FIGURES) + 1)
+    assert found["cut"] == 0
+    assert found["headings"][1:] == [
+        "Metrics",
+        "Decisions by class",
+        "Other thresholds, chosen on validation too",
+        "Worst mistakes",
+        "Learning curves",
+        "Model and data",
+        "Limits",
+    ]
 
 
 def test_the_worst_mistakes_are_shown_first(run, shards, config, tmp_path):

@@ -101,4 +101,6 @@ def test_names_that_are_no_captions_disturb_no_picture(photographs, tmp_path):
     config = load_config("", ("images.size=32", "build.num_workers=1"))
     source = Source(images, folder / "labels.csv")
     build_shards([source], tmp_path / "set", config=config)
-    inspect_set(tmp_path / "set", out=tmp_path / "out", num_per_grade=48)
+    found = inspect_set(tmp_path / "set", out=tmp_path / "out", num_per_grade=48)
+    for path in found.figures:
+        assert cv2.imread(str(path)).std() > 10

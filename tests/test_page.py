@@ -1,32 +1,11 @@
-import html
-import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from browsing import DESK, PHONE, browser, run_browser, show
 
 from drtf.figures import plot_grid
 from drtf.inference import page
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-PHONE, DESK = 390, 1200
-
-# A page is shown in a frame of a device's width, and told how wide it came out.
-FRAME = """<!doctype html><body style="margin:0"><iframe id="f" style="width:{width}px;
-height:900px;border:0" srcdoc="{page}"></iframe><script>
-document.getElementById("f").onload = function () {{
-  const page = this.contentDocument, tables = [...page.querySelectorAll("table")];
-  document.title = JSON.stringify({{
-    wide: page.documentElement.scrollWidth,
-    images: [...page.images].map(x => x.naturalWidth > 0 && x.width <= {width}),
-    cut: tables.filter(x => x.getBoundingClientRect().right > {width}
-                            && !x.closest(".scroll")).length,
-    headings: [...page.querySelectorAll("h1, h2")].map(x => x.textContent),
-  }});
-}};</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +38,6 @@ def path(tmp_path_factory):
     return folder / "page.html"
 
 
-def run_browser(*options):
-    common = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=9000",
-    )
-    command = [browser, *common, *options]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=True
-    )
-
-
 def test_text_is_escaped_and_nothing_is_fetched(path):
     text = path.read_text()
     assert "<run>" not in text
@@ -83,10 +49,7 @@ def test_text_is_escaped_and_nothing_is_fetched(path):
 @pytest.mark.skipif(not browser, reason="needs Chromium or Chrome")
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_a_browser_shows_all_of_it_without_scrolling_sideways(path, tmp_path, width):
-    frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.format(width=width, page=html.escape(path.read_text())))
-    shown = run_browser("--dump-dom", frame.as_uri()).stdout
-    found = json.loads(html.unescape(re.search("<title>(.*)</title>", shown)[1]))
+    found = show(path, width=width, folder=tmp_path)
     assert found["wide"] <= width
     assert found["images"] == [True] * 4
     assert found["cut"] == 0

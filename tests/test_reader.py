@@ -69,13 +69,6 @@ def test_pixels_of_another_size_are_refused(shard_set):
         shard_set.read_pixels(rows, np.empty((2, 32, 31, 3), np.uint8))
 
 
-def test_read_record_gives_the_whole_record(shard_set):
-    record = shard_set.read_record(7)
-    row = shard_set.index.iloc[7]
-    assert (record.id, record.patient, record.grade) == (row.id, row.patient, row.grade)
-    assert (record.format, record.height, record.width) == ("raw", 32, 32)
-
-
 def test_rows_of_all_splits_cover_the_set(shard_set):
     rows = [shard_set.find_rows(split) for split in ("train", "val", "test")]
     assert np.concatenate(rows).tolist() == list(range(48))
@@ -130,8 +123,6 @@ def test_two_records_that_changed_places_are_found(copy):
         for row in (first, second):
             with pytest.raises(RecordError, match="not the record that the index name"):
                 damaged.read_images(np.array([row]))
-            with pytest.raises(RecordError, match="not the record that the index name"):
-                damaged.read_record(int(row))
 
 
 def test_a_shard_truncated_while_open_is_an_error_and_not_a_crash(copy):

@@ -1,19 +1,21 @@
 import dataclasses
+from typing import get_args
 
 import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drtf.config import Encoding
 from drtf.errors import RecordError
-from drtf.records.schema import FORMATS, Record, encode_record, parse_record
+from drtf.records.schema import Record, encode_record, parse_record
 
 RECORD = Record(b"\x00\x01\xff" * 100, "raw", 10, 10, 3, "13_left", "13")
 
 records = st.builds(
     Record,
     image=st.binary(max_size=40_000),
-    format=st.sampled_from(FORMATS),
+    format=st.sampled_from(get_args(Encoding)),
     height=st.integers(1, 2**31),
     width=st.integers(1, 2**31),
     grade=st.integers(0, 4),

@@ -13,9 +13,7 @@ import pandas as pd
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.files import hash_file
 from drtf.records.framing import (
-    FOOTER,
     FRAME_BYTES,
-    HEADER,
     OTHER_RECORD,
     find_frame_fault,
     read_footer,
@@ -23,7 +21,6 @@ from drtf.records.framing import (
 from drtf.records.gather import Frames, read_frames
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
-from drtf.records.schema import Record, parse_record
 from drtf.workers import count_workers
 
 POSITIONS = (
@@ -164,17 +161,6 @@ class ShardSet:
             raise self._damaged(
                 row, fault or "it failed its checksums, though not when read again"
             )
-
-    def read_record(self, row: int) -> Record:
-        """Read one whole record.
-
-        Raises:
-            DamagedRecordError: if it is damaged.
-        """
-        frame, fault = self._read_frame(row)
-        if fault:
-            raise self._damaged(row, fault)
-        return parse_record(frame[HEADER.size : -FOOTER.size].tobytes())
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
         """Read a frame, and tell what is wrong with it, or nothing."""

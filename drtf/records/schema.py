@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from drtf.errors import RecordError
 
-FORMATS = ("raw", "png", "jpeg")
 GRADES = range(5)  # the ICDR scale
 
 # Tags of tensorflow/core/example/{example,feature}.proto: field << 3 | wire type.
