@@ -170,6 +170,12 @@ def test_a_plan_counts_frozen_parameters_and_half_precision(shards, config):
     assert half.num_trained > half.num_frozen > 400_000
 
 
+def test_a_plan_looks_into_a_file_of_weights(shards, config):
+    model = load_config("mobilenetv2-96", ["model.weights=absent.weights.h5"]).model
+    with pytest.raises(DrtfError, match="no such file: absent"):
+        plan_training(shards, config=config.model_copy(update={"model": model}))
+
+
 def test_an_existing_run_is_not_written_over(run_folder, shards, config):
     before = (run_folder / "model.keras").read_bytes()
     with pytest.raises(DrtfError, match="exists already"):

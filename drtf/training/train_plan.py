@@ -63,7 +63,8 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
         config: as for `train`.
 
     Raises:
-        DrtfError: if the set lacks a split, or weights of sampling don't fit.
+        DrtfError: if the set lacks a split, weights of sampling don't fit, or a file
+            of pretrained weights can't be loaded.
     """
     settings = config.train
     with ShardSet(shards) as shard_set:
@@ -86,7 +87,8 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
             config.model,
             task=settings.task,
             image_size=image_size,
-            load_weights=False,
+            # A file is looked into; Keras's own would be downloaded.
+            load_weights=config.model.weights != "imagenet",
         )
     num_trained, num_frozen = count_parameters(network)
     batch_size = min(settings.batch_size, sum(num_drawn))
