@@ -144,8 +144,8 @@ def score(
         RunError: if the run can't be used.
         LabelError: if the folder has no photographs.
         DrtfError: if `out` exists, was begun otherwise or can't be such a file, another
-            process writes it,
-            a part is missing or another's, or photographs of a submission share a name.
+            process writes it, a part is missing or another's, or photographs of a
+            submission share a name.
     """
     suffixes = (".csv",) if kaggle else (".csv", ".parquet")
     if out.suffix.lower() not in suffixes or out.is_dir():
