@@ -125,7 +125,7 @@ def test_a_damaged_record_in_the_first_batch_names_itself(config, shards, tmp_pa
 
 
 def test_the_run_says_of_split_and_images_what_made_the_shards(
-    photographs, config, tmp_path
+    photographs, config, tmp_path, caplog
 ):
     split = config.split.model_copy(update={"by": "image", "val_size": 0.2})
     build_shards(
@@ -139,6 +139,7 @@ def test_the_run_says_of_split_and_images_what_made_the_shards(
     run = load_run(tmp_path / "run")
     assert run.config.split == split
     assert run.config.images == config.images
+    assert "was built with images.size=32 in place of 64" in caplog.text
 
 
 def test_the_plan_tells_what_training_then_does(run_folder, shards, shard_set, config):

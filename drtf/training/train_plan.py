@@ -1,5 +1,6 @@
 """What a training will do and take, told before it begins."""
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from drtf.config import Config
+from drtf.config import Config, parse_config
 from drtf.data.pipeline import (
     BATCHES_READY,
     NUM_CALLS,
@@ -19,6 +20,8 @@ from drtf.models.device import choose_precision, dtype_policy
 from drtf.models.network import build_network, count_parameters
 from drtf.records.reader import ShardSet
 
+_log = logging.getLogger(__name__)
+
 FLOAT_BYTES = 4
 # Variables that an optimizer has for each one that it trains.
 SLOTS = {"adam": 2, "adamw": 2, "sgd": 1}
@@ -29,7 +32,7 @@ class TrainPlan:
     """What a training will do.
 
     Attributes:
-        image_size: in px, as the set has it.
+        image_size: in px.
         num_photographs: by split, then by class of the task.
         num_drawn: photographs of an epoch, by class.
         num_steps: of an epoch.
@@ -55,6 +58,29 @@ class TrainPlan:
     activations_mb: float
 
 
+def adopt_settings(config: Config, shards: ShardSet) -> Config:
+    """Return a config whose sections that shape a set are those that made this one.
+
+    A warning names what was asked for otherwise.
+    """
+    made = {"images": shards.manifest.preprocessing} | shards.manifest.settings
+    adopted = parse_config(config.model_dump() | made, where=str(shards.folder))
+    unlike = []
+    for section, settings in made.items():
+        given, taken = getattr(config, section), getattr(adopted, section)
+        for name in settings.keys() & given.model_fields_set:
+            wanted, found = getattr(given, name), getattr(taken, name)
+            if wanted != found:
+                unlike.append(f"{section}.{name}={found!r} in place of {wanted!r}")
+    if unlike:
+        _log.warning(
+            "%s was built with %s, and is trained on as it is",
+            shards.folder,
+            ", ".join(sorted(unlike)),
+        )
+    return adopted
+
+
 def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     """Plan a training without a step of it.
 
@@ -68,7 +94,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     """
     settings = config.train
     with ShardSet(shards) as shard_set:
-        image_size = shard_set.manifest.image_size
+        image_size = adopt_settings(config, shard_set).images.size
         counts = {
             split: count_examples(shard_set, split, settings.task)
             for split in ("train", settings.validation_split)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import Config, TrainConfig, parse_config
+from drtf.config import Config, TrainConfig
 from drtf.data.pipeline import (
     State,
     count_examples,
@@ -46,6 +46,7 @@ from drtf.records.reader import ShardSet
 from drtf.training.callbacks import BestModel, build_callbacks, find_monitor
 from drtf.training.checkpoint import find_checkpoints, load_newest
 from drtf.training.loop import Training, run_epochs
+from drtf.training.train_plan import adopt_settings
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
@@ -63,8 +64,8 @@ FREE = {
 def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> RunInfo:
     """Train a network on a set and leave a run folder.
 
-    The model of the best epoch is kept. The sections `images`, `labels`, `split` and
-    `build` of the config are replaced by those that made the shards.
+    The model of the best epoch is kept. The sections of the config that shape a set are
+    replaced by those that made this one.
 
     Args:
         shards: the set's folder.
@@ -83,9 +84,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
     """
     out = out.resolve()
     with ShardSet(shards) as shard_set:
-        manifest = shard_set.manifest
-        made = {"images": manifest.preprocessing} | manifest.settings
-        config = parse_config(config.model_dump() | made, where=str(shards))
+        config = adopt_settings(config, shard_set)
         precision = choose_precision(config.train.precision)
         strategy = choose_strategy(config.train.num_devices)
         identity = _identify(
