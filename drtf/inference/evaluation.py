@@ -170,40 +170,28 @@ def _judge(
     table["decision"] = (table["score"] >= value).astype(int)
     table["probability"] = calibration.apply(table["score"].to_numpy())
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
-    bootstrap = {"num_resamples": settings.num_resamples, "seed": settings.seed}
-    names = table["patient"].to_numpy()
     labels = LABELS[run.config.train.task]
-    metrics = _measure(table, value, **bootstrap)
-    columns = ["label", "grade", "score", "probability"]
-    columns += [name for name in ("decided_grade",) if name in table]
-    patients = table.groupby("patient")[columns].max().reset_index()
-    patient_metrics = _measure(patients, value, **bootstrap)
     grade_classes, grade_matrix = {}, []
     if "decided_grade" in table:
-        grades, decided = (
-            table[column].to_numpy() for column in ("grade", "decided_grade")
-        )
-        metrics |= measure_grades(grades, decided, patients=names, **bootstrap)
-        patient_metrics |= measure_grades(
-            patients["grade"].to_numpy(),
-            patients["decided_grade"].to_numpy(),
-            patients=patients["patient"].to_numpy(),
-            **bootstrap,
-        )
+        grades, decided = table["grade"].to_numpy(), table["decided_grade"].to_numpy()
         grade_classes = describe_classes(grades, decided, labels=GRADES)
         grade_matrix = count_decisions(grades, decided, labels=GRADES)
     views_gain = None
     if settings.tta != "none":
-        views = table[["first_view", "score"]].to_numpy().T
-        found = compare_roc_auc(truth, views, patients=names, **bootstrap)
-        _, (_, views_gain, _) = found
+        _, (_, views_gain, _) = compare_roc_auc(
+            truth,
+            table[["first_view", "score"]].to_numpy().T,
+            patients=table["patient"].to_numpy(),
+            num_resamples=settings.num_resamples,
+            seed=settings.seed,
+        )
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
         threshold=threshold,
         calibration=calibration,
-        metrics=metrics,
-        patient_metrics=patient_metrics,
+        metrics=_measure(table, value, settings),
+        patient_metrics=_measure(_find_worse_eyes(table), value, settings),
         classes=describe_classes(truth, decision, labels=labels),
         operating_points=points,
         views_gain=views_gain,
@@ -320,23 +308,35 @@ def _score(
     return table
 
 
+def _find_worse_eyes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each patient: the highest of what the photographs have."""
+    of_eyes = table.drop(columns=["id", "first_view", "decision"])
+    return of_eyes.groupby("patient", as_index=False).max()
+
+
 def _measure(
-    table: pd.DataFrame, threshold: float, *, num_resamples: int, seed: int
+    table: pd.DataFrame, threshold: float, settings: EvaluateConfig
 ) -> dict[str, Estimate]:
-    columns = ("label", "score", "probability", "patient", "grade")
-    truth, scores, probabilities, patients, grades = (
-        table[name].to_numpy() for name in columns
-    )
-    return measure(
-        truth,
-        scores,
-        probabilities=probabilities,
+    """Measure a table of photographs or of patients."""
+    columns = {name: column.to_numpy() for name, column in table.items()}
+    bootstrap: dict[str, Any] = {
+        "patients": columns["patient"],
+        "num_resamples": settings.num_resamples,
+        "seed": settings.seed,
+    }
+    metrics = measure(
+        columns["label"],
+        columns["score"],
         threshold=threshold,
-        patients=patients,
-        grades=grades,
-        num_resamples=num_resamples,
-        seed=seed,
+        grades=columns["grade"],
+        probabilities=columns["probability"],
+        **bootstrap,
     )
+    if "decided_grade" in columns:
+        metrics |= measure_grades(
+            columns["grade"], columns["decided_grade"], **bootstrap
+        )
+    return metrics
 
 
 def describe_classes(
