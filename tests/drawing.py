@@ -1,4 +1,4 @@
-"""Photographs drawn for the tests: small, quick and not meant to look real."""
+"""Photographs and scores drawn for the tests: small, quick, not meant to look real."""
 
 from pathlib import Path
 
@@ -45,3 +45,15 @@ def write_photographs(
     labels = folder / "labels.csv"
     labels.write_text("\n".join(lines) + "\n")
     return labels
+
+
+def draw_scores(
+    num: int = 400, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw truth, scores with ties, and patients of two photographs each."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, num)
+    # Two decimals make ties.
+    scores = np.clip(0.3 * truth + rng.random(num) * 0.7, 0, 1).round(2)
+    patients = np.repeat(np.arange(num // 2), 2)
+    return truth, scores, patients

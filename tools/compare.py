@@ -37,7 +37,7 @@ def compare(
     by bootstrap over patients, the same ones for both runs.
     """
     from drtf.inference.comparison import compare as run_comparison
-    from drtf.inference.metrics import format_interval, format_value
+    from drtf.inference.intervals import format_interval, format_value
 
     from .tables import show_table
 

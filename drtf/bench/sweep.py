@@ -20,7 +20,8 @@ from drtf.figures import plot_estimates
 from drtf.files import write_atomic
 from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.inference.evaluation import evaluate, was_judged
-from drtf.inference.metrics import Estimate, format_interval, measure_mean_roc_auc
+from drtf.inference.intervals import Estimate, format_interval
+from drtf.inference.metrics import measure_mean_roc_auc
 from drtf.models.run import RunInfo, load_history
 from drtf.training.callbacks import find_monitor
 from drtf.training.training import train

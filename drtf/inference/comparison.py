@@ -9,7 +9,8 @@ import pandas as pd
 
 from drtf.errors import RunError
 from drtf.inference.evaluation import PREDICTIONS_FILE
-from drtf.inference.metrics import Estimate, compare_roc_auc
+from drtf.inference.intervals import Estimate
+from drtf.inference.metrics import compare_roc_auc
 
 PHOTOGRAPH_COLUMNS = ["id", "patient", "grade"]
 

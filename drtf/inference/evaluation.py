@@ -22,15 +22,11 @@ from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import find_truth
 from drtf.errors import DrtfError
 from drtf.files import check_absent, neutralize, write_atomic
+from drtf.inference.intervals import Estimate
 from drtf.inference.judgement import GRADES, LABELS, Evaluation, OperatingPoint
-from drtf.inference.metrics import (
-    Estimate,
-    choose_threshold,
-    compare_roc_auc,
-    measure,
-    measure_grades,
-)
+from drtf.inference.metrics import compare_roc_auc, measure, measure_grades
 from drtf.inference.report import write_report
+from drtf.inference.thresholds import choose_threshold
 from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.network import find_scores
 from drtf.models.prediction import (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drtf.config import NUM_CLASSES, Tta
-from drtf.inference.metrics import Estimate, format_interval, format_value
+from drtf.inference.intervals import Estimate, format_interval, format_value
 from drtf.models.calibration import Calibration
 from drtf.models.run import Threshold
 

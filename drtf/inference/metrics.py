@@ -1,35 +1,23 @@
 """Metrics of a binary decision, each with an interval by patient bootstrap."""
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import beta, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-CONFIDENCE = 0.95
-RESAMPLES_AT_ONCE = 100
+from drtf.inference.intervals import (
+    Estimate,
+    drop_empty,
+    find_exact_intervals,
+    find_interval,
+    mend_roc_auc,
+    resample,
+)
+from drtf.inference.thresholds import TINY
+
 OPERATING_POINTS = (0.8, 0.9, 0.95)
 NUM_BINS = 15
 NUM_GRADES = 5
-TINY = 1e-9  # a rounding error is no reason to miss a point that is just there
 # As scikit-learn does, a score of 0 or 1 is taken for the nearest one that is neither.
 TINIEST = np.finfo(np.float64).eps
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric and its 95 % interval.
-
-    Where the metric is undefined (one class is missing, say), `value` and the bounds
-    are NaN; where it has no interval, the bounds alone.
-    """
-
-    value: float
-    ci_low: float
-    ci_high: float
 
 
 def measure(
@@ -49,9 +37,8 @@ def measure(
     photographs, since the two eyes of a patient are not independent. Resamples in which
     a metric is undefined are left out of its interval. Where all resamples agree, as
     they do where no mistake was made, the bootstrap says nothing: a share then has the
-    exact interval of Clopper and Pearson (Biometrika 26, 1934) and the ROC AUC that of
-    Newcombe (Statistics in Medicine 25, 2006, method 5), both counting patients; what
-    is neither has none.
+    exact interval of Clopper and Pearson, and the ROC AUC that of Newcombe; what is
+    neither has none.
 
     Args:
         truth: int64 [n], 1 for positive.
@@ -80,11 +67,11 @@ def measure(
         values["roc_auc"][0] = roc_auc_score(truth, scores)
         values["average_precision"][0] = average_precision_score(truth, scores)
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for weights in _resample(patients, num_resamples, seed):
+    for weights in resample(patients, num_resamples, seed):
         for name, result in measure_weighted(weights).items():
             resampled[name].append(result)
     estimates = {
-        name: _estimate(float(value[0]), np.concatenate(resampled[name]))
+        name: find_interval(float(value[0]), np.concatenate(resampled[name]))
         for name, value in values.items()
     }
     positive = scores >= threshold
@@ -100,9 +87,9 @@ def measure(
         shares[f"specificity_at_sensitivity_{least:.2f}"] = truth == 0
     if grades is not None:
         shares |= {f"recall_grade_{grade}": grades == grade for grade in _list(grades)}
-    estimates |= _find_exact_intervals(estimates, shares, patients)
-    estimates["roc_auc"] = _mend_roc_auc(estimates["roc_auc"], truth, patients)
-    return _drop_empty(estimates)
+    estimates |= find_exact_intervals(estimates, shares, patients)
+    estimates["roc_auc"] = mend_roc_auc(estimates["roc_auc"], truth, patients)
+    return drop_empty(estimates)
 
 
 def measure_grades(
@@ -148,14 +135,14 @@ def measure_grades(
 
     values = measure_weighted(np.ones((1, len(grades)), np.float32))[:, 0]
     resampled = np.concatenate(
-        [measure_weighted(x) for x in _resample(patients, num_resamples, seed)], axis=1
+        [measure_weighted(x) for x in resample(patients, num_resamples, seed)], axis=1
     )
     names = [*shares, "grades_quadratic_kappa"]
     estimates = {
-        name: _estimate(float(value), found)
+        name: find_interval(float(value), found)
         for name, value, found in zip(names, values, resampled, strict=True)
     }
-    return _drop_empty(estimates | _find_exact_intervals(estimates, shares, patients))
+    return drop_empty(estimates | find_exact_intervals(estimates, shares, patients))
 
 
 def measure_mean_roc_auc(
@@ -183,8 +170,8 @@ def measure_mean_roc_auc(
         scores = np.concatenate([scores, baseline])
         shares = np.append(shares, np.full(len(baseline), -1 / len(baseline)))
     values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
-    found = _estimate(float(shares @ values), shares @ resampled)
-    return found if baseline is not None else _mend_roc_auc(found, truth, patients)
+    found = find_interval(float(shares @ values), shares @ resampled)
+    return found if baseline is not None else mend_roc_auc(found, truth, patients)
 
 
 def compare_roc_auc(
@@ -219,8 +206,8 @@ def compare_roc_auc(
         sides = rarer / (1 + len(defined))
         found.append(
             (
-                _mend_roc_auc(_estimate(float(value), results), truth, patients),
-                _estimate(float(value - values[0]), gains),
+                mend_roc_auc(find_interval(float(value), results), truth, patients),
+                find_interval(float(value - values[0]), gains),
                 min(1.0, 2 * float(sides)),
             )
         )
@@ -313,65 +300,8 @@ def weighted_recalls(
     return found
 
 
-def choose_threshold(truth: np.ndarray, scores: np.ndarray, rule: str | float) -> float:
-    """Choose the score from which a photograph counts as positive.
-
-    Args:
-        truth: int64 [n], 1 for positive; both classes are there.
-        scores: float [n] in [0, 1].
-        rule: `youden` maximises sensitivity + specificity - 1 over all scores (Youden,
-            Cancer 3(1), 1950); `accuracy` is the predecessor's sweep from 0.30 to 0.70
-            by 0.01, the first of the best; `sensitivity>=0.85` is the highest threshold
-            that has it, `specificity>=0.95` the lowest; a number is itself.
-    """
-    if not isinstance(rule, str):
-        return rule
-    if rule == "accuracy":
-        candidates = np.arange(30, 71) / 100
-        accuracy = [np.mean((scores >= value) == truth) for value in candidates]
-        return float(candidates[np.argmax(accuracy)])
-    candidates = np.unique(scores)
-    # Midway between two scores, so that equal scores computed elsewhere decide alike.
-    candidates = np.concatenate(
-        [candidates[:1], (candidates[1:] + candidates[:-1]) / 2, [1.0]]
-    )
-    sensitivity = _share_from(scores[truth == 1], candidates)
-    specificity = 1 - _share_from(scores[truth == 0], candidates)
-    if found := re.fullmatch(r"(sensitivity|specificity)>=(.*)", rule):
-        least = float(found[2])
-        if found[1] == "sensitivity":
-            return float(candidates[np.flatnonzero(sensitivity >= least - TINY)[-1]])
-        found_at = np.flatnonzero(specificity >= least - TINY)
-        return float(candidates[found_at[0] if len(found_at) else -1])
-    return float(candidates[np.argmax(sensitivity + specificity)])
-
-
-def format_value(value: float) -> str:
-    """Write a metric with three decimals."""
-    return f"{value:.3f}" if np.isfinite(value) else "undefined"
-
-
-def format_interval(estimate: Estimate) -> str:
-    """Write an estimate's interval."""
-    low, high = estimate.ci_low, estimate.ci_high
-    return f"{low:.3f} to {high:.3f}" if np.isfinite(low) else ""
-
-
 def _list(grades: np.ndarray) -> list[int]:
     return np.unique(grades).tolist()
-
-
-def _resample(
-    patients: np.ndarray, num_resamples: int, seed: int
-) -> Iterator[np.ndarray]:
-    """Yield float32 [r, n]: how often each photograph counts in some resamples."""
-    codes = np.unique(patients, return_inverse=True)[1]
-    num_patients = codes.max() + 1
-    rng = np.random.default_rng(seed)
-    for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
-        count = min(RESAMPLES_AT_ONCE, num_resamples - start)
-        shares = np.full(num_patients, 1 / num_patients)
-        yield rng.multinomial(num_patients, shares, count)[:, codes].astype(np.float32)
 
 
 def _resample_roc_auc(
@@ -385,7 +315,7 @@ def _resample_roc_auc(
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = [
             [_rank(truth, x, weights)["roc_auc"] for x in scores]
-            for weights in _resample(patients, num_resamples, seed)
+            for weights in resample(patients, num_resamples, seed)
         ]
     values = np.array([roc_auc_score(truth, x) for x in scores])
     return values, np.concatenate(resampled, axis=1)
@@ -432,88 +362,3 @@ def _rank(
             undefined, np.nan, 1 - false_alarms[rows, first]
         )
     return found
-
-
-def _share_from(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    below = np.searchsorted(np.sort(scores), thresholds, side="left")
-    return 1 - below / len(scores)
-
-
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
-    defined = resampled[np.isfinite(resampled)]
-    if not np.isfinite(value) or not len(defined):
-        return Estimate(value, np.nan, np.nan)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined, (tail, 1 - tail))
-    return Estimate(value, float(low), float(high))
-
-
-def _says_nothing(estimate: Estimate) -> bool:
-    return estimate.ci_low == estimate.ci_high
-
-
-def _mend_roc_auc(
-    estimate: Estimate, truth: np.ndarray, patients: np.ndarray
-) -> Estimate:
-    """Return the estimate of a ROC AUC, with Newcombe's interval if it needs one."""
-    if not _says_nothing(estimate):
-        return estimate
-    counts = (len(np.unique(patients[truth == label])) for label in (0, 1))
-    return _find_roc_auc_interval(estimate.value, *counts)
-
-
-def _drop_empty(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
-    """Leave out the intervals that would tell of a certainty that there is not."""
-    return {
-        name: Estimate(x.value, np.nan, np.nan) if _says_nothing(x) else x
-        for name, x in estimates.items()
-    }
-
-
-def _find_exact_intervals(
-    estimates: dict[str, Estimate], shares: dict[str, np.ndarray], patients: np.ndarray
-) -> dict[str, Estimate]:
-    """Find the intervals of shares of which all resamples agree.
-
-    Args:
-        estimates: by name.
-        shares: bool [n] by name, the photographs that each is a share of.
-        patients: [n], names.
-    """
-    return {
-        name: _find_exact_interval(
-            estimates[name].value, len(np.unique(patients[counted]))
-        )
-        for name, counted in shares.items()
-        if _says_nothing(estimates[name])
-    }
-
-
-def _find_exact_interval(value: float, num: int) -> Estimate:
-    tail = (1 - CONFIDENCE) / 2
-    right = round(value * num)
-    return Estimate(
-        value,
-        float(beta.ppf(tail, right, num - right + 1)) if right else 0.0,
-        float(beta.ppf(1 - tail, right + 1, num - right)) if right < num else 1.0,
-    )
-
-
-def _find_roc_auc_interval(
-    value: float, num_negative: int, num_positive: int
-) -> Estimate:
-    """Find the areas whose own standard error reaches just to the one measured."""
-    z = norm.ppf((1 + CONFIDENCE) / 2)
-    mean = (num_negative + num_positive) / 2 - 1
-
-    def overreach(area: float) -> float:
-        spread = 1 + mean * ((1 - area) / (2 - area) + area / (1 + area))
-        variance = area * (1 - area) * spread / (num_negative * num_positive)
-        return float((value - area) ** 2 - z**2 * variance)
-
-    low, high = 0.0, 1.0
-    if value > 0:
-        low = brentq(overreach, 0, min(value, 1 - TINY))
-    if value < 1:
-        high = brentq(overreach, max(value, TINY), 1)
-    return Estimate(value, low, high)

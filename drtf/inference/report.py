@@ -12,6 +12,7 @@ from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.inference import page
 from drtf.inference.heatmaps import compute_maps, describe_map, draw_overlay
+from drtf.inference.intervals import format_interval, format_value
 from drtf.inference.judgement import (
     CLASS_COLUMNS,
     GRADES,
@@ -24,7 +25,6 @@ from drtf.inference.judgement import (
     list_operating_points,
     list_rows,
 )
-from drtf.inference.metrics import format_interval, format_value
 from drtf.models.run import HISTORY_FIGURE, Run
 from drtf.records.reader import ShardSet
 
