@@ -96,3 +96,6 @@ def test_other_photographs_are_refused(tmp_path):
         compare([first, second], least_grade=1, **BOOTSTRAP)
     with pytest.raises(RunError, match="judge the run with drtf evaluate first"):
         compare([first, tmp_path / "c"], least_grade=1, **BOOTSTRAP)
+    third = write(tmp_path / "d" / "evaluation-test", np.minimum(grades, 1), good)
+    with pytest.raises(RunError, match=r"no photograph .* is of grade >= 2"):
+        compare([third, third], least_grade=2, **BOOTSTRAP)

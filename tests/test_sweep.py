@@ -1,5 +1,6 @@
 import csv
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from drtf.bench import sweep as module
 from drtf.bench.sweep import sweep
 from drtf.data.sources import Source
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, StoppedError
 from drtf.inference.metrics import measure_mean_roc_auc
 
 
@@ -93,6 +94,40 @@ def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
     # Of the epoch chosen by it, but for the views.
     assert found[0].roc_auc[1].value == pytest.approx(found[0].validation[0], abs=0.2)
     assert json.loads((path / "metrics.json").read_text())["tta"] == "flips5"
+
+
+def test_labels_without_a_grade_leave_its_columns_empty(photographs, config, tmp_path):
+    rows = (photographs / "labels.csv").read_text().splitlines()
+    pairs = [row.split(",") for row in rows[1:]]
+    labels = tmp_path / "labels.csv"
+    lines = [rows[0], *(f"{name},{min(int(grade), 1)}" for name, grade in pairs)]
+    labels.write_text("\n".join(lines) + "\n")
+    config = change(config, epochs=1)
+    found = sweep(
+        [("one", config), ("two", change(config, loss="focal"))],
+        [Source(photographs / "images", labels)],
+        out=tmp_path / "sweep",
+        num_seeds=1,
+    )
+    for row in module.list_rows(found):
+        cells = dict(zip(module.COLUMNS, row, strict=True))
+        assert cells["ROC AUC, grade >= 1"]
+        assert cells["ROC AUC, grade >= 2"] == ""
+        assert cells["above the first, grade >= 2"] == ""
+
+
+def test_a_stopped_sweep_says_where_and_how_it_goes_on(
+    photographs, config, tmp_path, monkeypatch
+):
+    def stop(*args):
+        raise StoppedError("with --resume", signal.SIGTERM)
+
+    monkeypatch.setattr(module, "_run", stop)
+    source = Source(photographs / "images", photographs / "labels.csv")
+    expected = "in config one; all is saved, and the same command goes on"
+    with pytest.raises(StoppedError, match=expected) as stopped:
+        sweep([("one", config)], [source], out=tmp_path / "sweep", num_seeds=1)
+    assert stopped.value.signal == signal.SIGTERM
 
 
 def test_two_configs_of_one_name_are_refused(photographs, config, tmp_path):

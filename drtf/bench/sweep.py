@@ -49,7 +49,8 @@ class Result:
         seeds: of the trainings.
         validation: of each of them, the best epoch's value of what is monitored.
         roc_auc: on the split judged, the mean over the trainings, by the grade from
-            which on a photograph is positive, whatever was trained.
+            which on a photograph is positive, whatever was trained; NaN where all or
+            none are.
         gain: what that is above the first config's; nothing for this one itself, and
             where other photographs were judged.
         seconds: of a training's steps, the median.
@@ -110,8 +111,11 @@ def sweep(
         seeds = [config.train.seed + number for number in range(num_seeds)]
         try:
             infos, validation, judged = _run(name, config, sources, out, seeds, split)
-        except StoppedError:
-            raise
+        except StoppedError as error:
+            raise StoppedError(
+                f"stopped in config {name}; all is saved, and the same command goes on",
+                error.signal,
+            ) from error
         except DrtfError as error:
             raise DrtfError(f"config {name}: {error}") from error
         nearest, changes = _find_nearest(before, config)
@@ -145,20 +149,20 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             result.task,
             str(len(result.seeds)),
             f"{np.mean(result.validation):.3f}",
-            *(
-                f"{result.roc_auc[grade].value:.3f} "
-                f"({format_interval(result.roc_auc[grade])})"
-                for grade in GRADES
-            ),
-            *(
-                f"{gain.value:+.3f} ({format_interval(gain)})" if gain else ""
-                for gain in map(result.gain.get, GRADES)
-            ),
+            *(_format(result.roc_auc[grade], "") for grade in GRADES),
+            *(_format(result.gain.get(grade), "+") for grade in GRADES),
             f"{result.seconds / 60:.1f}",
             f"{result.peak_memory_mb:,.0f}",
         )
         for result in results
     ]
+
+
+def _format(estimate: Estimate | None, sign: str) -> str:
+    # Of labels that tell but healthy from diseased, there is none of grade 2.
+    if estimate is None or not np.isfinite(estimate.value):
+        return ""
+    return f"{estimate.value:{sign}.3f} ({format_interval(estimate)})"
 
 
 def describe_changes(result: Result) -> str:

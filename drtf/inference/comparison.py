@@ -45,7 +45,8 @@ def compare(
         seed: of the resampling.
 
     Raises:
-        RunError: if an evaluation is missing, or is of other photographs.
+        RunError: if an evaluation is missing, or is of other photographs, or these are
+            all on one side of the grade.
     """
     tables = [load_predictions(folder) for folder in evaluations]
     first = tables[0]
@@ -56,6 +57,12 @@ def compare(
                 "both on the same split of the same set"
             )
     truth = (first["grade"] >= least_grade).to_numpy().astype(int)
+    if len(set(truth)) < 2:
+        which = "every" if truth.all() else "no"
+        raise RunError(
+            f"{which} photograph judged in {evaluations[0]} is of grade >= "
+            f"{least_grade}, which leaves nothing to tell apart: choose another --grade"
+        )
     found = compare_roc_auc(
         truth,
         np.stack([table["score"].to_numpy() for table in tables]),

@@ -317,7 +317,9 @@ def _resample_roc_auc(
             [_rank(truth, x, weights)["roc_auc"] for x in scores]
             for weights in resample(patients, num_resamples, seed)
         ]
-    values = np.array([roc_auc_score(truth, x) for x in scores])
+    values = np.full(len(scores), np.nan)
+    if 0 < truth.sum() < len(truth):
+        values = np.array([roc_auc_score(truth, x) for x in scores])
     return values, np.concatenate(resampled, axis=1)
 
 
