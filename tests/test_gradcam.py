@@ -44,15 +44,13 @@ def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
     found = sorted(p.relative_to(overlays) for p in overlays.rglob("*.*"))
     assert [str(path) for path in found] == [first.name, f"below/{second.name}"]
     assert cv2.imread(str(overlays / first.name)).shape == (512, 512, 3)
+    (images / first.name).unlink()
+    again = {"out": tmp_path / "out", "config": config, "overwrite": True}
+    report = gradcam(run_folder, images=images, **again)
+    assert (report.num_overlays, report.num_others) == (1, 1)
     before = {path: path.read_bytes() for path in overlays.rglob("*.*")}
     with pytest.raises(DrtfError, match="where its overlay would be written"):
-        gradcam(
-            run_folder,
-            out=tmp_path / "out",
-            config=config,
-            images=overlays,
-            overwrite=True,
-        )
+        gradcam(run_folder, images=overlays, **again)
     assert before == {path: path.read_bytes() for path in overlays.rglob("*.*")}
 
 
@@ -91,5 +89,6 @@ def test_the_mean_maps_can_be_left_out(run_folder, shards, config, tmp_path):
     config = config.model_copy(
         update={"gradcam": config.gradcam.model_copy(update={"num_averaged": 0})}
     )
-    gradcam(run_folder, out=tmp_path, config=config, shards=shards)
+    (tmp_path / AVERAGES_FIGURE).write_bytes(b"of an earlier call")
+    gradcam(run_folder, out=tmp_path, config=config, shards=shards, overwrite=True)
     assert not (tmp_path / AVERAGES_FIGURE).exists()

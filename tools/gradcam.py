@@ -63,6 +63,11 @@ def gradcam(
         click.echo(str(path))
     if report.num_overlays:
         click.echo(f"{report.num_overlays:,} overlays in {out / OVERLAYS_FOLDER}")
+    if report.num_others:
+        click.echo(
+            f"Note: {report.num_others:,} files that stood in {out / OVERLAYS_FOLDER} "
+            "before are left."
+        )
     for name in report.blank:
         click.echo(
             f"Note: the map of {name} is zero everywhere: nothing in it speaks "

@@ -89,6 +89,11 @@ class Overlays:
         if not item.values.any():
             self.blank.append(item.name)
 
+    def count_others(self) -> int:
+        """Count the files there that are none of those written."""
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        return sum(path not in self.written for path in found)
+
 
 @dataclass(frozen=True)
 class GradcamReport:
@@ -99,6 +104,7 @@ class GradcamReport:
         grid: their height and width in cells.
         figures: the PNGs written.
         num_overlays: pictures in the folder of overlays.
+        num_others: files that stood in that folder before, and were left.
         blank: names of photographs whose map is zero everywhere.
         failed: the photographs that could not be read.
     """
@@ -107,6 +113,7 @@ class GradcamReport:
     grid: tuple[int, int]
     figures: list[Path]
     num_overlays: int
+    num_others: int
     blank: list[str]
     failed: list[str]
 
@@ -159,6 +166,7 @@ def gradcam(
     else:
         raise DrtfError("gradcam needs --shards or --images")
     out.mkdir(parents=True, exist_ok=True)
+    (out / AVERAGES_FIGURE).unlink(missing_ok=True)  # an earlier call's
     _plot_figures(figures, rows, settings)
     if averages:
         figures.append(out / AVERAGES_FIGURE)
@@ -169,6 +177,7 @@ def gradcam(
         tuple(layer.output.shape[1:3]),
         figures,
         len(overlays.written),
+        overlays.count_others(),
         overlays.blank or [item.name for item in shown if not item.values.any()],
         overlays.failed,
     )
