@@ -177,6 +177,11 @@ def test_a_plan_looks_into_a_file_of_weights(shards, config):
         plan_training(shards, config=config.model_copy(update={"model": model}))
 
 
+def test_a_plan_asks_for_the_devices(shards, config):
+    with pytest.raises(DrtfError, match="num_devices=64, and TensorFlow finds"):
+        plan_training(shards, config=change(config, num_devices=64))
+
+
 def test_an_existing_run_is_not_written_over(run_folder, shards, config):
     before = (run_folder / "model.keras").read_bytes()
     with pytest.raises(DrtfError, match="exists already"):
@@ -190,6 +195,8 @@ def test_a_split_of_one_class_cannot_be_trained_on(
     monkeypatch.setitem(POSITIVE_FROM, "binary", 5)
     with pytest.raises(DrtfError, match="photographs of one class only"):
         train(shards, out=tmp_path / "run", config=config)
+    with pytest.raises(DrtfError, match="photographs of one class only"):
+        plan_training(shards, config=config)
     assert not (tmp_path / "run").exists()
 
 
@@ -198,6 +205,8 @@ def test_weights_that_draw_one_class_are_refused(shards, tmp_path, config):
     config = config.model_copy(update={"sampling": sampling})
     with pytest.raises(ConfigError, match="leave photographs of one class only"):
         train(shards, out=tmp_path / "run", config=config)
+    with pytest.raises(ConfigError, match="leave photographs of one class only"):
+        plan_training(shards, config=config)
     assert not (tmp_path / "run").exists()
 
 

@@ -14,10 +14,13 @@ from drtf.data.pipeline import (
     NUM_CALLS,
     count_examples,
     count_steps,
+    find_truth,
 )
 from drtf.data.sampling import count_draws
-from drtf.models.device import choose_precision, dtype_policy
-from drtf.models.network import build_network, count_parameters
+from drtf.errors import ConfigError
+from drtf.models.device import choose_precision, choose_strategy, dtype_policy
+from drtf.models.losses import find_weights
+from drtf.models.network import FIRST_POSITIVE, build_network, count_parameters
 from drtf.records.reader import ShardSet
 
 _log = logging.getLogger(__name__)
@@ -81,6 +84,26 @@ def adopt_settings(config: Config, shards: ShardSet) -> Config:
     return adopted
 
 
+def find_trained_share(shards: ShardSet, config: Config) -> float:
+    """Find the share of positive photographs in the loss: as drawn, and as weighted.
+
+    Raises:
+        DrtfError: if training or validation would have one class only.
+    """
+    task = config.train.task
+    for split in ("train", config.train.validation_split):
+        find_truth(shards, split, task)
+    drawn = count_draws(count_examples(shards, "train", task), config.sampling)
+    weighted = np.multiply(drawn, find_weights(config.train))
+    share = float(weighted[FIRST_POSITIVE[len(drawn)] :].sum() / weighted.sum())
+    if not 0 < share < 1:
+        raise ConfigError(
+            "sampling.weights, train.class_weights or train.focal_alpha leave "
+            "photographs of one class only: healthy and diseased ones are both needed"
+        )
+    return share
+
+
 def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     """Plan a training without a step of it.
 
@@ -89,11 +112,13 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
         config: as for `train`.
 
     Raises:
-        DrtfError: if the set lacks a split, weights of sampling don't fit, or a file
-            of pretrained weights can't be loaded.
+        DrtfError: for what `train` would refuse too: a set without a split or a class,
+            weights that don't fit or can't be loaded, devices that are not there.
     """
     settings = config.train
+    choose_strategy(settings.num_devices)
     with ShardSet(shards) as shard_set:
+        find_trained_share(shard_set, config)
         image_size = adopt_settings(config, shard_set).images.size
         counts = {
             split: count_examples(shard_set, split, settings.task)

@@ -15,17 +15,15 @@ from drtf.data.pipeline import (
     count_examples,
     count_steps,
     eval_dataset,
-    find_truth,
     record_errors,
     train_dataset,
 )
 from drtf.data.sampling import count_draws
-from drtf.errors import ConfigError, DrtfError
+from drtf.errors import DrtfError
 from drtf.figures import plot_history
 from drtf.files import check_absent, hash_file, lock_alone
 from drtf.models.device import choose_precision, choose_strategy, dtype_policy
-from drtf.models.losses import find_weights
-from drtf.models.network import FIRST_POSITIVE, build_network, count_parameters
+from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
     HISTORY_FIGURE,
@@ -46,7 +44,7 @@ from drtf.records.reader import ShardSet
 from drtf.training.callbacks import BestModel, build_callbacks, find_monitor
 from drtf.training.checkpoint import find_checkpoints, load_newest
 from drtf.training.loop import Training, run_epochs
-from drtf.training.train_plan import adopt_settings
+from drtf.training.train_plan import adopt_settings, find_trained_share
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
@@ -96,7 +94,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         _check_out(out, identity, resume=resume)
         if (out / INFO_FILE).exists():
             return load_info(out)
-        trained_share = _find_trained_share(shard_set, config)
+        trained_share = find_trained_share(shard_set, config)
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, since a training that can't begin leaves no folder.
         lock = out.with_name(f".{out.name}.lock")
@@ -188,26 +186,6 @@ def _explain_exhaustion(
         "the device has too little memory: try a smaller train.batch_size than "
         f"{config.batch_size}, or train.precision=mixed_bfloat16"
     )
-
-
-def _find_trained_share(shards: ShardSet, config: Config) -> float:
-    """Find the share of positive photographs in the loss: as drawn, and as weighted.
-
-    Raises:
-        DrtfError: if training or validation would have one class only.
-    """
-    task = config.train.task
-    for split in ("train", config.train.validation_split):
-        find_truth(shards, split, task)
-    drawn = count_draws(count_examples(shards, "train", task), config.sampling)
-    weighted = np.multiply(drawn, find_weights(config.train))
-    share = float(weighted[FIRST_POSITIVE[len(drawn)] :].sum() / weighted.sum())
-    if not 0 < share < 1:
-        raise ConfigError(
-            "sampling.weights, train.class_weights or train.focal_alpha leave "
-            "photographs of one class only: healthy and diseased ones are both needed"
-        )
-    return share
 
 
 def prepare_training(
