@@ -28,8 +28,8 @@ def config_options(command: Command) -> Command:
         metavar="NAME|FILE",
         default="",
         help="A preset (mobilenetv2-96-fast, mobilenetv2-224-fast, mobilenetv2-96, "
-        "eyenet-256, demo) or a TOML file; without it the settings of RUN hold, or the "
-        "defaults where there is none.",
+        "eyenet-256, demo) or a TOML file; without it a RUN's own settings hold, where "
+        "the command takes one, and else the defaults.",
     )(command)
 
 

@@ -152,13 +152,13 @@ def score(
         raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
     target = out if part == (1, 1) else name_part(out, *part)
     check_absent(target, overwrite=overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
     run = load_run(run_folder)
     photographs = find_photographs(images)
     if kaggle:
         check_names(photographs.paths)
     stamp = find_stamp(run, config.score)
     aside = find_aside(target)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with lock_alone(aside):
         if merge:
             counts = merge_parts(out, photographs.paths, merge, stamp, aside)
