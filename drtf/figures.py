@@ -145,13 +145,20 @@ def plot_reliability(
     figure, axes = _square("Reliability", "predicted chance", "share that is positive")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as it should be")
     for (label, values), color in zip(chances.items(), (GREY, BLUE), strict=True):
-        parts = np.array_split(np.argsort(values, kind="stable"), NUM_PARTS)
-        parts = [part for part in parts if len(part)]
+        parts = _split_evenly(values)
         predicted = [values[part].mean() for part in parts]
         found = [truth[part].mean() for part in parts]
         axes.plot(predicted, found, color=color, marker="o", label=label)
     axes.legend(loc="upper left")
     figure.savefig(path, dpi=DPI)
+
+
+def _split_evenly(values: np.ndarray) -> list[np.ndarray]:
+    """Split places of values, in rising order, in tenths that part no equal ones."""
+    order = np.argsort(values, kind="stable")
+    last = [part[-1] for part in np.array_split(order, NUM_PARTS) if len(part)]
+    ends = np.searchsorted(values[order], values[last], side="right")
+    return np.split(order, np.unique(ends)[:-1])
 
 
 def plot_scores(

@@ -16,9 +16,20 @@ from drtf.errors import DrtfError, RecordError
 from drtf.inference import page
 from drtf.inference.evaluation import RULES, describe_classes, evaluate
 from drtf.inference.gradcam import gradcam
-from drtf.inference.judgement import CLASS_COLUMNS
-from drtf.inference.report import FIGURES, MISTAKES_FIGURE, REPORT_FILE
-from drtf.models.run import load_history, load_run
+from drtf.inference.judgement import (
+    CLASS_COLUMNS,
+    describe_calibration,
+    describe_threshold,
+)
+from drtf.inference.report import (
+    FIGURES,
+    GRADES_FIGURE,
+    MISTAKES_FIGURE,
+    REPORT_FILE,
+)
+from drtf.models.calibration import Calibration
+from drtf.models.run import Threshold, load_history, load_run
+from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
 from drtf.training.training import train
 
@@ -197,7 +208,35 @@ def test_an_earlier_evaluation_is_replaced_only_when_asked(run, shards, config):
     evaluate(run, shards, **common)
     with pytest.raises(DrtfError, match="exists already"):
         evaluate(run, shards, **common)
+    (out / GRADES_FIGURE).write_bytes(b"of an earlier one")
     evaluate(run, shards, overwrite=True, **common)
+    assert not (out / GRADES_FIGURE).exists()
+
+
+def test_threshold_and_calibration_are_told_with_where_they_come_from():
+    common = {"split": "val", "tta": "none", "num_photographs": 20}
+    chosen = Threshold(value=0.5, rule="youden", **common)
+    expected = "0.5000 by youden on split val (20 photographs)"
+    assert describe_threshold(chosen) == expected
+    given = Threshold(value=0.5, rule="given", **common)
+    assert describe_threshold(given) == "0.5000, as given"
+    usual = Calibration(
+        method="temperature", temperature=1.3, prior_shift=-0.5, **common
+    )
+    assert describe_calibration(usual) == (
+        "temperature 1.30, prior shift -0.50, fitted on split val"
+    )
+    extreme = usual.model_copy(update={"temperature": 19.999})
+    assert "its bound: not to be relied on" in describe_calibration(extreme)
+
+
+def test_the_reliability_diagram_does_not_part_equal_chances(tmp_path):
+    values = np.repeat([0.4, 0.1, 0.9], [30, 6, 4])
+    parts = figures._split_evenly(values)
+    assert [set(values[part]) for part in parts] == [{0.1}, {0.4}, {0.9}]
+    assert sorted(np.concatenate(parts)) == list(range(40))
+    rising = figures._split_evenly(np.arange(25) / 25)
+    assert [len(part) for part in rising] == [3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
 
 
 def test_judging_on_the_validation_split_is_noted(run, shards, config, tmp_path):
@@ -234,6 +273,12 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
     found = evaluate(
         run, tmp_path / "other", split="test", out=tmp_path / "e", config=config
     )
+    text = (tmp_path / "e" / REPORT_FILE).read_text()
+    for title, sha256 in (
+        ("Judged set", hash_manifest(tmp_path / "other")),
+        ("Trained on", load_run(run).info.set_sha256),
+    ):
+        assert f"<th>{title}, SHA-256</th><td>{sha256}</td>" in text
     assert any("not the set that the model was trained on" in x for x in found.notes)
     assert any("goes on with the run's own threshold" in x for x in found.notes)
     assert load_run(run).threshold == before

@@ -56,6 +56,8 @@ def evaluate(
     from drtf.inference.judgement import (
         CLASS_COLUMNS,
         METRIC_COLUMNS,
+        describe_calibration,
+        describe_threshold,
         describe_views,
         list_classes,
         list_rows,
@@ -89,9 +91,9 @@ def evaluate(
         show_table("Decisions by grade", CLASS_COLUMNS, rows)
     threshold = evaluation.threshold
     click.echo(
-        f"Threshold {threshold.value:.4f} ({threshold.rule} on {threshold.split}); "
-        f"{describe_views(evaluation)}."
+        f"Threshold {describe_threshold(threshold)}; {describe_views(evaluation)}."
     )
+    click.echo(f"Calibration: {describe_calibration(evaluation.calibration)}.")
     old = evaluation.replaced
     if old and old != threshold:
         click.echo(

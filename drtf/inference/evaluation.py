@@ -23,7 +23,13 @@ from drtf.data.pipeline import find_truth
 from drtf.errors import DrtfError
 from drtf.files import check_absent, neutralize, write_atomic
 from drtf.inference.intervals import Estimate
-from drtf.inference.judgement import GRADES, LABELS, Evaluation, OperatingPoint
+from drtf.inference.judgement import (
+    GIVEN,
+    GRADES,
+    LABELS,
+    Evaluation,
+    OperatingPoint,
+)
 from drtf.inference.metrics import compare_roc_auc, measure, measure_grades
 from drtf.inference.report import write_report
 from drtf.inference.thresholds import choose_threshold
@@ -214,7 +220,7 @@ def _choose(
     }
     threshold = Threshold(
         value=choose_threshold(truth, scores, settings.threshold),
-        rule=settings.threshold if isinstance(settings.threshold, str) else "given",
+        rule=settings.threshold if isinstance(settings.threshold, str) else GIVEN,
         num_photographs=len(truth),
         **common,
     )
@@ -339,6 +345,9 @@ def describe_classes(
     truth: np.ndarray, decisions: np.ndarray, *, labels: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Return precision, recall, F1 and support of each class, and their averages.
+
+    A precision that is undefined, of a class never decided for, is left out of the
+    averages.
 
     Args:
         truth: int64 [n], classes from 0.

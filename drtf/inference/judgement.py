@@ -17,6 +17,7 @@ LABELS = {
     "referable": ("not referable", "referable"),
     "grades": ("not referable", "referable"),
 }
+GIVEN = "given"  # the rule of a threshold that is but a number
 GRADES = tuple(f"grade {grade}" for grade in range(NUM_CLASSES["grades"]))
 POINT_COLUMNS = ("rule", "threshold", "sensitivity", "specificity", "precision")
 
@@ -119,6 +120,27 @@ def list_operating_points(evaluation: Evaluation) -> list[tuple[str, ...]]:
         (point.rule, *(format_value(value) for value in dataclasses.astuple(point)[1:]))
         for point in evaluation.operating_points
     ]
+
+
+def describe_threshold(threshold: Threshold) -> str:
+    """Tell a threshold, and how it was chosen."""
+    if threshold.rule == GIVEN:
+        return f"{threshold.value:.4f}, as given"
+    return (
+        f"{threshold.value:.4f} by {threshold.rule} on split {threshold.split} "
+        f"({threshold.num_photographs:,} photographs)"
+    )
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """Tell how scores became probabilities."""
+    method: str = calibration.method
+    if method == "temperature":
+        method = f"temperature {calibration.temperature:.2f}"
+        if calibration.at_bound:
+            method += " (its bound: not to be relied on)"
+    shift = f"prior shift {calibration.prior_shift:+.2f}"
+    return f"{method}, {shift}, fitted on split {calibration.split}"
 
 
 def describe_views(evaluation: Evaluation) -> str:

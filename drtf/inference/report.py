@@ -20,12 +20,15 @@ from drtf.inference.judgement import (
     METRIC_COLUMNS,
     POINT_COLUMNS,
     Evaluation,
+    describe_calibration,
+    describe_threshold,
     describe_views,
     list_classes,
     list_operating_points,
     list_rows,
 )
 from drtf.models.run import HISTORY_FIGURE, Run
+from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
 
 REPORT_FILE = "report.html"
@@ -50,7 +53,8 @@ LIMITS = (
 )
 INTERVALS = (
     "Intervals of 95 %: bootstrap over patients, and exact ones where no mistake was "
-    "made. A patient has the grade and the score of the worse eye."
+    "made. A patient has the grade and the score of the worse eye. Brier score, log "
+    "loss and calibration error are of the calibrated probabilities."
 )
 
 
@@ -75,6 +79,8 @@ def write_report(
         shards: the set judged on, open.
         gradcam: how the worst mistakes are explained.
     """
+    for name in (GRADES_FIGURE, MISTAKES_FIGURE):  # an earlier one's, replaced
+        (out / name).unlink(missing_ok=True)
     _plot_figures(out, run, table, evaluation)
     sections = [
         page.format_notes(evaluation.notes),
@@ -221,33 +227,33 @@ def _show_mistakes(
 
 
 def _find_facts(run: Run, evaluation: Evaluation, shards: ShardSet) -> dict[str, str]:
-    threshold, task = evaluation.threshold, run.config.train.task
-    manifest, split = shards.manifest, run.config.split
+    task, split, manifest = run.config.train.task, run.config.split, shards.manifest
     facts = {
         "Photographs": f"{evaluation.num_photographs:,} of "
         f"{evaluation.num_patients:,} patients, split {evaluation.split} of "
         f"{manifest.name}",
         "Positive": f"{task}: grade {POSITIVE_FROM[task]} and above",
-        "Threshold": f"{threshold.value:.4f} by {threshold.rule} on split "
-        f"{threshold.split} ({threshold.num_photographs:,} photographs)",
+        "Threshold": describe_threshold(evaluation.threshold),
+        "Calibration": describe_calibration(evaluation.calibration),
         "Views (TTA)": describe_views(evaluation),
-        "Model": _describe_model(run),
-        "Trained on": f"{run.info.set_name}, split by {split.by}, seed {split.seed}",
     }
     for name, counts in manifest.num_records.items():
         grades = ", ".join(f"grade {grade}: {n:,}" for grade, n in counts.items())
-        facts[f"Split {name}"] = (
+        facts[f"Judged set, {name}"] = (
             f"{sum(counts.values()):,} photographs of "
             f"{manifest.num_patients[name]:,} patients; {grades}"
         )
     set_aside = [f"{count:,} {why}" for why, count in manifest.rejected.items()]
     images = manifest.preprocessing.items()
     return facts | {
+        "Judged set, set aside": ", ".join(set_aside) or "none",
+        "Judged set, SHA-256": hash_manifest(shards.folder),
         "Preprocessing": ", ".join(f"{key} {value}" for key, value in images),
-        "Set aside": ", ".join(set_aside) or "none",
-        "Versions": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
-        "Model SHA-256": run.info.model_sha256,
-        "Trained on set SHA-256": run.info.set_sha256,
+        "Model": _describe_model(run),
+        "Model, SHA-256": run.info.model_sha256,
+        "Trained on": f"{run.info.set_name}, split by {split.by}, seed {split.seed}",
+        "Trained on, SHA-256": run.info.set_sha256,
+        "Trained with": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
     }
 
 

@@ -52,6 +52,12 @@ class Calibration(BaseModel):
             raise ValueError("method 'isotonic' needs a curve")
         return self
 
+    @property
+    def at_bound(self) -> bool:
+        """Whether the best temperature is beyond those that are looked through."""
+        low, high = 1.01 * MIN_TEMPERATURE, 0.99 * MAX_TEMPERATURE
+        return not low < self.temperature < high
+
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Return the probabilities, float64 [n], of scores, [n] in [0, 1]."""
         shifted = _find_logits(scores) + self.prior_shift
