@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from drtf.errors import RunError
 from drtf.inference.comparison import compare
+from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc
 
 BOOTSTRAP = {"num_resamples": 1000, "seed": 0}
@@ -27,6 +30,15 @@ def write(folder, grades, scores):
     table = pd.DataFrame({"id": ids, "grade": grades, "score": scores, "decision": 0})
     table["patient"] = [name.partition("_")[0] for name in ids]
     table.to_csv(folder / "predictions.csv", index=False)
+    metrics = {
+        "sensitivity": {"value": 0.8, "ci_low": 0.7, "ci_high": 0.9},
+        "specificity": {"value": None, "ci_low": None, "ci_high": None},
+        "accuracy": {"value": 0.8, "ci_low": 0.7, "ci_high": 0.9},
+        "positive_from_grade": 2,
+        "tta": "flips5",
+        "threshold": {"value": 0.25, "rule": "youden"},
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
 
@@ -48,6 +60,29 @@ def test_runs_are_compared_with_the_first_one(tmp_path):
     assert second.p_value > 0.05
     assert third.difference.ci_high < 0
     assert third.p_value < 0.01
+
+
+def test_a_run_keeps_how_it_was_evaluated(tmp_path):
+    grades, good, *_ = sample()
+    folder = write(tmp_path / "a" / "evaluation-test", grades, good)
+    (found,) = compare([folder], least_grade=1, **BOOTSTRAP)
+    positive_from, tta, threshold, metrics = found.summary
+    assert (positive_from, tta, threshold) == (2, "flips5", 0.25)
+    assert metrics["sensitivity"] == Estimate(0.8, 0.7, 0.9)
+    assert np.isnan(metrics["specificity"].value)
+    assert set(metrics) == {"sensitivity", "specificity"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"tta": "none"}'])
+def test_damaged_metrics_are_refused(tmp_path, text):
+    grades, good, *_ = sample()
+    folder = write(tmp_path / "a" / "evaluation-test", grades, good)
+    (folder / "metrics.json").write_text(text)
+    with pytest.raises(RunError, match="is not what drtf evaluate wrote"):
+        compare([folder], least_grade=1, **BOOTSTRAP)
+    (folder / "metrics.json").unlink()
+    with pytest.raises(RunError, match="judge the run with drtf evaluate first"):
+        compare([folder], least_grade=1, **BOOTSTRAP)
 
 
 def test_a_patient_may_be_called_na(tmp_path):

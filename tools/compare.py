@@ -34,10 +34,12 @@ def compare(
     """Compare runs that were judged on the same photographs, each with the first.
 
     Each RUN needs its evaluation (drtf evaluate RUN). The interval of a difference is
-    by bootstrap over patients, the same ones for both runs.
+    by bootstrap over patients, the same ones for both runs. A second table has the runs
+    side by side as each was evaluated, with its own views and threshold.
     """
+    from drtf.inference.comparison import METRICS
     from drtf.inference.comparison import compare as run_comparison
-    from drtf.inference.intervals import format_interval, format_value
+    from drtf.inference.intervals import format_estimate
 
     from .tables import show_table
 
@@ -49,15 +51,34 @@ def compare(
     )
     show_table(
         f"ROC AUC for grade >= {least_grade} on split {split}",
-        ("run", "ROC AUC", "95 %", "difference", "95 %", "p"),
+        ("run", "ROC AUC (95 %)", "difference (95 %)", "p"),
         [
             (
                 item.name,
-                format_value(item.roc_auc.value),
-                format_interval(item.roc_auc),
-                f"{item.difference.value:+.3f}",
-                format_interval(item.difference),
+                format_estimate(item.roc_auc),
+                format_estimate(item.difference, sign="+"),
                 f"{item.p_value:.3f}",
+            )
+            for item in found
+        ],
+    )
+    summaries = [item.summary for item in found]
+    metrics = [name for name in METRICS if any(name in x.metrics for x in summaries)]
+    show_table(
+        "Each as it was evaluated",
+        ("run", "positive", "views", "threshold", *metrics),
+        [
+            (
+                item.name,
+                f"grade >= {item.summary.positive_from}",
+                item.summary.tta,
+                f"{item.summary.threshold:.4f}",
+                *(
+                    format_estimate(item.summary.metrics[name])
+                    if name in item.summary.metrics
+                    else ""
+                    for name in metrics
+                ),
             )
             for item in found
         ],

@@ -20,7 +20,7 @@ from drtf.figures import plot_estimates
 from drtf.files import write_atomic
 from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.inference.evaluation import evaluate, was_judged
-from drtf.inference.intervals import Estimate, format_interval
+from drtf.inference.intervals import Estimate, format_estimate
 from drtf.inference.metrics import measure_mean_roc_auc
 from drtf.models.run import RunInfo, load_history
 from drtf.training.callbacks import find_monitor
@@ -149,20 +149,17 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             result.task,
             str(len(result.seeds)),
             f"{np.mean(result.validation):.3f}",
-            *(_format(result.roc_auc[grade], "") for grade in GRADES),
-            *(_format(result.gain.get(grade), "+") for grade in GRADES),
+            # Of labels that tell but healthy from diseased, there is none of grade 2.
+            *(format_estimate(result.roc_auc[grade]) for grade in GRADES),
+            *(
+                format_estimate(result.gain[grade], sign="+") if result.gain else ""
+                for grade in GRADES
+            ),
             f"{result.seconds / 60:.1f}",
             f"{result.peak_memory_mb:,.0f}",
         )
         for result in results
     ]
-
-
-def _format(estimate: Estimate | None, sign: str) -> str:
-    # Of labels that tell but healthy from diseased, there is none of grade 2.
-    if estimate is None or not np.isfinite(estimate.value):
-        return ""
-    return f"{estimate.value:{sign}.3f} ({format_interval(estimate)})"
 
 
 def describe_changes(result: Result) -> str:

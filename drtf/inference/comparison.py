@@ -1,18 +1,43 @@
 """Comparison: several runs judged on the same photographs, side by side."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from drtf.errors import RunError
-from drtf.inference.evaluation import PREDICTIONS_FILE
+from drtf.inference.evaluation import METRICS_FILE, PREDICTIONS_FILE
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc
 
 PHOTOGRAPH_COLUMNS = ["id", "patient", "grade"]
+# Of the metrics that each run was judged by, those that stand side by side; the last
+# one is of runs that tell grades apart.
+METRICS = (
+    "sensitivity",
+    "specificity",
+    "average_precision",
+    "brier_score",
+    "grades_quadratic_kappa",
+)
+
+
+class Summary(NamedTuple):
+    """How a run was judged, and some of what came out.
+
+    `positive_from` is the grade from which on a photograph is positive to this run,
+    `tta` are the views, `threshold` is its own, and `metrics` are those of `METRICS`
+    that it has.
+    """
+
+    positive_from: int
+    tta: str
+    threshold: float
+    metrics: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -24,12 +49,14 @@ class Compared:
         roc_auc: of its scores.
         difference: its ROC AUC less that of the first run.
         p_value: two-sided, that the difference is none; 1 for the first run itself.
+        summary: of the run by itself, as it was trained and evaluated.
     """
 
     name: str
     roc_auc: Estimate
     difference: Estimate
     p_value: float
+    summary: Summary
 
 
 def compare(
@@ -71,7 +98,7 @@ def compare(
         seed=seed,
     )
     return [
-        Compared(str(folder.parent), *values)
+        Compared(str(folder.parent), *values, load_summary(folder))
         for folder, values in zip(evaluations, found, strict=True)
     ]
 
@@ -89,6 +116,37 @@ def load_predictions(folder: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=types, na_filter=False)
         return table[[*PHOTOGRAPH_COLUMNS, "score"]]
     except FileNotFoundError as error:
-        raise RunError(f"no {path}: judge the run with drtf evaluate first") from error
+        raise _missing(path) from error
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is not what drtf evaluate wrote: {error}") from error
+
+
+def load_summary(folder: Path) -> Summary:
+    """Load what `evaluate` measured.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    path = folder / METRICS_FILE
+    try:
+        found = json.loads(path.read_text())
+        return Summary(
+            positive_from=found["positive_from_grade"],
+            tta=found["tta"],
+            threshold=found["threshold"]["value"],
+            metrics={name: _load(found[name]) for name in METRICS if name in found},
+        )
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is not what drtf evaluate wrote: {error}") from error
+
+
+def _missing(path: Path) -> RunError:
+    return RunError(f"no {path}: judge the run with drtf evaluate first")
+
+
+def _load(values: Mapping[str, float | None]) -> Estimate:
+    # JSON has no NaN.
+    found = {key: np.nan if x is None else x for key, x in values.items()}
+    return Estimate(**found)

@@ -114,6 +114,19 @@ def format_interval(estimate: Estimate) -> str:
     return f"{low:.3f} to {high:.3f}" if np.isfinite(low) else ""
 
 
+def format_estimate(estimate: Estimate, *, sign: str = "") -> str:
+    """Write a metric with its interval, or nothing where it is undefined.
+
+    Args:
+        estimate: to write.
+        sign: `+` to have one before what is above zero.
+    """
+    if not np.isfinite(estimate.value):
+        return ""
+    interval = format_interval(estimate)
+    return f"{estimate.value:{sign}.3f}" + (f" ({interval})" if interval else "")
+
+
 def _says_nothing(estimate: Estimate) -> bool:
     return estimate.ci_low == estimate.ci_high
 
