@@ -260,7 +260,7 @@ class EvaluateConfig(Section):
     those that the run has, and no validation split is needed.
     """
 
-    tta: Tta = "none"
+    tta: Tta = "flips5"
     threshold: (
         Literal["youden", "accuracy", "stored"]
         | ThresholdRule

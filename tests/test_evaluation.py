@@ -41,8 +41,6 @@ def run(run_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluation(run, shards, config):
-    settings = config.evaluate.model_copy(update={"tta": "flips5"})
-    config = config.model_copy(update={"evaluate": settings})
     return evaluate(run, shards, split="test", out=run / "test", config=config)
 
 
@@ -147,6 +145,8 @@ def test_the_operating_points_are_chosen_on_validation(evaluation, contents):
 def test_what_the_views_gain_and_cost_is_told(evaluation, run, shards, config):
     assert evaluation.views_cost > 1
     assert evaluation.views_gain.ci_low <= evaluation.views_gain.value
+    settings = config.evaluate.model_copy(update={"tta": "none"})
+    config = config.model_copy(update={"evaluate": settings})
     one = evaluate(run, shards, split="test", out=run / "one-view", config=config)
     assert (one.views_gain, one.views_cost) == (None, 1)
 

@@ -85,7 +85,7 @@ def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
     expected = r"config one: .*begun with train\.epochs=1, and this is 2"
     with pytest.raises(DrtfError, match=expected):
         sweep([("one", change(config, epochs=2))], [source], **call)
-    settings = config.evaluate.model_copy(update={"tta": "flips5"})
+    settings = config.evaluate.model_copy(update={"tta": "dihedral8"})
     judged = change(config, epochs=1).model_copy(update={"evaluate": settings})
     sweep([("one", judged)], [source], **call)
     path = tmp_path / "sweep" / "runs" / "one-seed-42" / "evaluation-test"
@@ -93,7 +93,7 @@ def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
     assert (path.parent / "evaluation-val" / "metrics.json").exists()
     # Of the epoch chosen by it, but for the views.
     assert found[0].roc_auc[1].value == pytest.approx(found[0].validation[0], abs=0.2)
-    assert json.loads((path / "metrics.json").read_text())["tta"] == "flips5"
+    assert json.loads((path / "metrics.json").read_text())["tta"] == "dihedral8"
 
 
 def test_labels_without_a_grade_leave_its_columns_empty(photographs, config, tmp_path):
