@@ -54,7 +54,8 @@ def test_runs_are_compared_with_the_first_one(tmp_path):
         assert item.difference.value == pytest.approx(
             item.roc_auc.value - first.roc_auc.value
         )
-    assert (first.difference.ci_low, first.difference.ci_high) == (0, 0)
+    # What can't be otherwise has no interval.
+    assert np.isnan(first.difference.ci_low)
     assert first.p_value == 1
     assert second.difference.ci_low < 0 < second.difference.ci_high
     assert second.p_value > 0.05
@@ -73,7 +74,41 @@ def test_a_run_keeps_how_it_was_evaluated(tmp_path):
     assert set(metrics) == {"sensitivity", "specificity"}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"tta": "none"}'])
+def test_the_order_of_the_photographs_does_not_matter(tmp_path):
+    grades, good, alike, _ = sample()
+    folders = [
+        write(tmp_path / name / "evaluation-test", grades, scores)
+        for name, scores in (("a", good), ("b", alike))
+    ]
+    before = compare(folders, least_grade=1, **BOOTSTRAP)[1]
+    path = folders[1] / "predictions.csv"
+    pd.read_csv(path)[::-1].to_csv(path, index=False)
+    after = compare(folders, least_grade=1, **BOOTSTRAP)[1]
+    assert (after.roc_auc, after.difference) == (before.roc_auc, before.difference)
+
+
+@pytest.mark.parametrize("score", ["", "x", "nan"])
+def test_damaged_predictions_are_refused(tmp_path, score):
+    grades, good, *_ = sample()
+    folder = write(tmp_path / "a" / "evaluation-test", grades, good)
+    path = folder / "predictions.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.loc[3, "score"] = score
+    table.to_csv(path, index=False)
+    with pytest.raises(RunError, match="is not what drtf evaluate wrote"):
+        compare([folder], least_grade=1, **BOOTSTRAP)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"tta": "none"}',
+        '{"positive_from_grade": 1, "tta": "none", "threshold": {"value": 0.5}, '
+        '"sensitivity": {"value": "x", "ci_low": 0, "ci_high": 1}}',
+    ],
+)
 def test_damaged_metrics_are_refused(tmp_path, text):
     grades, good, *_ = sample()
     folder = write(tmp_path / "a" / "evaluation-test", grades, good)

@@ -44,6 +44,8 @@ def test_the_notebooks_preset_is_the_notebook():
     assert (config.train.focal_gamma, config.train.focal_alpha) == (1.5, 0.5)
     assert config.model.trainable_layers == 50
     assert config.train.learning_rate == 5e-4
+    assert config.evaluate.tta == "flips5"
+    assert load_config("eyenet-256").evaluate.tta == "none"
 
 
 def test_set_overrides_a_file_and_a_file_the_defaults(tmp_path):

@@ -387,6 +387,10 @@ def test_a_network_of_grades_is_judged_by_referable_disease(shards, config, tmp_
         assert found.metrics[f"grades_recall_{grade}"].value == pytest.approx(recall)
         assert found.grade_classes[f"grade {grade}"]["recall"] == pytest.approx(recall)
     assert "Decisions by grade" in (tmp_path / "out" / "report.html").read_text()
+    # Grades that were never decided have no precision, and JSON no NaN.
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    classes = json.loads(text, parse_constant=pytest.fail)["grade_classes"]
+    assert None in [values["precision"] for values in classes.values()]
     assert found.metrics["roc_auc"].value == pytest.approx(
         roc_auc_score(truth, predictions["score"])
     )

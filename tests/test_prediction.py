@@ -5,7 +5,13 @@ import tensorflow as tf
 from drtf.config import ModelConfig
 from drtf.data.loader import read_batch
 from drtf.models.network import build_network
-from drtf.models.prediction import build_predictor, build_views, predict_split
+from drtf.models.prediction import (
+    VIEWS,
+    build_predictor,
+    build_views,
+    fit_batch,
+    predict_split,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
@@ -41,6 +47,33 @@ def test_dihedral8_is_all_turns_of_the_image_and_its_mirror_image():
     ]
     assert (found[0] == unit).all()
     assert {x.tobytes() for x in found} == {x.tobytes() for x in expected}
+
+
+def test_each_view_has_its_name():
+    ways = {
+        "as it is": lambda x: x,
+        "turned by 180 degrees": lambda x: np.rot90(x, 2, axes=(1, 2)),
+        "transposed": lambda x: x.transpose(0, 2, 1, 3),
+        "mirrored": lambda x: x[:, :, ::-1],
+        "mirrored left to right": lambda x: x[:, :, ::-1],
+        "upside down": lambda x: x[:, ::-1],
+        "1.1 times as bright": lambda x: x * np.float32(1.1),
+        "clipped at white": lambda x: np.clip(x, 0, 1),
+    }
+    unit = IMAGES.astype(np.float32) / 255
+    for tta, names in VIEWS.items():
+        views = build_views(tf.constant(unit), tta).numpy()
+        for view, name in zip(views, names, strict=True):
+            expected = unit
+            for way in name.replace(" and ", ", ").split(", "):
+                expected = ways[way](expected)
+            assert (view == expected).all(), name
+
+
+def test_all_views_of_a_batch_take_the_memory_of_one():
+    sizes = [fit_batch(64, tta) for tta in ("none", "flips5", "dihedral8")]
+    assert sizes == [64, 12, 8]
+    assert fit_batch(2, "flips5") == 1
 
 
 def test_without_tta_there_is_one_view(network):

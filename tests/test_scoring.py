@@ -15,7 +15,7 @@ from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
-from drtf.files import lock_alone
+from drtf.files import find_aside, lock_alone
 from drtf.images.synthetic import draw_photograph
 from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
@@ -289,8 +289,12 @@ def test_parts_are_merged_and_nothing_may_be_missing(
     out.unlink()
     for number in (1, 3):
         score(run_folder, images, part=(number, 3), **call)
+    # What another scoring left there, stopped, outlives a merge that can't be done.
+    aside = find_aside(out)
+    aside.write_bytes(whole[:-1])
     with pytest.raises(DrtfError, match=r"2-of-00003\.csv is missing: score it with"):
         score(run_folder, images, merge=3, **call)
+    assert aside.read_bytes() == whole[:-1]
     report = score(run_folder, images, part=(2, 3), **call)
     assert report.table == tmp_path / "scores-00002-of-00003.csv"
     assert report.num_scored == 16

@@ -1,8 +1,8 @@
-import csv
 import json
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -11,6 +11,7 @@ from drtf.bench import sweep as module
 from drtf.bench.sweep import sweep
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
+from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import measure_mean_roc_auc
 
 
@@ -44,12 +45,17 @@ def test_configs_are_trained_judged_and_compared(
             )
         assert result.seconds > 0
         assert result.peak_memory_mb > 100
-    with (tmp_path / "sweep" / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["config"] for row in rows] == ["plain", "focal"]
-    page = (tmp_path / "sweep" / "results.md").read_text()
+    table = pd.read_csv(tmp_path / "sweep" / "results-test.csv")
+    assert table["config"].tolist() == ["plain", "focal"]
+    assert table["roc_auc_grade_1"].tolist() == pytest.approx(
+        [result.roc_auc[1].value for result in results]
+    )
+    assert table["gain_grade_2_ci_low"].tolist() == pytest.approx(
+        [np.nan, focal.gain[2].ci_low], nan_ok=True
+    )
+    page = (tmp_path / "sweep" / "results-test.md").read_text()
     assert page.count("\n") == 4
-    picture = np.asarray(Image.open(tmp_path / "sweep" / "results.png"))
+    picture = np.asarray(Image.open(tmp_path / "sweep" / "results-test.png"))
     assert picture.std() > 0
 
     def refuse(*args, **kwargs):
@@ -114,6 +120,35 @@ def test_labels_without_a_grade_leave_its_columns_empty(photographs, config, tmp
         assert cells["ROC AUC, grade >= 1"]
         assert cells["ROC AUC, grade >= 2"] == ""
         assert cells["above the first, grade >= 2"] == ""
+
+
+def test_a_config_judged_on_other_photographs_says_so(tmp_path):
+    estimates = {grade: Estimate(0.5, 0.4, 0.6) for grade in (1, 2)}
+    first, second = (
+        module.Result(
+            name=name,
+            nearest=nearest,
+            changes=changes,
+            task="binary",
+            seeds=[42],
+            validation=[0.5],
+            roc_auc=estimates,
+            gain={},
+            seconds=60,
+            peak_memory_mb=1000,
+        )
+        for name, nearest, changes in (
+            ("one", "", []),
+            ("two", "one", ['labels.patient_pattern="a|b"']),
+        )
+    )
+    module._write([first, second], tmp_path, "val")
+    lines = (tmp_path / "results-val.md").read_text().splitlines()
+    assert "judged on others" not in lines[2]
+    assert lines[3].count("judged on others") == 2
+    assert r'labels.patient_pattern="a\|b"' in lines[3]
+    table = pd.read_csv(tmp_path / "results-val.csv")
+    assert table["gain_grade_1"].isna().all()
 
 
 def test_a_stopped_sweep_says_where_and_how_it_goes_on(

@@ -63,23 +63,14 @@ def compare(
         ],
     )
     summaries = [item.summary for item in found]
-    metrics = [name for name in METRICS if any(name in x.metrics for x in summaries)]
-    show_table(
-        "Each as it was evaluated",
-        ("run", "positive", "views", "threshold", *metrics),
-        [
-            (
-                item.name,
-                f"grade >= {item.summary.positive_from}",
-                item.summary.tta,
-                f"{item.summary.threshold:.4f}",
-                *(
-                    format_estimate(item.summary.metrics[name])
-                    if name in item.summary.metrics
-                    else ""
-                    for name in metrics
-                ),
-            )
-            for item in found
-        ],
-    )
+    rows = [
+        ("positive", *(f"grade >= {x.positive_from}" for x in summaries)),
+        ("views", *(x.tta for x in summaries)),
+        ("threshold", *(f"{x.threshold:.4f}" for x in summaries)),
+    ]
+    for name in METRICS:
+        values = [x.metrics.get(name) for x in summaries]
+        if any(values):
+            rows.append((name, *(format_estimate(x) if x else "" for x in values)))
+    names = [item.name for item in found]
+    show_table("Each as it was evaluated", ("", *names), rows)

@@ -28,7 +28,7 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
 
     What is written takes uint8 RGB of any size, cropped and equalised as the run's
     config says, and gives the score of one view. A JSON file beside it has
-    preprocessing, threshold, calibration and what was measured.
+    preprocessing, views, threshold, calibration and what was measured.
     """
     from drtf.inference.export import export as run_export
 

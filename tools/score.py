@@ -114,6 +114,9 @@ def score(
         f"error, {report.num_flagged:,} flagged as hardly gradable"
     )
     if not report.threshold_chosen:
-        click.echo("Note: no evaluation has chosen a threshold yet; 0.5 was taken.")
+        click.echo(
+            "Note: no evaluation has chosen a threshold and views yet; 0.5 and one "
+            "view were taken."
+        )
     if report.num_failed:
         sys.exit(SOME_SET_ASIDE)

@@ -40,10 +40,10 @@ def sweep(
     """Train and judge several configs on the same photographs, and compare them.
 
     A CONFIG is a preset or a TOML file. Each is built, trained with several seeds, and
-    judged on one split, val for a search among many; results.csv, results.md and
-    results.png in --out tell what each one changes of the one above that it is most
-    like, its ROC AUC, and what it took. A sweep that was stopped goes on where it was
-    when the same command is given again.
+    judged on one split, val for a search among many; results-SPLIT.csv, .md and .png
+    in --out tell what each one changes of the one above that it is most like, its ROC
+    AUC, and what it took. A sweep that was stopped goes on where it was when the same
+    command is given again.
     """
     from drtf.bench.sweep import COLUMNS, FIGURE_FILE, PAGE_FILE, list_rows
     from drtf.bench.sweep import sweep as run_sweep
@@ -59,7 +59,12 @@ def sweep(
     # What a config changes may be long: a line each beneath.
     rows = list_rows(results)
     name, _, *columns = COLUMNS
-    show_table(f"Configs on {images}", (name, *columns), [(x[0], *x[2:]) for x in rows])
+    show_table(
+        f"Configs on split {split} of {images}",
+        (name, *columns),
+        [(x[0], *x[2:]) for x in rows],
+    )
     for name, changes, *_ in rows[1:]:
         click.echo(f"{name} is {changes}")
-    click.echo(f"Table: {out / PAGE_FILE}; picture: {out / FIGURE_FILE}")
+    page, figure = (out / name.format(split) for name in (PAGE_FILE, FIGURE_FILE))
+    click.echo(f"Table: {page}; picture: {figure}")

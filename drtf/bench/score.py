@@ -13,7 +13,7 @@ from drtf.config import Config
 from drtf.data.photographs import Photographs, find_photographs
 from drtf.errors import DrtfError
 from drtf.inference.scoring import prepare_photographs, score_photographs
-from drtf.models.prediction import build_predictor
+from drtf.models.prediction import build_predictor, fit_batch
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 
@@ -58,13 +58,13 @@ def bench_score(
     Raises:
         DrtfError: if four batches need more photographs.
     """
-    batch_size = config.score.batch_size
+    run = load_run(run_folder)
+    batch_size = fit_batch(config.score.batch_size, run.tta)
     if num_photographs < 4 * batch_size:
         raise DrtfError(
             f"{num_photographs} photographs are less than four batches of "
             f"{batch_size}: measure more of them, or set score.batch_size"
         )
-    run = load_run(run_folder)
     found = find_photographs(images)
     paths = list(itertools.islice(itertools.cycle(found.paths), num_photographs))
     photographs = Photographs(found.folder, paths)
@@ -76,7 +76,7 @@ def bench_score(
             )
             rates["preparing"].append(_measure(prepared, skip=batch_size))
             advance("preparing")
-            rates["predicting"].append(_measure_predicting(run, config, len(paths)))
+            rates["predicting"].append(_measure_predicting(run, batch_size, len(paths)))
             advance("predicting")
             scored = score_photographs(run, photographs, config=config)
             rates["scoring"].append(_measure(scored, skip=batch_size))
@@ -94,8 +94,8 @@ def _measure(results: Iterable[object], *, skip: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _measure_predicting(run: Run, config: Config, count: int) -> float:
-    batch_size, size = config.score.batch_size, run.info.image_size
+def _measure_predicting(run: Run, batch_size: int, count: int) -> float:
+    size = run.info.image_size
     pixels = np.zeros((batch_size, size, size, 3), np.uint8)
     predict = build_predictor(run.network, run.tta)
     predict(tf.constant(pixels)).numpy()

@@ -1,11 +1,9 @@
 """Many configs on the same photographs: trained, judged, and put into one table."""
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
-from drtf.files import write_atomic
+from drtf.files import neutralize, write_atomic
 from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.inference.evaluation import evaluate, was_judged
 from drtf.inference.intervals import Estimate, format_estimate
@@ -27,9 +25,10 @@ from drtf.training.callbacks import find_monitor
 from drtf.training.training import train
 from drtf.workers import run_apart
 
-TABLE_FILE = "results.csv"
-PAGE_FILE = "results.md"
-FIGURE_FILE = "results.png"
+# Each split that the configs are judged on has its own.
+TABLE_FILE = "results-{}.csv"
+PAGE_FILE = "results-{}.md"
+FIGURE_FILE = "results-{}.png"
 # The sections that make a set.
 MADE_BY = ("labels", "split", "images", "build")
 # Those that change nothing of what is measured.
@@ -94,7 +93,7 @@ def sweep(
     Args:
         configs: names and configs, in the order of the table.
         sources: the photographs and their labels.
-        out: the folder for sets, runs, `results.csv`, `results.md` and `results.png`.
+        out: the folder for sets, runs, and `results-SPLIT.csv`, `.md` and `.png`.
         num_seeds: trainings of each config, from its own seed on.
         split: to judge them on; a search for the best of them keeps off `test`.
 
@@ -151,10 +150,7 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             f"{np.mean(result.validation):.3f}",
             # Of labels that tell but healthy from diseased, there is none of grade 2.
             *(format_estimate(result.roc_auc[grade]) for grade in GRADES),
-            *(
-                format_estimate(result.gain[grade], sign="+") if result.gain else ""
-                for grade in GRADES
-            ),
+            *(_describe_gain(result, grade) for grade in GRADES),
             f"{result.seconds / 60:.1f}",
             f"{result.peak_memory_mb:,.0f}",
         )
@@ -167,6 +163,12 @@ def describe_changes(result: Result) -> str:
     if not result.nearest:
         return ""
     return f"{result.nearest} with {', '.join(result.changes) or 'the same settings'}"
+
+
+def _describe_gain(result: Result, grade: int) -> str:
+    if result.gain:
+        return format_estimate(result.gain[grade], sign="+")
+    return "judged on others" if result.nearest else ""
 
 
 COLUMNS = (
@@ -266,16 +268,38 @@ def _flatten(config: Config) -> dict[str, Any]:
     }
 
 
+def _list_values(result: Result) -> dict[str, str | float]:
+    """List a result for the CSV, by column; empty where there is none."""
+    none = Estimate(np.nan, np.nan, np.nan)
+    values: dict[str, str | float] = {
+        "config": neutralize(result.name),
+        "nearest": neutralize(result.nearest),
+        "changes": neutralize("; ".join(result.changes)),
+        "task": result.task,
+        "seeds": " ".join(map(str, result.seeds)),
+        "validation": float(np.mean(result.validation)),
+    }
+    for grade in GRADES:
+        found = {"roc_auc": result.roc_auc[grade], "gain": result.gain.get(grade, none)}
+        for name, estimate in found.items():
+            for key, value in asdict(estimate).items():
+                suffix = "" if key == "value" else f"_{key}"
+                values[f"{name}_grade_{grade}{suffix}"] = value
+    return values | {
+        "minutes": result.seconds / 60,
+        "peak_memory_mb": result.peak_memory_mb,
+    }
+
+
 def _write(results: Sequence[Result], out: Path, split: str) -> None:
-    rows = list_rows(results)
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    write_atomic(out / TABLE_FILE, file.getvalue())
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+    table = pd.DataFrame([_list_values(result) for result in results])
+    write_atomic(out / TABLE_FILE.format(split), table.to_csv(index=False))
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in list_rows(results)]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     page = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    write_atomic(out / PAGE_FILE, page)
+    write_atomic(out / PAGE_FILE.format(split), page)
     plot_estimates(
-        out / FIGURE_FILE,
+        out / FIGURE_FILE.format(split),
         [result.name for result in results],
         {
             f"grade >= {grade}": [

@@ -47,7 +47,8 @@ class Compared:
     Attributes:
         name: of the run.
         roc_auc: of its scores.
-        difference: its ROC AUC less that of the first run.
+        difference: its ROC AUC less that of the first run; without an interval where
+            all resamples agree.
         p_value: two-sided, that the difference is none; 1 for the first run itself.
         summary: of the run by itself, as it was trained and evaluated.
     """
@@ -106,6 +107,8 @@ def compare(
 def load_predictions(folder: Path) -> pd.DataFrame:
     """Load what `evaluate` predicted: columns `id`, `patient`, `grade` and `score`.
 
+    The rows are in the order of the ids, whatever the set's.
+
     Raises:
         RunError: if it is missing or damaged.
     """
@@ -114,11 +117,15 @@ def load_predictions(folder: Path) -> pd.DataFrame:
         # A patient may be called NA.
         types = {"id": str, "patient": str}
         table = pd.read_csv(path, dtype=types, na_filter=False)
-        return table[[*PHOTOGRAPH_COLUMNS, "score"]]
+        table = table[[*PHOTOGRAPH_COLUMNS, "score"]]
+        table = table.astype({"grade": int, "score": float})
     except FileNotFoundError as error:
         raise _missing(path) from error
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is not what drtf evaluate wrote: {error}") from error
+    if not len(table) or table["score"].isna().any():
+        raise RunError(f"{path} is not what drtf evaluate wrote: scores are missing")
+    return table.sort_values(["id", "patient"], ignore_index=True)
 
 
 def load_summary(folder: Path) -> Summary:
@@ -133,12 +140,12 @@ def load_summary(folder: Path) -> Summary:
         return Summary(
             positive_from=found["positive_from_grade"],
             tta=found["tta"],
-            threshold=found["threshold"]["value"],
+            threshold=float(found["threshold"]["value"]),
             metrics={name: _load(found[name]) for name in METRICS if name in found},
         )
     except FileNotFoundError as error:
         raise _missing(path) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is not what drtf evaluate wrote: {error}") from error
 
 
@@ -148,5 +155,5 @@ def _missing(path: Path) -> RunError:
 
 def _load(values: Mapping[str, float | None]) -> Estimate:
     # JSON has no NaN.
-    found = {key: np.nan if x is None else x for key, x in values.items()}
+    found = {key: np.nan if x is None else float(x) for key, x in values.items()}
     return Estimate(**found)

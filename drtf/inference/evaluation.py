@@ -36,9 +36,9 @@ from drtf.inference.thresholds import choose_threshold
 from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.network import find_scores
 from drtf.models.prediction import (
-    NUM_VIEWS,
     Predict,
     build_predictor,
+    fit_batch,
     measure_views_cost,
     predict_split,
 )
@@ -125,7 +125,8 @@ def evaluate(
     predictions = table[columns].assign(**names).to_csv(index=False)
     write_atomic(out / PREDICTIONS_FILE, predictions)
     contents = _describe(run, evaluation) | {"set_sha256": set_sha256}
-    write_atomic(out / METRICS_FILE, json.dumps(contents, indent=2) + "\n")
+    text = json.dumps(contents, indent=2, allow_nan=False)
+    write_atomic(out / METRICS_FILE, text + "\n")
     if keep:
         save_threshold(run.folder, evaluation.threshold)
         save_calibration(run.folder, evaluation.calibration)
@@ -143,8 +144,7 @@ def _judge(
 ) -> tuple[Evaluation, pd.DataFrame]:
     """Judge a run on a split, and return the predictions too."""
     predict = build_predictor(run.network, settings.tta)
-    # All views of a batch are in memory at once.
-    batch_size = max(settings.batch_size // NUM_VIEWS[settings.tta], 1)
+    batch_size = fit_batch(settings.batch_size, settings.tta)
     score = functools.partial(
         _score, run, shards, predict=predict, batch_size=batch_size
     )
@@ -268,11 +268,11 @@ def was_judged(out: Path, info: RunInfo, config: EvaluateConfig) -> bool:
         found = json.loads((out / METRICS_FILE).read_text())
     except (OSError, ValueError):
         return False
-    settings = config.model_dump(mode="json")
-    return (found.get("model_sha256"), found.get("settings")) == (
-        info.model_sha256,
-        settings,
-    )
+    expected = {
+        "model_sha256": info.model_sha256,
+        "settings": config.model_dump(mode="json"),
+    }
+    return isinstance(found, dict) and expected.items() <= found.items()
 
 
 def check_preprocessing(run: Run, shards: ShardSet) -> None:
@@ -405,7 +405,7 @@ def _find_notes(run: Run, split: str, *, trained_on: bool, keep: bool) -> list[s
 def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """Return the contents of metrics.json."""
     task, gain = run.config.train.task, evaluation.views_gain
-    return _dump(evaluation.metrics) | {
+    contents = _dump(evaluation.metrics) | {
         "per_patient": _dump(evaluation.patient_metrics),
         "classes": evaluation.classes,
         "operating_points": [
@@ -427,13 +427,18 @@ def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "settings": evaluation.settings,
         "model_sha256": run.info.model_sha256,
     }
+    return _clean(contents)
 
 
-def _dump(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    return {
-        name: {
-            key: value if math.isfinite(value) else None
-            for key, value in dataclasses.asdict(estimate).items()
-        }
-        for name, estimate in metrics.items()
-    }
+def _dump(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(estimate) for name, estimate in metrics.items()}
+
+
+def _clean(value: Any) -> Any:
+    """Put None for what is undefined: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _clean(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_clean(x) for x in value]
+    undefined = isinstance(value, float) and not math.isfinite(value)
+    return None if undefined else value

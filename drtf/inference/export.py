@@ -21,6 +21,7 @@ from drtf.files import check_absent, replacing, write_atomic
 from drtf.inference.evaluation import check_preprocessing
 from drtf.models.device import silence
 from drtf.models.network import FIRST_POSITIVE, scale_images
+from drtf.models.prediction import VIEWS
 from drtf.models.run import Run, find_versions, load_run
 from drtf.progress import progress
 from drtf.records.reader import ShardSet
@@ -209,8 +210,9 @@ def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[st
         "than preprocessing.size is resized bilinearly",
         "output": "score: float32 [B] in [0, 1], of one view, that the grade is "
         "positive",
-        "decision": "positive if the mean score of the views named in threshold.tta is "
-        "threshold.value or more",
+        "views": VIEWS[run.tta],
+        "decision": "positive if the mean score of all views of a photograph is "
+        "threshold.value or more; 0.5 where there is no threshold yet",
         "probability": "sigmoid((logit(mean score) + calibration.prior_shift) / "
         "calibration.temperature); method isotonic: interpolated linearly between "
         "calibration.scores and calibration.probabilities at sigmoid(logit(mean score) "

@@ -95,12 +95,11 @@ def mend_roc_auc(
     return _find_roc_auc_interval(estimate.value, *counts)
 
 
-def drop_empty(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
-    """Leave out the intervals that would tell of a certainty that there is not."""
-    return {
-        name: Estimate(x.value, np.nan, np.nan) if _says_nothing(x) else x
-        for name, x in estimates.items()
-    }
+def drop_empty(estimate: Estimate) -> Estimate:
+    """Leave out an interval that would tell of a certainty that there is not."""
+    if not _says_nothing(estimate):
+        return estimate
+    return Estimate(estimate.value, np.nan, np.nan)
 
 
 def format_value(value: float) -> str:

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drtf.config import NUM_CLASSES, Tta
-from drtf.inference.intervals import Estimate, format_interval, format_value
+from drtf.inference.intervals import (
+    Estimate,
+    format_estimate,
+    format_interval,
+    format_value,
+)
 from drtf.models.calibration import Calibration
 from drtf.models.run import Threshold
 
@@ -149,7 +154,6 @@ def describe_views(evaluation: Evaluation) -> str:
     if gain is None:
         return "one view of each photograph"
     return (
-        f"{evaluation.tta} gains {gain.value:+.4f} ROC AUC "
-        f"({gain.ci_low:+.4f} to {gain.ci_high:+.4f}) over one view, and takes "
-        f"{evaluation.views_cost:.1f} times as long"
+        f"{evaluation.tta} gains {format_estimate(gain, sign='+')} ROC AUC over one "
+        f"view, and takes {evaluation.views_cost:.1f} times as long"
     )

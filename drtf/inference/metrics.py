@@ -89,7 +89,7 @@ def measure(
         shares |= {f"recall_grade_{grade}": grades == grade for grade in _list(grades)}
     estimates |= find_exact_intervals(estimates, shares, patients)
     estimates["roc_auc"] = mend_roc_auc(estimates["roc_auc"], truth, patients)
-    return drop_empty(estimates)
+    return {name: drop_empty(x) for name, x in estimates.items()}
 
 
 def measure_grades(
@@ -142,7 +142,8 @@ def measure_grades(
         name: find_interval(float(value), found)
         for name, value, found in zip(names, values, resampled, strict=True)
     }
-    return drop_empty(estimates | find_exact_intervals(estimates, shares, patients))
+    estimates |= find_exact_intervals(estimates, shares, patients)
+    return {name: drop_empty(x) for name, x in estimates.items()}
 
 
 def measure_mean_roc_auc(
@@ -171,7 +172,9 @@ def measure_mean_roc_auc(
         shares = np.append(shares, np.full(len(baseline), -1 / len(baseline)))
     values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
     found = find_interval(float(shares @ values), shares @ resampled)
-    return found if baseline is not None else mend_roc_auc(found, truth, patients)
+    if baseline is not None:
+        return drop_empty(found)
+    return mend_roc_auc(found, truth, patients)
 
 
 def compare_roc_auc(
@@ -207,7 +210,7 @@ def compare_roc_auc(
         found.append(
             (
                 mend_roc_auc(find_interval(float(value), results), truth, patients),
-                find_interval(float(value - values[0]), gains),
+                drop_empty(find_interval(float(value - values[0]), gains)),
                 min(1.0, 2 * float(sides)),
             )
         )

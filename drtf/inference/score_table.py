@@ -177,30 +177,31 @@ def merge_parts(
         DrtfError: if a part or a row is missing, or of another model or photograph.
     """
     total = Counts()
+    parts = [name_part(out, number, num_parts) for number in range(1, num_parts + 1)]
+    for number, part in enumerate(parts, start=1):
+        mine = slice_part(paths, number, num_parts)
+        if not part.exists():
+            raise DrtfError(
+                f"{part} is missing: score it with --shard {number}/{num_parts}"
+            )
+        with part.open("rb") as lines:
+            found = count_rows(lines, iter(mine), stamp)
+        size_bytes = part.stat().st_size
+        if (found.num_rows, found.size_bytes or -1) != (len(mine), size_bytes):
+            raise DrtfError(
+                f"{part} has not the {len(mine):,} rows that it should have for these "
+                "photographs, this run and these settings, from line "
+                f"{found.num_rows + 2:,} on: merge with what it was scored with, or "
+                f"remove it and score it again with --shard {number}/{num_parts}"
+            )
+        total = Counts(*map(operator.add, astuple(total), astuple(found)))
     with aside.open("wb") as file:
-        for number in range(1, num_parts + 1):
-            part = name_part(out, number, num_parts)
-            mine = slice_part(paths, number, num_parts)
-            if not part.exists():
-                raise DrtfError(
-                    f"{part} is missing: score it with --shard {number}/{num_parts}"
-                )
-            with part.open("rb") as lines:
-                found = count_rows(lines, iter(mine), stamp)
-            size_bytes = part.stat().st_size
-            if (found.num_rows, found.size_bytes or -1) != (len(mine), size_bytes):
-                raise DrtfError(
-                    f"{part} has not the {len(mine):,} rows that it should have for "
-                    "these photographs, this run and these settings, from line "
-                    f"{found.num_rows + 2:,} on: merge with what it was scored with, "
-                    f"or remove it and score it again with --shard {number}/{num_parts}"
-                )
+        for number, part in enumerate(parts):
             with part.open("rb") as lines:
                 header = next(lines)
-                if number == 1:
+                if number == 0:
                     file.write(header)
                 file.writelines(lines)
-            total = Counts(*map(operator.add, astuple(total), astuple(found)))
     return total
 
 

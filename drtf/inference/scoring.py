@@ -51,7 +51,7 @@ from drtf.inference.score_table import (
     write_parquet,
 )
 from drtf.models.network import find_scores
-from drtf.models.prediction import build_predictor
+from drtf.models.prediction import build_predictor, fit_batch
 from drtf.models.run import Run, RunInfo, load_run
 from drtf.progress import progress
 from drtf.storage import is_remote
@@ -305,7 +305,7 @@ def score_photographs(
         picture_size=picture_size,
     )
     predict = build_predictor(run.network, run.tta)
-    size, batch_size = run.info.image_size, config.score.batch_size
+    size, batch_size = run.info.image_size, fit_batch(config.score.batch_size, run.tta)
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
 
     def dispatch(batch: Sequence[Prepared]) -> tuple[Sequence[Prepared], tf.Tensor]:

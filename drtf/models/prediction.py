@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -16,7 +16,32 @@ from drtf.records.reader import ShardSet
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 NUM_TIMED = 3
-NUM_VIEWS: Mapping[Tta, int] = {"none": 1, "flips5": 5, "dihedral8": 8}
+# What `build_views` makes, in its order.
+VIEWS: Mapping[Tta, Sequence[str]] = {
+    "none": ("as it is",),
+    "flips5": (
+        "as it is",
+        "mirrored left to right",
+        "upside down",
+        "mirrored and upside down",
+        "1.1 times as bright, clipped at white",
+    ),
+    "dihedral8": (
+        "as it is",
+        "turned by 180 degrees",
+        "transposed",
+        "transposed and turned by 180 degrees",
+        "mirrored left to right",
+        "turned by 180 degrees and mirrored left to right",
+        "transposed and mirrored left to right",
+        "transposed, turned by 180 degrees and mirrored left to right",
+    ),
+}
+
+
+def fit_batch(batch_size: int, tta: Tta) -> int:
+    """Return how many photographs, one at least, have so many views: all go at once."""
+    return max(batch_size // len(VIEWS[tta]), 1)
 
 
 def build_predictor(network: keras.Model, tta: Tta) -> Predict:
@@ -42,7 +67,7 @@ def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
 
     `flips5` is the predecessor's: as it is, mirrored left to right, upside down, both,
     and 1.1 times as bright, clipped. `dihedral8` are the four quarter turns of the
-    image and of its mirror image.
+    image and of its mirror image. `VIEWS` names them in order.
 
     Args:
         images: float32 [B, H, W, 3] in [0, 1]; for `dihedral8` H equals W.
