@@ -200,7 +200,9 @@ class TrainConfig(Section):
     adamw; `class_weights` has one weight for each class of the task, or none.
     `ema_momentum` above 0 has a moving average of the weights validated and kept in
     their place. `monitor` is what validation measures and the best epoch is chosen by,
-    `auto` the ROC AUC or, of grades, the kappa. `num_devices` 0 is all GPUs.
+    `auto` the ROC AUC or, of grades, the kappa; `plateau_monitor`, of the schedule
+    `plateau`, is what lowers the learning rate where it gets no better. `num_devices` 0
+    is all GPUs.
     """
 
     task: Task = "binary"
@@ -219,6 +221,7 @@ class TrainConfig(Section):
     ema_momentum: Fraction = 0.0
     schedule: Literal["constant", "cosine", "plateau"] = "cosine"
     warmup_share: Fraction = 0.05
+    plateau_monitor: Monitor = "loss"
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     plateau_patience: Positive = 3
     early_stopping_patience: Annotated[int, Field(ge=0)] = 0
@@ -240,7 +243,7 @@ class TrainConfig(Section):
             raise ValueError("label_smoothing goes with loss 'crossentropy' alone")
         if self.task == "grades" and self.loss != "crossentropy":
             raise ValueError("task 'grades' goes with loss 'crossentropy' alone")
-        if self.monitor == "kappa" and self.task != "grades":
+        if "kappa" in (self.monitor, self.plateau_monitor) and self.task != "grades":
             raise ValueError("monitor 'kappa' goes with task 'grades' alone")
         if self.head_epochs >= self.epochs:
             raise ValueError(

@@ -1,5 +1,7 @@
 import io
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from drtf.config import TrainConfig
-from drtf.training.callbacks import BestModel, find_monitor
+from drtf.training.callbacks import BestModel, build_callbacks, find_monitor
 
 
 def list_tags(folder, kind):
@@ -44,6 +46,33 @@ def test_of_losses_the_lowest_is_best():
 )
 def test_the_monitor_follows_the_task(settings, expected):
     assert find_monitor(TrainConfig(**settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("monitor", "expected"),
+    [("loss", ("val_loss", 0.1)), ("accuracy", ("val_accuracy", 1))],
+)
+def test_the_learning_rate_may_follow_any_metric(tmp_path, monitor, expected):
+    config = TrainConfig(
+        schedule="plateau", plateau_monitor=monitor, plateau_patience=1
+    )
+    *_, plateau = build_callbacks(
+        config,
+        keeper=BestModel(lambda: None, monitor="val_roc_auc"),
+        validation=None,
+        trainer=None,
+        load_batch=dict,
+        logs=tmp_path,
+    )
+    name, good = expected
+    optimizer = keras.optimizers.SGD(1.0)
+    plateau.set_model(SimpleNamespace(optimizer=optimizer))
+    plateau.on_train_begin()
+    for epoch, value in enumerate((0.5, good)):
+        plateau.on_epoch_end(epoch, {name: value})
+    assert float(optimizer.learning_rate) == 1
+    plateau.on_epoch_end(2, {name: 0.5})
+    assert float(optimizer.learning_rate) == 0.5
 
 
 def test_tensorboard_has_scalars_and_pictures(run_folder):

@@ -22,6 +22,7 @@ from drtf.records.reader import ShardSet
 from drtf.training import checkpoint, loop, trainer, training
 from drtf.training.checkpoint import find_checkpoints, load_newest
 from drtf.training.training import train
+from drtf.workers import run_apart
 
 # Kills its process when the function of a module is called for the n-th time, before or
 # after its work.
@@ -80,7 +81,7 @@ def find_hash(run):
     for array in load_run(run).network.get_weights():
         whole.update(array.tobytes())
     for row in load_history(run):
-        kept = row.keys() - {"seconds", "input_wait_share"}
+        kept = row.keys() - {"seconds", "val_seconds", "input_wait_share"}
         whole.update(repr([row[name] for name in sorted(kept)]).encode())
     return checkpoint.num_steps, whole.hexdigest()
 
@@ -302,6 +303,16 @@ def test_two_trainings_alike_are_equal_bit_for_bit(
 ):
     train(shards, out=tmp_path / "run", config=settings)
     assert find_hash(tmp_path / "run") == undisturbed
+
+
+def test_trainings_that_ask_for_determinism_are_equal_bit_for_bit(
+    shards, settings, tmp_path
+):
+    config = change(settings, deterministic=True, epochs=1)
+    # Apart: it is asked for a whole process.
+    for name in ("one", "two"):
+        run_apart(train, shards, out=tmp_path / name, config=config)
+    assert find_hash(tmp_path / "one") == find_hash(tmp_path / "two")
 
 
 def test_a_finished_training_is_left_as_it_is(shards, settings, tmp_path):

@@ -39,27 +39,39 @@ def test_the_backbone_is_flat(small):
     assert small.get_layer("Conv_1").output.shape[1:] == (1, 1, 1280)
 
 
+def describe(layers):
+    """List what each layer is, puts out and has, and its activation or dropout."""
+    return [
+        (
+            type(layer).__name__,
+            layer.output.shape[1:],
+            layer.count_params(),
+            getattr(layer, "rate", None)
+            or getattr(getattr(layer, "activation", None), "__name__", None),
+        )
+        for layer in layers
+    ]
+
+
 def test_the_notebooks_head_is_as_documented():
     network = build(NOTEBOOK)
-    head = network.layers[-10:]
-    assert [type(layer).__name__ for layer in head] == [
-        "GlobalAveragePooling2D",
-        "BatchNormalization",
-        "Dropout",
-        "Dense",
-        "BatchNormalization",
-        "Dropout",
-        "Dense",
-        "Dropout",
-        "Dense",
-        "Activation",
+    assert describe(network.layers[-10:]) == [
+        ("GlobalAveragePooling2D", (1280,), 0, None),
+        ("BatchNormalization", (1280,), 1280 * 4, None),
+        ("Dropout", (1280,), 0, 0.5),
+        ("Dense", (256,), 1280 * 256 + 256, "relu"),
+        ("BatchNormalization", (256,), 256 * 4, None),
+        ("Dropout", (256,), 0, 0.3),
+        ("Dense", (128,), 256 * 128 + 128, "relu"),
+        ("Dropout", (128,), 0, 0.2),
+        ("Dense", (1,), 128 + 1, "linear"),
+        ("Activation", (1,), 0, "sigmoid"),
     ]
-    rates = [x.rate for x in head if isinstance(x, keras.layers.Dropout)]
-    units = [x.units for x in head if isinstance(x, keras.layers.Dense)]
-    assert (rates, units) == ([0.5, 0.3, 0.2], [256, 128, 1])
-    head_parameters = 1280 * 4 + 1280 * 256 + 256 + 256 * 4 + 256 * 128 + 128 + 128 + 1
-    # 2,257,984 are MobileNetV2's without its top, at alpha 1.
-    assert network.count_params() == 2_257_984 + head_parameters
+    backbone = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(96, 96, 3)
+    )
+    # Both begin with their input.
+    assert describe(network.layers[1:-10]) == describe(backbone.layers[1:])
 
 
 def test_the_notebook_trains_its_last_fifty_layers():
@@ -78,19 +90,19 @@ def test_the_notebook_takes_inputs_in_zero_to_one():
 
 def test_eyenet_is_as_documented():
     network = build(load_config("eyenet-256").model, 256)
-    kinds = [type(layer).__name__ for layer in network.layers]
-    assert kinds == [
-        "InputLayer",
-        *["Conv2D", "MaxPooling2D"] * 3,
-        "Flatten",
-        "Dense",
-        "Dense",
-        "Activation",
+    assert describe(network.layers) == [
+        ("InputLayer", (256, 256, 3), 0, None),
+        ("Conv2D", (254, 254, 32), 3 * 3 * 3 * 32 + 32, "relu"),
+        ("MaxPooling2D", (127, 127, 32), 0, None),
+        ("Conv2D", (125, 125, 32), 3 * 3 * 32 * 32 + 32, "relu"),
+        ("MaxPooling2D", (62, 62, 32), 0, None),
+        ("Conv2D", (60, 60, 32), 3 * 3 * 32 * 32 + 32, "relu"),
+        ("MaxPooling2D", (30, 30, 32), 0, None),
+        ("Flatten", (28_800,), 0, None),
+        ("Dense", (128,), 28_800 * 128 + 128, "relu"),
+        ("Dense", (2,), 128 * 2 + 2, "linear"),
+        ("Activation", (2,), 0, "softmax"),
     ]
-    assert network.output_shape == (None, 2)
-    convolutions = 3 * 3 * 3 * 32 + 32 + 2 * (3 * 3 * 32 * 32 + 32)
-    dense = 30 * 30 * 32 * 128 + 128 + 128 * 2 + 2
-    assert network.count_params() == convolutions + dense
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "eyenet"])

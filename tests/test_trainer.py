@@ -91,6 +91,32 @@ def test_float16_skips_steps_whose_gradients_are_not_finite(shard_set):
     assert (int(num_done), bool(failed)) == (4, True)
 
 
+def test_nothing_is_kept_of_a_step_that_float16_skips(shard_set):
+    trainer = build_trainer(
+        "model.name=mobilenetv2",
+        "model.alpha=0.35",
+        "train.ema_momentum=0.9",
+        policy="mixed_float16",
+    )
+    trainer.optimizer.dynamic_scale.assign(2.0)
+    batches = stream(shard_set, epochs=9)
+    augment = trainer.augment
+    trainer.augment = lambda images, *rest: tf.where(
+        trainer.num_updates + trainer.num_skipped == 1, np.inf, augment(images, *rest)
+    )
+    run(trainer, batches, 1)
+    before = find_weights(trainer)
+    loss = float(trainer.get_metrics_result()["loss"])
+    run(trainer, batches, 1)
+    assert (int(trainer.num_updates), int(trainer.num_skipped)) == (1, 1)
+    assert (find_weights(trainer) == before).all()
+    assert float(trainer.get_metrics_result()["loss"]) == loss
+    run(trainer, batches, 1)
+    assert (int(trainer.num_updates), int(trainer.streak)) == (2, 0)
+    for variable in trainer.find_variables():
+        assert np.isfinite(np.asarray(variable)).all(), variable.path
+
+
 def test_a_loss_that_is_not_finite_ends_the_steps(shard_set):
     trainer = build_trainer()
     batches = stream(shard_set, epochs=9)
@@ -136,6 +162,15 @@ def test_the_head_is_trained_first_then_all(shard_set):
         now = trainer.network.get_layer("bn_Conv1").moving_mean.numpy()
         assert (now != statistics).any() == changes
         assert (trainer.network.get_layer("logits").kernel.numpy() != head).any()
+    # All weights are new to the optimizer then, and the schedule goes on.
+    assert int(trainer.optimizer.iterations) == 1
+    assert int(trainer.num_updates) == 3
+    # Once: a training that goes on from a checkpoint keeps what it has learned since.
+    before = [np.array(variable) for variable in trainer.find_variables()]
+    trainer._head_only = True
+    trainer.begin_epoch(2)
+    for variable, value in zip(trainer.find_variables(), before, strict=True):
+        assert (np.asarray(variable) == value).all()
 
 
 def test_the_average_follows_the_weights(shard_set):
@@ -177,6 +212,57 @@ config = load_config("", [*settings, f"train.num_devices={num_devices}"])
 info = train(Path(shards), out=Path(out), config=config)
 assert info.num_devices == int(num_devices)
 """
+
+
+ONE_OVERFLOWS = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from drtf.config import load_config
+from drtf.models.device import choose_strategy, dtype_policy
+from drtf.models.network import build_network
+from drtf.training.trainer import Trainer
+
+config = load_config("eyenet-256", ["images.size=32"])
+strategy = choose_strategy(2)
+with strategy.scope(), dtype_policy("mixed_float16"):
+    network = build_network(config.model, image_size=32, load_weights=False)
+    trainer = Trainer(network, config, num_steps=9)
+work = trainer.task_loss.call
+
+def overflow(labels, logits):
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    bad = (replica == int(sys.argv[1])) & (trainer.num_skipped + 0 == 0)
+    return work(labels, logits) * tf.where(bad, np.inf, 1.0)
+
+trainer.task_loss.call = overflow
+batch = {
+    "image": tf.random.stateless_uniform((4, 32, 32, 3), (1, 2), 0, 256, tf.int32),
+    "seed": tf.zeros((4, 2), tf.int32),
+    "label": tf.constant([0, 1, 0, 1], tf.int64),
+}
+batch["image"] = tf.cast(batch["image"], tf.uint8)
+dataset = tf.data.Dataset.from_tensors(batch).repeat()
+batches = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
+before = network.get_weights()
+for number in range(2):
+    trainer.run_steps(batches, tf.constant(1, tf.int64))
+    after = network.get_weights()
+    same = [(x == y).all() for x, y in zip(before, after)]
+    assert all(same) if number == 0 else not any(same)
+    assert all(np.isfinite(x).all() for x in after)
+found = (trainer.num_skipped, trainer.num_updates, trainer.optimizer.dynamic_scale)
+assert [np.asarray(x).item() for x in found] == [1, 1, 2**14]
+"""
+
+
+@pytest.mark.parametrize("replica", ["0", "1"])
+def test_what_one_device_must_skip_all_skip(replica):
+    subprocess.run([sys.executable, "-c", ONE_OVERFLOWS, replica], check=True)
 
 
 @pytest.mark.parametrize(

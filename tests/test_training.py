@@ -1,9 +1,13 @@
 import csv
+import errno
 import math
+import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,7 +22,7 @@ from drtf.models.network import count_parameters
 from drtf.models.run import load_run
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
-from drtf.training import training
+from drtf.training import train_plan, training
 from drtf.training.train_plan import plan_training
 from drtf.training.training import train
 
@@ -85,6 +89,27 @@ def test_what_failed_before_its_first_checkpoint_may_be_begun_anew(
             train(shards, out=tmp_path / "run", config=config)
     train(shards, out=tmp_path / "run", config=change(config, epochs=1))
     assert load_run(tmp_path / "run").info.num_epochs == 1
+
+
+@pytest.mark.parametrize("names", [(), (".identity.json.partial",)])
+def test_a_folder_with_nothing_in_it_is_taken(shards, config, tmp_path, names):
+    for name in names:  # a kill while the very first file was written
+        (tmp_path / name).touch()
+    train(shards, out=tmp_path, config=change(config, epochs=1), resume=True)
+    assert load_run(tmp_path).info.num_epochs == 1
+
+
+def test_a_full_disk_gets_back_the_room_of_half_a_model(
+    shards, config, tmp_path, monkeypatch
+):
+    def fill(network, path):
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(keras.Model, "save", fill)
+    with pytest.raises(OSError, match="No space left"):
+        train(shards, out=tmp_path / "run", config=change(config, epochs=1))
+    assert not list(tmp_path.rglob("*.keras"))
 
 
 def test_a_folder_of_other_things_is_left_alone(shards, config, tmp_path):
@@ -180,6 +205,20 @@ def test_a_plan_looks_into_a_file_of_weights(shards, config):
 def test_a_plan_asks_for_the_devices(shards, config):
     with pytest.raises(DrtfError, match="num_devices=64, and TensorFlow finds"):
         plan_training(shards, config=change(config, num_devices=64))
+
+
+def test_what_several_devices_cannot_do_is_refused_before_anything_is_made(
+    shards, config, tmp_path, monkeypatch
+):
+    config = change(config, jit_compile=True)
+    two = SimpleNamespace(num_replicas_in_sync=2)
+    for module in (training, train_plan):
+        monkeypatch.setattr(module, "choose_strategy", lambda num_devices: two)
+    with pytest.raises(DrtfError, match="jit_compile=true goes with one device"):
+        plan_training(shards, config=config)
+    with pytest.raises(DrtfError, match="jit_compile=true goes with one device"):
+        train(shards, out=tmp_path / "run", config=config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_run_is_not_written_over(run_folder, shards, config):

@@ -28,6 +28,7 @@ from drtf.config import (
 from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
 from drtf.models.calibration import Calibration
+from drtf.models.device import find_gpus
 from drtf.models.network import FIRST_POSITIVE, LOGITS, find_members
 
 RUN_FORMAT_VERSION = 2
@@ -153,9 +154,13 @@ class Run:
 def save_model(folder: Path, network: keras.Model) -> None:
     """Write model.keras aside, then rename it into place."""
     aside = folder / f".partial.{MODEL_FILE}"  # Keras looks at the name's end
-    network.save(aside)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
+    try:
+        network.save(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError:
+        aside.unlink(missing_ok=True)  # on a full disk its room is wanted
+        raise
     aside.replace(folder / MODEL_FILE)
 
 
@@ -262,8 +267,10 @@ def load_info(folder: Path) -> RunInfo:
 
 
 def find_versions() -> dict[str, str]:
-    """Return the versions that shape a trained model."""
+    """Return the versions that shape a trained model, and the device."""
+    gpus = find_gpus()
     return {
+        "device": gpus[0][0] if gpus else "CPU",
         "drtf": __version__,
         "keras": keras.__version__,
         "python": platform.python_version(),

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import TrainConfig
+from drtf.config import Monitor, Task, TrainConfig
 from drtf.figures import plot_confusion, plot_grid, plot_roc
 from drtf.models.network import scale_images
 from drtf.training.trainer import Batch, Trainer
@@ -38,8 +38,6 @@ def build_callbacks(
         load_batch: loads what to show it on.
         logs: TensorBoard's folder.
     """
-    monitor = find_monitor(config)
-    mode = "min" if monitor == "val_loss" else "max"
     callbacks = [
         keeper,
         keras.callbacks.TensorBoard(logs, write_graph=False),
@@ -47,13 +45,20 @@ def build_callbacks(
         BestFigures(keeper, validation, logs / "validation"),
     ]
     if config.schedule == "plateau":
+        monitor = _name_metric(config.plateau_monitor, config.task)
         plateau = keras.callbacks.ReduceLROnPlateau(
-            factor=config.plateau_factor, patience=config.plateau_patience
+            monitor,
+            mode=_find_mode(monitor),
+            factor=config.plateau_factor,
+            patience=config.plateau_patience,
         )
         callbacks.append(plateau)
     if config.early_stopping_patience:
+        monitor = find_monitor(config)
         stopping = keras.callbacks.EarlyStopping(
-            monitor, mode=mode, patience=config.early_stopping_patience
+            monitor,
+            mode=_find_mode(monitor),
+            patience=config.early_stopping_patience,
         )
         callbacks.append(stopping)
     return callbacks
@@ -61,9 +66,17 @@ def build_callbacks(
 
 def find_monitor(config: TrainConfig) -> str:
     """Return the name in the history of what the best epoch is chosen by."""
-    if config.monitor != "auto":
-        return f"val_{config.monitor}"
-    return "val_kappa" if config.task == "grades" else "val_roc_auc"
+    return _name_metric(config.monitor, config.task)
+
+
+def _name_metric(monitor: Monitor, task: Task) -> str:
+    if monitor != "auto":
+        return f"val_{monitor}"
+    return "val_kappa" if task == "grades" else "val_roc_auc"
+
+
+def _find_mode(monitor: str) -> str:
+    return "min" if monitor == "val_loss" else "max"
 
 
 class BestModel(keras.callbacks.Callback):

@@ -175,6 +175,7 @@ def _end_epoch(
     """Validate, tell the callbacks, and save all."""
     trainer, epoch = training.trainer, course.state.epoch
     logs = {name: float(x) for name, x in trainer.get_metrics_result().items()}
+    began = time.monotonic()
     with trainer.averaged():
         found = training.validation.measure(lambda: bool(caught))
         if found and not np.isfinite(found["loss"]):
@@ -185,6 +186,7 @@ def _end_epoch(
             logs["learning_rate"] = np.asarray(trainer.optimizer.learning_rate).item()
             logs["input_wait_share"] = course.waited / course.seconds
             logs["seconds"] = course.seconds
+            logs["val_seconds"] = time.monotonic() - began
             callbacks.on_epoch_end(epoch, logs)
     # Not above, where weights may be averages.
     if found is None:
@@ -210,7 +212,8 @@ def _describe(training: Training, course: Course) -> str:
     num_left = training.config.epochs - course.state.epoch
     if not num_left:
         return text
-    return f"{text}, {timedelta(seconds=round(last['seconds']) * num_left)} left"
+    left = num_left * (last["seconds"] + last["val_seconds"])
+    return f"{text}, {timedelta(seconds=round(left))} left"
 
 
 def _explain_failure(training: Training, state: State, what: str) -> DrtfError:
@@ -288,8 +291,8 @@ def restore(training: Training, checkpoint: Checkpoint) -> Course:
     facts = checkpoint.facts
     if facts["versions"] != find_versions():
         _log.warning(
-            "%s was begun with other versions (%s) than these (%s): it goes on, but "
-            "not bit for bit",
+            "%s was begun with other versions or on another device (%s) than these "
+            "(%s): it goes on, but not bit for bit",
             training.out,
             facts["versions"],
             find_versions(),

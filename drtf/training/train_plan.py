@@ -18,7 +18,12 @@ from drtf.data.pipeline import (
 )
 from drtf.data.sampling import count_draws
 from drtf.errors import ConfigError
-from drtf.models.device import choose_precision, choose_strategy, dtype_policy
+from drtf.models.device import (
+    choose_compiler,
+    choose_precision,
+    choose_strategy,
+    dtype_policy,
+)
 from drtf.models.losses import find_weights
 from drtf.models.network import FIRST_POSITIVE, build_network, count_parameters
 from drtf.records.reader import ShardSet
@@ -116,7 +121,9 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
             weights that don't fit or can't be loaded, devices that are not there.
     """
     settings = config.train
-    choose_strategy(settings.num_devices)
+    strategy = choose_strategy(settings.num_devices)
+    num_devices = strategy.num_replicas_in_sync
+    choose_compiler(settings.jit_compile, num_devices=num_devices)
     with ShardSet(shards) as shard_set:
         find_trained_share(shard_set, config)
         image_size = adopt_settings(config, shard_set).images.size

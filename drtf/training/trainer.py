@@ -26,7 +26,8 @@ class Trainer(keras.Model):
 
     Attributes:
         network: that is trained.
-        num_skipped: steps whose gradients were not finite, int64.
+        num_updates: steps that changed the weights, int64.
+        num_skipped: steps whose loss or gradients were not finite, int64.
         streak: how many of them were the last ones, int64.
     """
 
@@ -56,6 +57,7 @@ class Trainer(keras.Model):
             self.score_metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         else:
             self.score_metric = keras.metrics.AUC(name="roc_auc", from_logits=True)
+        self.num_updates = self._add_state("num_updates", 0, "int64")
         self.num_skipped = self._add_state("num_skipped", 0, "int64")
         self.streak = self._add_state("streak", 0, "int64")
         self.ema_momentum = config.train.ema_momentum
@@ -72,6 +74,8 @@ class Trainer(keras.Model):
         )
         # A step that makes no variables is traced once and not twice.
         self.optimizer.build(network.trainable_variables)
+        self._scaled = hasattr(self.optimizer, "dynamic_scale")
+        self._all_trained = self._add_state("all_trained", 0, "int64")
         self._config = config
         self._strategy = tf.distribute.get_strategy()
         num_devices = self._strategy.num_replicas_in_sync
@@ -90,13 +94,24 @@ class Trainer(keras.Model):
         return [self.loss_mean, self.score_metric]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Choose what is trained in an epoch."""
-        head_only = epoch < self._config.train.head_epochs
+        """Choose what is trained in an epoch, after a checkpoint was loaded."""
+        head_epochs = self._config.train.head_epochs
+        head_only = epoch < head_epochs
         if head_only != self._head_only:
             self._head_only = head_only
             set_trainable(self.network, self._config.model, head_only=head_only)
             self._step = tf.function(self.train_step, jit_compile=self._jit_compile)
             self.run_steps = tf.function(self._run_steps)
+        begun = np.asarray(self._all_trained).item()
+        if head_epochs and not head_only and not begun:
+            # Adam's steps would be several times too long for weights without moments
+            # beside a count of steps that the head alone has made.
+            optimizer: Any = self.optimizer
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            for variable in inner.variables:
+                if variable is not inner.learning_rate:
+                    variable.assign(tf.zeros_like(variable))
+            self._all_trained.assign(1)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return float32 logits [B, C] of float32 images [B, H, W, 3] in [0, 1]."""
@@ -110,7 +125,8 @@ class Trainer(keras.Model):
         labels = batch["label"][:, None]
         size = tf.cast(tf.size(labels), tf.float32)
         size = context.all_reduce(tf.distribute.ReduceOp.SUM, size)
-        before = tf.identity(self.optimizer.iterations)
+        statistics = self._find_statistics() if self._scaled else []
+        before = [tf.identity(variable) for variable in statistics]
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
             losses = self.task_loss.call(labels, logits)
@@ -120,19 +136,26 @@ class Trainer(keras.Model):
         gradients = tape.gradient(scaled, weights)
         if self._schedule:
             # Inside the optimizer it would be traced once for each variable.
-            self.optimizer.learning_rate = self._schedule(before)
-        self.optimizer.apply(gradients, weights)
-        # A loss scale leaves out the steps whose gradients are not finite.
-        skipped = tf.equal(before, self.optimizer.iterations)
+            self.optimizer.learning_rate = self._schedule(self.num_updates)
         both = tf.stack([loss, tf.linalg.global_norm(gradients)])
         both = context.all_reduce(tf.distribute.ReduceOp.SUM, both)
-        bad = skipped | ~tf.reduce_all(tf.math.is_finite(both))
-        bad = tf.cast(bad, tf.int64)
+        finite = tf.reduce_all(tf.math.is_finite(both))
+        if self._scaled:
+            # A loss scale leaves out steps that are not finite, and looks at the
+            # gradients of one device: these are so on all devices, or on none.
+            gradients[0] = tf.where(finite, gradients[0], np.inf)
+        self.optimizer.apply(gradients, weights)
+        for variable, value in zip(statistics, before, strict=True):
+            variable.assign(tf.where(finite, variable, value))
+        bad = tf.cast(~finite, tf.int64)
+        self.num_updates.assign_add(1 - bad)
         self.num_skipped.assign_add(bad)
         self.streak.assign((self.streak + bad) * bad)
         self._average()
-        self.loss_mean.update_state(losses)
-        self.score_metric.update_state(labels, logits)
+        # Of a step that was left out nothing is measured.
+        counted = tf.fill(tf.shape(losses), tf.cast(finite, tf.float32))
+        self.loss_mean.update_state(tf.where(finite, losses, 0), counted)
+        self.score_metric.update_state(labels, tf.where(finite, logits, 0), counted)
 
     def _run_steps(
         self, batches: Iterator[Batch], num_steps: tf.Tensor
@@ -149,8 +172,7 @@ class Trainer(keras.Model):
             int64, how many were run; float64, seconds waited for their batches; bool,
             whether too many were not finite.
         """
-        scaled = hasattr(self.optimizer, "dynamic_scale")
-        limit = self._config.train.max_skipped_steps if scaled else 0
+        limit = self._config.train.max_skipped_steps if self._scaled else 0
         num_done = tf.zeros([], tf.int64)
         waited = tf.zeros([], tf.float64)
         for _ in tf.range(num_steps):
@@ -197,10 +219,19 @@ class Trainer(keras.Model):
         finally:
             self.network.set_weights(held)
 
+    def _find_statistics(self) -> list[keras.Variable]:
+        """List what the way forward changes: batch normalization's statistics."""
+        return [
+            variable
+            for layer in self.network.layers
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+
     def _average(self) -> None:
         # As TensorFlow's ExponentialMovingAverage: fast while there is little to
         # average, since the first weights are not worth to be kept.
-        count = tf.cast(self.optimizer.iterations, tf.float32)
+        count = tf.cast(self.num_updates, tf.float32)
         momentum = tf.minimum(self.ema_momentum, (1 + count) / (10 + count))
         for average, weight in zip(self.averages, self.network.weights, strict=False):
             average.assign_add((1 - momentum) * (weight - average))

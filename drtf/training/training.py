@@ -21,8 +21,13 @@ from drtf.data.pipeline import (
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
-from drtf.files import check_absent, hash_file, lock_alone
-from drtf.models.device import choose_precision, choose_strategy, dtype_policy
+from drtf.files import check_absent, find_aside, hash_file, lock_alone
+from drtf.models.device import (
+    choose_compiler,
+    choose_precision,
+    choose_strategy,
+    dtype_policy,
+)
 from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
@@ -85,10 +90,12 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         config = adopt_settings(config, shard_set)
         precision = choose_precision(config.train.precision)
         strategy = choose_strategy(config.train.num_devices)
+        num_devices = strategy.num_replicas_in_sync
+        choose_compiler(config.train.jit_compile, num_devices=num_devices)
         identity = _identify(
             config,
             precision=precision,
-            num_devices=strategy.num_replicas_in_sync,
+            num_devices=num_devices,
             set_sha256=hash_manifest(shards),
         )
         _check_out(out, identity, resume=resume)
@@ -159,8 +166,12 @@ def _train(
 
 def _check_out(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     """Refuse a folder of other things, or of another training."""
-    if not (out / IDENTITY_FILE).exists():
-        check_absent(out)
+    identity_file = out / IDENTITY_FILE
+    if not identity_file.exists():
+        # An empty folder, as a kill at the very beginning leaves one too, is taken.
+        found = list(out.iterdir()) if out.is_dir() else [out]
+        if found not in ([], [find_aside(identity_file)]):
+            check_absent(out)
     elif resume:
         check_identity(out, identity)
     else:
