@@ -130,8 +130,8 @@ def test_a_config_judged_on_other_photographs_says_so(tmp_path):
             nearest=nearest,
             changes=changes,
             task="binary",
-            seeds=[42],
-            validation=[0.5],
+            seeds=[42, 43],
+            validation=[0.5, 0.6],
             roc_auc=estimates,
             gain={},
             seconds=60,
@@ -144,6 +144,7 @@ def test_a_config_judged_on_other_photographs_says_so(tmp_path):
     )
     module._write([first, second], tmp_path, "val")
     lines = (tmp_path / "results-val.md").read_text().splitlines()
+    assert "| 0.550 (0.500 to 0.600) |" in lines[2]
     assert "judged on others" not in lines[2]
     assert lines[3].count("judged on others") == 2
     assert r'labels.patient_pattern="a\|b"' in lines[3]

@@ -147,7 +147,7 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             describe_changes(result),
             result.task,
             str(len(result.seeds)),
-            f"{np.mean(result.validation):.3f}",
+            _describe_validation(result),
             # Of labels that tell but healthy from diseased, there is none of grade 2.
             *(format_estimate(result.roc_auc[grade]) for grade in GRADES),
             *(_describe_gain(result, grade) for grade in GRADES),
@@ -163,6 +163,13 @@ def describe_changes(result: Result) -> str:
     if not result.nearest:
         return ""
     return f"{result.nearest} with {', '.join(result.changes) or 'the same settings'}"
+
+
+def _describe_validation(result: Result) -> str:
+    """Tell the mean over the trainings, and the lowest and the highest of several."""
+    values = result.validation
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
 
 
 def _describe_gain(result: Result, grade: int) -> str:
@@ -278,6 +285,8 @@ def _list_values(result: Result) -> dict[str, str | float]:
         "task": result.task,
         "seeds": " ".join(map(str, result.seeds)),
         "validation": float(np.mean(result.validation)),
+        "validation_lowest": min(result.validation),
+        "validation_highest": max(result.validation),
     }
     for grade in GRADES:
         found = {"roc_auc": result.roc_auc[grade], "gain": result.gain.get(grade, none)}
