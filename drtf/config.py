@@ -157,6 +157,7 @@ class ModelConfig(Section):
     """The network: its backbone, what of it is trained, and its head.
 
     `trainable_layers` counts from the backbone's end; -1 is all of them, 0 none.
+    `batch_norm_momentum` is of the backbone; the head's is Keras's, 0.99.
     `head_units` are of the head's dense layers before the last one. `dropout` and
     `head_batch_norm` stand before each of them and before the last one: one value for
     all, or a list with one more than `head_units` has.
