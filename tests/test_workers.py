@@ -164,6 +164,8 @@ def test_what_runs_apart_has_time_to_save_when_its_parent_is_stopped(tmp_path, n
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
+        # Tests that run in the background ignore it, and what they start as well.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(tmp_path / "begun")
     parent.send_signal(number)
