@@ -195,7 +195,7 @@ def test_without_an_average_the_weights_stand(shard_set):
         assert (find_weights(trainer) == before).all()
 
 
-TWO_DEVICES = """
+TWO_CPUS = """
 import sys
 import numpy as np
 import tensorflow as tf
@@ -203,6 +203,9 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2
 )
+"""
+
+TWO_DEVICES = """
 from pathlib import Path
 from drtf.config import load_config
 from drtf.training.training import train
@@ -215,13 +218,6 @@ assert info.num_devices == int(num_devices)
 
 
 ONE_OVERFLOWS = """
-import sys
-import numpy as np
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-)
 from drtf.config import load_config
 from drtf.models.device import choose_strategy, dtype_policy
 from drtf.models.network import build_network
@@ -240,12 +236,12 @@ def overflow(labels, logits):
     return work(labels, logits) * tf.where(bad, np.inf, 1.0)
 
 trainer.task_loss.call = overflow
+images = tf.random.stateless_uniform((4, 32, 32, 3), (1, 2), 0, 256, tf.int32)
 batch = {
-    "image": tf.random.stateless_uniform((4, 32, 32, 3), (1, 2), 0, 256, tf.int32),
+    "image": tf.cast(images, tf.uint8),
     "seed": tf.zeros((4, 2), tf.int32),
     "label": tf.constant([0, 1, 0, 1], tf.int64),
 }
-batch["image"] = tf.cast(batch["image"], tf.uint8)
 dataset = tf.data.Dataset.from_tensors(batch).repeat()
 batches = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
 before = network.get_weights()
@@ -262,7 +258,8 @@ assert [np.asarray(x).item() for x in found] == [1, 1, 2**14]
 
 @pytest.mark.parametrize("replica", ["0", "1"])
 def test_what_one_device_must_skip_all_skip(replica):
-    subprocess.run([sys.executable, "-c", ONE_OVERFLOWS, replica], check=True)
+    code = TWO_CPUS + ONE_OVERFLOWS
+    subprocess.run([sys.executable, "-c", code, replica], check=True)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +288,8 @@ def test_two_devices_do_what_one_does(shards, tmp_path, changes, tolerance):
     for num_devices in ("1", "2"):
         out = tmp_path / num_devices
         words = [str(shards), str(out), num_devices, *settings]
-        subprocess.run([sys.executable, "-c", TWO_DEVICES, *words], check=True)
+        code = TWO_CPUS + TWO_DEVICES
+        subprocess.run([sys.executable, "-c", code, *words], check=True)
         model = keras.saving.load_model(out / "model.keras", compile=False)
         found.append(np.concatenate([x.ravel() for x in model.get_weights()]))
         rows = np.genfromtxt(out / "history.csv", delimiter=",", names=True)

@@ -40,7 +40,7 @@ VIEWS: Mapping[Tta, Sequence[str]] = {
 
 
 def fit_batch(batch_size: int, tta: Tta) -> int:
-    """Return how many photographs, one at least, have so many views: all go at once."""
+    """Return how many photographs, one at least, have no more views than a batch."""
     return max(batch_size // len(VIEWS[tta]), 1)
 
 

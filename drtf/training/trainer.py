@@ -75,7 +75,6 @@ class Trainer(keras.Model):
         # A step that makes no variables is traced once and not twice.
         self.optimizer.build(network.trainable_variables)
         self._scaled = hasattr(self.optimizer, "dynamic_scale")
-        self._all_trained = self._add_state("all_trained", 0, "int64")
         self._config = config
         self._strategy = tf.distribute.get_strategy()
         num_devices = self._strategy.num_replicas_in_sync
@@ -102,16 +101,15 @@ class Trainer(keras.Model):
             set_trainable(self.network, self._config.model, head_only=head_only)
             self._step = tf.function(self.train_step, jit_compile=self._jit_compile)
             self.run_steps = tf.function(self._run_steps)
-        begun = np.asarray(self._all_trained).item()
-        if head_epochs and not head_only and not begun:
-            # Adam's steps would be several times too long for weights without moments
-            # beside a count of steps that the head alone has made.
-            optimizer: Any = self.optimizer
+        optimizer: Any = self.optimizer
+        steps = [np.asarray(x).item() for x in (optimizer.iterations, self.num_updates)]
+        if head_epochs and not head_only and steps[0] == steps[1]:
+            # All that the optimizer has counted are steps of the head alone. Beside
+            # these Adam's would be several times too long for weights without moments.
             inner = getattr(optimizer, "inner_optimizer", optimizer)
             for variable in inner.variables:
                 if variable is not inner.learning_rate:
                     variable.assign(tf.zeros_like(variable))
-            self._all_trained.assign(1)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return float32 logits [B, C] of float32 images [B, H, W, 3] in [0, 1]."""

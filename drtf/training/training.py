@@ -91,6 +91,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         precision = choose_precision(config.train.precision)
         strategy = choose_strategy(config.train.num_devices)
         num_devices = strategy.num_replicas_in_sync
+        # What it refuses is refused before anything is made.
         choose_compiler(config.train.jit_compile, num_devices=num_devices)
         identity = _identify(
             config,
