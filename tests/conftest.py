@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from drawing import write_photographs
 from drtf.config import Config, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
+from drtf.models.calibration import Calibration
+from drtf.models.run import Decision, Threshold, save_decision
 from drtf.records.reader import ShardSet
 
 SETTINGS = (
@@ -54,6 +57,22 @@ def shards(
 def shard_set(shards: Path):
     with ShardSet(shards) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def decide() -> Callable[..., Decision]:
+    """Keep a threshold and a calibration in a run, as an evaluation would."""
+
+    def save(run_folder: Path, value: float, *, tta: str = "none") -> Decision:
+        common = {"split": "val", "tta": tta, "num_photographs": 6}
+        decision = Decision(
+            threshold=Threshold(value=value, rule="youden", **common),
+            calibration=Calibration(method="temperature", prior_shift=0.0, **common),
+        )
+        save_decision(run_folder, decision)
+        return decision
+
+    return save
 
 
 @pytest.fixture(scope="session")

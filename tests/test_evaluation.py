@@ -13,8 +13,15 @@ from drtf import figures
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
+from drtf.files import hash_file
+from drtf.inference import evaluation as module
 from drtf.inference import page
-from drtf.inference.evaluation import RULES, describe_classes, evaluate
+from drtf.inference.evaluation import (
+    RULES,
+    describe_classes,
+    evaluate,
+    was_judged,
+)
 from drtf.inference.gradcam import gradcam
 from drtf.inference.judgement import (
     CLASS_COLUMNS,
@@ -28,7 +35,7 @@ from drtf.inference.report import (
     REPORT_FILE,
 )
 from drtf.models.calibration import Calibration
-from drtf.models.run import Threshold, load_history, load_run
+from drtf.models.run import Threshold, load_history, load_run, save_model
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
 from drtf.training.training import train
@@ -142,13 +149,24 @@ def test_the_operating_points_are_chosen_on_validation(evaluation, contents):
     assert contents["operating_points"][0]["rule"] == "youden"
 
 
-def test_what_the_views_gain_and_cost_is_told(evaluation, run, shards, config):
-    assert evaluation.views_cost > 1
-    assert -1 <= evaluation.views_gain.value <= 1
-    settings = config.evaluate.model_copy(update={"tta": "none"})
-    config = config.model_copy(update={"evaluate": settings})
-    one = evaluate(run, shards, split="test", out=run / "one-view", config=config)
-    assert (one.views_gain, one.views_cost) == (None, 1)
+def test_what_the_views_gain_is_told(run, shards, config, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    network = load_run(run).network
+    rng = np.random.default_rng(3)  # another one, whose views disagree
+    network.set_weights([rng.normal(0, 0.1, x.shape) for x in network.get_weights()])
+    save_model(run, network)
+    info = json.loads((run / "run.json").read_text())
+    info["model_sha256"] = hash_file(run / "model.keras")
+    (run / "run.json").write_text(json.dumps(info))
+    found = {}
+    for tta in ("none", "flips5"):
+        settings = config.evaluate.model_copy(update={"tta": tta})
+        changed = config.model_copy(update={"evaluate": settings})
+        found[tta] = evaluate(run, shards, split="train", out=run / tta, config=changed)
+    one, five = (found[tta].metrics["roc_auc"].value for tta in ("none", "flips5"))
+    assert five != one
+    assert found["flips5"].views_gain.value == pytest.approx(five - one)
+    assert (found["none"].views_gain, found["none"].views_cost) == (None, 1)
 
 
 def test_the_report_needs_nothing_beside_it(run, evaluation):
@@ -211,6 +229,42 @@ def test_an_earlier_evaluation_is_replaced_only_when_asked(run, shards, config):
     (out / GRADES_FIGURE).write_bytes(b"of an earlier one")
     evaluate(run, shards, overwrite=True, **common)
     assert not (out / GRADES_FIGURE).exists()
+    # One that is stopped half-way leaves no metrics beside another's predictions.
+    with (
+        mock.patch.object(module, "write_report", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        evaluate(run, shards, overwrite=True, **common)
+    assert not (out / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "roc.png", "mistakes.png"])
+def test_what_is_not_an_evaluations_is_not_replaced(
+    run, shards, config, tmp_path, name
+):
+    (tmp_path / name).write_text("a user's own")
+    with pytest.raises(DrtfError, match=f"{name} exists already"):
+        evaluate(run, shards, split="test", out=tmp_path, config=config)
+    assert [x.read_text() for x in tmp_path.iterdir()] == ["a user's own"]
+
+
+def test_an_evaluation_is_known_by_its_set_too(run, evaluation, config, tmp_path):
+    info = load_run(run).info
+    assert was_judged(run / "test", info, config.evaluate)
+    other = info.model_copy(update={"set_sha256": "of a hospital"})
+    assert not was_judged(run / "test", other, config.evaluate)
+    assert not was_judged(tmp_path, info, config.evaluate)
+
+
+@pytest.mark.parametrize("change", [{"layer": "conv_9"}, {"colormap": "jett"}])
+def test_heat_maps_that_can_not_be_are_refused_first(
+    run, shards, config, tmp_path, change
+):
+    settings = config.gradcam.model_copy(update=change)
+    config = config.model_copy(update={"gradcam": settings})
+    with pytest.raises(DrtfError, match=next(iter(change.values()))):
+        evaluate(run, shards, split="test", out=tmp_path / "e", config=config)
+    assert not (tmp_path / "e").exists()
 
 
 def test_threshold_and_calibration_are_told_with_where_they_come_from():
@@ -336,8 +390,7 @@ def test_a_run_is_judged_elsewhere_as_it_scores(
     other = "none" if own.tta != "none" else "flips5"
     with pytest.raises(DrtfError, match=f"judge it with --tta {own.tta}"):
         judge("views", threshold="stored", tta=other)
-    for name in ("threshold.json", "calibration.json"):
-        (run / name).unlink()
+    (run / "decision.json").unlink()
     with pytest.raises(DrtfError, match="has no threshold and calibration yet"):
         judge("none", threshold="stored")
 

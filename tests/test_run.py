@@ -1,25 +1,21 @@
 import hashlib
 import json
 import shutil
+import warnings
 
 import keras
 import pytest
 
 from drtf.errors import RunError
-from drtf.models.calibration import Calibration
 from drtf.models.run import (
-    CALIBRATION_FILE,
     CONFIG_FILE,
+    DECISION_FILE,
     HISTORY_FILE,
     INFO_FILE,
     MODEL_FILE,
-    THRESHOLD_FILE,
-    Threshold,
     find_config,
     load_history,
     load_run,
-    save_calibration,
-    save_threshold,
 )
 
 
@@ -32,12 +28,12 @@ def test_a_run_moved_elsewhere_loads(copy, run_folder):
     assert load_run(copy).info == load_run(run_folder).info
 
 
-def test_a_threshold_is_kept_and_read_again(copy):
-    threshold = Threshold(
-        value=0.25, rule="youden", split="val", tta="flips5", num_photographs=6
-    )
-    save_threshold(copy, threshold)
-    assert load_run(copy).threshold == threshold
+def test_a_decision_is_kept_and_read_again(copy, decide):
+    decision = decide(copy, 0.25, tta="flips5")
+    run = load_run(copy)
+    assert run.decision == decision
+    assert (run.threshold.value, run.calibration.temperature) == (0.25, 1)
+    assert run.tta == "flips5"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +97,8 @@ def test_a_model_that_brings_code_is_refused(copy, tmp_path):
     [
         ({"image_size": 64}, r"\(32 px, task binary\) and .*\(64 px, 0 members\) are"),
         ({"members": ["a", "b"]}, r"\(32 px, 2 members\) are not of one run"),
-        ({"encoding": "gif"}, r"run\.json is not what drtf train wrote"),
-        ({"jpeg_quality": -5}, r"run\.json is not what drtf train wrote"),
+        ({"encoding": "gif"}, r"run\.json is not what drtf wrote"),
+        ({"jpeg_quality": -5}, r"run\.json is not what drtf wrote"),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(copy, change, match):
@@ -119,6 +115,31 @@ def test_another_kind_of_model_is_refused(copy, tmp_path, size, width):
     flat = keras.layers.GlobalAveragePooling2D()(image)
     path = tmp_path / "other.keras"
     keras.Model(image, keras.layers.Dense(width, name="logits")(flat)).save(path)
+    seal(copy, path.read_bytes())
+    with pytest.raises(RunError, match="are not of one run"):
+        load_run(copy)
+
+
+def build_with_other_logits():
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    logits = keras.layers.Dense(3, name="logits")(x)
+    return keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(logits))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        build_with_other_logits,
+        lambda: keras.Sequential([keras.layers.Dense(1, name="logits")]),
+        lambda: keras.layers.Dense(1, name="logits"),
+    ],
+    ids=["three logits", "never built", "a layer"],
+)
+def test_what_keras_loads_beside_networks_is_refused(copy, tmp_path, build):
+    path = tmp_path / "other.keras"
+    with warnings.catch_warnings(action="ignore"):
+        keras.saving.save_model(build(), path)
     seal(copy, path.read_bytes())
     with pytest.raises(RunError, match="are not of one run"):
         load_run(copy)
@@ -143,7 +164,7 @@ def test_a_history_without_epochs_is_refused(copy, text):
         load_history(copy)
 
 
-@pytest.mark.parametrize("name", [INFO_FILE, THRESHOLD_FILE])
+@pytest.mark.parametrize("name", [INFO_FILE, DECISION_FILE])
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"value": "high"}'])
 def test_a_damaged_part_is_named(copy, name, text):
     (copy / name).write_text(text)
@@ -155,30 +176,27 @@ def test_a_damaged_part_is_named(copy, name, text):
 def test_a_newer_run_is_refused_by_its_version(copy):
     info = json.loads((copy / INFO_FILE).read_text()) | {"format_version": 9}
     (copy / INFO_FILE).write_text(json.dumps(info))
-    with pytest.raises(RunError, match="run format version 9, this drtf reads 2"):
+    with pytest.raises(RunError, match="run format version 9, this drtf reads 3"):
         load_run(copy)
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        (THRESHOLD_FILE, {"value": 7.5}),
-        (CALIBRATION_FILE, {"temperature": 0}),
-        (CALIBRATION_FILE, {"method": "isotonic"}),
-        (CALIBRATION_FILE, {"tta": "dihedral8"}),
-        (CALIBRATION_FILE, {"temperature": 1e-308}),
-        (CALIBRATION_FILE, {"prior_shift": 1e308}),
-        (CALIBRATION_FILE, {"scores": [0, 1], "probabilities": [0.9, 0.1]}),
-        (CALIBRATION_FILE, {"scores": [0, 1], "probabilities": [-3, 5]}),
+        ("threshold", {"value": 7.5}),
+        ("calibration", {"temperature": 0}),
+        ("calibration", {"method": "isotonic"}),
+        ("calibration", {"tta": "dihedral8"}),
+        ("calibration", {"temperature": 1e-308}),
+        ("calibration", {"prior_shift": 1e308}),
+        ("calibration", {"scores": [0, 1], "probabilities": [0.9, 0.1]}),
+        ("calibration", {"scores": [0, 1], "probabilities": [-3, 5]}),
     ],
 )
-def test_a_threshold_or_calibration_that_can_not_be_is_refused(copy, name, change):
-    common = {"split": "val", "tta": "flips5", "num_photographs": 6}
-    save_threshold(copy, Threshold(value=0.25, rule="youden", **common))
-    calibration = Calibration(method="temperature", prior_shift=0.0, **common)
-    save_calibration(copy, calibration)
-    assert load_run(copy).calibration == calibration
-    contents = json.loads((copy / name).read_text())
-    (copy / name).write_text(json.dumps(contents | change))
-    with pytest.raises(RunError, match=name.replace(".", r"\.")):
+def test_a_decision_that_can_not_be_is_refused(copy, decide, name, change):
+    decide(copy, 0.25, tta="flips5")
+    contents = json.loads((copy / DECISION_FILE).read_text())
+    contents[name] |= change
+    (copy / DECISION_FILE).write_text(json.dumps(contents))
+    with pytest.raises(RunError, match=r"decision\.json is not what drtf wrote"):
         load_run(copy)

@@ -22,6 +22,7 @@ from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import find_truth
 from drtf.errors import DrtfError
 from drtf.files import check_absent, neutralize, write_atomic
+from drtf.inference.heatmaps import check_settings
 from drtf.inference.intervals import Estimate
 from drtf.inference.judgement import (
     GIVEN,
@@ -31,7 +32,7 @@ from drtf.inference.judgement import (
     OperatingPoint,
 )
 from drtf.inference.metrics import compare_roc_auc, measure, measure_grades
-from drtf.inference.report import write_report
+from drtf.inference.report import REPORT_FILES, write_report
 from drtf.inference.thresholds import choose_threshold
 from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.network import find_scores
@@ -43,13 +44,13 @@ from drtf.models.prediction import (
     predict_split,
 )
 from drtf.models.run import (
+    Decision,
     Run,
     RunInfo,
     Threshold,
     load_history,
     load_run,
-    save_calibration,
-    save_threshold,
+    save_decision,
 )
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
@@ -98,8 +99,10 @@ def evaluate(
             class only, the run has no threshold where its own is asked for, or `out`
             holds an evaluation already.
     """
-    check_absent(out / METRICS_FILE, overwrite=overwrite)
+    written = METRICS_FILE, PREDICTIONS_FILE, *REPORT_FILES
+    check_absent(*(out / name for name in written), overwrite=overwrite)
     run = load_run(run_folder)
+    check_settings(run.network, config.gradcam)
     history = [] if run.info.members else load_history(run_folder)
     set_sha256 = hash_manifest(shards)
     trained_on = set_sha256 == run.info.set_sha256
@@ -110,6 +113,8 @@ def evaluate(
             run, shard_set, split, config.evaluate, trained_on=trained_on, keep=keep
         )
         out.mkdir(parents=True, exist_ok=True)
+        # Whoever finds it has all of one evaluation.
+        (out / METRICS_FILE).unlink(missing_ok=True)
         write_report(
             out,
             run,
@@ -128,8 +133,10 @@ def evaluate(
     text = json.dumps(contents, indent=2, allow_nan=False)
     write_atomic(out / METRICS_FILE, text + "\n")
     if keep:
-        save_threshold(run.folder, evaluation.threshold)
-        save_calibration(run.folder, evaluation.calibration)
+        decision = Decision(
+            threshold=evaluation.threshold, calibration=evaluation.calibration
+        )
+        save_decision(run.folder, decision)
     return evaluation
 
 
@@ -236,7 +243,7 @@ def _choose(
 
 def _find_stored(run: Run, tta: Tta) -> tuple[Threshold, Calibration]:
     """Return the run's own threshold and calibration, if they are for these views."""
-    if run.threshold is None or run.calibration is None:
+    if run.decision is None:
         raise DrtfError(
             f"{run.folder} has no threshold and calibration yet: drtf evaluate on the "
             "set that it was trained on chooses them"
@@ -246,7 +253,7 @@ def _find_stored(run: Run, tta: Tta) -> tuple[Threshold, Calibration]:
             f"the threshold of {run.folder} was chosen with views {run.tta!r}, not "
             f"{tta!r}: judge it with --tta {run.tta}"
         )
-    return run.threshold, run.calibration
+    return run.decision.threshold, run.decision.calibration
 
 
 def _find_operating_point(
@@ -263,13 +270,20 @@ def _find_operating_point(
 
 
 def was_judged(out: Path, info: RunInfo, config: EvaluateConfig) -> bool:
-    """Tell whether a folder holds a run's evaluation with these settings."""
+    """Tell whether a folder holds an evaluation with these settings.
+
+    Args:
+        out: the folder.
+        info: of a run, judged on the set that it was trained on.
+        config: the `evaluate` section.
+    """
     try:
         found = json.loads((out / METRICS_FILE).read_text())
     except (OSError, ValueError):
         return False
     expected = {
         "model_sha256": info.model_sha256,
+        "set_sha256": info.set_sha256,
         "settings": config.model_dump(mode="json"),
     }
     return isinstance(found, dict) and expected.items() <= found.items()

@@ -41,6 +41,7 @@ FIGURES = (
 )
 GRADES_FIGURE = "grade_confusion_matrix.png"
 MISTAKES_FIGURE = "mistakes.png"
+REPORT_FILES = (REPORT_FILE, *FIGURES, GRADES_FIGURE, MISTAKES_FIGURE, HISTORY_FIGURE)
 NUM_MISTAKES = 4  # of each kind
 LIMITS = (
     "For research; not a medical device. The figures hold for photographs like those "

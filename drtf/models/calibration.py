@@ -18,7 +18,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Calibration(BaseModel):
-    """The contents of calibration.json: how scores become probabilities.
+    """How scores become probabilities.
 
     Attributes:
         method: `none`, `temperature` or `isotonic`.

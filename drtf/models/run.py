@@ -10,11 +10,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import keras
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drtf import __version__
 from drtf.config import (
@@ -31,13 +31,12 @@ from drtf.models.calibration import Calibration
 from drtf.models.device import find_gpus
 from drtf.models.network import FIRST_POSITIVE, LOGITS, find_members
 
-RUN_FORMAT_VERSION = 2
+RUN_FORMAT_VERSION = 3
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
 IDENTITY_FILE = "identity.json"
-THRESHOLD_FILE = "threshold.json"
-CALIBRATION_FILE = "calibration.json"
+DECISION_FILE = "decision.json"
 HISTORY_FILE = "history.csv"
 HISTORY_FIGURE = "history.png"
 
@@ -106,7 +105,7 @@ class Versioned(BaseModel):
 
 
 class Threshold(BaseModel):
-    """The contents of threshold.json: the score from which a photograph is positive.
+    """The score from which a photograph is positive.
 
     Attributes:
         value: in [0, 1].
@@ -125,6 +124,26 @@ class Threshold(BaseModel):
     num_photographs: int
 
 
+class Decision(BaseModel):
+    """The contents of decision.json: what an evaluation found scores to mean.
+
+    Attributes:
+        threshold: from which score on a photograph is positive.
+        calibration: how scores become probabilities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: Threshold
+    calibration: Calibration
+
+    @model_validator(mode="after")
+    def _is_of_the_same_views(self) -> Self:
+        if self.threshold.tta != self.calibration.tta:
+            raise ValueError("threshold and calibration are of different views")
+        return self
+
+
 @dataclass(frozen=True)
 class Run:
     """An opened run folder.
@@ -134,16 +153,24 @@ class Run:
         config: as it was resolved for training.
         info: run.json.
         network: the trained model, from float32 RGB in [0, 1] to scores.
-        threshold: None until an evaluation has chosen one.
-        calibration: None until an evaluation has fitted one.
+        decision: None until an evaluation has chosen a threshold.
     """
 
     folder: Path
     config: Config
     info: RunInfo
     network: keras.Model
-    threshold: Threshold | None
-    calibration: Calibration | None
+    decision: Decision | None
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """The decision's."""
+        return self.decision.threshold if self.decision else None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The decision's."""
+        return self.decision.calibration if self.decision else None
 
     @property
     def tta(self) -> Tta:
@@ -198,15 +225,9 @@ def save_info(folder: Path, info: RunInfo) -> None:
     write_atomic(folder / INFO_FILE, info.model_dump_json(indent=2) + "\n")
 
 
-def save_threshold(folder: Path, threshold: Threshold) -> None:
-    """Write threshold.json."""
-    write_atomic(folder / THRESHOLD_FILE, threshold.model_dump_json(indent=2) + "\n")
-
-
-def save_calibration(folder: Path, calibration: Calibration) -> None:
-    """Write calibration.json."""
-    text = calibration.model_dump_json(indent=2) + "\n"
-    write_atomic(folder / CALIBRATION_FILE, text)
+def save_decision(folder: Path, decision: Decision) -> None:
+    """Write decision.json."""
+    write_atomic(folder / DECISION_FILE, decision.model_dump_json(indent=2) + "\n")
 
 
 def find_config(folder: Path) -> str:
@@ -311,17 +332,10 @@ def load_run(folder: Path) -> Run:
         reason = str(error).splitlines()[0]
         raise RunError(f"can't load {model_path}: {reason}") from error
     _check_network(folder, config, info, network)
-    threshold = calibration = None
-    if (folder / THRESHOLD_FILE).exists():
-        threshold = _load_json(folder, THRESHOLD_FILE, Threshold)
-    if (folder / CALIBRATION_FILE).exists():
-        calibration = _load_json(folder, CALIBRATION_FILE, Calibration)
-        if threshold is None or threshold.tta != calibration.tta:
-            raise RunError(
-                f"{folder / CALIBRATION_FILE} is not of the evaluation that wrote "
-                f"{THRESHOLD_FILE}: judge the run again with drtf evaluate"
-            )
-    return Run(folder, config, info, network, threshold, calibration)
+    decision = None
+    if (folder / DECISION_FILE).exists():
+        decision = _load_json(folder, DECISION_FILE, Decision)
+    return Run(folder, config, info, network, decision)
 
 
 def _check_network(
@@ -331,12 +345,14 @@ def _check_network(
     size, task = config.images.size, config.train.task
     grades = NUM_CLASSES["grades"]
     widths = {grades} if task == "grades" else FIRST_POSITIVE.keys() - {grades}
-    shapes = [tuple(x.shape[1:]) for x in (*network.inputs, *network.outputs)]
+    # What Keras loads may be a layer, or a model that was never built.
+    ends = *getattr(network, "inputs", ()), *getattr(network, "outputs", ())
+    shapes = [tuple(x.shape[1:]) for x in ends]
     fits = (
         info.image_size == size
         and shapes in [[(size, size, 3), (width,)] for width in widths]
-        and LOGITS in [layer.name for layer in network.layers]
         and len(find_members(network)) == max(len(info.members), 1)
+        and all(map(_ends_in_logits, [network, *find_members(network)]))
     )
     if not fits:
         raise RunError(
@@ -344,6 +360,11 @@ def _check_network(
             f"({size} px, task {task}) and {INFO_FILE} "
             f"({info.image_size} px, {len(info.members)} members) are not of one run"
         )
+
+
+def _ends_in_logits(network: keras.Model) -> bool:
+    logits = [x.output.shape for x in network.layers if x.name == LOGITS]
+    return logits == [x.shape for x in network.outputs]
 
 
 def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
@@ -357,6 +378,6 @@ def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
     except ValidationError as error:
         found = error.errors()[0]
         reason = ": ".join([*map(str, found["loc"]), found["msg"]])
-        raise RunError(f"{path} is not what drtf train wrote: {reason}") from error
+        raise RunError(f"{path} is not what drtf wrote: {reason}") from error
     except OSError as error:
         raise RunError(f"can't read {path}: {error.strerror}") from error
