@@ -3,6 +3,8 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -17,9 +19,10 @@ from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.files import find_aside, lock_alone
 from drtf.images.synthetic import draw_photograph
+from drtf.inference import scoring
 from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
-from drtf.models.run import Threshold, load_run, save_threshold
+from drtf.models.run import load_run
 from drtf.records.reader import ShardSet
 from drtf.training.training import train
 
@@ -126,17 +129,14 @@ def test_the_number_of_workers_and_batches_changes_no_row(
 
 
 def test_decisions_follow_the_threshold_of_the_last_evaluation(
-    run_copy, photographs, config, tmp_path
+    run_copy, photographs, config, tmp_path, decide
 ):
     images = photographs / "images"
     report = score(run_copy, images, out=tmp_path / "before.csv", config=config)
     assert (report.threshold, report.threshold_chosen) == (0.5, False)
     scores = sorted(float(row["score"]) for row in read(tmp_path / "before.csv"))
     value = (scores[9] + scores[10]) / 2
-    threshold = Threshold(
-        value=value, rule="youden", split="val", tta="none", num_photographs=9
-    )
-    save_threshold(run_copy, threshold)
+    decide(run_copy, value)
     report = score(run_copy, images, out=tmp_path / "after.csv", config=config)
     assert report.threshold_chosen
     decisions = [int(row["decision"]) for row in read(tmp_path / "after.csv")]
@@ -218,7 +218,7 @@ def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp
 
 
 def test_what_another_model_scored_is_not_gone_on_with(
-    run_copy, photographs, config, tmp_path
+    run_copy, photographs, config, tmp_path, decide
 ):
     images, out = photographs / "images", tmp_path / "scores.csv"
     score(run_copy, images, out=out, config=config)
@@ -226,16 +226,49 @@ def test_what_another_model_scored_is_not_gone_on_with(
     (tmp_path / ".scores.csv.partial").write_bytes(b"".join(lines[:20]))
     (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
     out.unlink()
-    threshold = Threshold(
-        value=0.25, rule="youden", split="val", tta="none", num_photographs=6
-    )
-    save_threshold(run_copy, threshold)
+    decide(run_copy, 0.25)
     with pytest.raises(DrtfError, match="another run or other settings"):
         score(run_copy, images, out=out, config=config)
     score(run_copy, images, out=out, config=config, overwrite=True)
     rows = read(out)
     assert len({row["settings"] for row in rows}) == 1
     assert rows[0]["settings"] not in lines[1].decode()
+
+
+def test_rows_are_not_dropped_where_a_photograph_came_between(
+    run_folder, photographs, config, tmp_path
+):
+    images, out = tmp_path / "images", tmp_path / "scores.csv"
+    shutil.copytree(photographs / "images", images)
+    score(run_folder, images, out=out, config=config)
+    partial = tmp_path / ".scores.csv.partial"
+    out.replace(partial)
+    before = partial.read_bytes()
+    (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
+    names = sorted(path.name for path in images.iterdir())
+    shutil.copy(images / names[0], images / f"{Path(names[0]).stem}-b.png")
+    with pytest.raises(DrtfError, match="of other photographs"):
+        score(run_folder, images, out=out, config=config)
+    assert partial.read_bytes() == before
+    report = score(run_folder, images, out=out, config=config, overwrite=True)
+    assert report.num_scored == 49
+
+
+def test_a_table_finished_by_another_process_is_not_replaced(
+    run_folder, photographs, config, tmp_path
+):
+    out, images = tmp_path / "scores.csv", photographs / "images"
+
+    def finish(*_):
+        out.write_text("done meanwhile")
+        return load_run(run_folder)
+
+    with (
+        mock.patch.object(scoring, "load_run", finish),
+        pytest.raises(DrtfError, match="exists already"),
+    ):
+        score(run_folder, images, out=out, config=config)
+    assert out.read_text() == "done meanwhile"
 
 
 def test_what_was_scored_of_another_folder_is_not_gone_on_with(
@@ -407,11 +440,10 @@ def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_pa
     assert pd.read_parquet(out)["id"].tolist() == ["=1+1", "@a", "b\\nc"]
 
 
-def test_several_views_tell_their_spread(run_copy, photographs, config, tmp_path):
-    threshold = Threshold(
-        value=0.25, rule="youden", split="val", tta="flips5", num_photographs=6
-    )
-    save_threshold(run_copy, threshold)
+def test_several_views_tell_their_spread(
+    run_copy, photographs, config, tmp_path, decide
+):
+    decide(run_copy, 0.25, tta="flips5")
     images = photographs / "images"
     score(run_copy, images, out=tmp_path / "scores.csv", config=config)
     spreads = [float(row["spread"]) for row in read(tmp_path / "scores.csv")]

@@ -86,8 +86,8 @@ def score(
     """Score a folder of photographs with the model in RUN.
 
     They are preprocessed just as the shards were that the model was trained on;
-    threshold, views and calibration are those of RUN's last evaluation. A row that
-    could not be scored says why, and the exit code is then 3. A scoring that was
+    threshold, views and calibration are those that an evaluation kept in RUN. A row
+    that could not be scored says why, and the exit code is then 3. A scoring that was
     stopped, by whatever, goes on where it was when the same command is given again.
     """
     if merge and part != (1, 1):

@@ -123,10 +123,10 @@ def score(
 ) -> ScoreReport:
     """Score each photograph of a folder, and write a row for each, in sorted order.
 
-    Threshold and test-time augmentation are those of the run's last evaluation; without
-    one the threshold is 0.5 and there is one view. A photograph that can't be scored
-    has its row too, with the reason. A scoring that was killed goes on after its last
-    whole row.
+    Threshold and test-time augmentation are those that an evaluation kept in the run;
+    without one the threshold is 0.5 and there is one view. A photograph that can't be
+    scored has its row too, with the reason. A scoring that was killed goes on after its
+    last whole row.
 
     Args:
         run_folder: what `train` left.
@@ -160,6 +160,7 @@ def score(
     aside = find_aside(target)
     out.parent.mkdir(parents=True, exist_ok=True)
     with lock_alone(aside):
+        check_absent(target, overwrite=overwrite)  # another process may have ended
         if merge:
             counts = merge_parts(out, photographs.paths, merge, stamp, aside)
         else:
@@ -207,10 +208,11 @@ def _find_begun(
     location = os.fsencode(images if is_remote(images) else Path(images).resolve())
     with aside.open("rb") as lines:
         counts = count_rows(lines, iter(paths), stamp)
-        lines.seek(0)
-        has_row = len(list(itertools.islice(lines, 3))) == 3  # beneath the header
+        lines.seek(counts.size_bytes)
+        # One line there may be without its end, of whoever was killed.
+        has_others = len(list(itertools.islice(lines, 2))) == 2
     alike = source.exists() and source.read_bytes() == location
-    if has_row and not (alike and counts.num_rows) and not overwrite:
+    if (has_others or (counts.num_rows and not alike)) and not overwrite:
         raise DrtfError(
             f"{aside} holds rows of a scoring that was stopped, of other photographs, "
             "another run or other settings: go on with what it was begun with, or give "
