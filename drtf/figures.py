@@ -33,7 +33,7 @@ def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
     }
     figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
     for axes, (name, title) in zip(
-        figure.subplots(1, len(panels)), panels.items(), strict=True
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         for key, color, label in (
             (name, GREY, "training (augmented)"),

@@ -85,10 +85,16 @@ def test_any_name_is_painted_and_its_end_is_kept(run_folder, config, tmp_path):
     assert score.startswith("score 0.")
 
 
-def test_the_mean_maps_can_be_left_out(run_folder, shards, config, tmp_path):
+def test_the_mean_maps_can_be_left_out(
+    run_folder, shards, photographs, config, tmp_path
+):
     config = config.model_copy(
         update={"gradcam": config.gradcam.model_copy(update={"num_averaged": 0})}
     )
     (tmp_path / AVERAGES_FIGURE).write_bytes(b"of an earlier call")
-    gradcam(run_folder, out=tmp_path, config=config, shards=shards, overwrite=True)
+    call = {"out": tmp_path, "config": config}
+    for source in ({"shards": shards}, {"images": photographs / "images"}):
+        with pytest.raises(DrtfError, match=f"{AVERAGES_FIGURE} exists already"):
+            gradcam(run_folder, **call, **source)
+    gradcam(run_folder, shards=shards, overwrite=True, **call)
     assert not (tmp_path / AVERAGES_FIGURE).exists()

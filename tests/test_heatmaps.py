@@ -1,4 +1,5 @@
 from typing import get_args
+from unittest import mock
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
 from drtf.inference import heatmaps
 from drtf.inference.heatmaps import (
+    check_settings,
     choose_layer,
     compute_maps,
     draw_overlay,
@@ -75,12 +77,19 @@ def test_saliency_finds_the_pixels_that_change_the_score():
     assert (found == mask[..., 0]).all()
 
 
-def test_maps_are_computed_a_batch_at_a_time(known, monkeypatch):
-    images = np.concatenate([image_with(red=(x % 4, x // 4)) for x in range(7)])
-    expected = compute_gradcam(known, images, layer="features")
-    monkeypatch.setattr(heatmaps, "BATCH_SIZE", 3)
-    found = compute_gradcam(known, images, layer="features")
-    assert found == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize("method", get_args(MapMethod))
+def test_a_map_does_not_depend_on_its_neighbours(run_folder, shard_set, method):
+    network = load_run(run_folder).network
+    images = read_batch(shard_set, np.arange(5))
+    common = {"layer": "conv_1", "method": method}
+    with (
+        mock.patch.object(heatmaps, "BATCH_SIZE", 3),
+        mock.patch.object(heatmaps, "NUM_CHANNELS", 4),
+    ):
+        found = compute_maps(network, images, **common)
+        one_by_one = [compute_maps(network, image[None], **common) for image in images]
+    assert found.any()
+    assert found == pytest.approx(np.concatenate(one_by_one), abs=1e-3)
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (1, 2), (3, 3)])
@@ -158,8 +167,18 @@ def test_an_unknown_layer_names_some_that_are_there(known):
 def test_paint_follows_the_colour_map():
     values = np.array([[0.0, 1.0]])
     assert paint(values, "gray").tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_settings_that_no_map_can_have_are_refused(known):
+    usual = GradcamConfig(layer="features")
+    assert check_settings(known, usual).name == "features"
     with pytest.raises(DrtfError, match="no colour map of matplotlib: 'jett'"):
-        paint(values, "jett")
+        check_settings(known, usual.model_copy(update={"colormap": "jett"}))
+    image = keras.Input((8, 8, 3))
+    flat = keras.layers.Flatten()(image)
+    network = keras.Model(image, keras.layers.Dense(1, name="logits")(flat))
+    with pytest.raises(DrtfError, match="has no convolution to map"):
+        check_settings(network, GradcamConfig())
 
 
 def test_other_weights_give_another_map(run_folder, shard_set):

@@ -1,15 +1,19 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from drtf.config import ModelConfig
 from drtf.data.loader import read_batch
+from drtf.models import prediction
 from drtf.models.network import build_network
 from drtf.models.prediction import (
     VIEWS,
     build_predictor,
     build_views,
     fit_batch,
+    measure_views_cost,
     predict_split,
 )
 
@@ -74,6 +78,17 @@ def test_all_views_of_a_batch_take_the_memory_of_one():
     sizes = [fit_batch(64, tta) for tta in ("none", "flips5", "dihedral8")]
     assert sizes == [64, 12, 8]
     assert fit_batch(2, "flips5") == 1
+
+
+def test_the_cost_of_the_views_is_the_median_of_times(network, monkeypatch):
+    # Of five views and of one in turn: the first of each, which compiles, and a rest.
+    seconds = [9.0, 9.0, 3.0, 1.0, 3.0, 1.5, 3.0, 2.0]
+    assert len(seconds) == 2 * (1 + prediction.NUM_TIMED)
+    edges = np.cumsum([edge for x in seconds for edge in (0.0, x)]).tolist()
+    clock = mock.Mock(perf_counter=mock.Mock(side_effect=edges))
+    monkeypatch.setattr(prediction, "time", clock)
+    assert measure_views_cost(network, "flips5", 2) == 2
+    assert measure_views_cost(network, "none", 2) == 1
 
 
 def test_without_tta_there_is_one_view(network):

@@ -96,9 +96,11 @@ def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
     sweep([("one", judged)], [source], **call)
     path = tmp_path / "sweep" / "runs" / "one-seed-42" / "evaluation-test"
     found = sweep([("one", judged)], [source], **call, split="val")
-    assert (path.parent / "evaluation-val" / "metrics.json").exists()
-    # Of the epoch chosen by it, but for the views.
-    assert found[0].roc_auc[1].value == pytest.approx(found[0].validation[0], abs=0.2)
+    judged_on = pd.read_csv(path.parent / "evaluation-val" / "predictions.csv")
+    roc_auc = roc_auc_score(judged_on["grade"] >= 1, judged_on["score"])
+    assert found[0].roc_auc[1].value == pytest.approx(roc_auc)
+    tested_on = pd.read_csv(path / "predictions.csv")
+    assert not set(judged_on["id"]) & set(tested_on["id"])
     assert json.loads((path / "metrics.json").read_text())["tta"] == "dihedral8"
 
 

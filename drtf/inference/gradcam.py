@@ -21,7 +21,7 @@ from drtf.files import check_absent
 from drtf.inference.evaluation import check_preprocessing
 from drtf.inference.heatmaps import (
     PICTURE_SIDE,
-    choose_layer,
+    check_settings,
     compute_maps,
     describe_map,
     draw_overlay,
@@ -148,11 +148,10 @@ def gradcam(
     """
     settings = config.gradcam
     figures = [out / name for name in FIGURES]
-    others = [out / OVERLAYS_FOLDER] if images else [out / AVERAGES_FIGURE]
+    others = [out / AVERAGES_FIGURE, *([out / OVERLAYS_FOLDER] if images else [])]
     check_absent(*figures, *others, overwrite=overwrite)
     run = load_run(run_folder)
-    layer = choose_layer(run.network, settings.layer)
-    paint(np.zeros((1, 1)), settings.colormap)  # an unknown one is refused by now
+    layer = check_settings(run.network, settings)
     averages: list[Picture] = []
     overlays = Overlays(out / OVERLAYS_FOLDER, settings)
     if shards is not None:

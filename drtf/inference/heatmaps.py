@@ -30,6 +30,23 @@ PICTURE_SIDE = 512
 CONTOURS = (0.5, 0.8)
 
 
+def check_settings(network: keras.Model, config: GradcamConfig) -> keras.Layer:
+    """Check, before anything is computed, that maps can be made and painted.
+
+    Returns:
+        The layer whose activations are mapped, see `choose_layer`.
+
+    Raises:
+        DrtfError: if there is no such layer or colour map.
+    """
+    if config.colormap not in matplotlib.colormaps:
+        raise DrtfError(
+            f"gradcam.colormap is no colour map of matplotlib: {config.colormap!r}; "
+            "try viridis, cividis, magma or jet"
+        )
+    return choose_layer(network, config.layer)
+
+
 def choose_layer(network: keras.Model, name: str) -> keras.Layer:
     """Return the layer whose activations are mapped.
 
@@ -40,6 +57,8 @@ def choose_layer(network: keras.Model, name: str) -> keras.Layer:
         DrtfError: if there is no such layer, or it is no convolution or its ReLU.
     """
     grids = _find_grids(network)
+    if not grids:
+        raise DrtfError(f"{network.name} has no convolution to map")
     if name != "auto":
         for layer in grids:
             if layer.name == name:
@@ -78,8 +97,9 @@ def compute_maps(
     al., IEEE Transactions on Image Processing 30, 2021; Score-CAM, Wang et al., 2020,
     https://arxiv.org/abs/1910.01279, of the channels that vary most; saliency, Simonyan
     et al., 2014, https://arxiv.org/abs/1312.6034, smoothed after Smilkov et al., 2017,
-    https://arxiv.org/abs/1706.03825. Of the logit, since the sigmoid's gradient
-    vanishes just where the network is sure.
+    https://arxiv.org/abs/1706.03825. Gradients are of the logit, since the sigmoid's
+    vanishes just where the network is sure; Score-CAM, which takes none, weighs its
+    channels by the score.
 
     Args:
         network: from `build_network`, or an ensemble, whose maps are the mean of its
@@ -110,7 +130,10 @@ def _compute_all(
     model = build_logit_model(network)
     # The library gives some of its methods' models a list of inputs.
     model = keras.Model([model.input], model.output)
-    parts = np.array_split(images, -(-len(images) // BATCH_SIZE))
+    # Of a batch, all images would be masked by the channels of each, and smoothed by
+    # noise that differs from place to place.
+    batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
+    parts = np.array_split(images, -(-len(images) // batch_size))
     return _stretch(
         np.concatenate(
             [
@@ -178,16 +201,7 @@ def describe_map(values: np.ndarray) -> str:
 
 
 def paint(values: np.ndarray, colormap: str) -> np.ndarray:
-    """Turn a map in [0, 1], [H, W], into uint8 RGB [H, W, 3].
-
-    Raises:
-        DrtfError: if matplotlib has no such colour map.
-    """
-    if colormap not in matplotlib.colormaps:
-        raise DrtfError(
-            f"gradcam.colormap is no colour map of matplotlib: {colormap!r}; try "
-            "viridis, cividis, magma or jet"
-        )
+    """Turn a map in [0, 1], [H, W], into uint8 RGB [H, W, 3]."""
     colors = matplotlib.colormaps[colormap](values)[..., :3]
     return np.rint(colors * 255).astype(np.uint8)
 
