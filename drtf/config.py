@@ -146,11 +146,11 @@ class AugmentConfig(Section):
     horizontal_flip: OneOrEach[bool] = True
     vertical_flip: OneOrEach[bool] = True
     max_degrees: OneOrEach[Annotated[float, Field(ge=0, le=180)]] = 180.0
-    zoom: OneOrEach[Fraction] = 0.1
+    zoom: OneOrEach[Fraction] = 0.2
     shift: OneOrEach[Fraction] = 0.0
-    brightness: OneOrEach[Fraction] = 0.0
-    contrast: OneOrEach[Fraction] = 0.1
-    saturation: OneOrEach[Fraction] = 0.0
+    brightness: OneOrEach[Fraction] = 0.2
+    contrast: OneOrEach[Fraction] = 0.2
+    saturation: OneOrEach[Fraction] = 0.2
 
 
 class ModelConfig(Section):
@@ -220,7 +220,7 @@ class TrainConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     ema_momentum: Fraction = 0.0
-    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
     warmup_share: Fraction = 0.05
     plateau_monitor: Monitor = "loss"
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -21,7 +21,9 @@ NOTHING = AugmentConfig(
     max_degrees=0,
     zoom=0,
     shift=0,
+    brightness=0,
     contrast=0,
+    saturation=0,
 )
 ALL = AugmentConfig(zoom=0.2, shift=0.1, brightness=0.1, contrast=0.2, saturation=0.2)
 CLASSES = np.array([0, 1, 1, 0, 1, 0], np.int32)

@@ -111,7 +111,7 @@ def test_augmentation_may_differ_by_class():
     augment = load_config("", set_to).augment
     assert augment.max_degrees == (0, 90)
     assert augment.vertical_flip == (False, True)
-    assert augment.zoom == 0.1
+    assert augment.zoom == 0.2
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def test_float16_scales_its_loss_and_the_schedule_reaches_the_inner_optimizer():
 
 
 def test_the_learning_rate_warms_up_and_comes_down():
-    config = TrainConfig(learning_rate=0.1, warmup_share=0.1)
+    config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_share=0.1)
     schedule = build_schedule(config, num_steps=100)
     rates = [float(schedule(step)) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
@@ -333,15 +333,17 @@ def test_the_learning_rate_warms_up_and_comes_down():
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate():
-    config = TrainConfig(learning_rate=0.1, warmup_share=0)
+    config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_share=0)
     schedule = build_schedule(config, num_steps=10)
     assert float(schedule(0)) == pytest.approx(0.1)
 
 
 def test_the_step_takes_the_rate_of_the_schedule(shard_set):
-    trainer = build_trainer("train.learning_rate=0.1", num_steps=10)
+    settings = "train.learning_rate=0.1", "train.schedule=cosine"
+    trainer = build_trainer(*settings, num_steps=10)
     batches = stream(shard_set, epochs=9)
-    schedule = build_schedule(TrainConfig(learning_rate=0.1), num_steps=10)
+    config = TrainConfig(learning_rate=0.1, schedule="cosine")
+    schedule = build_schedule(config, num_steps=10)
     for step in range(3):
         run(trainer, batches, 1)
         rate = float(trainer.optimizer.learning_rate)

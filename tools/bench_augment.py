@@ -42,7 +42,8 @@ def augment(
 ) -> None:
     """Measure what augmenting a batch costs beside Keras's own layers.
 
-    All do flips, any rotation, zoom and contrast, on the GPU if there is one.
+    All do flips, any rotation, zoom, contrast, saturation and brightness, on the GPU if
+    there is one.
     """
     from drtf.bench.augment import bench_augment
 
