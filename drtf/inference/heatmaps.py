@@ -1,7 +1,8 @@
 """Heat maps: which parts of a photograph speak for disease, and how to show them."""
 
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import cv2
@@ -129,19 +130,13 @@ def _compute_all(
     name = "" if method == "saliency" else choose_layer(network, layer).name
     model = build_logit_model(network)
     # The library gives some of its methods' models a list of inputs.
-    model = keras.Model([model.input], model.output)
+    explain = _build_explainer(keras.Model([model.input], model.output), name, method)
     # Of a batch, all images would be masked by the channels of each, and smoothed by
     # noise that differs from place to place.
     batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
     parts = np.array_split(images, -(-len(images) // batch_size))
-    return _stretch(
-        np.concatenate(
-            [
-                _compute(model, scale_images(tf.constant(part)), name, method)
-                for part in parts
-            ]
-        )
-    )
+    maps = [explain(scale_images(tf.constant(part))) for part in parts]
+    return _stretch(np.concatenate(maps))
 
 
 def _stretch(maps: np.ndarray) -> np.ndarray:
@@ -150,20 +145,28 @@ def _stretch(maps: np.ndarray) -> np.ndarray:
     return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
 
 
-def _compute(
-    model: keras.Model, images: tf.Tensor, layer: str, method: MapMethod
-) -> np.ndarray:
-    """Compute maps [B, H, W] of a batch, not normalised."""
+def _build_explainer(
+    model: keras.Model, layer: str, method: MapMethod
+) -> Callable[[tf.Tensor], np.ndarray]:
+    """Return what computes maps [B, H, W] of a batch, not normalised."""
 
     def find_logits(logits: tf.Tensor) -> tf.Tensor:
         return logits[:, 0]
 
     # The library's own normalization would also stretch the coldest cell down to zero.
     if method == "saliency":
-        with _numpy_seed(0):
-            return Saliency(model, clone=False)(
-                find_logits, images, smooth_samples=NUM_SMOOTHED, normalize_map=False
-            )
+        saliency = Saliency(model, clone=False)
+
+        def compute_saliency(images: tf.Tensor) -> np.ndarray:
+            with _numpy_seed(0):
+                return saliency(
+                    find_logits,
+                    images,
+                    smooth_samples=NUM_SMOOTHED,
+                    normalize_map=False,
+                )
+
+        return compute_saliency
     common = {
         "penultimate_layer": layer,
         "seek_penultimate_conv_layer": False,
@@ -174,14 +177,19 @@ def _compute(
         # It takes a softmax, which of a single logit would always be 1.
         logits = [keras.ops.zeros_like(model.output), model.output]
         pair = keras.Model(model.inputs, keras.ops.concatenate(logits, axis=-1))
-        with redirect_stdout(io.StringIO()):  # it draws a bar there
-            return Scorecam(pair, clone=False)(
-                lambda scores: scores[:, 1],
-                images.numpy(),
-                max_N=min(NUM_CHANNELS, num_channels),
-                **common,
-            )
-    return CAMS[method](model, clone=False)(find_logits, images, **common)
+        scorecam = Scorecam(pair, clone=False)
+
+        def compute_scorecam(images: tf.Tensor) -> np.ndarray:
+            with redirect_stdout(io.StringIO()):  # it draws a bar there
+                return scorecam(
+                    lambda scores: scores[:, 1],
+                    images.numpy(),
+                    max_N=min(NUM_CHANNELS, num_channels),
+                    **common,
+                )
+
+        return compute_scorecam
+    return functools.partial(CAMS[method](model, clone=False), find_logits, **common)
 
 
 @contextmanager
