@@ -2,8 +2,8 @@
 
 import functools
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 
 import cv2
 import keras
@@ -23,6 +23,7 @@ from drtf.models.network import build_logit_model, find_members, scale_images
 MIN_CELLS_A_SIDE = 6
 BATCH_SIZE = 16
 NUM_SMOOTHED = 20
+SMOOTHING = 0.2  # the noise's standard deviation, in ranges of the image
 NUM_CHANNELS = 64
 CAMS = {"gradcam": Gradcam, "gradcam++": GradcamPlusPlus, "layercam": Layercam}
 # Pictures for people have this many px a side at least, and lines around where a map
@@ -131,8 +132,8 @@ def _compute_all(
     model = build_logit_model(network)
     # The library gives some of its methods' models a list of inputs.
     explain = _build_explainer(keras.Model([model.input], model.output), name, method)
-    # Of a batch, all images would be masked by the channels of each, and smoothed by
-    # noise that differs from place to place.
+    # By Score-CAM all images of a batch would be masked by the channels of each, and
+    # saliency's batch is one image with different noise.
     batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
     parts = np.array_split(images, -(-len(images) // batch_size))
     maps = [explain(scale_images(tf.constant(part))) for part in parts]
@@ -156,15 +157,15 @@ def _build_explainer(
     # The library's own normalization would also stretch the coldest cell down to zero.
     if method == "saliency":
         saliency = Saliency(model, clone=False)
+        shape = NUM_SMOOTHED, *model.inputs[0].shape[1:]
+        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
 
         def compute_saliency(images: tf.Tensor) -> np.ndarray:
-            with _numpy_seed(0):
-                return saliency(
-                    find_logits,
-                    images,
-                    smooth_samples=NUM_SMOOTHED,
-                    normalize_map=False,
-                )
+            sigma = SMOOTHING * (tf.reduce_max(images) - tf.reduce_min(images))
+            gradients = saliency(
+                find_logits, images + sigma * noise, keepdims=True, normalize_map=False
+            )
+            return np.mean(gradients, axis=0, keepdims=True).max(axis=-1)
 
         return compute_saliency
     common = {
@@ -190,17 +191,6 @@ def _build_explainer(
 
         return compute_scorecam
     return functools.partial(CAMS[method](model, clone=False), find_logits, **common)
-
-
-@contextmanager
-def _numpy_seed(seed: int) -> Iterator[None]:
-    """Seed what draws from NumPy's global state, and leave that as it was."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
 
 
 def describe_map(values: np.ndarray) -> str:
