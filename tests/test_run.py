@@ -194,7 +194,8 @@ def test_a_newer_run_is_refused_by_its_version(copy):
     ],
 )
 def test_a_decision_that_can_not_be_is_refused(copy, decide, name, change):
-    decide(copy, 0.25, tta="flips5")
+    decision = decide(copy, 0.25, tta="flips5")
+    assert load_run(copy).decision == decision
     contents = json.loads((copy / DECISION_FILE).read_text())
     contents[name] |= change
     (copy / DECISION_FILE).write_text(json.dumps(contents))

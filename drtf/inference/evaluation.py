@@ -90,14 +90,14 @@ def evaluate(
         shards: a set preprocessed like the one trained on.
         split: to judge.
         out: the folder to write to.
-        config: its `evaluate` section is used.
+        config: its `evaluate` section is used, and `gradcam` for the worst mistakes.
         overwrite: whether an earlier evaluation in `out` may be replaced.
         keep: whether threshold and calibration are kept though the set is another.
 
     Raises:
         DrtfError: if run and set don't fit together, a split is missing or has one
-            class only, the run has no threshold where its own is asked for, or `out`
-            holds an evaluation already.
+            class only, the run has no threshold where its own is asked for, no heat map
+            can be made as `gradcam` says, or `out` has a file that would be written.
     """
     written = METRICS_FILE, PREDICTIONS_FILE, *REPORT_FILES
     check_absent(*(out / name for name in written), overwrite=overwrite)
@@ -113,7 +113,7 @@ def evaluate(
             run, shard_set, split, config.evaluate, trained_on=trained_on, keep=keep
         )
         out.mkdir(parents=True, exist_ok=True)
-        # Whoever finds it has all of one evaluation.
+        # Written last, so that whoever finds it has all of one evaluation.
         (out / METRICS_FILE).unlink(missing_ok=True)
         write_report(
             out,

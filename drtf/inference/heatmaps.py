@@ -133,7 +133,7 @@ def _compute_all(
     # The library gives some of its methods' models a list of inputs.
     explain = _build_explainer(keras.Model([model.input], model.output), name, method)
     # By Score-CAM all images of a batch would be masked by the channels of each, and
-    # saliency's batch is one image with different noise.
+    # saliency makes a batch of one image itself, with different noise.
     batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
     parts = np.array_split(images, -(-len(images) // batch_size))
     maps = [explain(scale_images(tf.constant(part))) for part in parts]
@@ -149,7 +149,10 @@ def _stretch(maps: np.ndarray) -> np.ndarray:
 def _build_explainer(
     model: keras.Model, layer: str, method: MapMethod
 ) -> Callable[[tf.Tensor], np.ndarray]:
-    """Return what computes maps [B, H, W] of a batch, not normalised."""
+    """Return what computes maps [B, H, W] of a batch, not normalised.
+
+    Saliency and Score-CAM take one image at a time.
+    """
 
     def find_logits(logits: tf.Tensor) -> tf.Tensor:
         return logits[:, 0]
