@@ -98,6 +98,20 @@ def test_without_tta_there_is_one_view(network):
     assert found[:, 0] == pytest.approx(network(unit).numpy(), abs=1e-6)
 
 
+def test_the_weights_are_folded_into_what_is_compiled(network):
+    predict = build_predictor(network, "none")
+    before = predict(IMAGES).numpy()
+    assert predict.get_concrete_function(IMAGES).variables == ()
+    kernel = network.layers[-2].kernel
+    weights = kernel.numpy()
+    kernel.assign(weights + 1)
+    try:
+        assert (predict(IMAGES).numpy() == before).all()
+        assert (build_predictor(network, "none")(IMAGES).numpy() != before).all()
+    finally:
+        kernel.assign(weights)
+
+
 @pytest.mark.parametrize("batch_size", [2, 7, 100])
 def test_a_split_is_scored_in_the_order_of_the_index(network, shard_set, batch_size):
     predict = build_predictor(network, "none")

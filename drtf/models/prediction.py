@@ -48,14 +48,18 @@ def build_predictor(network: keras.Model, tta: Tta) -> Predict:
     """Return a compiled function from uint8 images to probabilities of V views.
 
     It takes [B, H, W, 3] and returns float32 [B, V, C], what the network puts out. The
-    mean over the views is what counts under test-time augmentation.
+    mean over the views is what counts under test-time augmentation. The weights are
+    those that the network has now.
     """
+    # As constants, so that TensorFlow folds batch normalization into convolutions.
+    weights = [variable.numpy() for variable in network.trainable_variables]
+    state = [variable.numpy() for variable in network.non_trainable_variables]
 
     @tf.function(autograph=False)
     def predict(images: tf.Tensor) -> tf.Tensor:
         views = build_views(scale_images(images), tta)  # [V, B, H, W, 3]
         flat = tf.reshape(views, [-1, *views.shape[2:]])
-        found = network(flat, training=False)
+        found, _ = network.stateless_call(weights, state, flat, training=False)
         shape = [*views.shape[:1], -1, *found.shape[1:]]
         return tf.transpose(tf.reshape(found, shape), [1, 0, 2])
 
