@@ -99,7 +99,7 @@ def test_decisions_follow_the_threshold(contents, predictions):
 
 def test_the_threshold_is_chosen_on_validation_and_kept_in_the_run(run, evaluation):
     threshold = load_run(run).threshold
-    assert threshold == evaluation.threshold
+    assert threshold == evaluation.decision.threshold
     assert (threshold.split, threshold.tta) == ("val", "flips5")
     assert threshold.num_photographs == 6
 
@@ -131,7 +131,7 @@ def test_a_patient_has_the_worse_eyes_grade_and_score(contents, predictions):
 
 def test_the_calibration_is_kept_in_the_run(run, evaluation, contents, predictions):
     calibration = load_run(run).calibration
-    assert calibration == evaluation.calibration
+    assert calibration == evaluation.decision.calibration
     assert (calibration.method, calibration.split) == ("temperature", "val")
     expected = calibration.apply(predictions["score"].to_numpy())
     assert predictions["probability"].to_numpy() == pytest.approx(expected, abs=1e-6)
@@ -143,7 +143,7 @@ def test_the_calibration_is_kept_in_the_run(run, evaluation, contents, predictio
 def test_the_operating_points_are_chosen_on_validation(evaluation, contents):
     assert [point.rule for point in evaluation.operating_points] == list(RULES)
     chosen = evaluation.operating_points[0]
-    assert chosen.threshold == evaluation.threshold.value
+    assert chosen.threshold == evaluation.decision.threshold.value
     assert chosen.sensitivity == evaluation.metrics["sensitivity"].value
     assert chosen.specificity == evaluation.metrics["specificity"].value
     assert contents["operating_points"][0]["rule"] == "youden"
@@ -348,12 +348,13 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
         keep=True,
     )
     assert kept.replaced == before
-    assert load_run(run).threshold == kept.threshold == found.threshold
+    assert load_run(run).threshold == kept.decision.threshold
+    assert kept.decision.threshold == found.decision.threshold
     assert not any("--keep" in note for note in kept.notes)
     with ShardSet(tmp_path / "other") as other:
         diseased = other.grades[other.find_rows("val")] > 0
     shift = logit(diseased.mean()) - logit(0.3)
-    assert kept.calibration.prior_shift == pytest.approx(shift)
+    assert kept.decision.calibration.prior_shift == pytest.approx(shift)
 
 
 def test_a_run_is_judged_elsewhere_as_it_scores(
@@ -381,7 +382,7 @@ def test_a_run_is_judged_elsewhere_as_it_scores(
     with pytest.raises(DrtfError, match=r"no split 'val'.*evaluate.threshold=stored"):
         judge("chosen")
     found = judge("stored", threshold="stored", tta=own.tta)
-    assert (found.threshold, found.calibration) == (own.threshold, own.calibration)
+    assert found.decision == own.decision
     assert found.operating_points == []
     table = pd.read_csv(tmp_path / "stored" / "predictions.csv")
     decided = (table["score"] >= own.threshold.value).astype(int)

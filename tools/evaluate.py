@@ -89,11 +89,11 @@ def evaluate(
     if evaluation.grade_classes:
         rows = list_classes(evaluation.grade_classes)
         show_table("Decisions by grade", CLASS_COLUMNS, rows)
-    threshold = evaluation.threshold
+    threshold = evaluation.decision.threshold
     click.echo(
         f"Threshold {describe_threshold(threshold)}; {describe_views(evaluation)}."
     )
-    click.echo(f"Calibration: {describe_calibration(evaluation.calibration)}.")
+    click.echo(f"Calibration: {describe_calibration(evaluation.decision.calibration)}.")
     old = evaluation.replaced
     if old and old != threshold:
         click.echo(

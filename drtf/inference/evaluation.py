@@ -34,7 +34,7 @@ from drtf.inference.judgement import (
 from drtf.inference.metrics import compare_roc_auc, measure, measure_grades
 from drtf.inference.report import REPORT_FILES, write_report
 from drtf.inference.thresholds import choose_threshold
-from drtf.models.calibration import Calibration, fit_calibration
+from drtf.models.calibration import fit_calibration
 from drtf.models.network import find_scores
 from drtf.models.prediction import (
     Predict,
@@ -133,10 +133,7 @@ def evaluate(
     text = json.dumps(contents, indent=2, allow_nan=False)
     write_atomic(out / METRICS_FILE, text + "\n")
     if keep:
-        decision = Decision(
-            threshold=evaluation.threshold, calibration=evaluation.calibration
-        )
-        save_decision(run.folder, decision)
+        save_decision(run.folder, evaluation.decision)
     return evaluation
 
 
@@ -157,7 +154,7 @@ def _judge(
     )
     stored = settings.threshold == "stored"
     if stored:
-        threshold, calibration = _find_stored(run, settings.tta)
+        found = _find_stored(run, settings.tta)
         table, points = score(split), []
     else:
         validation_split = run.config.train.validation_split
@@ -170,14 +167,14 @@ def _judge(
         validation = score(validation_split)
         table = validation if split == validation_split else score(split)
         known = validation["label"].to_numpy(), validation["score"].to_numpy()
-        threshold, calibration = _choose(run, *known, settings)
+        found = _choose(run, *known, settings)
         points = [
             _find_operating_point(rule, choose_threshold(*known, rule), table)
             for rule in RULES
         ]
-    value = threshold.value
+    value = found.threshold.value
     table["decision"] = (table["score"] >= value).astype(int)
-    table["probability"] = calibration.apply(table["score"].to_numpy())
+    table["probability"] = found.calibration.apply(table["score"].to_numpy())
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
     labels = LABELS[run.config.train.task]
     grade_classes, grade_matrix = {}, []
@@ -197,8 +194,7 @@ def _judge(
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
-        threshold=threshold,
-        calibration=calibration,
+        decision=found,
         metrics=_measure(table, value, settings),
         patient_metrics=_measure(_find_worse_eyes(table), value, settings),
         classes=describe_classes(truth, decision, labels=labels),
@@ -219,7 +215,7 @@ def _judge(
 
 def _choose(
     run: Run, truth: np.ndarray, scores: np.ndarray, settings: EvaluateConfig
-) -> tuple[Threshold, Calibration]:
+) -> Decision:
     """Choose a threshold and fit a calibration on the validation split."""
     common: dict[str, Any] = {
         "split": run.config.train.validation_split,
@@ -238,10 +234,10 @@ def _choose(
         trained_share=run.info.trained_share,
         **common,
     )
-    return threshold, calibration
+    return Decision(threshold=threshold, calibration=calibration)
 
 
-def _find_stored(run: Run, tta: Tta) -> tuple[Threshold, Calibration]:
+def _find_stored(run: Run, tta: Tta) -> Decision:
     """Return the run's own threshold and calibration, if they are for these views."""
     if run.decision is None:
         raise DrtfError(
@@ -253,7 +249,7 @@ def _find_stored(run: Run, tta: Tta) -> tuple[Threshold, Calibration]:
             f"the threshold of {run.folder} was chosen with views {run.tta!r}, not "
             f"{tta!r}: judge it with --tta {run.tta}"
         )
-    return run.decision.threshold, run.decision.calibration
+    return run.decision
 
 
 def _find_operating_point(
@@ -435,8 +431,7 @@ def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "task": task,
         "positive_from_grade": POSITIVE_FROM[task],
         "tta": evaluation.tta,
-        "threshold": evaluation.threshold.model_dump(mode="json"),
-        "calibration": evaluation.calibration.model_dump(mode="json"),
+        **evaluation.decision.model_dump(mode="json"),
         "notes": evaluation.notes,
         "settings": evaluation.settings,
         "model_sha256": run.info.model_sha256,

@@ -143,7 +143,7 @@ def _plot_figures(
     out: Path, run: Run, table: pd.DataFrame, evaluation: Evaluation
 ) -> None:
     truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
-    threshold = evaluation.threshold.value
+    threshold = evaluation.decision.threshold.value
     others = [point.threshold for point in evaluation.operating_points]
     roc_auc = evaluation.metrics["roc_auc"]
     average_precision = evaluation.metrics["average_precision"]
@@ -234,8 +234,8 @@ def _find_facts(run: Run, evaluation: Evaluation, shards: ShardSet) -> dict[str,
         f"{evaluation.num_patients:,} patients, split {evaluation.split} of "
         f"{manifest.name}",
         "Positive": f"{task}: grade {POSITIVE_FROM[task]} and above",
-        "Threshold": describe_threshold(evaluation.threshold),
-        "Calibration": describe_calibration(evaluation.calibration),
+        "Threshold": describe_threshold(evaluation.decision.threshold),
+        "Calibration": describe_calibration(evaluation.decision.calibration),
         "Views (TTA)": describe_views(evaluation),
     }
     for name, counts in manifest.num_records.items():
