@@ -47,6 +47,21 @@ OnUngradable = Literal["flag", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
 NUM_CLASSES: Mapping[Task, int] = {"binary": 2, "referable": 2, "grades": 5}
 
+# Keras has its ImageNet weights for these.
+IMAGENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+# Settings of `train` that are read where another one says so.
+READ_WITH = {
+    "focal_gamma": ("loss", "focal"),
+    "focal_alpha": ("loss", "focal"),
+    "label_smoothing": ("loss", "crossentropy"),
+    "momentum": ("optimizer", "sgd"),
+    "weight_decay": ("optimizer", "adamw"),
+    "warmup_share": ("schedule", "cosine"),
+    "plateau_monitor": ("schedule", "plateau"),
+    "plateau_factor": ("schedule", "plateau"),
+    "plateau_patience": ("schedule", "plateau"),
+}
+
 Value = TypeVar("Value")
 # One value for all, or one for each class of the task, or each layer of the head.
 OneOrEach = Annotated[
@@ -135,6 +150,12 @@ class SamplingConfig(Section):
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     on_corrupt: OnCorrupt = "error"
 
+    @model_validator(mode="after")
+    def _reads_its_weights(self) -> Self:
+        if self.weights and self.mode != "weights":
+            raise ValueError("weights goes with mode 'weights' alone")
+        return self
+
 
 class AugmentConfig(Section):
     """The bounds of the random changes to training images.
@@ -179,17 +200,23 @@ class ModelConfig(Section):
             value, expected = getattr(self, name), len(self.head_units) + 1
             if isinstance(value, tuple) and len(value) != expected:
                 raise ValueError(
-                    f"a list for model.{name} needs {expected} values, one more than "
-                    f"model.head_units has; got {list(value)}"
+                    f"a list for {name} needs {expected} values, one more than "
+                    f"head_units has; got {list(value)}"
                 )
         if self.name == "eyenet":
             fixed = ModelConfig.model_fields.keys() - {"name", "weights", "input_range"}
             for name in sorted(fixed):
                 if getattr(self, name) != ModelConfig.model_fields[name].default:
                     raise ValueError(
-                        f"model.{name} is of mobilenetv2; the network eyenet is always "
-                        "as it was published"
+                        f"{name} is of mobilenetv2; the network eyenet is always as it "
+                        "was published"
                     )
+        elif self.weights == "imagenet" and self.alpha not in IMAGENET_ALPHAS:
+            raise ValueError(
+                f"Keras has ImageNet weights for alpha of "
+                f"{', '.join(map(str, IMAGENET_ALPHAS))}; got {self.alpha}; weights "
+                "of a file, or none, go with any"
+            )
         return self
 
 
@@ -240,8 +267,10 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.label_smoothing and self.loss != "crossentropy":
-            raise ValueError("label_smoothing goes with loss 'crossentropy' alone")
+        for name, (other, needed) in READ_WITH.items():
+            unlike = getattr(self, name) != TrainConfig.model_fields[name].default
+            if unlike and getattr(self, other) != needed:
+                raise ValueError(f"{name} goes with {other} {needed!r} alone")
         if self.task == "grades" and self.loss != "crossentropy":
             raise ValueError("task 'grades' goes with loss 'crossentropy' alone")
         if "kappa" in (self.monitor, self.plateau_monitor) and self.task != "grades":
@@ -442,7 +471,12 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.lstrip().startswith("["):
+            raise ConfigError(
+                f"--set {override}: not a list as TOML has it, such as [0.1, 0.2]: "
+                f"{error}"
+            ) from error
         value = text
     table = settings.setdefault(section, {})
     if not isinstance(table, dict):
@@ -468,6 +502,8 @@ def _describe(errors: Sequence[Any]) -> str:
     ]
     if not keys:
         return messages[0]
+    if isinstance(error["input"], dict):  # settings that do not go together
+        return f"{dotted}: {messages[0]}"
     wanted = ", or ".join(message[0].lower() + message[1:] for message in messages)
     return f"{dotted}: {wanted}; got {error['input']!r}"
 

@@ -138,6 +138,32 @@ def test_labels_are_smoothed_for_crossentropy_alone():
         load_config("", ["train.loss=focal", smoothed])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.focal_gamma=2", "train: focal_gamma goes with loss 'focal' alone"),
+        ("train.momentum=0.8", "momentum goes with optimizer 'sgd' alone"),
+        ("train.warmup_share=0.1", "warmup_share goes with schedule 'cosine' alone"),
+        ("train.plateau_patience=2", "goes with schedule 'plateau' alone"),
+        ("sampling.weights=[1, 2]", "sampling: weights goes with mode 'weights' alone"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("", [override])
+
+
+def test_keras_has_its_weights_for_some_widths_alone():
+    with pytest.raises(ConfigError, match=r"alpha of 0\.35, .*; got 0\.6; weights of"):
+        load_config("", ["model.alpha=0.6"])
+    assert load_config("", ["model.alpha=0.6", "model.weights=none"]).model.alpha == 0.6
+
+
+def test_a_list_that_is_not_toml_is_told_as_such():
+    with pytest.raises(ConfigError, match=r"zoom=\[0,\.1\]: not a list as TOML has it"):
+        load_config("", ["augment.zoom=[0,.1]"])
+
+
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'mobilenetv2"):
         load_config("mobilenet-96")
@@ -173,8 +199,8 @@ def test_parse_names_the_source():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.dropout=[0.1,0.2]", "a list for model.dropout needs 1 values"),
-        ("model.head_batch_norm=[]", "a list for model.head_batch_norm needs 1 values"),
+        ("model.dropout=[0.1,0.2]", "a list for dropout needs 1 values"),
+        ("model.head_batch_norm=[]", "a list for head_batch_norm needs 1 values"),
         ("train.loss=focal", "task 'grades' goes with loss 'crossentropy' alone"),
         ("train.class_weights=[1,2]", "needs 5 values, one for each class"),
         ("train.class_weights=[0,0,0,0,0]", "class_weights must not all be zero"),
@@ -187,7 +213,7 @@ def test_settings_that_do_not_fit_together_are_refused(override, message):
 
 
 def test_what_eyenet_does_not_have_is_refused():
-    with pytest.raises(ConfigError, match=r"model\.alpha is of mobilenetv2"):
+    with pytest.raises(ConfigError, match=r"model: alpha is of mobilenetv2.*hed$"):
         load_config("eyenet-256", ["model.alpha=0.35"])
 
 
