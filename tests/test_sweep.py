@@ -168,6 +168,21 @@ def test_a_stopped_sweep_says_where_and_how_it_goes_on(
     assert stopped.value.signal == signal.SIGTERM
 
 
+def test_a_split_that_is_not_there_is_told_before_any_training(
+    photographs, config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "train", None)
+    source = Source(photographs / "images", photographs / "labels.csv")
+    with pytest.raises(DrtfError, match="no photographs in split 'vall'; it has"):
+        sweep(
+            [("one", config)],
+            [source],
+            out=tmp_path,
+            num_seeds=1,
+            split="vall",
+        )
+
+
 def test_two_configs_of_one_name_are_refused(photographs, config, tmp_path):
     source = Source(photographs / "images", photographs / "labels.csv")
     with pytest.raises(DrtfError, match="a name of its own; got same, same"):

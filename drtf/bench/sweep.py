@@ -12,6 +12,7 @@ import pandas as pd
 
 from drtf.config import Config, EvaluateConfig
 from drtf.data.build import build_shards
+from drtf.data.pipeline import find_truth
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
@@ -21,6 +22,7 @@ from drtf.inference.evaluation import evaluate, was_judged
 from drtf.inference.intervals import Estimate, format_estimate
 from drtf.inference.metrics import measure_mean_roc_auc
 from drtf.models.run import RunInfo, load_history
+from drtf.records.reader import ShardSet
 from drtf.training.callbacks import find_monitor
 from drtf.training.training import train
 from drtf.workers import run_apart
@@ -107,7 +109,7 @@ def sweep(
     before: dict[str, Config] = {}
     first: Judged | None = None
     for name, config in configs:
-        seeds = [config.train.seed + number for number in range(num_seeds)]
+        seeds = [(config.train.seed + x) % 2**32 for x in range(num_seeds)]
         try:
             infos, validation, judged = _run(name, config, sources, out, seeds, split)
         except StoppedError as error:
@@ -202,6 +204,8 @@ def _run(
     """Train and judge a config with each seed, but for what was done before."""
     shards = out / "sets" / _name_set(config)
     build_shards(sources, shards, config=config)
+    with ShardSet(shards) as shard_set:  # before hours of training
+        find_truth(shard_set, split, config.train.task)
     infos, validation, tables = [], [], []
     for seed in seeds:
         settings = config.train.model_copy(update={"seed": seed})
