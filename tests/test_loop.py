@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +274,58 @@ def test_a_signal_saves_and_stops(
     assert signal.getsignal(number) == before
     train(shards, out=out, config=settings, resume=True)
     assert find_hash(out) == undisturbed
+
+
+def signal_before(place, monkeypatch):
+    """Have a function called with SIGTERM just before it."""
+    work = pkgutil.resolve_name(place)
+
+    def called(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(place, called)
+
+
+def test_a_signal_before_the_first_step_saves_and_stops(
+    shards, settings, undisturbed, tmp_path
+):
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        signal_before("drtf.training.training.build_network", patch)
+        with pytest.raises(StoppedError, match="in epoch 1, after step 0 of 4"):
+            train(shards, out=out, config=settings)
+    train(shards, out=out, config=settings, resume=True)
+    assert find_hash(out) == undisturbed
+
+
+def test_a_signal_after_the_last_step_stops_nothing(
+    shards, settings, undisturbed, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    signal_before("drtf.training.training.plot_history", monkeypatch)
+    train(shards, out=out, config=settings)
+    assert find_hash(out) == undisturbed
+
+
+def test_a_training_gone_on_with_remembers_what_was_damaged(
+    shards, settings, tmp_path, monkeypatch
+):
+    damaged = shutil.copytree(shards, tmp_path / "set")
+    with ShardSet(damaged) as shard_set:
+        record = shard_set.index.iloc[shard_set.find_rows("train")[0]]
+        shard = damaged / shard_set.manifest.shards[record["shard"]].file
+    data = bytearray(shard.read_bytes())
+    data[record["image_offset"]] ^= 1
+    shard.write_bytes(data)
+    sampling = settings.sampling.model_copy(update={"on_corrupt": "skip"})
+    config = change(settings, epochs=1).model_copy(update={"sampling": sampling})
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_history", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(damaged, out=out, config=config)
+    assert train(damaged, out=out, config=config, resume=True).num_damaged == 1
 
 
 def test_an_unfinished_training_is_neither_written_over_nor_mixed(

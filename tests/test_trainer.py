@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from drtf.config import TrainConfig, load_config
-from drtf.data.pipeline import State, train_dataset
+from drtf.config import SamplingConfig, TrainConfig, load_config
+from drtf.data.pipeline import State, count_examples, train_dataset
+from drtf.data.sampling import count_draws
 from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
 from drtf.training.trainer import Trainer, build_optimizer, build_schedule
@@ -224,7 +225,7 @@ from drtf.models.network import build_network
 from drtf.training.trainer import Trainer
 
 config = load_config("eyenet-256", ["images.size=32"])
-strategy = choose_strategy(2)
+strategy = choose_strategy(2, batch_size=2)
 with strategy.scope(), dtype_policy("mixed_float16"):
     network = build_network(config.model, image_size=32, load_weights=False)
     trainer = Trainer(network, config, num_steps=9)
@@ -260,6 +261,23 @@ assert [np.asarray(x).item() for x in found] == [1, 1, 2**14]
 def test_what_one_device_must_skip_all_skip(replica):
     code = TWO_CPUS + ONE_OVERFLOWS
     subprocess.run([sys.executable, "-c", code, replica], check=True)
+
+
+def test_all_that_two_devices_failed_on_is_listed(shards, shard_set, tmp_path):
+    counts = count_examples(shard_set, "train", "binary")
+    num_drawn = sum(count_draws(counts, SamplingConfig()))
+    # One photograph is left over, too few for two devices: it joins the step.
+    batch = f"train.batch_size={num_drawn - 1}"
+    settings = ("model.name=eyenet", "model.weights=none", batch)
+    words = [str(shards), str(tmp_path / "run"), "2", *settings]
+    code = TWO_CPUS + TWO_DEVICES
+    failing = (*words, "train.learning_rate=1e30")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *failing], capture_output=True, text=True
+    )
+    assert "not finite in step" in done.stderr
+    ids = (tmp_path / "run" / "failed_batch.csv").read_text().splitlines()
+    assert len(ids) == 1 + num_drawn
 
 
 @pytest.mark.parametrize(

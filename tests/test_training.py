@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.sources import Source
 from drtf.errors import ConfigError, DrtfError, RecordError
-from drtf.models.device import choose_precision
+from drtf.models.device import choose_precision, find_device
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run
 from drtf.records.manifest import hash_manifest
@@ -207,13 +208,25 @@ def test_a_plan_asks_for_the_devices(shards, config):
         plan_training(shards, config=change(config, num_devices=64))
 
 
+def test_a_batch_with_less_photographs_than_devices_is_refused(
+    shards, config, monkeypatch
+):
+    monkeypatch.setattr(
+        "tensorflow.config.list_logical_devices", lambda kind: [mock.Mock()] * 3
+    )
+    with pytest.raises(DrtfError, match="batch_size=2 leaves some of 3 devices"):
+        plan_training(shards, config=change(config, batch_size=2))
+
+
 def test_what_several_devices_cannot_do_is_refused_before_anything_is_made(
     shards, config, tmp_path, monkeypatch
 ):
     config = change(config, jit_compile=True)
     two = SimpleNamespace(num_replicas_in_sync=2)
     for module in (training, train_plan):
-        monkeypatch.setattr(module, "choose_strategy", lambda num_devices: two)
+        monkeypatch.setattr(
+            module, "choose_strategy", lambda num_devices, batch_size: two
+        )
     with pytest.raises(DrtfError, match="jit_compile=true goes with one device"):
         plan_training(shards, config=config)
     with pytest.raises(DrtfError, match="jit_compile=true goes with one device"):
@@ -287,6 +300,11 @@ def test_a_training_goes_on_in_the_folder_where_it_is_called(
 def test_a_folder_that_is_no_set_is_refused(tmp_path, config):
     with pytest.raises(RecordError, match="not a set of shards"):
         train(tmp_path, out=tmp_path / "run", config=config)
+
+
+def test_a_device_is_known_by_its_cores_too(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    assert re.fullmatch(r".+, 64 cores", find_device())
 
 
 def test_auto_precision_is_float32_without_a_gpu(monkeypatch):

@@ -1,14 +1,19 @@
 """What the device can do: its number formats, and whether XLA compiles for it."""
 
 import os
+import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from drtf.errors import DrtfError
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def choose_precision(requested: str) -> str:
@@ -26,14 +31,15 @@ def choose_precision(requested: str) -> str:
     return "mixed_float16" if min(capabilities) < (8, 0) else "mixed_bfloat16"
 
 
-def choose_strategy(num_devices: int) -> tf.distribute.Strategy:
+def choose_strategy(num_devices: int, *, batch_size: int) -> tf.distribute.Strategy:
     """Return how a step is shared: by mirrored devices, or not for a single one.
 
     Args:
         num_devices: GPUs, or logical CPUs where there is none; 0 is all.
+        batch_size: of a step.
 
     Raises:
-        DrtfError: if there are fewer.
+        DrtfError: if there are fewer devices, or more than photographs in a batch.
     """
     devices = tf.config.list_logical_devices("GPU")
     devices = devices or tf.config.list_logical_devices("CPU")
@@ -43,6 +49,11 @@ def choose_strategy(num_devices: int) -> tf.distribute.Strategy:
             f"{devices[0].device_type}; 0 takes all"
         )
     chosen = devices[: num_devices or None]
+    if batch_size < len(chosen):
+        raise DrtfError(
+            f"train.batch_size={batch_size} leaves some of {len(chosen)} devices "
+            "without a photograph: raise it, or set train.num_devices"
+        )
     if len(chosen) == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([device.name for device in chosen])
@@ -85,6 +96,19 @@ def silence() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(nowhere)
         os.close(stderr)
+
+
+def find_device() -> str:
+    """Name what networks run on: a GPU, or CPUs and how many.
+
+    Another number of cores adds up in another order, and so rounds otherwise.
+    """
+    gpus = find_gpus()
+    if gpus:
+        return gpus[0][0]
+    found = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
+    name = found[1] if found else platform.machine()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def find_gpus() -> list[tuple[str, tuple[int, int]]]:

@@ -28,7 +28,7 @@ from drtf.config import (
 from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
 from drtf.models.calibration import Calibration
-from drtf.models.device import find_gpus
+from drtf.models.device import find_device
 from drtf.models.network import FIRST_POSITIVE, LOGITS, find_members
 
 RUN_FORMAT_VERSION = 3
@@ -216,7 +216,8 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         if begun.get(name) != value:
             raise RunError(
                 f"{folder} was begun with {name}={begun.get(name)!r}, and this is "
-                f"{value!r}: go on as it was begun, or train into another folder"
+                f"{value!r}: go on as it was begun, train into another folder, or "
+                "remove this one"
             )
 
 
@@ -289,9 +290,8 @@ def load_info(folder: Path) -> RunInfo:
 
 def find_versions() -> dict[str, str]:
     """Return the versions that shape a trained model, and the device."""
-    gpus = find_gpus()
     return {
-        "device": gpus[0][0] if gpus else "CPU",
+        "device": find_device(),
         "drtf": __version__,
         "keras": keras.__version__,
         "python": platform.python_version(),

@@ -78,6 +78,7 @@ class Training:
         out: the run folder.
         steps: of an epoch.
         num_drawn: photographs of an epoch.
+        damaged: the rows skipped so far, and what is wrong with each.
     """
 
     trainer: Trainer
@@ -90,10 +91,21 @@ class Training:
     out: Path
     steps: int
     num_drawn: int
+    damaged: dict[int, str]
 
 
-def run_epochs(training: Training, *, checkpoint: Checkpoint | None = None) -> Course:
+def run_epochs(
+    training: Training,
+    *,
+    checkpoint: Checkpoint | None = None,
+    caught: Sequence[signal.Signals] = (),
+) -> Course:
     """Train to the end, from the beginning or from a checkpoint.
+
+    Args:
+        training: all its parts.
+        checkpoint: to go on from.
+        caught: from `catch_signals`; at the first one the training stops.
 
     Raises:
         StoppedError: if Ctrl-C or SIGTERM stopped it; all is saved then.
@@ -114,18 +126,17 @@ def run_epochs(training: Training, *, checkpoint: Checkpoint | None = None) -> C
     if checkpoint:
         course = restore(training, checkpoint)
     batches = training.load_batches(course.state)
-    with catch_signals() as caught:
-        while course.state.epoch < epochs and not course.stopped:
-            trainer.begin_epoch(course.state.epoch)
-            # Traced here, so that the first step is timed like the others.
-            trainer.run_steps.get_concrete_function(batches, NUM_STEPS)
-            title = f"Epoch {course.state.epoch + 1}/{epochs}"
-            with progress(title, training.steps, done=course.state.step) as advance:
-                callbacks.on_epoch_begin(course.state.epoch)
-                _run_steps(training, course, batches, caught, advance)
-                _end_epoch(training, course, callbacks, caught)
-                advance(_describe(training, course), 0)
-            _stop_if(caught, training, course)
+    while course.state.epoch < epochs and not course.stopped:
+        _stop_if(caught, training, course)
+        trainer.begin_epoch(course.state.epoch)
+        # Traced here, so that the first step is timed like the others.
+        trainer.run_steps.get_concrete_function(batches, NUM_STEPS)
+        title = f"Epoch {course.state.epoch + 1}/{epochs}"
+        with progress(title, training.steps, done=course.state.step) as advance:
+            callbacks.on_epoch_begin(course.state.epoch)
+            _run_steps(training, course, batches, caught, advance)
+            _end_epoch(training, course, callbacks, caught)
+            advance(_describe(training, course), 0)
     callbacks.on_train_end()
     return course
 
@@ -258,6 +269,7 @@ def capture(training: Training, course: Course) -> Path:
         "course": asdict(course),
         "callbacks": [_get_state(callback) for callback in training.callbacks],
         "variables": [[str(x.dtype), list(x.shape)] for x in variables],
+        "damaged": dict(training.damaged),
     }
     num_steps = course.state.epoch * training.steps + course.state.step
     checkpoint = Checkpoint(
@@ -309,6 +321,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> Course:
     for callback, state in zip(training.callbacks, facts["callbacks"], strict=True):
         for name, value in state.items():
             setattr(callback, name, value)
+    training.damaged.update({int(row): x for row, x in facts["damaged"].items()})
     # What a kill left there may be of a later epoch, or cut off.
     if checkpoint.model:
         write_atomic(training.out / MODEL_FILE, checkpoint.model)

@@ -121,7 +121,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
             weights that don't fit or can't be loaded, devices that are not there.
     """
     settings = config.train
-    strategy = choose_strategy(settings.num_devices)
+    strategy = choose_strategy(settings.num_devices, batch_size=settings.batch_size)
     num_devices = strategy.num_replicas_in_sync
     choose_compiler(settings.jit_compile, num_devices=num_devices)
     with ShardSet(shards) as shard_set:
@@ -137,6 +137,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
             task=settings.task,
             sampling=config.sampling,
             batch_size=settings.batch_size,
+            num_parts=num_devices,
         )
     num_drawn = count_draws(counts["train"], config.sampling)
     precision = choose_precision(settings.precision)

@@ -1,5 +1,6 @@
 """Training: a set of shards in, a run folder out."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -48,7 +49,7 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardSet
 from drtf.training.callbacks import BestModel, build_callbacks, find_monitor
 from drtf.training.checkpoint import find_checkpoints, load_newest
-from drtf.training.loop import Training, run_epochs
+from drtf.training.loop import Training, catch_signals, run_epochs
 from drtf.training.train_plan import adopt_settings, find_trained_share
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
@@ -89,7 +90,9 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
     with ShardSet(shards) as shard_set:
         config = adopt_settings(config, shard_set)
         precision = choose_precision(config.train.precision)
-        strategy = choose_strategy(config.train.num_devices)
+        strategy = choose_strategy(
+            config.train.num_devices, batch_size=config.train.batch_size
+        )
         num_devices = strategy.num_replicas_in_sync
         # What it refuses is refused before anything is made.
         choose_compiler(config.train.jit_compile, num_devices=num_devices)
@@ -106,8 +109,13 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, since a training that can't begin leaves no folder.
         lock = out.with_name(f".{out.name}.lock")
-        with lock_alone(lock), strategy.scope(), record_errors():
-            return _train(shard_set, out, config, identity, trained_share)
+        with (
+            lock_alone(lock),
+            strategy.scope(),
+            record_errors(),
+            catch_signals() as caught,
+        ):
+            return _train(shard_set, out, config, identity, trained_share, caught)
 
 
 def _train(
@@ -116,6 +124,7 @@ def _train(
     config: Config,
     identity: dict[str, Any],
     trained_share: float,
+    caught: Sequence[signal.Signals],
 ) -> RunInfo:
     checkpoint = load_newest(out)
     keras.utils.set_random_seed(config.train.seed)
@@ -135,7 +144,7 @@ def _train(
         save_config(out, config)
         try:
             training = prepare_training(network, shards, config=config, out=out)
-            course = run_epochs(training, checkpoint=checkpoint)
+            course = run_epochs(training, checkpoint=checkpoint, caught=caught)
         except tf.errors.ResourceExhaustedError as error:
             raise _explain_exhaustion(error, out, config.train) from error
     plot_history(out / HISTORY_FIGURE, course.history)
@@ -220,26 +229,26 @@ def prepare_training(
     strategy = tf.distribute.get_strategy()
     num_devices = strategy.num_replicas_in_sync
 
+    def load_parts(state: State) -> tf.data.Dataset:
+        return train_dataset(
+            shards,
+            epochs=settings.epochs,
+            state=state,
+            parts=range(num_devices),
+            num_parts=num_devices,
+            **common,
+        )
+
     def load_batches(state: State) -> Iterator[Batch]:
         return iter(
             strategy.distribute_datasets_from_function(
-                lambda context: train_dataset(
-                    shards,
-                    epochs=settings.epochs,
-                    state=state,
-                    parts=range(num_devices),
-                    num_parts=num_devices,
-                    **common,
-                )
+                lambda context: load_parts(state)
             )
         )
 
-    def load_batch(state: State) -> Batch:
-        dataset = train_dataset(shards, epochs=state.epoch + 1, state=state, **common)
-        return next(iter(dataset))
-
     def find_ids(state: State) -> Sequence[str]:
-        rows = load_batch(state)["row"].numpy()
+        parts = load_parts(state).take(num_devices)
+        rows = np.concatenate([part["row"].numpy() for part in parts])
         return shards.index["id"].to_numpy()[rows].tolist()
 
     def save_float32() -> None:
@@ -278,7 +287,7 @@ def prepare_training(
             keeper=keeper,
             validation=validation,
             trainer=trainer,
-            load_batch=lambda: load_batch(State(settings.seed)),
+            load_batch=lambda: next(iter(load_parts(State(settings.seed)))),
             logs=out / LOGS,
         ),
         keeper=keeper,
@@ -288,6 +297,7 @@ def prepare_training(
         out=out,
         steps=steps,
         num_drawn=sum(count_draws(counts, config.sampling)),
+        damaged=shards.damaged,
     )
 
 
