@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
+from drtf.inference import export as module
 from drtf.inference.export import export
 from drtf.models.network import find_scores
 from drtf.models.run import load_run
@@ -58,12 +60,31 @@ def test_what_is_exported_says_what_keras_says(
     images = read_batch(shard_set, shard_set.find_rows("test"))
     expected = find_scores(run.network(images / np.float32(255)).numpy())
     call = run_saved if target == "savedmodel" else run_lite
-    assert call(out, images) == pytest.approx(expected, abs=tolerance)
+    scores = call(out, images)
+    assert scores == pytest.approx(expected, abs=tolerance)
+    otherwise = ((scores >= 0.5) != (expected >= 0.5)).sum()
+    assert facts["num_decided_otherwise"] == found.num_decided_otherwise == otherwise
     # Of another size it is resized inside.
     large = np.stack([cv2.resize(x, (64, 64)) for x in images[:1]])
     assert call(out, large) == pytest.approx(expected[:1], abs=0.2)
     with pytest.raises(DrtfError, match="exists already"):
         export(run_folder, shards, out=out, target=target)
+
+
+def test_decisions_that_change_are_counted_by_the_runs_threshold(
+    run_folder, shards, shard_set, tmp_path, decide, monkeypatch
+):
+    run_copy = shutil.copytree(run_folder, tmp_path / "run")
+    monkeypatch.setattr(
+        module, "_load_saved_model", lambda folder: lambda x: np.zeros(len(x))
+    )
+    run = load_run(run_copy)
+    images = read_batch(shard_set, shard_set.find_rows("test"))
+    scores = find_scores(run.network(images / np.float32(255)).numpy())
+    decide(run_copy, float(np.sort(scores)[-3:].mean()))
+    expected = (scores >= load_run(run_copy).cutoff).sum()
+    found = export(run_copy, shards, out=tmp_path / "model", target="savedmodel")
+    assert found.num_decided_otherwise == expected > 0
 
 
 def test_int8_is_smaller(run_folder, shards, tmp_path):

@@ -44,6 +44,7 @@ class Exported:
         size_bytes: of it.
         num_photographs: of the split that both were tried on, one at a time.
         max_difference: the largest between both scores of one photograph.
+        num_decided_otherwise: photographs on the other side of the run's threshold.
         roc_auc: of the exported network.
         keras_roc_auc: of Keras's.
         images_per_second: of the exported network.
@@ -54,6 +55,7 @@ class Exported:
     size_bytes: int
     num_photographs: int
     max_difference: float
+    num_decided_otherwise: int
     roc_auc: float
     keras_roc_auc: float
     images_per_second: float
@@ -108,6 +110,7 @@ def export(
             size_bytes=sum(path.stat().st_size for path in files if path.is_file()),
             num_photographs=len(rows),
             max_difference=float(np.abs(scores[0] - scores[1]).max()),
+            num_decided_otherwise=int(np.logical_xor(*(scores >= run.cutoff)).sum()),
             roc_auc=float(roc_auc_score(truth, scores[1])),
             keras_roc_auc=float(roc_auc_score(truth, scores[0])),
             images_per_second=len(rows) / seconds[1],
