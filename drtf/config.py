@@ -376,7 +376,12 @@ def find_presets() -> list[str]:
     return sorted(file.name[:-5] for file in files if file.name.endswith(".toml"))
 
 
-def load_config(source: str = "", overrides: Iterable[str] = ()) -> Config:
+def load_config(
+    source: str = "",
+    overrides: Iterable[str] = (),
+    *,
+    sections: Iterable[str] = tuple(Config.model_fields),
+) -> Config:
     """Load the defaults, overridden by a preset or TOML file, then by `key=value`.
 
     A file with `extends = SOURCE` above its sections overrides that source.
@@ -385,13 +390,20 @@ def load_config(source: str = "", overrides: Iterable[str] = ()) -> Config:
         source: a preset's name, the path of a TOML file, or empty.
         overrides: dotted keys with values in TOML, such as `images.size=224`; a
             value that isn't TOML is taken as a string.
+        sections: that the caller reads, so that others are not overridden for nothing.
 
     Raises:
-        ConfigError: for an unknown preset, a file that isn't TOML, an unknown key
-            or a value that doesn't fit.
+        ConfigError: for an unknown preset, a file that isn't TOML, an unknown key, a
+            value that doesn't fit, or an override that nothing would read.
     """
     settings, where = _load_source(source) if source else ({}, "defaults")
     for override in overrides:
+        section = override.partition(".")[0].strip()
+        if section in Config.model_fields.keys() - set(sections):
+            raise ConfigError(
+                f"--set {override} would change nothing: of the settings this command "
+                f"reads the sections {', '.join(sections)}"
+            )
         _apply_override(settings, override)
         where = f"{where} with --set {override}"
     return parse_config(settings, where=where)

@@ -21,9 +21,10 @@ from drtf.records.reader import ShardSet
 from drtf.tools.main import drtf, main
 
 README = Path(__file__).parents[1] / "README.md"
-SMALL = ("images.size=32", "build.num_workers=1", "score.num_workers=1")
+SMALL = ("images.size=32", "build.num_workers=1")
 QUICK = (
     *SMALL,
+    "score.num_workers=1",
     "model.name=eyenet",
     "model.weights=none",
     "train.epochs=1",
@@ -91,7 +92,9 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
     assert {words[0] for words in commands} == set(drtf.commands)
     for words in commands:
         extra: list[str] = []
-        if words[0] in ("build-shards", "train", "evaluate", "score", "gradcam"):
+        if words[0] == "build-shards":
+            extra = sets(*SMALL)
+        elif words[0] == "train":
             extra = sets(*QUICK)
         elif words[0] == "sweep":
             extra = ["--seeds", "1", *sets(*QUICK)]
@@ -117,6 +120,29 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
         assert cv2.imread(f"heatmaps/{name}.png") is not None
     assert Path("mine.tflite").read_bytes()[4:8] == b"TFL3"
     assert "roc_auc" in json.loads(Path("demo/evaluation/metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (("score", "--images", "x", "--out", "x.csv"), "evaluate.threshold=0.3"),
+        (("evaluate", "--shards", "x"), "train.seed=1"),
+        (("gradcam", "--images", "x", "--out", "x"), "images.size=64"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(
+    run, run_folder, words, setting
+):
+    command, *options = words
+    code, _, err = run(command, run_folder, *options, "--set", setting)
+    assert code == 1
+    assert f"--set {setting} would change nothing: of the settings this command" in err
+
+
+def test_a_run_alone_is_not_compared(run, run_folder):
+    code, _, err = run("compare", run_folder)
+    assert code == 2
+    assert "two runs or more" in err
 
 
 def test_a_dry_run_tells_the_plan_and_makes_nothing(run, shards, tmp_path):

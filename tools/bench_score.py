@@ -47,7 +47,9 @@ def score(
     found = bench_score(
         run,
         images,
-        config=load_config(config_source or find_config(run), overrides),
+        config=load_config(
+            config_source or find_config(run), overrides, sections=("score",)
+        ),
         num_photographs=num_photographs,
         num_repeats=repeats,
     )

@@ -37,6 +37,8 @@ def compare(
     by bootstrap over patients, the same ones for both runs. A second table has the runs
     side by side as each was evaluated, with its own views and threshold.
     """
+    if len(runs) < 2:
+        raise click.UsageError("two runs or more are compared; got one")
     from drtf.inference.comparison import METRICS
     from drtf.inference.comparison import compare as run_comparison
     from drtf.inference.intervals import format_estimate

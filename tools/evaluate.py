@@ -75,7 +75,11 @@ def evaluate(
         shards,
         split=split,
         out=out,
-        config=load_config(config_source or find_config(run), overrides),
+        config=load_config(
+            config_source or find_config(run),
+            overrides,
+            sections=("evaluate", "gradcam"),
+        ),
         overwrite=overwrite,
         keep=keep,
     )

@@ -50,7 +50,9 @@ def gradcam(
     report = run_gradcam(
         run,
         out=out,
-        config=load_config(config_source or find_config(run), overrides),
+        config=load_config(
+            config_source or find_config(run), overrides, sections=("gradcam", "score")
+        ),
         shards=shards,
         split=split,
         images=images,

@@ -102,7 +102,9 @@ def score(
         run,
         images,
         out=out,
-        config=load_config(config_source or find_config(run), overrides),
+        config=load_config(
+            config_source or find_config(run), overrides, sections=("score",)
+        ),
         overwrite=overwrite,
         part=part,
         merge=merge or 0,
