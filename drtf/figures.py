@@ -220,7 +220,8 @@ def plot_grid(
             )
     if colormap:
         bar = ScalarMappable(cmap=colormap)
-        figure.colorbar(bar, ax=grid, fraction=0.03, pad=0.01, shrink=0.6)
+        label = "heat, as a share of the map's own highest"
+        figure.colorbar(bar, ax=grid, fraction=0.03, pad=0.01, shrink=0.6, label=label)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(path, dpi=DPI)

@@ -19,7 +19,8 @@ document.getElementById("f").onload = function () {{
   const page = this.contentDocument, tables = [...page.querySelectorAll("table")];
   document.title = JSON.stringify({{
     wide: page.documentElement.scrollWidth,
-    images: [...page.images].map(x => x.naturalWidth > 0 && x.width <= {width}),
+    images: [...page.images].map(x => x.naturalWidth > 0
+                            && (x.width <= {width} || !!x.closest(".scroll"))),
     cut: tables.filter(x => x.getBoundingClientRect().right > {width}
                             && !x.closest(".scroll")).length,
     headings: [...page.querySelectorAll("h1, h2")].map(x => x.textContent),

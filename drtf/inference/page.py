@@ -23,12 +23,20 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .note { background: #fff4d6; border-left: 4px solid #d55e00; padding: .5rem 1rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .figures img { max-width: min(100%, 29.5rem); }
+.wide img { min-width: min(100%, 44rem); }
 img { max-width: 100%; height: auto; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
+@media screen and (max-width: 40rem) {
+  body { padding: 0 .6rem; } table { font-size: .8rem; }
+  th, td { padding-right: .6rem; }
+  .wide img { min-width: 44rem; max-width: none; }
+}
 @media print {
   body { margin: 0; max-width: none; font-size: 11pt; }
   img, tr { break-inside: avoid; } h2 { break-after: avoid; }
-  .scroll { overflow: visible; }
+  .scroll { overflow: visible; } .figures img { max-width: 48%; }
+  .lead { break-after: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; }
 }
 """
 
@@ -60,9 +68,9 @@ def format_notes(notes: Iterable[str]) -> str:
 
 
 def format_text(heading: str, *paragraphs: str) -> str:
-    """Show paragraphs under a heading."""
+    """Show paragraphs under a heading, on one sheet with what follows."""
     return _head(heading) + "".join(
-        f"<p>{html.escape(text)}</p>" for text in paragraphs
+        f'<p class="lead">{html.escape(text)}</p>' for text in paragraphs
     )
 
 
@@ -77,7 +85,8 @@ def format_table(
         + "</tr>"
         for name, *cells in rows
     )
-    table = f"<table><tr>{head}</tr>{body}</table>"
+    # A table over several sheets has its head on each.
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'{_head(heading)}<div class="scroll">{table}</div>'
 
 
@@ -101,7 +110,8 @@ def format_details(heading: str, text: str) -> str:
 def format_figures(heading: str, paths: Iterable[Path], *, wide: bool = False) -> str:
     """Embed PNGs, side by side where there is room unless they are wide."""
     images = "".join(map(_embed, paths))
-    return _head(heading) + (images if wide else f'<div class="figures">{images}</div>')
+    kind = "scroll wide" if wide else "figures"
+    return f'{_head(heading)}<div class="{kind}">{images}</div>'
 
 
 def _head(heading: str) -> str:

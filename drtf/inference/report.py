@@ -86,6 +86,7 @@ def write_report(
     sections = [
         page.format_notes(evaluation.notes),
         page.format_headline(_find_headline(evaluation)),
+        page.format_text("", _describe_decision(run, evaluation)),
         page.format_figures("", [out / name for name in FIGURES]),
         page.format_table("Metrics", METRIC_COLUMNS, list_rows(evaluation)),
         page.format_text("", INTERVALS),
@@ -137,6 +138,17 @@ def _find_headline(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         estimate = evaluation.metrics[name]
         found.append((title, format_value(estimate.value), format_interval(estimate)))
     return found
+
+
+def _describe_decision(run: Run, evaluation: Evaluation) -> str:
+    """Tell of what, and of how many, the headline's figures are."""
+    num_healthy, num_diseased = map(sum, evaluation.confusion_matrix)
+    return (
+        f"Of {num_diseased:,} photographs of grade "
+        f"{POSITIVE_FROM[run.config.train.task]} and above, which are to be found, and "
+        f"{num_healthy:,} others, by scores of "
+        f"{describe_threshold(evaluation.decision.threshold)} and above."
+    )
 
 
 def _plot_figures(
