@@ -14,7 +14,7 @@ from drtf.config import Config, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.models.calibration import Calibration
-from drtf.models.run import Decision, Threshold, save_decision
+from drtf.models.run import Decision, Threshold, load_info, save_decision
 from drtf.records.reader import ShardSet
 
 SETTINGS = (
@@ -68,6 +68,7 @@ def decide() -> Callable[..., Decision]:
         decision = Decision(
             threshold=Threshold(value=value, rule="youden", **common),
             calibration=Calibration(method="temperature", prior_shift=0.0, **common),
+            model_sha256=load_info(run_folder).model_sha256,
         )
         save_decision(run_folder, decision)
         return decision

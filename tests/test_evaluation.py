@@ -129,6 +129,28 @@ def test_a_patient_has_the_worse_eyes_grade_and_score(contents, predictions):
     assert contents["per_patient"]["roc_auc"]["value"] == pytest.approx(expected)
 
 
+def test_a_reader_is_told_what_the_figures_rest_on(run, evaluation):
+    assert any("chosen by 6 photographs, and" in note for note in evaluation.notes)
+    assert not any("patient of its own" in note for note in evaluation.notes)
+    text = (run / "test" / REPORT_FILE).read_text()
+    num_diseased = sum(evaluation.confusion_matrix[1])
+    assert f"Of {num_diseased} photographs of grade 1 and above" in text
+
+
+def test_patients_that_are_not_known_are_told(photographs, run, config, tmp_path):
+    labels = config.labels.model_copy(update={"patient_pattern": "(.+)"})
+    config = config.model_copy(update={"labels": labels})
+    build_shards(
+        [Source(photographs / "images", photographs / "labels.csv")],
+        out=tmp_path / "set",
+        config=config,
+    )
+    found = evaluate(
+        run, tmp_path / "set", split="test", out=tmp_path / "e", config=config
+    )
+    assert any("counts as a patient of its own" in note for note in found.notes)
+
+
 def test_the_calibration_is_kept_in_the_run(run, evaluation, contents, predictions):
     calibration = load_run(run).calibration
     assert calibration == evaluation.decision.calibration
@@ -158,6 +180,7 @@ def test_what_the_views_gain_is_told(run, shards, config, tmp_path):
     info = json.loads((run / "run.json").read_text())
     info["model_sha256"] = hash_file(run / "model.keras")
     (run / "run.json").write_text(json.dumps(info))
+    (run / "decision.json").unlink()
     found = {}
     for tta in ("none", "flips5"):
         settings = config.evaluate.model_copy(update={"tta": tta})

@@ -16,6 +16,7 @@ from drtf.models.run import (
     find_config,
     load_history,
     load_run,
+    save_decision,
 )
 
 
@@ -176,7 +177,14 @@ def test_a_damaged_part_is_named(copy, name, text):
 def test_a_newer_run_is_refused_by_its_version(copy):
     info = json.loads((copy / INFO_FILE).read_text()) | {"format_version": 9}
     (copy / INFO_FILE).write_text(json.dumps(info))
-    with pytest.raises(RunError, match="run format version 9, this drtf reads 3"):
+    with pytest.raises(RunError, match="run format version 9, this drtf reads 4"):
+        load_run(copy)
+
+
+def test_a_decision_of_another_model_is_refused(copy, decide):
+    decision = decide(copy, 0.25)
+    save_decision(copy, decision.model_copy(update={"model_sha256": "0" * 64}))
+    with pytest.raises(RunError, match=r"decision\.json is of another model: remove"):
         load_run(copy)
 
 

@@ -331,6 +331,11 @@ def test_parts_are_merged_and_nothing_may_be_missing(
     report = score(run_folder, images, part=(2, 3), **call)
     assert report.table == tmp_path / "scores-00002-of-00003.csv"
     assert report.num_scored == 16
+    source = aside.with_suffix(".source")
+    source.write_text(str(images))
+    with pytest.raises(DrtfError, match="rows of a scoring without --shard that was"):
+        score(run_folder, images, merge=3, **call)
+    source.unlink()  # as where it is a merge that was killed
     assert score(run_folder, images, merge=3, **call).num_scored == 48
     assert out.read_bytes() == whole
     lines = report.table.read_bytes().splitlines(keepends=True)
@@ -427,17 +432,18 @@ def test_a_run_of_grades_tells_the_grade(shards, photographs, config, tmp_path):
 def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
-    for number, name in enumerate(("=1+1.png", "@a.png", "b\nc.png")):
+    for number, name in enumerate(("=1+1.png", "@a.png", "b\nc.png", "b\\nc.png")):
         (images / name).write_bytes(encode(draw_fundus(seed=number)))
     out = tmp_path / "scores.csv"
-    assert score(run_folder, images, out=out, config=config).num_scored == 3
-    assert len(out.read_bytes().splitlines()) == 4
+    assert score(run_folder, images, out=out, config=config).num_scored == 4
+    assert len(out.read_bytes().splitlines()) == 5
     rows = read(out)
-    assert [row["id"] for row in rows] == ["'=1+1", "'@a", "b\\nc"]
+    assert [row["id"] for row in rows] == ["'=1+1", "'@a", "b\\nc", r"b\\nc"]
     assert rows[2]["path"] == "b\\nc.png"
     out = tmp_path / "scores.parquet"
     score(run_folder, images, out=out, config=config)
-    assert pd.read_parquet(out)["id"].tolist() == ["=1+1", "@a", "b\\nc"]
+    ids = pd.read_parquet(out)["id"].tolist()
+    assert ids == ["=1+1", "@a", "b\\nc", r"b\\nc"]
 
 
 def test_several_views_tell_their_spread(

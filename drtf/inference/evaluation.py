@@ -57,6 +57,8 @@ from drtf.records.reader import ShardSet
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
+# With fewer of a class a step of sensitivity or specificity is wider than 0.05.
+MIN_TO_CHOOSE_BY = 20
 # Thresholds that a reader may ask for, beside the one chosen.
 RULES = (
     "youden",
@@ -109,6 +111,7 @@ def evaluate(
     keep = keep or trained_on
     with ShardSet(shards) as shard_set:
         check_preprocessing(run, shard_set)
+        find_truth(shard_set, split, run.config.train.task)  # before all the work
         evaluation, table = _judge(
             run, shard_set, split, config.evaluate, trained_on=trained_on, keep=keep
         )
@@ -153,6 +156,7 @@ def _judge(
         _score, run, shards, predict=predict, batch_size=batch_size
     )
     stored = settings.threshold == "stored"
+    notes = _find_notes(run, split, trained_on=trained_on, keep=keep or stored)
     if stored:
         found = _find_stored(run, settings.tta)
         table, points = score(split), []
@@ -168,6 +172,7 @@ def _judge(
         table = validation if split == validation_split else score(split)
         known = validation["label"].to_numpy(), validation["score"].to_numpy()
         found = _choose(run, *known, settings)
+        notes += _find_doubts(known[0])
         points = [
             _find_operating_point(rule, choose_threshold(*known, rule), table)
             for rule in RULES
@@ -175,6 +180,13 @@ def _judge(
     value = found.threshold.value
     table["decision"] = (table["score"] >= value).astype(int)
     table["probability"] = found.calibration.apply(table["score"].to_numpy())
+    num_patients = table["patient"].nunique()
+    if num_patients == len(table):
+        notes.append(
+            "Each photograph counts as a patient of its own: where that is for want of "
+            "knowing, two eyes of one may be in two splits, and intervals are too "
+            "narrow."
+        )
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
     labels = LABELS[run.config.train.task]
     grade_classes, grade_matrix = {}, []
@@ -205,8 +217,8 @@ def _judge(
         grade_classes=grade_classes,
         grade_confusion_matrix=grade_matrix,
         num_photographs=len(table),
-        num_patients=table["patient"].nunique(),
-        notes=_find_notes(run, split, trained_on=trained_on, keep=keep or stored),
+        num_patients=num_patients,
+        notes=notes,
         replaced=run.threshold if keep else None,
         settings=settings.model_dump(mode="json"),
     )
@@ -234,7 +246,11 @@ def _choose(
         trained_share=run.info.trained_share,
         **common,
     )
-    return Decision(threshold=threshold, calibration=calibration)
+    return Decision(
+        threshold=threshold,
+        calibration=calibration,
+        model_sha256=run.info.model_sha256,
+    )
 
 
 def _find_stored(run: Run, tta: Tta) -> Decision:
@@ -412,6 +428,17 @@ def _find_notes(run: Run, split: str, *, trained_on: bool, keep: bool) -> list[s
     return notes
 
 
+def _find_doubts(truth: np.ndarray) -> list[str]:
+    """Warn of a validation split too small to choose by."""
+    fewest = int(min(truth.sum(), (1 - truth).sum()))
+    if fewest >= MIN_TO_CHOOSE_BY:
+        return []
+    return [
+        f"Threshold and calibration were chosen by {len(truth):,} photographs, and "
+        f"{fewest:,} of them are of the rarer class: others would choose otherwise."
+    ]
+
+
 def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """Return the contents of metrics.json."""
     task, gain = run.config.train.task, evaluation.views_gain
@@ -434,7 +461,6 @@ def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         **evaluation.decision.model_dump(mode="json"),
         "notes": evaluation.notes,
         "settings": evaluation.settings,
-        "model_sha256": run.info.model_sha256,
     }
     return _clean(contents)
 

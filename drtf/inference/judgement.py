@@ -153,5 +153,5 @@ def describe_views(evaluation: Evaluation) -> str:
         return "one view of each photograph"
     return (
         f"{evaluation.tta} gains {format_estimate(gain, sign='+')} ROC AUC over one "
-        f"view, and takes {evaluation.views_cost:.1f} times as long"
+        f"view, and takes about {evaluation.views_cost:.1f} times as long"
     )

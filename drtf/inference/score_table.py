@@ -244,4 +244,6 @@ def write_kaggle(table: Path, out: Path) -> None:
 
 
 def _escape(cell: str) -> str:
-    return neutralize(cell.replace("\r", "\\r").replace("\n", "\\n"))
+    for raw, written in (("\\", r"\\"), ("\r", r"\r"), ("\n", r"\n")):
+        cell = cell.replace(raw, written)
+    return neutralize(cell)

@@ -57,8 +57,6 @@ from drtf.progress import progress
 from drtf.storage import is_remote
 from drtf.workers import count_workers, map_in_order
 
-DEFAULT_THRESHOLD = 0.5
-
 
 class Prepared(NamedTuple):
     """A photograph as the network takes it, or why there is none.
@@ -162,6 +160,11 @@ def score(
     with lock_alone(aside):
         check_absent(target, overwrite=overwrite)  # another process may have ended
         if merge:
+            if _find_source(aside).exists() and not overwrite:
+                raise DrtfError(
+                    f"{aside} holds rows of a scoring without --shard that was "
+                    "stopped: go on with that one, or give --overwrite to drop it"
+                )
             counts = merge_parts(out, photographs.paths, merge, stamp, aside)
         else:
             paths = list(slice_part(photographs.paths, *part))
@@ -182,7 +185,7 @@ def score(
         num_failed=counts.num_failed,
         num_flagged=counts.num_flagged,
         num_positive=counts.num_positive,
-        threshold=_find_threshold(run),
+        threshold=run.cutoff,
         threshold_chosen=run.threshold is not None,
     )
 
@@ -274,7 +277,7 @@ def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, 
     if scored is None:
         return cells
     cells["score"] = f"{scored.score:.6f}"
-    cells["decision"] = str(int(scored.score >= _find_threshold(run)))
+    cells["decision"] = str(int(scored.score >= run.cutoff))
     if run.tta != "none":
         cells["spread"] = f"{scored.spread:.6f}"
     if run.calibration:
@@ -283,10 +286,6 @@ def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, 
     if scored.grade is not None:
         cells["grade"] = str(scored.grade)
     return cells
-
-
-def _find_threshold(run: Run) -> float:
-    return run.threshold.value if run.threshold else DEFAULT_THRESHOLD
 
 
 def score_photographs(

@@ -31,7 +31,7 @@ from drtf.models.calibration import Calibration
 from drtf.models.device import find_device
 from drtf.models.network import FIRST_POSITIVE, LOGITS, find_members
 
-RUN_FORMAT_VERSION = 3
+RUN_FORMAT_VERSION = 4
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
@@ -130,12 +130,14 @@ class Decision(BaseModel):
     Attributes:
         threshold: from which score on a photograph is positive.
         calibration: how scores become probabilities.
+        model_sha256: of the model whose scores these are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: Threshold
     calibration: Calibration
+    model_sha256: str
 
     @model_validator(mode="after")
     def _is_of_the_same_views(self) -> Self:
@@ -166,6 +168,11 @@ class Run:
     def threshold(self) -> Threshold | None:
         """The decision's."""
         return self.decision.threshold if self.decision else None
+
+    @property
+    def cutoff(self) -> float:
+        """The score from which a photograph is positive; 0.5 until one is chosen."""
+        return self.threshold.value if self.threshold else 0.5
 
     @property
     def calibration(self) -> Calibration | None:
@@ -335,6 +342,11 @@ def load_run(folder: Path) -> Run:
     decision = None
     if (folder / DECISION_FILE).exists():
         decision = _load_json(folder, DECISION_FILE, Decision)
+        if decision.model_sha256 != info.model_sha256:
+            raise RunError(
+                f"{folder / DECISION_FILE} is of another model: remove it, and have "
+                "drtf evaluate choose threshold and views anew"
+            )
     return Run(folder, config, info, network, decision)
 
 
