@@ -401,8 +401,8 @@ def load_config(
         section = override.partition(".")[0].strip()
         if section in Config.model_fields.keys() - set(sections):
             raise ConfigError(
-                f"--set {override} would change nothing: of the settings this command "
-                f"reads the sections {', '.join(sections)}"
+                f"--set {override} would change nothing: of a config this command "
+                f"reads only {', '.join(sections)}"
             )
         _apply_override(settings, override)
         where = f"{where} with --set {override}"
