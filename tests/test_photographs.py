@@ -41,6 +41,12 @@ def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):
         find_photographs(tmp_path)
 
 
+def test_a_photograph_alone_is_told_from_a_folder_that_is_missing(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(LabelError, match=r"not a folder: .*a\.png: --images takes a"):
+        find_photographs(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -56,8 +56,9 @@ def find_photographs(images: Path | str) -> Photographs:
     if images.suffix.lower() == ".csv" and not images.is_dir():
         return Photographs(images.parent, _read_list(images))
     if not images.is_dir():
+        found = "not a folder:" if images.exists() else "no folder"
         raise LabelError(
-            f"no folder {images}: --images takes a folder of photographs, or a .csv "
+            f"{found} {images}: --images takes a folder of photographs, or a .csv "
             f"with a column {PATH_COLUMN!r}"
         )
     paths = []
