@@ -133,8 +133,8 @@ def test_a_reader_is_told_what_the_figures_rest_on(run, evaluation):
     assert any("chosen by 6 photographs, and" in note for note in evaluation.notes)
     assert not any("patient of its own" in note for note in evaluation.notes)
     text = (run / "test" / REPORT_FILE).read_text()
-    num_diseased = sum(evaluation.confusion_matrix[1])
-    assert f"Of {num_diseased} photographs of grade 1 and above" in text
+    healthy, diseased = map(sum, evaluation.confusion_matrix)
+    assert f"grade 1 and above: {diseased} photographs are, {healthy} are not" in text
 
 
 def test_patients_that_are_not_known_are_told(photographs, run, config, tmp_path):

@@ -316,14 +316,15 @@ def test_two_devices_do_what_one_does(shards, tmp_path, changes, tolerance):
     assert found[3] == pytest.approx(found[1], abs=tolerance)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_the_config_names_the_optimizer(name):
-    config = TrainConfig(optimizer=name, momentum=0.5, weight_decay=0.25)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("adam", {}), ("adamw", {"weight_decay": 0.25}), ("sgd", {"momentum": 0.5})],
+)
+def test_the_config_names_the_optimizer(name, settings):
+    config = TrainConfig(optimizer=name, **settings)
     optimizer = build_optimizer(config, precision="float32")
     assert type(optimizer).__name__.lower() == name
-    expected = {"sgd": ("momentum", 0.5), "adamw": ("weight_decay", 0.25)}
-    if name in expected:
-        attribute, value = expected[name]
+    for attribute, value in settings.items():
         assert getattr(optimizer, attribute) == value
 
 

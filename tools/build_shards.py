@@ -96,9 +96,7 @@ def build_shards(
         sources = [Source(images, labels)]
     else:
         sources = [Source(folder, file, name) for name, folder, file in named]
-    config = load_config(
-        config_source, overrides, sections=("labels", "split", "images", "build")
-    )
+    config = load_config(config_source, overrides)
     report = build(sources, out, config=config, max_rejected=max_rejected)
     manifest, plan = report.manifest, report.plan
     show_counts(f"Photographs in {out}", manifest)

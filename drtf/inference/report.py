@@ -144,10 +144,9 @@ def _describe_decision(run: Run, evaluation: Evaluation) -> str:
     """Tell of what, and of how many, the headline's figures are."""
     num_healthy, num_diseased = map(sum, evaluation.confusion_matrix)
     return (
-        f"Of {num_diseased:,} photographs of grade "
-        f"{POSITIVE_FROM[run.config.train.task]} and above, which are to be found, and "
-        f"{num_healthy:,} others, by scores of "
-        f"{describe_threshold(evaluation.decision.threshold)} and above."
+        f"Positive is grade {POSITIVE_FROM[run.config.train.task]} and above: "
+        f"{num_diseased:,} photographs are, {num_healthy:,} are not. Threshold: "
+        f"{describe_threshold(evaluation.decision.threshold)}."
     )
 
 
