@@ -156,7 +156,7 @@ def _judge(
         _score, run, shards, predict=predict, batch_size=batch_size
     )
     stored = settings.threshold == "stored"
-    notes = _find_notes(run, split, trained_on=trained_on, keep=keep or stored)
+    chosen_by = None
     if stored:
         found = _find_stored(run, settings.tta)
         table, points = score(split), []
@@ -172,7 +172,7 @@ def _judge(
         table = validation if split == validation_split else score(split)
         known = validation["label"].to_numpy(), validation["score"].to_numpy()
         found = _choose(run, *known, settings)
-        notes += _find_doubts(known[0])
+        chosen_by = known[0]
         points = [
             _find_operating_point(rule, choose_threshold(*known, rule), table)
             for rule in RULES
@@ -180,13 +180,6 @@ def _judge(
     value = found.threshold.value
     table["decision"] = (table["score"] >= value).astype(int)
     table["probability"] = found.calibration.apply(table["score"].to_numpy())
-    num_patients = table["patient"].nunique()
-    if num_patients == len(table):
-        notes.append(
-            "Each photograph counts as a patient of its own: where that is for want of "
-            "knowing, two eyes of one may be in two splits, and intervals are too "
-            "narrow."
-        )
     truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
     labels = LABELS[run.config.train.task]
     grade_classes, grade_matrix = {}, []
@@ -217,8 +210,11 @@ def _judge(
         grade_classes=grade_classes,
         grade_confusion_matrix=grade_matrix,
         num_photographs=len(table),
-        num_patients=num_patients,
-        notes=notes,
+        num_patients=table["patient"].nunique(),
+        notes=[
+            *_find_notes(run, split, trained_on=trained_on, keep=keep or stored),
+            *_find_doubts(table["patient"], chosen_by),
+        ],
         replaced=run.threshold if keep else None,
         settings=settings.model_dump(mode="json"),
     )
@@ -428,15 +424,29 @@ def _find_notes(run: Run, split: str, *, trained_on: bool, keep: bool) -> list[s
     return notes
 
 
-def _find_doubts(truth: np.ndarray) -> list[str]:
-    """Warn of a validation split too small to choose by."""
-    fewest = int(min(truth.sum(), (1 - truth).sum()))
-    if fewest >= MIN_TO_CHOOSE_BY:
-        return []
-    return [
-        f"Threshold and calibration were chosen by {len(truth):,} photographs, and "
-        f"{fewest:,} of them are of the rarer class: others would choose otherwise."
-    ]
+def _find_doubts(patients: pd.Series, chosen_by: np.ndarray | None) -> list[str]:
+    """Warn of too few photographs to choose by, and of patients that are not known.
+
+    Args:
+        patients: of the photographs judged.
+        chosen_by: the truth of those that chose the threshold; None if none did here.
+    """
+    doubts = []
+    if chosen_by is not None:
+        fewest = int(min(chosen_by.sum(), (1 - chosen_by).sum()))
+        if fewest < MIN_TO_CHOOSE_BY:
+            doubts.append(
+                f"Threshold and calibration were chosen by {len(chosen_by):,} "
+                f"photographs, and {fewest:,} of them are of the rarer class: others "
+                "would choose otherwise."
+            )
+    if patients.is_unique:
+        doubts.append(
+            "Each photograph counts as a patient of its own: where that is for want of "
+            "knowing, two eyes of one may be in two splits, and intervals are too "
+            "narrow."
+        )
+    return doubts
 
 
 def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:

@@ -97,14 +97,14 @@ class Training:
 def run_epochs(
     training: Training,
     *,
-    checkpoint: Checkpoint | None = None,
-    caught: Sequence[signal.Signals] = (),
+    checkpoint: Checkpoint | None,
+    caught: Sequence[signal.Signals],
 ) -> Course:
     """Train to the end, from the beginning or from a checkpoint.
 
     Args:
         training: all its parts.
-        checkpoint: to go on from.
+        checkpoint: to go on from; None begins anew.
         caught: from `catch_signals`; at the first one the training stops.
 
     Raises:
