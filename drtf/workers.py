@@ -28,9 +28,14 @@ CHUNK = 4
 GRACE_SECONDS = 60
 
 
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def count_workers(num_workers: int) -> int:
-    """Return the number asked for, or the CPUs that this process may use if 0."""
-    return num_workers or len(os.sched_getaffinity(0))
+    """Return the number asked for, or one for each core if 0."""
+    return num_workers or count_cores()
 
 
 def map_in_order(

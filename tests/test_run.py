@@ -13,9 +13,9 @@ from drtf.models.run import (
     HISTORY_FILE,
     INFO_FILE,
     MODEL_FILE,
-    find_config,
     load_history,
     load_run,
+    load_run_config,
     save_decision,
 )
 
@@ -153,7 +153,7 @@ def test_a_config_that_leads_elsewhere_is_refused(copy, tmp_path):
     info = json.loads((copy / INFO_FILE).read_text())
     info["config_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     (copy / INFO_FILE).write_text(json.dumps(info))
-    for open_run in (find_config, load_run):
+    for open_run in (load_run_config, load_run):
         with pytest.raises(RunError, match="a run's config stands alone"):
             open_run(copy)
 

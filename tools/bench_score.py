@@ -38,8 +38,7 @@ def score(
     same CPUs they share these, and can't be faster than one after the other.
     """
     from drtf.bench.score import bench_score
-    from drtf.config import load_config
-    from drtf.models.run import find_config
+    from drtf.models.run import load_run_config
 
     from .tables import format_spread, show_table
 
@@ -47,9 +46,7 @@ def score(
     found = bench_score(
         run,
         images,
-        config=load_config(
-            config_source or find_config(run), overrides, sections=("score",)
-        ),
+        config=load_run_config(run, config_source, overrides, sections=("score",)),
         num_photographs=num_photographs,
         num_repeats=repeats,
     )

@@ -51,7 +51,6 @@ def evaluate(
     another, --set evaluate.threshold=stored judges RUN as it scores. Writes
     metrics.json, predictions.csv, figures and report.html.
     """
-    from drtf.config import load_config
     from drtf.inference.evaluation import evaluate as run_evaluation
     from drtf.inference.judgement import (
         CLASS_COLUMNS,
@@ -63,7 +62,7 @@ def evaluate(
         list_rows,
     )
     from drtf.inference.report import REPORT_FILE
-    from drtf.models.run import find_config
+    from drtf.models.run import load_run_config
 
     from .tables import show_table
 
@@ -75,10 +74,8 @@ def evaluate(
         shards,
         split=split,
         out=out,
-        config=load_config(
-            config_source or find_config(run),
-            overrides,
-            sections=("evaluate", "gradcam"),
+        config=load_run_config(
+            run, config_source, overrides, sections=("evaluate", "gradcam")
         ),
         overwrite=overwrite,
         keep=keep,

@@ -42,16 +42,15 @@ def gradcam(
     """
     if (shards is None) == (images is None):
         raise click.UsageError("give either --shards or --images")
-    from drtf.config import load_config
     from drtf.inference.gradcam import OVERLAYS_FOLDER
     from drtf.inference.gradcam import gradcam as run_gradcam
-    from drtf.models.run import find_config
+    from drtf.models.run import load_run_config
 
     report = run_gradcam(
         run,
         out=out,
-        config=load_config(
-            config_source or find_config(run), overrides, sections=("gradcam", "score")
+        config=load_run_config(
+            run, config_source, overrides, sections=("gradcam", "score")
         ),
         shards=shards,
         split=split,

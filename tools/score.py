@@ -92,9 +92,8 @@ def score(
     """
     if merge and part != (1, 1):
         raise click.UsageError("give --shard or --merge, not both")
-    from drtf.config import load_config
     from drtf.inference.scoring import score as run_scoring
-    from drtf.models.run import find_config
+    from drtf.models.run import load_run_config
 
     if on_ungradable:
         overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
@@ -102,9 +101,7 @@ def score(
         run,
         images,
         out=out,
-        config=load_config(
-            config_source or find_config(run), overrides, sections=("score",)
-        ),
+        config=load_run_config(run, config_source, overrides, sections=("score",)),
         overwrite=overwrite,
         part=part,
         merge=merge or 0,

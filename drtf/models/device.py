@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from drtf.errors import DrtfError
+from drtf.workers import count_cores
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -108,7 +109,7 @@ def find_device() -> str:
         return gpus[0][0]
     found = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
     name = found[1] if found else platform.machine()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    return f"{name}, {count_cores()} cores"
 
 
 def find_gpus() -> list[tuple[str, tuple[int, int]]]:

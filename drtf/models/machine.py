@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from drtf import __version__
 from drtf.models.device import can_compile, choose_precision, find_gpus
+from drtf.workers import count_cores
 
 # Each under the names that it is distributed by; the last one is what to install.
 PACKAGES = (
@@ -53,7 +54,7 @@ def find_facts() -> list[Fact]:
         Fact("precision auto", choose_precision("auto")),
         _find_compiler(),
         _find_tensorflow_io(),
-        Fact("CPUs", str(len(os.sched_getaffinity(0)))),
+        Fact("CPUs", str(count_cores())),
         _find_memory(),
         _find_disk(),
     ]

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -238,19 +238,34 @@ def save_decision(folder: Path, decision: Decision) -> None:
     write_atomic(folder / DECISION_FILE, decision.model_dump_json(indent=2) + "\n")
 
 
-def find_config(folder: Path) -> str:
-    """Return the path of a run's config, or an empty one where there is none.
+def load_run_config(
+    folder: Path,
+    source: str = "",
+    overrides: Iterable[str] = (),
+    *,
+    sections: Iterable[str] = tuple(Config.model_fields),
+) -> Config:
+    """Load the settings to use a run with: its own, where `source` names no others.
+
+    Args:
+        folder: of the run; without a config the defaults stand in for it.
+        source: a preset's name, the path of a TOML file, or empty.
+        overrides: as `load_config` takes them.
+        sections: likewise.
 
     Raises:
-        RunError: if it has settings from elsewhere.
+        ConfigError: as `load_config` raises it.
+        RunError: if the run's config has settings from elsewhere.
     """
     path = folder / CONFIG_FILE
-    if not path.exists():
-        return ""
-    with contextlib.suppress(ValueError):  # for whoever reads it whole
-        if "extends" in tomllib.loads(path.read_bytes().decode()):
-            raise RunError(f"{path} extends another file: a run's config stands alone")
-    return str(path)
+    if not source and path.exists():
+        source = str(path)
+        with contextlib.suppress(ValueError):  # for whoever reads it whole
+            if "extends" in tomllib.loads(path.read_bytes().decode()):
+                raise RunError(
+                    f"{path} extends another file: a run's config stands alone"
+                )
+    return load_config(source, overrides, sections=sections)
 
 
 def save_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -329,7 +344,7 @@ def load_run(folder: Path) -> Run:
             )
     model_path = folder / MODEL_FILE
     try:
-        config = load_config(find_config(folder))
+        config = load_run_config(folder)
     except ConfigError as error:
         raise RunError(f"{folder} is not a whole run: {error}") from error
     try:

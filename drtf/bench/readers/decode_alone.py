@@ -1,6 +1,5 @@
 """The image decoder alone, on all cores, from bytes that are in memory already."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from measuring import measure
 
 from drtf.images.preprocess import decode_image, limit_threads
 from drtf.records.reader import ShardSet
+from drtf.workers import count_cores
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
@@ -28,7 +28,7 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
         for number, image in zip(chosen, images, strict=True):
             image[...] = decode_image(stored[number], encoding, size=size)
 
-    num_threads = len(os.sched_getaffinity(0))
+    num_threads = count_cores()
     parts = np.array_split(out, num_threads)
     with ThreadPoolExecutor(num_threads) as threads:
         while True:
