@@ -1,10 +1,19 @@
+import os
+from unittest import mock
+
 import pytest
 
 from drtf.bench.score import bench_score
 from drtf.errors import DrtfError
 
 
-def test_scoring_is_measured_beside_its_halves(run_folder, photographs, config):
+def both_ways() -> list[bool]:
+    return [False, True] if len(os.sched_getaffinity(0)) > 1 else [False]
+
+
+@pytest.mark.parametrize("apart", both_ways())
+def test_scoring_is_measured_beside_its_halves(run_folder, photographs, config, apart):
+    cores = os.sched_getaffinity(0)
     score = config.score.model_copy(update={"batch_size": 8})
     config = config.model_copy(update={"score": score})
     found = bench_score(
@@ -13,7 +22,9 @@ def test_scoring_is_measured_beside_its_halves(run_folder, photographs, config):
         config=config,
         num_photographs=100,
         num_repeats=2,
+        apart=apart,
     )
+    assert os.sched_getaffinity(0) == cores
     assert (found.num_photographs, found.views) == (100, "none")
     for rates in (found.preparing, found.predicting, found.scoring):
         assert len(rates) == 2
@@ -28,4 +39,38 @@ def test_less_than_four_batches_are_refused(run_folder, photographs, config):
             config=config,
             num_photographs=100,
             num_repeats=1,
+        )
+
+
+def test_halves_keep_to_their_own_cores(run_folder, photographs, config):
+    score = config.score.model_copy(update={"batch_size": 8, "num_workers": 1})
+    cores = {3, 5, 7, 9}
+    with (
+        mock.patch("os.sched_getaffinity", return_value=cores),
+        mock.patch("os.sched_setaffinity") as stay,
+    ):
+        bench_score(
+            run_folder,
+            photographs / "images",
+            config=config.model_copy(update={"score": score}),
+            num_photographs=32,
+            num_repeats=1,
+            apart=True,
+        )
+    chosen = [call.args[1] for call in stay.call_args_list]
+    assert chosen == [[7, 9], cores, [3, 5], cores]
+
+
+def test_one_core_is_not_divided(run_folder, photographs, config):
+    with (
+        mock.patch("os.sched_getaffinity", return_value={0}),
+        pytest.raises(DrtfError, match="one core can't be divided"),
+    ):
+        bench_score(
+            run_folder,
+            photographs / "images",
+            config=config,
+            num_photographs=1024,
+            num_repeats=1,
+            apart=True,
         )

@@ -20,6 +20,11 @@ from .options import LocalPath, config_options, images_option
     show_default=True,
     help="To handle in each measurement; fewer are taken again and again.",
 )
+@click.option(
+    "--apart",
+    is_flag=True,
+    help="Predict on half of the cores and do all else on the others, as beside a GPU.",
+)
 @repeats_option(3)
 @json_option
 @config_options
@@ -27,6 +32,7 @@ def score(
     run: Path,
     images: Path | str,
     num_photographs: int,
+    apart: bool,
     repeats: int,
     json: Path | None,
     config_source: str,
@@ -35,7 +41,8 @@ def score(
     """Measure scoring with the model in RUN beside each of its halves alone.
 
     On a GPU the slower half should be all that is waited for. Where both run on the
-    same CPUs they share these, and can't be faster than one after the other.
+    same CPUs they share these, and can't be faster than one after the other; --apart
+    gives each its own.
     """
     from drtf.bench.score import bench_score
     from drtf.models.run import load_run_config
@@ -49,6 +56,7 @@ def score(
         config=load_run_config(run, config_source, overrides, sections=("score",)),
         num_photographs=num_photographs,
         num_repeats=repeats,
+        apart=apart,
     )
     preparing, predicting, scoring = (
         median(rates) for rates in (found.preparing, found.predicting, found.scoring)

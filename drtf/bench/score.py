@@ -1,8 +1,10 @@
 """What scoring costs, beside its two halves alone: preparing and predicting."""
 
 import itertools
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +46,7 @@ def bench_score(
     config: Config,
     num_photographs: int,
     num_repeats: int,
+    apart: bool = False,
 ) -> ScoreRates:
     """Measure scoring beside each of its halves, each in turn in each repetition.
 
@@ -54,11 +57,20 @@ def bench_score(
         config: its `score` section is used.
         num_photographs: to be handled in each measurement, four batches or more.
         num_repeats: repetitions.
+        apart: whether to predict on one half of the cores and do all else on the other,
+            as beside a device that has no part in it.
 
     Raises:
-        DrtfError: if four batches need more photographs.
+        DrtfError: if four batches need more photographs, or there is one core alone to
+            be divided.
     """
-    run = load_run(run_folder)
+    cores = sorted(os.sched_getaffinity(0))
+    if apart and len(cores) == 1:
+        raise DrtfError("one core can't be divided: measure without --apart")
+    half = len(cores) // 2 if apart else 0
+    # TensorFlow's threads stay where they are started.
+    with _stay_on(cores[half:]):
+        run = load_run(run_folder)
     batch_size = fit_batch(config.score.batch_size, run.tta)
     if num_photographs < 4 * batch_size:
         raise DrtfError(
@@ -69,7 +81,10 @@ def bench_score(
     paths = list(itertools.islice(itertools.cycle(found.paths), num_photographs))
     photographs = Photographs(found.folder, paths)
     rates: dict[str, list[float]] = {"preparing": [], "predicting": [], "scoring": []}
-    with progress("Measuring", 3 * num_repeats) as advance:
+    with (
+        _stay_on(cores[:half] or cores),
+        progress("Measuring", 3 * num_repeats) as advance,
+    ):
         for _ in range(num_repeats):
             prepared = prepare_photographs(
                 run, photographs, num_workers=config.score.num_workers
@@ -82,6 +97,17 @@ def bench_score(
             rates["scoring"].append(_measure(scored, skip=batch_size))
             advance("scoring")
     return ScoreRates(num_photographs, run.tta, **rates)
+
+
+@contextmanager
+def _stay_on(cores: Sequence[int]) -> Iterator[None]:
+    """Keep this thread, and what it starts, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _measure(results: Iterable[object], *, skip: int) -> float:
