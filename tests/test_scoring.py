@@ -1,5 +1,6 @@
 import csv
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,24 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
     rows = read(tmp_path / "s.csv")
     assert [row["path"] for row in rows] == index["path"].tolist()
     assert [row["score"] for row in rows] == [f"{value:.6f}" for value in expected]
+
+
+def test_processes_that_prepare_photographs_load_no_tensorflow(run_folder):
+    nothing = Photographs(Path(), [])
+    with mock.patch.object(scoring, "map_in_order", return_value=iter(())) as pool:
+        list(prepare_photographs(load_run(run_folder), nothing, num_workers=2))
+    code = (
+        "import pickle, sys\n"
+        "pickle.load(sys.stdin.buffer)\n"
+        "print('drtf' in sys.modules, 'tensorflow' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(pool.call_args.args[0]),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"True False\n"
 
 
 def test_jpeg_shards_and_photographs_give_the_same_pixels(

@@ -15,6 +15,7 @@ from drtf.config import Config, GradcamConfig
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs, find_photographs
+from drtf.data.preparation import Prepared
 from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
 from drtf.files import check_absent
@@ -28,7 +29,7 @@ from drtf.inference.heatmaps import (
     paint,
 )
 from drtf.inference.judgement import LABELS
-from drtf.inference.scoring import Prepared, Scored, score_photographs
+from drtf.inference.scoring import Scored, score_photographs
 from drtf.models.network import find_scores
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run

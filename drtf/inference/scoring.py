@@ -13,14 +13,9 @@ import tensorflow as tf
 
 from drtf.config import NUM_CLASSES, Config
 from drtf.data.convert import report_death
-from drtf.data.photographs import (
-    Handle,
-    Photographs,
-    find_handles,
-    find_photographs,
-    load_photograph,
-)
-from drtf.errors import DrtfError, PhotographError
+from drtf.data.photographs import Photographs, find_handles, find_photographs
+from drtf.data.preparation import Prepared, prepare_photograph
+from drtf.errors import DrtfError
 from drtf.files import (
     check_absent,
     find_aside,
@@ -28,13 +23,7 @@ from drtf.files import (
     write_atomic,
     write_unbuffered,
 )
-from drtf.images.gradability import Flag, find_flags
-from drtf.images.preprocess import (
-    decode_image,
-    encode_image,
-    limit_threads,
-    preprocess_photograph,
-)
+from drtf.images.preprocess import limit_threads
 from drtf.inference.score_table import (
     COLUMNS,
     Counts,
@@ -52,25 +41,10 @@ from drtf.inference.score_table import (
 )
 from drtf.models.network import find_scores
 from drtf.models.prediction import build_predictor, fit_batch
-from drtf.models.run import Run, RunInfo, load_run
+from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.storage import is_remote
 from drtf.workers import count_workers, map_in_order
-
-
-class Prepared(NamedTuple):
-    """A photograph as the network takes it, or why there is none.
-
-    `image` is uint8 RGB [size, size, 3], or None where `error` is not empty; `picture`
-    is the same at another size, to be shown, if it was asked for; `flags` say why the
-    photograph can hardly be graded.
-    """
-
-    path: str = ""
-    image: np.ndarray | None = None
-    picture: np.ndarray | None = None
-    flags: tuple[Flag, ...] = ()
-    error: str = ""
 
 
 class Scored(NamedTuple):
@@ -347,8 +321,13 @@ def prepare_photographs(
 ) -> Iterator[Prepared]:
     """Yield each photograph as it would come out of the shards trained on, in order."""
     places = ((photographs.folder, path) for path in photographs.paths)
+    # It knows nothing of TensorFlow, which each process would load for nothing.
     prepare = functools.partial(
-        _prepare, config=run.config, info=run.info, picture_size=picture_size
+        prepare_photograph,
+        images=run.config.images,
+        encoding=run.info.encoding,
+        jpeg_quality=run.info.jpeg_quality,
+        picture_size=picture_size,
     )
     found = map_in_order(
         prepare,
@@ -359,27 +338,3 @@ def prepare_photographs(
     )
     for path, item in zip(photographs.paths, found, strict=True):
         yield item._replace(path=path)
-
-
-def _prepare(
-    handle: Handle, *, config: Config, info: RunInfo, picture_size: int
-) -> Prepared:
-    picture = None
-    try:
-        data = load_photograph(handle)
-        found = preprocess_photograph(data, config.images)
-        if picture_size:
-            shown = config.images.model_copy(update={"size": picture_size})
-            picture = preprocess_photograph(data, shown).image
-    except PhotographError as error:
-        return Prepared(error=str(error))
-    image = found.image
-    if info.encoding == "jpeg":  # its loss is in the shards too
-        stored = encode_image(image, "jpeg", jpeg_quality=info.jpeg_quality)
-        pixels = np.frombuffer(stored, np.uint8)
-        image = decode_image(pixels, "jpeg", size=info.image_size)
-    return Prepared(
-        image=image,
-        picture=picture,
-        flags=find_flags(found.survey, found.field),
-    )
