@@ -178,6 +178,8 @@ class ModelConfig(Section):
     """The network: its backbone, what of it is trained, and its head.
 
     `trainable_layers` counts from the backbone's end; -1 is all of them, 0 none.
+    `upsampling` is how many times as large the backbone gets the photographs: its
+    ImageNet weights know shapes at the size that they have in 224 px.
     `batch_norm_momentum` is of the backbone; the head's is Keras's, 0.99.
     `head_units` are of the head's dense layers before the last one. `dropout` and
     `head_batch_norm` stand before each of them and before the last one: one value for
@@ -188,6 +190,7 @@ class ModelConfig(Section):
     weights: str = "imagenet"
     alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
     input_range: Literal["unit", "symmetric"] = "symmetric"
+    upsampling: Annotated[float, Field(ge=1, le=4)] = 1.0
     trainable_layers: Annotated[int, Field(ge=-1)] = -1
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     head_units: tuple[Positive, ...] = ()

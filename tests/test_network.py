@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from drtf.config import ModelConfig, load_config
 from drtf.errors import DrtfError
@@ -154,6 +155,18 @@ def test_the_backbone_may_be_frozen(num_layers, head_only):
 def test_the_symmetric_range_is_minus_one_to_one(small):
     rescaling = small.get_layer("rescaling")
     assert rescaling(np.array([0.0, 0.5, 1.0])).numpy().tolist() == [-1, 0, 1]
+
+
+def test_photographs_are_enlarged_for_the_backbone_alone():
+    network = build(SMALL.model_copy(update={"upsampling": 1.5}), 64)
+    images = np.random.default_rng(1).random((2, 64, 64, 3), np.float32)
+    enlarged = tf.image.resize(images, (96, 96))
+    other = build(SMALL, 96)
+    other.set_weights(network.get_weights())
+    assert network.input_shape == (None, 64, 64, 3)
+    assert network.get_layer("Conv1").input.shape == (None, 96, 96, 3)
+    found = network(images, training=False)
+    np.testing.assert_allclose(found, other(enlarged, training=False), atol=1e-6)
 
 
 def test_batch_norm_momentum_is_the_configs(small):

@@ -141,6 +141,9 @@ def count_parameters(network: keras.Model) -> tuple[int, int]:
 def _add_mobilenetv2(
     x: keras.KerasTensor, config: ModelConfig, weights: str, num_units: int
 ) -> keras.KerasTensor:
+    if config.upsampling > 1:
+        side = round(config.upsampling * x.shape[1])
+        x = keras.layers.Resizing(side, side, name="upsampling")(x)
     backbone = _load_backbone(x, config, weights)
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -173,13 +176,15 @@ def _load_backbone(
 ) -> keras.Model:
     from_keras = weights if weights == "imagenet" else None
     try:
-        backbone = keras.applications.MobileNetV2(
-            input_tensor=x,
-            input_shape=x.shape[1:],
-            alpha=config.alpha,
-            include_top=False,
-            weights=from_keras,
-        )
+        # It warns of a size that has no weights of its own: those of 224 px do.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            backbone = keras.applications.MobileNetV2(
+                input_tensor=x,
+                input_shape=x.shape[1:],
+                alpha=config.alpha,
+                include_top=False,
+                weights=from_keras,
+            )
     except Exception as error:
         # Keras raises a bare Exception where the download fails.
         if from_keras is None:
