@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -283,28 +284,30 @@ def score_photographs(
     size, batch_size = run.info.image_size, fit_batch(config.score.batch_size, run.tta)
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
 
-    def dispatch(batch: Sequence[Prepared]) -> tuple[Sequence[Prepared], tf.Tensor]:
+    def find_views(batch: Sequence[Prepared]) -> np.ndarray:
         # One shape for all batches: a second one would be compiled anew.
         pixels = np.zeros((batch_size, size, size, 3), np.uint8)
         for row, item in zip(pixels, batch, strict=False):
             if item.image is not None:
                 row[...] = item.image
-        return batch, predict(tf.constant(pixels))
+        return predict(tf.constant(pixels)).numpy()
 
-    # A GPU works on a batch while the next one is gathered.
-    last = None
-    for current in map(dispatch, batches):
+    # A batch is predicted, by whatever device, while the next one is gathered.
+    with ThreadPoolExecutor(1) as device:
+        last = None
+        for batch in batches:
+            current = batch, device.submit(find_views, batch)
+            if last:
+                yield from _find_scored(*last)
+            last = current
         if last:
             yield from _find_scored(*last)
-        last = current
-    if last:
-        yield from _find_scored(*last)
 
 
 def _find_scored(
-    batch: Sequence[Prepared], probabilities: tf.Tensor
+    batch: Sequence[Prepared], predicted: Future[np.ndarray]
 ) -> Iterator[tuple[Prepared, Scored | None]]:
-    views = probabilities.numpy()  # [B, V, C]
+    views = predicted.result()  # [B, V, C]
     means = views.mean(axis=1)
     scores, spreads = find_scores(means), np.ptp(find_scores(views), axis=1)
     for number, item in enumerate(batch):
