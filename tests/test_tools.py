@@ -22,10 +22,11 @@ from drtf.tools.main import drtf, main
 
 README = Path(__file__).parents[1] / "README.md"
 SMALL = ("images.size=32", "build.num_workers=1")
+EYENET = ("model.name=eyenet", "model.upsampling=1")
 QUICK = (
     *SMALL,
     "score.num_workers=1",
-    "model.name=eyenet",
+    *EYENET,
     "model.weights=none",
     "train.epochs=1",
     "train.batch_size=16",
@@ -104,7 +105,7 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
                 "read": [*SHORT, "--batch-size", "8"],
                 "memory": ["--epochs", "2", "--batch-size", "7"],
                 "augment": ["--repeats", "1", "--size", "16", "--batch-size", "8"],
-                "train": [*SHORT, *sets("model.name=eyenet", "train.batch_size=8")],
+                "train": [*SHORT, *sets(*EYENET, "train.batch_size=8")],
                 "score": ["--repeats", "1", "--photographs", "80", *sets(*SCORING)],
                 "quality": [],
             }[words[1]]
