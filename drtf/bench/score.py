@@ -89,12 +89,12 @@ def bench_score(
             prepared = prepare_photographs(
                 run, photographs, num_workers=config.score.num_workers
             )
-            rates["preparing"].append(_measure(prepared, skip=batch_size))
+            rates["preparing"].append(_measure(prepared, skip=len(paths) // 2))
             advance("preparing")
             rates["predicting"].append(_measure_predicting(run, batch_size, len(paths)))
             advance("predicting")
             scored = score_photographs(run, photographs, config=config)
-            rates["scoring"].append(_measure(scored, skip=batch_size))
+            rates["scoring"].append(_measure(scored, skip=len(paths) // 2))
             advance("scoring")
     return ScoreRates(num_photographs, run.tta, **rates)
 
@@ -111,7 +111,10 @@ def _stay_on(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _measure(results: Iterable[object], *, skip: int) -> float:
-    """Count results a second, but for the first ones, when processes start."""
+    """Count results a second, but for the first ones.
+
+    Processes start then, and while a network is compiled they run ahead.
+    """
     remaining = iter(results)
     for _ in itertools.islice(remaining, skip):
         pass
