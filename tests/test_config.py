@@ -1,8 +1,7 @@
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from drtf.config import (
     Config,
@@ -12,6 +11,17 @@ from drtf.config import (
     parse_config,
 )
 from drtf.errors import ConfigError
+from naming import assert_names, raises_naming
+
+
+def refuse(source: str, *overrides: str) -> str:
+    """Return the message for settings, without the part that repeats them."""
+    with raises_naming(ConfigError, *overrides) as error:
+        load_config(source, overrides)
+    message = str(error.value)
+    for words in filter(None, (source, *overrides)):
+        message = message.replace(words, "", 1)
+    return message
 
 
 def test_without_a_source_the_defaults_hold():
@@ -68,42 +78,39 @@ def test_a_file_extends_a_preset_or_another_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("base", "message"),
+    ("base", "facts"),
     [
-        ('"own.toml"', "which extends it"),
-        ('"mobilenetv2-69"', "did you mean 'mobilenetv2-96'?"),
-        ('"other.toml"', "can't read the config file"),
-        ("3", "extends takes a preset's name or the path of a TOML file; got 3"),
+        ('"own.toml"', ("own.toml", "extends")),
+        ('"mobilenetv2-69"', ("mobilenetv2-69", "mobilenetv2-96")),
+        ('"other.toml"', ("other.toml",)),
+        ("3", ("own.toml", "extends", 3)),
     ],
 )
-def test_what_a_file_can_not_extend_is_named(base, message, tmp_path):
+def test_what_a_file_can_not_extend_is_named(base, facts, tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(f"extends = {base}\n")
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with raises_naming(ConfigError, *facts):
         load_config(str(path))
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "facts"),
     [
-        ("images.sise=96", "unknown key 'images.sise'; did you mean 'images.size'?"),
-        ("image.size=96", "unknown key 'image'; did you mean 'images'?"),
-        ("images.size=7", "images.size: input should be greater than or equal to 32"),
-        ("images.size=big", "images.size: input should be a valid integer"),
-        ("build.shard_size_mb=inf", "build.shard_size_mb: input should be a finite"),
-        ("split.val_size=0.9", "val_size and test_size together must be below 1"),
-        ("split.by=eye", "split.by: input should be 'patient' or 'image'"),
-        ("labels.patient_pattern=(", "not a regular expression"),
-        ("labels.patient_pattern=abc", "needs exactly one group"),
-        ("epochs=3", "--set takes section.key=value"),
-        ("train.epochs", "--set takes section.key=value"),
+        ("images.sise=96", ("images.sise", "images.size")),
+        ("image.size=96", ("image", "images")),
+        ("images.size=7", ("images.size", 32, 7)),
+        ("images.size=big", ("images.size", "integer", "big")),
+        ("build.shard_size_mb=inf", ("build.shard_size_mb", "finite", "inf")),
+        ("split.val_size=0.9", ("val_size", "test_size", 1)),
+        ("split.by=eye", ("split.by", "patient", "image", "eye")),
+        ("labels.patient_pattern=(", ("labels.patient_pattern", "unterminated", "(")),
+        ("labels.patient_pattern=abc", ("labels.patient_pattern", 0, "abc")),
+        ("epochs=3", ("--set", "section.key=value")),
+        ("train.epochs", ("--set", "section.key=value")),
     ],
 )
-def test_a_wrong_override_is_named_with_what_was_expected(override, message):
-    with pytest.raises(ConfigError) as caught:
-        load_config("", [override])
-    assert message in str(caught.value)
-    assert override in str(caught.value)
+def test_a_wrong_override_is_named_with_what_was_expected(override, facts):
+    assert_names(refuse("", override), *facts)
 
 
 def test_augmentation_may_differ_by_class():
@@ -115,72 +122,72 @@ def test_augmentation_may_differ_by_class():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "facts"),
     [
-        ("augment.max_degrees=[0, 181]", "augment.max_degrees: .*180; got 181"),
-        ("augment.max_degrees=181", "augment.max_degrees: .*180; got 181"),
-        ("augment.zoom=[0.1]", "a list for augment.zoom needs 2 values.*0.1"),
-        ("train.class_weights=[1, 2, 3]", "train.class_weights needs 2 values"),
-        ("evaluate.threshold=1.5", "threshold: .*'stored', or .* to 1; got 1.5"),
-        ("train.class_weights=[1, -2]", "train.class_weights: .*0; got -2"),
-        ("augment.zoom=[]", "a list for augment.zoom needs 2 values"),
+        ("augment.max_degrees=[0, 181]", ("augment.max_degrees", 180, 181)),
+        ("augment.max_degrees=181", ("augment.max_degrees", 180, 181)),
+        ("augment.zoom=[0.1]", ("augment.zoom", 2, 0.1)),
+        ("train.class_weights=[1, 2, 3]", ("train.class_weights", 2)),
+        ("evaluate.threshold=1.5", ("evaluate.threshold", "stored", 1, 1.5)),
+        ("train.class_weights=[1, -2]", ("train.class_weights", 0, -2)),
+        ("augment.zoom=[]", ("augment.zoom", 2)),
     ],
 )
-def test_a_list_by_class_of_another_length_is_named(override, message):
-    with pytest.raises(ConfigError, match=message):
-        load_config("", (override,))
+def test_a_list_by_class_of_another_length_is_named(override, facts):
+    assert_names(refuse("", override), *facts)
 
 
 def test_labels_are_smoothed_for_crossentropy_alone():
     smoothed = "train.label_smoothing=0.1"
     assert load_config("", [smoothed]).train.label_smoothing == 0.1
-    with pytest.raises(ConfigError, match="goes with loss 'crossentropy' alone"):
-        load_config("", ["train.loss=focal", smoothed])
+    message = refuse("", "train.loss=focal", smoothed)
+    assert_names(message, "label_smoothing", "loss", "crossentropy")
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "facts"),
     [
-        ("train.focal_gamma=2", "train: focal_gamma goes with loss 'focal' alone"),
-        ("train.momentum=0.8", "momentum goes with optimizer 'sgd' alone"),
-        ("train.warmup_share=0.1", "warmup_share goes with schedule 'cosine' alone"),
-        ("train.plateau_patience=2", "goes with schedule 'plateau' alone"),
-        ("sampling.weights=[1, 2]", "sampling: weights goes with mode 'weights' alone"),
+        ("train.focal_gamma=2", ("train", "focal_gamma", "loss", "focal")),
+        ("train.momentum=0.8", ("momentum", "optimizer", "sgd")),
+        ("train.warmup_share=0.1", ("warmup_share", "schedule", "cosine")),
+        ("train.plateau_patience=2", ("plateau_patience", "schedule", "plateau")),
+        ("sampling.weights=[1, 2]", ("sampling", "weights", "mode")),
     ],
 )
-def test_what_nothing_would_read_is_refused(override, message):
-    with pytest.raises(ConfigError, match=message):
-        load_config("", [override])
+def test_what_nothing_would_read_is_refused(override, facts):
+    assert_names(refuse("", override), *facts)
 
 
 def test_keras_has_its_weights_for_some_widths_alone():
-    with pytest.raises(ConfigError, match=r"alpha of 0\.35, .*; got 0\.6; weights of"):
-        load_config("", ["model.alpha=0.6"])
+    assert_names(refuse("", "model.alpha=0.6"), "alpha", 0.35, 1.4, 0.6, "weights")
     assert load_config("", ["model.alpha=0.6", "model.weights=none"]).model.alpha == 0.6
 
 
 def test_a_list_that_is_not_toml_is_told_as_such():
-    with pytest.raises(ConfigError, match=r"zoom=\[0,\.1\]: not a list as TOML has it"):
-        load_config("", ["augment.zoom=[0,.1]"])
+    assert_names(refuse("", "augment.zoom=[0,.1]"), "--set", "TOML")
 
 
 def test_an_unknown_preset_names_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'mobilenetv2"):
+    with raises_naming(ConfigError, "mobilenet-96", *find_presets()) as error:
         load_config("mobilenet-96")
+    # The nearest comes before the list of all presets.
+    message = str(error.value)
+    assert message.index("mobilenetv2") < message.index(find_presets()[0])
 
 
 def test_a_missing_and_a_broken_file_are_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"can't read the config file .*no\.toml"):
+    with raises_naming(ConfigError, tmp_path / "no.toml", "No such file"):
         load_config(str(tmp_path / "no.toml"))
     path = tmp_path / "broken.toml"
     path.write_text("[train\n")
-    with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML"):
+    with raises_naming(ConfigError, path, "TOML", "line 1, column 7"):
         load_config(str(path))
 
 
 def test_settings_cannot_be_changed_once_made():
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ValidationError) as caught:
         Config().train.epochs = 3
+    assert [error["type"] for error in caught.value.errors()] == ["frozen_instance"]
 
 
 @given(st.text(max_size=40))
@@ -192,42 +199,45 @@ def test_any_override_is_taken_or_refused_in_one_way(text):
 
 
 def test_parse_names_the_source():
-    with pytest.raises(ConfigError, match=r"^here: unknown key"):
+    with raises_naming(ConfigError, "here", "nothing"):
         parse_config({"nothing": 1}, where="here")
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "facts"),
     [
-        ("model.dropout=[0.1,0.2]", "a list for dropout needs 1 values"),
-        ("model.head_batch_norm=[]", "a list for head_batch_norm needs 1 values"),
-        ("train.loss=focal", "task 'grades' goes with loss 'crossentropy' alone"),
-        ("train.class_weights=[1,2]", "needs 5 values, one for each class"),
-        ("train.class_weights=[0,0,0,0,0]", "class_weights must not all be zero"),
-        ("train.head_epochs=12", "head_epochs=12 must be below epochs=12"),
+        ("model.dropout=[0.1,0.2]", ("dropout", 1, "head_units")),
+        ("model.head_batch_norm=[]", ("head_batch_norm", 1, "head_units")),
+        ("train.loss=focal", ("task", "grades", "loss", "crossentropy")),
+        ("train.class_weights=[1,2]", ("train.class_weights", 5)),
+        ("train.head_epochs=12", ("head_epochs", "epochs", 12)),
     ],
 )
-def test_settings_that_do_not_fit_together_are_refused(override, message):
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        load_config("", ["train.task=grades", override])
+def test_settings_that_do_not_fit_together_are_refused(override, facts):
+    assert_names(refuse("", "train.task=grades", override), *facts)
+
+
+def test_one_class_weight_must_be_above_zero():
+    assert_names(refuse("", "train.class_weights=[0,0]"), "class_weights")
+    assert load_config("", ["train.class_weights=[0,1]"]).train.class_weights == (0, 1)
 
 
 def test_what_eyenet_does_not_have_is_refused():
-    with pytest.raises(ConfigError, match=r"model: alpha is of mobilenetv2.*hed$"):
-        load_config("eyenet-256", ["model.alpha=0.35"])
+    message = refuse("eyenet-256", "model.alpha=0.35")
+    assert_names(message, "model", "alpha", "eyenet")
+    assert "{" not in message  # the other settings are not repeated
 
 
 def test_each_class_needs_its_weight():
     weights = ["sampling.mode=weights", "sampling.weights=[1,2,3]"]
-    with pytest.raises(ConfigError, match=r"sampling\.weights needs 2 values"):
-        load_config("", weights)
+    assert_names(refuse("", *weights), "sampling.weights", 2)
 
 
 def test_a_kappa_is_of_grades_alone():
-    with pytest.raises(ConfigError, match="monitor 'kappa' goes with task 'grades'"):
-        load_config("", ["train.monitor=kappa"])
+    message = refuse("", "train.monitor=kappa")
+    assert_names(message, "monitor", "kappa", "task", "grades")
 
 
 def test_a_network_without_a_backbone_has_no_head_to_train_first():
-    with pytest.raises(ConfigError, match=r"train\.head_epochs is of mobilenetv2"):
-        load_config("eyenet-256", ["train.head_epochs=1"])
+    message = refuse("eyenet-256", "train.head_epochs=1")
+    assert_names(message, "train.head_epochs", "eyenet")
