@@ -145,7 +145,7 @@ def plot_reliability(
     figure, axes = _square("Reliability", "predicted chance", "share that is positive")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as it should be")
     for (label, values), color in zip(chances.items(), (GREY, BLUE), strict=True):
-        parts = _split_evenly(values)
+        parts = equal_count_bins(values)
         predicted = [values[part].mean() for part in parts]
         found = [truth[part].mean() for part in parts]
         axes.plot(predicted, found, color=color, marker="o", label=label)
@@ -153,8 +153,16 @@ def plot_reliability(
     figure.savefig(path, dpi=DPI)
 
 
-def _split_evenly(values: np.ndarray) -> list[np.ndarray]:
-    """Split places of values, in rising order, in tenths that part no equal ones."""
+def equal_count_bins(values: np.ndarray) -> list[np.ndarray]:
+    """Sort values into ten bins of about equal counts, never parting equal values.
+
+    Args:
+        values: float [n].
+
+    Returns:
+        int64 arrays of indices into `values`, one for each bin, in rising order of the
+        values; fewer than ten where many values are equal.
+    """
     order = np.argsort(values, kind="stable")
     last = [part[-1] for part in np.array_split(order, NUM_PARTS) if len(part)]
     ends = np.searchsorted(values[order], values[last], side="right")

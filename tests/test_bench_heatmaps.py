@@ -40,7 +40,7 @@ def test_a_map_that_is_the_lesions_wins_and_one_beside_them_loses():
     noise = rng.random(near.shape)
 
     def judge(maps):
-        return heatmaps._judge(maps, noise, lesions, near, fields)[:-1]
+        return heatmaps.measure_maps(maps, noise, lesions, near, fields)[:-1]
 
     chances = 36 / (30 * 32), 16 / (30 * 32)
     right = judge(lesions * (1 + noise))
@@ -54,7 +54,7 @@ def test_a_map_that_is_the_lesions_wins_and_one_beside_them_loses():
 
 def test_the_drawn_lesions_lie_where_the_network_sees_them(config):
     images = config.images.model_copy(update={"size": 96, "contrast": "none"})
-    for example in heatmaps._draw_examples(images, 4, 0, 1):
+    for example in heatmaps.draw_examples(images, 4, 0, 1):
         assert example.image.shape == (96, 96, 3)
         assert not (example.lesions & ~example.field).sum() > 5
         seen = example.image.max(axis=2) > 30
@@ -73,7 +73,7 @@ def test_random_weights_are_the_same_in_another_order():
     config = ModelConfig(weights="none", alpha=0.35)
     network = build_network(config, image_size=32, load_weights=False)
     random = keras.models.clone_model(network)
-    heatmaps._draw_weights(random, network, seed=0)
+    heatmaps.shuffle_weights(random, network, seed=0)
     for a, b in zip(network.get_weights(), random.get_weights(), strict=True):
         assert np.sort(a.ravel()) == pytest.approx(np.sort(b.ravel()))
 

@@ -309,10 +309,10 @@ def test_threshold_and_calibration_are_told_with_where_they_come_from():
 
 def test_the_reliability_diagram_does_not_part_equal_chances(tmp_path):
     values = np.repeat([0.4, 0.1, 0.9], [30, 6, 4])
-    parts = figures._split_evenly(values)
+    parts = figures.equal_count_bins(values)
     assert [set(values[part]) for part in parts] == [{0.1}, {0.4}, {0.9}]
     assert sorted(np.concatenate(parts)) == list(range(40))
-    rising = figures._split_evenly(np.arange(25) / 25)
+    rising = figures.equal_count_bins(np.arange(25) / 25)
     assert [len(part) for part in rising] == [3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +11,6 @@ from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
-from drtf.inference import export as module
 from drtf.inference.export import export
 from drtf.models.network import find_scores
 from drtf.models.run import load_run
@@ -75,9 +75,12 @@ def test_decisions_that_change_are_counted_by_the_runs_threshold(
     run_folder, shards, shard_set, tmp_path, decide, monkeypatch
 ):
     run_copy = shutil.copytree(run_folder, tmp_path / "run")
-    monkeypatch.setattr(
-        module, "_load_saved_model", lambda folder: lambda x: np.zeros(len(x))
-    )
+
+    def serve(images):
+        return {"score": tf.zeros(len(images))}
+
+    loaded = SimpleNamespace(signatures={"serving_default": serve})
+    monkeypatch.setattr(tf.saved_model, "load", lambda folder: loaded)
     run = load_run(run_copy)
     images = read_batch(shard_set, shard_set.find_rows("test"))
     scores = find_scores(run.network(images / np.float32(255)).numpy())

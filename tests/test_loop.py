@@ -20,7 +20,7 @@ from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_alone
 from drtf.models.run import load_history, load_run
 from drtf.records.reader import ShardSet
-from drtf.training import checkpoint, loop, trainer, training
+from drtf.training import checkpoint, loop, training
 from drtf.training.checkpoint import find_checkpoints, load_newest
 from drtf.training.training import train
 from drtf.workers import run_apart
@@ -209,20 +209,27 @@ def test_what_is_not_finite_is_never_saved(
     shards, settings, tmp_path, monkeypatch, place
 ):
     """Weights may be lost in a step whose own loss was still finite."""
-    run_steps = trainer.Trainer._run_steps
+    run_epochs = training.run_epochs
 
-    def spoil(self, *args):
-        found = run_steps(self, *args)
-        if place == "weights":
-            layer = self.network.get_layer("conv_1")
-            layer.kernel.assign(tf.fill(layer.kernel.shape, np.inf))
-        else:
-            # Finite themselves, but not their difference.
-            self.network.get_layer("logits").bias.assign([3e38, -3e38])
-        return found
+    def run_spoiled(parts, **kwargs):
+        run_steps, network = parts.trainer.run_steps, parts.trainer.network
+
+        def spoil(*args):
+            result = run_steps(*args)
+            if place == "weights":
+                kernel = network.get_layer("conv_1").kernel
+                kernel.assign(tf.fill(kernel.shape, np.inf))
+            else:
+                # Finite themselves, but not their difference.
+                network.get_layer("logits").bias.assign([3e38, -3e38])
+            return result
+
+        spoil.get_concrete_function = run_steps.get_concrete_function
+        parts.trainer.run_steps = spoil
+        return run_epochs(parts, **kwargs)
 
     minutes = 0 if place == "weights" else 99
-    monkeypatch.setattr(trainer.Trainer, "_run_steps", spoil)
+    monkeypatch.setattr(training, "run_epochs", run_spoiled)
     several = change(
         settings,
         steps_per_execution=4,

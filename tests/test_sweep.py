@@ -77,9 +77,9 @@ def test_what_a_config_changes_is_told_of_the_one_it_is_most_like(config):
         "again": change(config, loss="focal"),
     }
     other = change(config, seed=7)
-    assert module._find_nearest(before, other) == ("plain", ["train.seed=7"])
+    assert module.nearest_config(before, other) == ("plain", ["train.seed=7"])
     other = change(config, loss="focal", seed=7)
-    assert module._find_nearest(before, other) == ("again", ["train.seed=7"])
+    assert module.nearest_config(before, other) == ("again", ["train.seed=7"])
 
 
 def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
@@ -144,7 +144,7 @@ def test_a_config_judged_on_other_photographs_says_so(tmp_path):
             ("two", "one", ['labels.patient_pattern="a|b"']),
         )
     )
-    module._write([first, second], tmp_path, "val")
+    module.save_results([first, second], tmp_path, "val")
     lines = (tmp_path / "results-val.md").read_text().splitlines()
     assert "| 0.550 (0.500 to 0.600) |" in lines[2]
     assert "judged on others" not in lines[2]
@@ -157,10 +157,10 @@ def test_a_config_judged_on_other_photographs_says_so(tmp_path):
 def test_a_stopped_sweep_says_where_and_how_it_goes_on(
     photographs, config, tmp_path, monkeypatch
 ):
-    def stop(*args):
+    def stop(*args, **kwargs):
         raise StoppedError("with --resume", signal.SIGTERM)
 
-    monkeypatch.setattr(module, "_run", stop)
+    monkeypatch.setattr(module, "run_apart", stop)
     source = Source(photographs / "images", photographs / "labels.csv")
     expected = "in config one; all is saved, and the same command goes on"
     with pytest.raises(StoppedError, match=expected) as stopped:

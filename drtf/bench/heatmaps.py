@@ -90,11 +90,11 @@ def bench_heatmaps(
         DrtfError: if the run can't be used, or no photograph shows a lesion.
     """
     run = load_run(run_folder)
-    examples = _draw_examples(run.config.images, num_photographs, seed, num_workers)
+    examples = draw_examples(run.config.images, num_photographs, seed, num_workers)
     images, lesions, fields = map(np.stack, zip(*examples, strict=True))
     near = np.stack([_widen(mask) for mask in lesions]) & fields
     random = keras.models.clone_model(run.network)
-    _draw_weights(random, run.network, seed)
+    shuffle_weights(random, run.network, seed)
     layers = find_layers(run.network, least_cells=LEAST_CELLS_A_SIDE)
     ways = [
         (method, layer)
@@ -115,21 +115,32 @@ def bench_heatmaps(
                     method,
                     name,
                     cells,
-                    *_judge(maps, others, lesions & fields, near, fields),
+                    *measure_maps(maps, others, lesions & fields, near, fields),
                 )
             )
             advance(f"{method} {name}")
     return found
 
 
-def _judge(
+def measure_maps(
     maps: np.ndarray,
     others: np.ndarray,
     lesions: np.ndarray,
     near: np.ndarray,
     fields: np.ndarray,
 ) -> tuple[float, ...]:
-    """Judge maps, float32 [N, S, S], by the lesions, bool [N, S, S]."""
+    """Measure how well maps point at lesions.
+
+    Args:
+        maps: float32 [N, S, S].
+        others: float32 [N, S, S], the maps of a network with random weights.
+        lesions: bool [N, S, S].
+        near: bool [N, S, S], the lesions and what is close to them.
+        fields: bool [N, S, S], the visible retina.
+
+    Returns:
+        The last six fields of `MapResult`.
+    """
     inside = np.where(fields, maps, 0)
     heat = inside.sum(axis=(1, 2))
     lit = heat > 0
@@ -152,9 +163,14 @@ def _judge(
     )
 
 
-def _draw_examples(
+def draw_examples(
     config: ImagesConfig, num_photographs: int, seed: int, num_workers: int
 ) -> list[Example]:
+    """Draw photographs of diseased eyes, and keep those that show a lesion.
+
+    Raises:
+        DrtfError: If none of them shows a lesion.
+    """
     # About half of the planned eyes are healthy.
     planned = (x for x in plan_photographs(4 * num_photographs, seed=seed) if x.grade)
     chosen = list(itertools.islice(planned, num_photographs))
@@ -206,7 +222,7 @@ def _widen(mask: np.ndarray) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), disc) > 0
 
 
-def _draw_weights(random: keras.Model, network: keras.Model, seed: int) -> None:
+def shuffle_weights(random: keras.Model, network: keras.Model, seed: int) -> None:
     """Give a network another's weights, each tensor's in a random order."""
     rng = np.random.default_rng(seed)
     random.set_weights(

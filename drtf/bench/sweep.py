@@ -119,7 +119,7 @@ def sweep(
             ) from error
         except DrtfError as error:
             raise DrtfError(f"config {name}: {error}") from error
-        nearest, changes = _find_nearest(before, config)
+        nearest, changes = nearest_config(before, config)
         alike = first and first.photographs.equals(judged.photographs)
         results.append(
             Result(
@@ -137,7 +137,7 @@ def sweep(
         )
         before[name], first = config, first or judged
         # A table of what there is so far.
-        _write(results, out, split)
+        save_results(results, out, split)
     return results
 
 
@@ -258,8 +258,17 @@ def _name_set(config: Config) -> str:
     return f"{config.images.size}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _find_nearest(before: dict[str, Config], config: Config) -> tuple[str, list[str]]:
-    """Find the config that the fewest settings are changed of, the last of such."""
+def nearest_config(before: dict[str, Config], config: Config) -> tuple[str, list[str]]:
+    """Return the earlier config that differs least, and the settings that differ.
+
+    Args:
+        before: Earlier configs by name, in the order of the table.
+        config: The config to compare with them.
+
+    Returns:
+        The name, the latest of several that differ equally little, and the changes as
+        `section.key=value`. An empty name and no changes if `before` is empty.
+    """
     new = _flatten(config)
     found = []
     for name, other in before.items():
@@ -304,7 +313,8 @@ def _list_values(result: Result) -> dict[str, str | float]:
     }
 
 
-def _write(results: Sequence[Result], out: Path, split: str) -> None:
+def save_results(results: Sequence[Result], out: Path, split: str) -> None:
+    """Save results as a CSV file, a Markdown page and a figure in the folder `out`."""
     table = pd.DataFrame([_list_values(result) for result in results])
     write_atomic(out / TABLE_FILE.format(split), table.to_csv(index=False))
     rows = [[cell.replace("|", r"\|") for cell in row] for row in list_rows(results)]
