@@ -373,7 +373,7 @@ class Config(Section):
         return self
 
 
-def find_presets() -> list[str]:
+def list_presets() -> list[str]:
     """List the names of the presets that come with drtf."""
     files = resources.files("drtf.configs").iterdir()
     return sorted(file.name[:-5] for file in files if file.name.endswith(".toml"))
@@ -467,7 +467,7 @@ def _read_source(source: str) -> tuple[str, str]:
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"can't read the config file {path}: {error}") from error
-    presets = find_presets()
+    presets = list_presets()
     if source not in presets:
         raise ConfigError(
             f"no preset {source!r}{_nearest(source, presets)}; presets are "

@@ -19,7 +19,7 @@ GUARD = r"^'('*[=+\-@\t\r])"
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file aside, sync it, and rename it into place."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    aside = find_aside(path)
+    aside = partial_path(path)
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -31,7 +31,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     aside.replace(path)
 
 
-def find_aside(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Return where a file or a folder stands until it is whole: hidden, beside."""
     return path.with_name(f".{path.name}.partial")
 
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     What a call before, killed, left there is removed, and so is what this one leaves if
     it fails.
     """
-    aside = find_aside(path)
+    aside = partial_path(path)
 
     def remove() -> None:
         if aside.is_dir():

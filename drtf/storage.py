@@ -110,7 +110,7 @@ def write_object(location: str, data: bytes) -> None:
         file.write(data)
 
 
-def find_size(location: str) -> int:
+def object_size(location: str) -> int:
     """Return an object's size in bytes, or -1 where it can't be asked for."""
     tf = _load_tensorflow()
     try:

@@ -15,7 +15,7 @@ from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.models.calibration import Calibration
 from drtf.models.run import Decision, Threshold, load_info, save_decision
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 SETTINGS = (
     "images.size=32",
@@ -55,7 +55,7 @@ def shards(
 
 @pytest.fixture
 def shard_set(shards: Path):
-    with ShardSet(shards) as opened:
+    with ShardDataset(shards) as opened:
         yield opened
 
 
@@ -81,7 +81,7 @@ def run_folder(
     shards: Path, config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A trained run without a threshold, not to be written to."""
-    from drtf.training.training import train
+    from drtf.training.run import train
 
     out = tmp_path_factory.mktemp("runs") / "drawn"
     train(shards, out=out, config=config)

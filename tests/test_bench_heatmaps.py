@@ -6,7 +6,7 @@ from drtf.bench import heatmaps
 from drtf.bench.heatmaps import bench_heatmaps
 from drtf.config import ModelConfig
 from drtf.errors import DrtfError
-from drtf.inference.heatmaps import find_layers
+from drtf.inference.heatmaps import list_map_layers
 from drtf.models.network import build_network
 
 
@@ -64,7 +64,7 @@ def test_the_drawn_lesions_lie_where_the_network_sees_them(config):
 def test_the_layers_are_the_last_of_each_grid():
     config = ModelConfig(weights="none", alpha=0.35)
     network = build_network(config, image_size=96, load_weights=False)
-    found = find_layers(network, least_cells=3)
+    found = list_map_layers(network, least_cells=3)
     assert [layer.output.shape[1] for layer in found] == [48, 24, 12, 6, 3]
     assert found[-1].name == "out_relu"
 

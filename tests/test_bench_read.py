@@ -8,10 +8,10 @@ import pytest
 from drtf.bench import memory, read
 from drtf.bench.memory import bench_memory, link_copies
 from drtf.bench.read import ENCODED_WAYS, OURS, RAW_WAYS, bench_read, parse_pythons
-from drtf.bench.sample_set import Sample, build_sample_set
+from drtf.bench.sample_dataset import Sample, build_sample_dataset
 from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 HERE = ("ours", "tfrecord", "arrays", "bare", "memory_copy")
 
@@ -41,15 +41,15 @@ def test_each_way_reads_balanced_batches_or_says_why_not(shards, tmp_path, monke
 
 
 def test_encoded_images_are_compared_with_their_decoder(tmp_path):
-    shards = build_sample_set(tmp_path / "set", Sample(40, 32, "jpeg"))
+    shards = build_sample_dataset(tmp_path / "set", Sample(40, 32, "jpeg"))
     found = measure(shards, tmp_path / "work")
     assert [way.name for way in found.ways] == [way.title for way in ENCODED_WAYS]
     assert all(min(way.rates) > 0 for way in found.ways)
 
 
 def test_a_sample_set_has_the_grades_of_eyepacs(tmp_path):
-    shards = build_sample_set(tmp_path / "set", Sample(400, 32, "raw"))
-    with ShardSet(shards) as opened:
+    shards = build_sample_dataset(tmp_path / "set", Sample(400, 32, "raw"))
+    with ShardDataset(shards) as opened:
         assert opened.manifest.num_records == {
             "train": {"0": 294, "1": 28, "2": 60, "3": 10, "4": 8}
         }
@@ -109,7 +109,7 @@ def test_memory_is_told_after_each_epoch_of_a_set_and_a_larger_one(shards, tmp_p
     small, large = bench_memory(
         shards, work=tmp_path, num_copies=3, batch_size=7, epochs=2
     )
-    with ShardSet(shards) as opened:
+    with ShardDataset(shards) as opened:
         assert small.num_records == len(opened.find_rows("train"))
     assert large.num_records == 3 * small.num_records
     for result in (small, large):
@@ -120,7 +120,7 @@ def test_memory_is_told_after_each_epoch_of_a_set_and_a_larger_one(shards, tmp_p
 
 def test_a_larger_set_has_each_record_several_times(shards, tmp_path):
     link_copies(shards, tmp_path / "larger", num_copies=2)
-    with ShardSet(shards) as one, ShardSet(tmp_path / "larger") as two:
+    with ShardDataset(shards) as one, ShardDataset(tmp_path / "larger") as two:
         rows, count = one.find_rows("train"), len(one.index)
         images = read_batch(one, rows)
         for first in (0, count):

@@ -12,7 +12,7 @@ from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.images.preprocess import decode_image
 from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.records.rejected import Rejection, save_rejected
 from drtf.records.verify import find_faults
 
@@ -67,7 +67,7 @@ def test_small_shards_hold_the_same_records(photographs, shard_set, tmp_path, co
     report = build(photographs, tmp_path / "small", config)
     assert len(report.manifest.shards) > 8
     assert max(shard.size_bytes for shard in report.manifest.shards) < 22_000
-    with ShardSet(tmp_path / "small") as small_set:
+    with ShardDataset(tmp_path / "small") as small_set:
         assert small_set.index["id"].tolist() == shard_set.index["id"].tolist()
     assert find_faults(tmp_path / "small") == []
 
@@ -93,7 +93,7 @@ def test_bad_photographs_are_set_aside_and_the_good_ones_land(folder, tmp_path, 
     assert report.manifest.rejected["unreadable"] == 1
     written = pd.read_csv(tmp_path / "out" / REJECTED_FILE)
     assert dict(zip(written["path"], written["reason"], strict=True)) == reasons
-    with ShardSet(tmp_path / "out") as shard_set:
+    with ShardDataset(tmp_path / "out") as shard_set:
         assert len(shard_set.index) == 43
     assert find_faults(tmp_path / "out") == []
 
@@ -117,7 +117,7 @@ def test_a_rejected_photograph_does_not_move_others_between_splits(
     (folder / "images" / "5_left.png").write_bytes(b"")
     build(folder, tmp_path / "out", config)
     before = shard_set.index.set_index("id")["split"]
-    with ShardSet(tmp_path / "out") as opened:
+    with ShardDataset(tmp_path / "out") as opened:
         after = opened.index.set_index("id")["split"]
     assert (after == before[after.index]).all()
 
@@ -127,7 +127,7 @@ def test_identical_photographs_of_two_patients_share_a_split(folder, tmp_path, c
     for patient in (8, 14, 20):
         shutil.copy(images / "2_left.png", images / f"{patient}_left.png")
     build(folder, tmp_path / "out", config)
-    with ShardSet(tmp_path / "out") as opened:
+    with ShardDataset(tmp_path / "out") as opened:
         index = opened.index.set_index("patient")
     assert index.loc[["2", "8", "14", "20"], "split"].nunique() == 1
 
@@ -155,7 +155,7 @@ def test_encoded_sets_hold_the_encoded_photographs(
     build(photographs, tmp_path / "out", config)
     rows = np.array([0, 20])
     raw = [image.reshape(32, 32, 3).copy() for image in shard_set.read_images(rows)]
-    with ShardSet(tmp_path / "out") as opened:
+    with ShardDataset(tmp_path / "out") as opened:
         for expected, data in zip(raw, opened.read_images(rows), strict=True):
             found = decode_image(data.copy(), encoding, size=32)
             difference = abs(found.astype(int) - expected)

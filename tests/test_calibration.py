@@ -22,7 +22,7 @@ def test_the_temperature_is_found(temperature):
         truth,
         scores,
         method="temperature",
-        trained_share=truth.mean(),
+        train_prior=truth.mean(),
         **COMMON,
     )
     assert found.temperature == pytest.approx(temperature, rel=0.05)
@@ -37,7 +37,7 @@ def test_the_prior_is_put_right():
     truth = (rng.random(200_000) < 0.1).astype(int)
     evidence = rng.normal(np.where(truth == 1, 1.0, -1.0), 1.0)
     scores = expit(2 * evidence)  # the likelihood ratio's logarithm, at even odds
-    found = fit_calibration(truth, scores, method="none", trained_share=0.5, **COMMON)
+    found = fit_calibration(truth, scores, method="none", train_prior=0.5, **COMMON)
     probabilities = found.apply(scores)
     assert probabilities.mean() == pytest.approx(0.1, abs=0.003)
     sure = (probabilities > 0.4) & (probabilities < 0.6)
@@ -47,7 +47,7 @@ def test_the_prior_is_put_right():
 def test_an_isotonic_curve_mends_any_shape():
     truth, scores = sample()
     bent = scores**3
-    found = fit_calibration(truth, bent, method="isotonic", trained_share=0.5, **COMMON)
+    found = fit_calibration(truth, bent, method="isotonic", train_prior=0.5, **COMMON)
     assert found.apply(bent) == pytest.approx(scores, abs=0.12)
     assert (np.diff(found.apply(np.linspace(0, 1, 50))) >= 0).all()
 
@@ -55,7 +55,7 @@ def test_an_isotonic_curve_mends_any_shape():
 @pytest.mark.parametrize("method", ["none", "temperature", "isotonic"])
 def test_a_calibration_is_written_and_read_again(method):
     truth, scores = sample(200)
-    found = fit_calibration(truth, scores, method=method, trained_share=0.5, **COMMON)
+    found = fit_calibration(truth, scores, method=method, train_prior=0.5, **COMMON)
     again = Calibration.model_validate_json(found.model_dump_json())
     values = np.array([0.0, 0.2, 0.7, 1.0], np.float32)
     assert (again.apply(values) == found.apply(values)).all()

@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from drtf.config import TrainConfig
-from drtf.training.callbacks import BestModel, build_callbacks, find_monitor
+from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
 
 
 def list_tags(folder, kind):
@@ -45,7 +45,7 @@ def test_of_losses_the_lowest_is_best():
     ],
 )
 def test_the_monitor_follows_the_task(settings, expected):
-    assert find_monitor(TrainConfig(**settings)) == expected
+    assert monitor_name(TrainConfig(**settings)) == expected
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from drtf.config import (
     Config,
     dump_config,
-    find_presets,
+    list_presets,
     load_config,
     parse_config,
 )
@@ -29,7 +29,7 @@ def test_without_a_source_the_defaults_hold():
 
 
 def test_the_presets_are_those_that_are_promised():
-    assert find_presets() == [
+    assert list_presets() == [
         "demo",
         "eyenet-256",
         "mobilenetv2-224-fast",
@@ -38,7 +38,7 @@ def test_the_presets_are_those_that_are_promised():
     ]
 
 
-@pytest.mark.parametrize("name", find_presets())
+@pytest.mark.parametrize("name", list_presets())
 def test_a_preset_survives_being_written_and_read_again(name, tmp_path):
     config = load_config(name)
     path = tmp_path / "config.toml"
@@ -168,11 +168,11 @@ def test_a_list_that_is_not_toml_is_told_as_such():
 
 
 def test_an_unknown_preset_names_the_nearest():
-    with raises_naming(ConfigError, "mobilenet-96", *find_presets()) as error:
+    with raises_naming(ConfigError, "mobilenet-96", *list_presets()) as error:
         load_config("mobilenet-96")
     # The nearest comes before the list of all presets.
     message = str(error.value)
-    assert message.index("mobilenetv2") < message.index(find_presets()[0])
+    assert message.index("mobilenetv2") < message.index(list_presets()[0])
 
 
 def test_a_missing_and_a_broken_file_are_named(tmp_path):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from drtf.data.contents import drop_conflicts, find_conflicts, find_contents
+from drtf.data.contents import drop_conflicts, find_conflicts, group_identical_files
 from drtf.errors import LabelError
 
 
@@ -22,7 +22,7 @@ def table(tmp_path: Path) -> pd.DataFrame:
             "size_bytes": [len(content) for content in contents.values()],
         }
     )
-    return table.assign(content=find_contents(table))
+    return table.assign(content=group_identical_files(table))
 
 
 def test_identical_photographs_alone_share_a_content(table):
@@ -37,7 +37,7 @@ def test_photographs_that_cannot_be_read_are_each_their_own(tmp_path):
             "size_bytes": [-1, -1],
         }
     )
-    assert find_contents(table).tolist() == [0, 1]
+    assert group_identical_files(table).tolist() == [0, 1]
 
 
 def test_a_conflict_names_its_photographs_and_their_grades(table):

@@ -9,7 +9,7 @@ from drtf.inference.evaluation import evaluate
 from drtf.inference.heatmaps import compute_maps
 from drtf.models.network import LOGITS, build_network
 from drtf.models.run import load_run
-from drtf.training.training import train
+from drtf.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,14 @@ from drtf.inference.evaluation import (
     RULES,
     describe_classes,
     evaluate,
-    was_judged,
+    is_evaluated,
 )
-from drtf.inference.gradcam import gradcam
-from drtf.inference.judgement import (
+from drtf.inference.evaluation_result import (
     CLASS_COLUMNS,
     describe_calibration,
     describe_threshold,
 )
+from drtf.inference.gradcam import gradcam
 from drtf.inference.report import (
     FIGURES,
     GRADES_FIGURE,
@@ -37,8 +37,8 @@ from drtf.inference.report import (
 from drtf.models.calibration import Calibration
 from drtf.models.run import Threshold, load_history, load_run, save_model
 from drtf.records.manifest import hash_manifest
-from drtf.records.reader import ShardSet
-from drtf.training.training import train
+from drtf.records.reader import ShardDataset
+from drtf.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -273,10 +273,10 @@ def test_what_is_not_an_evaluations_is_not_replaced(
 
 def test_an_evaluation_is_known_by_its_set_too(run, evaluation, config, tmp_path):
     info = load_run(run).info
-    assert was_judged(run / "test", info, config.evaluate)
-    other = info.model_copy(update={"set_sha256": "of a hospital"})
-    assert not was_judged(run / "test", other, config.evaluate)
-    assert not was_judged(tmp_path, info, config.evaluate)
+    assert is_evaluated(run / "test", info, config.evaluate)
+    other = info.model_copy(update={"dataset_sha256": "of a hospital"})
+    assert not is_evaluated(run / "test", other, config.evaluate)
+    assert not is_evaluated(tmp_path, info, config.evaluate)
 
 
 @pytest.mark.parametrize("change", [{"layer": "conv_9"}, {"colormap": "jett"}])
@@ -353,14 +353,14 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
     text = (tmp_path / "e" / REPORT_FILE).read_text()
     for title, sha256 in (
         ("Judged set", hash_manifest(tmp_path / "other")),
-        ("Trained on", load_run(run).info.set_sha256),
+        ("Trained on", load_run(run).info.dataset_sha256),
     ):
         assert f"<th>{title}, SHA-256</th><td>{sha256}</td>" in text
     assert any("not the set that the model was trained on" in x for x in found.notes)
     assert any("goes on with the run's own threshold" in x for x in found.notes)
     assert load_run(run).threshold == before
     info = json.loads((run / "run.json").read_text())
-    info["trained_share"] = 0.3  # as drawn there, whatever this set's own shares are
+    info["train_prior"] = 0.3  # as drawn there, whatever this set's own shares are
     (run / "run.json").write_text(json.dumps(info))
     kept = evaluate(
         run,
@@ -374,7 +374,7 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
     assert load_run(run).threshold == kept.decision.threshold
     assert kept.decision.threshold == found.decision.threshold
     assert not any("--keep" in note for note in kept.notes)
-    with ShardSet(tmp_path / "other") as other:
+    with ShardDataset(tmp_path / "other") as other:
         diseased = other.grades[other.find_rows("val")] > 0
     shift = logit(diseased.mean()) - logit(0.3)
     assert kept.decision.calibration.prior_shift == pytest.approx(shift)

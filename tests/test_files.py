@@ -6,9 +6,9 @@ from drtf.errors import DrtfError
 from drtf.files import (
     GUARD,
     check_absent,
-    find_aside,
     hash_file,
     neutralize,
+    partial_path,
     replacing,
     write_atomic,
 )
@@ -63,7 +63,7 @@ def test_a_folder_comes_into_place_whole_or_not_at_all(tmp_path):
         (folder / "half").touch()
         raise OSError("disk full")
     assert list(out.parent.iterdir()) == []
-    find_aside(out).mkdir()  # a call that was killed
+    partial_path(out).mkdir()  # a call that was killed
     with replacing(out) as folder:
         folder.mkdir()
         (folder / "whole").touch()

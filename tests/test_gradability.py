@@ -2,14 +2,14 @@ import cv2
 import numpy as np
 import pytest
 
-from drtf.images.gradability import find_flags, measure_looks
+from drtf.images.gradability import gradability_flags, measure_statistics
 from drtf.images.retina import find_field, survey
 from drtf.images.synthetic import draw_photograph
 
 
 def judge(image):
     found = survey(image)
-    return find_flags(found, find_field(found.brightness))
+    return gradability_flags(found, find_field(found.brightness))
 
 
 @pytest.fixture(scope="module", params=range(4))
@@ -43,7 +43,9 @@ def test_clarity_hardly_depends_on_exposure(fundus):
     found = survey(fundus)
     field = find_field(found.brightness)
     darker = (found.image * 0.5).astype(np.uint8)
-    clarity = [measure_looks(image, field).clarity for image in (found.image, darker)]
+    clarity = [
+        measure_statistics(image, field).clarity for image in (found.image, darker)
+    ]
     assert clarity[1] == pytest.approx(clarity[0], rel=0.15)
 
 

@@ -16,7 +16,7 @@ from drtf.config import load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.images.preprocess import decode_image
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 # It brings protocol buffers of its own that can't stand beside TensorFlow's.
 READ_BY_TFRECORD = """
@@ -46,18 +46,18 @@ def encoded(request, tmp_path_factory):
     out = folder / "My set-1.0 {é}"
     source = Source(folder / "photographs" / "images", labels)
     build_shards([source], out, config=load_config("", settings))
-    with ShardSet(out) as opened:
+    with ShardDataset(out) as opened:
         yield opened
 
 
-def records_of(shards: ShardSet, split: str) -> list[tuple[str, int, bytes]]:
+def records_of(shards: ShardDataset, split: str) -> list[tuple[str, int, bytes]]:
     rows = shards.find_rows(split)
     images = [image.tobytes() for image in shards.read_images(rows)]
     index = shards.index.iloc[rows]
     return list(zip(index["id"], index["grade"], images, strict=True))
 
 
-def paths_of(shards: ShardSet, split: str) -> list[str]:
+def paths_of(shards: ShardDataset, split: str) -> list[str]:
     return [
         str(shards.folder / shard.file)
         for shard in shards.manifest.shards
@@ -197,10 +197,10 @@ def test_a_shard_whose_photographs_were_all_set_aside_disturbs_no_reader(
     source = Source(folder / "images", folder / "labels.csv")
     config = load_config("", settings)
     build_shards([source], tmp_path / "one", config=config)
-    with ShardSet(tmp_path / "one") as opened:
+    with ShardDataset(tmp_path / "one") as opened:
         (folder / "images" / opened.index["path"][1]).write_bytes(b"")
     build_shards([source], tmp_path / "two", config=config)
-    with ShardSet(tmp_path / "two") as opened:
+    with ShardDataset(tmp_path / "two") as opened:
         assert opened.manifest.shards[1].num_records == 0
         expected = {id_ for id_, _, _ in records_of(opened, "train")}
     builder = tfds.builder_from_directory(str(tmp_path / "two"))

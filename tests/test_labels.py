@@ -4,9 +4,9 @@ import pytest
 
 from drtf.config import LabelsConfig
 from drtf.data.labels import (
-    find_classes,
     load_labels,
     match_photographs,
+    task_classes,
 )
 from drtf.errors import LabelError
 
@@ -162,8 +162,8 @@ def test_no_match_at_all_is_an_error_that_shows_both_sides():
 
 def test_classes_follow_the_task():
     grades = np.arange(5)
-    assert find_classes(grades, "binary").tolist() == [0, 1, 1, 1, 1]
-    assert find_classes(grades, "referable").tolist() == [0, 0, 1, 1, 1]
+    assert task_classes(grades, "binary").tolist() == [0, 1, 1, 1, 1]
+    assert task_classes(grades, "referable").tolist() == [0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from drtf.data.pipeline import State, train_dataset
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_alone
 from drtf.models.run import load_history, load_run
-from drtf.records.reader import ShardSet
-from drtf.training import checkpoint, loop, training
-from drtf.training.checkpoint import find_checkpoints, load_newest
-from drtf.training.training import train
+from drtf.records.reader import ShardDataset
+from drtf.training import checkpoint, loop
+from drtf.training import run as training_run
+from drtf.training.checkpoint import list_checkpoints, load_newest
+from drtf.training.run import train
 from drtf.workers import run_apart
 
 # Kills its process when the function of a module is called for the n-th time, before or
@@ -31,7 +32,7 @@ KILLED = """
 import importlib, os, sys
 from pathlib import Path
 from drtf.config import load_config
-from drtf.training import training
+from drtf.training import run
 
 shards, out, config, place, number, when = sys.argv[1:]
 module, _, name = place.rpartition(".")
@@ -49,7 +50,7 @@ def work_and_die(*args, **kwargs):
     return result
 
 setattr(module, name, work_and_die)
-training.train(Path(shards), out=Path(out), config=load_config(config), resume=True)
+run.train(Path(shards), out=Path(out), config=load_config(config), resume=True)
 """
 
 
@@ -113,7 +114,7 @@ def unfinished(shards, settings, tmp_path):
         ("drtf.training.checkpoint.write_atomic", 3, "before"),  # during a save
         ("drtf.training.checkpoint.sync_folder", 4, "before"),
         ("drtf.training.loop.save_history", 1, "after"),  # between epochs
-        ("drtf.training.training.save_model", 1, "before"),
+        ("drtf.training.run.save_model", 1, "before"),
     ],
 )
 def test_a_killed_training_ends_as_an_undisturbed_one(
@@ -137,11 +138,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     shards, settings, undisturbed, unfinished, caplog
 ):
     out = unfinished
-    newest, before, *_ = find_checkpoints(out)
+    newest, before, *_ = list_checkpoints(out)
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert load_newest(out).num_steps == int(before.stem.removeprefix("step-"))
     assert f"{newest} is damaged" in caplog.text
-    assert newest not in find_checkpoints(out)
+    assert newest not in list_checkpoints(out)
     assert newest.with_suffix(".damaged").exists()
     train(shards, out=out, config=settings, resume=True)
     assert find_hash(out) == undisturbed
@@ -151,7 +152,7 @@ def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(
     shards, settings, undisturbed, unfinished
 ):
     out = unfinished
-    for number, path in enumerate(find_checkpoints(out)[:2]):
+    for number, path in enumerate(list_checkpoints(out)[:2]):
         path.write_bytes(b"damaged")
         path.rename(path.with_name(f"step-{9000 + number:010d}.checkpoint"))
     train(shards, out=out, config=settings, resume=True)
@@ -162,11 +163,11 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
     shards, settings, unfinished
 ):
     out = unfinished
-    for path in find_checkpoints(out):
+    for path in list_checkpoints(out):
         path.write_bytes(b"")
     with pytest.raises(RunError, match=r"none of the 3 checkpoints .* is whole"):
         train(shards, out=out, config=settings, resume=True)
-    assert len(find_checkpoints(out)) == 3
+    assert len(list_checkpoints(out)) == 3
 
 
 def test_what_a_kill_left_is_put_right_from_the_checkpoint(
@@ -209,7 +210,7 @@ def test_what_is_not_finite_is_never_saved(
     shards, settings, tmp_path, monkeypatch, place
 ):
     """Weights may be lost in a step whose own loss was still finite."""
-    run_epochs = training.run_epochs
+    run_epochs = training_run.run_epochs
 
     def run_spoiled(parts, **kwargs):
         run_steps, network = parts.trainer.run_steps, parts.trainer.network
@@ -229,7 +230,7 @@ def test_what_is_not_finite_is_never_saved(
         return run_epochs(parts, **kwargs)
 
     minutes = 0 if place == "weights" else 99
-    monkeypatch.setattr(training, "run_epochs", run_spoiled)
+    monkeypatch.setattr(training_run, "run_epochs", run_spoiled)
     several = change(
         settings,
         steps_per_execution=4,
@@ -240,7 +241,7 @@ def test_what_is_not_finite_is_never_saved(
     expected = f"{what} became not finite in step 4 of epoch 1"
     with pytest.raises(DrtfError, match=expected):
         train(shards, out=tmp_path / "run", config=several)
-    assert not find_checkpoints(tmp_path / "run")
+    assert not list_checkpoints(tmp_path / "run")
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
@@ -299,7 +300,7 @@ def test_a_signal_before_the_first_step_saves_and_stops(
 ):
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        signal_before("drtf.training.training.build_network", patch)
+        signal_before("drtf.training.run.build_network", patch)
         with pytest.raises(StoppedError, match="in epoch 1, after step 0 of 4"):
             train(shards, out=out, config=settings)
     train(shards, out=out, config=settings, resume=True)
@@ -310,7 +311,7 @@ def test_a_signal_after_the_last_step_stops_nothing(
     shards, settings, undisturbed, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
-    signal_before("drtf.training.training.plot_history", monkeypatch)
+    signal_before("drtf.training.run.plot_history", monkeypatch)
     train(shards, out=out, config=settings)
     assert find_hash(out) == undisturbed
 
@@ -319,7 +320,7 @@ def test_a_training_gone_on_with_remembers_what_was_damaged(
     shards, settings, tmp_path, monkeypatch
 ):
     damaged = shutil.copytree(shards, tmp_path / "set")
-    with ShardSet(damaged) as shard_set:
+    with ShardDataset(damaged) as shard_set:
         record = shard_set.index.iloc[shard_set.find_rows("train")[0]]
         shard = damaged / shard_set.manifest.shards[record["shard"]].file
     data = bytearray(shard.read_bytes())
@@ -329,7 +330,7 @@ def test_a_training_gone_on_with_remembers_what_was_damaged(
     config = change(settings, epochs=1).model_copy(update={"sampling": sampling})
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "plot_history", fail)
+        patch.setattr(training_run, "plot_history", fail)
         with pytest.raises(KeyboardInterrupt):
             train(damaged, out=out, config=config)
     assert train(damaged, out=out, config=config, resume=True).num_damaged == 1
@@ -353,7 +354,7 @@ def test_a_training_of_another_set_is_not_gone_on_with(
     shards, settings, unfinished, monkeypatch
 ):
     out = unfinished
-    monkeypatch.setattr(training, "hash_manifest", lambda folder: "another")
+    monkeypatch.setattr(training_run, "hash_manifest", lambda folder: "another")
     with pytest.raises(RunError, match="begun with SHA-256 of the set's manifest="):
         train(shards, out=out, config=settings, resume=True)
 
@@ -403,7 +404,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(
         expected = "can't save a checkpoint .* No space left .* go on with --resume"
         with pytest.raises(DrtfError, match=expected):
             train(shards, out=out, config=settings)
-    assert len(find_checkpoints(out)) == 2
+    assert len(list_checkpoints(out)) == 2
     train(shards, out=out, config=settings, resume=True)
     assert find_hash(out) == undisturbed
 
@@ -427,9 +428,9 @@ def test_a_loss_that_is_not_finite_names_step_and_photographs(
     expected = "not finite in step 3 of epoch 1; .*step-0000000002.checkpoint; train"
     with pytest.raises(DrtfError, match=expected):
         train(shards, out=out, config=settings)
-    assert len(find_checkpoints(out)) == 2
+    assert len(list_checkpoints(out)) == 2
     ids = (out / "failed_batch.csv").read_text().splitlines()
-    with ShardSet(shards) as shard_set:
+    with ShardDataset(shards) as shard_set:
         batches = train_dataset(shard_set, batch_size=8, state=State(42, 0, 2))
         rows = next(iter(batches))["row"].numpy()
         assert ids == ["id", *shard_set.index["id"].to_numpy()[rows]]
@@ -459,8 +460,8 @@ def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(
     # Each is killed after its first checkpoint, so that all get further.
     while not (out / "run.json").exists():
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        before = find_checkpoints(out)
-        while process.poll() is None and find_checkpoints(out) == before:
+        before = list_checkpoints(out)
+        while process.poll() is None and list_checkpoints(out) == before:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.5))
         process.kill()

@@ -9,7 +9,7 @@ from drtf.models import device, machine
 
 
 def facts():
-    return {fact.name: fact for fact in machine.find_facts()}
+    return {fact.name: fact for fact in machine.machine_facts()}
 
 
 def test_versions_precision_disk_and_memory_are_told():
@@ -24,7 +24,7 @@ def test_versions_precision_disk_and_memory_are_told():
 
 
 def test_without_a_gpu_there_is_advice(monkeypatch):
-    monkeypatch.setattr(machine, "find_gpus", list)
+    monkeypatch.setattr(machine, "list_gpus", list)
     assert "nvidia-smi" in facts()["GPU"].advice
 
 
@@ -52,7 +52,7 @@ def test_xla_is_tried_without_a_word_on_stderr():
 
 
 def test_a_gpu_is_told_with_its_capability(monkeypatch):
-    monkeypatch.setattr(machine, "find_gpus", lambda: [("Tesla T4", (7, 5))])
+    monkeypatch.setattr(machine, "list_gpus", lambda: [("Tesla T4", (7, 5))])
     assert facts()["GPU"].found == "Tesla T4, compute capability 7.5"
 
 

@@ -10,7 +10,7 @@ from drtf.models.network import (
     build_network,
     build_task_model,
     count_parameters,
-    find_scores,
+    disease_scores,
     set_trainable,
 )
 
@@ -114,7 +114,7 @@ def test_the_score_is_the_sigmoid_of_the_logit(name, task):
     images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
     logits = build_logit_model(network)(images).numpy()
     probabilities = network(images).numpy()
-    scores = find_scores(probabilities)
+    scores = disease_scores(probabilities)
     assert logits.shape == (3, 1)
     assert scores == pytest.approx(1 / (1 + np.exp(-logits[:, 0])), abs=1e-6)
     if task == "grades":

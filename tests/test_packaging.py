@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from drtf.config import find_presets
+from drtf.config import list_presets
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,9 +66,9 @@ def test_the_installed_command_answers(fresh, tmp_path):
 def test_the_installed_presets_are_found_by_name(fresh, tmp_path):
     code = (
         "import drtf, drtf.config as c;"
-        "print(drtf.__file__, c.find_presets(), c.load_config('mobilenetv2-96').images)"
+        "print(drtf.__file__, c.list_presets(), c.load_config('mobilenetv2-96').images)"
     )
     out = run(fresh, "python", "-c", code, cwd=tmp_path)
     assert out.startswith(str(fresh))
-    assert str(find_presets()) in out
+    assert str(list_presets()) in out
     assert "decode='exact'" in out

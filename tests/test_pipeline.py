@@ -23,7 +23,7 @@ from drtf.data.pipeline import (
 from drtf.data.sampling import plan_epoch
 from drtf.data.sources import Source
 from drtf.errors import RecordError
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 COMMON = {"split": "train", "task": "binary", "sampling": SamplingConfig()}
 
@@ -97,7 +97,7 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
         config=config.model_copy(update={"build": png}),
     )
     rows = np.array([3, 1, 40])
-    with ShardSet(tmp_path / "png") as opened:
+    with ShardDataset(tmp_path / "png") as opened:
         assert (read_batch(opened, rows) == read_batch(shard_set, rows)).all()
         assert read_batch(opened, rows[:0]).shape == (0, 32, 32, 3)
         # A batch of one leaves all cores but one without an image.
@@ -173,7 +173,7 @@ def test_a_state_is_never_negative():
 
 
 def test_a_closed_set_says_so(shards):
-    with ShardSet(shards) as shard_set:
+    with ShardDataset(shards) as shard_set:
         dataset = train_dataset(shard_set, batch_size=6)
     with pytest.raises(RecordError, match="was closed"), record_errors():
         list(dataset)
@@ -218,13 +218,13 @@ def test_memory_that_is_let_go_is_used_again(shard_set):
 def damaged_set(shards, tmp_path):
     """A set whose third record is damaged."""
     folder = shutil.copytree(shards, tmp_path / "damaged")
-    with ShardSet(folder) as whole:
+    with ShardDataset(folder) as whole:
         row = whole.index.iloc[2]
         path = folder / whole.manifest.shards[0].file
     data = bytearray(path.read_bytes())
     data[row.offset + row.length // 2] ^= 4
     path.write_bytes(data)
-    with ShardSet(folder) as opened:
+    with ShardDataset(folder) as opened:
         yield opened
 
 
@@ -289,13 +289,13 @@ TEN_EPOCHS = """
 import re, sys
 from pathlib import Path
 from drtf.data.pipeline import train_dataset
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 def anonymous():
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"RssAnon:\\s+(\\d+)", status)[1])
 
-with ShardSet(Path(sys.argv[1])) as shards:
+with ShardDataset(Path(sys.argv[1])) as shards:
     sizes = []
     for number, _ in enumerate(train_dataset(shards, batch_size=8, epochs=600)):
         if number % 600 == 599:
@@ -320,9 +320,9 @@ UNFINISHED = """
 import sys
 from pathlib import Path
 from drtf.data.pipeline import train_dataset
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
-shards = ShardSet(Path(sys.argv[1]))
+shards = ShardDataset(Path(sys.argv[1]))
 batches = iter(train_dataset(shards, batch_size=40, epochs=10_000))
 for _ in range(200):
     next(batches)

@@ -10,7 +10,7 @@ from drtf.images.preprocess import preprocess_photograph
 from drtf.records.framing import HEADER
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_changed_byte_is_reported_with_shard_record_and_offset(copy):
     data = bytearray(path.read_bytes())
     data[row.offset + HEADER.size + row.image_offset + 100] ^= 1
     path.write_bytes(data)
-    with ShardSet(copy) as damaged:
+    with ShardDataset(copy) as damaged:
         damaged.read_images(np.array([2]))
         with pytest.raises(
             RecordError,
@@ -103,7 +103,7 @@ def test_a_record_of_a_later_shard_is_numbered_within_it(copy):
     data[-1] ^= 1
     data[index["offset"][row_number] + 20] ^= 1
     path.write_bytes(data)
-    with ShardSet(copy) as damaged, pytest.raises(RecordError, match="record 1 at"):
+    with ShardDataset(copy) as damaged, pytest.raises(RecordError, match="record 1 at"):
         damaged.read_images(np.array([row_number]))
 
 
@@ -119,14 +119,14 @@ def test_two_records_that_changed_places_are_found(copy):
     )
     data[one], data[two] = data[two], data[one]
     path.write_bytes(data)
-    with ShardSet(copy) as damaged:
+    with ShardDataset(copy) as damaged:
         for row in (first, second):
             with pytest.raises(RecordError, match="not the record that the index name"):
                 damaged.read_images(np.array([row]))
 
 
 def test_a_shard_truncated_while_open_is_an_error_and_not_a_crash(copy):
-    with ShardSet(copy) as opened:
+    with ShardDataset(copy) as opened:
         with first_shard(copy).open("r+b") as file:
             file.truncate(100)
         with pytest.raises(RecordError, match="cut short"):
@@ -138,25 +138,25 @@ def test_a_shard_cut_at_a_record_is_refused_when_opened(copy):
     with first_shard(copy).open("r+b") as file:
         file.truncate(int(index["offset"][4]))
     with pytest.raises(RecordError, match="bytes, the manifest says"):
-        ShardSet(copy)
+        ShardDataset(copy)
 
 
 def test_a_missing_shard_is_named(copy):
     first_shard(copy).unlink()
     with pytest.raises(RecordError, match=r"can't open shard .*train\.tfrecord-00000"):
-        ShardSet(copy)
+        ShardDataset(copy)
 
 
 def test_another_index_than_the_manifests_is_refused(copy):
     path = copy / INDEX_FILE
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(RecordError, match="not the index that the manifest names"):
-        ShardSet(copy)
+        ShardDataset(copy)
 
 
 def test_no_file_stays_open_after_a_failed_open(copy):
     before = count_open_files()
     max(copy.glob("*.tfrecord-*")).unlink()
     with pytest.raises(RecordError):
-        ShardSet(copy)
+        ShardDataset(copy)
     assert count_open_files() == before

@@ -18,14 +18,14 @@ from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
-from drtf.files import find_aside, lock_alone
+from drtf.files import lock_alone, partial_path
 from drtf.images.synthetic import draw_photograph
 from drtf.inference import scoring
 from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run
-from drtf.records.reader import ShardSet
-from drtf.training.training import train
+from drtf.records.reader import ShardDataset
+from drtf.training.run import train
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_jpeg_shards_and_photographs_give_the_same_pixels(
         [Source(images, photographs / "labels.csv")], out=shards, config=config
     )
     train(shards, out=run_folder, config=config)
-    with ShardSet(shards) as opened:
+    with ShardDataset(shards) as opened:
         paths = opened.index["path"]
         found = Photographs(images, paths.tolist())
         prepared = prepare_photographs(load_run(run_folder), found, num_workers=1)
@@ -342,7 +342,7 @@ def test_parts_are_merged_and_nothing_may_be_missing(
     for number in (1, 3):
         score(run_folder, images, part=(number, 3), **call)
     # What another scoring left there, stopped, outlives a merge that can't be done.
-    aside = find_aside(out)
+    aside = partial_path(out)
     aside.write_bytes(whole[:-1])
     with pytest.raises(DrtfError, match=r"2-of-00003\.csv is missing: score it with"):
         score(run_folder, images, merge=3, **call)

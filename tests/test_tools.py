@@ -17,7 +17,7 @@ import cv2
 import pytest
 
 from drawing import write_photographs
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.tools.main import drtf, main
 
 README = Path(__file__).parents[1] / "README.md"
@@ -216,7 +216,7 @@ def test_sources_are_given_by_name(run, photographs, tmp_path):
         *("--out", tmp_path / "set", *sets(*SMALL)),
     )
     assert code == 0
-    with ShardSet(tmp_path / "set") as shards:
+    with ShardDataset(tmp_path / "set") as shards:
         index = shards.index
     assert set(index["source"]) == {"one", "two"}
     assert len(index) == 96

@@ -37,7 +37,7 @@ def run(trainer, batches, num_steps):
     return trainer.run_steps(batches, tf.constant(num_steps, tf.int64))
 
 
-def find_weights(trainer):
+def class_weights(trainer):
     return np.concatenate([x.ravel() for x in trainer.network.get_weights()])
 
 
@@ -65,28 +65,28 @@ def test_training_learns_what_can_be_learned(shard_set, task):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_and_ends_in_float32(shard_set, policy):
     trainer = build_trainer(policy=policy)
-    before = find_weights(trainer)
+    before = class_weights(trainer)
     run(trainer, stream(shard_set), 4)
     network = trainer.network
     assert np.isfinite(float(trainer.get_metrics_result()["loss"]))
     assert network.get_layer("conv_1").compute_dtype == policy.removeprefix("mixed_")
     assert network.output.dtype == "float32"
     assert all(weight.dtype == np.float32 for weight in network.get_weights())
-    assert (find_weights(trainer) != before).any()
+    assert (class_weights(trainer) != before).any()
 
 
 def test_float16_skips_steps_whose_gradients_are_not_finite(shard_set):
     trainer = build_trainer("train.max_skipped_steps=3", policy="mixed_float16")
-    before = find_weights(trainer)
+    before = class_weights(trainer)
     trainer.optimizer.dynamic_scale.assign(float("inf"))
     num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 3)
     assert (int(num_done), bool(failed)) == (3, False)
     assert int(trainer.num_skipped) == int(trainer.streak) == 3
-    assert (find_weights(trainer) == before).all()
+    assert (class_weights(trainer) == before).all()
     trainer.optimizer.dynamic_scale.assign(2.0)
     run(trainer, stream(shard_set), 1)
     assert (int(trainer.num_skipped), int(trainer.streak)) == (3, 0)
-    assert (find_weights(trainer) != before).any()
+    assert (class_weights(trainer) != before).any()
     trainer.optimizer.dynamic_scale.assign(float("inf"))
     num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 9)
     assert (int(num_done), bool(failed)) == (4, True)
@@ -106,15 +106,15 @@ def test_nothing_is_kept_of_a_step_that_float16_skips(shard_set):
         trainer.num_updates + trainer.num_skipped == 1, np.inf, augment(images, *rest)
     )
     run(trainer, batches, 1)
-    before = find_weights(trainer)
+    before = class_weights(trainer)
     loss = float(trainer.get_metrics_result()["loss"])
     run(trainer, batches, 1)
     assert (int(trainer.num_updates), int(trainer.num_skipped)) == (1, 1)
-    assert (find_weights(trainer) == before).all()
+    assert (class_weights(trainer) == before).all()
     assert float(trainer.get_metrics_result()["loss"]) == loss
     run(trainer, batches, 1)
     assert (int(trainer.num_updates), int(trainer.streak)) == (2, 0)
-    for variable in trainer.find_variables():
+    for variable in trainer.state_variables():
         assert np.isfinite(np.asarray(variable)).all(), variable.path
 
 
@@ -134,7 +134,7 @@ def test_the_steps_of_an_execution_change_nothing(shard_set):
         batches = stream(shard_set, epochs=9)
         for size in sizes:
             run(trainer, batches, size)
-        results.append(find_weights(trainer))
+        results.append(class_weights(trainer))
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
 
@@ -143,7 +143,7 @@ def test_xla_compiles_the_whole_step(shard_set):
     plain, compiled = build_trainer(), build_trainer("train.jit_compile=true")
     for trainer in (plain, compiled):
         run(trainer, stream(shard_set), 3)
-    assert find_weights(compiled) == pytest.approx(find_weights(plain), abs=2e-4)
+    assert class_weights(compiled) == pytest.approx(class_weights(plain), abs=2e-4)
 
 
 def test_the_head_is_trained_first_then_all(shard_set):
@@ -166,35 +166,35 @@ def test_the_head_is_trained_first_then_all(shard_set):
     assert int(trainer.optimizer.iterations) == 1
     assert int(trainer.num_updates) == 3
     # Once: a training that goes on from a checkpoint keeps what it has learned since.
-    before = [np.array(variable) for variable in trainer.find_variables()]
+    before = [np.array(variable) for variable in trainer.state_variables()]
     resumed = build_trainer(*settings)
-    for variable, value in zip(resumed.find_variables(), before, strict=True):
+    for variable, value in zip(resumed.state_variables(), before, strict=True):
         variable.assign(value)
     resumed.begin_epoch(2)
-    for variable, value in zip(resumed.find_variables(), before, strict=True):
+    for variable, value in zip(resumed.state_variables(), before, strict=True):
         assert (np.asarray(variable) == value).all()
 
 
 def test_the_average_follows_the_weights(shard_set):
     trainer = build_trainer("train.ema_momentum=0.9")
     batches = stream(shard_set, epochs=9)
-    expected = find_weights(trainer)
+    expected = class_weights(trainer)
     for number in range(1, 4):
         run(trainer, batches, 1)
         momentum = min(0.9, (1 + number) / (10 + number))
-        expected = momentum * expected + (1 - momentum) * find_weights(trainer)
-    weights = find_weights(trainer)
+        expected = momentum * expected + (1 - momentum) * class_weights(trainer)
+    weights = class_weights(trainer)
     with trainer.averaged():
-        assert find_weights(trainer) == pytest.approx(expected, abs=1e-6)
-        assert (find_weights(trainer) != weights).any()
-    assert (find_weights(trainer) == weights).all()
+        assert class_weights(trainer) == pytest.approx(expected, abs=1e-6)
+        assert (class_weights(trainer) != weights).any()
+    assert (class_weights(trainer) == weights).all()
 
 
 def test_without_an_average_the_weights_stand(shard_set):
     trainer = build_trainer()
-    before = find_weights(trainer)
+    before = class_weights(trainer)
     with trainer.averaged():
-        assert (find_weights(trainer) == before).all()
+        assert (class_weights(trainer) == before).all()
 
 
 TWO_CPUS = """
@@ -210,7 +210,7 @@ tf.config.set_logical_device_configuration(
 TWO_DEVICES = """
 from pathlib import Path
 from drtf.config import load_config
-from drtf.training.training import train
+from drtf.training.run import train
 
 shards, out, num_devices, *settings = sys.argv[1:]
 config = load_config("", [*settings, f"train.num_devices={num_devices}"])

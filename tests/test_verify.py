@@ -20,7 +20,7 @@ from drtf.records.manifest import (
     load_manifest,
     save_manifest,
 )
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.records.verify import find_faults
 
 
@@ -129,7 +129,7 @@ def test_a_pipe_in_a_shards_place_is_not_waited_for(copy):
     (fault,) = find_faults(copy)
     assert (fault.file, fault.problem) == (path.name, "not a regular file")
     with pytest.raises(RecordError, match="has 0 bytes, the manifest says"):
-        ShardSet(copy)
+        ShardDataset(copy)
 
 
 def test_bytes_appended_to_a_shard_are_found(copy):
@@ -186,7 +186,7 @@ def test_an_image_that_cannot_be_decoded_is_found_by_looking_deep(
 def test_no_damage_anywhere_goes_unseen(copy, seed):
     """Bytes are flipped, cut, inserted, moved or zeroed in any file of the set."""
     rng = random.Random(seed)
-    with ShardSet(copy) as opened:
+    with ShardDataset(copy) as opened:
         rows = np.arange(len(opened.index))
         expected = [image.tobytes() for image in opened.read_images(rows)]
     path = rng.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
@@ -211,7 +211,7 @@ def test_no_damage_anywhere_goes_unseen(copy, seed):
     except RecordError:
         assert path.name == MANIFEST_FILE
     try:
-        with ShardSet(copy) as opened:
+        with ShardDataset(copy) as opened:
             found = [image.tobytes() for image in opened.read_images(rows)]
     except RecordError:
         found = expected

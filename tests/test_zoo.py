@@ -16,7 +16,7 @@ from drtf.config import load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.records.manifest import REJECTED_FILE
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.records.verify import find_faults
 
 CONFIG = load_config("", ("images.size=32", "build.num_workers=1"))
@@ -121,7 +121,7 @@ def build(folder: Path, labels: Path, name: str = "set") -> dict[str, str]:
 
 
 def landed(folder: Path, name: str = "set") -> set[str]:
-    with ShardSet(folder / name) as shards:
+    with ShardDataset(folder / name) as shards:
         rows = np.arange(len(shards.index))
         assert sum(1 for _ in shards.read_images(rows)) == len(rows)
         return set(shards.index["id"])
@@ -213,6 +213,6 @@ def test_every_way_to_write_a_label_file_is_read(tmp_path, text):
     write_good(tmp_path / "images")
     (tmp_path / "labels.csv").write_text(text, newline="")
     assert build(tmp_path, tmp_path / "labels.csv") == {}
-    with ShardSet(tmp_path / "set") as shards:
+    with ShardDataset(tmp_path / "set") as shards:
         grades = dict(zip(shards.index["id"], shards.index["grade"], strict=True))
     assert grades == {name: number % 5 for number, name in enumerate(GOOD)}

@@ -37,7 +37,7 @@ def memory(
 ) -> None:
     """Measure what memory streaming takes, over epochs and by the set's size."""
     from drtf.bench.memory import bench_memory
-    from drtf.bench.sample_set import SAMPLES, build_sample_set
+    from drtf.bench.sample_dataset import SAMPLES, build_sample_dataset
 
     from .tables import show_table
 
@@ -45,7 +45,7 @@ def memory(
     with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
         work = Path(folder)
         found = bench_memory(
-            shards or build_sample_set(work / "set", SAMPLES[0]),
+            shards or build_sample_dataset(work / "set", SAMPLES[0]),
             work=work,
             num_copies=copies,
             batch_size=batch_size,

@@ -56,14 +56,14 @@ def read(
     for temporary files ($TMPDIR), about 8 GB, until the command ends.
     """
     from drtf.bench.read import bench_read, parse_pythons
-    from drtf.bench.sample_set import SAMPLES, build_sample_set
+    from drtf.bench.sample_dataset import SAMPLES, build_sample_dataset
 
     interpreters = parse_pythons(pythons)
     check_json(json)
     rows = []
     with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
         made = (
-            build_sample_set(Path(folder) / f"set-{number}", sample)
+            build_sample_dataset(Path(folder) / f"set-{number}", sample)
             for number, sample in enumerate(SAMPLES)
         )
         for number, chosen in enumerate([shards] if shards else made):

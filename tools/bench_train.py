@@ -52,13 +52,13 @@ def train(
     """
     from drtf.bench.train import bench_train
     from drtf.config import load_config
-    from drtf.models.device import find_gpus
+    from drtf.models.device import list_gpus
 
     from .tables import show_table
 
     check_json(json)
     config = load_config(config_source, overrides)
-    gpus = find_gpus()
+    gpus = list_gpus()
     found = bench_train(
         shards,
         config=config,

@@ -29,11 +29,11 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.data.synthetic_set import write_photographs
     from drtf.files import check_absent
     from drtf.inference.evaluation import evaluate
+    from drtf.inference.evaluation_result import METRIC_COLUMNS, list_rows
     from drtf.inference.gradcam import gradcam
-    from drtf.inference.judgement import METRIC_COLUMNS, list_rows
     from drtf.inference.report import REPORT_FILE
     from drtf.inference.scoring import score
-    from drtf.training.training import train
+    from drtf.training.run import train
 
     from .tables import show_table
 

@@ -52,7 +52,7 @@ def evaluate(
     metrics.json, predictions.csv, figures and report.html.
     """
     from drtf.inference.evaluation import evaluate as run_evaluation
-    from drtf.inference.judgement import (
+    from drtf.inference.evaluation_result import (
         CLASS_COLUMNS,
         METRIC_COLUMNS,
         describe_calibration,

@@ -48,11 +48,11 @@ def train(
         _show_plan(shards, config)
         return
     from drtf.models.run import load_history
-    from drtf.training.callbacks import find_monitor
-    from drtf.training.training import train as run_training
+    from drtf.training.callbacks import monitor_name
+    from drtf.training.run import train as run_training
 
     info = run_training(shards, out=out, config=config, resume=resume)
-    monitor = find_monitor(config.train)
+    monitor = monitor_name(config.train)
     best = load_history(out)[info.best_epoch - 1]
     click.echo(
         f"{out}: best epoch {info.best_epoch} of {info.num_epochs}, {monitor} "

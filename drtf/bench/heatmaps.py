@@ -16,7 +16,7 @@ from drtf.data.synthetic_set import PlannedPhotograph, plan_photographs
 from drtf.errors import DrtfError
 from drtf.images.preprocess import limit_threads, preprocess_photograph
 from drtf.images.retina import cut, find_field, find_frame, survey
-from drtf.inference.heatmaps import compute_maps, find_layers
+from drtf.inference.heatmaps import compute_maps, list_map_layers
 from drtf.models.run import load_run
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
@@ -95,7 +95,7 @@ def bench_heatmaps(
     near = np.stack([_widen(mask) for mask in lesions]) & fields
     random = keras.models.clone_model(run.network)
     shuffle_weights(random, run.network, seed)
-    layers = find_layers(run.network, least_cells=LEAST_CELLS_A_SIDE)
+    layers = list_map_layers(run.network, least_cells=LEAST_CELLS_A_SIDE)
     ways = [
         (method, layer)
         for method in methods

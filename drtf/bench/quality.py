@@ -11,14 +11,14 @@ import numpy as np
 
 from drtf.data.photographs import (
     Handle,
-    find_handles,
     find_photographs,
     load_photograph,
+    prefetch_photographs,
     strip_suffix,
 )
 from drtf.errors import LabelError, PhotographError
 from drtf.images.decode import decode_photograph
-from drtf.images.gradability import Flag, find_flags
+from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import OVERSAMPLING, limit_threads
 from drtf.images.retina import SURVEY_SIDE, find_field, survey
 from drtf.progress import progress
@@ -70,7 +70,7 @@ def bench_quality(
     places = ((photographs.folder, path) for path in photographs.paths)
     flagged = map_in_order(
         _flag,
-        find_handles(places),
+        prefetch_photographs(places),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
     )
@@ -106,7 +106,7 @@ def _flag(handle: Handle) -> dict[str, Flags]:
     found = {}
     for kind, form in _degrade(image):
         surveyed = survey(form)
-        found[kind] = find_flags(surveyed, find_field(surveyed.brightness))
+        found[kind] = gradability_flags(surveyed, find_field(surveyed.brightness))
     return found
 
 

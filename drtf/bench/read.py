@@ -17,7 +17,7 @@ from drtf.data.loader import read_batch
 from drtf.data.pipeline import BALANCED, count_steps
 from drtf.errors import ConfigError, DrtfError
 from drtf.progress import progress
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 READERS = Path(__file__).parent / "readers"
 ROWS_AT_ONCE = 1024
@@ -140,7 +140,7 @@ def bench_read(
         DrtfError: if drtf's own way fails, or the set is smaller than a batch.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with ShardSet(shards) as shard_set:
+    with ShardDataset(shards) as shard_set:
         encoding, size = shard_set.manifest.encoding, shard_set.manifest.image_size
         check_batch_size(shard_set, "binary", BALANCED, batch_size)
         num_records = len(shard_set.find_rows("train"))
@@ -174,7 +174,7 @@ def bench_read(
 
 
 def check_batch_size(
-    shards: ShardSet, task: Task, sampling: SamplingConfig, batch_size: int
+    shards: ShardDataset, task: Task, sampling: SamplingConfig, batch_size: int
 ) -> None:
     """Find out whether an epoch has a whole batch, as only these are measured.
 
@@ -191,7 +191,7 @@ def check_batch_size(
         )
 
 
-def _check_room(shard_set: ShardSet, work: Path) -> None:
+def _check_room(shard_set: ShardDataset, work: Path) -> None:
     needed = NUM_FORMATS * shard_set.manifest.size_bytes
     free = shutil.disk_usage(work).free
     if free < needed:
@@ -201,7 +201,7 @@ def _check_room(shard_set: ShardSet, work: Path) -> None:
         )
 
 
-def _export(shard_set: ShardSet, work: Path) -> None:
+def _export(shard_set: ShardDataset, work: Path) -> None:
     """Write the train split as bare arrays, for all others to convert."""
     rows = shard_set.find_rows("train")
     with (work / IMAGES_FILE).open("wb") as file:

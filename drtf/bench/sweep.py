@@ -12,19 +12,19 @@ import pandas as pd
 
 from drtf.config import Config, EvaluateConfig
 from drtf.data.build import build_shards
-from drtf.data.pipeline import find_truth
+from drtf.data.pipeline import binary_labels
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import neutralize, write_atomic
 from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
-from drtf.inference.evaluation import evaluate, was_judged
+from drtf.inference.evaluation import evaluate, is_evaluated
 from drtf.inference.intervals import Estimate, format_estimate
 from drtf.inference.metrics import measure_mean_roc_auc
 from drtf.models.run import RunInfo, load_history
-from drtf.records.reader import ShardSet
-from drtf.training.callbacks import find_monitor
-from drtf.training.training import train
+from drtf.records.reader import ShardDataset
+from drtf.training.callbacks import monitor_name
+from drtf.training.run import train
 from drtf.workers import run_apart
 
 # Each split that the configs are judged on has its own.
@@ -204,8 +204,8 @@ def _run(
     """Train and judge a config with each seed, but for what was done before."""
     shards = out / "sets" / _name_set(config)
     build_shards(sources, shards, config=config)
-    with ShardSet(shards) as shard_set:  # before hours of training
-        find_truth(shard_set, split, config.train.task)
+    with ShardDataset(shards) as shard_set:  # before hours of training
+        binary_labels(shard_set, split, config.train.task)
     infos, validation, tables = [], [], []
     for seed in seeds:
         settings = config.train.model_copy(update={"seed": seed})
@@ -215,7 +215,7 @@ def _run(
         # Each in a process of its own: TensorFlow gives back no memory of a device.
         info = run_apart(train, shards, out=run, config=seeded, resume=True)
         judged = run / f"evaluation-{split}"
-        if not was_judged(judged, info, seeded.evaluate):
+        if not is_evaluated(judged, info, seeded.evaluate):
             run_apart(
                 evaluate,
                 run,
@@ -227,7 +227,7 @@ def _run(
             )
         infos.append(info)
         best = load_history(run)[info.best_epoch - 1]
-        validation.append(best[find_monitor(settings)])
+        validation.append(best[monitor_name(settings)])
         tables.append(load_predictions(judged))
     scores = np.stack([table["score"].to_numpy() for table in tables])
     return infos, validation, Judged(tables[0][PHOTOGRAPH_COLUMNS], scores)

@@ -14,7 +14,7 @@ from drtf.data.pipeline import train_dataset
 from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
 from drtf.progress import progress
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.training.trainer import Trainer
 
 NEVER = 10**9
@@ -70,7 +70,7 @@ def bench_train(
     """
     results = [StepResult(x, y) for x in precisions for y in (False, True)]
     with (
-        ShardSet(shards) as shard_set,
+        ShardDataset(shards) as shard_set,
         progress("Measuring", len(results) * num_repeats) as advance,
     ):
         check_batch_size(
@@ -93,7 +93,7 @@ def bench_train(
 
 def _measure(
     result: StepResult,
-    shards: ShardSet,
+    shards: ShardDataset,
     *,
     config: Config,
     seconds: float,
@@ -125,7 +125,7 @@ def _measure(
         advance()
 
 
-def _whole_batches(shards: ShardSet, config: Config) -> Iterator[Batch]:
+def _whole_batches(shards: ShardDataset, config: Config) -> Iterator[Batch]:
     """Stream without end, without the smaller batch that ends an epoch."""
     size = config.train.batch_size
     for batch in train_dataset(

@@ -17,8 +17,8 @@ import pandas as pd
 from drtf.config import Config
 from drtf.data.build_plan import (
     BuildPlan,
-    find_settings,
-    find_versions,
+    dataset_settings,
+    dataset_versions,
     place_shards,
     plan_build,
 )
@@ -26,13 +26,13 @@ from drtf.data.convert import Converted, convert_photograph, report_death
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.photographs import (
     Handle,
-    find_change_time,
-    find_handles,
+    change_time,
+    prefetch_photographs,
     read_photograph,
 )
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError, RecordError
-from drtf.files import find_aside, hash_file, sync_folder
+from drtf.files import hash_file, partial_path, sync_folder
 from drtf.images.preprocess import limit_threads
 from drtf.progress import progress
 from drtf.records.framing import FRAME_BYTES, find_frame_fault
@@ -48,9 +48,9 @@ from drtf.records.manifest import (
     save_manifest,
 )
 from drtf.records.plan import SPLITS
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.records.rejected import Rejection, save_rejected
-from drtf.records.remote import find_cache, load_remote_manifest, upload_set
+from drtf.records.remote import cache_folder, load_remote_manifest, upload_set
 from drtf.records.schema import Record
 from drtf.records.writer import ShardWriter
 from drtf.storage import is_remote
@@ -117,7 +117,7 @@ def build_shards(
         return BuildReport(whole, plan, found_whole=True)
     if is_remote(out):
         key = hashlib.sha256(location.encode()).hexdigest()[:32]
-        local = find_cache() / "builds" / key / name
+        local = cache_folder() / "builds" / key / name
         manifest = _find_whole(local, plan) or _build(
             plan, local, config=config, max_rejected=max_rejected
         )
@@ -131,7 +131,7 @@ def build_shards(
 def _build(
     plan: BuildPlan, out: Path, *, config: Config, max_rejected: float
 ) -> Manifest:
-    aside = find_aside(out)
+    aside = partial_path(out)
     try:
         aside.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,7 +185,7 @@ def _check_unchanged(out: Path, plan: BuildPlan) -> None:
     """Refuse a set that lost something, or whose photographs are others by now."""
     advice = "move it away, or choose another --out"
     try:
-        with ShardSet(out) as shards:
+        with ShardDataset(out) as shards:
             index = shards.index
     except RecordError as error:
         raise DrtfError(
@@ -199,7 +199,7 @@ def _check_unchanged(out: Path, plan: BuildPlan) -> None:
         for *place, sha256 in zip(
             table["folder"], table["path"], table["sha256"], strict=True
         )
-        if find_change_time(*place) >= made
+        if change_time(*place) >= made
     ]
     with progress("Comparing photographs", len(touched)) as advance:
         for place, sha256 in touched:
@@ -247,7 +247,7 @@ def _write_shards(
     todo = plan.table[num_done:]
     results = map_in_order(
         convert,
-        find_handles(zip(todo["folder"], todo["path"], strict=True)),
+        prefetch_photographs(zip(todo["folder"], todo["path"], strict=True)),
         num_workers=count_workers(config.build.num_workers),
         initializer=limit_threads,
         on_death=report_death,
@@ -265,7 +265,7 @@ def _write_shards(
             if path.exists():
                 if len(kept) == stop - start:
                     continue
-                path.rename(find_aside(path))
+                path.rename(partial_path(path))
             with ShardWriter(path, keep_bytes=_count_bytes(kept)) as writer:
                 photographs = plan.table[start + len(kept) : stop].to_dict("records")
                 for photograph, result in zip(photographs, results, strict=False):
@@ -311,11 +311,11 @@ def _count_intact(
     sizes = plan.table["size_bytes"].tolist()
     for _, shard, start, stop in place_shards(plan):
         path = aside / shard.file_name(name)
-        path = path if path.exists() else find_aside(path)
+        path = path if path.exists() else partial_path(path)
         data = np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
         for position, entry in enumerate(entries[start:stop], start):
             place = places[position]
-            touched = find_change_time(*place) >= journal.last_written
+            touched = change_time(*place) >= journal.last_written
             if "reason" in entry:
                 mended = is_remote(place[0]) and not isinstance(
                     convert(place), PhotographError
@@ -411,7 +411,7 @@ def _write_rest(
         encoding=config.build.encoding,
         image_size=config.images.size,
         preprocessing=config.images.model_dump(mode="json"),
-        settings=find_settings(config),
+        settings=dataset_settings(config),
         num_records=count_records(index),
         num_patients=_count_patients(index),
         shards=tuple(
@@ -437,7 +437,7 @@ def _write_rest(
             "num_conflicting": sum(len(conflict.ids) for conflict in plan.conflicts),
             "num_without_field": int((~index["field_found"].astype(bool)).sum()),
             "num_black": int(index["black"].astype(bool).sum()),
-            "versions": find_versions(),
+            "versions": dataset_versions(),
         },
         plan_sha256=plan.sha256,
     )

@@ -17,7 +17,7 @@ from drtf.data.contents import (
     Conflict,
     drop_conflicts,
     find_conflicts,
-    find_contents,
+    group_identical_files,
 )
 from drtf.data.sources import Catalog, Source, load_sources
 from drtf.data.splits import plan_splits
@@ -61,7 +61,7 @@ def plan_build(sources: Sequence[Source], *, name: str, config: Config) -> Build
         LabelError: if labels and photographs don't go together.
     """
     catalog = load_sources(sources, config.labels)
-    table = catalog.table.assign(content=find_contents(catalog.table))
+    table = catalog.table.assign(content=group_identical_files(catalog.table))
     conflicts = find_conflicts(table)
     table, dropped = drop_conflicts(table, conflicts, config.labels.conflicts)
     if not len(table):
@@ -100,7 +100,7 @@ def _lay_out(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def find_settings(config: Config) -> dict[str, dict[str, Any]]:
+def dataset_settings(config: Config) -> dict[str, dict[str, Any]]:
     """Return the sections beside `images` that shape a set."""
     return {
         "labels": config.labels.model_dump(mode="json"),
@@ -109,7 +109,7 @@ def find_settings(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
-def find_versions() -> dict[str, str]:
+def dataset_versions() -> dict[str, str]:
     """Return the versions that shape a set."""
     return {"drtf": __version__, "opencv": cv2.__version__}
 
@@ -126,8 +126,8 @@ def _hash_plan(
     contents = {
         "name": name,
         "images": config.images.model_dump(mode="json"),
-        "settings": find_settings(config),
-        "versions": find_versions(),
+        "settings": dataset_settings(config),
+        "versions": dataset_versions(),
         "sources": catalog.provenance,
         "rejected": rejected,
         "photographs": table[columns].to_dict("split", index=False)["data"],

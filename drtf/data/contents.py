@@ -32,7 +32,7 @@ class Conflict:
         return " = ".join(f"{name} (grade {grade})" for name, grade in pairs)
 
 
-def find_contents(table: pd.DataFrame) -> pd.Series:
+def group_identical_files(table: pd.DataFrame) -> pd.Series:
     """Number contents so that byte-identical photographs, and only they, share one.
 
     Only photographs of equal size can be identical, so only these are read here.

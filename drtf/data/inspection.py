@@ -10,12 +10,12 @@ import tensorflow as tf
 from drtf.config import AugmentConfig, Task
 from drtf.data.augment import augment as augment_images
 from drtf.data.contents import Conflict, find_conflicts
-from drtf.data.labels import find_classes
+from drtf.data.labels import task_classes
 from drtf.data.loader import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
 from drtf.records.manifest import Manifest
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.records.schema import GRADES
 
 CONTACT_SHEET = "contact-sheet.png"
@@ -67,7 +67,7 @@ def inspect_set(
     sheet, quality = out / CONTACT_SHEET, out / QUALITY_FIGURE
     figures = [sheet, quality, *([out / AUGMENTED_SHEET] if augment else [])]
     check_absent(*figures, overwrite=overwrite)
-    with ShardSet(shards) as shard_set:
+    with ShardDataset(shards) as shard_set:
         manifest, index = shard_set.manifest, shard_set.index
         rows = [
             (title, _read_pictures(shard_set, chosen[:num_per_grade]))
@@ -117,13 +117,13 @@ def _choose_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def _read_pictures(shard_set: ShardSet, rows: np.ndarray) -> list[Picture]:
+def _read_pictures(shard_set: ShardDataset, rows: np.ndarray) -> list[Picture]:
     names = shard_set.index["id"].to_numpy()[rows]
     return list(zip(names, read_batch(shard_set, rows), strict=True))
 
 
 def _change_picture(
-    shard_set: ShardSet,
+    shard_set: ShardDataset,
     grade: int,
     config: AugmentConfig,
     task: Task,
@@ -134,7 +134,7 @@ def _change_picture(
     image = read_batch(shard_set, row)
     seeds = np.stack([np.full(num_changed, grade), np.arange(num_changed)], axis=1)
     copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_changed, axis=0)
-    classes = find_classes(np.full(num_changed, grade), task)
+    classes = task_classes(np.full(num_changed, grade), task)
     changed = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
     pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
     name = str(shard_set.index["id"][row[0]])

@@ -139,7 +139,7 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
     )
 
 
-def find_classes(grades: np.ndarray, task: Task) -> np.ndarray:
+def task_classes(grades: np.ndarray, task: Task) -> np.ndarray:
     """Return int8 classes of a task: the grades, or 1 where they are positive."""
     if task == "grades":
         return grades.astype(np.int8)

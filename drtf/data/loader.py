@@ -11,7 +11,7 @@ import numpy as np
 from drtf.config import OnCorrupt
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.images.preprocess import decode_image
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.workers import count_workers
 
 ALIGNMENT = 64
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_batch(
-    shards: ShardSet, rows: np.ndarray, out: np.ndarray | None = None
+    shards: ShardDataset, rows: np.ndarray, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Read and decode the images of some records.
 
@@ -50,7 +50,7 @@ class Loader:
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: ShardDataset,
         rows: np.ndarray,
         classes: np.ndarray,
         *,

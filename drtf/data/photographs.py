@@ -11,8 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from drtf.errors import LabelError, PhotographError
 from drtf.images.decode import SUFFIXES
-from drtf.storage import MissingObjectError, is_remote, list_files, read_object
-from drtf.storage import find_size as find_object_size
+from drtf.storage import (
+    MissingObjectError,
+    is_remote,
+    list_files,
+    object_size,
+    read_object,
+)
 
 PATH_COLUMN = "path"
 MAX_FILE_BYTES = 1_000_000_000
@@ -86,7 +91,7 @@ def load_photograph(handle: Handle) -> bytes:
     return handle if isinstance(handle, bytes) else read_photograph(*handle)
 
 
-def find_handles(places: Iterable[tuple[Path | str, str]]) -> Iterator[Handle]:
+def prefetch_photographs(places: Iterable[tuple[Path | str, str]]) -> Iterator[Handle]:
     """Yield what workers have the photographs by: those of a store are fetched ahead.
 
     Args:
@@ -152,17 +157,17 @@ def strip_suffix(name: str) -> str:
     return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
 
 
-def find_size(folder: Path | str, path: str) -> int:
+def file_size(folder: Path | str, path: str) -> int:
     """Return the size of a photograph's file in bytes, or -1 if it can't be had."""
     if is_remote(folder):
-        return find_object_size(f"{folder}/{path}")
+        return object_size(f"{folder}/{path}")
     try:
         return (Path(folder) / path).stat().st_size
     except (OSError, ValueError):
         return -1
 
 
-def find_change_time(folder: Path | str, path: str) -> float:
+def change_time(folder: Path | str, path: str) -> float:
     """Return when a file was last put in its place or written, in seconds.
 
     It is that of its inode's last change, which no copy takes over; 0 in a store.

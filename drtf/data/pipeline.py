@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import NUM_CLASSES, OnCorrupt, SamplingConfig, Task
-from drtf.data.labels import POSITIVE_FROM, find_classes
+from drtf.data.labels import POSITIVE_FROM, task_classes
 from drtf.data.loader import Loader
 from drtf.data.sampling import count_draws, plan_epoch
 from drtf.errors import DrtfError, RecordError
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 BATCHES_READY = 1
 # Each call uses all cores; a second one has the next batch begun when it ends.
@@ -30,7 +30,7 @@ BALANCED = SamplingConfig()
 
 
 def count_steps(
-    shards: ShardSet,
+    shards: ShardDataset,
     *,
     split: str,
     task: Task,
@@ -74,7 +74,7 @@ class State:
 
 
 def train_dataset(
-    shards: ShardSet,
+    shards: ShardDataset,
     *,
     split: str = "train",
     task: Task = "binary",
@@ -115,7 +115,7 @@ def train_dataset(
             f"batch_size must be positive and parts below num_parts; got "
             f"batch_size={batch_size}, parts={list(parts)}, num_parts={num_parts}"
         )
-    rows, classes = find_examples(shards, split, task)
+    rows, classes = split_examples(shards, split, task)
     steps = count_steps(
         shards,
         split=split,
@@ -175,7 +175,7 @@ def train_dataset(
 
 
 def eval_dataset(
-    shards: ShardSet,
+    shards: ShardDataset,
     *,
     split: str = "test",
     task: Task = "binary",
@@ -199,7 +199,7 @@ def eval_dataset(
         [B, H, W, 3], `label` float32 [B], `row` int64 [B] (-1 where padded) and `mask`
         bool [B] (false where padded, and where a damaged record was skipped).
     """
-    rows, classes = find_examples(shards, split, task)
+    rows, classes = split_examples(shards, split, task)
     size = shards.manifest.image_size
     # What stands in for a damaged record is masked, so any other one will do.
     load = Loader(shards, rows, np.zeros_like(classes), on_corrupt=on_corrupt)
@@ -245,21 +245,21 @@ def record_errors() -> Iterator[None]:
         raise RecordError(found[1]) from error
 
 
-def find_examples(
-    shards: ShardSet, split: str, task: Task
+def split_examples(
+    shards: ShardDataset, split: str, task: Task
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of a split, int64 [n], and their classes, int8 [n]."""
     rows = shards.find_rows(split)
-    return rows, find_classes(shards.grades[rows], task)
+    return rows, task_classes(shards.grades[rows], task)
 
 
-def count_examples(shards: ShardSet, split: str, task: Task) -> np.ndarray:
+def count_examples(shards: ShardDataset, split: str, task: Task) -> np.ndarray:
     """Return how many photographs of each class a split has, int64 [c]."""
-    _, classes = find_examples(shards, split, task)
+    _, classes = split_examples(shards, split, task)
     return np.bincount(classes, minlength=NUM_CLASSES[task])
 
 
-def find_truth(shards: ShardSet, split: str, task: Task) -> np.ndarray:
+def binary_labels(shards: ShardDataset, split: str, task: Task) -> np.ndarray:
     """Return which photographs of a split are positive, int64 [n], 1 for those.
 
     Raises:

@@ -7,7 +7,7 @@ import numpy as np
 from drtf.config import Encoding, ImagesConfig
 from drtf.data.photographs import Handle, load_photograph
 from drtf.errors import PhotographError
-from drtf.images.gradability import Flag, find_flags
+from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import decode_image, encode_image, preprocess_photograph
 
 
@@ -57,5 +57,5 @@ def prepare_photograph(
         stored = encode_image(image, "jpeg", jpeg_quality=jpeg_quality)
         image = decode_image(np.frombuffer(stored, np.uint8), "jpeg", size=images.size)
     return Prepared(
-        image=image, picture=picture, flags=find_flags(found.survey, found.field)
+        image=image, picture=picture, flags=gradability_flags(found.survey, found.field)
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.labels import load_labels, match_photographs
-from drtf.data.photographs import FETCHED_AT_ONCE, find_photographs, find_size
+from drtf.data.photographs import FETCHED_AT_ONCE, file_size, find_photographs
 from drtf.errors import LabelError
 from drtf.files import hash_file
 
@@ -75,7 +75,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         )
         table["id"] = prefix + table["id"]
         table["patient"] = prefix + table["patient"]
-        sizes = functools.partial(find_size, photographs.folder)
+        sizes = functools.partial(file_size, photographs.folder)
         with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:  # a store answers slowly
             table["size_bytes"] = list(pool.map(sizes, table["path"]))
         tables.append(table)

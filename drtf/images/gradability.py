@@ -18,17 +18,17 @@ EDGE = np.ones((7, 7), np.uint8)
 
 # Found on 3,755 photographs of EyePACS that a clinician had judged, 205 of IDRiD, the
 # same degraded, and pictures of other things; what they come to is in docs/results.md.
-LEAST_LIGHT = 0.25
-LEAST_CLARITY = 2.0
-MOST_CLARITY = 16.0
-MOST_SURROUND = 0.25
-LEAST_ROUNDNESS = 0.6
-LEAST_RED = 0.9
-LEAST_RED_UNFRAMED = 1.15
-LEAST_COLOR = 0.04
+MIN_BRIGHTNESS = 0.25
+MIN_SHARPNESS = 2.0
+MAX_SHARPNESS = 16.0
+MAX_SURROUND = 0.25
+MIN_ROUNDNESS = 0.6
+MIN_RED = 0.9
+MIN_RED_UNFRAMED = 1.15
+MIN_COLOR = 0.04
 
 
-class Looks(NamedTuple):
+class ImageStatistics(NamedTuple):
     """What a photograph looks like.
 
     Attributes:
@@ -55,7 +55,7 @@ class Looks(NamedTuple):
     framed: bool
 
 
-def find_flags(found: Survey, field: np.ndarray | None) -> tuple[Flag, ...]:
+def gradability_flags(found: Survey, field: np.ndarray | None) -> tuple[Flag, ...]:
     """List why a photograph can hardly be graded; nothing where it can.
 
     Args:
@@ -64,28 +64,28 @@ def find_flags(found: Survey, field: np.ndarray | None) -> tuple[Flag, ...]:
     """
     if field is None:
         return ("no_retina",)
-    looks = measure_looks(found.image, field)
-    if looks.surround > MOST_SURROUND:
+    looks = measure_statistics(found.image, field)
+    if looks.surround > MAX_SURROUND:
         # No camera's mask lies around it: a fundus that was cut out fills the picture.
-        looks = measure_looks(found.image, np.ones_like(field))
-    least_red = LEAST_RED if looks.framed else LEAST_RED_UNFRAMED
+        looks = measure_statistics(found.image, np.ones_like(field))
+    least_red = MIN_RED if looks.framed else MIN_RED_UNFRAMED
     is_fundus = (
-        looks.roundness >= LEAST_ROUNDNESS
+        looks.roundness >= MIN_ROUNDNESS
         and looks.red >= least_red
-        and looks.color >= LEAST_COLOR
-        and looks.clarity <= MOST_CLARITY
+        and looks.color >= MIN_COLOR
+        and looks.clarity <= MAX_SHARPNESS
     )
     if not is_fundus:
         return ("not_a_fundus",)
     flags: list[Flag] = []
-    if looks.light < LEAST_LIGHT:
+    if looks.light < MIN_BRIGHTNESS:
         flags.append("too_dark")
-    if looks.clarity < LEAST_CLARITY:
+    if looks.clarity < MIN_SHARPNESS:
         flags.append("blurred")
     return tuple(flags)
 
 
-def measure_looks(image: np.ndarray, field: np.ndarray) -> Looks:
+def measure_statistics(image: np.ndarray, field: np.ndarray) -> ImageStatistics:
     """Measure what a photograph looks like.
 
     Args:
@@ -101,7 +101,7 @@ def measure_looks(image: np.ndarray, field: np.ndarray) -> Looks:
     means = [mean + 1 for mean in cv2.mean(image, mask=field)[:3]]
     light = max(cv2.mean(brightest, mask=field)[0], 1)
     framed = bool(around.any())
-    return Looks(
+    return ImageStatistics(
         light=_find_median(brightest, cv2.erode(field, EDGE, borderValue=1)) / 255,
         clarity=_measure_clarity(green[box], field[box]),
         surround=_find_median(brightest, around) / light if framed else 0.0,

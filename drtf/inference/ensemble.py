@@ -63,7 +63,7 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
                 "model_sha256": hash_file(folder / MODEL_FILE),
                 "config_sha256": hash_file(folder / CONFIG_FILE),
                 "members": tuple(hashes),
-                "trained_share": fmean(info.trained_share for info in infos),
+                "train_prior": fmean(info.train_prior for info in infos),
                 "num_trained": sum(info.num_trained for info in infos),
                 "num_frozen": sum(info.num_frozen for info in infos),
                 "seconds": sum(info.seconds for info in infos),
@@ -126,7 +126,7 @@ def _check_alike(first: Run, other: Run) -> None:
             f"{other.folder} was validated on split {splits[1]!r}, {first.folder} on "
             f"{splits[0]!r}: no split would be unseen by both"
         )
-    if first.info.set_sha256 != other.info.set_sha256:
+    if first.info.dataset_sha256 != other.info.dataset_sha256:
         raise RunError(
             f"{other.folder} was trained on another set than {first.folder}: only runs "
             "of one set can be joined, or one's test split would have taught the other"

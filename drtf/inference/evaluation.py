@@ -19,23 +19,23 @@ from sklearn.metrics import (
 
 from drtf.config import Config, EvaluateConfig, Tta
 from drtf.data.labels import POSITIVE_FROM
-from drtf.data.pipeline import find_truth
+from drtf.data.pipeline import binary_labels
 from drtf.errors import DrtfError
 from drtf.files import check_absent, neutralize, write_atomic
-from drtf.inference.heatmaps import check_settings
-from drtf.inference.intervals import Estimate
-from drtf.inference.judgement import (
+from drtf.inference.evaluation_result import (
     GIVEN,
     GRADES,
     LABELS,
     Evaluation,
     OperatingPoint,
 )
+from drtf.inference.heatmaps import check_settings
+from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc, measure, measure_grades
 from drtf.inference.report import REPORT_FILES, write_report
 from drtf.inference.thresholds import choose_threshold
 from drtf.models.calibration import fit_calibration
-from drtf.models.network import find_scores
+from drtf.models.network import disease_scores
 from drtf.models.prediction import (
     Predict,
     build_predictor,
@@ -53,7 +53,7 @@ from drtf.models.run import (
     save_decision,
 )
 from drtf.records.manifest import hash_manifest
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
@@ -106,12 +106,12 @@ def evaluate(
     run = load_run(run_folder)
     check_settings(run.network, config.gradcam)
     history = [] if run.info.members else load_history(run_folder)
-    set_sha256 = hash_manifest(shards)
-    trained_on = set_sha256 == run.info.set_sha256
+    dataset_sha256 = hash_manifest(shards)
+    trained_on = dataset_sha256 == run.info.dataset_sha256
     keep = keep or trained_on
-    with ShardSet(shards) as shard_set:
+    with ShardDataset(shards) as shard_set:
         check_preprocessing(run, shard_set)
-        find_truth(shard_set, split, run.config.train.task)  # before all the work
+        binary_labels(shard_set, split, run.config.train.task)  # before all the work
         evaluation, table = _judge(
             run, shard_set, split, config.evaluate, trained_on=trained_on, keep=keep
         )
@@ -132,7 +132,7 @@ def evaluate(
     names = {name: table[name].map(neutralize) for name in ("id", "patient")}
     predictions = table[columns].assign(**names).to_csv(index=False)
     write_atomic(out / PREDICTIONS_FILE, predictions)
-    contents = _describe(run, evaluation) | {"set_sha256": set_sha256}
+    contents = _describe(run, evaluation) | {"dataset_sha256": dataset_sha256}
     text = json.dumps(contents, indent=2, allow_nan=False)
     write_atomic(out / METRICS_FILE, text + "\n")
     if keep:
@@ -142,7 +142,7 @@ def evaluate(
 
 def _judge(
     run: Run,
-    shards: ShardSet,
+    shards: ShardDataset,
     split: str,
     settings: EvaluateConfig,
     *,
@@ -239,7 +239,7 @@ def _choose(
         truth,
         scores,
         method=settings.calibration,
-        trained_share=run.info.trained_share,
+        train_prior=run.info.train_prior,
         **common,
     )
     return Decision(
@@ -277,7 +277,7 @@ def _find_operating_point(
     )
 
 
-def was_judged(out: Path, info: RunInfo, config: EvaluateConfig) -> bool:
+def is_evaluated(out: Path, info: RunInfo, config: EvaluateConfig) -> bool:
     """Tell whether a folder holds an evaluation with these settings.
 
     Args:
@@ -291,13 +291,13 @@ def was_judged(out: Path, info: RunInfo, config: EvaluateConfig) -> bool:
         return False
     expected = {
         "model_sha256": info.model_sha256,
-        "set_sha256": info.set_sha256,
+        "dataset_sha256": info.dataset_sha256,
         "settings": config.model_dump(mode="json"),
     }
     return isinstance(found, dict) and expected.items() <= found.items()
 
 
-def check_preprocessing(run: Run, shards: ShardSet) -> None:
+def check_preprocessing(run: Run, shards: ShardDataset) -> None:
     """Refuse a set whose pixels were made otherwise than those trained on.
 
     Raises:
@@ -314,10 +314,10 @@ def check_preprocessing(run: Run, shards: ShardSet) -> None:
 
 
 def _score(
-    run: Run, shards: ShardSet, split: str, *, predict: Predict, batch_size: int
+    run: Run, shards: ShardDataset, split: str, *, predict: Predict, batch_size: int
 ) -> pd.DataFrame:
     task = run.config.train.task
-    truth = find_truth(shards, split, task)
+    truth = binary_labels(shards, split, task)
     views = predict_split(
         predict, shards, split=split, task=task, batch_size=batch_size
     )
@@ -325,8 +325,8 @@ def _score(
     table = shards.index.loc[shards.find_rows(split), columns].reset_index(drop=True)
     table["label"] = truth
     probabilities = views.mean(axis=1)
-    table["score"] = find_scores(probabilities)
-    table["first_view"] = find_scores(views[:, 0])
+    table["score"] = disease_scores(probabilities)
+    table["first_view"] = disease_scores(views[:, 0])
     if task == "grades":
         table["decided_grade"] = probabilities.argmax(axis=1)
     return table

@@ -16,15 +16,15 @@ from sklearn.metrics import roc_auc_score
 
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
-from drtf.data.pipeline import find_truth
+from drtf.data.pipeline import binary_labels
 from drtf.files import check_absent, replacing, write_atomic
 from drtf.inference.evaluation import check_preprocessing
 from drtf.models.device import silence
 from drtf.models.network import FIRST_POSITIVE, scale_images
 from drtf.models.prediction import VIEWS
-from drtf.models.run import Run, find_versions, load_run
+from drtf.models.run import Run, load_run, training_versions
 from drtf.progress import progress
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 Format = Literal["savedmodel", "tflite", "tflite-int8"]
 # From uint8 RGB [B, H, W, 3] to scores, float32 [B].
@@ -87,9 +87,9 @@ def export(
     check_absent(facts)
     run = load_run(run_folder)
     serve = build_serving(run)
-    with ShardSet(shards) as shard_set, replacing(out) as aside:
+    with ShardDataset(shards) as shard_set, replacing(out) as aside:
         check_preprocessing(run, shard_set)
-        truth = find_truth(shard_set, split, run.config.train.task)
+        truth = binary_labels(shard_set, split, run.config.train.task)
         if target == "savedmodel":
             module = tf.Module()
             module.network, module.serve = run.network, serve
@@ -179,7 +179,7 @@ def _load_tflite(path: Path) -> Score:
 
 
 def _score_by_both(
-    shards: ShardSet, rows: np.ndarray, serve: Serve, exported: Score
+    shards: ShardDataset, rows: np.ndarray, serve: Serve, exported: Score
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score photographs one at a time, as where exported networks are used.
 
@@ -229,7 +229,7 @@ def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[st
         "compared_on": split,
         **{k: v for k, v in asdict(result).items() if k != "path"},
         "model_sha256": run.info.model_sha256,
-        "versions": find_versions(),
+        "versions": training_versions(),
     }
 
 

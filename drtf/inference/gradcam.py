@@ -20,6 +20,7 @@ from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
 from drtf.files import check_absent
 from drtf.inference.evaluation import check_preprocessing
+from drtf.inference.evaluation_result import LABELS
 from drtf.inference.heatmaps import (
     PICTURE_SIDE,
     check_settings,
@@ -28,13 +29,12 @@ from drtf.inference.heatmaps import (
     draw_overlay,
     paint,
 )
-from drtf.inference.judgement import LABELS
 from drtf.inference.scoring import Scored, score_photographs
-from drtf.models.network import find_scores
+from drtf.models.network import disease_scores
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.storage import is_remote
 
 FIGURES = ("images.png", "heatmaps.png", "overlays.png")
@@ -156,7 +156,7 @@ def gradcam(
     averages: list[Picture] = []
     overlays = Overlays(out / OVERLAYS_FOLDER, settings)
     if shards is not None:
-        with ShardSet(shards) as shard_set:
+        with ShardDataset(shards) as shard_set:
             check_preprocessing(run, shard_set)
             rows = _explain_classes(run, shard_set, split, settings)
             if settings.num_averaged:
@@ -184,7 +184,7 @@ def gradcam(
 
 
 def _explain_classes(
-    run: Run, shards: ShardSet, split: str, config: GradcamConfig
+    run: Run, shards: ShardDataset, split: str, config: GradcamConfig
 ) -> list[tuple[str, list[Explained]]]:
     """Explain the first photographs of each true class."""
     rows = shards.find_rows(split)
@@ -199,11 +199,11 @@ def _explain_classes(
 
 
 def _explain_rows(
-    run: Run, shards: ShardSet, rows: np.ndarray, config: GradcamConfig
+    run: Run, shards: ShardDataset, rows: np.ndarray, config: GradcamConfig
 ) -> list[Explained]:
     images = read_batch(shards, rows)
     views = build_predictor(run.network, run.tta)(tf.constant(images)).numpy()
-    scores = find_scores(views.mean(axis=1)).tolist()
+    scores = disease_scores(views.mean(axis=1)).tolist()
     maps = compute_maps(run.network, images, layer=config.layer, method=config.method)
     names = [
         f"{name}, grade {grade}"
@@ -215,7 +215,7 @@ def _explain_rows(
 
 
 def _average_maps(
-    run: Run, shards: ShardSet, split: str, config: GradcamConfig
+    run: Run, shards: ShardDataset, split: str, config: GradcamConfig
 ) -> list[Picture]:
     """Paint the mean map of each grade, of the first records: a fair sample."""
     rows = shards.find_rows(split)

@@ -18,7 +18,7 @@ from tf_keras_vis.scorecam import Scorecam
 
 from drtf.config import GradcamConfig, MapMethod
 from drtf.errors import DrtfError
-from drtf.models.network import build_logit_model, find_members, scale_images
+from drtf.models.network import build_logit_model, ensemble_members, scale_images
 
 MIN_CELLS_A_SIDE = 6
 BATCH_SIZE = 16
@@ -69,10 +69,10 @@ def choose_layer(network: keras.Model, name: str) -> keras.Layer:
             f"no layer {name!r} to map in {network.name}; the last ones are "
             f"{', '.join(layer.name for layer in grids[-5:])}"
         )
-    return find_layers(network, least_cells=MIN_CELLS_A_SIDE)[-1]
+    return list_map_layers(network, least_cells=MIN_CELLS_A_SIDE)[-1]
 
 
-def find_layers(network: keras.Model, *, least_cells: int) -> list[keras.Layer]:
+def list_map_layers(network: keras.Model, *, least_cells: int) -> list[keras.Layer]:
     """Find the last layer of each size of grid, the finest first.
 
     Args:
@@ -85,7 +85,7 @@ def find_layers(network: keras.Model, *, least_cells: int) -> list[keras.Layer]:
 
 def _find_grids(network: keras.Model) -> list[keras.Layer]:
     kinds = (keras.layers.Conv2D, keras.layers.ReLU)
-    first = find_members(network)[0]  # of an ensemble, whose members are alike
+    first = ensemble_members(network)[0]  # of an ensemble, whose members are alike
     return [layer for layer in first.layers if isinstance(layer, kinds)]
 
 
@@ -117,7 +117,7 @@ def compute_maps(
     mean = np.mean(
         [
             _compute_all(member, images, layer, method)
-            for member in find_members(network)
+            for member in ensemble_members(network)
         ],
         axis=0,
     )

@@ -61,7 +61,7 @@ def find_interval(value: float, resampled: np.ndarray) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def find_exact_intervals(
+def clopper_pearson_intervals(
     estimates: dict[str, Estimate], shares: dict[str, np.ndarray], patients: np.ndarray
 ) -> dict[str, Estimate]:
     """Find the intervals of shares of which all resamples agree.
@@ -74,7 +74,7 @@ def find_exact_intervals(
         patients: [n], names.
     """
     return {
-        name: _find_exact_interval(
+        name: _clopper_pearson_interval(
             estimates[name].value, len(np.unique(patients[counted]))
         )
         for name, counted in shares.items()
@@ -92,7 +92,7 @@ def mend_roc_auc(
     if not _says_nothing(estimate):
         return estimate
     counts = (len(np.unique(patients[truth == label])) for label in (0, 1))
-    return _find_roc_auc_interval(estimate.value, *counts)
+    return _roc_auc_interval(estimate.value, *counts)
 
 
 def drop_empty(estimate: Estimate) -> Estimate:
@@ -130,7 +130,7 @@ def _says_nothing(estimate: Estimate) -> bool:
     return estimate.ci_low == estimate.ci_high
 
 
-def _find_exact_interval(value: float, num: int) -> Estimate:
+def _clopper_pearson_interval(value: float, num: int) -> Estimate:
     tail = (1 - CONFIDENCE) / 2
     right = round(value * num)
     return Estimate(
@@ -140,9 +140,7 @@ def _find_exact_interval(value: float, num: int) -> Estimate:
     )
 
 
-def _find_roc_auc_interval(
-    value: float, num_negative: int, num_positive: int
-) -> Estimate:
+def _roc_auc_interval(value: float, num_negative: int, num_positive: int) -> Estimate:
     """Find the areas whose own standard error reaches just to the one measured."""
     z = norm.ppf((1 + CONFIDENCE) / 2)
     mean = (num_negative + num_positive) / 2 - 1

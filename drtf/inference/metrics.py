@@ -5,8 +5,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from drtf.inference.intervals import (
     Estimate,
+    clopper_pearson_intervals,
     drop_empty,
-    find_exact_intervals,
     find_interval,
     mend_roc_auc,
     resample,
@@ -87,7 +87,7 @@ def measure(
         shares[f"specificity_at_sensitivity_{least:.2f}"] = truth == 0
     if grades is not None:
         shares |= {f"recall_grade_{grade}": grades == grade for grade in _list(grades)}
-    estimates |= find_exact_intervals(estimates, shares, patients)
+    estimates |= clopper_pearson_intervals(estimates, shares, patients)
     estimates["roc_auc"] = mend_roc_auc(estimates["roc_auc"], truth, patients)
     return {name: drop_empty(x) for name, x in estimates.items()}
 
@@ -142,7 +142,7 @@ def measure_grades(
         name: find_interval(float(value), found)
         for name, value, found in zip(names, values, resampled, strict=True)
     }
-    estimates |= find_exact_intervals(estimates, shares, patients)
+    estimates |= clopper_pearson_intervals(estimates, shares, patients)
     return {name: drop_empty(x) for name, x in estimates.items()}
 
 

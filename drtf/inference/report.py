@@ -11,9 +11,7 @@ from drtf.config import GradcamConfig, dump_config
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.inference import page
-from drtf.inference.heatmaps import compute_maps, describe_map, draw_overlay
-from drtf.inference.intervals import format_interval, format_value
-from drtf.inference.judgement import (
+from drtf.inference.evaluation_result import (
     CLASS_COLUMNS,
     GRADES,
     LABELS,
@@ -27,9 +25,11 @@ from drtf.inference.judgement import (
     list_operating_points,
     list_rows,
 )
+from drtf.inference.heatmaps import compute_maps, describe_map, draw_overlay
+from drtf.inference.intervals import format_interval, format_value
 from drtf.models.run import HISTORY_FIGURE, Run
 from drtf.records.manifest import hash_manifest
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 REPORT_FILE = "report.html"
 FIGURES = (
@@ -66,7 +66,7 @@ def write_report(
     evaluation: Evaluation,
     *,
     history: Sequence[dict[str, float]],
-    shards: ShardSet,
+    shards: ShardDataset,
     gradcam: GradcamConfig,
 ) -> None:
     """Draw the figures of an evaluation, and write its page.
@@ -195,7 +195,7 @@ def _show_mistakes(
     run: Run,
     table: pd.DataFrame,
     evaluation: Evaluation,
-    shards: ShardSet,
+    shards: ShardDataset,
     config: GradcamConfig,
 ) -> str:
     """Show the decisions that were most wrong, with what the network saw."""
@@ -238,7 +238,9 @@ def _show_mistakes(
     return page.format_text(heading, text) + shown
 
 
-def _find_facts(run: Run, evaluation: Evaluation, shards: ShardSet) -> dict[str, str]:
+def _find_facts(
+    run: Run, evaluation: Evaluation, shards: ShardDataset
+) -> dict[str, str]:
     task, split, manifest = run.config.train.task, run.config.split, shards.manifest
     facts = {
         "Photographs": f"{evaluation.num_photographs:,} of "
@@ -263,8 +265,9 @@ def _find_facts(run: Run, evaluation: Evaluation, shards: ShardSet) -> dict[str,
         "Preprocessing": ", ".join(f"{key} {value}" for key, value in images),
         "Model": _describe_model(run),
         "Model, SHA-256": run.info.model_sha256,
-        "Trained on": f"{run.info.set_name}, split by {split.by}, seed {split.seed}",
-        "Trained on, SHA-256": run.info.set_sha256,
+        "Trained on": f"{run.info.dataset_name}, split by {split.by}, "
+        f"seed {split.seed}",
+        "Trained on, SHA-256": run.info.dataset_sha256,
         "Trained with": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
     }
 

@@ -70,7 +70,7 @@ class Counts:
         )
 
 
-def find_stamp(run: Run, config: ScoreConfig) -> Stamp:
+def row_provenance(run: Run, config: ScoreConfig) -> Stamp:
     """Return what each row says of its making, by column.
 
     These are the model's hash, and that of all else that shapes a row: preprocessing,
@@ -91,7 +91,7 @@ def find_stamp(run: Run, config: ScoreConfig) -> Stamp:
     }
 
 
-def find_id(path: str) -> str:
+def photograph_id(path: str) -> str:
     """Return what a photograph is called by: its file's name, without the ending."""
     return strip_suffix(PurePosixPath(path).name)
 
@@ -104,7 +104,7 @@ def check_names(paths: Iterable[str]) -> None:
     """
     known: dict[str, str] = {}
     for path in paths:
-        other = known.setdefault(find_id(path), path)
+        other = known.setdefault(photograph_id(path), path)
         if other != path:
             raise DrtfError(
                 f"{other} and {path} have one name, and a submission takes a row for "
@@ -126,7 +126,7 @@ def count_rows(lines: Iterable[bytes], paths: Iterator[str], stamp: Stamp) -> Co
         lines: of a table, with their ends; what follows a line that is damaged or
             unfinished does not count.
         paths: of the photographs that are to be scored, in order.
-        stamp: from `find_stamp`.
+        stamp: from `row_provenance`.
     """
     counts = Counts()
     for number, line in enumerate(lines):
@@ -170,7 +170,7 @@ def merge_parts(
         out: the table's own name.
         paths: of all photographs, in order.
         num_parts: how many processes there were.
-        stamp: from `find_stamp`.
+        stamp: from `row_provenance`.
         aside: the file to write.
 
     Raises:

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from drtf.config import NUM_CLASSES, Config
 from drtf.data.convert import report_death
-from drtf.data.photographs import Photographs, find_handles, find_photographs
+from drtf.data.photographs import Photographs, find_photographs, prefetch_photographs
 from drtf.data.preparation import Prepared, prepare_photograph
 from drtf.errors import DrtfError
 from drtf.files import (
     check_absent,
-    find_aside,
     lock_alone,
+    partial_path,
     write_atomic,
     write_unbuffered,
 )
@@ -32,15 +32,15 @@ from drtf.inference.score_table import (
     check_names,
     count_rows,
     encode_row,
-    find_id,
-    find_stamp,
     merge_parts,
     name_part,
+    photograph_id,
+    row_provenance,
     slice_part,
     write_kaggle,
     write_parquet,
 )
-from drtf.models.network import find_scores
+from drtf.models.network import disease_scores
 from drtf.models.prediction import build_predictor, fit_batch
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
@@ -129,8 +129,8 @@ def score(
     photographs = find_photographs(images)
     if kaggle:
         check_names(photographs.paths)
-    stamp = find_stamp(run, config.score)
-    aside = find_aside(target)
+    stamp = row_provenance(run, config.score)
+    aside = partial_path(target)
     out.parent.mkdir(parents=True, exist_ok=True)
     with lock_alone(aside):
         check_absent(target, overwrite=overwrite)  # another process may have ended
@@ -244,7 +244,7 @@ def _write_rows(
 def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, str]:
     """Return a row's cells by column, all but those of the stamp."""
     cells = {
-        "id": find_id(prepared.path),
+        "id": photograph_id(prepared.path),
         "path": prepared.path,
         "flags": ";".join(prepared.flags),
         "error": prepared.error,
@@ -309,7 +309,7 @@ def _find_scored(
 ) -> Iterator[tuple[Prepared, Scored | None]]:
     views = predicted.result()  # [B, V, C]
     means = views.mean(axis=1)
-    scores, spreads = find_scores(means), np.ptp(find_scores(views), axis=1)
+    scores, spreads = disease_scores(means), np.ptp(disease_scores(views), axis=1)
     for number, item in enumerate(batch):
         if item.image is None:
             yield item, None
@@ -334,7 +334,7 @@ def prepare_photographs(
     )
     found = map_in_order(
         prepare,
-        find_handles(places),
+        prefetch_photographs(places),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
         on_death=lambda handle: Prepared(error=str(report_death(handle))),

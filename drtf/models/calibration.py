@@ -71,7 +71,7 @@ def fit_calibration(
     scores: np.ndarray,
     *,
     method: CalibrationMethod,
-    trained_share: float,
+    train_prior: float,
     split: str,
     tta: Tta,
 ) -> Calibration:
@@ -88,11 +88,11 @@ def fit_calibration(
         truth: int64 [n], 1 for positive; both classes are there.
         scores: float [n] in [0, 1].
         method: `none` corrects the prior alone.
-        trained_share: of positive photographs among those trained on, as drawn.
+        train_prior: of positive photographs among those trained on, as drawn.
         split: that these are of.
         tta: that they were scored with.
     """
-    shift = float(logit(truth.mean()) - logit(trained_share))
+    shift = float(logit(truth.mean()) - logit(train_prior))
     common: dict[str, Any] = {
         "method": method,
         "prior_shift": shift,

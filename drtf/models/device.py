@@ -26,7 +26,7 @@ def choose_precision(requested: str) -> str:
     """
     if requested != "auto":
         return requested
-    capabilities = [capability for _, capability in find_gpus()]
+    capabilities = [capability for _, capability in list_gpus()]
     if not capabilities or min(capabilities) < (7, 0):
         return "float32"
     return "mixed_float16" if min(capabilities) < (8, 0) else "mixed_bfloat16"
@@ -67,7 +67,7 @@ def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:
     their gradients by what XLA can't compile.
     """
     if requested == "auto":
-        return bool(find_gpus()) and num_devices == 1 and can_compile()
+        return bool(list_gpus()) and num_devices == 1 and can_compile()
     if requested and num_devices > 1:
         raise DrtfError("train.jit_compile=true goes with one device alone")
     return bool(requested)
@@ -99,12 +99,12 @@ def silence() -> Iterator[None]:
         os.close(stderr)
 
 
-def find_device() -> str:
+def device_name() -> str:
     """Name what networks run on: a GPU, or CPUs and how many.
 
     Another number of cores adds up in another order, and so rounds otherwise.
     """
-    gpus = find_gpus()
+    gpus = list_gpus()
     if gpus:
         return gpus[0][0]
     found = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
@@ -112,7 +112,7 @@ def find_device() -> str:
     return f"{name}, {count_cores()} cores"
 
 
-def find_gpus() -> list[tuple[str, tuple[int, int]]]:
+def list_gpus() -> list[tuple[str, tuple[int, int]]]:
     """List the GPUs that TensorFlow can use: name and CUDA compute capability."""
     gpus = []
     for device in tf.config.list_physical_devices("GPU"):

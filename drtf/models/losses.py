@@ -28,7 +28,7 @@ def build_loss(config: TrainConfig) -> keras.losses.Loss:
     return loss
 
 
-def find_weights(config: TrainConfig) -> tuple[float, ...]:
+def class_weights(config: TrainConfig) -> tuple[float, ...]:
     """Return what a photograph of each class weighs in the loss."""
     weights = config.class_weights or (1.0,) * NUM_CLASSES[config.task]
     if config.loss != "focal":

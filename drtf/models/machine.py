@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from drtf import __version__
-from drtf.models.device import can_compile, choose_precision, find_gpus
+from drtf.models.device import can_compile, choose_precision, list_gpus
 from drtf.workers import count_cores
 
 # Each under the names that it is distributed by; the last one is what to install.
@@ -44,7 +44,7 @@ class Fact:
     advice: str = ""
 
 
-def find_facts() -> list[Fact]:
+def machine_facts() -> list[Fact]:
     """Look at versions, GPUs, precision, tensorflow-io, disk and memory."""
     return [
         Fact("drtf", __version__),
@@ -70,7 +70,7 @@ def _find_package(names: Sequence[str]) -> Fact:
 
 
 def _find_gpus() -> list[Fact]:
-    gpus = find_gpus()
+    gpus = list_gpus()
     if not gpus:
         return [
             Fact(

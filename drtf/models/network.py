@@ -88,7 +88,7 @@ def set_trainable(
         layer.trainable = number >= num_frozen
 
 
-def find_members(network: keras.Model) -> list[keras.Model]:
+def ensemble_members(network: keras.Model) -> list[keras.Model]:
     """Return the members of an ensemble; of any other network itself."""
     nested = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     return nested or [network]
@@ -121,7 +121,7 @@ def build_task_model(network: keras.Model) -> keras.Model:
     return build_logit_model(network)
 
 
-def find_scores(probabilities: np.ndarray) -> np.ndarray:
+def disease_scores(probabilities: np.ndarray) -> np.ndarray:
     """Return the scores of disease, [...], of what a network puts out, [..., C]."""
     first = FIRST_POSITIVE[probabilities.shape[-1]]
     return probabilities[..., first:].sum(axis=-1)

@@ -12,7 +12,7 @@ from drtf.config import Task, Tta
 from drtf.data.pipeline import eval_dataset, record_errors
 from drtf.models.network import scale_images
 from drtf.progress import progress
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 NUM_TIMED = 3
@@ -115,7 +115,7 @@ def measure_views_cost(network: keras.Model, tta: Tta, batch_size: int) -> float
 
 
 def predict_split(
-    predict: Predict, shards: ShardSet, *, split: str, task: Task, batch_size: int
+    predict: Predict, shards: ShardDataset, *, split: str, task: Task, batch_size: int
 ) -> np.ndarray:
     """Predict each photograph of a split, in the order of the index.
 

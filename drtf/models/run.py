@@ -28,10 +28,10 @@ from drtf.config import (
 from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
 from drtf.models.calibration import Calibration
-from drtf.models.device import find_device
-from drtf.models.network import FIRST_POSITIVE, LOGITS, find_members
+from drtf.models.device import device_name
+from drtf.models.network import FIRST_POSITIVE, LOGITS, ensemble_members
 
-RUN_FORMAT_VERSION = 4
+RUN_FORMAT_VERSION = 5
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
@@ -49,12 +49,12 @@ class RunInfo(BaseModel):
 
     Attributes:
         format_version: of the run folder.
-        set_name: the shards trained on.
-        set_sha256: the hash of their manifest.
+        dataset_name: the shards trained on.
+        dataset_sha256: the hash of their manifest.
         encoding: of their images: `raw`, `png` or `jpeg`.
         jpeg_quality: of these, for `jpeg`.
         image_size: in px.
-        trained_share: of positive photographs in training, as they were drawn and
+        train_prior: of positive photographs in training, as they were drawn and
             weighted.
         model_sha256: of model.keras.
         config_sha256: of config.toml.
@@ -76,12 +76,12 @@ class RunInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     format_version: int = RUN_FORMAT_VERSION
-    set_name: str
-    set_sha256: str
+    dataset_name: str
+    dataset_sha256: str
     encoding: Encoding
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     image_size: int
-    trained_share: Annotated[float, Field(gt=0, lt=1)]
+    train_prior: Annotated[float, Field(gt=0, lt=1)]
     model_sha256: str
     config_sha256: str
     best_epoch: int
@@ -310,10 +310,10 @@ def load_info(folder: Path) -> RunInfo:
     return _load_json(folder, INFO_FILE, RunInfo)
 
 
-def find_versions() -> dict[str, str]:
+def training_versions() -> dict[str, str]:
     """Return the versions that shape a trained model, and the device."""
     return {
-        "device": find_device(),
+        "device": device_name(),
         "drtf": __version__,
         "keras": keras.__version__,
         "python": platform.python_version(),
@@ -378,8 +378,8 @@ def _check_network(
     fits = (
         info.image_size == size
         and shapes in [[(size, size, 3), (width,)] for width in widths]
-        and len(find_members(network)) == max(len(info.members), 1)
-        and all(map(_ends_in_logits, [network, *find_members(network)]))
+        and len(ensemble_members(network)) == max(len(info.members), 1)
+        and all(map(_ends_in_logits, [network, *ensemble_members(network)]))
     )
     if not fits:
         raise RunError(

@@ -34,7 +34,7 @@ POSITIONS = (
 )
 
 
-class ShardSet:
+class ShardDataset:
     """A set of shards, open for reading in any order and from any thread.
 
     Attributes:

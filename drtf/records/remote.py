@@ -26,7 +26,7 @@ NO_SET = (
 )
 
 
-def find_cache() -> Path:
+def cache_folder() -> Path:
     """Return the folder for copies: $DRTF_CACHE, or ~/.cache/drtf."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/drtf").expanduser()
 
@@ -58,7 +58,7 @@ def fetch_set(location: str) -> Path:
     if data is None:
         raise RecordError(f"{location} {NO_SET}")
     manifest = parse_manifest(data, path=location)
-    folder = find_cache() / "sets" / hashlib.sha256(data).hexdigest()[:32]
+    folder = cache_folder() / "sets" / hashlib.sha256(data).hexdigest()[:32]
     with locked(folder.with_name(f".{folder.name}.lock")):
         if (folder / MANIFEST_FILE).exists() and _has_all(folder, manifest):
             os.utime(folder)
@@ -159,7 +159,7 @@ def _make_room(manifest: Manifest, folder: Path) -> None:
     needed = manifest.size_bytes
     if needed > limit:
         raise DrtfError(
-            f"the set has {needed / 1e9:.1f} GB, the cache {find_cache()} may have "
+            f"the set has {needed / 1e9:.1f} GB, the cache {cache_folder()} may have "
             f"{limit / 1e9:.1f}: set {SIZE_VARIABLE} higher"
         )
     # Sets alone: what another process is fetching has no manifest yet.

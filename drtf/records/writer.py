@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from drtf.files import find_aside, write_unbuffered
+from drtf.files import partial_path, write_unbuffered
 from drtf.records.framing import frame_record, read_footer
 from drtf.records.schema import Record, encode_record
 
@@ -31,7 +31,7 @@ class ShardWriter:
 
     def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
         self._path = path
-        aside = find_aside(path)
+        aside = partial_path(path)
         aside.touch()
         self._file = aside.open("r+b", buffering=0)
         self._file.truncate(keep_bytes)
@@ -47,7 +47,7 @@ class ShardWriter:
         finally:
             self._file.close()
         if kind is None:
-            find_aside(self._path).replace(self._path)
+            partial_path(self._path).replace(self._path)
 
     def append(self, record: Record) -> Location:
         """Append one record and tell where it stands.

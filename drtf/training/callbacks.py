@@ -54,7 +54,7 @@ def build_callbacks(
         )
         callbacks.append(plateau)
     if config.early_stopping_patience:
-        monitor = find_monitor(config)
+        monitor = monitor_name(config)
         stopping = keras.callbacks.EarlyStopping(
             monitor,
             mode=_find_mode(monitor),
@@ -64,7 +64,7 @@ def build_callbacks(
     return callbacks
 
 
-def find_monitor(config: TrainConfig) -> str:
+def monitor_name(config: TrainConfig) -> str:
     """Return the name in the history of what the best epoch is chosen by."""
     return _name_metric(config.monitor, config.task)
 
@@ -153,14 +153,14 @@ class BestFigures(keras.callbacks.Callback):
         if self._keeper.best_epoch != epoch + 1:
             return
         validation = self._validation
-        positive, scores = validation.find_scores()
+        positive, scores = validation.disease_scores()
         roc, confusion = io.BytesIO(), io.BytesIO()
         roc_auc = (logs or {})["val_roc_auc"]
         caption = f"AUC {roc_auc:.3f}"
         plot_roc(roc, positive, scores, caption=caption, threshold=0.5)
         num_classes = max(validation.probabilities.shape[1], 2)
         matrix = np.zeros((num_classes, num_classes), np.int64)
-        np.add.at(matrix, (validation.classes, validation.find_decisions()), 1)
+        np.add.at(matrix, (validation.classes, validation.predicted_classes()), 1)
         plot_confusion(
             confusion,
             matrix,

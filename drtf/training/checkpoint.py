@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from drtf.errors import RunError
-from drtf.files import find_aside, sync_folder, write_atomic
+from drtf.files import partial_path, sync_folder, write_atomic
 
 FOLDER = "checkpoints"
 SUFFIX = ".checkpoint"
@@ -46,7 +46,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path
     """
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
-    for left_over in folder.glob(find_aside(folder / f"*{SUFFIX}").name):
+    for left_over in folder.glob(partial_path(folder / f"*{SUFFIX}").name):
         left_over.unlink()  # of a save that was killed
     file = io.BytesIO()
     facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
@@ -57,12 +57,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path
     path = folder / f"step-{checkpoint.num_steps:010d}{SUFFIX}"
     write_atomic(path, data + hashlib.sha256(data).digest())
     sync_folder(folder)
-    for old in find_checkpoints(run)[num_kept:]:
+    for old in list_checkpoints(run)[num_kept:]:
         old.unlink()
     return path
 
 
-def find_checkpoints(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """List a run's checkpoints, the newest first."""
     return sorted((run / FOLDER).glob(f"step-*{SUFFIX}"), reverse=True)
 
@@ -77,7 +77,7 @@ def load_newest(run: Path) -> Checkpoint | None:
         RunError: if there are some, and none is whole.
     """
     damaged: list[Path] = []
-    for path in find_checkpoints(run):
+    for path in list_checkpoints(run):
         try:
             checkpoint = _load(path)
         except (OSError, ValueError, KeyError) as error:

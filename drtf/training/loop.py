@@ -21,10 +21,10 @@ from drtf.config import TrainConfig
 from drtf.data.pipeline import State
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import write_atomic
-from drtf.models.run import MODEL_FILE, find_versions, save_history
+from drtf.models.run import MODEL_FILE, save_history, training_versions
 from drtf.progress import Advance, progress
-from drtf.training.callbacks import BestModel, find_monitor
-from drtf.training.checkpoint import Checkpoint, find_checkpoints, save_checkpoint
+from drtf.training.callbacks import BestModel, monitor_name
+from drtf.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
@@ -213,7 +213,7 @@ def _end_epoch(
 def _describe(training: Training, course: Course) -> str:
     """Tell an epoch's rate and metrics, and how long the rest will take."""
     last = course.history[-1]
-    monitor = find_monitor(training.config)
+    monitor = monitor_name(training.config)
     names = dict.fromkeys(("loss", "val_loss", "val_roc_auc", monitor))
     metrics = ", ".join(f"{name} {last[name]:.3f}" for name in names)
     text = (
@@ -236,7 +236,7 @@ def _explain_failure(training: Training, state: State, what: str) -> DrtfError:
     path = training.out / FAILED_BATCH_FILE
     write_atomic(path, table.getvalue())
     named = ", ".join(ids[:NUM_NAMED]) + (" …" if len(ids) > NUM_NAMED else "")
-    saved = find_checkpoints(training.out)
+    saved = list_checkpoints(training.out)
     kept = (
         f"the last good checkpoint is {saved[0]}" if saved else "nothing was saved yet"
     )
@@ -258,14 +258,14 @@ def capture(training: Training, course: Course) -> Path:
         DrtfError: if it can't be written, or is not worth it, since weights are not
             finite; those before it are as they were.
     """
-    variables = training.trainer.find_variables()
+    variables = training.trainer.state_variables()
     arrays = [np.asarray(variable) for variable in variables]
     weights = (x for x in arrays if np.issubdtype(x.dtype, np.floating))
     if not all(np.isfinite(x).all() for x in weights):
         raise _explain_failure(training, _find_last(training, course), "weights became")
     model = training.out / MODEL_FILE
     facts = {
-        "versions": find_versions(),
+        "versions": training_versions(),
         "course": asdict(course),
         "callbacks": [_get_state(callback) for callback in training.callbacks],
         "variables": [[str(x.dtype), list(x.shape)] for x in variables],
@@ -301,15 +301,15 @@ def restore(training: Training, checkpoint: Checkpoint) -> Course:
         RunError: if the checkpoint's network is another one.
     """
     facts = checkpoint.facts
-    if facts["versions"] != find_versions():
+    if facts["versions"] != training_versions():
         _log.warning(
             "%s was begun with other versions or on another device (%s) than these "
             "(%s): it goes on, but not bit for bit",
             training.out,
             facts["versions"],
-            find_versions(),
+            training_versions(),
         )
-    variables = training.trainer.find_variables()
+    variables = training.trainer.state_variables()
     if facts["variables"] != [[str(x.dtype), list(x.shape)] for x in variables]:
         raise RunError(
             f"{training.out} was begun by other versions of drtf or Keras, whose "

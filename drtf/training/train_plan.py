@@ -12,9 +12,9 @@ from drtf.config import Config, parse_config
 from drtf.data.pipeline import (
     BATCHES_READY,
     NUM_CALLS,
+    binary_labels,
     count_examples,
     count_steps,
-    find_truth,
 )
 from drtf.data.sampling import count_draws
 from drtf.errors import ConfigError
@@ -24,9 +24,9 @@ from drtf.models.device import (
     choose_strategy,
     dtype_policy,
 )
-from drtf.models.losses import find_weights
+from drtf.models.losses import class_weights
 from drtf.models.network import FIRST_POSITIVE, build_network, count_parameters
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class TrainPlan:
     activations_mb: float
 
 
-def adopt_settings(config: Config, shards: ShardSet) -> Config:
+def adopt_settings(config: Config, shards: ShardDataset) -> Config:
     """Return a config whose sections that shape a set are those that made this one.
 
     A warning names what was asked for otherwise.
@@ -89,7 +89,7 @@ def adopt_settings(config: Config, shards: ShardSet) -> Config:
     return adopted
 
 
-def find_trained_share(shards: ShardSet, config: Config) -> float:
+def positive_prior(shards: ShardDataset, config: Config) -> float:
     """Find the share of positive photographs in the loss: as drawn, and as weighted.
 
     Raises:
@@ -97,9 +97,9 @@ def find_trained_share(shards: ShardSet, config: Config) -> float:
     """
     task = config.train.task
     for split in ("train", config.train.validation_split):
-        find_truth(shards, split, task)
+        binary_labels(shards, split, task)
     drawn = count_draws(count_examples(shards, "train", task), config.sampling)
-    weighted = np.multiply(drawn, find_weights(config.train))
+    weighted = np.multiply(drawn, class_weights(config.train))
     share = float(weighted[FIRST_POSITIVE[len(drawn)] :].sum() / weighted.sum())
     if not 0 < share < 1:
         raise ConfigError(
@@ -124,8 +124,8 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     strategy = choose_strategy(settings.num_devices, batch_size=settings.batch_size)
     num_devices = strategy.num_replicas_in_sync
     choose_compiler(settings.jit_compile, num_devices=num_devices)
-    with ShardSet(shards) as shard_set:
-        find_trained_share(shard_set, config)
+    with ShardDataset(shards) as shard_set:
+        positive_prior(shard_set, config)
         image_size = adopt_settings(config, shard_set).images.size
         counts = {
             split: count_examples(shard_set, split, settings.task)

@@ -194,7 +194,7 @@ class Trainer(keras.Model):
         """Return the logits of a batch without augmentation, float32 [B, C]."""
         return self(scale_images(batch["image"]), training=False)
 
-    def find_variables(self) -> list[keras.Variable]:
+    def state_variables(self) -> list[keras.Variable]:
         """List all that a step reads and changes, each once.
 
         Weights, statistics of batch normalization, the states of dropout's generators,

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from drtf.models.network import FIRST_POSITIVE, find_scores
+from drtf.models.network import FIRST_POSITIVE, disease_scores
 from drtf.training.trainer import Batch, Trainer
 
 
@@ -79,20 +79,20 @@ class Validation:
             return {"loss": float(loss)}
         return {"loss": float(loss)} | self._measure()
 
-    def find_scores(self) -> tuple[np.ndarray, np.ndarray]:
+    def disease_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return whether there is disease, bool [n], and its scores, float32 [n]."""
         first = FIRST_POSITIVE[self.probabilities.shape[1]]
-        return self.classes >= max(first, 1), find_scores(self.probabilities)
+        return self.classes >= max(first, 1), disease_scores(self.probabilities)
 
-    def find_decisions(self) -> np.ndarray:
+    def predicted_classes(self) -> np.ndarray:
         """Return the classes decided on, int64 [n]."""
         if self.probabilities.shape[1] > 1:
             return self.probabilities.argmax(axis=1)
         return (self.probabilities[:, 0] >= 0.5).astype(np.int64)
 
     def _measure(self) -> dict[str, float]:
-        positive, scores = self.find_scores()
-        decisions = self.find_decisions()
+        positive, scores = self.disease_scores()
+        decisions = self.predicted_classes()
         found = {
             "roc_auc": roc_auc_score(positive, scores),
             "average_precision": average_precision_score(positive, scores),

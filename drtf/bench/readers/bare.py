@@ -11,14 +11,14 @@ from measuring import measure
 
 from drtf.config import SamplingConfig
 from drtf.data.sampling import plan_epoch
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 NUM_BUFFERS = 2
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
     """Read batch after batch on all cores, into the same memory again and again."""
-    shards = ShardSet(Path(arguments.shards))
+    shards = ShardDataset(Path(arguments.shards))
     rows = shards.find_rows("train")
     labels = (shards.grades[rows] > 0).astype(np.int64)
     size = arguments.batch_size

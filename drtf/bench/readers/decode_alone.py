@@ -10,7 +10,7 @@ import numpy as np
 from measuring import measure
 
 from drtf.images.preprocess import decode_image, limit_threads
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 from drtf.workers import count_cores
 
 
@@ -18,7 +18,7 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
     """Decode batch after batch, each by all threads, into the same memory."""
     limit_threads()
     size, encoding = arguments.shape[0], arguments.encoding
-    with ShardSet(Path(arguments.shards)) as shards:
+    with ShardDataset(Path(arguments.shards)) as shards:
         stored = shards.read_images(shards.find_rows("train"))
     out = np.zeros((arguments.batch_size, *arguments.shape), np.uint8)
     labels = np.arange(arguments.batch_size) % 2

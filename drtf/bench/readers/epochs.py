@@ -10,7 +10,7 @@ import tensorflow as tf
 from measuring import find_anonymous_mb, warm
 
 from drtf.data.pipeline import BALANCED, count_steps, train_dataset
-from drtf.records.reader import ShardSet
+from drtf.records.reader import ShardDataset
 
 
 def main(arguments: SimpleNamespace) -> None:
@@ -19,7 +19,7 @@ def main(arguments: SimpleNamespace) -> None:
     tf.constant(0)  # starts TensorFlow's runtime
     anonymous = [find_anonymous_mb()]
     start, num_images = time.perf_counter(), 0
-    with ShardSet(Path(arguments.shards)) as shards:
+    with ShardDataset(Path(arguments.shards)) as shards:
         num_records = len(shards.find_rows("train"))
         steps = count_steps(
             shards,

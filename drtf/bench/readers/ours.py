@@ -21,7 +21,7 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
     """Stream epochs without end."""
     if not arguments.check:
         reader.read_frames = _read_unchecked
-    shards = reader.ShardSet(Path(arguments.shards))
+    shards = reader.ShardDataset(Path(arguments.shards))
     dataset = train_dataset(
         shards,
         batch_size=arguments.batch_size,

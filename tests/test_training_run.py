@@ -18,14 +18,15 @@ from drtf.data.build import build_shards
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.sources import Source
 from drtf.errors import ConfigError, DrtfError, RecordError
-from drtf.models.device import choose_precision, find_device
+from drtf.models.device import choose_precision, device_name
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run
 from drtf.records.manifest import hash_manifest
-from drtf.records.reader import ShardSet
-from drtf.training import train_plan, training
+from drtf.records.reader import ShardDataset
+from drtf.training import run as training_run
+from drtf.training import train_plan
+from drtf.training.run import train
 from drtf.training.train_plan import plan_training
-from drtf.training.training import train
 
 
 def change(config, **update):
@@ -46,7 +47,7 @@ def test_a_run_folder_holds_all_that_scoring_needs(run_folder, shards, config):
     }
     run = load_run(run_folder)
     assert (run.config.train, run.config.model) == (config.train, config.model)
-    assert run.info.set_sha256 == hash_manifest(shards)
+    assert run.info.dataset_sha256 == hash_manifest(shards)
     assert run.info.num_epochs == config.train.epochs
     assert 1 <= run.info.best_epoch <= config.train.epochs
     assert (run.info.num_damaged, run.info.num_skipped_steps) == (0, 0)
@@ -85,7 +86,7 @@ def test_what_failed_before_its_first_checkpoint_may_be_begun_anew(
         raise DrtfError("failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "run_epochs", fail)
+        patch.setattr(training_run, "run_epochs", fail)
         with pytest.raises(DrtfError, match="failed"):
             train(shards, out=tmp_path / "run", config=config)
     train(shards, out=tmp_path / "run", config=change(config, epochs=1))
@@ -131,14 +132,14 @@ def test_a_full_disk_is_not_taken_for_want_of_memory(
         def exhaust(*args, text=text, **kwargs):
             raise tf.errors.ResourceExhaustedError(None, None, text)
 
-        monkeypatch.setattr(training, "run_epochs", exhaust)
+        monkeypatch.setattr(training_run, "run_epochs", exhaust)
         with pytest.raises(DrtfError, match=expected):
             train(shards, out=tmp_path / "run", config=config)
 
 
 def test_a_damaged_record_in_the_first_batch_names_itself(config, shards, tmp_path):
     damaged = shutil.copytree(shards, tmp_path / "set")
-    with ShardSet(damaged) as shard_set:
+    with ShardDataset(damaged) as shard_set:
         row = shard_set.find_rows("train")[0]
         record = shard_set.index.iloc[row]
         shard = shard_set.manifest.shards[record["shard"]].file
@@ -223,7 +224,7 @@ def test_what_several_devices_cannot_do_is_refused_before_anything_is_made(
 ):
     config = change(config, jit_compile=True)
     two = SimpleNamespace(num_replicas_in_sync=2)
-    for module in (training, train_plan):
+    for module in (training_run, train_plan):
         monkeypatch.setattr(
             module, "choose_strategy", lambda num_devices, batch_size: two
         )
@@ -284,7 +285,7 @@ def test_a_run_tells_the_share_that_it_was_trained_with(
     share = (grades >= POSITIVE_FROM[config.train.task]).mean()
     if len(update) == 2 or "class_weights" in update:
         share = 4 * share / (4 * share + 1 - share)
-    assert info.trained_share == pytest.approx(share)
+    assert info.train_prior == pytest.approx(share)
 
 
 def test_a_training_goes_on_in_the_folder_where_it_is_called(
@@ -304,11 +305,11 @@ def test_a_folder_that_is_no_set_is_refused(tmp_path, config):
 
 def test_a_device_is_known_by_its_cores_too(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
-    assert re.fullmatch(r".+, 64 cores", find_device())
+    assert re.fullmatch(r".+, 64 cores", device_name())
 
 
 def test_auto_precision_is_float32_without_a_gpu(monkeypatch):
-    monkeypatch.setattr("drtf.models.device.find_gpus", list)
+    monkeypatch.setattr("drtf.models.device.list_gpus", list)
     assert choose_precision("auto") == "float32"
 
 
@@ -323,6 +324,6 @@ def test_auto_precision_is_float32_without_a_gpu(monkeypatch):
 )
 def test_auto_precision_follows_the_gpu(monkeypatch, capability, expected):
     gpus = [("any", capability)]
-    monkeypatch.setattr("drtf.models.device.find_gpus", lambda: gpus)
+    monkeypatch.setattr("drtf.models.device.list_gpus", lambda: gpus)
     assert choose_precision("auto") == expected
     assert choose_precision("float32") == "float32"

@@ -22,7 +22,7 @@ from drtf.data.pipeline import (
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
-from drtf.files import check_absent, find_aside, hash_file, lock_alone
+from drtf.files import check_absent, hash_file, lock_alone, partial_path
 from drtf.models.device import (
     choose_compiler,
     choose_precision,
@@ -38,19 +38,19 @@ from drtf.models.run import (
     MODEL_FILE,
     RunInfo,
     check_identity,
-    find_versions,
     load_info,
     save_config,
     save_identity,
     save_info,
     save_model,
+    training_versions,
 )
 from drtf.records.manifest import hash_manifest
-from drtf.records.reader import ShardSet
-from drtf.training.callbacks import BestModel, build_callbacks, find_monitor
-from drtf.training.checkpoint import find_checkpoints, load_newest
+from drtf.records.reader import ShardDataset
+from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
+from drtf.training.checkpoint import list_checkpoints, load_newest
 from drtf.training.loop import Training, catch_signals, run_epochs
-from drtf.training.train_plan import adopt_settings, find_trained_share
+from drtf.training.train_plan import adopt_settings, positive_prior
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
@@ -87,7 +87,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
             be had, or the loss stops being finite.
     """
     out = out.resolve()
-    with ShardSet(shards) as shard_set:
+    with ShardDataset(shards) as shard_set:
         config = adopt_settings(config, shard_set)
         precision = choose_precision(config.train.precision)
         strategy = choose_strategy(
@@ -100,12 +100,12 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
             config,
             precision=precision,
             num_devices=num_devices,
-            set_sha256=hash_manifest(shards),
+            dataset_sha256=hash_manifest(shards),
         )
         _check_out(out, identity, resume=resume)
         if (out / INFO_FILE).exists():
             return load_info(out)
-        trained_share = find_trained_share(shard_set, config)
+        train_prior = positive_prior(shard_set, config)
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, since a training that can't begin leaves no folder.
         lock = out.with_name(f".{out.name}.lock")
@@ -115,15 +115,15 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
             record_errors(),
             catch_signals() as caught,
         ):
-            return _train(shard_set, out, config, identity, trained_share, caught)
+            return _train(shard_set, out, config, identity, train_prior, caught)
 
 
 def _train(
-    shards: ShardSet,
+    shards: ShardDataset,
     out: Path,
     config: Config,
     identity: dict[str, Any],
-    trained_share: float,
+    train_prior: float,
     caught: Sequence[signal.Signals],
 ) -> RunInfo:
     checkpoint = load_newest(out)
@@ -150,12 +150,12 @@ def _train(
     plot_history(out / HISTORY_FIGURE, course.history)
     manifest = shards.manifest
     info = RunInfo(
-        set_name=manifest.name,
-        set_sha256=hash_manifest(shards.folder),
+        dataset_name=manifest.name,
+        dataset_sha256=hash_manifest(shards.folder),
         encoding=manifest.encoding,
         jpeg_quality=manifest.settings["build"]["jpeg_quality"],
         image_size=config.images.size,
-        trained_share=trained_share,
+        train_prior=train_prior,
         model_sha256=hash_file(out / MODEL_FILE),
         config_sha256=hash_file(out / CONFIG_FILE),
         best_epoch=training.keeper.best_epoch,
@@ -168,7 +168,7 @@ def _train(
         num_devices=tf.distribute.get_strategy().num_replicas_in_sync,
         seconds=sum(row["seconds"] for row in course.history),
         peak_memory_mb=getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
-        versions=find_versions(),
+        versions=training_versions(),
     )
     save_info(out, info)
     return info
@@ -180,14 +180,14 @@ def _check_out(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     if not identity_file.exists():
         # An empty folder, as a kill at the very beginning leaves one too, is taken.
         found = list(out.iterdir()) if out.is_dir() else [out]
-        if found not in ([], [find_aside(identity_file)]):
+        if found not in ([], [partial_path(identity_file)]):
             check_absent(out)
     elif resume:
         check_identity(out, identity)
     else:
         # What failed before its first checkpoint may be begun anew.
         check_absent(out / INFO_FILE)
-        if find_checkpoints(out):
+        if list_checkpoints(out):
             raise DrtfError(
                 f"{out} holds a training that was not finished: go on with --resume, "
                 "or choose another folder"
@@ -210,7 +210,7 @@ def _explain_exhaustion(
 
 
 def prepare_training(
-    network: keras.Model, shards: ShardSet, *, config: Config, out: Path
+    network: keras.Model, shards: ShardDataset, *, config: Config, out: Path
 ) -> Training:
     """Bring together all that a training takes; called under its strategy.
 
@@ -277,7 +277,7 @@ def prepare_training(
             )
         ),
     )
-    keeper = BestModel(save_float32, monitor=find_monitor(settings))
+    keeper = BestModel(save_float32, monitor=monitor_name(settings))
     counts = count_examples(shards, "train", settings.task)
     return Training(
         trainer=trainer,
@@ -302,7 +302,7 @@ def prepare_training(
 
 
 def _identify(
-    config: Config, *, precision: str, num_devices: int, set_sha256: str
+    config: Config, *, precision: str, num_devices: int, dataset_sha256: str
 ) -> dict[str, Any]:
     """Tell all that shapes what is learned."""
     settings = config.model_dump(mode="json")
@@ -314,5 +314,5 @@ def _identify(
     } | {
         "precision": precision,
         "number of devices": num_devices,
-        "SHA-256 of the set's manifest": set_sha256,
+        "SHA-256 of the set's manifest": dataset_sha256,
     }

@@ -31,7 +31,7 @@ SAMPLES = (
 )
 
 
-def build_sample_set(folder: Path, sample: Sample) -> Path:
+def build_sample_dataset(folder: Path, sample: Sample) -> Path:
     """Build a set with the grades of EyePACS, all of it in the train split.
 
     A few photographs are drawn, and come again and again with other bytes at their
