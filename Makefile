@@ -1,10 +1,10 @@
-# Needs Python 3.11 or 3.12 and make; everything else is installed into .venv.
+# Requires Python 3.11 or 3.12 and make; everything else is installed into .venv.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	2>/dev/null && echo $$p && break; done)
 VENV := .venv
 VENV_TF221 := .venv-tf221
-# A process for each core; a file's tests stay in one, with what they share.
+# One process per core. The tests of a file share fixtures, so they run in one process.
 PARALLEL := --numprocesses auto --dist loadfile
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
@@ -12,7 +12,7 @@ SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
 setup: $(VENV)/.installed
 
-# A marker file, so that nothing is installed twice.
+# A marker file: a later make does not install again.
 $(VENV)/.installed: constraints.txt $(SOURCES)
 	$(call install,$(VENV),constraints.txt)
 
@@ -20,8 +20,8 @@ $(VENV_TF221)/.installed: constraints-tf221.txt $(SOURCES)
 	$(call install,$(VENV_TF221),constraints-tf221.txt)
 
 define install
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed, and neither was \
-	found; name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is required, and neither was \
+	found; set its path with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[dev]'
 	touch $(1)/.installed
