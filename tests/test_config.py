@@ -32,9 +32,9 @@ def test_the_presets_are_those_that_are_promised():
     assert list_presets() == [
         "demo",
         "eyenet-256",
-        "mobilenetv2-224-fast",
+        "mobilenetv2-224",
         "mobilenetv2-96",
-        "mobilenetv2-96-fast",
+        "notebook-96",
     ]
 
 
@@ -47,7 +47,7 @@ def test_a_preset_survives_being_written_and_read_again(name, tmp_path):
 
 
 def test_the_notebooks_preset_is_the_notebook():
-    config = load_config("mobilenetv2-96")
+    config = load_config("notebook-96")
     assert (config.images.size, config.images.decode) == (96, "exact")
     assert (config.split.by, config.split.test_size) == ("image", 0.2)
     assert (config.train.batch_size, config.train.epochs) == (10, 35)
@@ -68,9 +68,9 @@ def test_set_overrides_a_file_and_a_file_the_defaults(tmp_path):
 
 def test_a_file_extends_a_preset_or_another_file(tmp_path):
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"
-    first.write_text('extends = "mobilenetv2-96"\n[train]\nepochs = 3\n')
+    first.write_text('extends = "notebook-96"\n[train]\nepochs = 3\n')
     second.write_text('extends = "first.toml"\n[train]\nbatch_size = 7\n')
-    notebook, config = load_config("mobilenetv2-96"), load_config(str(second))
+    notebook, config = load_config("notebook-96"), load_config(str(second))
     changes = {"epochs": 3, "batch_size": 7}
     assert config == notebook.model_copy(
         update={"train": notebook.train.model_copy(update=changes)}

@@ -15,7 +15,7 @@ from drtf.models.network import (
 )
 
 SMALL = ModelConfig(weights="none", alpha=0.35)
-NOTEBOOK = load_config("mobilenetv2-96").model
+NOTEBOOK = load_config("notebook-96").model
 
 
 def build(config, size=96):

@@ -66,7 +66,7 @@ def test_the_installed_command_answers(fresh, tmp_path):
 def test_the_installed_presets_are_found_by_name(fresh, tmp_path):
     code = (
         "import drtf, drtf.config as c;"
-        "print(drtf.__file__, c.list_presets(), c.load_config('mobilenetv2-96').images)"
+        "print(drtf.__file__, c.list_presets(), c.load_config('notebook-96').images)"
     )
     out = run(fresh, "python", "-c", code, cwd=tmp_path)
     assert out.startswith(str(fresh))

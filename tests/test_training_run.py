@@ -188,7 +188,7 @@ def test_the_plan_tells_what_training_then_does(run_folder, shards, shard_set, c
 
 
 def test_a_plan_counts_frozen_parameters_and_half_precision(shards, config):
-    model = load_config("mobilenetv2-96").model
+    model = load_config("notebook-96").model
     settings = config.train.model_copy(update={"precision": "mixed_bfloat16"})
     update = {"model": model, "train": settings}
     half = plan_training(shards, config=config.model_copy(update=update))
@@ -199,7 +199,7 @@ def test_a_plan_counts_frozen_parameters_and_half_precision(shards, config):
 
 
 def test_a_plan_looks_into_a_file_of_weights(shards, config):
-    model = load_config("mobilenetv2-96", ["model.weights=absent.weights.h5"]).model
+    model = load_config("notebook-96", ["model.weights=absent.weights.h5"]).model
     with pytest.raises(DrtfError, match="no such file: absent"):
         plan_training(shards, config=config.model_copy(update={"model": model}))
 

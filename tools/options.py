@@ -27,7 +27,7 @@ def config_options(command: Command) -> Command:
         "config_source",
         metavar="NAME|FILE",
         default="",
-        help="A preset (mobilenetv2-96-fast, mobilenetv2-224-fast, mobilenetv2-96, "
+        help="A preset (mobilenetv2-96, mobilenetv2-224, notebook-96, "
         "eyenet-256, demo) or a TOML file; without it a RUN's own settings hold, where "
         "the command takes one, and else the defaults.",
     )(command)
