@@ -3,14 +3,13 @@
 import contextlib
 import csv
 import io
-import json
 import os
 import platform
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import keras
 import tensorflow as tf
@@ -35,7 +34,6 @@ RUN_FORMAT_VERSION = 5
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
-IDENTITY_FILE = "identity.json"
 DECISION_FILE = "decision.json"
 HISTORY_FILE = "history.csv"
 HISTORY_FIGURE = "history.png"
@@ -201,31 +199,6 @@ def save_model(folder: Path, network: keras.Model) -> None:
 def save_config(folder: Path, config: Config) -> None:
     """Write the resolved config."""
     write_atomic(folder / CONFIG_FILE, dump_config(config))
-
-
-def save_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write identity.json: all that shapes what a training learns."""
-    write_atomic(folder / IDENTITY_FILE, json.dumps(identity, indent=2) + "\n")
-
-
-def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse to go on with a training that was begun as another one.
-
-    Raises:
-        RunError: names the first setting that differs.
-    """
-    path = folder / IDENTITY_FILE
-    try:
-        begun = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(f"can't read {path}: {error}") from error
-    for name, value in identity.items():
-        if begun.get(name) != value:
-            raise RunError(
-                f"{folder} was begun with {name}={begun.get(name)!r}, and this is "
-                f"{value!r}: go on as it was begun, train into another folder, or "
-                "remove this one"
-            )
 
 
 def save_info(folder: Path, info: RunInfo) -> None:

@@ -33,14 +33,11 @@ from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
     HISTORY_FIGURE,
-    IDENTITY_FILE,
     INFO_FILE,
     MODEL_FILE,
     RunInfo,
-    check_identity,
     load_info,
     save_config,
-    save_identity,
     save_info,
     save_model,
     training_versions,
@@ -49,20 +46,18 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
 from drtf.training.checkpoint import list_checkpoints, load_newest
+from drtf.training.identity import (
+    IDENTITY_FILE,
+    check_identity,
+    save_identity,
+    training_identity,
+)
 from drtf.training.loop import Training, catch_signals, run_epochs
 from drtf.training.train_plan import adopt_settings, positive_prior
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
 LOGS = "logs"
-# Settings that change nothing of what is learned, or stand there as they were resolved.
-FREE = {
-    "checkpoint_minutes",
-    "num_checkpoints",
-    "num_devices",
-    "precision",
-    "steps_per_execution",
-}
 
 
 def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> RunInfo:
@@ -96,7 +91,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         num_devices = strategy.num_replicas_in_sync
         # What it refuses is refused before anything is made.
         choose_compiler(config.train.jit_compile, num_devices=num_devices)
-        identity = _identify(
+        identity = training_identity(
             config,
             precision=precision,
             num_devices=num_devices,
@@ -299,20 +294,3 @@ def prepare_training(
         num_drawn=sum(count_draws(counts, config.sampling)),
         damaged=shards.damaged,
     )
-
-
-def _identify(
-    config: Config, *, precision: str, num_devices: int, dataset_sha256: str
-) -> dict[str, Any]:
-    """Tell all that shapes what is learned."""
-    settings = config.model_dump(mode="json")
-    return {
-        f"{section}.{name}": value
-        for section in ("sampling", "augment", "model", "train")
-        for name, value in settings[section].items()
-        if name not in FREE
-    } | {
-        "precision": precision,
-        "number of devices": num_devices,
-        "SHA-256 of the set's manifest": dataset_sha256,
-    }
