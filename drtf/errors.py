@@ -1,20 +1,25 @@
-"""The errors that are the user's to mend, shown by the tools as one line."""
+"""Errors that a user can fix. The command line shows them as one line."""
 
 
 class DrtfError(Exception):
-    """Base of all errors that a user can mend; the message says how."""
+    """Base class of all errors that a user can fix; the message says how."""
 
 
 class ConfigError(DrtfError):
-    """A setting is unknown, has the wrong type or lies outside its range."""
+    """A setting is unknown, has the wrong type or is out of range."""
 
 
 class LabelError(DrtfError):
-    """A label file can't be read as what it claims to be."""
+    """A label file or an image folder can't be used as given."""
 
 
 class PhotographError(DrtfError):
-    """One photograph can't be used; `reason` is a word from a fixed vocabulary."""
+    """One photograph can't be used.
+
+    Attributes:
+        reason: A word from a fixed vocabulary, such as `unreadable`.
+        detail: What exactly is wrong.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -26,11 +31,15 @@ class PhotographError(DrtfError):
 
 
 class RecordError(DrtfError):
-    """A shard, its index or its manifest is damaged, or none of ours."""
+    """A shard, its index or its manifest is damaged or was not written by drtf."""
 
 
 class DamagedRecordError(RecordError):
-    """A record fails its checksums; `row` is its row in the set's index."""
+    """A record does not match its checksums.
+
+    Attributes:
+        row: Row of the record in the dataset's index.
+    """
 
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
@@ -38,11 +47,15 @@ class DamagedRecordError(RecordError):
 
 
 class StorageError(DrtfError):
-    """An object store can't be reached, or refuses."""
+    """An object store can't be reached or refuses a request."""
 
 
 class StoppedError(DrtfError):
-    """A signal, kept as `signal`, stopped what can go on; the message says how."""
+    """A signal stopped work that can be resumed; the message says how.
+
+    Attributes:
+        signal: Number of the signal.
+    """
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message, signal)
@@ -53,4 +66,4 @@ class StoppedError(DrtfError):
 
 
 class RunError(DrtfError):
-    """A run folder is missing, incomplete or made for something else."""
+    """A run folder is missing, incomplete or does not fit."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that are not written over."""
+"""Atomic writes, locks, and checks that nothing is overwritten."""
 
 import fcntl
 import hashlib
@@ -11,75 +11,76 @@ from pathlib import Path
 
 from drtf.errors import DrtfError
 
-# What makes a spreadsheet take a cell for a formula: owasp.org, "CSV Injection".
+# Spreadsheets run cells that start with these as formulas: owasp.org, "CSV Injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-GUARD = r"^'('*[=+\-@\t\r])"
+# Matches a cell that `escape_formula` changed; group 1 is the original cell.
+ESCAPED_FORMULA = r"^'('*[=+\-@\t\r])"
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file aside, sync it, and rename it into place."""
+    """Write a file so that it appears complete or not at all."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    aside = partial_path(path)
+    partial = partial_path(path)
     try:
-        with aside.open("wb") as file:
+        with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        aside.unlink(missing_ok=True)  # on a full disk its room is wanted
+        partial.unlink(missing_ok=True)  # frees its space on a full disk
         raise
-    aside.replace(path)
+    partial.replace(path)
 
 
 def partial_path(path: Path) -> Path:
-    """Return where a file or a folder stands until it is whole: hidden, beside."""
+    """Return the hidden path next to `path` where it is written until complete."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield where to write a file or a folder that comes into place once it is whole.
+    """Yield a temporary path for a file or folder, and move it to `path` at the end.
 
-    What a call before, killed, left there is removed, and so is what this one leaves if
-    it fails.
+    Removes what an earlier, killed call left at the temporary path, and cleans up if
+    the block fails.
     """
-    aside = partial_path(path)
+    partial = partial_path(path)
 
     def remove() -> None:
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        aside.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
 
     remove()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield aside
-        aside.replace(path)
+        yield partial
+        partial.replace(path)
     except BaseException:
         remove()
         raise
 
 
 def write_unbuffered(file: FileIO, data: bytes) -> None:
-    """Write all of the data in one call, so that a kill loses none that was written.
+    """Write all data in one system call, so that a kill loses nothing written before.
 
     Raises:
-        OSError: if the disk is full.
+        OSError: If the disk is full.
     """
     if file.write(data) != len(data):
         raise OSError(f"can't write to {file.name}: the disk is full")
 
 
-def neutralize(cell: str) -> str:
-    """Return a cell of a CSV such that no spreadsheet takes it for a formula.
+def escape_formula(cell: str) -> str:
+    """Return a CSV cell that no spreadsheet runs as a formula.
 
-    It begins with one apostrophe more, which `GUARD` finds.
+    Puts an apostrophe in front, which `ESCAPED_FORMULA` matches.
     """
     return f"'{cell}" if cell.lstrip("'").startswith(FORMULA_STARTS) else cell
 
 
 def sync_folder(path: Path) -> None:
-    """Make sure that a folder's names survive a loss of power."""
+    """Flush a folder's entries to disk, so that they survive a power failure."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -88,25 +89,26 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def lock_alone(path: Path) -> Iterator[None]:
-    """Hold a lock that no other process has.
+def lock_or_fail(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file.
 
     Raises:
-        DrtfError: if one has it.
+        DrtfError: If another process holds it.
     """
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DrtfError(
-                f"another process writes there: it holds {path}; wait for its end"
+                f"another process is writing here and holds the lock {path}; wait "
+                "until it ends"
             ) from error
         yield
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that one process has at a time; others wait for it."""
+def lock_when_free(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, after waiting for other processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -120,19 +122,18 @@ def hash_file(path: Path) -> str:
 
 
 def check_absent(*paths: Path, overwrite: bool | None = None) -> None:
-    """Refuse to write where something stands already.
+    """Refuse to overwrite existing files.
 
     Args:
-        paths: to be written.
-        overwrite: whether they may stand; None where no caller can allow it.
+        paths: Files or folders about to be written.
+        overwrite: Whether they may exist. None if the command has no --overwrite.
 
     Raises:
-        DrtfError: if a path exists and `overwrite` is False.
+        DrtfError: If a path exists and `overwrite` is not true.
     """
     for path in paths:
         if path.exists() and not overwrite:
-            otherwise = "" if overwrite is None else ", or give --overwrite"
+            hint = "" if overwrite is None else ", or pass --overwrite"
             raise DrtfError(
-                f"{path} exists already and is not overwritten: move it away or "
-                f"choose another name{otherwise}"
+                f"{path} already exists; move it away or choose another name{hint}"
             )

@@ -1,9 +1,11 @@
-"""Progress on stderr: a bar in a terminal, plain lines elsewhere."""
+"""Progress of long steps: a bar in a terminal or a notebook, plain lines elsewhere."""
 
+import html
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
@@ -17,34 +19,80 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_NOTEBOOK_UPDATES = 0.2
+
 
 class Advance(Protocol):
-    """Count units as done; the note is shown beside the count."""
+    """Count units as done and show a note next to the count."""
 
     def __call__(self, note: str = "", num_done: int = 1) -> None:
-        """Count `num_done` units."""
-
-
-SECONDS_BETWEEN_LINES = 10.0
+        """Count `num_done` more units as done."""
 
 
 @contextmanager
 def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
-    """Show how far a long step is.
+    """Show the progress of a long step.
+
+    A terminal gets a bar on stderr, a notebook a bar in the cell's output, and
+    everything else (a log file, a pipe) a line on stderr every ten seconds.
 
     Args:
-        description: of the step.
-        total: its units.
-        done: how many of them an earlier call did.
+        description: Name of the step.
+        total: Number of units in the step.
+        done: Number of units that an earlier call completed.
 
     Yields:
-        A function to call for each of the `total` units done.
+        A function to call after each unit.
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
-        with _plain(description, total, done) as advance:
-            yield advance
-        return
+    if console.is_jupyter:
+        show = _show_in_notebook(description, total, done)
+    elif console.is_terminal:
+        show = _show_in_terminal(description, total, done, console)
+    else:
+        show = _print_lines(description, total, done)
+    with show as advance:
+        yield advance
+
+
+@dataclass
+class _Counter:
+    """Units done, and the line that reports them."""
+
+    description: str
+    total: int
+    num_before: int
+    note: str = ""
+    num_new: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def add(self, note: str, num_done: int) -> None:
+        self.note = note
+        self.num_new += num_done
+
+    @property
+    def num_done(self) -> int:
+        return self.num_before + self.num_new
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the start of this call."""
+        return self.num_new / max(time.monotonic() - self.start, 1e-9)
+
+    def __str__(self) -> str:
+        line = f"{self.description}: {self.num_done}/{self.total}, {self.rate:.3g}/s"
+        if self.rate and self.num_done < self.total:
+            seconds_left = (self.total - self.num_done) / self.rate
+            line += f", {timedelta(seconds=round(seconds_left))} left"
+        return f"{line}, {self.note}" if self.note else line
+
+
+@contextmanager
+def _show_in_terminal(
+    description: str, total: int, num_before: int, console: Console
+) -> Iterator[Advance]:
+    counter = _Counter(description, total, num_before)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -54,40 +102,65 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    start = time.monotonic()
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(description, total=total, completed=done, rate="", note="")
-        num_new = 0
+        task = bar.add_task(
+            description, total=total, completed=num_before, rate="", note=""
+        )
 
         def advance(note: str = "", num_done: int = 1) -> None:
-            nonlocal num_new
-            num_new += num_done
-            rate = num_new / max(time.monotonic() - start, 1e-9)
-            bar.update(task, advance=num_done, rate=f"{rate:.3g}/s", note=note)
+            counter.add(note, num_done)
+            bar.update(task, advance=num_done, rate=f"{counter.rate:.3g}/s", note=note)
 
         yield advance
 
 
 @contextmanager
-def _plain(description: str, total: int, before: int) -> Iterator[Advance]:
-    start = last = time.monotonic()
-    done = before
-    shown = ""
+def _show_in_notebook(
+    description: str, total: int, num_before: int
+) -> Iterator[Advance]:
+    # Not tqdm or rich: both need ipywidgets, which many notebook servers do not have.
+    from IPython.display import HTML, display
 
-    def show() -> None:
-        seconds = max(time.monotonic() - start, 1e-9)
-        rate = (done - before) / seconds
-        line = f"{description}: {done}/{total}, {rate:.3g}/s"
-        if rate and done < total:
-            line += f", {timedelta(seconds=round((total - done) / rate))} left"
-        print(f"{line}, {shown}" if shown else line, file=sys.stderr, flush=True)
+    counter = _Counter(description, total, num_before)
+
+    def bar() -> HTML:
+        return HTML(
+            f'<progress max="{total}" value="{counter.num_done}"></progress> '
+            f"{html.escape(str(counter))}"
+        )
+
+    handle = display(bar(), display_id=True)
+    last_update = time.monotonic()
 
     def advance(note: str = "", num_done: int = 1) -> None:
-        nonlocal done, last, shown
-        done += num_done
-        shown = note
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES and done < total:
-            last = time.monotonic()
+        nonlocal last_update
+        counter.add(note, num_done)
+        if time.monotonic() - last_update >= SECONDS_BETWEEN_NOTEBOOK_UPDATES:
+            last_update = time.monotonic()
+            handle.update(bar())
+
+    try:
+        yield advance
+    finally:
+        handle.update(bar())
+
+
+@contextmanager
+def _print_lines(description: str, total: int, num_before: int) -> Iterator[Advance]:
+    counter = _Counter(description, total, num_before)
+    last_line = counter.start
+
+    def show() -> None:
+        print(counter, file=sys.stderr, flush=True)
+
+    def advance(note: str = "", num_done: int = 1) -> None:
+        nonlocal last_line
+        counter.add(note, num_done)
+        if (
+            time.monotonic() - last_line >= SECONDS_BETWEEN_LINES
+            and counter.num_done < total
+        ):
+            last_line = time.monotonic()
             show()
 
     yield advance

@@ -1,10 +1,9 @@
-"""Object stores: s3:// by way of tensorflow-io, a whole object at a time.
+"""Object stores: reads and writes whole s3:// objects through tensorflow-io.
 
-tensorflow-io hides most errors of a store behind "not found" (of `exists`, `stat`,
-`glob`, `walk` and a `GFile.read` of all), and its rename, its copy to a local file and
-`read_file` are not to be trusted. So only those of its calls are used here that tell
-the truth, and before a missing object is believed to be missing its bucket is asked
-for.
+tensorflow-io reports most store errors as "not found" (in `exists`, `stat`, `glob`,
+`walk` and a `GFile.read` of everything), and its rename, its copy to a local file and
+`read_file` are unreliable. This module uses only the calls whose errors are correct,
+and checks the bucket before it reports an object as missing.
 """
 
 import functools
@@ -22,53 +21,54 @@ from drtf.errors import StorageError
 
 SCHEME = "s3://"
 CONNECT_SECONDS = 5
-# A refused connection would otherwise be tried for 100 seconds.
+# Without these, a refused connection is retried for 100 seconds.
 DEFAULTS = {
     "AWS_RETRY_MODE": "standard",
     "AWS_MAX_ATTEMPTS": "3",
     "S3_CONNECT_TIMEOUT_MSEC": str(1000 * CONNECT_SECONDS),
     "S3_REQUEST_TIMEOUT_MSEC": "30000",
-    # Its download in parts returned wrong bytes of the right length, in half of the
-    # cases, after a connection was cut and tried again.
+    # After a cut connection, half of its multipart downloads returned wrong bytes of
+    # the right length.
     "S3_DISABLE_MULTI_PART_DOWNLOAD": "1",
 }
 PART_BYTES = 1 << 24
 
 
 class MissingObjectError(StorageError):
-    """There is no such object, and its bucket answers."""
+    """The object does not exist, although its bucket can be reached."""
 
 
 def is_remote(location: Path | str) -> bool:
-    """Tell s3:// from a local path."""
+    """Return True for an s3:// location, False for a local path."""
     return str(location).startswith(SCHEME)
 
 
-def was_used() -> bool:
-    """Tell whether a store was asked for anything: this process then aborts at exit.
+def has_used_store() -> bool:
+    """Return True if this process accessed a store.
 
-    See https://github.com/tensorflow/io/issues/2039; leave by `os._exit`.
+    tensorflow-io then aborts the process at exit, so leave it with `os._exit`:
+    https://github.com/tensorflow/io/issues/2039.
     """
-    return _load_tensorflow.cache_info().currsize > 0
+    return _load_s3_filesystem.cache_info().currsize > 0
 
 
 def list_files(location: str, *, is_file: Callable[[str], bool]) -> list[str]:
-    """List the objects below a prefix by what follows it, sorted.
+    """List the objects below a prefix: their paths relative to it, sorted.
 
     Args:
-        location: the prefix.
-        is_file: tells by a name alone that it is an object; any other is asked for,
-            which costs two requests.
+        location: The prefix.
+        is_file: Returns True for names that are certainly objects. Any other name is
+            checked in the store, which costs two requests.
 
     Raises:
-        StorageError: if the store can't be asked.
+        StorageError: If the store can't be listed.
     """
-    gfile = _load_tensorflow().io.gfile
+    gfile = _load_s3_filesystem().io.gfile
     check_bucket(location)
     names: list[str] = []
 
     def walk(below: str) -> None:
-        with _errors(f"{location}/{below}"):
+        with _translated_errors(f"{location}/{below}"):
             entries = gfile.listdir(f"{location}/{below}")
         for entry in entries:
             path = f"{below}{entry}"
@@ -88,11 +88,11 @@ def read_object(location: str) -> bytes:
     """Read an object.
 
     Raises:
-        MissingObjectError: if there is none.
-        StorageError: if the store can't be asked.
+        MissingObjectError: If it does not exist.
+        StorageError: If the store can't be read.
     """
-    gfile = _load_tensorflow().io.gfile
-    with _errors(location), gfile.GFile(location, "rb") as file:
+    gfile = _load_s3_filesystem().io.gfile
+    with _translated_errors(location), gfile.GFile(location, "rb") as file:
         parts = []
         while part := file.read(PART_BYTES):
             parts.append(part)
@@ -100,19 +100,19 @@ def read_object(location: str) -> bytes:
 
 
 def write_object(location: str, data: bytes) -> None:
-    """Write an object, which appears whole or not at all.
+    """Write an object, which appears complete or not at all.
 
     Raises:
-        StorageError: if the store can't be written to.
+        StorageError: If the store can't be written to.
     """
-    gfile = _load_tensorflow().io.gfile
-    with _errors(location), gfile.GFile(location, "wb") as file:
+    gfile = _load_s3_filesystem().io.gfile
+    with _translated_errors(location), gfile.GFile(location, "wb") as file:
         file.write(data)
 
 
 def object_size(location: str) -> int:
-    """Return an object's size in bytes, or -1 where it can't be asked for."""
-    tf = _load_tensorflow()
+    """Return an object's size in bytes, or -1 if it is unknown."""
+    tf = _load_s3_filesystem()
     try:
         return int(tf.io.gfile.stat(location).length)
     except tf.errors.OpError:
@@ -120,17 +120,19 @@ def object_size(location: str) -> int:
 
 
 def check_bucket(location: str) -> None:
-    """Ask for a location's bucket: the one call whose errors are true.
+    """Check that a location's bucket exists and may be used.
+
+    This is the only call of tensorflow-io that reports such errors correctly.
 
     Raises:
-        StorageError: if it isn't there, can't be reached or may not be used.
+        StorageError: If it is missing, unreachable or forbidden.
     """
-    gfile = _load_tensorflow().io.gfile
+    gfile = _load_s3_filesystem().io.gfile
     bucket = location.removeprefix(SCHEME).partition("/")[0]
     if not bucket:
-        raise StorageError(f"{location} names no bucket: s3://BUCKET/FOLDER")
+        raise StorageError(f"{location} names no bucket; expected s3://BUCKET/FOLDER")
     _check_endpoint()
-    with _errors(f"{SCHEME}{bucket}/"):
+    with _translated_errors(f"{SCHEME}{bucket}/"):
         gfile.stat(f"{SCHEME}{bucket}/")
 
 
@@ -146,8 +148,8 @@ def _check_endpoint() -> None:
         host, port = "", 0
     if not host:
         raise StorageError(
-            f"S3_ENDPOINT is {endpoint!r}; it must be http://HOST:PORT or "
-            "https://HOST:PORT"
+            f"S3_ENDPOINT must be http://HOST:PORT or https://HOST:PORT; got "
+            f"{endpoint!r}"
         )
     try:
         socket.create_connection((host, port), CONNECT_SECONDS).close()
@@ -158,13 +160,16 @@ def _check_endpoint() -> None:
 
 
 @functools.cache
-def _load_tensorflow() -> ModuleType:
-    """Import TensorFlow with the s3 file system, whose client reads these settings."""
+def _load_s3_filesystem() -> ModuleType:
+    """Import TensorFlow, register the s3 file system and set its client's defaults.
+
+    Changes `os.environ`, from which the client reads its settings.
+    """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
         os.environ.setdefault("S3_ENDPOINT", endpoint)
-    if "S3_ENDPOINT" in os.environ:  # no machine of Amazon's, so it has no role there
+    if "S3_ENDPOINT" in os.environ:  # not AWS: skip the slow instance-role lookup
         os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     import tensorflow as tf
 
@@ -176,40 +181,40 @@ def _load_tensorflow() -> ModuleType:
         works = False
     if not works:
         raise StorageError(
-            "s3:// needs tensorflow-io 0.37.1, which works with TensorFlow 2.16 and "
-            f"2.17 only (here it is {tf.__version__}): install one of these, or copy "
-            "the files to a local folder"
+            "s3:// requires tensorflow-io 0.37.1 and TensorFlow 2.16 or 2.17 (found "
+            f"TensorFlow {tf.__version__}); install one of these, or copy the files to "
+            "a local folder"
         )
     return tf
 
 
 @contextmanager
-def _errors(location: str) -> Iterator[None]:
-    """Say in one line what TensorFlow's errors of a store mean.
+def _translated_errors(location: str) -> Iterator[None]:
+    """Translate TensorFlow's errors of a store into one clear line.
 
     Raises:
-        MissingObjectError: if there is no such object or bucket.
-        StorageError: at any other failure.
+        MissingObjectError: If the object or bucket does not exist.
+        StorageError: On any other failure.
     """
-    tf = _load_tensorflow()
+    tf = _load_s3_filesystem()
     try:
         yield
     except tf.errors.NotFoundError as error:
-        raise MissingObjectError(f"there is no {location}") from error
+        raise MissingObjectError(f"{location} does not exist") from error
     except tf.errors.PermissionDeniedError as error:
         raise StorageError(
-            f"no permission for {location}: check AWS_ACCESS_KEY_ID and "
+            f"access to {location} was denied; check AWS_ACCESS_KEY_ID and "
             f"AWS_SECRET_ACCESS_KEY{_quote(error)}"
         ) from error
     except tf.errors.OpError as error:
         raise StorageError(
-            f"{location}: the store failed{_quote(error)}; when it works again, the "
-            "same command goes on"
+            f"the store failed at {location}{_quote(error)}; run the same command "
+            "again to resume"
         ) from error
 
 
 def _quote(error: Exception) -> str:
-    """Return what the store said, without TensorFlow's wrapping."""
+    """Return the store's own message, without TensorFlow's wrapping."""
     text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]|No response body\.?", "", str(error))
     text = text.strip(" :\n").partition("\n")[0]
     return f" ({text})" if text else ""

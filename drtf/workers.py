@@ -1,4 +1,4 @@
-"""A pool of spawned processes whose results come in order, a bounded number ahead."""
+"""Worker processes: a pool with ordered results, and single calls in a process."""
 
 import contextlib
 import itertools
@@ -21,20 +21,20 @@ from drtf.errors import DrtfError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Enough to keep a worker busy while the others' results are awaited in order.
-AHEAD_PER_WORKER = 16
-# Handed over together, since each hand-over costs this process about 0.5 ms.
-CHUNK = 4
+# Enough to keep a worker busy while an earlier result is still awaited.
+MAX_PENDING_PER_WORKER = 16
+# Items per message to a worker: each message costs the parent about 0.5 ms.
+CHUNK_SIZE = 4
 GRACE_SECONDS = 60
 
 
 def count_cores() -> int:
-    """Return how many cores this process may use."""
+    """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def count_workers(num_workers: int) -> int:
-    """Return the number asked for, or one for each core if 0."""
+    """Return the requested number of workers; 0 requests one per core."""
     return num_workers or count_cores()
 
 
@@ -44,23 +44,23 @@ def map_in_order(
     *,
     num_workers: int,
     initializer: Callable[[], None],
-    on_death: Callable[[Item], Result] | None = None,
+    on_crash: Callable[[Item], Result] | None = None,
 ) -> Generator[Result, None, None]:
-    """Apply a function to each item in other processes; yield the results in order.
+    """Apply a function to each item in worker processes; yield the results in order.
 
-    One worker is this process itself. Processes are spawned, since a fork of one that
-    has loaded TensorFlow may hang.
+    A single worker runs in this process. Workers are spawned, because forking a process
+    that has loaded TensorFlow can hang.
 
     Args:
-        function: of one item.
-        items: taken a bounded number ahead.
-        num_workers: processes.
-        initializer: called once in each of them.
-        on_death: the result for an item that ends the process which tries it alone;
-            without it, that is an error.
+        function: Called with one item.
+        items: Read a bounded number of items ahead.
+        num_workers: Number of processes.
+        initializer: Called once in each process.
+        on_crash: Returns the result for an item that crashes its process when it is
+            tried again on its own. Without it, such a crash is an error.
 
     Raises:
-        DrtfError: if a process dies, most often for want of memory.
+        DrtfError: If a process dies, usually because memory ran out.
     """
     if num_workers == 1:
         initializer()
@@ -71,8 +71,8 @@ def map_in_order(
     remaining = iter(items)
     try:
         while True:
-            while len(pending) * CHUNK < num_workers * AHEAD_PER_WORKER:
-                chunk = list(itertools.islice(remaining, CHUNK))
+            while len(pending) * CHUNK_SIZE < num_workers * MAX_PENDING_PER_WORKER:
+                chunk = list(itertools.islice(remaining, CHUNK_SIZE))
                 if not chunk:
                     break
                 pending.append((chunk, _submit(executor, function, chunk)))
@@ -84,7 +84,7 @@ def map_in_order(
             except BrokenProcessPool:
                 executor.shutdown(cancel_futures=True)
                 results = [
-                    _try_alone(function, x, initializer, on_death) for x in chunk
+                    _retry_separately(function, x, initializer, on_crash) for x in chunk
                 ]
                 executor = _start_pool(num_workers, initializer)
                 pending = deque(
@@ -95,32 +95,36 @@ def map_in_order(
         executor.shutdown(cancel_futures=True)
 
 
-def run_apart(function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """Call a function in a process of its own, which ends when this one does.
+def run_in_process(
+    function: Callable[..., Result], *args: Any, **kwargs: Any
+) -> Result:
+    """Call a function in a new process, which ends when this process ends.
 
-    Ctrl-C is passed on as SIGTERM, and what the function makes of it is waited for.
+    Ctrl-C is passed on as SIGTERM, and the function's result is still awaited.
 
     Raises:
-        DrtfError: whatever the function raises of that kind, or if the process died.
-        OSError: likewise.
+        DrtfError: If the function raises one, or if the process dies.
+        OSError: If the function raises one.
     """
     context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, function, args, kwargs))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_send_result, args=(sender, function, args, kwargs)
+    )
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        result, error = ours.recv()
+        result, error = receiver.recv()
     except EOFError:
         process.join()
         raise DrtfError(
-            f"a process died (exit code {process.exitcode}), most often for want of "
-            "memory"
+            f"a process died with exit code {process.exitcode}, usually because memory "
+            "ran out"
         ) from None
     except KeyboardInterrupt:
         process.terminate()
         with contextlib.suppress(EOFError):
-            _, error = ours.recv()
+            _, error = receiver.recv()
             if error is not None:
                 raise error from None
         raise
@@ -131,17 +135,17 @@ def run_apart(function: Callable[..., Result], *args: Any, **kwargs: Any) -> Res
     return result
 
 
-def _answer(
-    answers: Connection,
+def _send_result(
+    sender: Connection,
     function: Callable[..., Result],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
     _end_with_parent()
     try:
-        answers.send((function(*args, **kwargs), None))
+        sender.send((function(*args, **kwargs), None))
     except (DrtfError, OSError) as error:
-        answers.send((None, error))
+        sender.send((None, error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -160,7 +164,7 @@ def _submit(
     chunk: list[Item],
 ) -> Future[list[Result]]:
     try:
-        with _interrupts_held():
+        with _interrupts_blocked():
             return executor.submit(_map_chunk, function, chunk)
     except BrokenProcessPool as error:
         broken: Future[list[Result]] = Future()
@@ -168,23 +172,23 @@ def _submit(
         return broken
 
 
-def _try_alone(
+def _retry_separately(
     function: Callable[[Item], Result],
     item: Item,
     initializer: Callable[[], None],
-    on_death: Callable[[Item], Result] | None,
+    on_crash: Callable[[Item], Result] | None,
 ) -> Result:
-    """Try one item of those among which a process died, in a process of its own."""
+    """Retry one item of a chunk that crashed its process, in a process of its own."""
     with _start_pool(1, initializer) as pool:
         try:
             (result,) = _submit(pool, function, [item]).result()
         except BrokenProcessPool as error:
-            if on_death is None:
+            if on_crash is None:
                 raise DrtfError(
-                    "a worker process died, most often for want of memory; try fewer "
+                    "a worker process died, usually because memory ran out; try fewer "
                     "workers (num_workers)"
                 ) from error
-            return on_death(item)
+            return on_crash(item)
         return result
 
 
@@ -194,16 +198,16 @@ def _start_worker(initializer: Callable[[], None]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Have this process end with its parent, should that be killed.
+    """End this process when its parent is killed.
 
-    It gets SIGTERM, on which a training saves all, and some time for that.
+    It receives SIGTERM first, so that a training run has time to save a checkpoint.
     """
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+        threading.Thread(target=_terminate_after, args=(parent,), daemon=True).start()
 
 
-def _end_after(parent: BaseProcess) -> None:
+def _terminate_after(parent: BaseProcess) -> None:
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
@@ -217,11 +221,11 @@ def _map_chunk(
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until a pool's processes are started, and from these for good.
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C while a pool starts its processes, and in these permanently.
 
-    It would strike a pool half started, or a worker in the middle of a queue, and its
-    parent would wait for ever. A process started here inherits the mask.
+    Otherwise it could hit a pool that is half started, or a worker that holds a queue's
+    lock, and the parent would wait forever. Processes started here inherit the mask.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

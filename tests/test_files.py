@@ -4,10 +4,10 @@ import pytest
 
 from drtf.errors import DrtfError
 from drtf.files import (
-    GUARD,
+    ESCAPED_FORMULA,
     check_absent,
+    escape_formula,
     hash_file,
-    neutralize,
     partial_path,
     replacing,
     write_atomic,
@@ -32,14 +32,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_no_cell_is_a_formula(cell):
-    assert neutralize(cell) == f"'{cell}"
-    assert neutralize(f"a{cell}") == f"a{cell}"
-    assert neutralize("") == ""
+    assert escape_formula(cell) == f"'{cell}"
+    assert escape_formula(f"a{cell}") == f"a{cell}"
+    assert escape_formula("") == ""
     for guarded in (f"'{cell}", f"''{cell}"):  # so that the guard can be told
-        assert neutralize(guarded) == f"'{guarded}"
-        assert re.sub(GUARD, r"\1", neutralize(guarded)) == guarded
-    assert re.sub(GUARD, r"\1", neutralize(cell)) == cell
-    assert re.sub(GUARD, r"\1", "'a") == neutralize("'a") == "'a"
+        assert escape_formula(guarded) == f"'{guarded}"
+        assert re.sub(ESCAPED_FORMULA, r"\1", escape_formula(guarded)) == guarded
+    assert re.sub(ESCAPED_FORMULA, r"\1", escape_formula(cell)) == cell
+    assert re.sub(ESCAPED_FORMULA, r"\1", "'a") == escape_formula("'a") == "'a"
 
 
 def test_hash_file_is_sha256(tmp_path):

@@ -17,14 +17,14 @@ import tensorflow as tf
 from drtf.config import dump_config
 from drtf.data.pipeline import State, train_dataset
 from drtf.errors import DrtfError, RunError, StoppedError
-from drtf.files import lock_alone
+from drtf.files import lock_or_fail
 from drtf.models.run import load_history, load_run
 from drtf.records.reader import ShardDataset
 from drtf.training import checkpoint, loop
 from drtf.training import run as training_run
 from drtf.training.checkpoint import list_checkpoints, load_newest
 from drtf.training.run import train
-from drtf.workers import run_apart
+from drtf.workers import run_in_process
 from naming import raises_naming
 
 # Kills its process when the function of a module is called for the n-th time, before or
@@ -199,7 +199,7 @@ def test_what_a_kill_left_is_put_right_from_the_checkpoint(
 def test_one_training_at_a_time_writes_to_a_folder(shards, settings, tmp_path):
     out = tmp_path / "run"
     with (
-        lock_alone(tmp_path / ".run.lock"),
+        lock_or_fail(tmp_path / ".run.lock"),
         pytest.raises(DrtfError, match="another process"),
     ):
         train(shards, out=out, config=settings)
@@ -372,7 +372,7 @@ def test_trainings_that_ask_for_determinism_are_equal_bit_for_bit(
     config = change(settings, deterministic=True, epochs=1)
     # Apart: it is asked for a whole process.
     for name in ("one", "two"):
-        run_apart(train, shards, out=tmp_path / name, config=config)
+        run_in_process(train, shards, out=tmp_path / name, config=config)
     assert find_hash(tmp_path / "one") == find_hash(tmp_path / "two")
 
 

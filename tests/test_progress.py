@@ -1,8 +1,11 @@
+import nbformat
+from nbclient import NotebookClient
+
 from drtf import progress as module
 from drtf.progress import progress
 
 
-def test_outside_a_terminal_the_end_is_one_plain_line(capsys):
+def test_progress_ends_with_one_plain_line_outside_a_terminal(capsys):
     with progress("Counting", 3) as advance:
         for number in range(3):
             advance(f"at {number}")
@@ -13,7 +16,7 @@ def test_outside_a_terminal_the_end_is_one_plain_line(capsys):
     assert captured.err.count("\n") == 1
 
 
-def test_long_steps_are_reported_on_the_way(capsys, monkeypatch):
+def test_progress_prints_lines_during_long_steps(capsys, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
     with progress("Counting", 3) as advance:
         for _ in range(3):
@@ -26,7 +29,13 @@ def test_long_steps_are_reported_on_the_way(capsys, monkeypatch):
     ]
 
 
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+def test_progress_counts_units_that_an_earlier_call_completed(capsys):
+    with progress("Counting", 5, done=3) as advance:
+        advance("")
+    assert capsys.readouterr().err.startswith("Counting: 4/5, ")
+
+
+def test_progress_shows_a_bar_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress("Counting", 2) as advance:
         advance("note")
@@ -34,3 +43,22 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "2/2" in captured.err
+
+
+CELL = """
+from drtf.progress import progress
+with progress("Counting <b>", 3) as advance:
+    for number in range(3):
+        advance("a & b")
+"""
+
+
+def test_progress_shows_one_bar_in_a_notebook(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    NotebookClient(notebook, resources={"metadata": {"path": tmp_path}}).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.output_type == "display_data"
+    page = output.data["text/html"]
+    assert '<progress max="3" value="3">' in page
+    assert "Counting &lt;b&gt;: 3/3" in page
+    assert "a &amp; b" in page

@@ -18,7 +18,7 @@ from drtf.data.loader import read_batch
 from drtf.data.photographs import Photographs
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
-from drtf.files import lock_alone, partial_path
+from drtf.files import lock_or_fail, partial_path
 from drtf.images.synthetic import draw_photograph
 from drtf.inference import scoring
 from drtf.inference.scoring import prepare_photographs, score
@@ -229,7 +229,7 @@ def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp
     out = tmp_path / "scores.csv"
     images = photographs / "images"
     with (
-        lock_alone(tmp_path / ".scores.csv.partial"),
+        lock_or_fail(tmp_path / ".scores.csv.partial"),
         pytest.raises(DrtfError, match="another process writes there"),
     ):
         score(run_folder, images, out=out, config=config)

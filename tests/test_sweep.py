@@ -160,7 +160,7 @@ def test_a_stopped_sweep_says_where_and_how_it_goes_on(
     def stop(*args, **kwargs):
         raise StoppedError("with --resume", signal.SIGTERM)
 
-    monkeypatch.setattr(module, "run_apart", stop)
+    monkeypatch.setattr(module, "run_in_process", stop)
     source = Source(photographs / "images", photographs / "labels.csv")
     expected = "in config one; all is saved, and the same command goes on"
     with pytest.raises(StoppedError, match=expected) as stopped:

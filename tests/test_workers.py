@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from drtf.errors import DrtfError
-from drtf.workers import AHEAD_PER_WORKER, count_workers, map_in_order, run_apart
+from drtf.workers import (
+    MAX_PENDING_PER_WORKER,
+    count_workers,
+    map_in_order,
+    run_in_process,
+)
 
 
 def nothing() -> None:
@@ -61,7 +66,7 @@ def test_what_ends_its_process_is_found_and_the_others_results_come_in_order():
         range(40),
         num_workers=2,
         initializer=nothing,
-        on_death=lambda number: -number,
+        on_crash=lambda number: -number,
     )
     assert list(results) == [0, 1, 2, -3, *range(4, 40)]
 
@@ -105,7 +110,7 @@ def test_items_are_taken_a_bounded_number_ahead():
 
     results = map_in_order(square, items(), num_workers=2, initializer=nothing)
     next(results)
-    assert len(taken) <= 2 * AHEAD_PER_WORKER
+    assert len(taken) <= 2 * MAX_PENDING_PER_WORKER
     results.close()
 
 
@@ -115,23 +120,23 @@ def test_zero_workers_means_one_a_cpu():
 
 
 def test_a_function_called_apart_returns_and_raises_as_here():
-    assert run_apart(divmod, 7, 2) == (3, 1)
+    assert run_in_process(divmod, 7, 2) == (3, 1)
     with pytest.raises(DrtfError, match="too few"):
-        run_apart(raise_error, "too few")
+        run_in_process(raise_error, "too few")
     with pytest.raises(DrtfError, match=r"a process died \(exit code 3\)"):
-        run_apart(os._exit, 3)
+        run_in_process(os._exit, 3)
     with pytest.raises(FileNotFoundError, match="no-such-file"):
-        run_apart(os.stat, "/no-such-file")
+        run_in_process(os.stat, "/no-such-file")
 
 
 PARENT = """
 import sys
 from pathlib import Path
 from test_workers import wait_for_a_signal
-from drtf.workers import run_apart
+from drtf.workers import run_in_process
 if __name__ == "__main__":
     try:
-        print("got", run_apart(wait_for_a_signal, Path(sys.argv[1])))
+        print("got", run_in_process(wait_for_a_signal, Path(sys.argv[1])))
     except KeyboardInterrupt:
         print("interrupted")
     except Exception as error:

@@ -8,7 +8,7 @@ import click
 
 from drtf import __version__
 from drtf.errors import DrtfError, StoppedError
-from drtf.storage import was_used
+from drtf.storage import has_used_store
 
 from .bench import bench
 from .build_shards import build_shards
@@ -94,7 +94,7 @@ def main() -> None:
 
 def _leave(code: str | int | None) -> NoReturn:
     """Exit; at once where tensorflow-io would abort the process on its way out."""
-    if was_used() and isinstance(code, int):
+    if has_used_store() and isinstance(code, int):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

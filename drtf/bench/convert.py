@@ -26,7 +26,7 @@ from drtf.images.preprocess import (
 )
 from drtf.images.retina import cut, find_field, find_frame, survey
 from drtf.progress import progress
-from drtf.workers import AHEAD_PER_WORKER, count_workers, map_in_order
+from drtf.workers import MAX_PENDING_PER_WORKER, count_workers, map_in_order
 
 NUM_CONVERTED = 300
 JPEG_MARK = b"\xff\xd8"
@@ -213,7 +213,7 @@ def _measure_pool(
     photographs: Photographs, config: ImagesConfig, num_workers: int
 ) -> float:
     """Return photographs a second of a pool that runs warm."""
-    warm = AHEAD_PER_WORKER * num_workers
+    warm = MAX_PENDING_PER_WORKER * num_workers
     places = [(photographs.folder, path) for path in photographs.paths]
     results = map_in_order(
         functools.partial(convert_photograph, images=config, build=BuildConfig()),

@@ -16,7 +16,7 @@ from drtf.data.pipeline import binary_labels
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
-from drtf.files import neutralize, write_atomic
+from drtf.files import escape_formula, write_atomic
 from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.inference.evaluation import evaluate, is_evaluated
 from drtf.inference.intervals import Estimate, format_estimate
@@ -25,7 +25,7 @@ from drtf.models.run import RunInfo, load_history
 from drtf.records.reader import ShardDataset
 from drtf.training.callbacks import monitor_name
 from drtf.training.run import train
-from drtf.workers import run_apart
+from drtf.workers import run_in_process
 
 # Each split that the configs are judged on has its own.
 TABLE_FILE = "results-{}.csv"
@@ -213,10 +213,10 @@ def _run(
         run = out / "runs" / f"{name}-seed-{seed}"
         run.parent.mkdir(parents=True, exist_ok=True)
         # Each in a process of its own: TensorFlow gives back no memory of a device.
-        info = run_apart(train, shards, out=run, config=seeded, resume=True)
+        info = run_in_process(train, shards, out=run, config=seeded, resume=True)
         judged = run / f"evaluation-{split}"
         if not is_evaluated(judged, info, seeded.evaluate):
-            run_apart(
+            run_in_process(
                 evaluate,
                 run,
                 shards,
@@ -292,9 +292,9 @@ def _list_values(result: Result) -> dict[str, str | float]:
     """List a result for the CSV, by column; empty where there is none."""
     none = Estimate(np.nan, np.nan, np.nan)
     values: dict[str, str | float] = {
-        "config": neutralize(result.name),
-        "nearest": neutralize(result.nearest),
-        "changes": neutralize("; ".join(result.changes)),
+        "config": escape_formula(result.name),
+        "nearest": escape_formula(result.nearest),
+        "changes": escape_formula("; ".join(result.changes)),
         "task": result.task,
         "seeds": " ".join(map(str, result.seeds)),
         "validation": float(np.mean(result.validation)),

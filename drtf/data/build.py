@@ -250,7 +250,7 @@ def _write_shards(
         prefetch_photographs(zip(todo["folder"], todo["path"], strict=True)),
         num_workers=count_workers(config.build.num_workers),
         initializer=limit_threads,
-        on_death=report_death,
+        on_crash=report_death,
     )
     reasons = Counter(entry["reason"] for entry in journal.entries if "reason" in entry)
     reasons.update(item.reason for item in plan.rejected)

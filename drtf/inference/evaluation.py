@@ -21,7 +21,7 @@ from drtf.config import Config, EvaluateConfig, Tta
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import binary_labels
 from drtf.errors import DrtfError
-from drtf.files import check_absent, neutralize, write_atomic
+from drtf.files import check_absent, escape_formula, write_atomic
 from drtf.inference.evaluation_result import (
     GIVEN,
     GRADES,
@@ -129,7 +129,7 @@ def evaluate(
         )
     columns = ["id", "patient", "grade", "score", "probability", "decision"]
     columns += [name for name in ("decided_grade",) if name in table]
-    names = {name: table[name].map(neutralize) for name in ("id", "patient")}
+    names = {name: table[name].map(escape_formula) for name in ("id", "patient")}
     predictions = table[columns].assign(**names).to_csv(index=False)
     write_atomic(out / PREDICTIONS_FILE, predictions)
     contents = _describe(run, evaluation) | {"dataset_sha256": dataset_sha256}

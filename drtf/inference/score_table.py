@@ -18,7 +18,7 @@ from pyarrow.compute import replace_substring_regex
 from drtf.config import ScoreConfig
 from drtf.data.photographs import strip_suffix
 from drtf.errors import DrtfError
-from drtf.files import GUARD, neutralize
+from drtf.files import ESCAPED_FORMULA, escape_formula
 from drtf.models.run import Run
 
 COLUMNS = (
@@ -221,7 +221,9 @@ def write_parquet(table: Path, out: Path) -> None:
         for batch in reader:
             for number, column in enumerate(batch.schema.names):
                 if column in GUARDED:
-                    cells = replace_substring_regex(batch[column], GUARD, r"\1")
+                    cells = replace_substring_regex(
+                        batch[column], ESCAPED_FORMULA, r"\1"
+                    )
                     batch = batch.set_column(number, column, cells)
             writer.write_batch(batch)
 
@@ -246,4 +248,4 @@ def write_kaggle(table: Path, out: Path) -> None:
 def _escape(cell: str) -> str:
     for raw, written in (("\\", r"\\"), ("\r", r"\r"), ("\n", r"\n")):
         cell = cell.replace(raw, written)
-    return neutralize(cell)
+    return escape_formula(cell)

@@ -19,7 +19,7 @@ from drtf.data.preparation import Prepared, prepare_photograph
 from drtf.errors import DrtfError
 from drtf.files import (
     check_absent,
-    lock_alone,
+    lock_or_fail,
     partial_path,
     write_atomic,
     write_unbuffered,
@@ -132,7 +132,7 @@ def score(
     stamp = row_provenance(run, config.score)
     aside = partial_path(target)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with lock_alone(aside):
+    with lock_or_fail(aside):
         check_absent(target, overwrite=overwrite)  # another process may have ended
         if merge:
             if _find_source(aside).exists() and not overwrite:
@@ -337,7 +337,7 @@ def prepare_photographs(
         prefetch_photographs(places),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
-        on_death=lambda handle: Prepared(error=str(report_death(handle))),
+        on_crash=lambda handle: Prepared(error=str(report_death(handle))),
     )
     for path, item in zip(photographs.paths, found, strict=True):
         yield item._replace(path=path)

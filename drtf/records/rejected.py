@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from drtf.files import neutralize, write_atomic
+from drtf.files import escape_formula, write_atomic
 
 
 class Rejection(NamedTuple):
@@ -23,5 +23,5 @@ def save_rejected(path: Path, rejected: Iterable[Rejection]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Rejection._fields)
-    writer.writerows(map(neutralize, rejection) for rejection in rejected)
+    writer.writerows(map(escape_formula, rejection) for rejection in rejected)
     write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))

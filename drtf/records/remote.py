@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drtf.errors import DrtfError, RecordError
-from drtf.files import hash_file, locked, write_atomic
+from drtf.files import hash_file, lock_when_free, write_atomic
 from drtf.progress import progress
 from drtf.records.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from drtf.storage import (
@@ -59,7 +59,7 @@ def fetch_set(location: str) -> Path:
         raise RecordError(f"{location} {NO_SET}")
     manifest = parse_manifest(data, path=location)
     folder = cache_folder() / "sets" / hashlib.sha256(data).hexdigest()[:32]
-    with locked(folder.with_name(f".{folder.name}.lock")):
+    with lock_when_free(folder.with_name(f".{folder.name}.lock")):
         if (folder / MANIFEST_FILE).exists() and _has_all(folder, manifest):
             os.utime(folder)
         else:

@@ -22,7 +22,7 @@ from drtf.data.pipeline import (
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
-from drtf.files import check_absent, hash_file, lock_alone, partial_path
+from drtf.files import check_absent, hash_file, lock_or_fail, partial_path
 from drtf.models.device import (
     choose_compiler,
     choose_precision,
@@ -105,7 +105,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         # Beside it, since a training that can't begin leaves no folder.
         lock = out.with_name(f".{out.name}.lock")
         with (
-            lock_alone(lock),
+            lock_or_fail(lock),
             strategy.scope(),
             record_errors(),
             catch_signals() as caught,
