@@ -14,7 +14,7 @@ from drtf.config import Config, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.models.calibration import Calibration
-from drtf.models.run import Decision, Threshold, load_info, save_decision
+from drtf.models.run import DecisionRule, Threshold, load_info, save_decision_rule
 from drtf.records.reader import ShardDataset
 
 SETTINGS = (
@@ -60,18 +60,18 @@ def shard_set(shards: Path):
 
 
 @pytest.fixture(scope="session")
-def decide() -> Callable[..., Decision]:
+def save_rule() -> Callable[..., DecisionRule]:
     """Keep a threshold and a calibration in a run, as an evaluation would."""
 
-    def save(run_folder: Path, value: float, *, tta: str = "none") -> Decision:
+    def save(run_folder: Path, value: float, *, tta: str = "none") -> DecisionRule:
         common = {"split": "val", "tta": tta, "num_photographs": 6}
-        decision = Decision(
+        rule = DecisionRule(
             threshold=Threshold(value=value, rule="youden", **common),
             calibration=Calibration(method="temperature", prior_shift=0.0, **common),
             model_sha256=load_info(run_folder).model_sha256,
         )
-        save_decision(run_folder, decision)
-        return decision
+        save_decision_rule(run_folder, rule)
+        return rule
 
     return save
 

@@ -27,7 +27,9 @@ def write(folder, grades, scores):
         f"{number // 2}_{'left' if number % 2 else 'right'}"
         for number in range(len(grades))
     ]
-    table = pd.DataFrame({"id": ids, "grade": grades, "score": scores, "decision": 0})
+    table = pd.DataFrame(
+        {"id": ids, "grade": grades, "score": scores, "predicted_label": 0}
+    )
     table["patient"] = [name.partition("_")[0] for name in ids]
     table.to_csv(folder / "predictions.csv", index=False)
     metrics = {

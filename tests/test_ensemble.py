@@ -58,7 +58,7 @@ def test_an_ensemble_is_a_run_like_any_other(
     assert info.members == tuple(run.info.model_sha256 for run in members)
     found = evaluate(out, shards, split="test", out=tmp_path / "judged", config=config)
     run = load_run(out)
-    assert run.threshold == found.decision.threshold
+    assert run.threshold == found.decision_rule.threshold
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     maps = [
         compute_maps(x.network, images, layer="conv_2", method="layercam")

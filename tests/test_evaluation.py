@@ -88,18 +88,18 @@ def test_metrics_are_those_of_the_predictions(contents, predictions):
     truth = predictions["grade"] > 0
     auc = roc_auc_score(truth, predictions["score"])
     assert contents["roc_auc"]["value"] == pytest.approx(auc)
-    matrix = confusion_matrix(truth, predictions["decision"])
+    matrix = confusion_matrix(truth, predictions["predicted_label"])
     assert contents["confusion_matrix"] == matrix.tolist()
 
 
 def test_decisions_follow_the_threshold(contents, predictions):
     threshold = contents["threshold"]["value"]
-    assert (predictions["decision"] == (predictions["score"] >= threshold)).all()
+    assert (predictions["predicted_label"] == (predictions["score"] >= threshold)).all()
 
 
 def test_the_threshold_is_chosen_on_validation_and_kept_in_the_run(run, evaluation):
     threshold = load_run(run).threshold
-    assert threshold == evaluation.decision.threshold
+    assert threshold == evaluation.decision_rule.threshold
     assert (threshold.split, threshold.tta) == ("val", "flips5")
     assert threshold.num_photographs == 6
 
@@ -153,7 +153,7 @@ def test_patients_that_are_not_known_are_told(photographs, run, config, tmp_path
 
 def test_the_calibration_is_kept_in_the_run(run, evaluation, contents, predictions):
     calibration = load_run(run).calibration
-    assert calibration == evaluation.decision.calibration
+    assert calibration == evaluation.decision_rule.calibration
     assert (calibration.method, calibration.split) == ("temperature", "val")
     expected = calibration.apply(predictions["score"].to_numpy())
     assert predictions["probability"].to_numpy() == pytest.approx(expected, abs=1e-6)
@@ -165,7 +165,7 @@ def test_the_calibration_is_kept_in_the_run(run, evaluation, contents, predictio
 def test_the_operating_points_are_chosen_on_validation(evaluation, contents):
     assert [point.rule for point in evaluation.operating_points] == list(RULES)
     chosen = evaluation.operating_points[0]
-    assert chosen.threshold == evaluation.decision.threshold.value
+    assert chosen.threshold == evaluation.decision_rule.threshold.value
     assert chosen.sensitivity == evaluation.metrics["sensitivity"].value
     assert chosen.specificity == evaluation.metrics["specificity"].value
     assert contents["operating_points"][0]["rule"] == "youden"
@@ -180,7 +180,7 @@ def test_what_the_views_gain_is_told(run, shards, config, tmp_path):
     info = json.loads((run / "run.json").read_text())
     info["model_sha256"] = hash_file(run / "model.keras")
     (run / "run.json").write_text(json.dumps(info))
-    (run / "decision.json").unlink()
+    (run / "decision_rule.json").unlink()
     found = {}
     for tta in ("none", "flips5"):
         settings = config.evaluate.model_copy(update={"tta": tta})
@@ -371,13 +371,13 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
         keep=True,
     )
     assert kept.replaced == before
-    assert load_run(run).threshold == kept.decision.threshold
-    assert kept.decision.threshold == found.decision.threshold
+    assert load_run(run).threshold == kept.decision_rule.threshold
+    assert kept.decision_rule.threshold == found.decision_rule.threshold
     assert not any("--keep" in note for note in kept.notes)
     with ShardDataset(tmp_path / "other") as other:
         diseased = other.grades[other.find_rows("val")] > 0
     shift = logit(diseased.mean()) - logit(0.3)
-    assert kept.decision.calibration.prior_shift == pytest.approx(shift)
+    assert kept.decision_rule.calibration.prior_shift == pytest.approx(shift)
 
 
 def test_a_run_is_judged_elsewhere_as_it_scores(
@@ -405,16 +405,16 @@ def test_a_run_is_judged_elsewhere_as_it_scores(
     with pytest.raises(DrtfError, match=r"no split 'val'.*evaluate.threshold=stored"):
         judge("chosen")
     found = judge("stored", threshold="stored", tta=own.tta)
-    assert found.decision == own.decision
+    assert found.decision_rule == own.decision_rule
     assert found.operating_points == []
     table = pd.read_csv(tmp_path / "stored" / "predictions.csv")
     decided = (table["score"] >= own.threshold.value).astype(int)
-    assert decided.tolist() == table["decision"].tolist()
+    assert decided.tolist() == table["predicted_label"].tolist()
     assert "Other thresholds" not in (tmp_path / "stored" / "report.html").read_text()
     other = "none" if own.tta != "none" else "flips5"
     with pytest.raises(DrtfError, match=f"judge it with --tta {own.tta}"):
         judge("views", threshold="stored", tta=other)
-    (run / "decision.json").unlink()
+    (run / "decision_rule.json").unlink()
     with pytest.raises(DrtfError, match="has no threshold and calibration yet"):
         judge("none", threshold="stored")
 
@@ -450,13 +450,13 @@ def test_a_network_of_grades_is_judged_by_referable_disease(shards, config, tmp_
     truth = predictions["grade"] >= 2
     kappa = cohen_kappa_score(
         predictions["grade"],
-        predictions["decided_grade"],
+        predictions["predicted_grade"],
         labels=range(5),
         weights="quadratic",
     )
     found_kappa = found.metrics["grades_quadratic_kappa"].value
     assert found_kappa == pytest.approx(kappa, nan_ok=True)
-    grades = predictions["grade"], predictions["decided_grade"]
+    grades = predictions["grade"], predictions["predicted_grade"]
     matrix = confusion_matrix(*grades, labels=range(5))
     assert found.grade_confusion_matrix == matrix.tolist()
     for grade in set(predictions["grade"]):

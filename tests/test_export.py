@@ -63,7 +63,9 @@ def test_what_is_exported_says_what_keras_says(
     scores = call(out, images)
     assert scores == pytest.approx(expected, abs=tolerance)
     otherwise = ((scores >= 0.5) != (expected >= 0.5)).sum()
-    assert facts["num_decided_otherwise"] == found.num_decided_otherwise == otherwise
+    assert (
+        facts["num_changed_predictions"] == found.num_changed_predictions == otherwise
+    )
     # Of another size it is resized inside.
     large = np.stack([cv2.resize(x, (64, 64)) for x in images[:1]])
     assert call(out, large) == pytest.approx(expected[:1], abs=0.2)
@@ -72,7 +74,7 @@ def test_what_is_exported_says_what_keras_says(
 
 
 def test_decisions_that_change_are_counted_by_the_runs_threshold(
-    run_folder, shards, shard_set, tmp_path, decide, monkeypatch
+    run_folder, shards, shard_set, tmp_path, save_rule, monkeypatch
 ):
     run_copy = shutil.copytree(run_folder, tmp_path / "run")
 
@@ -84,10 +86,10 @@ def test_decisions_that_change_are_counted_by_the_runs_threshold(
     run = load_run(run_copy)
     images = read_batch(shard_set, shard_set.find_rows("test"))
     scores = disease_scores(run.network(images / np.float32(255)).numpy())
-    decide(run_copy, float(np.sort(scores)[-3:].mean()))
+    save_rule(run_copy, float(np.sort(scores)[-3:].mean()))
     expected = (scores >= load_run(run_copy).cutoff).sum()
     found = export(run_copy, shards, out=tmp_path / "model", target="savedmodel")
-    assert found.num_decided_otherwise == expected > 0
+    assert found.num_changed_predictions == expected > 0
 
 
 def test_int8_is_smaller(run_folder, shards, tmp_path):

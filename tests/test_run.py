@@ -9,15 +9,17 @@ import pytest
 from drtf.errors import RunError
 from drtf.models.run import (
     CONFIG_FILE,
-    DECISION_FILE,
+    DECISION_RULE_FILE,
     HISTORY_FILE,
     INFO_FILE,
     MODEL_FILE,
+    RUN_FORMAT_VERSION,
     load_history,
     load_run,
     load_run_config,
-    save_decision,
+    save_decision_rule,
 )
+from naming import raises_naming
 
 
 @pytest.fixture
@@ -29,10 +31,10 @@ def test_a_run_moved_elsewhere_loads(copy, run_folder):
     assert load_run(copy).info == load_run(run_folder).info
 
 
-def test_a_decision_is_kept_and_read_again(copy, decide):
-    decision = decide(copy, 0.25, tta="flips5")
+def test_load_run_returns_the_saved_decision_rule(copy, save_rule):
+    rule = save_rule(copy, 0.25, tta="flips5")
     run = load_run(copy)
-    assert run.decision == decision
+    assert run.decision_rule == rule
     assert (run.threshold.value, run.calibration.temperature) == (0.25, 1)
     assert run.tta == "flips5"
 
@@ -165,7 +167,7 @@ def test_a_history_without_epochs_is_refused(copy, text):
         load_history(copy)
 
 
-@pytest.mark.parametrize("name", [INFO_FILE, DECISION_FILE])
+@pytest.mark.parametrize("name", [INFO_FILE, DECISION_RULE_FILE])
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"value": "high"}'])
 def test_a_damaged_part_is_named(copy, name, text):
     (copy / name).write_text(text)
@@ -174,17 +176,20 @@ def test_a_damaged_part_is_named(copy, name, text):
     assert "\n" not in str(caught.value)
 
 
-def test_a_newer_run_is_refused_by_its_version(copy):
-    info = json.loads((copy / INFO_FILE).read_text()) | {"format_version": 9}
+@pytest.mark.parametrize("version", [4, 9])
+def test_load_run_refuses_another_format_version(copy, version):
+    info = json.loads((copy / INFO_FILE).read_text()) | {"format_version": version}
     (copy / INFO_FILE).write_text(json.dumps(info))
-    with pytest.raises(RunError, match="run format version 9, this drtf reads 4"):
+    with raises_naming(RunError, str(copy), version, RUN_FORMAT_VERSION):
         load_run(copy)
 
 
-def test_a_decision_of_another_model_is_refused(copy, decide):
-    decision = decide(copy, 0.25)
-    save_decision(copy, decision.model_copy(update={"model_sha256": "0" * 64}))
-    with pytest.raises(RunError, match=r"decision\.json is of another model: remove"):
+def test_load_run_refuses_a_decision_rule_of_another_model(copy, save_rule):
+    rule = save_rule(copy, 0.25)
+    save_decision_rule(copy, rule.model_copy(update={"model_sha256": "0" * 64}))
+    with pytest.raises(
+        RunError, match=r"decision_rule\.json belongs to another model: remove"
+    ):
         load_run(copy)
 
 
@@ -201,11 +206,11 @@ def test_a_decision_of_another_model_is_refused(copy, decide):
         ("calibration", {"scores": [0, 1], "probabilities": [-3, 5]}),
     ],
 )
-def test_a_decision_that_can_not_be_is_refused(copy, decide, name, change):
-    decision = decide(copy, 0.25, tta="flips5")
-    assert load_run(copy).decision == decision
-    contents = json.loads((copy / DECISION_FILE).read_text())
+def test_load_run_refuses_an_invalid_decision_rule(copy, save_rule, name, change):
+    rule = save_rule(copy, 0.25, tta="flips5")
+    assert load_run(copy).decision_rule == rule
+    contents = json.loads((copy / DECISION_RULE_FILE).read_text())
     contents[name] |= change
-    (copy / DECISION_FILE).write_text(json.dumps(contents))
-    with pytest.raises(RunError, match=r"decision\.json is not what drtf wrote"):
+    (copy / DECISION_RULE_FILE).write_text(json.dumps(contents))
+    with pytest.raises(RunError, match=r"decision_rule\.json is not what drtf wrote"):
         load_run(copy)

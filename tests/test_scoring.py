@@ -148,17 +148,17 @@ def test_the_number_of_workers_and_batches_changes_no_row(
 
 
 def test_decisions_follow_the_threshold_of_the_last_evaluation(
-    run_copy, photographs, config, tmp_path, decide
+    run_copy, photographs, config, tmp_path, save_rule
 ):
     images = photographs / "images"
     report = score(run_copy, images, out=tmp_path / "before.csv", config=config)
     assert (report.threshold, report.threshold_chosen) == (0.5, False)
     scores = sorted(float(row["score"]) for row in read(tmp_path / "before.csv"))
     value = (scores[9] + scores[10]) / 2
-    decide(run_copy, value)
+    save_rule(run_copy, value)
     report = score(run_copy, images, out=tmp_path / "after.csv", config=config)
     assert report.threshold_chosen
-    decisions = [int(row["decision"]) for row in read(tmp_path / "after.csv")]
+    decisions = [int(row["predicted_label"]) for row in read(tmp_path / "after.csv")]
     assert sum(decisions) == report.num_positive == 38
 
 
@@ -237,7 +237,7 @@ def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp
 
 
 def test_what_another_model_scored_is_not_gone_on_with(
-    run_copy, photographs, config, tmp_path, decide
+    run_copy, photographs, config, tmp_path, save_rule
 ):
     images, out = photographs / "images", tmp_path / "scores.csv"
     score(run_copy, images, out=out, config=config)
@@ -245,7 +245,7 @@ def test_what_another_model_scored_is_not_gone_on_with(
     (tmp_path / ".scores.csv.partial").write_bytes(b"".join(lines[:20]))
     (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
     out.unlink()
-    decide(run_copy, 0.25)
+    save_rule(run_copy, 0.25)
     with pytest.raises(DrtfError, match="another run or other settings"):
         score(run_copy, images, out=out, config=config)
     score(run_copy, images, out=out, config=config, overwrite=True)
@@ -374,7 +374,7 @@ def test_a_parquet_table_holds_what_the_csv_does(
     found = pd.read_parquet(tmp_path / "scores.parquet")
     assert found["path"].tolist() == expected["path"].tolist()
     assert found["score"].tolist() == expected["score"].tolist()
-    assert found["decision"].tolist() == expected["decision"].tolist()
+    assert found["predicted_label"].tolist() == expected["predicted_label"].tolist()
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -418,10 +418,10 @@ def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
         score(
             run_folder, images, out=tmp_path / "s.parquet", config=config, kaggle=True
         )
-    decisions = [row["decision"] or "0" for row in read(tmp_path / "scores.csv")]
+    labels = [row["predicted_label"] or "0" for row in read(tmp_path / "scores.csv")]
     assert read(out) == [
-        {"image": f"{number}_left", "level": decision}
-        for number, decision in enumerate(decisions)
+        {"image": f"{number}_left", "level": label}
+        for number, label in enumerate(labels)
     ]
 
 
@@ -441,7 +441,7 @@ def test_a_run_of_grades_tells_the_grade(shards, photographs, config, tmp_path):
     train(shards, out=tmp_path / "run", config=config)
     images, out = photographs / "images", tmp_path / "scores.csv"
     score(tmp_path / "run", images, out=out, config=config)
-    grades = [row["grade"] for row in read(out)]
+    grades = [row["predicted_grade"] for row in read(out)]
     assert set(grades) <= set("01234")
     out = tmp_path / "submission.csv"
     score(tmp_path / "run", images, out=out, config=config, kaggle=True)
@@ -466,9 +466,9 @@ def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_pa
 
 
 def test_several_views_tell_their_spread(
-    run_copy, photographs, config, tmp_path, decide
+    run_copy, photographs, config, tmp_path, save_rule
 ):
-    decide(run_copy, 0.25, tta="flips5")
+    save_rule(run_copy, 0.25, tta="flips5")
     images = photographs / "images"
     score(run_copy, images, out=tmp_path / "scores.csv", config=config)
     spreads = [float(row["spread"]) for row in read(tmp_path / "scores.csv")]

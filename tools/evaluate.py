@@ -90,11 +90,13 @@ def evaluate(
     if evaluation.grade_classes:
         rows = list_classes(evaluation.grade_classes)
         show_table("Decisions by grade", CLASS_COLUMNS, rows)
-    threshold = evaluation.decision.threshold
+    threshold = evaluation.decision_rule.threshold
     click.echo(
         f"Threshold {describe_threshold(threshold)}; {describe_views(evaluation)}."
     )
-    click.echo(f"Calibration: {describe_calibration(evaluation.decision.calibration)}.")
+    click.echo(
+        f"Calibration: {describe_calibration(evaluation.decision_rule.calibration)}."
+    )
     old = evaluation.replaced
     if old and old != threshold:
         click.echo(

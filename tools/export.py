@@ -46,9 +46,9 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
         [(name, f"{auc:.4f}", f"{rate:,.0f}") for name, (auc, rate) in ways.items()],
     )
     click.echo(f"Largest difference of a score: {found.max_difference:.2g}")
-    if found.num_decided_otherwise:
+    if found.num_changed_predictions:
         click.echo(
-            f"Note: {found.num_decided_otherwise:,} of {found.num_photographs:,} "
+            f"Note: {found.num_changed_predictions:,} of {found.num_photographs:,} "
             "photographs are decided otherwise than by Keras's scores: choose "
             f"threshold and calibration anew, by scores of {found.path}."
         )

@@ -44,13 +44,13 @@ from drtf.models.prediction import (
     predict_split,
 )
 from drtf.models.run import (
-    Decision,
+    DecisionRule,
     Run,
     RunInfo,
     Threshold,
     load_history,
     load_run,
-    save_decision,
+    save_decision_rule,
 )
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
@@ -127,8 +127,8 @@ def evaluate(
             shards=shard_set,
             gradcam=config.gradcam,
         )
-    columns = ["id", "patient", "grade", "score", "probability", "decision"]
-    columns += [name for name in ("decided_grade",) if name in table]
+    columns = ["id", "patient", "grade", "score", "probability", "predicted_label"]
+    columns += [name for name in ("predicted_grade",) if name in table]
     names = {name: table[name].map(escape_formula) for name in ("id", "patient")}
     predictions = table[columns].assign(**names).to_csv(index=False)
     write_atomic(out / PREDICTIONS_FILE, predictions)
@@ -136,7 +136,7 @@ def evaluate(
     text = json.dumps(contents, indent=2, allow_nan=False)
     write_atomic(out / METRICS_FILE, text + "\n")
     if keep:
-        save_decision(run.folder, evaluation.decision)
+        save_decision_rule(run.folder, evaluation.decision_rule)
     return evaluation
 
 
@@ -178,13 +178,13 @@ def _judge(
             for rule in RULES
         ]
     value = found.threshold.value
-    table["decision"] = (table["score"] >= value).astype(int)
+    table["predicted_label"] = (table["score"] >= value).astype(int)
     table["probability"] = found.calibration.apply(table["score"].to_numpy())
-    truth, decision = table["label"].to_numpy(), table["decision"].to_numpy()
+    truth, decision = table["label"].to_numpy(), table["predicted_label"].to_numpy()
     labels = LABELS[run.config.train.task]
     grade_classes, grade_matrix = {}, []
-    if "decided_grade" in table:
-        grades, decided = table["grade"].to_numpy(), table["decided_grade"].to_numpy()
+    if "predicted_grade" in table:
+        grades, decided = table["grade"].to_numpy(), table["predicted_grade"].to_numpy()
         grade_classes = describe_classes(grades, decided, labels=GRADES)
         grade_matrix = count_decisions(grades, decided, labels=GRADES)
     views_gain = None
@@ -199,7 +199,7 @@ def _judge(
     evaluation = Evaluation(
         split=split,
         tta=settings.tta,
-        decision=found,
+        decision_rule=found,
         metrics=_measure(table, value, settings),
         patient_metrics=_measure(_find_worse_eyes(table), value, settings),
         classes=describe_classes(truth, decision, labels=labels),
@@ -223,7 +223,7 @@ def _judge(
 
 def _choose(
     run: Run, truth: np.ndarray, scores: np.ndarray, settings: EvaluateConfig
-) -> Decision:
+) -> DecisionRule:
     """Choose a threshold and fit a calibration on the validation split."""
     common: dict[str, Any] = {
         "split": run.config.train.validation_split,
@@ -242,16 +242,16 @@ def _choose(
         train_prior=run.info.train_prior,
         **common,
     )
-    return Decision(
+    return DecisionRule(
         threshold=threshold,
         calibration=calibration,
         model_sha256=run.info.model_sha256,
     )
 
 
-def _find_stored(run: Run, tta: Tta) -> Decision:
+def _find_stored(run: Run, tta: Tta) -> DecisionRule:
     """Return the run's own threshold and calibration, if they are for these views."""
-    if run.decision is None:
+    if run.decision_rule is None:
         raise DrtfError(
             f"{run.folder} has no threshold and calibration yet: drtf evaluate on the "
             "set that it was trained on chooses them"
@@ -261,7 +261,7 @@ def _find_stored(run: Run, tta: Tta) -> Decision:
             f"the threshold of {run.folder} was chosen with views {run.tta!r}, not "
             f"{tta!r}: judge it with --tta {run.tta}"
         )
-    return run.decision
+    return run.decision_rule
 
 
 def _find_operating_point(
@@ -328,13 +328,13 @@ def _score(
     table["score"] = disease_scores(probabilities)
     table["first_view"] = disease_scores(views[:, 0])
     if task == "grades":
-        table["decided_grade"] = probabilities.argmax(axis=1)
+        table["predicted_grade"] = probabilities.argmax(axis=1)
     return table
 
 
 def _find_worse_eyes(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each patient: the highest of what the photographs have."""
-    of_eyes = table.drop(columns=["id", "first_view", "decision"])
+    of_eyes = table.drop(columns=["id", "first_view", "predicted_label"])
     return of_eyes.groupby("patient", as_index=False).max()
 
 
@@ -356,9 +356,9 @@ def _measure(
         probabilities=columns["probability"],
         **bootstrap,
     )
-    if "decided_grade" in columns:
+    if "predicted_grade" in columns:
         metrics |= measure_grades(
-            columns["grade"], columns["decided_grade"], **bootstrap
+            columns["grade"], columns["predicted_grade"], **bootstrap
         )
     return metrics
 
@@ -468,7 +468,7 @@ def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "task": task,
         "positive_from_grade": POSITIVE_FROM[task],
         "tta": evaluation.tta,
-        **evaluation.decision.model_dump(mode="json"),
+        **evaluation.decision_rule.model_dump(mode="json"),
         "notes": evaluation.notes,
         "settings": evaluation.settings,
     }

@@ -13,7 +13,7 @@ from drtf.inference.intervals import (
     format_value,
 )
 from drtf.models.calibration import Calibration
-from drtf.models.run import Decision, Threshold
+from drtf.models.run import DecisionRule, Threshold
 
 METRIC_COLUMNS = ("metric", "per photograph", "95 %", "per patient", "95 %")
 CLASS_COLUMNS = ("class", "precision", "recall", "f1-score", "support")
@@ -45,7 +45,7 @@ class Evaluation:
     Attributes:
         split: the split judged.
         tta: the views used.
-        decision: the threshold and the calibration, by the validation split.
+        decision_rule: the threshold and the calibration.
         metrics: estimates by name, per photograph.
         patient_metrics: the same per patient, by the worse eye: the highest grade, and
             the highest score.
@@ -68,7 +68,7 @@ class Evaluation:
 
     split: str
     tta: Tta
-    decision: Decision
+    decision_rule: DecisionRule
     metrics: dict[str, Estimate]
     patient_metrics: dict[str, Estimate]
     classes: dict[str, dict[str, float]]

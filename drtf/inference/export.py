@@ -44,7 +44,7 @@ class Exported:
         size_bytes: of it.
         num_photographs: of the split that both were tried on, one at a time.
         max_difference: the largest between both scores of one photograph.
-        num_decided_otherwise: photographs on the other side of the run's threshold.
+        num_changed_predictions: photographs whose predicted label differs.
         roc_auc: of the exported network.
         keras_roc_auc: of Keras's.
         images_per_second: of the exported network.
@@ -55,7 +55,7 @@ class Exported:
     size_bytes: int
     num_photographs: int
     max_difference: float
-    num_decided_otherwise: int
+    num_changed_predictions: int
     roc_auc: float
     keras_roc_auc: float
     images_per_second: float
@@ -110,7 +110,7 @@ def export(
             size_bytes=sum(path.stat().st_size for path in files if path.is_file()),
             num_photographs=len(rows),
             max_difference=float(np.abs(scores[0] - scores[1]).max()),
-            num_decided_otherwise=int(np.logical_xor(*(scores >= run.cutoff)).sum()),
+            num_changed_predictions=int(np.logical_xor(*(scores >= run.cutoff)).sum()),
             roc_auc=float(roc_auc_score(truth, scores[1])),
             keras_roc_auc=float(roc_auc_score(truth, scores[0])),
             images_per_second=len(rows) / seconds[1],
@@ -214,7 +214,7 @@ def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[st
         "output": "score: float32 [B] in [0, 1], of one view, that the grade is "
         "positive",
         "views": VIEWS[run.tta],
-        "decision": "positive if the mean score of all views of a photograph is "
+        "predicted_label": "positive if the mean score of all views of a photograph is "
         "threshold.value or more; 0.5 where there is no threshold yet",
         "probability": "sigmoid((logit(mean score) + calibration.prior_shift) / "
         "calibration.temperature); method isotonic: interpolated linearly between "

@@ -146,7 +146,7 @@ def _describe_decision(run: Run, evaluation: Evaluation) -> str:
     return (
         f"Positive is grade {POSITIVE_FROM[run.config.train.task]} and above: "
         f"{num_diseased:,} photographs are, {num_healthy:,} are not. Threshold: "
-        f"{describe_threshold(evaluation.decision.threshold)}."
+        f"{describe_threshold(evaluation.decision_rule.threshold)}."
     )
 
 
@@ -154,7 +154,7 @@ def _plot_figures(
     out: Path, run: Run, table: pd.DataFrame, evaluation: Evaluation
 ) -> None:
     truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
-    threshold = evaluation.decision.threshold.value
+    threshold = evaluation.decision_rule.threshold.value
     others = [point.threshold for point in evaluation.operating_points]
     roc_auc = evaluation.metrics["roc_auc"]
     average_precision = evaluation.metrics["average_precision"]
@@ -201,7 +201,7 @@ def _show_mistakes(
     """Show the decisions that were most wrong, with what the network saw."""
     heading = "Worst mistakes"
     scores, truth = table["score"].to_numpy(), table["label"].to_numpy()
-    wrong = truth != table["decision"].to_numpy()
+    wrong = truth != table["predicted_label"].to_numpy()
     if not wrong.any():
         return page.format_text(heading, "No photograph was decided wrongly.")
     order = np.argsort(scores, kind="stable")
@@ -247,8 +247,8 @@ def _find_facts(
         f"{evaluation.num_patients:,} patients, split {evaluation.split} of "
         f"{manifest.name}",
         "Positive": f"{task}: grade {POSITIVE_FROM[task]} and above",
-        "Threshold": describe_threshold(evaluation.decision.threshold),
-        "Calibration": describe_calibration(evaluation.decision.calibration),
+        "Threshold": describe_threshold(evaluation.decision_rule.threshold),
+        "Calibration": describe_calibration(evaluation.decision_rule.calibration),
         "Views (TTA)": describe_views(evaluation),
     }
     for name, counts in manifest.num_records.items():

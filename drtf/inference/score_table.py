@@ -27,8 +27,8 @@ COLUMNS = (
     "score",
     "spread",
     "probability",
-    "decision",
-    "grade",
+    "predicted_label",
+    "predicted_grade",
     "flags",
     "error",
     "model",
@@ -65,7 +65,7 @@ class Counts:
             num_rows=self.num_rows + 1,
             num_failed=self.num_failed + bool(row.get("error")),
             num_flagged=self.num_flagged + bool(row.get("flags")),
-            num_positive=self.num_positive + (row.get("decision") == "1"),
+            num_positive=self.num_positive + (row.get("predicted_label") == "1"),
             size_bytes=self.size_bytes + size_bytes,
         )
 
@@ -212,7 +212,7 @@ def write_parquet(table: Path, out: Path) -> None:
     """
     numbers = {"score": float64(), "spread": float64(), "probability": float64()}
     types = dict.fromkeys(COLUMNS, string()) | numbers
-    types |= {"decision": int8(), "grade": int8()}
+    types |= {"predicted_label": int8(), "predicted_grade": int8()}
     options = arrow_csv.ConvertOptions(column_types=types)
     with (
         arrow_csv.open_csv(table, convert_options=options) as reader,
@@ -231,9 +231,9 @@ def write_parquet(table: Path, out: Path) -> None:
 def write_kaggle(table: Path, out: Path) -> None:
     """Turn a table into a submission as Kaggle took them in 2015, `image,level`.
 
-    The level is the grade, of a run that tells grades apart, and else the decision. A
-    photograph without a score gets the commonest level, 0: a submission has a row for
-    each.
+    The level is the predicted grade if the run predicts grades, otherwise the predicted
+    label. Photographs without a score get level 0, the most common one, because a
+    submission needs a row for each photograph.
     """
     with (
         table.open(newline="", encoding="utf-8") as lines,
@@ -242,7 +242,8 @@ def write_kaggle(table: Path, out: Path) -> None:
         submission = csv.writer(file, lineterminator="\n")
         submission.writerow(("image", "level"))
         for row in csv.DictReader(lines):
-            submission.writerow((row["id"], row["grade"] or row["decision"] or "0"))
+            level = row["predicted_grade"] or row["predicted_label"] or "0"
+            submission.writerow((row["id"], level))
 
 
 def _escape(cell: str) -> str:

@@ -252,14 +252,14 @@ def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, 
     if scored is None:
         return cells
     cells["score"] = f"{scored.score:.6f}"
-    cells["decision"] = str(int(scored.score >= run.cutoff))
+    cells["predicted_label"] = str(int(scored.score >= run.cutoff))
     if run.tta != "none":
         cells["spread"] = f"{scored.spread:.6f}"
     if run.calibration:
         probability = run.calibration.apply(np.array([scored.score]))[0]
         cells["probability"] = f"{probability:.6f}"
     if scored.grade is not None:
-        cells["grade"] = str(scored.grade)
+        cells["predicted_grade"] = str(scored.grade)
     return cells
 
 

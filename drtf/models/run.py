@@ -34,7 +34,7 @@ RUN_FORMAT_VERSION = 5
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
-DECISION_FILE = "decision.json"
+DECISION_RULE_FILE = "decision_rule.json"
 HISTORY_FILE = "history.csv"
 HISTORY_FIGURE = "history.png"
 
@@ -122,13 +122,13 @@ class Threshold(BaseModel):
     num_photographs: int
 
 
-class Decision(BaseModel):
-    """The contents of decision.json: what an evaluation found scores to mean.
+class DecisionRule(BaseModel):
+    """The contents of decision_rule.json: how a score becomes a label.
 
     Attributes:
-        threshold: from which score on a photograph is positive.
-        calibration: how scores become probabilities.
-        model_sha256: of the model whose scores these are.
+        threshold: the score from which a photograph is positive.
+        calibration: turns scores into probabilities.
+        model_sha256: hash of the model whose scores these apply to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -138,9 +138,9 @@ class Decision(BaseModel):
     model_sha256: str
 
     @model_validator(mode="after")
-    def _is_of_the_same_views(self) -> Self:
+    def _has_one_tta(self) -> Self:
         if self.threshold.tta != self.calibration.tta:
-            raise ValueError("threshold and calibration are of different views")
+            raise ValueError("threshold and calibration were chosen with different TTA")
         return self
 
 
@@ -153,19 +153,19 @@ class Run:
         config: as it was resolved for training.
         info: run.json.
         network: the trained model, from float32 RGB in [0, 1] to scores.
-        decision: None until an evaluation has chosen a threshold.
+        decision_rule: None until an evaluation has chosen a threshold.
     """
 
     folder: Path
     config: Config
     info: RunInfo
     network: keras.Model
-    decision: Decision | None
+    decision_rule: DecisionRule | None
 
     @property
     def threshold(self) -> Threshold | None:
-        """The decision's."""
-        return self.decision.threshold if self.decision else None
+        """Threshold of the decision rule, or None."""
+        return self.decision_rule.threshold if self.decision_rule else None
 
     @property
     def cutoff(self) -> float:
@@ -174,8 +174,8 @@ class Run:
 
     @property
     def calibration(self) -> Calibration | None:
-        """The decision's."""
-        return self.decision.calibration if self.decision else None
+        """Calibration of the decision rule, or None."""
+        return self.decision_rule.calibration if self.decision_rule else None
 
     @property
     def tta(self) -> Tta:
@@ -206,9 +206,9 @@ def save_info(folder: Path, info: RunInfo) -> None:
     write_atomic(folder / INFO_FILE, info.model_dump_json(indent=2) + "\n")
 
 
-def save_decision(folder: Path, decision: Decision) -> None:
-    """Write decision.json."""
-    write_atomic(folder / DECISION_FILE, decision.model_dump_json(indent=2) + "\n")
+def save_decision_rule(folder: Path, rule: DecisionRule) -> None:
+    """Write decision_rule.json."""
+    write_atomic(folder / DECISION_RULE_FILE, rule.model_dump_json(indent=2) + "\n")
 
 
 def load_run_config(
@@ -277,8 +277,8 @@ def load_info(folder: Path) -> RunInfo:
     version = _load_json(folder, INFO_FILE, Versioned).format_version
     if version != RUN_FORMAT_VERSION:
         raise RunError(
-            f"{folder} has run format version {version}, this drtf reads "
-            f"{RUN_FORMAT_VERSION}"
+            f"{folder} has run format version {version}, but this drtf reads only "
+            f"version {RUN_FORMAT_VERSION}: train the run again"
         )
     return _load_json(folder, INFO_FILE, RunInfo)
 
@@ -327,15 +327,15 @@ def load_run(folder: Path) -> Run:
         reason = str(error).splitlines()[0]
         raise RunError(f"can't load {model_path}: {reason}") from error
     _check_network(folder, config, info, network)
-    decision = None
-    if (folder / DECISION_FILE).exists():
-        decision = _load_json(folder, DECISION_FILE, Decision)
-        if decision.model_sha256 != info.model_sha256:
+    rule = None
+    if (folder / DECISION_RULE_FILE).exists():
+        rule = _load_json(folder, DECISION_RULE_FILE, DecisionRule)
+        if rule.model_sha256 != info.model_sha256:
             raise RunError(
-                f"{folder / DECISION_FILE} is of another model: remove it, and have "
-                "drtf evaluate choose threshold and views anew"
+                f"{folder / DECISION_RULE_FILE} belongs to another model: remove it "
+                "and run drtf evaluate to choose a new threshold"
             )
-    return Run(folder, config, info, network, decision)
+    return Run(folder, config, info, network, rule)
 
 
 def _check_network(
