@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from drtf.data.contents import drop_conflicts, find_conflicts, group_identical_files
+from drtf.data.photographs import PhotographRef
 from drtf.errors import LabelError
 
 
@@ -16,9 +17,8 @@ def table(tmp_path: Path) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "id": list(contents),
-            "path": list(contents),
+            "photograph": [PhotographRef(tmp_path, name) for name in contents],
             "grade": [1, 0, 2, 0, 0],
-            "folder": pd.Series([tmp_path] * 5, dtype=object),
             "size_bytes": [len(content) for content in contents.values()],
         }
     )
@@ -32,8 +32,7 @@ def test_identical_photographs_alone_share_a_content(table):
 def test_photographs_that_cannot_be_read_are_each_their_own(tmp_path):
     table = pd.DataFrame(
         {
-            "path": ["a", "b"],
-            "folder": pd.Series([tmp_path] * 2, dtype=object),
+            "photograph": [PhotographRef(tmp_path, name) for name in "ab"],
             "size_bytes": [-1, -1],
         }
     )

@@ -15,7 +15,8 @@ from drawing import draw_fundus, encode
 from drtf.config import dump_config
 from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
-from drtf.data.photographs import Photographs
+from drtf.data.photographs import PhotographRef
+from drtf.data.prepare import NetworkInput
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.files import lock_or_fail, partial_path
@@ -26,6 +27,7 @@ from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run
 from drtf.records.reader import ShardDataset
 from drtf.training.run import train
+from naming import raises_naming
 
 
 @pytest.fixture
@@ -43,11 +45,11 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
 ):
     run = load_run(run_folder)
     index = shard_set.index.sort_values("path")
-    found = Photographs(photographs / "images", index["path"].tolist())
-    prepared = prepare_photographs(run, found, num_workers=1)
+    refs = [PhotographRef(photographs / "images", path) for path in index["path"]]
+    prepared = prepare_photographs(run, refs, num_workers=1)
     images = read_batch(shard_set, index.index.to_numpy())
     for item, expected in zip(prepared, images, strict=True):
-        assert item.image is not None
+        assert isinstance(item, NetworkInput)
         assert (item.image == expected).all()
     report = score(
         run_folder, photographs / "images", out=tmp_path / "s.csv", config=config
@@ -62,9 +64,8 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
 
 
 def test_processes_that_prepare_photographs_load_no_tensorflow(run_folder):
-    nothing = Photographs(Path(), [])
     with mock.patch.object(scoring, "map_in_order", return_value=iter(())) as pool:
-        list(prepare_photographs(load_run(run_folder), nothing, num_workers=2))
+        list(prepare_photographs(load_run(run_folder), [], num_workers=2))
     code = (
         "import pickle, sys\n"
         "pickle.load(sys.stdin.buffer)\n"
@@ -92,11 +93,11 @@ def test_jpeg_shards_and_photographs_give_the_same_pixels(
     train(shards, out=run_folder, config=config)
     with ShardDataset(shards) as opened:
         paths = opened.index["path"]
-        found = Photographs(images, paths.tolist())
-        prepared = prepare_photographs(load_run(run_folder), found, num_workers=1)
+        refs = [PhotographRef(images, path) for path in paths]
+        prepared = prepare_photographs(load_run(run_folder), refs, num_workers=1)
         expected = read_batch(opened, np.arange(len(paths)))
         for item, image in zip(prepared, expected, strict=True):
-            assert item.image is not None
+            assert isinstance(item, NetworkInput)
             assert (item.image == image).all()
 
 
@@ -176,7 +177,7 @@ def test_an_existing_table_is_replaced_only_when_asked(
 
 def test_a_folder_without_photographs_is_an_error(run_folder, config, tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(LabelError, match="no photograph in"):
+    with raises_naming(LabelError, tmp_path):
         score(run_folder, tmp_path, out=tmp_path / "s.csv", config=config)
     assert not (tmp_path / "s.csv").exists()
 

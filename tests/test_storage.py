@@ -267,10 +267,10 @@ def test_what_is_read_after_a_cut_is_what_is_there(server, tmp_path):
 # What a command says in its one line, for several locations in one process.
 ERRORS = """
 import json, os, sys
-from drtf.data.photographs import find_photographs
+from drtf.data.photographs import list_photographs
 from drtf.errors import DrtfError
 from drtf.records.remote import copy_set, fetch_set
-calls = [fetch_set, lambda location: copy_set(location, None), find_photographs]
+calls = [fetch_set, lambda location: copy_set(location, None), list_photographs]
 for location in sys.argv[1:]:
     for call in calls:
         try:

@@ -1,6 +1,7 @@
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -164,17 +165,17 @@ def test_an_image_that_cannot_be_decoded_is_found_by_looking_deep(
     """A set whose every checksum is right, and whose fifth image is no picture."""
     from drtf.data import build
 
-    convert, calls = build.convert_photograph, []
+    convert, calls = build.prepare_for_shard, []
 
     def spoil(place, **settings):
         calls.append(place)
         converted = convert(place, **settings)
-        return converted._replace(image=b"x" * 99) if len(calls) == 5 else converted
+        return replace(converted, data=b"x" * 99) if len(calls) == 5 else converted
 
     source = Source(photographs / "images", photographs / "labels.csv")
     settings = ("images.size=32", "build.num_workers=1", f"build.encoding={encoding}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "convert_photograph", spoil)
+        patch.setattr(build, "prepare_for_shard", spoil)
         build.build_shards([source], tmp_path / "set", config=load_config("", settings))
     assert find_faults(tmp_path / "set") == []
     (fault,) = find_faults(tmp_path / "set", find_image_fault=find_image_fault)

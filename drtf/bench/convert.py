@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from drtf.config import BuildConfig, ImagesConfig
-from drtf.data.convert import convert_photograph
-from drtf.data.photographs import Photographs, find_photographs, read_photograph
+from drtf.data.photographs import PhotographRef, list_photographs
+from drtf.data.prepare import prepare_for_shard
 from drtf.errors import DrtfError, PhotographError
 from drtf.images.decode import JPEG_FLAGS, decode_photograph
 from drtf.images.preprocess import (
@@ -98,22 +98,21 @@ def bench_convert(
         DrtfError: if none of them is a JPEG that can be used.
     """
     limit_threads()
-    photographs = find_photographs(images)
+    photographs = list_photographs(images)
     if config.contrast != "clahe":
         raise DrtfError(f"the bench compares CLAHE; images.contrast={config.contrast}")
-    num_paths = len(photographs.paths)
-    chosen = np.linspace(0, num_paths - 1, min(limit, num_paths)).astype(int)
-    paths = [photographs.paths[number] for number in chosen]
+    count = len(photographs)
+    chosen = np.linspace(0, count - 1, min(limit, count)).astype(int)
     config = config.model_copy(update={"mask": False, "reject_blank": False})
     usable, samples = [], []
-    for path in paths:
+    for photograph in (photographs[number] for number in chosen):
         try:
-            data = read_photograph(photographs.folder, path)
+            data = photograph.read()
             scale = decode_photograph(data, min_side=config.size * OVERSAMPLING).scale
         except PhotographError:
             continue
         if data.startswith(JPEG_MARK):
-            usable.append(path)
+            usable.append(photograph)
             samples.append(Sample(data, JPEG_FLAGS[scale]))
     if not samples:
         raise DrtfError(f"no JPEG in {images} that can be used: the bench needs some")
@@ -122,7 +121,6 @@ def bench_convert(
     pools = sorted({1, 2, count_workers(0)})
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     rates: dict[int, list[float]] = {count: [] for count in pools}
-    measured = Photographs(photographs.folder, usable)
     num_steps = num_repeats * (len(methods) + len(pools))
     with progress("Measuring", num_steps) as advance:
         for _ in range(num_repeats):
@@ -133,9 +131,9 @@ def bench_convert(
                     method(sample)
                 seconds[name].append((time.process_time() - start) / len(samples))
                 advance(name)
-            for count in pools:
-                rates[count].append(_measure_pool(measured, scaled, count))
-                advance(f"{count} workers")
+            for workers in pools:
+                rates[workers].append(_measure_pool(usable, scaled, workers))
+                advance(f"{workers} workers")
     # The largest child that was waited for: they are all workers.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     references = [_equalize_whole(x.data, config, cv2.INTER_AREA) for x in samples]
@@ -210,14 +208,13 @@ def _compare(images: Iterable[object], references: list[np.ndarray]) -> list[flo
 
 
 def _measure_pool(
-    photographs: Photographs, config: ImagesConfig, num_workers: int
+    photographs: list[PhotographRef], config: ImagesConfig, num_workers: int
 ) -> float:
     """Return photographs a second of a pool that runs warm."""
     warm = MAX_PENDING_PER_WORKER * num_workers
-    places = [(photographs.folder, path) for path in photographs.paths]
     results = map_in_order(
-        functools.partial(convert_photograph, images=config, build=BuildConfig()),
-        itertools.islice(itertools.cycle(places), warm + NUM_CONVERTED),
+        functools.partial(prepare_for_shard, images=config, build=BuildConfig()),
+        itertools.islice(itertools.cycle(photographs), warm + NUM_CONVERTED),
         num_workers=num_workers,
         initializer=limit_threads,
     )

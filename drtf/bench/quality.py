@@ -10,11 +10,9 @@ import cv2
 import numpy as np
 
 from drtf.data.photographs import (
-    Handle,
-    find_photographs,
-    load_photograph,
+    PhotographRef,
+    list_photographs,
     prefetch_photographs,
-    strip_suffix,
 )
 from drtf.errors import LabelError, PhotographError
 from drtf.images.decode import decode_photograph
@@ -63,24 +61,23 @@ def bench_quality(
         LabelError: if no photograph can be read, or the CSV can't be or is of others.
     """
     verdicts = _load_verdicts(judged) if judged else {}
-    photographs = find_photographs(images)
-    names = {strip_suffix(Path(path).name) for path in photographs.paths}
+    photographs = list_photographs(images)
+    names = {photograph.id for photograph in photographs}
     if judged and not names & verdicts.keys():
         raise LabelError(f"{judged} judges none of the photographs in {images}")
-    places = ((photographs.folder, path) for path in photographs.paths)
     flagged = map_in_order(
         _flag,
-        prefetch_photographs(places),
+        prefetch_photographs(photographs),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
     )
     by_kind: dict[str, list[Flags]] = {}
     num_unreadable = 0
-    with progress("Flagging photographs", len(photographs.paths)) as advance:
-        for path, found in zip(photographs.paths, flagged, strict=True):
+    with progress("Flagging photographs", len(photographs)) as advance:
+        for photograph, found in zip(photographs, flagged, strict=True):
             for kind, flags in found.items():
                 by_kind.setdefault(kind, []).append(flags)
-            verdict = verdicts.get(strip_suffix(Path(path).name))
+            verdict = verdicts.get(photograph.id)
             if found and verdict is not None:
                 kind = "judged gradable" if verdict else "judged ungradable"
                 by_kind.setdefault(kind, []).append(found[AS_IT_IS])
@@ -96,10 +93,10 @@ def _count(kind: str, rows: list[Flags]) -> FlaggedShares:
     return FlaggedShares(kind, len(rows), sum(map(bool, rows)), counts)
 
 
-def _flag(handle: Handle) -> dict[str, Flags]:
+def _flag(photograph: PhotographRef) -> dict[str, Flags]:
     """Flag a photograph as it is and in each degraded form; nothing if unreadable."""
     try:
-        data = load_photograph(handle)
+        data = photograph.read()
         image, _ = decode_photograph(data, min_side=OVERSAMPLING * SURVEY_SIDE)
     except PhotographError:
         return {}

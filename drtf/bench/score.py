@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Config
-from drtf.data.photographs import Photographs, find_photographs
+from drtf.data.photographs import list_photographs
 from drtf.errors import DrtfError
 from drtf.inference.scoring import prepare_photographs, score_photographs
 from drtf.models.prediction import build_predictor, fit_batch
@@ -77,9 +77,8 @@ def bench_score(
             f"{num_photographs} photographs are less than four batches of "
             f"{batch_size}: measure more of them, or set score.batch_size"
         )
-    found = find_photographs(images)
-    paths = list(itertools.islice(itertools.cycle(found.paths), num_photographs))
-    photographs = Photographs(found.folder, paths)
+    listed = list_photographs(images)
+    photographs = list(itertools.islice(itertools.cycle(listed), num_photographs))
     rates: dict[str, list[float]] = {"preparing": [], "predicting": [], "scoring": []}
     with (
         _stay_on(cores[:half] or cores),
@@ -89,12 +88,14 @@ def bench_score(
             prepared = prepare_photographs(
                 run, photographs, num_workers=config.score.num_workers
             )
-            rates["preparing"].append(_measure(prepared, skip=len(paths) // 2))
+            rates["preparing"].append(_measure(prepared, skip=num_photographs // 2))
             advance("preparing")
-            rates["predicting"].append(_measure_predicting(run, batch_size, len(paths)))
+            rates["predicting"].append(
+                _measure_predicting(run, batch_size, num_photographs)
+            )
             advance("predicting")
             scored = score_photographs(run, photographs, config=config)
-            rates["scoring"].append(_measure(scored, skip=len(paths) // 2))
+            rates["scoring"].append(_measure(scored, skip=num_photographs // 2))
             advance("scoring")
     return ScoreRates(num_photographs, run.tta, **rates)
 

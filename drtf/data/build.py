@@ -22,16 +22,16 @@ from drtf.data.build_plan import (
     place_shards,
     plan_build,
 )
-from drtf.data.convert import Converted, convert_photograph, report_death
 from drtf.data.journal import JOURNAL_FILE, Journal
-from drtf.data.photographs import (
-    Handle,
-    change_time,
-    prefetch_photographs,
-    read_photograph,
+from drtf.data.photographs import PhotographRef, prefetch_photographs
+from drtf.data.prepare import (
+    Rejected,
+    ShardImage,
+    prepare_for_shard,
+    reject_crashed,
 )
 from drtf.data.sources import Source
-from drtf.errors import DrtfError, PhotographError, RecordError
+from drtf.errors import DrtfError, RecordError
 from drtf.files import hash_file, partial_path, sync_folder
 from drtf.images.preprocess import limit_threads
 from drtf.progress import progress
@@ -195,27 +195,18 @@ def _check_unchanged(out: Path, plan: BuildPlan) -> None:
     columns = ["source", "path"]
     table = plan.table.merge(index[[*columns, "sha256"]], "left", on=columns)
     touched = [
-        (place, sha256)
-        for *place, sha256 in zip(
-            table["folder"], table["path"], table["sha256"], strict=True
-        )
-        if change_time(*place) >= made
+        (photograph, sha256)
+        for photograph, sha256 in zip(table["photograph"], table["sha256"], strict=True)
+        if photograph.change_time() >= made
     ]
     with progress("Comparing photographs", len(touched)) as advance:
-        for place, sha256 in touched:
-            if _hash_photograph(*place) != sha256:
+        for photograph, sha256 in touched:
+            if photograph.sha256() != sha256:
                 raise DrtfError(
-                    f"{out} was made by this call, but {place[1]} has changed since: "
-                    f"{advice}"
+                    f"{out} was made by this call, but {photograph.path} has changed "
+                    f"since: {advice}"
                 )
-            advance(place[1])
-
-
-def _hash_photograph(folder: Path | str, path: str) -> str:
-    try:
-        return hashlib.sha256(read_photograph(folder, path)).hexdigest()
-    except PhotographError:
-        return ""
+            advance(photograph.path)
 
 
 def _check_same(manifest: Manifest | None, plan: BuildPlan, out: str) -> None:
@@ -238,7 +229,7 @@ def _write_shards(
 ) -> None:
     """Write each shard that isn't there yet, and a journal entry a photograph."""
     convert = functools.partial(
-        convert_photograph, images=config.images, build=config.build
+        prepare_for_shard, images=config.images, build=config.build
     )
     journal.keep(_count_intact(aside, plan, journal, convert, name=name))
     if not journal.entries:
@@ -247,10 +238,10 @@ def _write_shards(
     todo = plan.table[num_done:]
     results = map_in_order(
         convert,
-        prefetch_photographs(zip(todo["folder"], todo["path"], strict=True)),
+        prefetch_photographs(todo["photograph"]),
         num_workers=count_workers(config.build.num_workers),
         initializer=limit_threads,
-        on_crash=report_death,
+        on_crash=reject_crashed,
     )
     reasons = Counter(entry["reason"] for entry in journal.entries if "reason" in entry)
     reasons.update(item.reason for item in plan.rejected)
@@ -297,7 +288,7 @@ def _count_intact(
     aside: Path,
     plan: BuildPlan,
     journal: Journal,
-    convert: Callable[[Handle], Converted | PhotographError],
+    convert: Callable[[PhotographRef], ShardImage | Rejected],
     *,
     name: str,
 ) -> int:
@@ -307,25 +298,25 @@ def _count_intact(
     that were set aside it is enough that nothing has touched them since.
     """
     entries = journal.entries
-    places = list(zip(plan.table["folder"], plan.table["path"], strict=True))
+    photographs = plan.table["photograph"].tolist()
     sizes = plan.table["size_bytes"].tolist()
     for _, shard, start, stop in place_shards(plan):
         path = aside / shard.file_name(name)
         path = path if path.exists() else partial_path(path)
         data = np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
         for position, entry in enumerate(entries[start:stop], start):
-            place = places[position]
-            touched = change_time(*place) >= journal.last_written
+            photograph = photographs[position]
+            touched = photograph.change_time() >= journal.last_written
             if "reason" in entry:
-                mended = is_remote(place[0]) and not isinstance(
-                    convert(place), PhotographError
+                mended = photograph.is_remote and not isinstance(
+                    convert(photograph), Rejected
                 )
                 if touched or mended:
                     return position
                 continue
             if entry["file_bytes"] != sizes[position]:
                 return position
-            if touched and _hash_photograph(*place) != entry["sha256"]:
+            if touched and photograph.sha256() != entry["sha256"]:
                 return position
             length = entry["length"]
             frame = data[entry["offset"] :][: length + FRAME_BYTES]
@@ -344,15 +335,15 @@ def _count_bytes(entries: list[dict[str, Any]]) -> int:
 def _append(
     writer: ShardWriter,
     photograph: dict[Hashable, Any],
-    result: Converted | PhotographError,
+    result: ShardImage | Rejected,
     *,
     config: Config,
 ) -> dict[str, Any]:
-    if isinstance(result, PhotographError):
+    if isinstance(result, Rejected):
         return {"reason": result.reason, "detail": result.detail}
     location = writer.append(
         Record(
-            image=result.image,
+            image=result.data,
             format=config.build.encoding,
             height=config.images.size,
             width=config.images.size,
@@ -365,7 +356,7 @@ def _append(
         **location._asdict(),
         "file_bytes": photograph["size_bytes"],
         "sha256": result.sha256,
-        "field_found": result.field_found,
+        "field_found": result.has_field,
         **result.quality._asdict(),
     }
 

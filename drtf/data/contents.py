@@ -1,16 +1,14 @@
 """Contents: which photographs are the same file, and what if their grades differ."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from drtf.config import Conflicts
-from drtf.data.photographs import FETCHED_AT_ONCE, read_photograph
-from drtf.errors import LabelError, PhotographError
+from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
+from drtf.errors import LabelError
 from drtf.progress import progress
 
 
@@ -38,31 +36,24 @@ def group_identical_files(table: pd.DataFrame) -> pd.Series:
     Only photographs of equal size can be identical, so only these are read here.
 
     Args:
-        table: columns `folder`, `path` and `size_bytes`.
+        table: columns `photograph` (a PhotographRef) and `size_bytes`.
     """
     alike = table["size_bytes"].duplicated(keep=False)
-    places = list(zip(table["folder"], table["path"], strict=True))
-    names: list[object] = list(places)
+    photographs = table["photograph"].tolist()
+    names: list[object] = list(photographs)
     numbers = np.flatnonzero(alike).tolist()
     if numbers:
         with (
-            ThreadPoolExecutor(FETCHED_AT_ONCE) as pool,
+            ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool,
             progress("Comparing photographs of equal size", len(numbers)) as advance,
         ):
-            hashes = pool.map(_hash_photograph, [places[x] for x in numbers])
+            hashes = pool.map(PhotographRef.sha256, [photographs[x] for x in numbers])
             for number, sha256 in zip(numbers, hashes, strict=True):
-                names[number] = sha256 or places[number]
+                names[number] = sha256 or photographs[number]
                 advance("")
     first: dict[object, int] = {}
     contents = [first.setdefault(name, len(first)) for name in names]
     return pd.Series(contents, index=table.index, dtype="int64")
-
-
-def _hash_photograph(place: tuple[Path | str, str]) -> bytes | None:
-    try:
-        return hashlib.sha256(read_photograph(*place)).digest()
-    except PhotographError:  # the conversion says what is wrong with it
-        return None
 
 
 def find_conflicts(table: pd.DataFrame) -> list[Conflict]:

@@ -1,6 +1,7 @@
-"""Photographs: which there are, and the bytes of each."""
+"""Photographs: listing them, and what one can ask about a single one."""
 
 import csv
+import hashlib
 import os
 import stat
 from collections import deque
@@ -21,186 +22,232 @@ from drtf.storage import (
 
 PATH_COLUMN = "path"
 MAX_FILE_BYTES = 1_000_000_000
-FETCHED_AT_ONCE = 16
+NUM_FETCHED_AHEAD = 16
 
 
-@dataclass(frozen=True)
-class Photographs:
-    """Photographs that were found.
+@dataclass(frozen=True, slots=True)
+class PhotographRef:
+    """A reference to a photograph's file, which may be missing or damaged.
 
     Attributes:
-        folder: what their paths start from: a local folder, or s3://.
-        paths: POSIX paths, sorted.
+        folder: The image folder, local or s3://.
+        path: POSIX path relative to the folder.
     """
 
     folder: Path | str
-    paths: list[str]
+    path: str
 
+    @property
+    def id(self) -> str:
+        """The file's name without its extension."""
+        return strip_suffix(PurePosixPath(self.path).name)
 
-# What a worker is given to have a photograph's bytes: the folder and the path below it,
-# or the bytes themselves where they come from a store, or why there are none.
-Handle = tuple[Path | str, str] | bytes | PhotographError
+    @property
+    def is_remote(self) -> bool:
+        """Whether the photograph is in an object store."""
+        return is_remote(self.folder)
 
+    def read(self) -> bytes:
+        """Read the photograph's file.
 
-def find_photographs(images: Path | str) -> Photographs:
-    """List photographs: those below a folder, or those that a CSV lists.
-
-    Args:
-        images: a folder, local or s3://, searched in depth, or a local CSV with a
-            column `path`, whose relative paths start from the CSV's own folder.
-
-    Raises:
-        LabelError: if there is no such folder or CSV, or no photograph in it.
-        StorageError: if the store can't be asked.
-    """
-    if is_remote(images):
-        folder = str(images).rstrip("/")
-        files = list_files(folder, is_file=_is_photograph)
-        return Photographs(folder, _choose_photographs(files, images))
-    images = Path(images)
-    if images.suffix.lower() == ".csv" and not images.is_dir():
-        return Photographs(images.parent, _read_list(images))
-    if not images.is_dir():
-        found = "not a folder:" if images.exists() else "no folder"
-        raise LabelError(
-            f"{found} {images}: --images takes a folder of photographs, or a .csv "
-            f"with a column {PATH_COLUMN!r}"
-        )
-    paths = []
-    walked = set()
-    for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
-        folders.sort()  # of two links to one folder the first counts, everywhere
-        real = Path(parent).resolve()
-        if real in walked:  # a link that leads round in a circle
-            folders.clear()
-            continue
-        walked.add(real)
-        below = Path(parent).relative_to(images)
-        paths += [(below / name).as_posix() for name in files]
-    return Photographs(images, _choose_photographs(paths, images))
-
-
-def load_photograph(handle: Handle) -> bytes:
-    """Return a photograph's bytes.
-
-    Raises:
-        PhotographError: if they can't be had.
-    """
-    if isinstance(handle, PhotographError):
-        raise handle
-    return handle if isinstance(handle, bytes) else read_photograph(*handle)
-
-
-def prefetch_photographs(places: Iterable[tuple[Path | str, str]]) -> Iterator[Handle]:
-    """Yield what workers have the photographs by: those of a store are fetched ahead.
-
-    Args:
-        places: the folder, and the path below it, of each.
-
-    Raises:
-        StorageError: if the store fails.
-    """
-
-    def fetch(place: tuple[Path | str, str]) -> Handle:
+        Raises:
+            PhotographError: With reason `unreadable` or `too_large`.
+            StorageError: If the object store fails.
+        """
+        if self.is_remote:
+            try:
+                return read_object(self._location)
+            except MissingObjectError as error:
+                raise PhotographError(
+                    "unreadable", "No such file or directory"
+                ) from error
         try:
-            return read_photograph(*place)
-        except PhotographError as error:
-            return error
+            status = self._file.stat()
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would block forever
+                raise PhotographError("unreadable", "not a regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise PhotographError(
+                    "too_large",
+                    f"the file has {status.st_size} bytes; the limit is "
+                    f"{MAX_FILE_BYTES}",
+                )
+            return self._file.read_bytes()
+        except OSError as error:
+            raise PhotographError("unreadable", str(error.strerror)) from error
+        except ValueError as error:  # a name that no file can have
+            raise PhotographError("unreadable", str(error)) from error
 
-    pending: deque[Future[Handle]] = deque()
-    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-        for place in places:
-            if not is_remote(place[0]):
+    def sha256(self) -> str | None:
+        """Return the file's SHA-256 in hexadecimal, or None if it cannot be read."""
+        try:
+            return hashlib.sha256(self.read()).hexdigest()
+        except PhotographError:
+            return None
+
+    def size_bytes(self) -> int:
+        """Return the file's size in bytes, or -1 if it is unknown."""
+        if self.is_remote:
+            return object_size(self._location)
+        try:
+            return self._file.stat().st_size
+        except (OSError, ValueError):
+            return -1
+
+    def change_time(self) -> float:
+        """Return when the file was last written or moved here, in seconds.
+
+        This is the inode's change time, which a copy cannot preserve. It is 0 for a
+        photograph in an object store and for one that does not exist.
+        """
+        if self.is_remote:
+            return 0
+        try:
+            return self._file.stat().st_ctime
+        except (OSError, ValueError):
+            return 0
+
+    @property
+    def _location(self) -> str:
+        return f"{self.folder}/{self.path}"
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.folder) / self.path
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchedPhotograph(PhotographRef):
+    """A reference to a remote photograph that was read ahead of its use.
+
+    Attributes:
+        data: The file's bytes; empty if it could not be read.
+        error: Why it could not be read, or None.
+    """
+
+    data: bytes
+    error: PhotographError | None
+
+    def read(self) -> bytes:
+        """Return the bytes that were read.
+
+        Raises:
+            PhotographError: If the photograph could not be read.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.data
+
+
+def list_photographs(images: Path | str) -> list[PhotographRef]:
+    """List the photographs of a folder, or those that a CSV file lists.
+
+    Args:
+        images: A folder, local or s3://, searched recursively; or a local CSV file
+            with a column `path`, whose relative paths start at the CSV's folder.
+
+    Returns:
+        At least one photograph, sorted by path.
+
+    Raises:
+        LabelError: If the folder or CSV file does not exist or has no photographs.
+        StorageError: If the object store fails.
+    """
+    folder, paths = _list_paths(images)
+    return [PhotographRef(folder, path) for path in paths]
+
+
+def prefetch_photographs(
+    photographs: Iterable[PhotographRef],
+) -> Iterator[PhotographRef]:
+    """Read remote photographs ahead with several threads, and yield all in order.
+
+    Local photographs are yielded as they are: the worker that gets one reads it.
+
+    Raises:
+        StorageError: If the object store fails.
+    """
+    pending: deque[Future[PhotographRef]] = deque()
+    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
+        for photograph in photographs:
+            if not photograph.is_remote:
                 while pending:
                     yield pending.popleft().result()
-                yield place
+                yield photograph
                 continue
-            pending.append(pool.submit(fetch, place))
-            if len(pending) > FETCHED_AT_ONCE:
+            pending.append(pool.submit(_prefetch, photograph))
+            if len(pending) > NUM_FETCHED_AHEAD:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def read_photograph(folder: Path | str, path: str) -> bytes:
-    """Read a photograph's file.
-
-    Raises:
-        PhotographError: with reason `unreadable` or `too_large`.
-        StorageError: if its store fails.
-    """
-    if is_remote(folder):
-        try:
-            return read_object(f"{folder}/{path}")
-        except MissingObjectError as error:
-            raise PhotographError("unreadable", "No such file or directory") from error
-    try:
-        found = (Path(folder) / path).stat()
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-            raise PhotographError("unreadable", "not a regular file")
-        if found.st_size > MAX_FILE_BYTES:
-            raise PhotographError(
-                "too_large",
-                f"{found.st_size} bytes; at most {MAX_FILE_BYTES} are read",
-            )
-        return (Path(folder) / path).read_bytes()
-    except OSError as error:
-        raise PhotographError("unreadable", str(error.strerror)) from error
-    except ValueError as error:  # a name that no file can have
-        raise PhotographError("unreadable", str(error)) from error
-
-
 def strip_suffix(name: str) -> str:
-    """Take the ending of an image file off a name; other dots stay."""
+    """Remove the extension of an image file from a name; other dots stay."""
     name = name.strip()
     suffix = PurePosixPath(name).suffix
     return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
 
 
-def file_size(folder: Path | str, path: str) -> int:
-    """Return the size of a photograph's file in bytes, or -1 if it can't be had."""
-    if is_remote(folder):
-        return object_size(f"{folder}/{path}")
+def _prefetch(photograph: PhotographRef) -> PrefetchedPhotograph:
+    data, error = b"", None
     try:
-        return (Path(folder) / path).stat().st_size
-    except (OSError, ValueError):
-        return -1
+        data = photograph.read()
+    except PhotographError as caught:
+        error = caught
+    return PrefetchedPhotograph(photograph.folder, photograph.path, data, error)
 
 
-def change_time(folder: Path | str, path: str) -> float:
-    """Return when a file was last put in its place or written, in seconds.
-
-    It is that of its inode's last change, which no copy takes over; 0 in a store.
-    """
-    if is_remote(folder):
-        return 0
-    try:
-        return (Path(folder) / path).stat().st_ctime
-    except (OSError, ValueError):
-        return 0
+def _list_paths(images: Path | str) -> tuple[Path | str, list[str]]:
+    """Return the image folder, and the photographs' paths relative to it."""
+    if is_remote(images):
+        folder = str(images).rstrip("/")
+        files = list_files(folder, is_file=_is_photograph)
+        return folder, _select_photographs(files, images)
+    images = Path(images)
+    if images.suffix.lower() == ".csv" and not images.is_dir():
+        return images.parent, _load_list(images)
+    if not images.is_dir():
+        problem = "is not a folder" if images.exists() else "does not exist"
+        raise LabelError(
+            f"{images} {problem}: --images takes a folder of photographs, or a .csv "
+            f"file with a column {PATH_COLUMN!r}"
+        )
+    paths = []
+    visited = set()
+    for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
+        # If two links lead to one folder, the first one counts on every machine.
+        folders.sort()
+        real = Path(parent).resolve()
+        if real in visited:  # a link that leads back to a parent folder
+            folders.clear()
+            continue
+        visited.add(real)
+        relative = Path(parent).relative_to(images)
+        paths += [(relative / name).as_posix() for name in files]
+    return images, _select_photographs(paths, images)
 
 
 def _fail(error: OSError) -> None:
     raise LabelError(
-        f"can't read the folder {error.filename}: {error.strerror}"
+        f"cannot read the folder {error.filename}: {error.strerror}"
     ) from error
 
 
-def _choose_photographs(paths: Iterable[str], images: Path | str) -> list[str]:
-    chosen = [path for path in paths if _is_photograph(PurePosixPath(path).name)]
-    if not chosen:
+def _select_photographs(paths: Iterable[str], images: Path | str) -> list[str]:
+    selected = [path for path in paths if _is_photograph(PurePosixPath(path).name)]
+    if not selected:
         raise LabelError(
-            f"no photograph in {images}: looked for names ending in "
-            f"{', '.join(SUFFIXES)}, in subfolders too"
+            f"no photographs in {images} or its subfolders; files with these "
+            f"extensions are photographs: {', '.join(SUFFIXES)}"
         )
-    return sorted(chosen)
+    return sorted(selected)
 
 
 def _is_photograph(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
-def _read_list(path: Path) -> list[str]:
+def _load_list(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             separator = max(",;\t", key=file.readline().count)
@@ -208,12 +255,12 @@ def _read_list(path: Path) -> list[str]:
             rows = csv.DictReader(file, delimiter=separator)
             if PATH_COLUMN not in (rows.fieldnames or ()):
                 raise LabelError(
-                    f"{path} has no column {PATH_COLUMN!r}: --images takes a CSV that "
-                    f"lists photographs by it; it has {rows.fieldnames or []}"
+                    f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
+                    f"a CSV file; its columns are {rows.fieldnames or []}"
                 )
             paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"can't read the list {path}: {error}") from error
+        raise LabelError(f"cannot read the list {path}: {error}") from error
     if not paths:
-        raise LabelError(f"{path} lists no photograph")
+        raise LabelError(f"{path} lists no photographs")
     return sorted(paths)

@@ -1,6 +1,5 @@
 """Sources: folders of photographs with their label files, brought into one table."""
 
-import functools
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,11 @@ import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.labels import load_labels, match_photographs
-from drtf.data.photographs import FETCHED_AT_ONCE, file_size, find_photographs
+from drtf.data.photographs import (
+    NUM_FETCHED_AHEAD,
+    PhotographRef,
+    list_photographs,
+)
 from drtf.errors import LabelError
 from drtf.files import hash_file
 
@@ -66,18 +69,18 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     num_repeated = 0
     for source in sources:
         labels = load_labels(source.labels, config)
-        photographs = find_photographs(source.images)
-        matches = match_photographs(labels.table, photographs.paths)
+        photographs = list_photographs(source.images)
+        matches = match_photographs(labels.table, [item.path for item in photographs])
+        by_path = {photograph.path: photograph for photograph in photographs}
         prefix = f"{source.name}/" if source.name else ""
         table = matches.table[["id", "grade", "patient", "path"]].assign(
-            source=source.name,
-            folder=pd.Series([photographs.folder] * len(matches.table), dtype=object),
+            source=source.name, photograph=matches.table["path"].map(by_path)
         )
         table["id"] = prefix + table["id"]
         table["patient"] = prefix + table["patient"]
-        sizes = functools.partial(file_size, photographs.folder)
-        with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:  # a store answers slowly
-            table["size_bytes"] = list(pool.map(sizes, table["path"]))
+        with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:  # a store answers slowly
+            sizes = pool.map(PhotographRef.size_bytes, table["photograph"])
+            table["size_bytes"] = list(sizes)
         tables.append(table)
         missing += [prefix + name for name in matches.missing]
         unlabelled += [prefix + path for path in matches.unlabelled]

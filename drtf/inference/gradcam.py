@@ -14,8 +14,8 @@ import tensorflow as tf
 from drtf.config import Config, GradcamConfig
 from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
-from drtf.data.photographs import Photographs, find_photographs
-from drtf.data.preparation import Prepared
+from drtf.data.photographs import PhotographRef, list_photographs
+from drtf.data.prepare import NetworkInput, Rejected
 from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
 from drtf.files import check_absent
@@ -35,7 +35,6 @@ from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
-from drtf.storage import is_remote
 
 FIGURES = ("images.png", "heatmaps.png", "overlays.png")
 AVERAGES_FIGURE = "averages.png"
@@ -241,7 +240,7 @@ def _explain_folder(
     run: Run, images: Path | str, overlays: Overlays, config: Config
 ) -> list[tuple[str, list[Explained]]]:
     """Write an overlay of each photograph, and keep the lowest and highest scored."""
-    photographs = find_photographs(images)
+    photographs = list_photographs(images)
     _check_apart(photographs, overlays.folder)
     size = max(PICTURE_SIDE, run.info.image_size)
     scored = score_photographs(run, photographs, config=config, picture_size=size)
@@ -249,7 +248,7 @@ def _explain_folder(
     find_score = operator.attrgetter("score")
     lowest: list[Explained] = []
     highest: list[Explained] = []
-    with progress("Painting overlays", len(photographs.paths)) as advance:
+    with progress("Painting overlays", len(photographs)) as advance:
         while batch := list(itertools.islice(scored, config.score.batch_size)):
             overlays.failed += [item.path for item, found in batch if found is None]
             explained = _explain_batch(run, batch, config.gradcam)
@@ -266,29 +265,30 @@ def _explain_folder(
     return [row for row in rows if row[1]]
 
 
-def _check_apart(photographs: Photographs, folder: Path) -> None:
+def _check_apart(photographs: Sequence[PhotographRef], folder: Path) -> None:
     """Refuse to write overlays over the photographs themselves."""
-    if is_remote(photographs.folder) or not folder.exists():
+    if photographs[0].is_remote or not folder.exists():
         return
     inside = folder.resolve()
-    for path in photographs.paths:
-        if Path(photographs.folder, path).resolve().is_relative_to(inside):
+    for photograph in photographs:
+        path = Path(photograph.folder, photograph.path)
+        if path.resolve().is_relative_to(inside):
             raise DrtfError(
-                f"{path} lies in {folder}, where its overlay would be written: choose "
-                "another --out"
+                f"{photograph.path} lies in {folder}, where its overlay would be "
+                "written: choose another --out"
             )
 
 
 def _explain_batch(
     run: Run,
-    batch: Sequence[tuple[Prepared, Scored | None]],
+    batch: Sequence[tuple[NetworkInput | Rejected, Scored | None]],
     config: GradcamConfig,
 ) -> list[Explained]:
     """Explain the photographs of a batch that could be read."""
     read = [
         (item.path, item.image, item.picture, found.score)
         for item, found in batch
-        if found and item.image is not None and item.picture is not None
+        if found and isinstance(item, NetworkInput) and item.picture is not None
     ]
     if not read:
         return []

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Self, TypeVar
 
 from pyarrow import csv as arrow_csv
 from pyarrow import float64, int8, parquet, string
@@ -38,6 +38,7 @@ GUARDED = ("id", "path", "error")
 STAMP_LENGTH = 12
 
 Stamp = dict[str, str]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,10 @@ def name_part(out: Path, number: int, num_parts: int) -> Path:
     return out.with_name(f"{out.stem}-{number:05d}-of-{num_parts:05d}.csv")
 
 
-def slice_part(paths: Sequence[str], number: int, num_parts: int) -> Sequence[str]:
-    """Return the photographs of one of several processes, counted from 1."""
-    start, stop = (len(paths) * edge // num_parts for edge in (number - 1, number))
-    return paths[start:stop]
+def slice_part(items: Sequence[Item], number: int, num_parts: int) -> Sequence[Item]:
+    """Return the items that one of several processes works on, counted from 1."""
+    start, stop = (len(items) * edge // num_parts for edge in (number - 1, number))
+    return items[start:stop]
 
 
 def merge_parts(

@@ -12,10 +12,18 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import NUM_CLASSES, Config
-from drtf.data.convert import report_death
-from drtf.data.photographs import Photographs, find_photographs, prefetch_photographs
-from drtf.data.preparation import Prepared, prepare_photograph
+from drtf.config import NUM_CLASSES, Config, ScoreConfig
+from drtf.data.photographs import (
+    PhotographRef,
+    list_photographs,
+    prefetch_photographs,
+)
+from drtf.data.prepare import (
+    NetworkInput,
+    Rejected,
+    prepare_for_network,
+    reject_crashed,
+)
 from drtf.errors import DrtfError
 from drtf.files import (
     check_absent,
@@ -126,9 +134,10 @@ def score(
     target = out if part == (1, 1) else name_part(out, *part)
     check_absent(target, overwrite=overwrite)
     run = load_run(run_folder)
-    photographs = find_photographs(images)
+    photographs = list_photographs(images)
+    paths = [photograph.path for photograph in photographs]
     if kaggle:
-        check_names(photographs.paths)
+        check_names(paths)
     stamp = row_provenance(run, config.score)
     aside = partial_path(target)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -140,12 +149,12 @@ def score(
                     f"{aside} holds rows of a scoring without --shard that was "
                     "stopped: go on with that one, or give --overwrite to drop it"
                 )
-            counts = merge_parts(out, photographs.paths, merge, stamp, aside)
+            counts = merge_parts(out, paths, merge, stamp, aside)
         else:
-            paths = list(slice_part(photographs.paths, *part))
-            mine = Photographs(photographs.folder, paths)
+            paths = list(slice_part(paths, *part))
+            photographs = list(slice_part(photographs, *part))
             counts = _find_begun(aside, images, paths, stamp, overwrite=overwrite)
-            counts = _write_rows(run, mine, aside, counts, stamp, config)
+            counts = _write_rows(run, photographs, aside, counts, stamp, config)
         if write := _find_form(target, out, kaggle):
             table = aside.with_suffix(".form")
             write(aside, table)
@@ -215,7 +224,7 @@ def _find_form(
 
 def _write_rows(
     run: Run,
-    photographs: Photographs,
+    photographs: Sequence[PhotographRef],
     aside: Path,
     counts: Counts,
     stamp: Stamp,
@@ -226,14 +235,10 @@ def _write_rows(
         file.truncate(counts.size_bytes)
         if not counts.size_bytes:
             write_unbuffered(file, encode_row(COLUMNS))
-        left = Photographs(photographs.folder, photographs.paths[counts.num_rows :])
-        total = len(photographs.paths)
+        left, total = photographs[counts.num_rows :], len(photographs)
         with progress("Scoring photographs", total, done=counts.num_rows) as advance:
             for prepared, scored in score_photographs(run, left, config=config):
-                if prepared.flags and config.score.on_ungradable == "reject":
-                    why = f"ungradable: {', '.join(prepared.flags)}"
-                    prepared, scored = prepared._replace(error=why), None
-                row = _describe(run, prepared, scored) | stamp
+                row = _describe(run, prepared, scored, config.score) | stamp
                 line = encode_row([row.get(column, "") for column in COLUMNS])
                 write_unbuffered(file, line)
                 counts = counts.add(row, len(line))
@@ -241,14 +246,19 @@ def _write_rows(
     return counts
 
 
-def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, str]:
+def _describe(
+    run: Run,
+    prepared: NetworkInput | Rejected,
+    scored: Scored | None,
+    config: ScoreConfig,
+) -> dict[str, str]:
     """Return a row's cells by column, all but those of the stamp."""
-    cells = {
-        "id": photograph_id(prepared.path),
-        "path": prepared.path,
-        "flags": ";".join(prepared.flags),
-        "error": prepared.error,
-    }
+    cells = {"id": photograph_id(prepared.path), "path": prepared.path}
+    if isinstance(prepared, Rejected):
+        return cells | {"error": str(prepared)}
+    cells["flags"] = ";".join(prepared.flags)
+    if prepared.flags and config.on_ungradable == "reject":
+        return cells | {"error": f"ungradable: {', '.join(prepared.flags)}"}
     if scored is None:
         return cells
     cells["score"] = f"{scored.score:.6f}"
@@ -264,8 +274,12 @@ def _describe(run: Run, prepared: Prepared, scored: Scored | None) -> dict[str, 
 
 
 def score_photographs(
-    run: Run, photographs: Photographs, *, config: Config, picture_size: int = 0
-) -> Iterator[tuple[Prepared, Scored | None]]:
+    run: Run,
+    photographs: Sequence[PhotographRef],
+    *,
+    config: Config,
+    picture_size: int = 0,
+) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
     """Yield each photograph with its score, in order; None where there is an error.
 
     Args:
@@ -284,11 +298,11 @@ def score_photographs(
     size, batch_size = run.info.image_size, fit_batch(config.score.batch_size, run.tta)
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
 
-    def find_views(batch: Sequence[Prepared]) -> np.ndarray:
+    def find_views(batch: Sequence[NetworkInput | Rejected]) -> np.ndarray:
         # One shape for all batches: a second one would be compiled anew.
         pixels = np.zeros((batch_size, size, size, 3), np.uint8)
         for row, item in zip(pixels, batch, strict=False):
-            if item.image is not None:
+            if isinstance(item, NetworkInput):
                 row[...] = item.image
         return predict(tf.constant(pixels)).numpy()
 
@@ -305,13 +319,13 @@ def score_photographs(
 
 
 def _find_scored(
-    batch: Sequence[Prepared], predicted: Future[np.ndarray]
-) -> Iterator[tuple[Prepared, Scored | None]]:
+    batch: Sequence[NetworkInput | Rejected], predicted: Future[np.ndarray]
+) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
     views = predicted.result()  # [B, V, C]
     means = views.mean(axis=1)
     scores, spreads = disease_scores(means), np.ptp(disease_scores(views), axis=1)
     for number, item in enumerate(batch):
-        if item.image is None:
+        if isinstance(item, Rejected):
             yield item, None
             continue
         tells_grades = means.shape[1] == NUM_CLASSES["grades"]
@@ -320,24 +334,31 @@ def _find_scored(
 
 
 def prepare_photographs(
-    run: Run, photographs: Photographs, *, num_workers: int, picture_size: int = 0
-) -> Iterator[Prepared]:
-    """Yield each photograph as it would come out of the shards trained on, in order."""
-    places = ((photographs.folder, path) for path in photographs.paths)
-    # It knows nothing of TensorFlow, which each process would load for nothing.
+    run: Run,
+    photographs: Sequence[PhotographRef],
+    *,
+    num_workers: int,
+    picture_size: int = 0,
+) -> Iterator[NetworkInput | Rejected]:
+    """Yield each photograph as the run's training shards would hold it, in order.
+
+    Args:
+        run: The run whose preprocessing to apply.
+        photographs: The photographs to prepare.
+        num_workers: Worker processes; 0 means one per CPU.
+        picture_size: Side in px of an additional picture to display; 0 means none.
+    """
     prepare = functools.partial(
-        prepare_photograph,
+        prepare_for_network,
         images=run.config.images,
         encoding=run.info.encoding,
         jpeg_quality=run.info.jpeg_quality,
         picture_size=picture_size,
     )
-    found = map_in_order(
+    return map_in_order(
         prepare,
-        prefetch_photographs(places),
+        prefetch_photographs(photographs),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
-        on_crash=lambda handle: Prepared(error=str(report_death(handle))),
+        on_crash=reject_crashed,
     )
-    for path, item in zip(photographs.paths, found, strict=True):
-        yield item._replace(path=path)
