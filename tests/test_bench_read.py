@@ -110,7 +110,7 @@ def test_memory_is_told_after_each_epoch_of_a_set_and_a_larger_one(shards, tmp_p
         shards, work=tmp_path, num_copies=3, batch_size=7, epochs=2
     )
     with ShardDataset(shards) as opened:
-        assert small.num_records == len(opened.find_rows("train"))
+        assert small.num_records == len(opened.split_rows("train"))
     assert large.num_records == 3 * small.num_records
     for result in (small, large):
         assert len(result.rss_anon_mb) == 3
@@ -121,12 +121,12 @@ def test_memory_is_told_after_each_epoch_of_a_set_and_a_larger_one(shards, tmp_p
 def test_a_larger_set_has_each_record_several_times(shards, tmp_path):
     link_copies(shards, tmp_path / "larger", num_copies=2)
     with ShardDataset(shards) as one, ShardDataset(tmp_path / "larger") as two:
-        rows, count = one.find_rows("train"), len(one.index)
+        rows, count = one.split_rows("train"), len(one.index)
         images = read_batch(one, rows)
         for first in (0, count):
             assert (read_batch(two, rows + first) == images).all()
         assert two.index["id"].is_unique
-        assert (two.find_rows("train") == [*rows, *(rows + count)]).all()
+        assert (two.split_rows("train") == [*rows, *(rows + count)]).all()
 
 
 def test_streaming_that_fails_is_told(shards, tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_every_photograph_lands_once_with_its_grade_and_patient(shard_set, photo
 
 
 def test_records_stand_in_a_seeded_order(shard_set):
-    ids = shard_set.index["id"][shard_set.find_rows("train")].tolist()
+    ids = shard_set.index["id"][shard_set.split_rows("train")].tolist()
     assert ids != sorted(ids)
 
 

@@ -62,7 +62,7 @@ def predictions(run, evaluation):
 
 
 def test_predictions_hold_each_photograph_of_the_split(predictions, shard_set):
-    rows = shard_set.index.loc[shard_set.find_rows("test")]
+    rows = shard_set.index.loc[shard_set.split_rows("test")]
     for column in ("id", "patient", "grade"):
         assert predictions[column].tolist() == rows[column].tolist()
 
@@ -375,7 +375,7 @@ def test_another_set_is_noted_and_leaves_the_runs_threshold(
     assert kept.decision_rule.threshold == found.decision_rule.threshold
     assert not any("--keep" in note for note in kept.notes)
     with ShardDataset(tmp_path / "other") as other:
-        diseased = other.grades[other.find_rows("val")] > 0
+        diseased = other.grades[other.split_rows("val")] > 0
     shift = logit(diseased.mean()) - logit(0.3)
     assert kept.decision_rule.calibration.prior_shift == pytest.approx(shift)
 

@@ -57,7 +57,7 @@ def test_what_is_exported_says_what_keras_says(
     assert facts["views"] == ["as it is"]
 
     run = load_run(run_folder)
-    images = read_batch(shard_set, shard_set.find_rows("test"))
+    images = read_batch(shard_set, shard_set.split_rows("test"))
     expected = disease_scores(run.network(images / np.float32(255)).numpy())
     call = run_saved if target == "savedmodel" else run_lite
     scores = call(out, images)
@@ -84,7 +84,7 @@ def test_decisions_that_change_are_counted_by_the_runs_threshold(
     loaded = SimpleNamespace(signatures={"serving_default": serve})
     monkeypatch.setattr(tf.saved_model, "load", lambda folder: loaded)
     run = load_run(run_copy)
-    images = read_batch(shard_set, shard_set.find_rows("test"))
+    images = read_batch(shard_set, shard_set.split_rows("test"))
     scores = disease_scores(run.network(images / np.float32(255)).numpy())
     save_rule(run_copy, float(np.sort(scores)[-3:].mean()))
     expected = (scores >= load_run(run_copy).cutoff).sum()

@@ -51,7 +51,7 @@ def encoded(request, tmp_path_factory):
 
 
 def records_of(shards: ShardDataset, split: str) -> list[tuple[str, int, bytes]]:
-    rows = shards.find_rows(split)
+    rows = shards.split_rows(split)
     images = [image.tobytes() for image in shards.read_images(rows)]
     index = shards.index.iloc[rows]
     return list(zip(index["id"], index["grade"], images, strict=True))

@@ -322,7 +322,7 @@ def test_a_training_gone_on_with_remembers_what_was_damaged(
 ):
     damaged = shutil.copytree(shards, tmp_path / "set")
     with ShardDataset(damaged) as shard_set:
-        record = shard_set.index.iloc[shard_set.find_rows("train")[0]]
+        record = shard_set.index.iloc[shard_set.split_rows("train")[0]]
         shard = damaged / shard_set.manifest.shards[record["shard"]].file
     data = bytearray(shard.read_bytes())
     data[record["image_offset"]] ^= 1

@@ -34,7 +34,7 @@ def batches(shard_set, **changes):
 
 
 def test_batches_follow_the_planned_order(shard_set):
-    rows = shard_set.find_rows("train")
+    rows = shard_set.split_rows("train")
     classes = (shard_set.index["grade"][rows] > 0).astype(int).to_numpy()
     order = np.concatenate(
         [plan_epoch(classes, SamplingConfig(), seed=3, epoch=e) for e in (0, 1)]
@@ -86,7 +86,7 @@ def test_evaluation_gives_each_photograph_once_and_masks_the_padding(
         assert (batch["row"][~batch["mask"]] == -1).all()
         assert not batch["image"][~batch["mask"]].any()
         rows.append(batch["row"][batch["mask"]])
-    assert (np.concatenate(rows) == shard_set.find_rows("test")).all()
+    assert (np.concatenate(rows) == shard_set.split_rows("test")).all()
 
 
 def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
@@ -103,7 +103,7 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
         # A batch of one leaves all cores but one without an image.
         alone = eval_dataset(opened, split="test", batch_size=1)
         assert [int(batch["row"][0]) for batch in alone] == [
-            *shard_set.find_rows("test")
+            *shard_set.split_rows("test")
         ]
 
 
@@ -244,7 +244,7 @@ def test_a_damaged_record_can_be_skipped_for_another_of_its_class(
 ):
     sampling = SamplingConfig(on_corrupt="skip")
     skipping = batches(damaged_set, sampling=sampling)
-    rows, classes = shard_set.find_rows("train"), shard_set.grades > 0
+    rows, classes = shard_set.split_rows("train"), shard_set.grades > 0
     like = rows[classes[rows] == classes[2]]
     replacement = like[np.searchsorted(like, 2) + 1]
     for batch, whole in zip(skipping, batches(shard_set), strict=True):
@@ -270,7 +270,7 @@ def test_evaluation_needs_nothing_in_a_damaged_ones_place(damaged_set):
     dataset = eval_dataset(damaged_set, split="test", on_corrupt="skip")
     (batch,) = dataset
     assert (batch["label"].numpy()[batch["mask"]] == 0).all()
-    assert 0 < batch["mask"].numpy().sum() < len(damaged_set.find_rows("test"))
+    assert 0 < batch["mask"].numpy().sum() < len(damaged_set.split_rows("test"))
 
 
 def test_what_was_skipped_before_is_an_error_where_errors_are_asked_for(damaged_set):

@@ -118,5 +118,5 @@ def test_a_split_is_scored_in_the_order_of_the_index(network, shard_set, batch_s
     scores = predict_split(
         predict, shard_set, split="test", task="binary", batch_size=batch_size
     )
-    images = read_batch(shard_set, shard_set.find_rows("test"))
+    images = read_batch(shard_set, shard_set.split_rows("test"))
     assert scores == pytest.approx(predict(images).numpy(), abs=1e-6)

@@ -70,13 +70,13 @@ def test_pixels_of_another_size_are_refused(shard_set):
 
 
 def test_rows_of_all_splits_cover_the_set(shard_set):
-    rows = [shard_set.find_rows(split) for split in ("train", "val", "test")]
+    rows = [shard_set.split_rows(split) for split in ("train", "val", "test")]
     assert np.concatenate(rows).tolist() == list(range(48))
 
 
 def test_an_unknown_split_names_the_known(shard_set):
     with pytest.raises(RecordError, match="'dev'; it has train, val, test"):
-        shard_set.find_rows("dev")
+        shard_set.split_rows("dev")
 
 
 def test_a_changed_byte_is_reported_with_shard_record_and_offset(copy):

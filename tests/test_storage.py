@@ -269,8 +269,8 @@ ERRORS = """
 import json, os, sys
 from drtf.data.photographs import list_photographs
 from drtf.errors import DrtfError
-from drtf.records.remote import copy_set, fetch_set
-calls = [fetch_set, lambda location: copy_set(location, None), list_photographs]
+from drtf.records.remote import copy_dataset, fetch_dataset
+calls = [fetch_dataset, lambda location: copy_dataset(location, None), list_photographs]
 for location in sys.argv[1:]:
     for call in calls:
         try:
@@ -279,7 +279,7 @@ for location in sys.argv[1:]:
             print(location, error, sep="|")
 os.environ["S3_ENDPOINT"] = "127.0.0.1:80"
 try:
-    fetch_set(sys.argv[1])
+    fetch_dataset(sys.argv[1])
 except DrtfError as error:
     print("endpoint", error, sep="|", flush=True)
 os._exit(0)

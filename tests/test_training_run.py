@@ -140,7 +140,7 @@ def test_a_full_disk_is_not_taken_for_want_of_memory(
 def test_a_damaged_record_in_the_first_batch_names_itself(config, shards, tmp_path):
     damaged = shutil.copytree(shards, tmp_path / "set")
     with ShardDataset(damaged) as shard_set:
-        row = shard_set.find_rows("train")[0]
+        row = shard_set.split_rows("train")[0]
         record = shard_set.index.iloc[row]
         shard = shard_set.manifest.shards[record["shard"]].file
     data = bytearray((damaged / shard).read_bytes())
@@ -174,7 +174,7 @@ def test_the_plan_tells_what_training_then_does(run_folder, shards, shard_set, c
     assert plan.image_size == 32
     positive = shard_set.grades > 0
     for split, counts in plan.num_photographs.items():
-        found = positive[shard_set.find_rows(split)]
+        found = positive[shard_set.split_rows(split)]
         assert counts == [(~found).sum(), found.sum()]
     assert plan.num_drawn == [max(plan.num_photographs["train"])] * 2
     network = load_run(run_folder).network
@@ -279,7 +279,7 @@ def test_a_run_tells_the_share_that_it_was_trained_with(
     config = change(config, epochs=1, **update)
     config = config.model_copy(update={"sampling": sampling})
     info = train(shards, out=tmp_path / "run", config=config)
-    grades = shard_set.grades[shard_set.find_rows("train")]
+    grades = shard_set.grades[shard_set.split_rows("train")]
     if mode == "balanced":  # each grade that is there, alike
         grades = np.unique(grades)
     share = (grades >= POSITIVE_FROM[config.train.task]).mean()

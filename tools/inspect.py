@@ -44,13 +44,13 @@ def inspect(
     """Show what is in the set SHARDS, in figures and on a contact sheet."""
     from drtf.config import load_config
     from drtf.data.inspection import inspect_set
-    from drtf.records.remote import fetch_set
+    from drtf.records.remote import fetch_dataset
     from drtf.storage import is_remote
 
     from .tables import show_counts, show_table
 
     if is_remote(shards):
-        folder, beside = fetch_set(str(shards)), Path(PurePath(shards).name)
+        folder, beside = fetch_dataset(str(shards)), Path(PurePath(shards).name)
     else:
         folder, beside = Path(shards), Path(shards).resolve()
     out = out or beside.with_name(f"{beside.name}-inspection")

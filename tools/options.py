@@ -67,9 +67,9 @@ class SetPath(LocalPath):
         """Return the local folder."""
         if not is_remote(value):
             return super().convert(value, param, ctx)
-        from drtf.records.remote import fetch_set
+        from drtf.records.remote import fetch_dataset
 
-        return fetch_set(value)
+        return fetch_dataset(value)
 
 
 overwrite_option = click.option(

@@ -19,7 +19,7 @@ def verify(shards: Path | str, deep: bool) -> None:
     """
     from drtf.images.preprocess import find_image_fault
     from drtf.records.manifest import load_manifest
-    from drtf.records.remote import copy_set
+    from drtf.records.remote import copy_dataset
     from drtf.records.verify import find_faults
     from drtf.storage import is_remote
 
@@ -28,7 +28,7 @@ def verify(shards: Path | str, deep: bool) -> None:
     with TemporaryDirectory() as copy:
         folder = Path(copy) if is_remote(shards) else Path(shards)
         if is_remote(shards):
-            copy_set(str(shards), folder)
+            copy_dataset(str(shards), folder)
         faults = find_faults(
             folder, find_image_fault=find_image_fault if deep else None
         )

@@ -143,7 +143,7 @@ def bench_read(
     with ShardDataset(shards) as shard_set:
         encoding, size = shard_set.manifest.encoding, shard_set.manifest.image_size
         check_batch_size(shard_set, "binary", BALANCED, batch_size)
-        num_records = len(shard_set.find_rows("train"))
+        num_records = len(shard_set.split_rows("train"))
         if encoding == "raw":
             _check_room(shard_set, work)
             _export(shard_set, work)
@@ -203,7 +203,7 @@ def _check_room(shard_set: ShardDataset, work: Path) -> None:
 
 def _export(shard_set: ShardDataset, work: Path) -> None:
     """Write the train split as bare arrays, for all others to convert."""
-    rows = shard_set.find_rows("train")
+    rows = shard_set.split_rows("train")
     with (work / IMAGES_FILE).open("wb") as file:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             chosen = rows[start : start + ROWS_AT_ONCE]

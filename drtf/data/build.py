@@ -50,7 +50,7 @@ from drtf.records.manifest import (
 from drtf.records.plan import SPLITS
 from drtf.records.reader import ShardDataset
 from drtf.records.rejected import Rejection, save_rejected
-from drtf.records.remote import cache_folder, load_remote_manifest, upload_set
+from drtf.records.remote import cache_folder, load_remote_manifest, upload_dataset
 from drtf.records.schema import Record
 from drtf.records.writer import ShardWriter
 from drtf.storage import is_remote
@@ -121,7 +121,7 @@ def build_shards(
         manifest = _find_whole(local, plan) or _build(
             plan, local, config=config, max_rejected=max_rejected
         )
-        upload_set(local, location)
+        upload_dataset(local, location)
         shutil.rmtree(local.parent)
     else:
         manifest = _build(plan, Path(out), config=config, max_rejected=max_rejected)

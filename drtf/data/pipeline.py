@@ -249,7 +249,7 @@ def split_examples(
     shards: ShardDataset, split: str, task: Task
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of a split, int64 [n], and their classes, int8 [n]."""
-    rows = shards.find_rows(split)
+    rows = shards.split_rows(split)
     return rows, task_classes(shards.grades[rows], task)
 
 
@@ -266,7 +266,7 @@ def binary_labels(shards: ShardDataset, split: str, task: Task) -> np.ndarray:
         DrtfError: if all are, or none.
     """
     first = POSITIVE_FROM[task]
-    positive = shards.grades[shards.find_rows(split)] >= first
+    positive = shards.grades[shards.split_rows(split)] >= first
     if positive.all() or not positive.any():
         raise DrtfError(
             f"split {split!r} of {shards.folder} has photographs of one class only for "

@@ -1,1 +1,1 @@
-"""Pixels: one photograph at a time; no files' meaning and no models."""
+"""Pixels of one photograph: decoding, cropping, contrast and quality."""

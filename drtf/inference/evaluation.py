@@ -322,7 +322,7 @@ def _score(
         predict, shards, split=split, task=task, batch_size=batch_size
     )
     columns = ["id", "patient", "grade"]
-    table = shards.index.loc[shards.find_rows(split), columns].reset_index(drop=True)
+    table = shards.index.loc[shards.split_rows(split), columns].reset_index(drop=True)
     table["label"] = truth
     probabilities = views.mean(axis=1)
     table["score"] = disease_scores(probabilities)

@@ -98,11 +98,11 @@ def export(
         else:
             samples = None
             if target == "tflite-int8":
-                rows = shard_set.find_rows(run.config.train.validation_split)
+                rows = shard_set.split_rows(run.config.train.validation_split)
                 samples = read_batch(shard_set, rows[:NUM_REPRESENTATIVE])
             aside.write_bytes(convert_to_tflite(serve, samples))
             exported = _load_tflite(aside)
-        rows = shard_set.find_rows(split)
+        rows = shard_set.split_rows(split)
         scores, seconds = _score_by_both(shard_set, rows, serve, exported)
         files = [aside] if aside.is_file() else aside.rglob("*")
         result = Exported(

@@ -186,7 +186,7 @@ def _explain_classes(
     run: Run, shards: ShardDataset, split: str, config: GradcamConfig
 ) -> list[tuple[str, list[Explained]]]:
     """Explain the first photographs of each true class."""
-    rows = shards.find_rows(split)
+    rows = shards.split_rows(split)
     task = run.config.train.task
     positive = shards.grades[rows] >= POSITIVE_FROM[task]
     explained = []
@@ -217,7 +217,7 @@ def _average_maps(
     run: Run, shards: ShardDataset, split: str, config: GradcamConfig
 ) -> list[Picture]:
     """Paint the mean map of each grade, of the first records: a fair sample."""
-    rows = shards.find_rows(split)
+    rows = shards.split_rows(split)
     pictures = []
     grades = np.unique(shards.grades[rows])
     with progress("Averaging maps", len(grades)) as advance:

@@ -210,7 +210,7 @@ def _show_mistakes(
         f"{diseased}, scored lowest": order[(wrong & (truth == 1))[order]],
         f"{healthy}, scored highest": order[(wrong & (truth == 0))[order]][::-1],
     }
-    rows = shards.find_rows(evaluation.split)
+    rows = shards.split_rows(evaluation.split)
     grid: list[figures.Row] = []
     for title, chosen in kinds.items():
         chosen = chosen[:NUM_MISTAKES]

@@ -1,1 +1,1 @@
-"""The format on disk: bytes in, bytes out; no images and no models."""
+"""The format on disk: shards, index and manifest. Knows bytes, not images or models."""

@@ -1,8 +1,8 @@
-/* Reading and checking records without the interpreter's lock, on several cores.
+/* Reads and checks records on several cores, without the interpreter's lock.
 
-   read_frames() does what drtf.records.gather does in Python: each record is one
-   preadv(), which puts its image where it belongs, and its checksum is taken while the
-   bytes are in the processor's cache. */
+   read_frames() is the C version of drtf.records.gather: each record is one preadv(),
+   which writes its image straight to its destination, and its checksum is computed
+   while the bytes are still in the processor's cache. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -20,7 +20,7 @@
 enum { HEADER = 12, FOOTER = 4, BLOCK = 1024 };
 enum { CHUNK = 8, MAX_THREADS = 64 };
 
-/* CRC-32C, reflected: one byte, and BLOCK zero bytes, put through the register. */
+/* Reflected CRC-32C tables, for one byte and for BLOCK zero bytes. */
 static const uint32_t POLYNOMIAL = 0x82F63B78u;
 static uint32_t byte_table[256];
 static uint32_t block_table[4][256];
@@ -75,8 +75,9 @@ skip_block(uint32_t crc)
            block_table[2][crc >> 16 & 255] ^ block_table[3][crc >> 24];
 }
 
-/* The instruction takes three cycles and can start every cycle, so three blocks go
-   side by side; a register is put through a block's zeros to stand before the next. */
+/* The instruction takes three cycles but can start every cycle, so three blocks are
+   processed in parallel. Shifting a block's register through the zeros of the next
+   block combines them. */
 WITH_INSTRUCTION static uint32_t
 crc_words(uint32_t crc, const unsigned char *data, size_t size)
 {
@@ -117,7 +118,7 @@ masked(uint32_t crc)
     return (crc >> 15 | crc << 17) + 0xA282EAD8u;
 }
 
-/* Little-endian, as TFRecord is. */
+/* TFRecord is little-endian. */
 static uint64_t
 load(const unsigned char *data, int size)
 {
@@ -131,7 +132,7 @@ typedef struct {
     const int32_t *files, *lengths, *image_offsets, *image_lengths;
     const int64_t *offsets, *rows;
     const uint32_t *crcs;
-    size_t *starts; /* of each image in out */
+    size_t *starts; /* start of each image in out */
     unsigned char *out;
     int check;
     int64_t count;
@@ -140,10 +141,10 @@ typedef struct {
 
 typedef struct {
     Request *request;
-    unsigned char *room; /* for what stands around an image */
+    unsigned char *room; /* for the bytes around an image */
 } Worker;
 
-/* Whether record i of the request was read whole. */
+/* Reads record i of the request; returns whether it is intact. */
 static int
 read_frame(const Request *request, int64_t i, unsigned char *room)
 {
@@ -172,7 +173,7 @@ read_frame(const Request *request, int64_t i, unsigned char *room)
            masked(crc) == request->crcs[row];
 }
 
-/* Read a few records at a time until none is left, or none before a damaged one. */
+/* Reads a few records at a time, until all before the first damaged one are read. */
 static void *
 work(void *argument)
 {
@@ -206,7 +207,7 @@ work_in_threads(Worker *workers, int num_threads)
         pthread_join(threads[num_started], NULL);
 }
 
-/* Whether the arrays fit each other; if so, the bytes to put around an image. */
+/* Checks that the arrays fit together; sets the most bytes around any image. */
 static int
 check_request(const Request *request, int64_t num_records, size_t out_size,
               size_t *room_size)
@@ -266,7 +267,7 @@ read_frames(PyObject *self, PyObject *args)
              lengths.len != 4 * num_records || image_offsets.len != 4 * num_records ||
              image_lengths.len != 4 * num_records || crcs.len != 4 * num_records ||
              !check_request(&request, num_records, (size_t)out.len, &room_size))
-        PyErr_SetString(PyExc_ValueError, "the arrays don't fit each other");
+        PyErr_SetString(PyExc_ValueError, "the arrays do not fit together");
     else if (!(rooms = malloc(room_size * (size_t)num_threads)))
         PyErr_NoMemory();
     else {

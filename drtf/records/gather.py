@@ -1,4 +1,4 @@
-"""The reader's inner loop: images read to where they belong, their records checked."""
+"""The reader's inner loop: reads records, checks them and copies out their images."""
 
 import os
 from typing import NamedTuple
@@ -14,15 +14,16 @@ from drtf.records.framing import (
 
 
 class Frames(NamedTuple):
-    """Where the records of a set lie, a number of each.
+    """Locations of all records of a dataset.
 
     Attributes:
-        files: int32 [n], open descriptors.
-        offsets: int64 [n], of the frames in their files.
-        lengths: int32 [n], of the records' data.
-        image_offsets: int32 [n], of the images in the data.
-        image_lengths: int32 [n].
-        crcs: uint32 [n], masked, of the data; a record of another place has another.
+        files: int32 [n], open file descriptors.
+        offsets: int64 [n], offsets of the frames in their files, in bytes.
+        lengths: int32 [n], lengths of the records' data, in bytes.
+        image_offsets: int32 [n], offsets of the images in the data, in bytes.
+        image_lengths: int32 [n], lengths of the images, in bytes.
+        crcs: uint32 [n], masked checksums of the data; they also reveal an intact
+            record in the wrong place.
     """
 
     files: np.ndarray
@@ -40,17 +41,17 @@ def read_frames_in_python(
     num_threads: int,
     check: bool = True,
 ) -> int:
-    """Read records, check their checksums, and put their images into `out`.
+    """Read records, compare their checksums, and copy their images to `out`.
 
     Args:
-        frames: of all records.
-        rows: int64 [m], which of them to read.
-        out: uint8 [k], to take the images, one after the other.
-        num_threads: to read with; here all is read by the calling one.
-        check: whether checksums are compared; only a benchmark does without.
+        frames: Locations of all records.
+        rows: int64 [m], the records to read.
+        out: uint8 [k], filled with the images back to back.
+        num_threads: Number of threads of the version in C; this one uses none.
+        check: Whether to compare checksums; only a benchmark turns this off.
 
     Returns:
-        How many records were whole before the first that was not; m if all were.
+        Number of intact records before the first damaged one; m if all are intact.
     """
     start = 0
     for number, row in enumerate(zip(*(x[rows].tolist() for x in frames), strict=True)):
@@ -70,7 +71,7 @@ def read_frames_in_python(
 
 
 try:
-    # The same in C: it leaves the interpreter's lock to others.
+    # The same in C, without holding the interpreter's lock.
     from drtf.records._frames import read_frames
-except ImportError:  # no compiler was at hand where drtf was installed
+except ImportError:  # drtf was installed without a C compiler
     read_frames = read_frames_in_python

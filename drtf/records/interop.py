@@ -1,4 +1,4 @@
-"""What other libraries want beside the shards: DALI, torch's tfrecord and TFDS."""
+"""Files that let DALI, torch's tfrecord and TFDS read the shards."""
 
 import json
 from pathlib import Path
@@ -23,24 +23,24 @@ _TEXT = {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}}
 
 
 def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[str]:
-    """Write the files that other libraries read a set by.
+    """Write the files that other libraries need to read a dataset.
 
-    These are an index a shard in the form of DALI's tfrecord2idx (a line
-    `offset length` a record, of its whole frame), and the two JSON files of
-    `tensorflow_datasets.builder_from_directory`.
+    Each shard gets an index file in the format of DALI's tfrecord2idx: one line
+    `offset length` per record, for the whole frame. The dataset gets the two JSON files
+    of `tensorflow_datasets.builder_from_directory`.
 
     Args:
-        folder: where the shards stand.
-        manifest: its `name`, `encoding`, `image_size` and `shards` are used.
-        index: the set's index.
+        folder: Folder of the shards.
+        manifest: Its `name`, `encoding`, `image_size` and `shards` are used.
+        index: The dataset's index.
 
     Returns:
-        The files' names below the folder.
+        Paths of the files, relative to the folder.
     """
     (folder / IDX_FOLDER).mkdir(exist_ok=True)
     contents = {
-        INFO_FILE: json.dumps(_describe_set(manifest), indent=2) + "\n",
-        FEATURES_FILE: json.dumps(_describe_features(manifest), indent=2) + "\n",
+        INFO_FILE: json.dumps(_dataset_info(manifest), indent=2) + "\n",
+        FEATURES_FILE: json.dumps(_feature_specs(manifest), indent=2) + "\n",
     }
     for number, shard in enumerate(manifest.shards):
         rows = index[index["shard"] == number]
@@ -54,9 +54,9 @@ def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[
     return list(contents)
 
 
-def _describe_set(manifest: Manifest) -> dict[str, Any]:
+def _dataset_info(manifest: Manifest) -> dict[str, Any]:
     splits = []
-    for split in manifest.num_records:  # a split without records would be an error
+    for split in manifest.num_records:  # TFDS refuses a split without records
         shards = [shard for shard in manifest.shards if shard.split == split]
         num_records = sum(shard.num_records for shard in shards)
         num_bytes = sum(x.size_bytes for x in shards) - num_records * FRAME_BYTES
@@ -76,7 +76,7 @@ def _describe_set(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _describe_features(manifest: Manifest) -> dict[str, Any]:
+def _feature_specs(manifest: Manifest) -> dict[str, Any]:
     side = str(manifest.image_size)
     shape = {"dimensions": [side, side, "3"]}
     if manifest.encoding == "raw":

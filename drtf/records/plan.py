@@ -1,4 +1,4 @@
-"""Names and sizes of shards: pure arithmetic, made before a byte is written."""
+"""Plan of the shards: their names and sizes, by arithmetic alone."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be: records `start` to `stop` of its split's order."""
+    """One planned shard: the records `start` to `stop` in the order of its split."""
 
     split: str
     number: int
@@ -17,7 +17,7 @@ class ShardPlan:
     stop: int
 
     def file_name(self, name: str) -> str:
-        """Name the shard's file in the set `name`."""
+        """Return the name of the shard's file in the dataset `name`."""
         number = f"{self.number:05d}-of-{self.num_shards:05d}"
         return f"{name}-{self.split}.tfrecord-{number}"
 
@@ -28,9 +28,9 @@ def plan_shards(
     """Divide each split evenly into the fewest shards of at most `shard_bytes`.
 
     Args:
-        num_records: records by split; a split with none gets no shard.
-        record_bytes: expected size of a record.
-        shard_bytes: the most that a shard should hold; one record always fits.
+        num_records: Number of records by split. A split with none gets no shard.
+        record_bytes: Expected size of a record in bytes.
+        shard_bytes: Maximum size of a shard in bytes; one record always fits.
     """
     plans = []
     records_per_shard = max(shard_bytes // record_bytes, 1)

@@ -1,4 +1,4 @@
-"""The indexed reader: exactly the records asked for, each one checked."""
+"""The indexed reader: reads any records by row number and checks each one."""
 
 import contextlib
 import functools
@@ -35,28 +35,30 @@ POSITIONS = (
 
 
 class ShardDataset:
-    """A set of shards, open for reading in any order and from any thread.
+    """A dataset of shards, open for reading in any order and from any thread.
+
+    Records are addressed by their row in the index.
 
     Attributes:
-        folder: where the set lies.
-        manifest: its manifest.
-        grades: int8 [n], of each record; a record is named by its row in the index.
-        damaged: of each row that a reader skipped, what is wrong with it.
+        folder: Folder of the dataset.
+        manifest: Its manifest.
+        grades: int8 [n], the grade of each record.
+        damaged: Rows that were skipped while reading, with the fault of each.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open a set.
+        """Open a dataset.
 
         Raises:
-            RecordError: if the folder is not a set, a shard is missing or has another
-                size than the manifest says, or the index is not the manifest's.
+            RecordError: If the folder is not a dataset, or if a shard or the index is
+                missing or does not match the manifest.
         """
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder)
         if _hash_index(folder / INDEX_FILE) != self.manifest.files.get(INDEX_FILE):
             raise RecordError(
-                f"{folder / INDEX_FILE} is not the index that the manifest names; "
-                f"run drtf verify {folder}"
+                f"{folder / INDEX_FILE} does not match the manifest; run drtf verify "
+                f"{folder}"
             )
         index = load_index(folder / INDEX_FILE, [*POSITIONS, "grade"])
         splits = index["split"].astype("category")
@@ -90,39 +92,36 @@ class ShardDataset:
         """Close the shards."""
         while self._files:
             os.close(self._files.pop())
-        # The numbers may soon be those of other files.
+        # The system may reuse these descriptors for other files.
         self._frames.files.fill(-1)
 
     @functools.cached_property
     def index(self) -> pd.DataFrame:
-        """The whole index, one row a record; read when it is first asked for."""
+        """The whole index, one row per record; loaded on first use."""
         return load_index(self.folder / INDEX_FILE)
 
-    def find_rows(self, split: str) -> np.ndarray:
-        """List the records of a split as int64 row numbers, in their order.
+    def split_rows(self, split: str) -> np.ndarray:
+        """Return the rows of a split, int64 [n], in the order of the index.
 
         Raises:
-            RecordError: if the set has no such split.
+            RecordError: If the dataset has no such split.
         """
         if split not in self._split_names:
             splits = ", ".join(self.manifest.num_records)
-            raise RecordError(
-                f"{self.folder} has no photographs in split {split!r}; it has {splits}"
-            )
+            raise RecordError(f"{self.folder} has no split {split!r}; it has {splits}")
         return np.flatnonzero(self._split == self._split_names.index(split))
 
     def read_images(self, rows: np.ndarray) -> list[np.ndarray]:
         """Read the stored bytes of each record's image.
 
         Args:
-            rows: int64 [n], row numbers of the index.
+            rows: int64 [n], rows of the index.
 
         Returns:
             uint8 [image_length] for each row.
 
         Raises:
-            DamagedRecordError: at the first damaged record; names its shard, number
-                and offset.
+            DamagedRecordError: At the first damaged record.
         """
         lengths = self._frames.image_lengths[rows]
         stops = np.cumsum(lengths, dtype=np.int64)
@@ -134,40 +133,39 @@ class ShardDataset:
         ]
 
     def read_pixels(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read the images of a set whose encoding is `raw` into an array.
+        """Read images into an array, from a dataset with encoding `raw`.
 
         Args:
-            rows: int64 [n], row numbers of the index.
-            out: uint8 [n, H, W, 3], contiguous, to fill.
+            rows: int64 [n], rows of the index.
+            out: uint8 [n, H, W, 3], contiguous; filled with the images.
 
         Raises:
-            DamagedRecordError: at the first damaged record; names its shard, number
-                and offset.
-            RecordError: if an image has another size.
+            DamagedRecordError: At the first damaged record.
+            RecordError: If an image has another size.
         """
         if (self._frames.image_lengths[rows] != math.prod(out.shape[1:])).any():
             raise RecordError(
-                f"an image of {self.folder} has not the size that its manifest says; "
+                f"an image in {self.folder} has another size than its manifest says; "
                 f"run drtf verify {self.folder}"
             )
         self._read(rows, out.reshape(-1), num_threads=self._num_threads)
 
     def _read(self, rows: np.ndarray, out: np.ndarray, *, num_threads: int) -> None:
-        """Read images one after the other into `out`, uint8 [all their bytes]."""
-        num_whole = read_frames(self._frames, rows, out, num_threads)
-        if num_whole < len(rows):
-            row = int(rows[num_whole])
+        """Read images back to back into `out`, uint8 [sum of image lengths]."""
+        num_intact = read_frames(self._frames, rows, out, num_threads)
+        if num_intact < len(rows):
+            row = int(rows[num_intact])
             _, fault = self._read_frame(row)
-            raise self._damaged(
-                row, fault or "it failed its checksums, though not when read again"
+            raise self._damaged_record_error(
+                row, fault or "its checksum failed once, but not when it was read again"
             )
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
-        """Read a frame, and tell what is wrong with it, or nothing."""
+        """Read a frame; return it with its fault, which is empty if there is none."""
         if not self._files:
             raise RecordError(
-                f"{self.folder} was closed: read from it, and from datasets made of "
-                "it, before the end of its with block"
+                f"{self.folder} is closed; read from it, and from pipelines built on "
+                "it, inside its with block"
             )
         length = int(self._frames.lengths[row])
         try:
@@ -181,7 +179,7 @@ class ShardDataset:
             fault = OTHER_RECORD
         return frame, fault
 
-    def _damaged(self, row: int, fault: str) -> DamagedRecordError:
+    def _damaged_record_error(self, row: int, fault: str) -> DamagedRecordError:
         shard = int(self._shard[row])
         number = row - int(np.searchsorted(self._shard, shard))
         return DamagedRecordError(
@@ -204,15 +202,15 @@ def _open_shards(folder: Path, manifest: Manifest) -> list[int]:
 
 def _open_shard(path: Path, size_bytes: int) -> int:
     try:
-        # A pipe in a shard's place would be waited for.
+        # Without O_NONBLOCK, a pipe in place of a shard would block.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise RecordError(f"can't open shard {path}: {error.strerror}") from error
-    found = os.fstat(file).st_size
-    if found != size_bytes:
+    actual_bytes = os.fstat(file).st_size
+    if actual_bytes != size_bytes:
         os.close(file)
         raise RecordError(
-            f"shard {path} has {found} bytes, the manifest says {size_bytes}; "
+            f"shard {path} has {actual_bytes} bytes; the manifest says {size_bytes}; "
             f"run drtf verify {path.parent}"
         )
     return file

@@ -1,4 +1,4 @@
-"""Sets in an object store: written there, and read through a local cache."""
+"""Datasets in an object store: uploads, and downloads into a local cache."""
 
 import hashlib
 import os
@@ -21,46 +21,46 @@ from drtf.storage import (
 CACHE_VARIABLE = "DRTF_CACHE"
 SIZE_VARIABLE = "DRTF_CACHE_GB"
 DEFAULT_SIZE_GB = 20.0
-NO_SET = (
-    f"is not a set of shards: it has no {MANIFEST_FILE}; drtf build-shards makes one"
+NO_DATASET = (
+    f"is not a dataset: it has no {MANIFEST_FILE}; make one with drtf build-shards"
 )
 
 
 def cache_folder() -> Path:
-    """Return the folder for copies: $DRTF_CACHE, or ~/.cache/drtf."""
+    """Return the cache folder: $DRTF_CACHE, by default ~/.cache/drtf."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/drtf").expanduser()
 
 
 def load_remote_manifest(location: str) -> Manifest | None:
-    """Load the manifest of a set in a store, or return None where there is no set.
+    """Load the manifest of a dataset in a store; None if there is no dataset.
 
     Raises:
-        RecordError: if it is damaged.
-        StorageError: if the store can't be asked.
+        RecordError: If it is damaged.
+        StorageError: If the store can't be read.
     """
     data = _read_manifest(location)
     return None if data is None else parse_manifest(data, path=location)
 
 
-def fetch_set(location: str) -> Path:
-    """Fetch a set into the cache, unless it is there, and return its folder.
+def fetch_dataset(location: str) -> Path:
+    """Download a dataset into the cache, unless it is there, and return its folder.
 
-    Each file's hash is checked as it comes. The least recently used sets make room, so
-    that all of them together stay within $DRTF_CACHE_GB, 20 by default.
+    Each file's hash is checked on arrival. The least recently used datasets are removed
+    to keep the cache within $DRTF_CACHE_GB, by default 20 GB.
 
     Raises:
-        RecordError: if there is no set, or a file is not what its manifest says.
-        DrtfError: if the set alone is larger than the cache may be.
-        StorageError: if the store can't be asked.
+        RecordError: If there is no dataset, or a file does not match its manifest.
+        DrtfError: If the dataset is larger than the whole cache.
+        StorageError: If the store can't be read.
     """
     location = location.rstrip("/")
     data = _read_manifest(location)
     if data is None:
-        raise RecordError(f"{location} {NO_SET}")
+        raise RecordError(f"{location} {NO_DATASET}")
     manifest = parse_manifest(data, path=location)
     folder = cache_folder() / "sets" / hashlib.sha256(data).hexdigest()[:32]
     with lock_when_free(folder.with_name(f".{folder.name}.lock")):
-        if (folder / MANIFEST_FILE).exists() and _has_all(folder, manifest):
+        if (folder / MANIFEST_FILE).exists() and _is_complete(folder, manifest):
             os.utime(folder)
         else:
             _fetch_files(location, manifest, folder)
@@ -68,8 +68,8 @@ def fetch_set(location: str) -> Path:
     return folder
 
 
-def _has_all(folder: Path, manifest: Manifest) -> bool:
-    """Tell whether no file of a set that was fetched whole has been lost since."""
+def _is_complete(folder: Path, manifest: Manifest) -> bool:
+    """Return True if a downloaded dataset still has all its files."""
     sizes = {shard.file: shard.size_bytes for shard in manifest.shards}
     return all((folder / file).exists() for file in manifest.files) and all(
         (folder / file).exists() and (folder / file).stat().st_size == size
@@ -78,7 +78,7 @@ def _has_all(folder: Path, manifest: Manifest) -> bool:
 
 
 def _fetch_files(location: str, manifest: Manifest, folder: Path) -> None:
-    """Fetch all but the manifest; what an earlier call fetched whole stays."""
+    """Download all files but the manifest, except those that are already complete."""
     folder.mkdir(exist_ok=True)
     _make_room(manifest, folder)
     hashes = {shard.file: shard.sha256 for shard in manifest.shards} | manifest.files
@@ -90,17 +90,17 @@ def _fetch_files(location: str, manifest: Manifest, folder: Path) -> None:
             advance(file)
 
 
-def copy_set(location: str, folder: Path) -> None:
-    """Copy every file below a location as it is, damaged or not, to be looked at.
+def copy_dataset(location: str, folder: Path) -> None:
+    """Download every file below a location unchecked, so that it can be verified.
 
     Raises:
-        RecordError: if there is no set.
-        StorageError: if the store can't be asked.
+        RecordError: If there is no dataset.
+        StorageError: If the store can't be read.
     """
     location = location.rstrip("/")
     files = list_files(location, is_file=lambda name: "." in name.lstrip("."))
     if MANIFEST_FILE not in files:
-        raise RecordError(f"{location} {NO_SET}")
+        raise RecordError(f"{location} {NO_DATASET}")
     with progress(f"Fetching {location}", len(files)) as advance:
         for file in files:
             path = folder / file
@@ -109,11 +109,11 @@ def copy_set(location: str, folder: Path) -> None:
             advance(file)
 
 
-def upload_set(folder: Path, location: str) -> None:
-    """Write a set to a store, its manifest last, which makes it one there too.
+def upload_dataset(folder: Path, location: str) -> None:
+    """Upload a dataset to a store; the manifest comes last and completes it.
 
     Raises:
-        StorageError: if the store can't be written to.
+        StorageError: If the store can't be written to.
     """
     check_bucket(location)
     files = sorted(
@@ -139,10 +139,10 @@ def _fetch_file(location: str, path: Path, sha256: str) -> None:
     try:
         data = read_object(location)
     except MissingObjectError as error:
-        raise RecordError(f"the set is not whole: {error}") from error
+        raise RecordError(f"the dataset is incomplete: {error}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RecordError(
-            f"{location} is not what its manifest says: hashes differ; run drtf verify"
+            f"{location} does not match the hash in its manifest; run drtf verify"
         )
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, data)
@@ -159,18 +159,18 @@ def _make_room(manifest: Manifest, folder: Path) -> None:
     needed = manifest.size_bytes
     if needed > limit:
         raise DrtfError(
-            f"the set has {needed / 1e9:.1f} GB, the cache {cache_folder()} may have "
-            f"{limit / 1e9:.1f}: set {SIZE_VARIABLE} higher"
+            f"the dataset has {needed / 1e9:.1f} GB, but the cache {cache_folder()} is "
+            f"limited to {limit / 1e9:.1f} GB; raise {SIZE_VARIABLE}"
         )
-    # Sets alone: what another process is fetching has no manifest yet.
+    # Complete datasets only: a download by another process has no manifest yet.
     others = [path.parent for path in folder.parent.glob(f"*/{MANIFEST_FILE}")]
     others.sort(key=lambda path: path.stat().st_mtime)
-    sizes = [sum(_find_sizes(path)) for path in others]
+    sizes = [sum(_file_sizes(path)) for path in others]
     while others and needed + sum(sizes) > limit:
-        (others[0] / MANIFEST_FILE).unlink()  # first: what is left is no set
+        (others[0] / MANIFEST_FILE).unlink()  # first: the rest is then no dataset
         shutil.rmtree(others.pop(0))
         sizes.pop(0)
 
 
-def _find_sizes(folder: Path) -> Iterator[int]:
+def _file_sizes(folder: Path) -> Iterator[int]:
     return (path.stat().st_size for path in folder.rglob("*") if path.is_file())

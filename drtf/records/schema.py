@@ -1,8 +1,7 @@
-"""The record: a tf.train.Example under the field's keys, without TensorFlow.
+"""The record: a tf.train.Example, encoded and parsed without TensorFlow.
 
-The bytes are those of protobuf's deterministic serialization (map keys sorted,
-int64 lists packed), so every reader of tf.train.Example takes them, and equal
-records are equal bytes.
+The encoding is protobuf's deterministic serialization (sorted map keys, packed int64
+lists). Every reader of tf.train.Example accepts it, and equal records have equal bytes.
 """
 
 from collections.abc import Iterator
@@ -22,16 +21,16 @@ VARINT_1 = 0x08
 
 @dataclass(frozen=True)
 class Record:
-    """One photograph as it stands in a shard.
+    """One photograph as stored in a shard.
 
     Attributes:
-        image: the pixels; for `raw` uint8 RGB [height, width, 3] in C order.
+        image: The encoded pixels; for `raw`, uint8 RGB [height, width, 3] in C order.
         format: `raw`, `png` or `jpeg`.
-        height: in px.
-        width: in px.
-        grade: 0-4, the ICDR scale; never a binary label.
-        id: the photograph's name in its label file.
-        patient: the patient's name; equal to `id` where patients are unknown.
+        height: Height in px.
+        width: Width in px.
+        grade: Grade on the ICDR scale, 0-4; never a binary label.
+        id: Name of the photograph in its label file.
+        patient: Name of the patient; equal to `id` if patients are unknown.
     """
 
     image: bytes
@@ -44,7 +43,7 @@ class Record:
 
 
 class Encoded(NamedTuple):
-    """An encoded record, and where in it the image's bytes begin."""
+    """An encoded record, and the offset of the image in it, in bytes."""
 
     data: bytes
     image_offset: int
@@ -67,10 +66,10 @@ def encode_record(record: Record) -> Encoded:
 
 
 def parse_record(data: bytes) -> Record:
-    """Parse what `encode_record` wrote.
+    """Parse the output of `encode_record`.
 
     Raises:
-        RecordError: if the bytes are not a tf.train.Example with our keys.
+        RecordError: If the bytes are not a tf.train.Example with drtf's keys.
     """
     features: dict[str, bytes | int] = {}
     try:
@@ -91,7 +90,7 @@ def parse_record(data: bytes) -> Record:
             patient=_as_bytes(features["patient/id"]).decode(),
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise RecordError(f"not a record of drtf: {error!r}") from error
+        raise RecordError(f"not a drtf record: {error!r}") from error
 
 
 def _varint(value: int) -> bytes:
@@ -160,5 +159,5 @@ def _single_value(kind: int, values: bytes) -> bytes | int:
 
 def _as_bytes(value: bytes | int) -> bytes:
     if not isinstance(value, bytes):
-        raise TypeError("expected bytes, found a number")
+        raise TypeError("expected bytes, got a number")
     return value

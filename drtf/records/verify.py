@@ -1,4 +1,4 @@
-"""The check of a whole set: every byte against manifest and index."""
+"""Verification: checks every byte of a dataset against its manifest and index."""
 
 import hashlib
 import stat
@@ -30,12 +30,19 @@ from drtf.records.schema import Record, encode_record, parse_record
 
 ImageCheck = Callable[[np.ndarray, str, int], str]
 
-HASH_DIFFERS = "its hash is not the manifest's"
+HASH_DIFFERS = "its hash differs from the manifest"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong; `record` and `offset` are -1 for a whole file."""
+    """One fault of a dataset.
+
+    Attributes:
+        file: Path of the file, relative to the dataset.
+        problem: What is wrong.
+        record: Number of the record in its shard; -1 if the whole file is affected.
+        offset: Offset of the record in bytes; -1 if the whole file is affected.
+    """
 
     file: str
     problem: str
@@ -46,22 +53,25 @@ class Fault:
 def find_faults(
     folder: Path, *, find_image_fault: ImageCheck | None = None
 ) -> list[Fault]:
-    """Check each file of a set, and each record's frame, checksum and labels.
+    """Find the faults of a dataset, in its files and in each record.
 
     Args:
-        folder: the set.
-        find_image_fault: if given, called with each record's image bytes (uint8 [n]),
-            the set's encoding and image size; tells what is wrong, or nothing.
+        folder: Folder of the dataset.
+        find_image_fault: Called with each record's image bytes (uint8 [n]), the
+            encoding and the image size. Returns a description of the fault, empty if
+            there is none. None skips this check.
 
     Raises:
-        RecordError: if the folder has no readable manifest to check against.
+        RecordError: If the folder has no readable manifest to check against.
     """
     manifest = load_manifest(folder)
     known = {shard.file for shard in manifest.shards} | set(manifest.files)
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*tfrecord*"))
+    present = (
+        path.relative_to(folder).as_posix() for path in folder.rglob("*tfrecord*")
+    )
     faults = [
-        Fault(file, "not in the manifest: no part of this set")
-        for file in sorted(found)
+        Fault(file, "not in the manifest, so not part of this dataset")
+        for file in sorted(present)
         if file not in known
     ]
     for file, sha256 in manifest.files.items():
@@ -70,11 +80,11 @@ def find_faults(
                 faults.append(Fault(file, HASH_DIFFERS))
         except OSError as error:
             faults.append(Fault(file, f"can't be read: {error.strerror}"))
-    # A damaged index says nothing about the records; their shards' hashes still do.
-    whole = INDEX_FILE not in {fault.file for fault in faults}
-    index = load_index(folder / INDEX_FILE) if whole else None
+    # With a damaged index, records can't be checked, only the hashes of their shards.
+    intact = INDEX_FILE not in {fault.file for fault in faults}
+    index = load_index(folder / INDEX_FILE) if intact else None
     if index is not None and count_records(index) != manifest.num_records:
-        faults.append(Fault(INDEX_FILE, "its counts by grade are not the manifest's"))
+        faults.append(Fault(INDEX_FILE, "its counts by grade differ from the manifest"))
 
     def check(record: Record) -> str:
         for name, expected in (
@@ -82,9 +92,9 @@ def find_faults(
             ("height", manifest.image_size),
             ("width", manifest.image_size),
         ):
-            found = getattr(record, name)
-            if found != expected:
-                return f"{name} is {found!r}, the manifest says {expected!r}"
+            stored = getattr(record, name)
+            if stored != expected:
+                return f"{name} is {stored!r}; the manifest says {expected!r}"
         if find_image_fault is None:
             return ""
         data = np.frombuffer(record.image, np.uint8)
@@ -105,7 +115,7 @@ def _find_shard_faults(
     check: Callable[[Record], str],
 ) -> Iterator[Fault]:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
             yield Fault(shard.file, "not a regular file")
             return
         data = np.fromfile(path, np.uint8)
@@ -132,11 +142,11 @@ def _find_shard_faults(
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         yield Fault(shard.file, HASH_DIFFERS)
         if rows is None:
-            yield from _find_first_broken(data, shard.file)
+            yield from _find_first_damaged(data, shard.file)
 
 
-def _find_first_broken(data: np.ndarray, file: str) -> Iterator[Fault]:
-    """Walk the frames without an index, up to the first that is broken."""
+def _find_first_damaged(data: np.ndarray, file: str) -> Iterator[Fault]:
+    """Walk through the frames without an index, up to the first damaged one."""
     offset = number = 0
     while offset < len(data):
         frame = data[offset:]
@@ -156,11 +166,11 @@ def _find_record_problem(
     offset: int,
     check: Callable[[Record], str],
 ) -> str:
-    """Compare a record with its row of the index; `offset` is where it should be."""
+    """Compare a record with its index row; `offset` is where the record should be."""
     if (row.offset, row.split) != (offset, split) or row.length < 0:
         return (
-            f"the index puts it at offset {row.offset} of {row.split}, "
-            f"it should be at {offset} of {split}"
+            f"the index says offset {row.offset} of split {row.split}; expected "
+            f"offset {offset} of split {split}"
         )
     length = int(row.length)
     frame = data[offset : offset + length + FRAME_BYTES]
@@ -174,7 +184,7 @@ def _find_record_problem(
     except RecordError as error:
         return str(error)
     image_offset = encode_record(record).image_offset
-    for name, found in (
+    for name, stored in (
         ("id", record.id),
         ("patient", record.patient),
         ("grade", record.grade),
@@ -182,6 +192,6 @@ def _find_record_problem(
         ("image_length", len(record.image)),
     ):
         expected = getattr(row, name)
-        if found != expected:
-            return f"{name} is {found!r}, the index says {expected!r}"
+        if stored != expected:
+            return f"{name} is {stored!r}; the index says {expected!r}"
     return check(record)

@@ -1,4 +1,4 @@
-"""The writer of one shard: written aside, synced, then renamed into place."""
+"""The shard writer: writes a partial file, syncs it, and renames it when complete."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,14 @@ from drtf.records.schema import Record, encode_record
 
 
 class Location(NamedTuple):
-    """Where a record stands in its shard, in bytes.
+    """Location of a record in its shard.
 
-    `offset` is that of the frame in the file, `image_offset` that of the image in the
-    record's data, `crc32c` the masked checksum of the data.
+    Attributes:
+        offset: Offset of the frame in the file, in bytes.
+        length: Length of the record's data, in bytes.
+        image_offset: Offset of the image in the data, in bytes.
+        image_length: Length of the image, in bytes.
+        crc32c: Masked checksum of the data.
     """
 
     offset: int
@@ -24,16 +28,16 @@ class Location(NamedTuple):
 
 
 class ShardWriter:
-    """Write records to a shard that appears under its name only when whole.
+    """Writes records to a shard, which appears under its name once it is complete.
 
-    What a killed writer left aside is gone on with: its first `keep_bytes` stay.
+    Continues the partial file of a killed writer after its first `keep_bytes`.
     """
 
     def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
         self._path = path
-        aside = partial_path(path)
-        aside.touch()
-        self._file = aside.open("r+b", buffering=0)
+        partial = partial_path(path)
+        partial.touch()
+        self._file = partial.open("r+b", buffering=0)
         self._file.truncate(keep_bytes)
         self.size_bytes = self._file.seek(keep_bytes)
 
@@ -50,10 +54,10 @@ class ShardWriter:
             partial_path(self._path).replace(self._path)
 
     def append(self, record: Record) -> Location:
-        """Append one record and tell where it stands.
+        """Append one record and return its location.
 
         Raises:
-            OSError: if the disk is full.
+            OSError: If the disk is full.
         """
         data, image_offset = encode_record(record)
         frame = frame_record(data)

@@ -19,7 +19,7 @@ NUM_BUFFERS = 2
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
     """Read batch after batch on all cores, into the same memory again and again."""
     shards = ShardDataset(Path(arguments.shards))
-    rows = shards.find_rows("train")
+    rows = shards.split_rows("train")
     labels = (shards.grades[rows] > 0).astype(np.int64)
     size = arguments.batch_size
     shape = (size, *arguments.shape)

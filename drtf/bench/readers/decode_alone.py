@@ -19,7 +19,7 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
     limit_threads()
     size, encoding = arguments.shape[0], arguments.encoding
     with ShardDataset(Path(arguments.shards)) as shards:
-        stored = shards.read_images(shards.find_rows("train"))
+        stored = shards.read_images(shards.split_rows("train"))
     out = np.zeros((arguments.batch_size, *arguments.shape), np.uint8)
     labels = np.arange(arguments.batch_size) % 2
     rng = np.random.default_rng(arguments.seed)

@@ -20,7 +20,7 @@ def main(arguments: SimpleNamespace) -> None:
     anonymous = [find_anonymous_mb()]
     start, num_images = time.perf_counter(), 0
     with ShardDataset(Path(arguments.shards)) as shards:
-        num_records = len(shards.find_rows("train"))
+        num_records = len(shards.split_rows("train"))
         steps = count_steps(
             shards,
             split="train",
