@@ -9,6 +9,7 @@ from drtf.inference.evaluation import evaluate
 from drtf.inference.heatmaps import compute_maps
 from drtf.models.network import LOGITS, build_network
 from drtf.models.run import load_run
+from drtf.tasks import TASKS
 from drtf.training.run import train
 
 
@@ -28,7 +29,9 @@ def test_an_ensemble_says_the_mean_of_its_members(task, mean, tmp_path):
     networks = []
     for seed in range(3):
         keras.utils.set_random_seed(seed)
-        network = build_network(config, image_size=32, load_weights=False, task=task)
+        network = build_network(
+            config, image_size=32, load_weights=False, task=TASKS[task]
+        )
         kernel, bias = network.get_layer(LOGITS).get_weights()
         network.get_layer(LOGITS).set_weights([kernel * 30, bias + seed])
         networks.append(network)
@@ -41,7 +44,7 @@ def test_an_ensemble_says_the_mean_of_its_members(task, mean, tmp_path):
     else:
         powers = np.exp(np.log(said).mean(axis=0))
         expected = powers / powers.sum(axis=1, keepdims=True)
-    ensemble = build_ensemble(networks, mean=mean)
+    ensemble = build_ensemble(networks, mean=mean, task=TASKS[task])
     assert ensemble(images).numpy() == pytest.approx(expected, abs=1e-5)
     path = tmp_path / "model.keras"
     ensemble.save(path)
@@ -61,7 +64,7 @@ def test_an_ensemble_is_a_run_like_any_other(
     assert run.threshold == found.decision_rule.threshold
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     maps = [
-        compute_maps(x.network, images, layer="conv_2", method="layercam")
+        compute_maps(x.network, images, task=x.task, layer="conv_2", method="layercam")
         for x in (run, *members)
     ]
     mean = np.mean(maps[1:], axis=0)
@@ -81,7 +84,7 @@ def test_what_does_not_fit_together_is_refused(
     model = ModelConfig(alpha=0.35, weights="none")
     update = {"train": settings, "model": model}
     train(shards, out=tmp_path / "mobile", config=config.model_copy(update=update))
-    with pytest.raises(RunError, match="mobile puts out 1 logits"):
+    with pytest.raises(RunError, match="mobile has the backbone 'mobilenetv2'"):
         combine([run_folder, tmp_path / "mobile"], out=tmp_path / "x", mean="scores")
     settings = settings.model_copy(update={"validation_split": "test"})
     update = {"train": settings}

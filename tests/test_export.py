@@ -12,7 +12,6 @@ from drtf.data.loader import read_batch
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.inference.export import export
-from drtf.models.network import disease_scores
 from drtf.models.run import load_run
 
 
@@ -58,7 +57,7 @@ def test_what_is_exported_says_what_keras_says(
 
     run = load_run(run_folder)
     images = read_batch(shard_set, shard_set.split_rows("test"))
-    expected = disease_scores(run.network(images / np.float32(255)).numpy())
+    expected = run.task.disease_scores(run.network(images / np.float32(255)).numpy())
     call = run_saved if target == "savedmodel" else run_lite
     scores = call(out, images)
     assert scores == pytest.approx(expected, abs=tolerance)
@@ -85,7 +84,7 @@ def test_decisions_that_change_are_counted_by_the_runs_threshold(
     monkeypatch.setattr(tf.saved_model, "load", lambda folder: loaded)
     run = load_run(run_copy)
     images = read_batch(shard_set, shard_set.split_rows("test"))
-    scores = disease_scores(run.network(images / np.float32(255)).numpy())
+    scores = run.task.disease_scores(run.network(images / np.float32(255)).numpy())
     save_rule(run_copy, float(np.sort(scores)[-3:].mean()))
     expected = (scores >= load_run(run_copy).cutoff).sum()
     found = export(run_copy, shards, out=tmp_path / "model", target="savedmodel")

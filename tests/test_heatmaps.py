@@ -18,8 +18,11 @@ from drtf.inference.heatmaps import (
     draw_overlay,
     paint,
 )
-from drtf.models.network import build_logit_model, build_network
+from drtf.models.network import build_disease_logit_model, build_network
 from drtf.models.run import load_run
+from drtf.tasks import TASKS
+
+BINARY = TASKS["binary"]
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +51,13 @@ def image_with(*, red=None, green=None):
 
 
 def compute_gradcam(network, images, *, layer):
-    return compute_maps(network, images, layer=layer, method="gradcam")
+    return compute_maps(network, images, task=BINARY, layer=layer, method="gradcam")
 
 
 @pytest.mark.parametrize("method", get_args(MapMethod))
 def test_every_method_finds_what_the_network_looks_at(known, method, capsys):
     images = np.concatenate([image_with(red=cell) for cell in ((0, 0), (1, 2))])
-    found = compute_maps(known, images, layer="features", method=method)
+    found = compute_maps(known, images, task=BINARY, layer="features", method=method)
     assert found.shape == (2, 32, 32)
     assert found.max(axis=(1, 2)) == pytest.approx(1)
     assert capsys.readouterr().out == ""
@@ -73,7 +76,7 @@ def test_saliency_finds_the_pixels_that_change_the_score():
     network = keras.Model(image, keras.layers.Activation("sigmoid")(logits))
     network.get_layer("logits").set_weights([mask.reshape(-1, 1)])
     images = np.full((3, 8, 8, 3), 100, np.uint8)
-    found = compute_maps(network, images, layer="", method="saliency")
+    found = compute_maps(network, images, task=BINARY, layer="", method="saliency")
     assert (found == mask[..., 0]).all()
 
 
@@ -89,7 +92,7 @@ def test_maps_are_computed_a_batch_at_a_time(known, monkeypatch):
 def test_a_map_does_not_depend_on_its_neighbours(run_folder, shard_set, method):
     network = load_run(run_folder).network
     images = read_batch(shard_set, np.arange(5))
-    common = {"layer": "conv_1", "method": method}
+    common = {"task": BINARY, "layer": "conv_1", "method": method}
     with (
         mock.patch.object(heatmaps, "BATCH_SIZE", 3),
         mock.patch.object(heatmaps, "NUM_CHANNELS", 4),
@@ -135,7 +138,7 @@ def test_it_agrees_with_the_formula_on_conv_1():
     keras.utils.set_random_seed(3)
     network = build_network(config, image_size=96, load_weights=False)
     images = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
-    logit_model = build_logit_model(network)
+    logit_model = build_disease_logit_model(network, BINARY)
     both = keras.Model(
         network.input, [network.get_layer("Conv_1").output, logit_model.output]
     )
@@ -196,11 +199,12 @@ def test_other_weights_give_another_map(run_folder, shard_set):
     network = load_run(run_folder).network
     rows = np.flatnonzero(shard_set.grades >= 2)[:8]
     images = read_batch(shard_set, rows)
-    trained = compute_maps(network, images, layer="conv_1", method="layercam")
+    common = {"task": BINARY, "layer": "conv_1", "method": "layercam"}
+    trained = compute_maps(network, images, **common)
     rng = np.random.default_rng(0)
     weights = [rng.normal(0, x.std() + 1e-3, x.shape) for x in network.get_weights()]
     network.set_weights(weights)
-    random = compute_maps(network, images, layer="conv_1", method="layercam")
+    random = compute_maps(network, images, **common)
     assert trained.any()
     assert random.any()
     assert np.corrcoef(trained.ravel(), random.ravel())[0, 1] < 0.8

@@ -1,4 +1,3 @@
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -6,7 +5,6 @@ from drtf.config import LabelsConfig
 from drtf.data.labels import (
     load_labels,
     match_photographs,
-    task_classes,
 )
 from drtf.errors import LabelError
 
@@ -158,12 +156,6 @@ def test_a_label_never_leads_out_of_the_folder():
 def test_no_match_at_all_is_an_error_that_shows_both_sides():
     with pytest.raises(LabelError, match="names 'x', the folder holds 'a'"):
         match_photographs(labels_of("x"), ["a.png"])
-
-
-def test_classes_follow_the_task():
-    grades = np.arange(5)
-    assert task_classes(grades, "binary").tolist() == [0, 1, 1, 1, 1]
-    assert task_classes(grades, "referable").tolist() == [0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import tensorflow as tf
 from drtf.config import ModelConfig, load_config
 from drtf.errors import DrtfError
 from drtf.models.network import (
+    build_disease_logit_model,
     build_logit_model,
     build_network,
-    build_task_model,
     count_parameters,
-    disease_scores,
     set_trainable,
 )
+from drtf.tasks import TASKS
 
 SMALL = ModelConfig(weights="none", alpha=0.35)
 NOTEBOOK = load_config("notebook-96").model
@@ -102,19 +102,30 @@ def test_eyenet_is_as_documented():
         ("Flatten", (28_800,), 0, None),
         ("Dense", (128,), 28_800 * 128 + 128, "relu"),
         ("Dense", (2,), 128 * 2 + 2, "linear"),
-        ("Activation", (2,), 0, "softmax"),
+        ("Identity", (1,), 0, None),
+        ("Activation", (1,), 0, "sigmoid"),
     ]
+
+
+def test_eyenets_score_is_its_softmaxs_for_disease():
+    network = build(load_config("eyenet-256").model, 64)
+    images = np.random.default_rng(0).random((3, 64, 64, 3), np.float32)
+    dense = network.get_layer("class_logits")
+    softmax = keras.Model(network.input, keras.layers.Softmax()(dense.output))
+    expected = softmax(images).numpy()[:, 1:]
+    assert expected.std() > 1e-4
+    np.testing.assert_allclose(network(images), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "eyenet"])
 @pytest.mark.parametrize("task", ["binary", "grades"])
 def test_the_score_is_the_sigmoid_of_the_logit(name, task):
     config = load_config("", [f"model.name={name}"]).model
-    network = build_network(config, image_size=32, load_weights=False, task=task)
+    network = build_network(config, image_size=32, load_weights=False, task=TASKS[task])
     images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
-    logits = build_logit_model(network)(images).numpy()
+    logits = build_disease_logit_model(network, TASKS[task])(images).numpy()
     probabilities = network(images).numpy()
-    scores = disease_scores(probabilities)
+    scores = TASKS[task].disease_scores(probabilities)
     assert logits.shape == (3, 1)
     assert scores == pytest.approx(1 / (1 + np.exp(-logits[:, 0])), abs=1e-6)
     if task == "grades":
@@ -125,8 +136,10 @@ def test_the_score_is_the_sigmoid_of_the_logit(name, task):
 
 def test_losses_take_a_logit_or_one_for_each_grade():
     for task, units in (("binary", 1), ("grades", 5)):
-        network = build_network(SMALL, image_size=32, load_weights=False, task=task)
-        assert build_task_model(network).output_shape == (None, units)
+        network = build_network(
+            SMALL, image_size=32, load_weights=False, task=TASKS[task]
+        )
+        assert build_logit_model(network).output_shape == (None, units)
 
 
 def test_a_head_may_have_layers_of_any_width():

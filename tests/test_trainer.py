@@ -11,6 +11,7 @@ from drtf.data.pipeline import State, count_examples, train_dataset
 from drtf.data.sampling import count_draws
 from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
+from drtf.tasks import TASKS
 from drtf.training.trainer import Trainer, build_optimizer, build_schedule
 
 SETTINGS = ("model.name=eyenet", "model.weights=none", "train.batch_size=8")
@@ -21,7 +22,10 @@ def build_trainer(*overrides, policy="float32", num_steps=100):
     config = load_config("", [*SETTINGS, *overrides])
     with dtype_policy(policy):
         network = build_network(
-            config.model, image_size=32, load_weights=False, task=config.train.task
+            config.model,
+            image_size=32,
+            load_weights=False,
+            task=TASKS[config.train.task],
         )
         return Trainer(network, config, num_steps=num_steps)
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import errno
 import math
 import os
@@ -15,7 +16,6 @@ import tensorflow as tf
 
 from drtf.config import SamplingConfig, load_config
 from drtf.data.build import build_shards
-from drtf.data.labels import POSITIVE_FROM
 from drtf.data.sources import Source
 from drtf.errors import ConfigError, DrtfError, RecordError
 from drtf.models.device import choose_precision, device_name
@@ -23,6 +23,7 @@ from drtf.models.network import count_parameters
 from drtf.models.run import load_run
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
+from drtf.tasks import TASKS
 from drtf.training import run as training_run
 from drtf.training import train_plan
 from drtf.training.run import train
@@ -245,7 +246,8 @@ def test_an_existing_run_is_not_written_over(run_folder, shards, config):
 def test_a_split_of_one_class_cannot_be_trained_on(
     shards, tmp_path, config, monkeypatch
 ):
-    monkeypatch.setitem(POSITIVE_FROM, "binary", 5)
+    task = dataclasses.replace(TASKS["binary"], positive_from=5)
+    monkeypatch.setitem(TASKS, "binary", task)
     with pytest.raises(DrtfError, match="photographs of one class only"):
         train(shards, out=tmp_path / "run", config=config)
     with pytest.raises(DrtfError, match="photographs of one class only"):
@@ -282,7 +284,7 @@ def test_a_run_tells_the_share_that_it_was_trained_with(
     grades = shard_set.grades[shard_set.split_rows("train")]
     if mode == "balanced":  # each grade that is there, alike
         grades = np.unique(grades)
-    share = (grades >= POSITIVE_FROM[config.train.task]).mean()
+    share = TASKS[config.train.task].labels(grades).mean()
     if len(update) == 2 or "class_weights" in update:
         share = 4 * share / (4 * share + 1 - share)
     assert info.train_prior == pytest.approx(share)

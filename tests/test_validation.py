@@ -12,6 +12,7 @@ from sklearn.metrics import (
 
 from drtf.config import load_config
 from drtf.models.network import build_network
+from drtf.tasks import TASKS
 from drtf.training.trainer import Trainer
 from drtf.training.validation import Validation
 
@@ -22,7 +23,7 @@ def validate(task, num_padded=0):
     overrides = [f"train.task={task}", "model.name=eyenet", "model.weights=none"]
     config = load_config("", overrides)
     network = build_network(
-        config.model, image_size=32, load_weights=False, task=config.train.task
+        config.model, image_size=32, load_weights=False, task=TASKS[task]
     )
     trainer = Trainer(network, config, num_steps=1)
     rng = np.random.default_rng(0)

@@ -106,7 +106,7 @@ def bench_heatmaps(
         for method, layer in ways:
             name = layer.name if layer else ""
             maps, others = (
-                compute_maps(network, images, layer=name, method=method)
+                compute_maps(network, images, task=run.task, layer=name, method=method)
                 for network in (run.network, random)
             )
             cells = layer.output.shape[1] if layer else images.shape[1]

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from drtf.config import SamplingConfig, Task
+from drtf.config import SamplingConfig
 from drtf.data.loader import read_batch
 from drtf.data.pipeline import BALANCED, count_steps
 from drtf.errors import ConfigError, DrtfError
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
+from drtf.tasks import TaskName
 
 READERS = Path(__file__).parent / "readers"
 ROWS_AT_ONCE = 1024
@@ -174,7 +175,7 @@ def bench_read(
 
 
 def check_batch_size(
-    shards: ShardDataset, task: Task, sampling: SamplingConfig, batch_size: int
+    shards: ShardDataset, task: TaskName, sampling: SamplingConfig, batch_size: int
 ) -> None:
     """Find out whether an epoch has a whole batch, as only these are measured.
 

@@ -15,6 +15,7 @@ from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
+from drtf.tasks import TASKS
 from drtf.training.trainer import Trainer
 
 NEVER = 10**9
@@ -103,7 +104,7 @@ def _measure(
     with dtype_policy(result.precision):
         network = build_network(
             config.model,
-            task=config.train.task,
+            task=TASKS[config.train.task],
             image_size=shards.manifest.image_size,
             load_weights=False,
         )

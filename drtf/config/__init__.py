@@ -7,7 +7,6 @@ from drtf.config.loading import (
     parse_config,
 )
 from drtf.config.schema import (
-    NUM_CLASSES,
     AugmentConfig,
     BuildConfig,
     CalibrationMethod,
@@ -26,13 +25,11 @@ from drtf.config.schema import (
     SamplingConfig,
     ScoreConfig,
     SplitConfig,
-    Task,
     TrainConfig,
     Tta,
 )
 
 __all__ = [
-    "NUM_CLASSES",
     "AugmentConfig",
     "BuildConfig",
     "CalibrationMethod",
@@ -51,7 +48,6 @@ __all__ = [
     "SamplingConfig",
     "ScoreConfig",
     "SplitConfig",
-    "Task",
     "TrainConfig",
     "Tta",
     "dump_config",

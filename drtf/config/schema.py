@@ -1,7 +1,6 @@
 """The settings by section, with their defaults and the checks on their values."""
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
@@ -14,10 +13,11 @@ from pydantic import (
     model_validator,
 )
 
+from drtf.tasks import TASKS, TaskName
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Task = Literal["binary", "referable", "grades"]
 Tta = Literal["none", "flips5", "dihedral8"]
 ThresholdRule = Annotated[
     str, Field(pattern=r"^(sensitivity|specificity)>=(0\.\d+|1(\.0+)?)$")
@@ -37,7 +37,6 @@ CalibrationMethod = Literal["none", "temperature", "isotonic"]
 OnCorrupt = Literal["error", "skip"]
 OnUngradable = Literal["flag", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
-NUM_CLASSES: Mapping[Task, int] = {"binary": 2, "referable": 2, "grades": 5}
 
 # Keras has its ImageNet weights for these.
 IMAGENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
@@ -228,7 +227,7 @@ class TrainConfig(Section):
     is all GPUs.
     """
 
-    task: Task = "binary"
+    task: TaskName = "binary"
     epochs: Positive = 12
     head_epochs: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 256
@@ -266,9 +265,10 @@ class TrainConfig(Section):
             unlike = getattr(self, name) != TrainConfig.model_fields[name].default
             if unlike and getattr(self, other) != needed:
                 raise ValueError(f"{name} goes with {other} {needed!r} alone")
-        if self.task == "grades" and self.loss != "crossentropy":
+        predicts_grades = TASKS[self.task].predicts_grades
+        if predicts_grades and self.loss != "crossentropy":
             raise ValueError("task 'grades' goes with loss 'crossentropy' alone")
-        if "kappa" in (self.monitor, self.plateau_monitor) and self.task != "grades":
+        if "kappa" in (self.monitor, self.plateau_monitor) and not predicts_grades:
             raise ValueError("monitor 'kappa' goes with task 'grades' alone")
         if self.head_epochs >= self.epochs:
             raise ValueError(
@@ -350,7 +350,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _has_a_value_for_each_class(self) -> Self:
-        num_classes = NUM_CLASSES[self.train.task]
+        num_classes = TASKS[self.train.task].num_classes
         lists = {f"augment.{name}": value for name, value in self.augment}
         if self.sampling.mode == "weights":
             lists["sampling.weights"] = self.sampling.weights

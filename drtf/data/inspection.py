@@ -7,16 +7,15 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from drtf.config import AugmentConfig, Task
+from drtf.config import AugmentConfig
 from drtf.data.augment import augment as augment_images
 from drtf.data.contents import Conflict, find_conflicts
-from drtf.data.labels import task_classes
 from drtf.data.loader import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
 from drtf.records.manifest import Manifest
 from drtf.records.reader import ShardDataset
-from drtf.records.schema import GRADES
+from drtf.tasks import GRADES, TASKS, TaskName
 
 CONTACT_SHEET = "contact-sheet.png"
 AUGMENTED_SHEET = "augmented.png"
@@ -46,7 +45,7 @@ def inspect_set(
     out: Path,
     num_per_grade: int,
     augment: AugmentConfig | None = None,
-    task: Task = "binary",
+    task: TaskName = "binary",
     overwrite: bool = False,
 ) -> Inspection:
     """Find what is in a set, and draw it: a contact sheet by grade, and its quality.
@@ -126,7 +125,7 @@ def _change_picture(
     shard_set: ShardDataset,
     grade: int,
     config: AugmentConfig,
-    task: Task,
+    task: TaskName,
     num_changed: int,
 ) -> tuple[str, list[Picture]]:
     """Show the first photograph of a grade, then as augmentation changes it."""
@@ -134,7 +133,7 @@ def _change_picture(
     image = read_batch(shard_set, row)
     seeds = np.stack([np.full(num_changed, grade), np.arange(num_changed)], axis=1)
     copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_changed, axis=0)
-    classes = task_classes(np.full(num_changed, grade), task)
+    classes = TASKS[task].classes(np.full(num_changed, grade))
     changed = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
     pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
     name = str(shard_set.index["id"][row[0]])

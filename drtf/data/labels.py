@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
-from drtf.config import LabelsConfig, Task
+from drtf.config import LabelsConfig
 from drtf.data.photographs import strip_suffix
 from drtf.errors import LabelError
 
 LINE = "\0line"  # no column of a file is called so
-# The grade from which a photograph is positive; of five grades, referable is.
-POSITIVE_FROM: dict[Task, int] = {"binary": 1, "referable": 2, "grades": 2}
 
 # Header of the published label files: image column, grade column.
 KNOWN_HEADERS = {
@@ -137,13 +134,6 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
             path for group in by_path.values() for path in group if path not in used
         ],
     )
-
-
-def task_classes(grades: np.ndarray, task: Task) -> np.ndarray:
-    """Return int8 classes of a task: the grades, or 1 where they are positive."""
-    if task == "grades":
-        return grades.astype(np.int8)
-    return (grades >= POSITIVE_FROM[task]).astype(np.int8)
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import NUM_CLASSES, OnCorrupt, SamplingConfig, Task
-from drtf.data.labels import POSITIVE_FROM, task_classes
+from drtf.config import OnCorrupt, SamplingConfig
 from drtf.data.loader import Loader
 from drtf.data.sampling import count_draws, plan_epoch
 from drtf.errors import DrtfError, RecordError
 from drtf.records.reader import ShardDataset
+from drtf.tasks import TASKS, TaskName
 
 BATCHES_READY = 1
 # Each call uses all cores; a second one has the next batch begun when it ends.
@@ -33,7 +33,7 @@ def count_steps(
     shards: ShardDataset,
     *,
     split: str,
-    task: Task,
+    task: TaskName,
     sampling: SamplingConfig,
     batch_size: int,
     num_parts: int = 1,
@@ -77,7 +77,7 @@ def train_dataset(
     shards: ShardDataset,
     *,
     split: str = "train",
-    task: Task = "binary",
+    task: TaskName = "binary",
     sampling: SamplingConfig = BALANCED,
     batch_size: int = 256,
     epochs: int = 1,
@@ -178,7 +178,7 @@ def eval_dataset(
     shards: ShardDataset,
     *,
     split: str = "test",
-    task: Task = "binary",
+    task: TaskName = "binary",
     batch_size: int = 256,
     on_corrupt: OnCorrupt = "error",
     num_parts: int = 1,
@@ -246,33 +246,33 @@ def record_errors() -> Iterator[None]:
 
 
 def split_examples(
-    shards: ShardDataset, split: str, task: Task
+    shards: ShardDataset, split: str, task: TaskName
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of a split, int64 [n], and their classes, int8 [n]."""
     rows = shards.split_rows(split)
-    return rows, task_classes(shards.grades[rows], task)
+    return rows, TASKS[task].classes(shards.grades[rows])
 
 
-def count_examples(shards: ShardDataset, split: str, task: Task) -> np.ndarray:
+def count_examples(shards: ShardDataset, split: str, task: TaskName) -> np.ndarray:
     """Return how many photographs of each class a split has, int64 [c]."""
     _, classes = split_examples(shards, split, task)
-    return np.bincount(classes, minlength=NUM_CLASSES[task])
+    return np.bincount(classes, minlength=TASKS[task].num_classes)
 
 
-def binary_labels(shards: ShardDataset, split: str, task: Task) -> np.ndarray:
+def binary_labels(shards: ShardDataset, split: str, task: TaskName) -> np.ndarray:
     """Return which photographs of a split are positive, int64 [n], 1 for those.
 
     Raises:
         DrtfError: if all are, or none.
     """
-    first = POSITIVE_FROM[task]
-    positive = shards.grades[shards.split_rows(split)] >= first
-    if positive.all() or not positive.any():
+    labels = TASKS[task].labels(shards.grades[shards.split_rows(split)])
+    if labels.all() or not labels.any():
+        first = TASKS[task].positive_from
         raise DrtfError(
             f"split {split!r} of {shards.folder} has photographs of one class only for "
             f"the task {task!r}: it needs grades below {first}, and from {first} on"
         )
-    return positive.astype(np.int64)
+    return labels
 
 
 class _Calls:

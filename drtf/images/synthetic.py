@@ -11,9 +11,10 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from drtf.tasks import NUM_GRADES
+
 Eye = Literal["left", "right"]
 Color = tuple[float, float, float]
-NUM_GRADES = 5
 
 # The soft layers (tissue, light, haze) are drawn at this field radius in px and
 # enlarged: blurring them at full size would take most of the time.

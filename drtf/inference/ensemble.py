@@ -21,6 +21,7 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.tasks import Task
 
 Mean = Literal["scores", "logits"]
 
@@ -52,7 +53,9 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
     hashes = [run.info.model_sha256 for run in runs]
     if len(set(hashes)) < len(hashes):
         raise RunError("two of the runs are the same model: name each but once")
-    network = build_ensemble([run.network for run in runs], mean=mean)
+    network = build_ensemble(
+        [run.network for run in runs], mean=mean, task=runs[0].task
+    )
     infos = [run.info for run in runs]
     with replacing(out) as folder:
         folder.mkdir()
@@ -74,12 +77,15 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
     return info
 
 
-def build_ensemble(networks: Sequence[keras.Model], *, mean: Mean) -> keras.Model:
+def build_ensemble(
+    networks: Sequence[keras.Model], *, mean: Mean, task: Task
+) -> keras.Model:
     """Build one network of several; its logits are those of their mean.
 
     Args:
         networks: from `build_network`, alike in input and output.
         mean: of what they say.
+        task: what they were trained for.
 
     Returns:
         A model like its members, which are nested in it.
@@ -93,13 +99,13 @@ def build_ensemble(networks: Sequence[keras.Model], *, mean: Mean) -> keras.Mode
     logits = ops.stack(found)  # [N, B, C]
     if mean == "logits":
         joined = ops.mean(logits, axis=0)
-    elif logits.shape[-1] == 1:
+    elif task.predicts_grades:
+        joined = _log_mean(ops.log_softmax(logits, axis=-1))
+    else:
         joined = _log_mean(ops.log_sigmoid(logits))
         joined -= _log_mean(ops.log_sigmoid(-logits))
-    else:
-        joined = _log_mean(ops.log_softmax(logits, axis=-1))
     joined = keras.layers.Identity(name=LOGITS, dtype="float32")(joined)
-    return keras.Model(image, add_score(joined), name="ensemble")
+    return keras.Model(image, add_score(joined, task), name="ensemble")
 
 
 def _log_mean(logs: keras.KerasTensor) -> keras.KerasTensor:
@@ -114,11 +120,11 @@ def _check_alike(first: Run, other: Run) -> None:
             f"{other.folder} was trained for the task {tasks[1]!r}, {first.folder} for "
             f"{tasks[0]!r}: only runs of one task can be joined"
         )
-    widths = first.network.output_shape, other.network.output_shape
-    if widths[0] != widths[1]:
+    names = first.config.model.name, other.config.model.name
+    if names[0] != names[1]:
         raise RunError(
-            f"{other.folder} puts out {widths[1][-1]} logits, {first.folder} "
-            f"{widths[0][-1]}: only networks of as many can be joined"
+            f"{other.folder} has the backbone {names[1]!r}, {first.folder} "
+            f"{names[0]!r}: an ensemble requires runs with the same backbone"
         )
     splits = tuple(run.config.train.validation_split for run in (first, other))
     if splits[0] != splits[1]:

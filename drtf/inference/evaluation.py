@@ -18,14 +18,11 @@ from sklearn.metrics import (
 )
 
 from drtf.config import Config, EvaluateConfig, Tta
-from drtf.data.labels import POSITIVE_FROM
 from drtf.data.pipeline import binary_labels
 from drtf.errors import DrtfError
 from drtf.files import check_absent, escape_formula, write_atomic
 from drtf.inference.evaluation_result import (
     GIVEN,
-    GRADES,
-    LABELS,
     Evaluation,
     OperatingPoint,
 )
@@ -35,7 +32,6 @@ from drtf.inference.metrics import compare_roc_auc, measure, measure_grades
 from drtf.inference.report import REPORT_FILES, write_report
 from drtf.inference.thresholds import choose_threshold
 from drtf.models.calibration import fit_calibration
-from drtf.models.network import disease_scores
 from drtf.models.prediction import (
     Predict,
     build_predictor,
@@ -181,12 +177,12 @@ def _judge(
     table["predicted_label"] = (table["score"] >= value).astype(int)
     table["probability"] = found.calibration.apply(table["score"].to_numpy())
     truth, decision = table["label"].to_numpy(), table["predicted_label"].to_numpy()
-    labels = LABELS[run.config.train.task]
+    labels = run.task.label_names
     grade_classes, grade_matrix = {}, []
     if "predicted_grade" in table:
         grades, decided = table["grade"].to_numpy(), table["predicted_grade"].to_numpy()
-        grade_classes = describe_classes(grades, decided, labels=GRADES)
-        grade_matrix = count_decisions(grades, decided, labels=GRADES)
+        grade_classes = describe_classes(grades, decided, labels=run.task.class_names)
+        grade_matrix = count_decisions(grades, decided, labels=run.task.class_names)
     views_gain = None
     if settings.tta != "none":
         _, (_, views_gain, _) = compare_roc_auc(
@@ -316,7 +312,7 @@ def check_preprocessing(run: Run, shards: ShardDataset) -> None:
 def _score(
     run: Run, shards: ShardDataset, split: str, *, predict: Predict, batch_size: int
 ) -> pd.DataFrame:
-    task = run.config.train.task
+    task = run.task.name
     truth = binary_labels(shards, split, task)
     views = predict_split(
         predict, shards, split=split, task=task, batch_size=batch_size
@@ -325,10 +321,10 @@ def _score(
     table = shards.index.loc[shards.split_rows(split), columns].reset_index(drop=True)
     table["label"] = truth
     probabilities = views.mean(axis=1)
-    table["score"] = disease_scores(probabilities)
-    table["first_view"] = disease_scores(views[:, 0])
-    if task == "grades":
-        table["predicted_grade"] = probabilities.argmax(axis=1)
+    table["score"] = run.task.disease_scores(probabilities)
+    table["first_view"] = run.task.disease_scores(views[:, 0])
+    if run.task.predicts_grades:
+        table["predicted_grade"] = run.task.predicted_classes(probabilities)
     return table
 
 
@@ -451,7 +447,7 @@ def _find_doubts(patients: pd.Series, chosen_by: np.ndarray | None) -> list[str]
 
 def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """Return the contents of metrics.json."""
-    task, gain = run.config.train.task, evaluation.views_gain
+    gain = evaluation.views_gain
     contents = _dump(evaluation.metrics) | {
         "per_patient": _dump(evaluation.patient_metrics),
         "classes": evaluation.classes,
@@ -465,8 +461,8 @@ def _describe(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "num_photographs": evaluation.num_photographs,
         "num_patients": evaluation.num_patients,
         "split": evaluation.split,
-        "task": task,
-        "positive_from_grade": POSITIVE_FROM[task],
+        "task": run.task.name,
+        "positive_from_grade": run.task.positive_from,
         "tta": evaluation.tta,
         **evaluation.decision_rule.model_dump(mode="json"),
         "notes": evaluation.notes,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from drtf.config import NUM_CLASSES, Tta
+from drtf.config import Tta
 from drtf.inference.intervals import (
     Estimate,
     format_estimate,
@@ -17,13 +17,7 @@ from drtf.models.run import DecisionRule, Threshold
 
 METRIC_COLUMNS = ("metric", "per photograph", "95 %", "per patient", "95 %")
 CLASS_COLUMNS = ("class", "precision", "recall", "f1-score", "support")
-LABELS = {
-    "binary": ("healthy", "diseased"),
-    "referable": ("not referable", "referable"),
-    "grades": ("not referable", "referable"),
-}
 GIVEN = "given"  # the rule of a threshold that is but a number
-GRADES = tuple(f"grade {grade}" for grade in range(NUM_CLASSES["grades"]))
 POINT_COLUMNS = ("rule", "threshold", "sensitivity", "specificity", "precision")
 
 

@@ -14,13 +14,12 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.data.pipeline import binary_labels
 from drtf.files import check_absent, replacing, write_atomic
 from drtf.inference.evaluation import check_preprocessing
 from drtf.models.device import silence
-from drtf.models.network import FIRST_POSITIVE, scale_images
+from drtf.models.network import scale_images
 from drtf.models.prediction import VIEWS
 from drtf.models.run import Run, load_run, training_versions
 from drtf.progress import progress
@@ -89,7 +88,7 @@ def export(
     serve = build_serving(run)
     with ShardDataset(shards) as shard_set, replacing(out) as aside:
         check_preprocessing(run, shard_set)
-        truth = binary_labels(shard_set, split, run.config.train.task)
+        truth = binary_labels(shard_set, split, run.task.name)
         if target == "savedmodel":
             module = tf.Module()
             module.network, module.serve = run.network, serve
@@ -128,8 +127,8 @@ def build_serving(run: Run) -> Serve:
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.image.resize(scale_images(image), (size, size))
         probabilities = run.network(pixels, training=False)
-        first = FIRST_POSITIVE[probabilities.shape[-1]]
-        return {"score": tf.reduce_sum(probabilities[:, first:], axis=-1)}
+        diseased = probabilities[:, run.task.disease_outputs]
+        return {"score": tf.reduce_sum(diseased, axis=-1)}
 
     spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
     return tf.function(serve, autograph=False, input_signature=[spec])
@@ -220,8 +219,8 @@ def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[st
         "calibration.temperature); method isotonic: interpolated linearly between "
         "calibration.scores and calibration.probabilities at sigmoid(logit(mean score) "
         "+ prior_shift)",
-        "task": run.config.train.task,
-        "positive_from_grade": POSITIVE_FROM[run.config.train.task],
+        "task": run.task.name,
+        "positive_from_grade": run.task.positive_from,
         "preprocessing": run.config.images.model_dump(mode="json"),
         "encoding": {"of": run.info.encoding, "jpeg_quality": run.info.jpeg_quality},
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Config, GradcamConfig
-from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.data.photographs import PhotographRef, list_photographs
 from drtf.data.prepare import NetworkInput, Rejected
@@ -20,7 +19,6 @@ from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
 from drtf.files import check_absent
 from drtf.inference.evaluation import check_preprocessing
-from drtf.inference.evaluation_result import LABELS
 from drtf.inference.heatmaps import (
     PICTURE_SIDE,
     check_settings,
@@ -30,7 +28,6 @@ from drtf.inference.heatmaps import (
     paint,
 )
 from drtf.inference.scoring import Scored, score_photographs
-from drtf.models.network import disease_scores
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
@@ -187,10 +184,11 @@ def _explain_classes(
 ) -> list[tuple[str, list[Explained]]]:
     """Explain the first photographs of each true class."""
     rows = shards.split_rows(split)
-    task = run.config.train.task
-    positive = shards.grades[rows] >= POSITIVE_FROM[task]
+    positive = run.task.labels(shards.grades[rows]) == 1
     explained = []
-    for title, of_class in zip(LABELS[task], (~positive, positive), strict=True):
+    for title, of_class in zip(
+        run.task.label_names, (~positive, positive), strict=True
+    ):
         chosen = rows[of_class][: config.num_per_class]
         if len(chosen):
             explained.append((title, _explain_rows(run, shards, chosen, config)))
@@ -202,8 +200,10 @@ def _explain_rows(
 ) -> list[Explained]:
     images = read_batch(shards, rows)
     views = build_predictor(run.network, run.tta)(tf.constant(images)).numpy()
-    scores = disease_scores(views.mean(axis=1)).tolist()
-    maps = compute_maps(run.network, images, layer=config.layer, method=config.method)
+    scores = run.task.disease_scores(views.mean(axis=1)).tolist()
+    maps = compute_maps(
+        run.network, images, task=run.task, layer=config.layer, method=config.method
+    )
     names = [
         f"{name}, grade {grade}"
         for name, grade in zip(
@@ -226,6 +226,7 @@ def _average_maps(
             maps = compute_maps(
                 run.network,
                 read_batch(shards, chosen),
+                task=run.task,
                 layer=config.layer,
                 method=config.method,
             )
@@ -294,7 +295,11 @@ def _explain_batch(
         return []
     names, images, pictures, scores = zip(*read, strict=True)
     maps = compute_maps(
-        run.network, np.stack(images), layer=config.layer, method=config.method
+        run.network,
+        np.stack(images),
+        task=run.task,
+        layer=config.layer,
+        method=config.method,
     )
     return list(map(Explained, names, pictures, maps, scores))
 

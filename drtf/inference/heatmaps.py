@@ -18,7 +18,12 @@ from tf_keras_vis.scorecam import Scorecam
 
 from drtf.config import GradcamConfig, MapMethod
 from drtf.errors import DrtfError
-from drtf.models.network import build_logit_model, ensemble_members, scale_images
+from drtf.models.network import (
+    build_disease_logit_model,
+    ensemble_members,
+    scale_images,
+)
+from drtf.tasks import Task
 
 MIN_CELLS_A_SIDE = 6
 BATCH_SIZE = 16
@@ -90,7 +95,12 @@ def _find_grids(network: keras.Model) -> list[keras.Layer]:
 
 
 def compute_maps(
-    network: keras.Model, images: np.ndarray, *, layer: str, method: MapMethod
+    network: keras.Model,
+    images: np.ndarray,
+    *,
+    task: Task,
+    layer: str,
+    method: MapMethod,
 ) -> np.ndarray:
     """Compute which parts of images speak for disease, by tf-keras-vis.
 
@@ -107,6 +117,7 @@ def compute_maps(
         network: from `build_network`, or an ensemble, whose maps are the mean of its
             members'.
         images: uint8 RGB [B, H, W, 3].
+        task: what the network was trained for.
         layer: whose activations are weighted, see `choose_layer`; saliency has none.
         method: one of `gradcam`, `gradcam++`, `layercam`, `scorecam` and `saliency`.
 
@@ -116,7 +127,7 @@ def compute_maps(
     """
     mean = np.mean(
         [
-            _compute_all(member, images, layer, method)
+            _compute_all(member, images, task, layer, method)
             for member in ensemble_members(network)
         ],
         axis=0,
@@ -125,11 +136,11 @@ def compute_maps(
 
 
 def _compute_all(
-    network: keras.Model, images: np.ndarray, layer: str, method: MapMethod
+    network: keras.Model, images: np.ndarray, task: Task, layer: str, method: MapMethod
 ) -> np.ndarray:
     """Compute the maps of a network that is no ensemble, a batch at a time."""
     name = "" if method == "saliency" else choose_layer(network, layer).name
-    model = build_logit_model(network)
+    model = build_disease_logit_model(network, task)
     # The library gives some of its methods' models a list of inputs.
     explain = _build_explainer(keras.Model([model.input], model.output), name, method)
     # By Score-CAM all images of a batch would be masked by the channels of each, and

@@ -12,10 +12,10 @@ from drtf.inference.intervals import (
     resample,
 )
 from drtf.inference.thresholds import TINY
+from drtf.tasks import NUM_GRADES
 
 OPERATING_POINTS = (0.8, 0.9, 0.95)
 NUM_BINS = 15
-NUM_GRADES = 5
 # As scikit-learn does, a score of 0 or 1 is taken for the nearest one that is neither.
 TINIEST = np.finfo(np.float64).eps
 

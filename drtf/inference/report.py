@@ -8,13 +8,10 @@ import pandas as pd
 
 from drtf import figures
 from drtf.config import GradcamConfig, dump_config
-from drtf.data.labels import POSITIVE_FROM
 from drtf.data.loader import read_batch
 from drtf.inference import page
 from drtf.inference.evaluation_result import (
     CLASS_COLUMNS,
-    GRADES,
-    LABELS,
     METRIC_COLUMNS,
     POINT_COLUMNS,
     Evaluation,
@@ -97,7 +94,7 @@ def write_report(
     if evaluation.grade_classes:
         rows = list_classes(evaluation.grade_classes)
         matrix = np.array(evaluation.grade_confusion_matrix)
-        figures.plot_confusion(out / GRADES_FIGURE, matrix, labels=GRADES)
+        figures.plot_confusion(out / GRADES_FIGURE, matrix, labels=run.task.class_names)
         sections += [
             page.format_table("Decisions by grade", CLASS_COLUMNS, rows),
             page.format_figures("", [out / GRADES_FIGURE]),
@@ -144,7 +141,7 @@ def _describe_decision(run: Run, evaluation: Evaluation) -> str:
     """Tell of what, and of how many, the headline's figures are."""
     num_healthy, num_diseased = map(sum, evaluation.confusion_matrix)
     return (
-        f"Positive is grade {POSITIVE_FROM[run.config.train.task]} and above: "
+        f"Positive is grade {run.task.positive_from} and above: "
         f"{num_diseased:,} photographs are, {num_healthy:,} are not. Threshold: "
         f"{describe_threshold(evaluation.decision_rule.threshold)}."
     )
@@ -186,7 +183,7 @@ def _plot_figures(
     figures.plot_confusion(
         out / "confusion_matrix.png",
         np.array(evaluation.confusion_matrix),
-        labels=LABELS[run.config.train.task],
+        labels=run.task.label_names,
     )
 
 
@@ -205,7 +202,7 @@ def _show_mistakes(
     if not wrong.any():
         return page.format_text(heading, "No photograph was decided wrongly.")
     order = np.argsort(scores, kind="stable")
-    healthy, diseased = LABELS[run.config.train.task]
+    healthy, diseased = run.task.label_names
     kinds = {
         f"{diseased}, scored lowest": order[(wrong & (truth == 1))[order]],
         f"{healthy}, scored highest": order[(wrong & (truth == 0))[order]][::-1],
@@ -220,7 +217,7 @@ def _show_mistakes(
         explained: list[figures.Picture] = []
         images = read_batch(shards, rows[chosen])
         maps = compute_maps(
-            run.network, images, layer=config.layer, method=config.method
+            run.network, images, task=run.task, layer=config.layer, method=config.method
         )
         for image, values, number in zip(images, maps, chosen, strict=True):
             row = table.iloc[number]
@@ -241,12 +238,12 @@ def _show_mistakes(
 def _find_facts(
     run: Run, evaluation: Evaluation, shards: ShardDataset
 ) -> dict[str, str]:
-    task, split, manifest = run.config.train.task, run.config.split, shards.manifest
+    split, manifest = run.config.split, shards.manifest
     facts = {
         "Photographs": f"{evaluation.num_photographs:,} of "
         f"{evaluation.num_patients:,} patients, split {evaluation.split} of "
         f"{manifest.name}",
-        "Positive": f"{task}: grade {POSITIVE_FROM[task]} and above",
+        "Positive": f"{run.task.name}: grade {run.task.positive_from} and above",
         "Threshold": describe_threshold(evaluation.decision_rule.threshold),
         "Calibration": describe_calibration(evaluation.decision_rule.calibration),
         "Views (TTA)": describe_views(evaluation),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import NUM_CLASSES, Config, ScoreConfig
+from drtf.config import Config, ScoreConfig
 from drtf.data.photographs import (
     PhotographRef,
     list_photographs,
@@ -48,11 +48,11 @@ from drtf.inference.score_table import (
     write_kaggle,
     write_parquet,
 )
-from drtf.models.network import disease_scores
 from drtf.models.prediction import build_predictor, fit_batch
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.storage import is_remote
+from drtf.tasks import Task
 from drtf.workers import count_workers, map_in_order
 
 
@@ -312,24 +312,27 @@ def score_photographs(
         for batch in batches:
             current = batch, device.submit(find_views, batch)
             if last:
-                yield from _find_scored(*last)
+                yield from _find_scored(run.task, *last)
             last = current
         if last:
-            yield from _find_scored(*last)
+            yield from _find_scored(run.task, *last)
 
 
 def _find_scored(
-    batch: Sequence[NetworkInput | Rejected], predicted: Future[np.ndarray]
+    task: Task,
+    batch: Sequence[NetworkInput | Rejected],
+    predicted: Future[np.ndarray],
 ) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
     views = predicted.result()  # [B, V, C]
     means = views.mean(axis=1)
-    scores, spreads = disease_scores(means), np.ptp(disease_scores(views), axis=1)
+    scores = task.disease_scores(means)
+    spreads = np.ptp(task.disease_scores(views), axis=1)
+    classes = task.predicted_classes(means)
     for number, item in enumerate(batch):
         if isinstance(item, Rejected):
             yield item, None
             continue
-        tells_grades = means.shape[1] == NUM_CLASSES["grades"]
-        grade = int(means[number].argmax()) if tells_grades else None
+        grade = int(classes[number]) if task.predicts_grades else None
         yield item, Scored(float(scores[number]), float(spreads[number]), grade)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from drtf.config import NUM_CLASSES, TrainConfig
+from drtf.config import TrainConfig
+from drtf.tasks import TASKS
 
 
 def build_loss(config: TrainConfig) -> keras.losses.Loss:
@@ -15,7 +16,7 @@ def build_loss(config: TrainConfig) -> keras.losses.Loss:
     its `call` gives the loss of each photograph, float32 [B].
     """
     loss: keras.losses.Loss
-    if config.task == "grades":
+    if TASKS[config.task].predicts_grades:
         loss = GradeCrossentropy(label_smoothing=config.label_smoothing)
     elif config.loss == "focal":
         loss = FocalLoss(gamma=config.focal_gamma, alpha=config.focal_alpha)
@@ -30,7 +31,7 @@ def build_loss(config: TrainConfig) -> keras.losses.Loss:
 
 def class_weights(config: TrainConfig) -> tuple[float, ...]:
     """Return what a photograph of each class weighs in the loss."""
-    weights = config.class_weights or (1.0,) * NUM_CLASSES[config.task]
+    weights = config.class_weights or (1.0,) * TASKS[config.task].num_classes
     if config.loss != "focal":
         return weights
     healthy, diseased = weights

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from drtf.config import NUM_CLASSES, ModelConfig, Task
-from drtf.data.labels import POSITIVE_FROM
+from drtf.config import ModelConfig
 from drtf.errors import DrtfError
+from drtf.tasks import TASKS, Task
 
 LOGITS = "logits"
 SCORE = "score"
 POOL = "pool"  # the first layer of the head
-# The first output that is of disease: a sigmoid's, a softmax's over two, or grades'.
-FIRST_POSITIVE = {1: 0, 2: 1, NUM_CLASSES["grades"]: POSITIVE_FROM["grades"]}
 
 
 def build_network(
@@ -25,7 +22,7 @@ def build_network(
     *,
     image_size: int,
     load_weights: bool,
-    task: Task = "binary",
+    task: Task = TASKS["binary"],
 ) -> keras.Model:
     """Build an untrained or pretrained network.
 
@@ -37,10 +34,9 @@ def build_network(
 
     Returns:
         A model from float32 [B, image_size, image_size, 3] in [0, 1] to float32
-        probabilities: [B, 1] of a sigmoid, [B, 2] of a softmax with disease last, or
-        [B, 5] of the grades. Its layer `logits` holds what they are made of. Its
-        backbone is not nested, so that every layer can be named, frozen and looked
-        into.
+        probabilities [B, C], with C = `task.num_logits`: of disease, or of each grade.
+        Its layer `logits` holds their logits. Its backbone is not nested, so that every
+        layer can be named, frozen and inspected.
 
     Raises:
         DrtfError: if the weights can't be loaded.
@@ -56,19 +52,20 @@ def build_network(
                 f"model.weights={weights!r} is for mobilenetv2; eyenet has none: "
                 'set model.weights="none"'
             )
-        logits = _add_eyenet(x, NUM_CLASSES[task])
+        logits = _add_eyenet(x, task)
     else:
-        # Of two classes one unit tells all.
-        num_units = NUM_CLASSES[task] if NUM_CLASSES[task] > 2 else 1
-        logits = _add_mobilenetv2(x, config, weights, num_units)
-    network = keras.Model(image, add_score(logits), name=config.name)
+        logits = _add_mobilenetv2(x, config, weights, task.num_logits)
+    network = keras.Model(image, add_score(logits, task), name=config.name)
     set_trainable(network, config)
     return network
 
 
-def add_score(logits: keras.KerasTensor) -> keras.KerasTensor:
-    """End a network: the sigmoid of a single logit, or the softmax of several."""
-    activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
+def add_score(logits: keras.KerasTensor, task: Task) -> keras.KerasTensor:
+    """Add the last layer, which turns logits into probabilities.
+
+    It is a softmax over the grades, or the sigmoid of the single logit of disease.
+    """
+    activation = "softmax" if task.predicts_grades else "sigmoid"
     return keras.layers.Activation(activation, dtype="float32", name=SCORE)(logits)
 
 
@@ -95,36 +92,27 @@ def ensemble_members(network: keras.Model) -> list[keras.Model]:
 
 
 def build_logit_model(network: keras.Model) -> keras.Model:
-    """Return a model over a network's own layers that ends in one logit, [B, 1].
+    """Build a model that shares a network's layers and ends in its logits, [B, C]."""
+    return keras.Model(network.input, network.get_layer(LOGITS).output)
 
-    Its sigmoid is the score of disease: of a softmax, what all its classes of disease
-    have together.
+
+def build_disease_logit_model(network: keras.Model, task: Task) -> keras.Model:
+    """Build a model that shares a network's layers and ends in one logit, [B, 1].
+
+    The sigmoid of the logit is the score for disease. If the network predicts grades,
+    that is the sum of the probabilities of all positive grades.
     """
     logits = network.get_layer(LOGITS).output
-    if first := FIRST_POSITIVE[logits.shape[-1]]:
+    if task.predicts_grades:
         positive, negative = (
             keras.ops.logsumexp(part, axis=-1, keepdims=True)
-            for part in (logits[:, first:], logits[:, :first])
+            for part in (
+                logits[:, task.first_positive_class :],
+                logits[:, : task.first_positive_class],
+            )
         )
         logits = positive - negative
     return keras.Model(network.input, logits)
-
-
-def build_task_model(network: keras.Model) -> keras.Model:
-    """Return a model over a network's own layers that ends in what losses take.
-
-    That is one logit, [B, 1], or one for each grade, [B, 5].
-    """
-    logits = network.get_layer(LOGITS).output
-    if logits.shape[-1] == NUM_CLASSES["grades"]:
-        return keras.Model(network.input, logits)
-    return build_logit_model(network)
-
-
-def disease_scores(probabilities: np.ndarray) -> np.ndarray:
-    """Return the scores of disease, [...], of what a network puts out, [..., C]."""
-    first = FIRST_POSITIVE[probabilities.shape[-1]]
-    return probabilities[..., first:].sum(axis=-1)
 
 
 def scale_images(images: tf.Tensor) -> tf.Tensor:
@@ -218,10 +206,16 @@ def _load_file(backbone: keras.Model, weights: str, alpha: float) -> None:
         ) from error
 
 
-def _add_eyenet(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
+def _add_eyenet(x: keras.KerasTensor, task: Task) -> keras.KerasTensor:
     for number in (1, 2, 3):
         x = keras.layers.Conv2D(32, 3, activation="relu", name=f"conv_{number}")(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool_{number}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(128, activation="relu", name="dense")(x)
-    return keras.layers.Dense(num_classes, dtype="float32", name=LOGITS)(x)
+    if task.predicts_grades:
+        return keras.layers.Dense(task.num_classes, dtype="float32", name=LOGITS)(x)
+    # EyeNet ends in a softmax over two classes. The softmax's probability of disease is
+    # the sigmoid of the difference of their logits.
+    dense = keras.layers.Dense(task.num_classes, dtype="float32", name="class_logits")
+    healthy, diseased = keras.ops.split(dense(x), task.num_classes, axis=-1)
+    return keras.layers.Identity(dtype="float32", name=LOGITS)(diseased - healthy)

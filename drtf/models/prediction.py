@@ -8,11 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import Task, Tta
+from drtf.config import Tta
 from drtf.data.pipeline import eval_dataset, record_errors
 from drtf.models.network import scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
+from drtf.tasks import TaskName
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 NUM_TIMED = 3
@@ -115,7 +116,12 @@ def measure_views_cost(network: keras.Model, tta: Tta, batch_size: int) -> float
 
 
 def predict_split(
-    predict: Predict, shards: ShardDataset, *, split: str, task: Task, batch_size: int
+    predict: Predict,
+    shards: ShardDataset,
+    *,
+    split: str,
+    task: TaskName,
+    batch_size: int,
 ) -> np.ndarray:
     """Predict each photograph of a split, in the order of the index.
 

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from drtf import __version__
 from drtf.config import (
-    NUM_CLASSES,
     Config,
     Encoding,
     Tta,
@@ -28,7 +27,8 @@ from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
 from drtf.models.calibration import Calibration
 from drtf.models.device import device_name
-from drtf.models.network import FIRST_POSITIVE, LOGITS, ensemble_members
+from drtf.models.network import LOGITS, ensemble_members
+from drtf.tasks import TASKS, Task
 
 RUN_FORMAT_VERSION = 5
 CONFIG_FILE = "config.toml"
@@ -161,6 +161,11 @@ class Run:
     info: RunInfo
     network: keras.Model
     decision_rule: DecisionRule | None
+
+    @property
+    def task(self) -> Task:
+        """The task that the network was trained for."""
+        return TASKS[self.config.train.task]
 
     @property
     def threshold(self) -> Threshold | None:
@@ -343,14 +348,12 @@ def _check_network(
 ) -> None:
     """Refuse parts that are each whole and do not fit together."""
     size, task = config.images.size, config.train.task
-    grades = NUM_CLASSES["grades"]
-    widths = {grades} if task == "grades" else FIRST_POSITIVE.keys() - {grades}
     # What Keras loads may be a layer, or a model that was never built.
     ends = *getattr(network, "inputs", ()), *getattr(network, "outputs", ())
     shapes = [tuple(x.shape[1:]) for x in ends]
     fits = (
         info.image_size == size
-        and shapes in [[(size, size, 3), (width,)] for width in widths]
+        and shapes == [(size, size, 3), (TASKS[task].num_logits,)]
         and len(ensemble_members(network)) == max(len(info.members), 1)
         and all(map(_ends_in_logits, [network, *ensemble_members(network)]))
     )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from drtf.errors import RecordError
 from drtf.files import write_atomic
 from drtf.records.plan import SPLITS
-from drtf.records.schema import GRADES
+from drtf.tasks import GRADES
 
 COLUMNS = pa.schema(
     [

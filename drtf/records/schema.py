@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from drtf.errors import RecordError
 
-GRADES = range(5)  # the ICDR scale
-
 # Tags of tensorflow/core/example/{example,feature}.proto: field << 3 | wire type.
 LENGTH_DELIMITED_1 = 0x0A
 LENGTH_DELIMITED_2 = 0x12

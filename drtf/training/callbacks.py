@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import Monitor, Task, TrainConfig
+from drtf.config import Monitor, TrainConfig
 from drtf.figures import plot_confusion, plot_grid, plot_roc
 from drtf.models.network import scale_images
+from drtf.tasks import TASKS, Task
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
@@ -45,7 +46,7 @@ def build_callbacks(
         BestFigures(keeper, validation, logs / "validation"),
     ]
     if config.schedule == "plateau":
-        monitor = _name_metric(config.plateau_monitor, config.task)
+        monitor = _metric_name(config.plateau_monitor, TASKS[config.task])
         plateau = keras.callbacks.ReduceLROnPlateau(
             monitor,
             mode=_find_mode(monitor),
@@ -66,13 +67,11 @@ def build_callbacks(
 
 def monitor_name(config: TrainConfig) -> str:
     """Return the name in the history of what the best epoch is chosen by."""
-    return _name_metric(config.monitor, config.task)
+    return _metric_name(config.monitor, TASKS[config.task])
 
 
-def _name_metric(monitor: Monitor, task: Task) -> str:
-    if monitor != "auto":
-        return f"val_{monitor}"
-    return "val_kappa" if task == "grades" else "val_roc_auc"
+def _metric_name(monitor: Monitor, task: Task) -> str:
+    return f"val_{task.default_monitor if monitor == 'auto' else monitor}"
 
 
 def _find_mode(monitor: str) -> str:
@@ -158,14 +157,10 @@ class BestFigures(keras.callbacks.Callback):
         roc_auc = (logs or {})["val_roc_auc"]
         caption = f"AUC {roc_auc:.3f}"
         plot_roc(roc, positive, scores, caption=caption, threshold=0.5)
-        num_classes = max(validation.probabilities.shape[1], 2)
-        matrix = np.zeros((num_classes, num_classes), np.int64)
+        task = validation.task
+        matrix = np.zeros((task.num_classes, task.num_classes), np.int64)
         np.add.at(matrix, (validation.classes, validation.predicted_classes()), 1)
-        plot_confusion(
-            confusion,
-            matrix,
-            labels=[f"class {number}" for number in range(num_classes)],
-        )
+        plot_confusion(confusion, matrix, labels=task.class_names)
         _write_image(self._writer, "roc", roc, step=epoch)
         _write_image(self._writer, "confusion_matrix", confusion, step=epoch)
 

@@ -44,6 +44,7 @@ from drtf.models.run import (
 )
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
+from drtf.tasks import TASKS
 from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
 from drtf.training.checkpoint import list_checkpoints, load_newest
 from drtf.training.identity import (
@@ -129,7 +130,7 @@ def _train(
     with dtype_policy(precision):
         network = build_network(
             config.model,
-            task=config.train.task,
+            task=TASKS[config.train.task],
             image_size=config.images.size,
             load_weights=checkpoint is None,
         )
@@ -250,7 +251,7 @@ def prepare_training(
         with dtype_policy("float32"):
             clone = build_network(
                 config.model,
-                task=settings.task,
+                task=TASKS[settings.task],
                 image_size=network.input_shape[1],
                 load_weights=False,
             )

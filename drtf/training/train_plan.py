@@ -25,8 +25,9 @@ from drtf.models.device import (
     dtype_policy,
 )
 from drtf.models.losses import class_weights
-from drtf.models.network import FIRST_POSITIVE, build_network, count_parameters
+from drtf.models.network import build_network, count_parameters
 from drtf.records.reader import ShardDataset
+from drtf.tasks import TASKS
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def positive_prior(shards: ShardDataset, config: Config) -> float:
         binary_labels(shards, split, task)
     drawn = count_draws(count_examples(shards, "train", task), config.sampling)
     weighted = np.multiply(drawn, class_weights(config.train))
-    share = float(weighted[FIRST_POSITIVE[len(drawn)] :].sum() / weighted.sum())
+    share = float(weighted[TASKS[task].first_positive_class :].sum() / weighted.sum())
     if not 0 < share < 1:
         raise ConfigError(
             "sampling.weights, train.class_weights or train.focal_alpha leave "
@@ -144,7 +145,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     with dtype_policy(precision):
         network = build_network(
             config.model,
-            task=settings.task,
+            task=TASKS[settings.task],
             image_size=image_size,
             # A file is looked into; Keras's own would be downloaded.
             load_weights=config.model.weights != "imagenet",

@@ -13,7 +13,8 @@ from drtf.config import Config, TrainConfig
 from drtf.data.augment import augment
 from drtf.models.device import can_compile, choose_compiler
 from drtf.models.losses import build_loss
-from drtf.models.network import build_task_model, scale_images, set_trainable
+from drtf.models.network import build_logit_model, scale_images, set_trainable
+from drtf.tasks import TASKS
 
 Batch = dict[str, tf.Tensor]
 
@@ -41,7 +42,8 @@ class Trainer(keras.Model):
         """
         super().__init__(name="trainer")
         self.network = network
-        self.task_model = build_task_model(network)
+        self.task = TASKS[config.train.task]
+        self.logit_model = build_logit_model(network)
         self.task_loss = build_loss(config.train)
         self.augment = tf.function(
             lambda images, seeds, classes: augment(
@@ -53,7 +55,7 @@ class Trainer(keras.Model):
         )
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.score_metric: keras.metrics.Metric
-        if config.train.task == "grades":
+        if self.task.predicts_grades:
             self.score_metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         else:
             self.score_metric = keras.metrics.AUC(name="roc_auc", from_logits=True)
@@ -113,7 +115,7 @@ class Trainer(keras.Model):
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return float32 logits [B, C] of float32 images [B, H, W, 3] in [0, 1]."""
-        return self.task_model(images, training=training)
+        return self.logit_model(images, training=training)
 
     def train_step(self, batch: Batch) -> None:
         """Augment a device's part of a batch, and step down the loss's gradient."""

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from drtf.models.network import FIRST_POSITIVE, disease_scores
+from drtf.tasks import GRADES
 from drtf.training.trainer import Batch, Trainer
 
 
@@ -21,6 +21,7 @@ class Validation:
     """Measures a trainer's network on a split.
 
     Attributes:
+        task: what the network learns.
         classes: int64 [n], the true classes of the last measurement.
         probabilities: float32 [n, C], of the classes, or [n, 1] of disease.
     """
@@ -32,6 +33,7 @@ class Validation:
             trainer: whose network is measured.
             batches: of `eval_dataset`, or such a dataset distributed.
         """
+        self.task = trainer.task
         self._trainer = trainer
         self._batches = batches
         strategy = tf.distribute.get_strategy()
@@ -72,8 +74,8 @@ class Validation:
         y_true, y_pred = np.concatenate(labels), np.concatenate(logits)
         loss = tf.reduce_mean(self._trainer.task_loss.call(y_true[:, None], y_pred))
         self.classes = y_true.astype(np.int64)
-        alone = y_pred.shape[1] == 1
-        activation = keras.ops.sigmoid if alone else keras.ops.softmax
+        grades = self.task.predicts_grades
+        activation = keras.ops.softmax if grades else keras.ops.sigmoid
         self.probabilities = np.asarray(activation(y_pred))
         if not np.isfinite(loss):
             return {"loss": float(loss)}
@@ -81,14 +83,12 @@ class Validation:
 
     def disease_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return whether there is disease, bool [n], and its scores, float32 [n]."""
-        first = FIRST_POSITIVE[self.probabilities.shape[1]]
-        return self.classes >= max(first, 1), disease_scores(self.probabilities)
+        positive = self.classes >= self.task.first_positive_class
+        return positive, self.task.disease_scores(self.probabilities)
 
     def predicted_classes(self) -> np.ndarray:
         """Return the classes decided on, int64 [n]."""
-        if self.probabilities.shape[1] > 1:
-            return self.probabilities.argmax(axis=1)
-        return (self.probabilities[:, 0] >= 0.5).astype(np.int64)
+        return self.task.predicted_classes(self.probabilities)
 
     def _measure(self) -> dict[str, float]:
         positive, scores = self.disease_scores()
@@ -105,10 +105,10 @@ class Validation:
                 zero_division=0,
             ),
         }
-        if self.probabilities.shape[1] > 1:
-            # Named, since what is absent would bring its neighbours nearer.
-            grades = range(self.probabilities.shape[1])
+        if self.task.predicts_grades:
+            # All grades are listed, since a missing one would bring its neighbours
+            # closer together.
             found["kappa"] = cohen_kappa_score(
-                self.classes, decisions, labels=grades, weights="quadratic"
+                self.classes, decisions, labels=GRADES, weights="quadratic"
             )
         return {name: float(value) for name, value in found.items()}
