@@ -15,7 +15,7 @@ from naming import assert_names, raises_naming
 
 
 def refuse(source: str, *overrides: str) -> str:
-    """Return the message for settings, without the part that repeats them."""
+    """Return the error message for settings, with the settings themselves removed."""
     with raises_naming(ConfigError, *overrides) as error:
         load_config(source, overrides)
     message = str(error.value)
@@ -24,11 +24,11 @@ def refuse(source: str, *overrides: str) -> str:
     return message
 
 
-def test_without_a_source_the_defaults_hold():
+def test_load_config_returns_the_defaults_without_a_source():
     assert load_config() == Config()
 
 
-def test_the_presets_are_those_that_are_promised():
+def test_list_presets_returns_all_presets():
     assert list_presets() == [
         "demo",
         "eyenet-256",
@@ -39,7 +39,7 @@ def test_the_presets_are_those_that_are_promised():
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_a_preset_survives_being_written_and_read_again(name, tmp_path):
+def test_a_preset_is_unchanged_after_dump_and_load(name, tmp_path):
     config = load_config(name)
     path = tmp_path / "config.toml"
     path.write_text(dump_config(config))
@@ -58,7 +58,7 @@ def test_the_notebooks_preset_is_the_notebook():
     assert load_config("eyenet-256").evaluate.tta == "none"
 
 
-def test_set_overrides_a_file_and_a_file_the_defaults(tmp_path):
+def test_set_overrides_a_file_which_overrides_the_defaults(tmp_path):
     path = tmp_path / "own.toml"
     path.write_text("[train]\nepochs = 3\nbatch_size = 7\n")
     config = load_config(str(path), ["train.epochs=5", "model.weights=/a b/c.h5"])
@@ -66,7 +66,7 @@ def test_set_overrides_a_file_and_a_file_the_defaults(tmp_path):
     assert config.model.weights == "/a b/c.h5"
 
 
-def test_a_file_extends_a_preset_or_another_file(tmp_path):
+def test_extends_takes_a_preset_or_another_file(tmp_path):
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"
     first.write_text('extends = "notebook-96"\n[train]\nepochs = 3\n')
     second.write_text('extends = "first.toml"\n[train]\nbatch_size = 7\n')
@@ -86,7 +86,7 @@ def test_a_file_extends_a_preset_or_another_file(tmp_path):
         ("3", ("own.toml", "extends", 3)),
     ],
 )
-def test_what_a_file_can_not_extend_is_named(base, facts, tmp_path):
+def test_extends_is_refused_when_circular_or_unknown(base, facts, tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(f"extends = {base}\n")
     with raises_naming(ConfigError, *facts):
@@ -101,7 +101,7 @@ def test_what_a_file_can_not_extend_is_named(base, facts, tmp_path):
         ("images.size=7", ("images.size", 32, 7)),
         ("images.size=big", ("images.size", "integer", "big")),
         ("build.shard_size_mb=inf", ("build.shard_size_mb", "finite", "inf")),
-        ("split.val_size=0.9", ("val_size", "test_size", 1)),
+        ("split.val_size=0.9", ("split.val_size", "split.test_size", 1)),
         ("split.by=eye", ("split.by", "patient", "image", "eye")),
         ("labels.patient_pattern=(", ("labels.patient_pattern", "unterminated", "(")),
         ("labels.patient_pattern=abc", ("labels.patient_pattern", 0, "abc")),
@@ -109,11 +109,11 @@ def test_what_a_file_can_not_extend_is_named(base, facts, tmp_path):
         ("train.epochs", ("--set", "section.key=value")),
     ],
 )
-def test_a_wrong_override_is_named_with_what_was_expected(override, facts):
+def test_an_invalid_override_is_named_with_the_expected_value(override, facts):
     assert_names(refuse("", override), *facts)
 
 
-def test_augmentation_may_differ_by_class():
+def test_augmentation_may_have_one_value_per_class():
     set_to = ("augment.max_degrees=[0, 90]", "augment.vertical_flip=[false, true]")
     augment = load_config("", set_to).augment
     assert augment.max_degrees == (0, 90)
@@ -133,41 +133,50 @@ def test_augmentation_may_differ_by_class():
         ("augment.zoom=[]", ("augment.zoom", 2)),
     ],
 )
-def test_a_list_by_class_of_another_length_is_named(override, facts):
+def test_a_value_per_class_is_refused_when_invalid(override, facts):
     assert_names(refuse("", override), *facts)
 
 
-def test_labels_are_smoothed_for_crossentropy_alone():
+def test_label_smoothing_requires_crossentropy():
     smoothed = "train.label_smoothing=0.1"
     assert load_config("", [smoothed]).train.label_smoothing == 0.1
     message = refuse("", "train.loss=focal", smoothed)
-    assert_names(message, "label_smoothing", "loss", "crossentropy")
+    assert_names(message, "train.label_smoothing", "train.loss", "crossentropy")
 
 
 @pytest.mark.parametrize(
     ("override", "facts"),
     [
-        ("train.focal_gamma=2", ("train", "focal_gamma", "loss", "focal")),
-        ("train.momentum=0.8", ("momentum", "optimizer", "sgd")),
-        ("train.warmup_share=0.1", ("warmup_share", "schedule", "cosine")),
-        ("train.plateau_patience=2", ("plateau_patience", "schedule", "plateau")),
-        ("sampling.weights=[1, 2]", ("sampling", "weights", "mode")),
+        ("train.focal_gamma=2", ("train.loss", "focal", "crossentropy")),
+        ("train.momentum=0.8", ("train.optimizer", "sgd", "adamw")),
+        ("train.warmup_fraction=0.1", ("train.schedule", "cosine", "constant")),
+        ("train.plateau_patience=2", ("train.schedule", "plateau", "constant")),
+        ("sampling.weights=[1, 2]", ("sampling.mode", "weights", "balanced")),
+        ("train.monitor=kappa", ("train.task", "grades", "binary")),
+        ("train.plateau_monitor=kappa", ("train.schedule", "plateau", "constant")),
     ],
 )
-def test_what_nothing_would_read_is_refused(override, facts):
-    assert_names(refuse("", override), *facts)
+def test_a_setting_is_refused_when_the_one_it_requires_differs(override, facts):
+    with raises_naming(ConfigError, override.partition("=")[0], *facts):
+        load_config("", [override])
 
 
-def test_keras_has_its_weights_for_some_widths_alone():
-    assert_names(refuse("", "model.alpha=0.6"), "alpha", 0.35, 1.4, 0.6, "weights")
+def test_a_requirement_may_be_met_by_another_override():
+    overrides = ["train.loss=focal", "train.focal_gamma=2"]
+    assert load_config("", overrides).train.focal_gamma == 2
+
+
+def test_alpha_is_refused_when_it_has_no_imagenet_weights():
+    message = refuse("", "model.alpha=0.6")
+    assert_names(message, "model.alpha", 0.35, 1.4, 0.6, "model.weights")
     assert load_config("", ["model.alpha=0.6", "model.weights=none"]).model.alpha == 0.6
 
 
-def test_a_list_that_is_not_toml_is_told_as_such():
+def test_an_invalid_list_is_reported_as_invalid_toml():
     assert_names(refuse("", "augment.zoom=[0,.1]"), "--set", "TOML")
 
 
-def test_an_unknown_preset_names_the_nearest():
+def test_an_unknown_preset_is_refused_with_the_nearest_name():
     with raises_naming(ConfigError, "mobilenet-96", *list_presets()) as error:
         load_config("mobilenet-96")
     # The nearest comes before the list of all presets.
@@ -175,7 +184,7 @@ def test_an_unknown_preset_names_the_nearest():
     assert message.index("mobilenetv2") < message.index(list_presets()[0])
 
 
-def test_a_missing_and_a_broken_file_are_named(tmp_path):
+def test_a_missing_or_invalid_file_is_named(tmp_path):
     with raises_naming(ConfigError, tmp_path / "no.toml", "No such file"):
         load_config(str(tmp_path / "no.toml"))
     path = tmp_path / "broken.toml"
@@ -184,21 +193,21 @@ def test_a_missing_and_a_broken_file_are_named(tmp_path):
         load_config(str(path))
 
 
-def test_settings_cannot_be_changed_once_made():
+def test_settings_are_frozen():
     with pytest.raises(ValidationError) as caught:
         Config().train.epochs = 3
     assert [error["type"] for error in caught.value.errors()] == ["frozen_instance"]
 
 
 @given(st.text(max_size=40))
-def test_any_override_is_taken_or_refused_in_one_way(text):
+def test_any_override_is_accepted_or_refused_with_one_line(text):
     try:
         load_config("", [text])
     except ConfigError as error:
         assert "\n" not in str(error).replace(text, "")
 
 
-def test_parse_names_the_source():
+def test_parse_config_names_the_source():
     with raises_naming(ConfigError, "here", "nothing"):
         parse_config({"nothing": 1}, where="here")
 
@@ -206,38 +215,33 @@ def test_parse_names_the_source():
 @pytest.mark.parametrize(
     ("override", "facts"),
     [
-        ("model.dropout=[0.1,0.2]", ("dropout", 1, "head_units")),
-        ("model.head_batch_norm=[]", ("head_batch_norm", 1, "head_units")),
-        ("train.loss=focal", ("task", "grades", "loss", "crossentropy")),
+        ("model.dropout=[0.1,0.2]", ("model.dropout", 1, "model.head_units")),
+        ("model.head_batch_norm=[]", ("model.head_batch_norm", 1, "model.head_units")),
+        ("train.loss=focal", ("train.task", "grades", "train.loss", "crossentropy")),
         ("train.class_weights=[1,2]", ("train.class_weights", 5)),
-        ("train.head_epochs=12", ("head_epochs", "epochs", 12)),
+        ("train.head_epochs=12", ("train.head_epochs", "train.epochs", 12)),
     ],
 )
-def test_settings_that_do_not_fit_together_are_refused(override, facts):
+def test_settings_are_refused_when_they_contradict_each_other(override, facts):
     assert_names(refuse("", "train.task=grades", override), *facts)
 
 
-def test_one_class_weight_must_be_above_zero():
-    assert_names(refuse("", "train.class_weights=[0,0]"), "class_weights")
+def test_class_weights_are_refused_when_all_are_zero():
+    assert_names(refuse("", "train.class_weights=[0,0]"), "train.class_weights")
     assert load_config("", ["train.class_weights=[0,1]"]).train.class_weights == (0, 1)
 
 
-def test_what_eyenet_does_not_have_is_refused():
+def test_alpha_is_refused_for_eyenet():
     message = refuse("eyenet-256", "model.alpha=0.35")
-    assert_names(message, "model", "alpha", "eyenet")
+    assert_names(message, "model.alpha", "eyenet")
     assert "{" not in message  # the other settings are not repeated
 
 
-def test_each_class_needs_its_weight():
+def test_sampling_weights_are_refused_without_one_per_class():
     weights = ["sampling.mode=weights", "sampling.weights=[1,2,3]"]
     assert_names(refuse("", *weights), "sampling.weights", 2)
 
 
-def test_a_kappa_is_of_grades_alone():
-    message = refuse("", "train.monitor=kappa")
-    assert_names(message, "monitor", "kappa", "task", "grades")
-
-
-def test_a_network_without_a_backbone_has_no_head_to_train_first():
+def test_head_epochs_are_refused_for_eyenet():
     message = refuse("eyenet-256", "train.head_epochs=1")
     assert_names(message, "train.head_epochs", "eyenet")

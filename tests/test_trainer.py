@@ -345,7 +345,7 @@ def test_float16_scales_its_loss_and_the_schedule_reaches_the_inner_optimizer():
 
 
 def test_the_learning_rate_warms_up_and_comes_down():
-    config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_share=0.1)
+    config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_fraction=0.1)
     schedule = build_schedule(config, num_steps=100)
     rates = [float(schedule(step)) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
@@ -357,7 +357,7 @@ def test_the_learning_rate_warms_up_and_comes_down():
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate():
-    config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_share=0)
+    config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_fraction=0)
     schedule = build_schedule(config, num_steps=10)
     assert float(schedule(0)) == pytest.approx(0.1)
 

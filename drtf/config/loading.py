@@ -15,7 +15,7 @@ from drtf.errors import ConfigError
 
 
 def list_presets() -> list[str]:
-    """List the names of the presets that come with drtf."""
+    """Return the sorted names of the presets."""
     files = resources.files("drtf.configs").iterdir()
     return sorted(file.name[:-5] for file in files if file.name.endswith(".toml"))
 
@@ -28,25 +28,27 @@ def load_config(
 ) -> Config:
     """Load the defaults, overridden by a preset or TOML file, then by `key=value`.
 
-    A file with `extends = SOURCE` above its sections overrides that source.
+    A file that starts with `extends = SOURCE` overrides that preset or file instead of
+    the defaults.
 
     Args:
-        source: a preset's name, the path of a TOML file, or empty.
-        overrides: dotted keys with values in TOML, such as `images.size=224`; a
-            value that isn't TOML is taken as a string.
-        sections: that the caller reads, so that others are not overridden for nothing.
+        source: Name of a preset, path of a TOML file, or empty.
+        overrides: Dotted keys with TOML values, such as `images.size=224`. A value that
+            is not TOML is taken as a string.
+        sections: Names of the sections that the caller reads. Overrides of other
+            sections are refused.
 
     Raises:
-        ConfigError: for an unknown preset, a file that isn't TOML, an unknown key, a
-            value that doesn't fit, or an override that nothing would read.
+        ConfigError: If the preset is unknown, the file is not valid TOML, a key is
+            unknown, a value is not allowed, or an override has no effect.
     """
     settings, where = _load_source(source) if source else ({}, "defaults")
     for override in overrides:
         section = override.partition(".")[0].strip()
         if section in Config.model_fields.keys() - set(sections):
             raise ConfigError(
-                f"--set {override} would change nothing: of a config this command "
-                f"reads only {', '.join(sections)}"
+                f"--set {override} has no effect here: this command reads only the "
+                f"sections {', '.join(sections)}"
             )
         _apply_override(settings, override)
         where = f"{where} with --set {override}"
@@ -54,10 +56,14 @@ def load_config(
 
 
 def parse_config(settings: Mapping[str, Any], *, where: str) -> Config:
-    """Check settings and fill in the defaults; `where` names them in an error.
+    """Check settings and fill in the defaults.
+
+    Args:
+        settings: Tables of settings by section.
+        where: Where the settings come from, for error messages.
 
     Raises:
-        ConfigError: for an unknown key or a value that doesn't fit.
+        ConfigError: If a key is unknown or a value is not allowed.
     """
     try:
         return Config.model_validate(settings)
@@ -66,11 +72,17 @@ def parse_config(settings: Mapping[str, Any], *, where: str) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Write a config as TOML that `load_config` reads back to an equal one."""
+    """Return a config as TOML text, which `load_config` reads back unchanged."""
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 
-def _load_source(source: str, *heirs: str) -> tuple[dict[str, Any], str]:
+def _load_source(source: str, *extending: str) -> tuple[dict[str, Any], str]:
+    """Return the settings of a preset or file, and its name for error messages.
+
+    Args:
+        source: Name of a preset or path of a TOML file.
+        *extending: The sources that extend this one, the nearest first.
+    """
     text, where = _read_source(source)
     try:
         settings = tomllib.loads(text)
@@ -80,14 +92,14 @@ def _load_source(source: str, *heirs: str) -> tuple[dict[str, Any], str]:
         base = settings.pop("extends")
         if not isinstance(base, str):
             raise ConfigError(
-                f"{where}: extends takes a preset's name or the path of a TOML file; "
-                f"got {base!r}"
+                f"{where}: extends must be the name of a preset or the path of a TOML "
+                f"file; got {base!r}"
             )
         if base.endswith(".toml"):
             base = str(Path(source).parent / base)
-        if base in (source, *heirs):
-            raise ConfigError(f"{where} extends {base}, which extends it")
-        inherited, _ = _load_source(base, source, *heirs)
+        if base in (source, *extending):
+            raise ConfigError(f"{where}: extends={base!r} is circular")
+        inherited, _ = _load_source(base, source, *extending)
         settings = _merge(inherited, settings)
     return settings, where
 
@@ -107,12 +119,12 @@ def _read_source(source: str) -> tuple[str, str]:
         try:
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"can't read the config file {path}: {error}") from error
+            raise ConfigError(f"cannot read config file {path}: {error}") from error
     presets = list_presets()
     if source not in presets:
         raise ConfigError(
-            f"no preset {source!r}{did_you_mean(source, presets)}; presets are "
-            f"{', '.join(presets)}, and a config file's name ends in .toml"
+            f"unknown preset {source!r}{did_you_mean(source, presets)}; presets are "
+            f"{', '.join(presets)}; the name of a config file must end in .toml"
         )
     file = resources.files("drtf.configs") / f"{source}.toml"
     return file.read_text(encoding="utf-8"), f"preset {source}"
@@ -130,11 +142,10 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError as error:
         if text.lstrip().startswith("["):
             raise ConfigError(
-                f"--set {override}: not a list as TOML has it, such as [0.1, 0.2]: "
-                f"{error}"
+                f"--set {override}: not a valid TOML list, such as [0.1, 0.2]: {error}"
             ) from error
         value = text
     table = settings.setdefault(section, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"{section!r} must be a table of settings; got {table!r}")
+        raise ConfigError(f"{section!r} must be a section, not a value; got {table!r}")
     table[name] = value

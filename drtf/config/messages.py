@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from drtf.config.schema import Config
+from drtf.config.schema import Config, section_model
 
 
 def validation_message(validation_error: ValidationError) -> str:
@@ -13,24 +13,23 @@ def validation_message(validation_error: ValidationError) -> str:
     errors = validation_error.errors()
     error = errors[0]
     keys = [str(part) for part in error["loc"]]
-    dotted = ".".join(keys[:2])
+    key = ".".join(keys[:2])
     if error["type"] == "extra_forbidden":
         known = list(Config.model_fields)
         if len(keys) > 1:
-            section = Config.model_fields[keys[0]].annotation
-            known = [f"{keys[0]}.{name}" for name in section.model_fields]  # type: ignore[union-attr]
-        return f"unknown key {dotted!r}{did_you_mean(dotted, known)}"
-    messages = [
-        x["msg"].removeprefix("Value error, ")
-        for x in errors
-        if x["loc"][:2] == error["loc"][:2]
+            names = section_model(keys[0]).model_fields
+            known = [f"{keys[0]}.{name}" for name in names]
+        return f"unknown key {key!r}{did_you_mean(key, known)}"
+    # A value that may have several types has one error for each of them.
+    expected = [
+        other["msg"].removeprefix("Value error, ")
+        for other in errors
+        if other["loc"][:2] == error["loc"][:2]
     ]
-    if not keys:
-        return messages[0]
-    if isinstance(error["input"], dict):  # settings that do not go together
-        return f"{dotted}: {messages[0]}"
-    wanted = ", or ".join(message[0].lower() + message[1:] for message in messages)
-    return f"{dotted}: {wanted}; got {error['input']!r}"
+    if error["type"] == "value_error" and len(keys) < 2:
+        return expected[0]  # from a check of several settings, which names their keys
+    wanted = ", or ".join(text[0].lower() + text[1:] for text in expected)
+    return f"{key}: {wanted}; got {error['input']!r}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """The settings by section, with their defaults and the checks on their values."""
 
 import re
-from typing import Annotated, Literal, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -17,10 +18,14 @@ from drtf.tasks import TASKS, TaskName
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Tta = Literal["none", "flips5", "dihedral8"]
 ThresholdRule = Annotated[
-    str, Field(pattern=r"^(sensitivity|specificity)>=(0\.\d+|1(\.0+)?)$")
+    str,
+    Field(
+        pattern=r"^(sensitivity|specificity)>=(0\.\d+|1(\.0+)?)$",
+        description='`"sensitivity>=X"`, `"specificity>=X"`',
+    ),
 ]
 Monitor = Literal[
     "auto",
@@ -40,19 +45,6 @@ Conflicts = Literal["keep", "drop", "error"]
 
 # Keras has its ImageNet weights for these.
 IMAGENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-# Settings of `train` that are read where another one says so.
-READ_WITH = {
-    "focal_gamma": ("loss", "focal"),
-    "focal_alpha": ("loss", "focal"),
-    "label_smoothing": ("loss", "crossentropy"),
-    "momentum": ("optimizer", "sgd"),
-    "weight_decay": ("optimizer", "adamw"),
-    "warmup_share": ("schedule", "cosine"),
-    "plateau_monitor": ("schedule", "plateau"),
-    "plateau_factor": ("schedule", "plateau"),
-    "plateau_patience": ("schedule", "plateau"),
-}
-
 Value = TypeVar("Value")
 # One value for all, or one for each class of the task, or each layer of the head.
 OneOrEach = Annotated[
@@ -61,132 +53,265 @@ OneOrEach = Annotated[
 ]
 
 
-class Section(BaseModel):
-    """A frozen table of settings that refuses unknown keys."""
+@dataclass(frozen=True)
+class Requirement:
+    """A setting that is only allowed together with one value of another setting.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    Attributes:
+        key: Dotted key of the setting.
+        other: Dotted key of the setting that it requires, in the same section.
+        value: What the other setting must be.
+        applies_to: The requirement holds if the setting has this value; None: if it
+            has any value but its default.
+    """
+
+    key: str
+    other: str
+    value: str
+    applies_to: str | None = None
+
+    def __str__(self) -> str:
+        applies_to = "" if self.applies_to is None else f"={self.applies_to!r}"
+        return f"{self.key}{applies_to} requires {self.other}={self.value!r}"
+
+
+REQUIREMENTS = (
+    Requirement("sampling.weights", "sampling.mode", "weights"),
+    Requirement("train.task", "train.loss", "crossentropy", applies_to="grades"),
+    Requirement("train.focal_gamma", "train.loss", "focal"),
+    Requirement("train.focal_alpha", "train.loss", "focal"),
+    Requirement("train.label_smoothing", "train.loss", "crossentropy"),
+    Requirement("train.momentum", "train.optimizer", "sgd"),
+    Requirement("train.weight_decay", "train.optimizer", "adamw"),
+    Requirement("train.warmup_fraction", "train.schedule", "cosine"),
+    Requirement("train.plateau_monitor", "train.schedule", "plateau"),
+    Requirement("train.plateau_monitor", "train.task", "grades", applies_to="kappa"),
+    Requirement("train.plateau_factor", "train.schedule", "plateau"),
+    Requirement("train.plateau_patience", "train.schedule", "plateau"),
+    Requirement("train.monitor", "train.task", "grades", applies_to="kappa"),
+)
+
+
+class Section(BaseModel):
+    """A frozen table of settings that refuses unknown keys.
+
+    The docstring below each setting is its description in `drtf settings`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+    section_name: ClassVar[str] = ""
+
+    @model_validator(mode="after")
+    def _meets_requirements(self) -> Self:
+        for requirement in REQUIREMENTS:
+            section, _, name = requirement.key.partition(".")
+            if section != self.section_name:
+                continue
+            value = getattr(self, name)
+            default = type(self).model_fields[name].default
+            applies = (
+                value != default
+                if requirement.applies_to is None
+                else value == requirement.applies_to
+            )
+            other = getattr(self, requirement.other.partition(".")[2])
+            if applies and other != requirement.value:
+                raise ValueError(f"{requirement} (got {other!r})")
+        return self
 
 
 class LabelsConfig(Section):
-    """Which columns of the label file to read; empty means: by its header.
+    """How the label file is read."""
 
-    `conflicts` says what becomes of identical photographs with different grades.
-    """
+    section_name = "labels"
 
     image_column: str = ""
+    """Column with the name of the photograph. Empty: recognized by the file's header,
+    as `labels.grade_column` is."""
     grade_column: str = ""
+    """Column with the grade, 0 to 4."""
     patient_column: str = ""
+    """Column with the patient. Empty: taken from the photograph's name by
+    `labels.patient_pattern`."""
     patient_pattern: str = r"^(.+)_(?:left|right)$"
+    """Regular expression whose one group is the patient in a photograph's name. A
+    photograph that does not match counts as its own patient."""
     conflicts: Conflicts = "keep"
+    """What to do with identical photographs that have different grades: keep all of
+    them, drop all of them, or stop with an error."""
 
     @field_validator("patient_pattern")
     @classmethod
     def _has_one_group(cls, pattern: str) -> str:
         try:
-            groups = re.compile(pattern).groups
+            num_groups = re.compile(pattern).groups
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
-        if groups != 1:
-            raise ValueError(f"needs exactly one group, the patient; it has {groups}")
+        if num_groups != 1:
+            raise ValueError(f"must have exactly one group, it has {num_groups}")
         return pattern
 
 
 class SplitConfig(Section):
-    """How photographs are divided; the sizes are shares of the whole."""
+    """How photographs are divided into train, val and test."""
+
+    section_name = "split"
 
     by: Literal["patient", "image"] = "patient"
+    """What is kept together in one split. `image` lets one patient's two eyes end up in
+    different splits."""
     stratify: Literal["grade", "binary", "none"] = "grade"
+    """What all splits have in the same proportions: the grades, grade 0 against the
+    others, or nothing. Grades with too few photographs are treated as `binary` or
+    `none`."""
     val_size: Fraction = 0.1
+    """Fraction of patients (or images) in the validation split; 0: no such split."""
     test_size: Fraction = 0.2
+    """Fraction of patients (or images) in the test split; 0: no such split."""
     seed: Seed = 42
+    """Seed of the random split."""
 
     @model_validator(mode="after")
     def _leaves_photographs_to_train_on(self) -> Self:
-        if self.val_size + self.test_size >= 1:
-            raise ValueError("val_size and test_size together must be below 1")
+        if (total := self.val_size + self.test_size) >= 1:
+            raise ValueError(
+                f"split.val_size and split.test_size must be below 1 together; got "
+                f"{total:g}"
+            )
         return self
 
 
 class ImagesConfig(Section):
-    """From a photograph's bytes to square RGB pixels."""
+    """How a photograph becomes square RGB pixels."""
+
+    section_name = "images"
 
     size: Annotated[int, Field(ge=32, le=2048)] = 96
+    """Width and height of the result, in pixels."""
     decode: Literal["scaled", "exact"] = "scaled"
+    """`scaled` decodes a JPEG file at the smallest scale that leaves enough pixels.
+    `exact` decodes at full size and resizes bilinearly, as the notebook did, and is
+    about 15 times slower."""
     crop: Literal["none", "retina"] = "retina"
+    """`retina` crops to the square around the bright field. `none` squeezes the whole
+    photograph into a square."""
     mask: bool = False
+    """Whether everything outside the bright field is blacked out."""
     contrast: Literal["clahe", "graham", "none"] = "clahe"
+    """How contrast is equalized. `clahe` is CLAHE on L of CIELAB. `graham` subtracts
+    the local average, as the winner of the 2015 Kaggle competition did."""
     clahe_clip_limit: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """Clip limit of CLAHE: higher is stronger."""
     clahe_tiles: Annotated[int, Field(ge=1, le=64)] = 8
+    """Number of CLAHE tiles per side."""
     reject_blank: bool = True
+    """Whether black and evenly coloured photographs are rejected."""
 
 
 class BuildConfig(Section):
-    """How the pixels are laid down in shards."""
+    """How images are written to shards."""
+
+    section_name = "build"
 
     encoding: Encoding = "raw"
+    """How each image is stored. `raw` is fastest to read; `png` (lossless) and `jpeg`
+    save much space at 224 px and above."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """Quality of the stored images with `build.encoding="jpeg"`."""
     shard_size_mb: Annotated[float, Field(gt=0)] = 96
+    """Approximate size of one shard, in MB (1,000,000 bytes)."""
     seed: Seed = 42
+    """Seed of the random order of the records."""
     num_workers: Annotated[int, Field(ge=0)] = 0
+    """Number of processes that convert photographs; 0: one per CPU. The dataset does
+    not depend on it."""
 
 
 class SamplingConfig(Section):
-    """Which share of an epoch each class gets; weights are per class of the task.
+    """How often each class appears in an epoch."""
 
-    `on_corrupt` says what becomes of a damaged record: an error, or another photograph
-    of its class in its place, logged and counted.
-    """
+    section_name = "sampling"
 
     mode: Literal["natural", "balanced", "weights"] = "balanced"
+    """`natural`: each photograph once. `balanced`: all classes equally often, and each
+    photograph of the largest class once. `weights`: in the proportions of
+    `sampling.weights`."""
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Relative frequency of each class of `train.task`."""
     on_corrupt: OnCorrupt = "error"
-
-    @model_validator(mode="after")
-    def _reads_its_weights(self) -> Self:
-        if self.weights and self.mode != "weights":
-            raise ValueError("weights goes with mode 'weights' alone")
-        return self
+    """What to do with a damaged record: stop with an error, or skip it. Skipped records
+    are logged, and another photograph of the same class takes their place."""
 
 
 class AugmentConfig(Section):
-    """The bounds of the random changes to training images.
+    """Bounds of the random changes to training images.
 
-    Each is one value, or a list of one for each class of the task: with `max_degrees =
-    [0, 180]` the diseased alone are turned.
+    Each setting is one value, or a list with one value for each class of `train.task`:
+    `max_degrees = [0, 180]` rotates only the diseased photographs.
     """
 
+    section_name = "augment"
+
     horizontal_flip: OneOrEach[bool] = True
+    """Whether half of the images are flipped left to right."""
     vertical_flip: OneOrEach[bool] = True
+    """Whether half of the images are flipped upside down."""
     max_degrees: OneOrEach[Annotated[float, Field(ge=0, le=180)]] = 180.0
+    """Largest rotation in either direction, in degrees. Uncovered corners are black."""
     zoom: OneOrEach[Fraction] = 0.2
+    """Largest change of scale: 0.2 shows between 0.8 and 1.2 times the image's
+    width."""
     shift: OneOrEach[Fraction] = 0.0
+    """Largest shift along each axis, as a fraction of the image's side."""
     brightness: OneOrEach[Fraction] = 0.2
+    """Largest value added to or subtracted from all pixels, which are in [0, 1]."""
     contrast: OneOrEach[Fraction] = 0.2
+    """Largest change of contrast: 0.2 multiplies the distance from the mean of each
+    channel by 0.8 to 1.2."""
     saturation: OneOrEach[Fraction] = 0.2
+    """Largest change of saturation: 0.2 multiplies the distance from grey by 0.8 to
+    1.2."""
 
 
 class ModelConfig(Section):
-    """The network: its backbone, what of it is trained, and its head.
+    """The network: its backbone, which of its layers are trained, and its head."""
 
-    `trainable_layers` counts from the backbone's end; -1 is all of them, 0 none.
-    `upsampling` is how many times as large the backbone gets the photographs: its
-    ImageNet weights know shapes at the size that they have in 224 px.
-    `batch_norm_momentum` is of the backbone; the head's is Keras's, 0.99.
-    `head_units` are of the head's dense layers before the last one. `dropout` and
-    `head_batch_norm` stand before each of them and before the last one: one value for
-    all, or a list with one more than `head_units` has.
-    """
+    section_name = "model"
 
     name: Literal["mobilenetv2", "eyenet"] = "mobilenetv2"
+    """The network. `eyenet` has a fixed architecture: of the settings below, only
+    `model.weights` and `model.input_range` apply to it."""
     weights: str = "imagenet"
+    """Initial weights of the backbone: `imagenet` (downloaded by Keras), `none`
+    (random) or the path of a `.weights.h5` file."""
     alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Width multiplier of MobileNetV2. ImageNet weights exist for 0.35, 0.5, 0.75, 1.0,
+    1.3 and 1.4."""
     input_range: Literal["unit", "symmetric"] = "symmetric"
+    """Range of the pixels that the backbone gets: `symmetric` is [-1, 1], the range
+    that the ImageNet weights were trained with; `unit` is [0, 1]."""
     upsampling: Annotated[float, Field(ge=1, le=4)] = 1.0
+    """Factor by which images are enlarged within the network. The ImageNet weights were
+    trained at 224 px and expect shapes of that size."""
     trainable_layers: Annotated[int, Field(ge=-1)] = -1
+    """Number of backbone layers to train, counted from its end; -1: all, 0: none."""
     batch_norm_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of the batch normalization in the backbone. The head has Keras's
+    default, 0.99."""
     head_units: tuple[Positive, ...] = ()
+    """Units of each hidden dense layer of the head; empty: none, only the output
+    layer."""
     head_batch_norm: OneOrEach[bool] = False
+    """Whether batch normalization comes before each dense layer of the head. A list has
+    one value for each layer of `model.head_units` and one for the output layer."""
     dropout: OneOrEach[Fraction] = 0.2
+    """Dropout rate before each dense layer of the head. A list has one value for each
+    layer of `model.head_units` and one for the output layer."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -194,137 +319,180 @@ class ModelConfig(Section):
             value, expected = getattr(self, name), len(self.head_units) + 1
             if isinstance(value, tuple) and len(value) != expected:
                 raise ValueError(
-                    f"a list for {name} needs {expected} values, one more than "
-                    f"head_units has; got {list(value)}"
+                    f"model.{name} must have {expected} values, one more than "
+                    f"model.head_units; got {list(value)}"
                 )
         if self.name == "eyenet":
             fixed = ModelConfig.model_fields.keys() - {"name", "weights", "input_range"}
             for name in sorted(fixed):
                 if getattr(self, name) != ModelConfig.model_fields[name].default:
                     raise ValueError(
-                        f"{name} is of mobilenetv2; the network eyenet is always as it "
-                        "was published"
+                        f"model.{name} applies only to mobilenetv2; the eyenet "
+                        "architecture is fixed"
                     )
         elif self.weights == "imagenet" and self.alpha not in IMAGENET_ALPHAS:
             raise ValueError(
-                f"Keras has ImageNet weights for alpha of "
-                f"{', '.join(map(str, IMAGENET_ALPHAS))}; got {self.alpha}; weights "
-                "of a file, or none, go with any"
+                "Keras has ImageNet weights for model.alpha="
+                f"{', '.join(map(str, IMAGENET_ALPHAS))} (got {self.alpha}); other "
+                "widths require model.weights=none or a weights file"
             )
         return self
 
 
 class TrainConfig(Section):
-    """The training run.
+    """The training run."""
 
-    The head alone is trained for `head_epochs`, then what `model.trainable_layers`
-    says. `label_smoothing` is of the crossentropy, `momentum` of sgd, `weight_decay` of
-    adamw; `class_weights` has one weight for each class of the task, or none.
-    `ema_momentum` above 0 has a moving average of the weights validated and kept in
-    their place. `monitor` is what validation measures and the best epoch is chosen by,
-    `auto` the ROC AUC or, of grades, the kappa; `plateau_monitor`, of the schedule
-    `plateau`, is what lowers the learning rate where it gets no better. `num_devices` 0
-    is all GPUs.
-    """
+    section_name = "train"
 
     task: TaskName = "binary"
+    """What is predicted. `binary`: grade 1 and above. `referable`: grade 2 and above.
+    `grades`: each of the five grades."""
     epochs: Positive = 12
+    """Number of epochs, including `train.head_epochs`."""
     head_epochs: Annotated[int, Field(ge=0)] = 0
+    """Number of epochs at the start that train only the head; the backbone is
+    frozen."""
     batch_size: Positive = 256
+    """Number of photographs per step, over all devices."""
     loss: Literal["crossentropy", "focal"] = "crossentropy"
+    """The loss function."""
     focal_gamma: Annotated[float, Field(ge=0)] = 1.5
+    """Exponent of the focal loss: the higher, the less easy photographs count."""
     focal_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Weight of diseased photographs in the focal loss; healthy ones get 1 - alpha."""
     label_smoothing: Fraction = 0.0
+    """Fraction of each label that is spread evenly over the classes; 0: none."""
     class_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Weight of each class of `train.task` in the loss; empty: 1 for each."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """The optimizer."""
     momentum: Fraction = 0.9
+    """Momentum of SGD."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate; with `train.schedule="cosine"` the highest one."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay of AdamW; 0: none."""
     ema_momentum: Fraction = 0.0
+    """Momentum of the moving average of the weights, updated at each step. Above 0, the
+    average is validated and saved instead of the weights themselves; 0: no average."""
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    warmup_share: Fraction = 0.05
+    """How the learning rate changes: not at all; linear warm-up, then half a cosine to
+    zero; or lower whenever `train.plateau_monitor` stops improving."""
+    warmup_fraction: Fraction = 0.05
+    """Fraction of all steps in which the learning rate rises linearly; 0: none."""
     plateau_monitor: Monitor = "loss"
+    """Validation metric that lowers the learning rate; `auto` as in `train.monitor`."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Factor by which the learning rate is lowered."""
     plateau_patience: Positive = 3
+    """Number of epochs without improvement before the learning rate is lowered."""
     early_stopping_patience: Annotated[int, Field(ge=0)] = 0
+    """Number of epochs without improvement before training ends; 0: no limit."""
     monitor: Monitor = "auto"
+    """Validation metric that chooses the best epoch. `auto` is `kappa` for the task
+    `grades`, and `roc_auc` otherwise."""
     validation_split: Literal["val", "test"] = "val"
+    """Split that is evaluated after each epoch. `test` chooses the epoch on test
+    photographs, as the notebook did."""
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
+    """Keras dtype policy. `auto` is `float32` on CPUs and on GPUs below compute
+    capability 7.0, `mixed_float16` on 7.x, and `mixed_bfloat16` from 8.0."""
     max_skipped_steps: Annotated[int, Field(ge=0)] = 20
+    """Number of consecutive non-finite steps that `mixed_float16` may skip before
+    training stops with an error."""
     num_devices: Annotated[int, Field(ge=0)] = 0
+    """Number of GPUs that share each batch; 0: all."""
     steps_per_execution: Literal["auto"] | Positive = "auto"
+    """Number of steps per call of the compiled loop. `auto`: as many as take about 0.1
+    s."""
     jit_compile: Literal["auto"] | bool = "auto"
+    """Whether XLA compiles the training step. `auto`: on one GPU, yes; on CPUs, only
+    the augmentation."""
     deterministic: bool = False
+    """Whether GPUs use only deterministic operations, which are slower but make runs
+    repeatable bit for bit."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """Minutes between checkpoints within an epoch; 0: after every call of the compiled
+    loop. There is also one after each epoch."""
     num_checkpoints: Positive = 2
+    """Number of checkpoints to keep."""
     seed: Seed = 42
+    """Seed of the initial weights, the order of photographs, augmentation and
+    dropout."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for name, (other, needed) in READ_WITH.items():
-            unlike = getattr(self, name) != TrainConfig.model_fields[name].default
-            if unlike and getattr(self, other) != needed:
-                raise ValueError(f"{name} goes with {other} {needed!r} alone")
-        predicts_grades = TASKS[self.task].predicts_grades
-        if predicts_grades and self.loss != "crossentropy":
-            raise ValueError("task 'grades' goes with loss 'crossentropy' alone")
-        if "kappa" in (self.monitor, self.plateau_monitor) and not predicts_grades:
-            raise ValueError("monitor 'kappa' goes with task 'grades' alone")
         if self.head_epochs >= self.epochs:
             raise ValueError(
-                f"head_epochs={self.head_epochs} must be below epochs={self.epochs}"
+                f"train.head_epochs must be below train.epochs={self.epochs}; got "
+                f"{self.head_epochs}"
             )
         if self.class_weights and not any(self.class_weights):
-            raise ValueError("class_weights must not all be zero")
+            raise ValueError("train.class_weights must not all be zero")
         return self
 
 
 class EvaluateConfig(Section):
-    """How a trained model is judged.
+    """How a trained model is evaluated."""
 
-    `threshold` is a rule (`youden`, `accuracy`, `sensitivity>=0.85`,
-    `specificity>=0.95`) for the validation split, or a number. `calibration` is fitted
-    there too, after the prior of the training was put right. With `stored` both are
-    those that the run has, and no validation split is needed.
-    """
+    section_name = "evaluate"
 
     tta: Tta = "flips5"
+    """Views of each photograph whose scores are averaged (test-time augmentation).
+    `flips5`: identity, left-right, up-down, both, and brighter by 10 %. `dihedral8`:
+    all flips and rotations by 90 degrees. `none`: only the photograph itself."""
     threshold: (
         Literal["youden", "accuracy", "stored"]
         | ThresholdRule
         | Annotated[float, Field(ge=0, le=1)]
     ) = "youden"
+    """A score at or above the threshold counts as diseased. A number, or the rule that
+    chooses it on the validation split: the highest Youden index or accuracy, or the
+    stated sensitivity or specificity. `stored` uses the threshold and calibration in
+    the run folder, and needs no validation split."""
     calibration: CalibrationMethod = "temperature"
+    """How scores become probabilities. It is fitted on the validation split, after a
+    correction for the class proportions of training."""
     num_resamples: Annotated[int, Field(ge=100)] = 1000
+    """Number of bootstrap resamples for the confidence intervals."""
     batch_size: Positive = 256
+    """Number of images per prediction step."""
     seed: Seed = 42
+    """Seed of the bootstrap."""
 
 
 class ScoreConfig(Section):
-    """How a folder of photographs is scored.
+    """How new photographs are scored."""
 
-    `on_ungradable` says what becomes of one that can hardly be graded, because it is
-    dark, blurred or no fundus at all: it is flagged, or gets no score either.
-    """
+    section_name = "score"
 
     on_ungradable: OnUngradable = "flag"
+    """What to do with a photograph that is dark, blurred or not a fundus: `flag` it and
+    score it anyway, or `reject` it without a score."""
     batch_size: Positive = 64
+    """Number of photographs per prediction step."""
     num_workers: Annotated[int, Field(ge=0)] = 0
+    """Number of processes that prepare photographs; 0: one per CPU."""
 
 
 class GradcamConfig(Section):
-    """How heat maps are made and painted.
+    """How heat maps are computed and drawn."""
 
-    The three figures show `num_per_class` photographs of each class; the mean map of a
-    grade is that of `num_averaged` photographs, 0 for none.
-    """
+    section_name = "gradcam"
 
     method: MapMethod = "gradcam"
+    """The attribution method."""
     layer: str = "auto"
+    """Name of the layer whose activations are mapped. `auto`: the deepest one that
+    still has 6 cells per side. `saliency` uses no layer."""
     num_per_class: Annotated[int, Field(ge=1, le=20)] = 3
+    """Number of photographs of each class in the three figures."""
     num_averaged: Annotated[int, Field(ge=0)] = 64
+    """Number of photographs of each grade in its mean heat map; 0: no mean maps."""
     overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Opacity of the heat map in overlays."""
     colormap: str = "viridis"
+    """Name of the matplotlib colormap."""
 
 
 class Config(Section):
@@ -345,7 +513,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _has_a_backbone_to_freeze(self) -> Self:
         if self.train.head_epochs and self.model.name == "eyenet":
-            raise ValueError("train.head_epochs is of mobilenetv2; eyenet has no head")
+            raise ValueError(
+                "train.head_epochs applies only to mobilenetv2; eyenet has no head"
+            )
         return self
 
     @model_validator(mode="after")
@@ -359,7 +529,16 @@ class Config(Section):
         for name, value in lists.items():
             if isinstance(value, tuple) and len(value) != num_classes:
                 raise ValueError(
-                    f"a list for {name} needs {num_classes} values, one for each class "
-                    f"of train.task={self.train.task!r}; got {list(value)}"
+                    f"{name} must have {num_classes} values, one for each class of "
+                    f"train.task={self.train.task!r}; got {list(value)}"
                 )
         return self
+
+
+def section_model(name: str) -> type[Section]:
+    """Return the class of a section.
+
+    Raises:
+        KeyError: If there is no such section.
+    """
+    return cast(type[Section], Config.model_fields[name].annotation)

@@ -264,7 +264,7 @@ def build_schedule(
     """
     if config.schedule != "cosine":
         return None
-    num_warm = round(num_steps * config.warmup_share)
+    num_warm = round(num_steps * config.warmup_fraction)
     decay_steps = max(num_steps - num_warm, 1)
     if not num_warm:
         return keras.optimizers.schedules.CosineDecay(config.learning_rate, decay_steps)
