@@ -8,7 +8,7 @@ VENV_TF221 := .venv-tf221
 PARALLEL := --numprocesses auto --dist loadfile
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
-.PHONY: setup demo test test-slow test-tf221 lint types clean
+.PHONY: setup demo test test-slow test-tf221 lint types settings clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,9 @@ lint: setup
 
 types: setup
 	$(VENV)/bin/mypy
+
+settings: setup
+	$(VENV)/bin/drtf settings --markdown > docs/settings.md
 
 clean:
 	rm -rf $(VENV) $(VENV_TF221) build demo *.egg-info drtf/records/*.so

@@ -87,6 +87,7 @@ def test_every_module_has_its_tests():
         "messages": "config",
         "read": "bench_read",
         "rejected": "build",
+        "reference": "settings",
         "remote": "storage",
         "report": "evaluation",
         "sample_dataset": "bench_read",

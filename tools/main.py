@@ -21,6 +21,7 @@ from .export import export
 from .gradcam import gradcam
 from .inspect import inspect
 from .score import score
+from .settings import settings
 from .sweep import sweep
 from .train import train
 from .verify import verify
@@ -54,6 +55,7 @@ for command in (
     export,
     demo,
     sweep,
+    settings,
     bench,
     doctor,
 ):

@@ -1,0 +1,177 @@
+"""Describe every setting, for `drtf settings` and docs/settings.md."""
+
+import inspect
+import json
+import textwrap
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic.fields import FieldInfo
+
+from drtf.config.schema import REQUIREMENTS, section_model
+
+NOUNS = {int: "integer", float: "number", str: "text"}
+SYMBOLS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+MARKDOWN_HEAD = """\
+# Settings
+A config file in TOML has one table per section, and `--set train.epochs=5` overrides
+one setting. `drtf settings SECTION` prints a section in the terminal. This page is
+written by `make settings`; the texts are in `drtf/config/schema.py`."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a user should know about one setting.
+
+    Attributes:
+        key: Dotted key.
+        default: Default value, in TOML.
+        values: Allowed values, in words and TOML.
+        requires: What it requires of other settings, one sentence each.
+        description: What it does; Markdown on one line.
+    """
+
+    key: str
+    default: str
+    values: str
+    requires: tuple[str, ...]
+    description: str
+
+
+def list_settings(section: str) -> list[Setting]:
+    """Return the settings of a section, in the order of its schema.
+
+    Raises:
+        KeyError: If there is no such section.
+    """
+    model = section_model(section)
+    hints = get_type_hints(model, include_extras=True)
+    return [
+        Setting(
+            key=f"{section}.{name}",
+            default=json.dumps(field.default),
+            values=_describe_type(hints[name]),
+            requires=_requirements(f"{section}.{name}"),
+            description=" ".join((field.description or "").split()),
+        )
+        for name, field in model.model_fields.items()
+    ]
+
+
+def section_description(section: str) -> str:
+    """Return what a section is for, as paragraphs of Markdown.
+
+    Raises:
+        KeyError: If there is no such section.
+    """
+    return inspect.getdoc(section_model(section)) or ""
+
+
+def format_text(sections: Sequence[str], *, width: int) -> str:
+    """Return the settings of some sections as text for a terminal.
+
+    Args:
+        sections: Names of the sections.
+        width: Number of columns to wrap the text at.
+    """
+    lines: list[str] = []
+    for section in sections:
+        lines += [f"[{section}]", *_wrap(section_description(section), width), ""]
+        for setting in list_settings(section):
+            lines.append(f"{setting.key} = {setting.default}")
+            values = f"Values: {setting.values.replace('`', '')}."
+            for note in (setting.description, values, *setting.requires):
+                lines += _wrap(note, width, indent="    ")
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def format_markdown(sections: Sequence[str]) -> str:
+    """Return the settings of some sections as a Markdown page, one table per section.
+
+    Args:
+        sections: Names of the sections.
+    """
+    lines = [MARKDOWN_HEAD]
+    for section in sections:
+        lines += ["", f"## {section}", section_description(section), ""]
+        lines += ["| setting | default | values | description |", "|---|---|---|---|"]
+        for setting in list_settings(section):
+            notes = " ".join([setting.description, *setting.requires])
+            cells = (f"`{setting.key}`", f"`{setting.default}`", setting.values, notes)
+            row = " | ".join(cell.replace("|", "\\|") for cell in cells)
+            lines.append(f"| {row} |")
+    return "\n".join(lines) + "\n"
+
+
+def _requirements(key: str) -> tuple[str, ...]:
+    """Return a sentence for each requirement of a setting."""
+    sentences = []
+    for requirement in REQUIREMENTS:
+        if requirement.key == key:
+            other = f"`{requirement.other}={json.dumps(requirement.value)}`"
+            only = requirement.applies_to
+            subject = "Requires" if only is None else f"`{json.dumps(only)}` requires"
+            sentences.append(f"{subject} {other}.")
+    return tuple(sentences)
+
+
+def _describe_type(hint: Any) -> str:
+    """Describe the values that a type hint allows."""
+    if hint is bool:
+        return "`true`, `false`"
+    if hint in NOUNS:
+        return NOUNS[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
+    if origin is Annotated:
+        infos = [info for info in arguments[1:] if isinstance(info, FieldInfo)]
+        if infos and infos[0].description:
+            return infos[0].description
+        bounds = [bound for info in infos for bound in info.metadata]
+        return _describe_type(arguments[0]) + _describe_bounds(bounds)
+    if origin in (Union, types.UnionType):
+        first, *others = (_describe_type(part) for part in arguments)
+        if others == [_list_of(first)]:
+            others = ["or a list of these"]
+        return ", ".join([first, *others])
+    if origin is tuple:
+        return _list_of(_describe_type(arguments[0]))
+    raise TypeError(f"cannot describe settings of type {hint}")
+
+
+def _list_of(values: str) -> str:
+    noun, *bounds = values.split(" ", 1)
+    return " ".join([f"list of {noun}s", *bounds])
+
+
+def _describe_bounds(bounds: Sequence[Any]) -> str:
+    """Describe the bounds of a number; empty if there are none."""
+    limits = {
+        name: getattr(bound, name)
+        for bound in bounds
+        for name in SYMBOLS
+        if hasattr(bound, name)
+    }
+    if limits.keys() == {"ge", "le"}:
+        return f" from {limits['ge']} to {limits['le']}"
+    return " and".join(f" {SYMBOLS[name]} {limit}" for name, limit in limits.items())
+
+
+def _wrap(text: str, width: int, *, indent: str = "") -> list[str]:
+    """Wrap each paragraph of a text."""
+    lines: list[str] = []
+    for paragraph in text.split("\n\n"):
+        wrapped = textwrap.wrap(
+            paragraph,
+            width,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += ["", *wrapped] if lines else wrapped
+    return lines
