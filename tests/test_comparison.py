@@ -9,6 +9,7 @@ from drtf.errors import RunError
 from drtf.inference.comparison import compare
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc
+from naming import raises_naming
 
 BOOTSTRAP = {"num_resamples": 1000, "seed": 0}
 
@@ -97,7 +98,7 @@ def test_damaged_predictions_are_refused(tmp_path, score):
     table = pd.read_csv(path, dtype=str)
     table.loc[3, "score"] = score
     table.to_csv(path, index=False)
-    with pytest.raises(RunError, match="is not what drtf evaluate wrote"):
+    with raises_naming(RunError, path, "drtf evaluate"):
         compare([folder], least_grade=1, **BOOTSTRAP)
 
 
@@ -114,12 +115,15 @@ def test_damaged_predictions_are_refused(tmp_path, score):
 def test_damaged_metrics_are_refused(tmp_path, text):
     grades, good, *_ = sample()
     folder = write(tmp_path / "a" / "evaluation-test", grades, good)
-    (folder / "metrics.json").write_text(text)
-    with pytest.raises(RunError, match="is not what drtf evaluate wrote"):
+    path = folder / "metrics.json"
+    path.write_text(text)
+    with raises_naming(RunError, path, "drtf evaluate") as error:
         compare([folder], least_grade=1, **BOOTSTRAP)
-    (folder / "metrics.json").unlink()
-    with pytest.raises(RunError, match="judge the run with drtf evaluate first"):
+    assert not isinstance(error.value.__cause__, OSError)
+    path.unlink()
+    with raises_naming(RunError, path, "drtf evaluate") as error:
         compare([folder], least_grade=1, **BOOTSTRAP)
+    assert isinstance(error.value.__cause__, FileNotFoundError)
 
 
 def test_a_patient_may_be_called_na(tmp_path):
@@ -164,10 +168,11 @@ def test_other_photographs_are_refused(tmp_path):
     grades, good, alike, _ = sample()
     first = write(tmp_path / "a" / "evaluation-test", grades, good)
     second = write(tmp_path / "b" / "evaluation-test", grades[:-2], alike[:-2])
-    with pytest.raises(RunError, match="judges other photographs than"):
+    with raises_naming(RunError, first, second):
         compare([first, second], least_grade=1, **BOOTSTRAP)
-    with pytest.raises(RunError, match="judge the run with drtf evaluate first"):
-        compare([first, tmp_path / "c"], least_grade=1, **BOOTSTRAP)
+    path = tmp_path / "c" / "predictions.csv"
+    with raises_naming(RunError, path, "drtf evaluate"):
+        compare([first, path.parent], least_grade=1, **BOOTSTRAP)
     third = write(tmp_path / "d" / "evaluation-test", np.minimum(grades, 1), good)
-    with pytest.raises(RunError, match=r"no photograph .* is of grade >= 2"):
+    with raises_naming(RunError, third, 2, "--grade"):
         compare([third, third], least_grade=2, **BOOTSTRAP)

@@ -13,6 +13,7 @@ from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.inference.export import export
 from drtf.models.run import load_run
+from naming import raises_naming
 
 
 def run_lite(path, images):
@@ -68,7 +69,7 @@ def test_what_is_exported_says_what_keras_says(
     # Of another size it is resized inside.
     large = np.stack([cv2.resize(x, (64, 64)) for x in images[:1]])
     assert call(out, large) == pytest.approx(expected[:1], abs=0.2)
-    with pytest.raises(DrtfError, match="exists already"):
+    with raises_naming(DrtfError, out):
         export(run_folder, shards, out=out, target=target)
 
 
@@ -107,14 +108,14 @@ def test_a_set_of_other_pixels_is_refused(run_folder, photographs, config, tmp_p
         out=other,
         config=config.model_copy(update={"images": images}),
     )
-    with pytest.raises(DrtfError, match=r"images\.clahe_tiles=4"):
+    with raises_naming(DrtfError, "images.clahe_tiles", 4, 8, other, run_folder):
         export(run_folder, other, out=tmp_path / "model", target="savedmodel")
     assert not (tmp_path / "model").exists()
 
 
 def test_what_fails_leaves_nothing_behind(run_folder, shards, tmp_path):
     out = tmp_path / "model"
-    with pytest.raises(RecordError, match="no photographs in split 'dev'"):
+    with raises_naming(RecordError, shards, "dev"):
         export(run_folder, shards, out=out, target="tflite", split="dev")
     assert not list(tmp_path.iterdir())
     (tmp_path / ".model.partial").write_bytes(b"of a call that was killed")

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtf.records.framing import FRAME_BYTES, find_frame_fault, frame_record
+from naming import assert_names
 
 DATA = bytes(range(200))
 
@@ -32,10 +33,11 @@ def test_a_changed_byte_is_a_fault_wherever_it_is(position):
 @pytest.mark.parametrize("size", [0, 5, 12, 100, len(DATA) + FRAME_BYTES - 1])
 def test_a_frame_cut_short_is_a_fault(size):
     frame = np.frombuffer(frame_record(DATA)[:size], np.uint8)
-    assert "cut short" in find_frame_fault(frame, length=len(DATA))
+    fault = find_frame_fault(frame, length=len(DATA))
+    assert_names(fault, size, len(DATA) + FRAME_BYTES)
 
 
 def test_another_length_than_the_indexs_is_a_fault():
     frame = np.frombuffer(frame_record(DATA) + bytes(8), np.uint8)
     fault = find_frame_fault(frame, length=len(DATA) - 1)
-    assert fault == "the length is 200 bytes, the index says 199"
+    assert_names(fault, 200, 199)

@@ -136,8 +136,9 @@ def test_it_stops_where_the_file_ends_or_cannot_be_read(read_all, frames):
 def test_arrays_that_do_not_fit_are_refused(frames, column, value):
     where, _ = frames
     out = np.zeros(1_000_000, np.uint8)
-    with pytest.raises(ValueError, match="fit"):
+    with pytest.raises(ValueError):
         gather.read_frames(where._replace(**{column: value}), np.arange(36), out, 2)
+    assert not out.any()
 
 
 @pytest.mark.parametrize(
@@ -146,5 +147,6 @@ def test_arrays_that_do_not_fit_are_refused(frames, column, value):
 def test_rows_that_do_not_fit_are_refused(frames, row, size, num_threads):
     where, _ = frames
     out = np.zeros(size, np.uint8)
-    with pytest.raises(ValueError, match="fit"):
+    with pytest.raises(ValueError):
         gather.read_frames(where, np.array([row]), out, num_threads)
+    assert not out.any()

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from drawing import draw_fundus, encode
 from drtf.errors import DrtfError
 from drtf.inference.gradcam import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER, gradcam
+from naming import raises_naming
 
 
 @pytest.mark.parametrize("source", ["shards", "images"])
@@ -24,7 +25,7 @@ def test_the_three_figures_are_written(
         *([AVERAGES_FIGURE] if source == "shards" else []),
     ]
     assert all(cv2.imread(str(path)).std() > 10 for path in report.figures)
-    with pytest.raises(DrtfError, match="exists already"):
+    with raises_naming(DrtfError, tmp_path / FIGURES[0]):
         gradcam(run_folder, out=tmp_path, config=config, **given)
 
 
@@ -49,7 +50,8 @@ def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
     report = gradcam(run_folder, images=images, **again)
     assert (report.num_overlays, report.num_others) == (1, 1)
     before = {path: path.read_bytes() for path in overlays.rglob("*.*")}
-    with pytest.raises(DrtfError, match="where its overlay would be written"):
+    first_overlay = min(path.relative_to(overlays) for path in before)
+    with raises_naming(DrtfError, first_overlay, overlays, "--out"):
         gradcam(run_folder, images=overlays, **again)
     assert before == {path: path.read_bytes() for path in overlays.rglob("*.*")}
 
@@ -78,11 +80,10 @@ def test_any_name_is_painted_and_its_end_is_kept(run_folder, config, tmp_path):
     with mock.patch.object(Axes, "set_title") as titled:
         gradcam(run_folder, out=tmp_path / "out", config=config, images=images)
     title = titled.call_args_list[0].args[0]
-    heading, shown, score = title.splitlines()
-    assert heading == "scored lowest"
+    _, shown, score = title.splitlines()
     assert shown.startswith("…")
     assert shown.endswith("any_blank_?.png")
-    assert score.startswith("score 0.")
+    assert 0 <= float(score.split()[-1]) <= 1
 
 
 def test_the_mean_maps_can_be_left_out(
@@ -94,7 +95,7 @@ def test_the_mean_maps_can_be_left_out(
     (tmp_path / AVERAGES_FIGURE).write_bytes(b"of an earlier call")
     call = {"out": tmp_path, "config": config}
     for source in ({"shards": shards}, {"images": photographs / "images"}):
-        with pytest.raises(DrtfError, match=f"{AVERAGES_FIGURE} exists already"):
+        with raises_naming(DrtfError, tmp_path / AVERAGES_FIGURE):
             gradcam(run_folder, **call, **source)
     gradcam(run_folder, shards=shards, overwrite=True, **call)
     assert not (tmp_path / AVERAGES_FIGURE).exists()

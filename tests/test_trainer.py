@@ -13,6 +13,7 @@ from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
 from drtf.tasks import TASKS
 from drtf.training.trainer import Trainer, build_optimizer, build_schedule
+from naming import assert_names
 
 SETTINGS = ("model.name=eyenet", "model.weights=none", "train.batch_size=8")
 
@@ -280,8 +281,9 @@ def test_all_that_two_devices_failed_on_is_listed(shards, shard_set, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, *failing], capture_output=True, text=True
     )
-    assert "not finite in step" in done.stderr
-    ids = (tmp_path / "run" / "failed_batch.csv").read_text().splitlines()
+    path = tmp_path / "run" / "failed_batch.csv"
+    assert_names(done.stderr, "DrtfError", path, "train.learning_rate")
+    ids = path.read_text().splitlines()
     assert len(ids) == 1 + num_drawn
 
 
