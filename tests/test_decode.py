@@ -21,12 +21,12 @@ def reason_of(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
-def test_lossless_formats_give_the_pixels(suffix):
+def test_lossless_formats_decode_to_the_exact_pixels(suffix):
     assert (decode_photograph(encode(FUNDUS, suffix)).image == FUNDUS).all()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_lossy_formats_give_nearly_the_pixels(suffix):
+def test_lossy_formats_decode_to_nearly_the_same_pixels(suffix):
     assert cv2.PSNR(decode_photograph(encode(FUNDUS, suffix)).image, FUNDUS) > 30
 
 
@@ -41,7 +41,7 @@ def test_lossy_formats_give_nearly_the_pixels(suffix):
         (1, (60, 80)),
     ],
 )
-def test_a_jpeg_is_decoded_at_the_smallest_scale_with_pixels_enough(min_side, shape):
+def test_a_jpeg_is_decoded_at_the_smallest_sufficient_scale(min_side, shape):
     image, scale = decode_photograph(encode(FUNDUS, ".jpg"), min_side=min_side)
     assert image.shape == (*shape, 3)
     assert scale == 480 // shape[0]
@@ -55,13 +55,13 @@ def test_other_formats_are_shrunk_by_averaging_blocks():
     assert abs(image[:119, :158] - blocks).max() <= 1
 
 
-def test_every_format_is_shrunk_to_nearly_the_same_picture():
+def test_all_formats_shrink_to_nearly_the_same_picture():
     jpeg = decode_photograph(encode(FUNDUS, ".jpg"), min_side=100).image
     png = decode_photograph(encode(FUNDUS), min_side=100).image
     assert cv2.PSNR(jpeg, png) > 30
 
 
-def test_a_photograph_stands_upright_as_its_exif_says(tmp_path):
+def test_exif_rotation_is_applied(tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise puts it upright
@@ -90,14 +90,14 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
         ("P", "TIFF"),
     ],
 )
-def test_every_colour_mode_becomes_rgb(mode, kind):
+def test_all_colour_modes_become_rgb(mode, kind):
     image = Image.fromarray(FUNDUS).convert(mode)
     expected = np.asarray(image.convert("RGB"))
     found = decode_photograph(saved(image, kind)).image
     assert cv2.PSNR(found, expected) > (22 if mode == "CMYK" else 30)
 
 
-def test_a_progressive_jpeg_and_a_multi_picture_one_are_decoded_scaled():
+def test_progressive_and_multi_picture_jpegs_are_decoded_scaled():
     image = Image.fromarray(FUNDUS)
     for data in (
         saved(image, "JPEG", progressive=True),
@@ -107,7 +107,7 @@ def test_a_progressive_jpeg_and_a_multi_picture_one_are_decoded_scaled():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_sixteen_bits_become_their_upper_eight(suffix):
+def test_16_bit_samples_become_their_upper_8_bits(suffix):
     data = encode(FUNDUS.astype(np.uint16) * 257, suffix)
     difference = abs(decode_photograph(data).image.astype(int) - FUNDUS)
     assert difference.max() <= (0 if suffix == ".png" else 255)
@@ -122,35 +122,35 @@ def test_sixteen_bits_become_their_upper_eight(suffix):
         np.full((64, 64), -5, np.int32),
     ],
 )
-def test_samples_that_are_no_photographs_are_refused(image):
+def test_unsupported_sample_types_are_refused(image):
     assert reason_of(cv2.imencode(".tiff", image)[1].tobytes()) == "unsupported"
 
 
-def test_a_format_that_is_not_ours_is_refused_whatever_its_name():
+def test_an_unsupported_format_is_refused_despite_its_suffix():
     assert reason_of(saved(Image.fromarray(FUNDUS), "GIF")) == "unsupported"
 
 
-def test_an_empty_file_is_set_aside():
+def test_an_empty_file_is_refused():
     assert reason_of(b"") == "empty"
 
 
-def test_a_text_is_no_image():
+def test_a_text_file_is_refused():
     assert reason_of(b"not a photograph, whatever its name says" * 9) == "not_an_image"
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_truncated_jpeg_is_not_taken_for_a_picture(share):
+def test_a_truncated_jpeg_is_refused(share):
     data = encode(FUNDUS, ".jpg")
     assert reason_of(data[: int(len(data) * share)]) == "undecodable"
 
 
-def test_a_png_with_damaged_data_is_undecodable():
+def test_a_damaged_png_is_undecodable():
     data = bytearray(encode(FUNDUS))
     data[len(data) // 2] ^= 0xFF
     assert reason_of(bytes(data)) == "undecodable"
 
 
-def test_a_picture_that_declares_a_huge_size_is_refused_before_it_is_decoded():
+def test_a_huge_declared_size_is_refused_before_decoding():
     def chunk(kind: bytes, body: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + crc
@@ -162,16 +162,16 @@ def test_a_picture_that_declares_a_huge_size_is_refused_before_it_is_decoded():
 
 
 @pytest.mark.parametrize("shape", [(40, 2000, 3), (20_000, 32, 3)])
-def test_a_strip_is_set_aside(shape):
+def test_a_narrow_strip_is_refused(shape):
     assert reason_of(encode(np.zeros(shape, np.uint8))) == "too_narrow"
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (31, 400, 3)])
-def test_a_tiny_picture_is_set_aside(shape):
+def test_a_tiny_picture_is_refused(shape):
     assert reason_of(encode(np.zeros(shape, np.uint8))) == "too_small"
 
 
-def test_whatever_pillow_raises_is_the_photographs_fault(monkeypatch):
+def test_any_error_of_pillow_becomes_a_photograph_error(monkeypatch):
     def fail(file):
         raise NotImplementedError("Unknown pixel format flags")
 

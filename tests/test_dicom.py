@@ -65,11 +65,11 @@ def reason_of(data: bytes) -> str:
     return caught.value.reason
 
 
-def test_raw_rgb_gives_the_pixels():
+def test_raw_rgb_decodes_to_the_exact_pixels():
     assert (decode_photograph(dicom(FUNDUS.tobytes())).image == FUNDUS).all()
 
 
-def test_a_jpeg_inside_is_decoded_by_the_one_decoder_scaled_too():
+def test_an_embedded_jpeg_is_decoded_scaled():
     jpeg = encode(FUNDUS, ".jpg")
     data = dicom(
         encapsulate([jpeg]), JPEGBaseline8Bit, PhotometricInterpretation="YBR_FULL_422"
@@ -80,7 +80,7 @@ def test_a_jpeg_inside_is_decoded_by_the_one_decoder_scaled_too():
     assert (found.image == expected.image).all()
 
 
-def test_run_length_encoding_gives_the_pixels():
+def test_run_length_encoding_decodes_to_the_exact_pixels():
     plain = pydicom.dcmread(io.BytesIO(dicom(FUNDUS.tobytes())))
     plain.compress(RLELossless)
     file = io.BytesIO()
@@ -89,21 +89,21 @@ def test_run_length_encoding_gives_the_pixels():
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_grey_of_any_depth_becomes_eight_bits(bits):
+def test_grey_of_any_bit_depth_becomes_8_bits(bits):
     level = FUNDUS[..., 1].astype(np.uint16) << (bits - 8)
     stored = level.astype(np.uint8 if bits == 8 else np.uint16)
     image = decode_photograph(dicom(stored.tobytes(), **grey(bits))).image
     assert (image == FUNDUS[..., 1:2]).all()
 
 
-def test_inverted_grey_is_turned_back():
+def test_inverted_grey_is_inverted_back():
     stored = 255 - FUNDUS[..., 1]
     inverted = grey(8, PhotometricInterpretation="MONOCHROME1")
     image = decode_photograph(dicom(stored.tobytes(), **inverted)).image
     assert (image == FUNDUS[..., 1:2]).all()
 
 
-def test_full_luma_and_chroma_become_rgb():
+def test_ybr_full_becomes_rgb():
     ybr = cv2.cvtColor(FUNDUS, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
     data = dicom(ybr.tobytes(), PhotometricInterpretation="YBR_FULL")
     assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 40
@@ -119,17 +119,17 @@ def test_full_luma_and_chroma_become_rgb():
         ({"PhotometricInterpretation": "NO SUCH"}, "undecodable"),
     ],
 )
-def test_what_is_no_photograph_is_refused_by_its_own_reason(changes, reason):
+def test_a_dicom_without_a_photograph_is_refused_with_its_reason(changes, reason):
     assert reason_of(dicom(FUNDUS.tobytes(), **changes)) == reason
 
 
-def test_a_damaged_file_is_refused():
+def test_a_damaged_dicom_is_refused():
     data = dicom(FUNDUS.tobytes())
     assert reason_of(data[: len(data) // 2]) == "undecodable"
     assert reason_of(bytes(128) + b"DICM" + b"\xff" * 99) == "not_an_image"
 
 
-def test_without_pydicom_it_says_what_to_install(monkeypatch):
+def test_a_missing_pydicom_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(PhotographError, match=r"pip install 'drtf\[dicom\]'"):
         decode_photograph(dicom(FUNDUS.tobytes()))
@@ -141,7 +141,7 @@ def test_more_pixels_than_declared_are_refused():
 
 
 @pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, JPEG2000])
-def test_a_syntax_that_is_not_read_is_told_from_the_header_alone(syntax, monkeypatch):
+def test_an_unsupported_syntax_is_recognized_from_the_header(syntax, monkeypatch):
     data = dicom(FUNDUS.tobytes(), ExplicitVRLittleEndian)
     old, new = (str(x).encode() for x in (ExplicitVRLittleEndian, syntax))
     width = max(len(old), len(new)) + 1 & ~1

@@ -15,7 +15,7 @@ from drtf.files import (
 from naming import raises_naming
 
 
-def test_write_atomic_leaves_the_file_alone_in_its_folder(tmp_path):
+def test_write_atomic_leaves_no_other_file(tmp_path):
     path = tmp_path / "a.txt"
     write_atomic(path, "first")
     write_atomic(path, b"second")
@@ -23,7 +23,7 @@ def test_write_atomic_leaves_the_file_alone_in_its_folder(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     write_atomic(path, "first")
     with pytest.raises(UnicodeEncodeError):
@@ -32,7 +32,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_no_cell_is_a_formula(cell):
+def test_escape_formula_guards_every_formula(cell):
     assert escape_formula(cell) == f"'{cell}"
     assert escape_formula(f"a{cell}") == f"a{cell}"
     assert escape_formula("") == ""
@@ -49,7 +49,7 @@ def test_hash_file_is_sha256(tmp_path):
     assert hash_file(path).startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
 
 
-def test_check_absent_names_what_is_in_the_way(tmp_path):
+def test_check_absent_names_the_existing_path(tmp_path):
     (tmp_path / "here").touch()
     check_absent(tmp_path / "free")
     check_absent(tmp_path / "here", overwrite=True)
@@ -57,7 +57,7 @@ def test_check_absent_names_what_is_in_the_way(tmp_path):
         check_absent(tmp_path / "free", tmp_path / "here")
 
 
-def test_a_folder_comes_into_place_whole_or_not_at_all(tmp_path):
+def test_replacing_moves_a_folder_into_place_only_when_complete(tmp_path):
     out = tmp_path / "new" / "out"
     with raises_naming(OSError, "disk full"), replacing(out) as folder:
         folder.mkdir()

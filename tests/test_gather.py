@@ -67,7 +67,7 @@ def read_all(request, read_frames, frames):
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 7, 1000])
-def test_images_come_one_after_the_other(read_frames, frames, num_threads):
+def test_images_are_read_back_to_back(read_frames, frames, num_threads):
     where, images = frames
     order = np.random.default_rng(1).integers(0, len(images), 1000)
     expected = b"".join(images[number] for number in order)
@@ -77,7 +77,7 @@ def test_images_come_one_after_the_other(read_frames, frames, num_threads):
 
 
 @pytest.mark.parametrize("place", ["first", "length", "image", "last"])
-def test_it_stops_at_the_record_that_has_a_changed_bit(read_all, frames, place):
+def test_reading_stops_at_a_record_with_a_changed_bit(read_all, frames, place):
     where, images = frames
     for number in range(len(images)):
         within = {
@@ -94,7 +94,7 @@ def test_it_stops_at_the_record_that_has_a_changed_bit(read_all, frames, place):
     assert read_all() == len(images)
 
 
-def test_a_length_that_its_own_checksum_confirms_must_be_the_indexs(read_all, frames):
+def test_reading_stops_at_a_valid_length_that_differs_from_the_index(read_all, frames):
     where, _ = frames
     length = struct.pack("<Q", 7)
     crc = google_crc32c.value(length)
@@ -103,20 +103,20 @@ def test_a_length_that_its_own_checksum_confirms_must_be_the_indexs(read_all, fr
     assert read_all() == 4
 
 
-def test_it_stops_at_a_whole_record_that_is_another(read_all, frames):
+def test_reading_stops_at_an_intact_record_in_the_wrong_place(read_all, frames):
     where, _ = frames
     where.crcs[9] ^= 1
     assert read_all() == 9
 
 
-def test_it_tells_the_first_of_several_damaged_records(read_all, frames):
+def test_reading_stops_at_the_first_of_several_damaged_records(read_all, frames):
     where, images = frames
     for number in range(len(images) - 1, 2, -1):
         where.crcs[number] ^= 1
         assert read_all() == number
 
 
-def test_it_stops_where_the_file_ends_or_cannot_be_read(read_all, frames):
+def test_reading_stops_where_the_file_ends_or_is_unreadable(read_all, frames):
     where, _ = frames
     os.truncate(int(where.files[0]), int(where.offsets[20]) + 3)
     assert read_all() == 20
@@ -133,7 +133,7 @@ def test_it_stops_where_the_file_ends_or_cannot_be_read(read_all, frames):
         ("image_lengths", np.full(36, -1, np.int32)),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(frames, column, value):
+def test_arrays_that_do_not_fit_together_are_refused(frames, column, value):
     where, _ = frames
     out = np.zeros(1_000_000, np.uint8)
     with pytest.raises(ValueError):
@@ -144,7 +144,7 @@ def test_arrays_that_do_not_fit_are_refused(frames, column, value):
 @pytest.mark.parametrize(
     ("row", "size", "num_threads"), [(-1, 99, 1), (36, 99, 1), (4, 8, 1), (4, 9, 0)]
 )
-def test_rows_that_do_not_fit_are_refused(frames, row, size, num_threads):
+def test_rows_out_of_range_are_refused(frames, row, size, num_threads):
     where, _ = frames
     out = np.zeros(size, np.uint8)
     with pytest.raises(ValueError):

@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 from drtf.images.gradability import gradability_flags, measure_statistics
-from drtf.images.retina import find_field, survey
+from drtf.images.retina import build_thumbnail, find_field
 from drtf.images.synthetic import draw_photograph
 
 
 def judge(image):
-    found = survey(image)
+    found = build_thumbnail(image)
     return gradability_flags(found, find_field(found.brightness))
 
 
@@ -18,11 +18,11 @@ def fundus(request):
     return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
 
-def test_a_good_photograph_has_no_flag(fundus):
+def test_a_good_photograph_has_no_flags(fundus):
     assert judge(fundus) == ()
 
 
-def test_one_that_fills_its_frame_is_a_fundus_too(fundus):
+def test_a_fundus_that_fills_the_picture_has_no_flags(fundus):
     height, width = fundus.shape[:2]
     side = int(min(height, width) * 0.5)
     top, left = (height - side) // 2, (width - side) // 2
@@ -30,26 +30,27 @@ def test_one_that_fills_its_frame_is_a_fundus_too(fundus):
     assert "not_a_fundus" not in judge(inside)
 
 
-def test_a_dark_one_is_told_and_not_taken_for_blurred(fundus):
+def test_a_dark_photograph_is_flagged_but_not_as_blurred(fundus):
     assert judge((fundus * 0.15).astype(np.uint8)) == ("too_dark",)
 
 
-def test_a_blurred_one_is_told(fundus):
+def test_a_blurred_photograph_is_flagged(fundus):
     sigma = max(fundus.shape) / 256 * 5
     assert judge(cv2.GaussianBlur(fundus, (0, 0), sigma)) == ("blurred",)
 
 
-def test_clarity_hardly_depends_on_exposure(fundus):
-    found = survey(fundus)
-    field = find_field(found.brightness)
-    darker = (found.image * 0.5).astype(np.uint8)
-    clarity = [
-        measure_statistics(image, field).clarity for image in (found.image, darker)
-    ]
-    assert clarity[1] == pytest.approx(clarity[0], rel=0.15)
+def test_sharpness_hardly_depends_on_exposure(fundus):
+    thumbnail = build_thumbnail(fundus)
+    field = find_field(thumbnail.brightness)
+    darker = (thumbnail.image * 0.5).astype(np.uint8)
+    bright, dark = (
+        measure_statistics(image, field).sharpness
+        for image in (thumbnail.image, darker)
+    )
+    assert dark == pytest.approx(bright, rel=0.15)
 
 
-def test_an_even_black_one_has_no_retina():
+def test_a_black_photograph_has_no_retina():
     assert judge(np.zeros((300, 300, 3), np.uint8)) == ("no_retina",)
 
 
@@ -71,11 +72,11 @@ def draw_text():
     ],
     ids=["text", "noise", "gradient", "blue"],
 )
-def test_other_pictures_are_no_fundus(image):
+def test_other_pictures_are_not_a_fundus(image):
     assert judge(image) == ("not_a_fundus",)
 
 
-def test_a_fundus_in_grey_or_with_channels_swapped_is_refused(fundus):
+def test_swapped_channels_are_not_a_fundus(fundus):
     assert judge(fundus[..., ::-1]) == ("not_a_fundus",)
     grey = cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY)
     assert judge(np.dstack([grey] * 3)) == ("not_a_fundus",)

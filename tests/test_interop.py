@@ -148,7 +148,7 @@ def test_torchs_tfrecord_gets_the_same_bytes(encoded, indexed):
         )
 
 
-def test_dalis_index_is_where_the_frames_are(encoded):
+def test_dalis_index_points_at_the_frames(encoded):
     """As its tfrecord2idx finds them: by walking from one length to the next."""
     for shard in encoded.manifest.shards:
         data = (encoded.folder / shard.file).read_bytes()
@@ -187,7 +187,7 @@ def test_dali_gets_the_same_bytes(encoded):
         assert label.as_array()[0, 0] == grade
 
 
-def test_a_shard_whose_photographs_were_all_set_aside_disturbs_no_reader(
+def test_a_shard_whose_photographs_were_all_rejected_disturbs_no_reader(
     tmp_path, photographs
 ):
     import tensorflow_datasets as tfds

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from drtf.records.plan import ShardPlan, plan_shards
 
 
-def test_plan_of_a_small_set():
+def test_the_plan_of_a_small_dataset():
     plans = plan_shards({"train": 10, "test": 3}, record_bytes=30, shard_bytes=100)
     assert plans == [
         ShardPlan("train", 0, 4, 0, 2),
@@ -15,12 +15,12 @@ def test_plan_of_a_small_set():
     ]
 
 
-def test_file_names_follow_tensorflows_habit():
+def test_file_names_follow_tensorflows_convention():
     name = ShardPlan("val", 2, 8, 0, 1).file_name("eyepacs")
     assert name == "eyepacs-val.tfrecord-00002-of-00008"
 
 
-def test_a_record_larger_than_a_shard_gets_a_shard_of_its_own():
+def test_a_record_larger_than_a_shard_gets_its_own_shard():
     plans = plan_shards({"train": 3}, record_bytes=1000, shard_bytes=10)
     assert [plan.stop - plan.start for plan in plans] == [1, 1, 1]
 
@@ -30,7 +30,7 @@ def test_a_record_larger_than_a_shard_gets_a_shard_of_its_own():
     st.integers(1, 1000),
     st.integers(1, 20_000),
 )
-def test_shards_cover_each_split_once_evenly_and_within_the_bound(
+def test_shards_cover_each_split_evenly_and_stay_within_the_limit(
     counts, record_bytes, shard_bytes
 ):
     plans = plan_shards(counts, record_bytes=record_bytes, shard_bytes=shard_bytes)

@@ -35,7 +35,7 @@ def notebooks_way(data: bytes, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("size", [96, 224])
-def test_exact_is_the_notebooks_way_bit_for_bit(suffix, size):
+def test_exact_decoding_reproduces_the_notebook_bit_for_bit(suffix, size):
     data = encode(FUNDUS, suffix)
     config = EXACT.model_copy(update={"size": size})
     assert (
@@ -44,7 +44,7 @@ def test_exact_is_the_notebooks_way_bit_for_bit(suffix, size):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_scaled_is_close_to_full_size_and_area_resize(suffix):
+def test_scaled_decoding_is_close_to_full_size_processing(suffix):
     drawn = draw_photograph(2, patient_seed=1, eye="left", seed=2).image
     data = encode(cv2.resize(drawn, (1536, 1024)), suffix)
     full = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -54,7 +54,7 @@ def test_scaled_is_close_to_full_size_and_area_resize(suffix):
     assert cv2.PSNR(scaled, expected) > 38
 
 
-def test_the_crop_fills_the_image_with_the_field():
+def test_the_field_fills_the_cropped_image():
     config = ImagesConfig(crop="retina", contrast="none")
     result = preprocess_photograph(encode(FUNDUS), config)
     assert result.field is not None
@@ -64,7 +64,7 @@ def test_the_crop_fills_the_image_with_the_field():
     assert not lit[:8, :8].any()
 
 
-def test_a_photograph_without_a_field_is_kept_whole_and_said():
+def test_a_photograph_without_a_field_is_kept_whole_and_reported():
     speck = np.zeros((200, 300, 3), np.uint8)
     cv2.circle(speck, (150, 100), 20, (200, 120, 80), -1)
     config = ImagesConfig(crop="retina", contrast="none")
@@ -78,7 +78,7 @@ def test_a_photograph_without_a_field_is_kept_whole_and_said():
 @pytest.mark.parametrize(
     ("light", "reason"), [(0, "black"), (9, "black"), (255, "blank")]
 )
-def test_a_photograph_that_shows_nothing_is_refused_by_default(light, reason):
+def test_a_blank_photograph_is_refused_by_default(light, reason):
     data = encode(np.full((200, 300, 3), light, np.uint8))
     with pytest.raises(PhotographError) as caught:
         preprocess_photograph(data, ImagesConfig())
@@ -87,7 +87,7 @@ def test_a_photograph_that_shows_nothing_is_refused_by_default(light, reason):
     assert kept.quality.black == (reason == "black")
 
 
-def test_a_small_field_in_a_large_photograph_is_decoded_at_a_finer_scale():
+def test_a_small_field_is_decoded_at_a_larger_scale():
     large = np.zeros((1200, 1600, 3), np.uint8)
     large[400:760, 500:980] = cv2.resize(FUNDUS, (480, 360))
     config = ImagesConfig(contrast="none")
@@ -98,7 +98,7 @@ def test_a_small_field_in_a_large_photograph_is_decoded_at_a_finer_scale():
 
 @pytest.mark.parametrize(("contrast", "outside"), [("clahe", 0), ("graham", 128)])
 @pytest.mark.parametrize("crop", ["none", "retina"])
-def test_a_mask_paints_over_what_is_outside_the_field(contrast, outside, crop):
+def test_a_mask_paints_the_outside_of_the_field(contrast, outside, crop):
     marked = FUNDUS.copy()
     cv2.putText(marked, "OD 21", (20, 60), 0, 2, (255, 255, 255), 4)
     config = ImagesConfig(contrast=contrast, mask=True, crop=crop)
@@ -107,7 +107,7 @@ def test_a_mask_paints_over_what_is_outside_the_field(contrast, outside, crop):
     assert not (image[40:56, 40:56] == outside).all()
 
 
-def test_the_local_average_is_taken_off():
+def test_subtract_local_average_centres_the_image_on_grey():
     """On a flat field with one step, what is left is grey but for the step's edge."""
     image = np.full((120, 120, 3), 90, np.uint8)
     image[:, 60:] = 120
@@ -119,11 +119,11 @@ def test_the_local_average_is_taken_off():
     assert 172 <= out[60, 60, 0] <= 186
 
 
-def test_what_opencv_cannot_process_is_set_aside_with_a_reason(monkeypatch):
+def test_an_opencv_error_becomes_a_photograph_error(monkeypatch):
     def fail(image):
         raise cv2.error("no kernel for it")
 
-    monkeypatch.setattr("drtf.images.preprocess.survey", fail)
+    monkeypatch.setattr("drtf.images.preprocess.build_thumbnail", fail)
     with pytest.raises(PhotographError, match="unprocessable: no kernel for it"):
         preprocess_photograph(encode(FUNDUS), ImagesConfig(crop="retina"))
 
@@ -134,7 +134,7 @@ def test_a_small_photograph_is_enlarged():
     assert image.shape == (224, 224, 3)
 
 
-def test_clahe_leaves_the_colour_and_raises_the_contrast():
+def test_clahe_raises_the_contrast_and_keeps_the_colour():
     flat = (FUNDUS[300:600, 450:750] // 4 + 90).astype(np.uint8)
     equalized = equalize(flat)
     before, after = (cv2.cvtColor(x, cv2.COLOR_RGB2LAB) for x in (flat, equalized))
@@ -143,13 +143,13 @@ def test_clahe_leaves_the_colour_and_raises_the_contrast():
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_lossless_encodings_are_undone_exactly(encoding):
+def test_lossless_encodings_decode_exactly(encoding):
     image = cv2.resize(FUNDUS, (96, 96))
     data = np.frombuffer(encode_image(image, encoding, jpeg_quality=90), np.uint8)
     assert (decode_image(data, encoding, size=96) == image).all()
 
 
-def test_jpeg_encoding_keeps_the_picture_and_takes_less():
+def test_jpeg_encoding_is_smaller_and_nearly_the_same():
     image = cv2.resize(FUNDUS, (96, 96))
     data = np.frombuffer(encode_image(image, "jpeg", jpeg_quality=95), np.uint8)
     assert cv2.PSNR(decode_image(data, "jpeg", size=96), image) > 30

@@ -4,11 +4,11 @@ import pytest
 
 from drawing import draw_fundus
 from drtf.images.quality import measure_quality
-from drtf.images.retina import find_field, survey
+from drtf.images.retina import build_thumbnail, find_field
 
 
 def measure(image: np.ndarray):
-    found = survey(image)
+    found = build_thumbnail(image)
     return measure_quality(found, find_field(found.brightness))
 
 

@@ -26,7 +26,7 @@ def first_shard(folder):
     return min(folder.glob("*train.tfrecord-*"))
 
 
-def test_images_are_the_photographs_pixels(shard_set, photographs, config):
+def test_images_are_the_preprocessed_photographs(shard_set, photographs, config):
     rows = np.array([5, 0, 30])
     read = [image.copy() for image in shard_set.read_images(rows)]
     for row, image in zip(rows, read, strict=True):
@@ -35,7 +35,7 @@ def test_images_are_the_photographs_pixels(shard_set, photographs, config):
         assert image.tobytes() == expected.tobytes()
 
 
-def test_tf_data_reads_the_same_records_in_the_indexs_order(shards, shard_set):
+def test_tf_data_reads_the_same_records_in_index_order(shards, shard_set):
     files = [str(shards / shard.file) for shard in shard_set.manifest.shards]
     features = {
         "image/id": tf.io.FixedLenFeature([], tf.string),
@@ -58,7 +58,7 @@ def test_tf_data_reads_the_same_records_in_the_indexs_order(shards, shard_set):
         assert record["image/encoded"].numpy() == image.tobytes()
 
 
-def test_no_rows_give_no_images(shard_set):
+def test_reading_no_rows_returns_no_images(shard_set):
     assert shard_set.read_images(np.empty(0, np.int64)) == []
 
 
@@ -69,12 +69,12 @@ def test_pixels_of_another_size_are_refused(shard_set):
         shard_set.read_pixels(rows, np.empty((2, 32, 31, 3), np.uint8))
 
 
-def test_rows_of_all_splits_cover_the_set(shard_set):
+def test_the_rows_of_all_splits_cover_the_dataset(shard_set):
     rows = [shard_set.split_rows(split) for split in ("train", "val", "test")]
     assert np.concatenate(rows).tolist() == list(range(48))
 
 
-def test_an_unknown_split_names_the_known(shard_set):
+def test_an_unknown_split_is_an_error_that_names_the_known_ones(shard_set):
     with pytest.raises(RecordError, match="'dev'; it has train, val, test"):
         shard_set.split_rows("dev")
 
@@ -95,7 +95,7 @@ def test_a_changed_byte_is_reported_with_shard_record_and_offset(copy):
             damaged.read_images(np.array([3]))
 
 
-def test_a_record_of_a_later_shard_is_numbered_within_it(copy):
+def test_a_record_of_a_later_shard_is_numbered_within_its_shard(copy):
     index = load_index(copy / INDEX_FILE)
     row_number = int(np.flatnonzero(index["split"] == "test")[1])
     path = min(copy.glob("*test.tfrecord-*"))
@@ -107,7 +107,7 @@ def test_a_record_of_a_later_shard_is_numbered_within_it(copy):
         damaged.read_images(np.array([row_number]))
 
 
-def test_two_records_that_changed_places_are_found(copy):
+def test_two_swapped_records_are_detected(copy):
     index = load_index(copy / INDEX_FILE)
     train = index[index["split"] == "train"]
     first, second = train.index[train.duplicated("length", keep=False)][:2]
@@ -133,7 +133,7 @@ def test_a_shard_truncated_while_open_is_an_error_and_not_a_crash(copy):
             opened.read_images(np.array([5]))
 
 
-def test_a_shard_cut_at_a_record_is_refused_when_opened(copy):
+def test_a_shard_cut_at_a_record_boundary_is_refused_on_opening(copy):
     index = load_index(copy / INDEX_FILE)
     with first_shard(copy).open("r+b") as file:
         file.truncate(int(index["offset"][4]))
@@ -147,7 +147,7 @@ def test_a_missing_shard_is_named(copy):
         ShardDataset(copy)
 
 
-def test_another_index_than_the_manifests_is_refused(copy):
+def test_an_index_that_differs_from_the_manifest_is_refused(copy):
     path = copy / INDEX_FILE
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(RecordError, match="not the index that the manifest names"):

@@ -2,14 +2,14 @@ import cv2
 import numpy as np
 import pytest
 
-from drtf.images.retina import Frame, cut, find_field, find_frame, survey
+from drtf.images.retina import Square, build_thumbnail, crop, find_field, square_around
 
 Box = tuple[int, int, int, int]
 
 
 def find_retina(image: np.ndarray) -> Box | None:
     """Return the field's left, top, right and bottom in px of the photograph."""
-    field = find_field(survey(image).brightness)
+    field = find_field(build_thumbnail(image).brightness)
     if field is None:
         return None
     left, top, width, height = cv2.boundingRect(field)
@@ -30,62 +30,62 @@ def assert_near(box: Box | None, expected: Box, tolerance: int = 5) -> None:
 
 
 @pytest.mark.parametrize("light", [255, 160, 60, 25])
-def test_the_field_is_found_however_dark(light):
+def test_find_field_works_on_dark_and_bright_photographs(light):
     assert_near(find_retina(field(light=light)), (120, 20, 480, 380))
 
 
-def test_a_field_cut_above_and_below_is_found():
+def test_find_field_finds_a_field_cut_off_at_top_and_bottom():
     assert_near(find_retina(field(radius=240)), (60, 0, 540, 400))
 
 
-def test_a_field_off_the_middle_is_found():
+def test_find_field_finds_a_field_off_centre():
     found = find_retina(field(center=(220, 210), radius=150))
     assert_near(found, (70, 60, 370, 360))
 
 
-def test_sensor_noise_does_not_widen_the_field():
+def test_find_field_ignores_sensor_noise():
     rng = np.random.default_rng(0)
     noisy = field().astype(int) + rng.integers(0, 9, (400, 600, 3))
     found = find_retina(np.clip(noisy, 0, 255).astype(np.uint8))
     assert_near(found, (120, 20, 480, 380))
 
 
-def test_a_thin_flare_beside_the_field_is_left_out():
+def test_find_field_leaves_out_a_thin_flare():
     image = field()
     cv2.line(image, (40, 0), (40, 399), (90, 90, 90), 3)
     assert_near(find_retina(image), (120, 20, 480, 380))
 
 
-def test_a_photograph_that_is_all_field_is_kept_whole():
+def test_find_field_keeps_a_photograph_without_a_mask_whole():
     assert find_retina(np.full((200, 300, 3), 120, np.uint8)) == (0, 0, 300, 200)
 
 
-def test_a_black_photograph_has_no_field():
+def test_find_field_returns_none_when_the_photograph_is_black():
     assert find_retina(np.zeros((200, 300, 3), np.uint8)) is None
 
 
-def test_a_speck_is_no_field():
+def test_find_field_returns_none_when_only_a_speck_is_bright():
     assert find_retina(field(radius=30)) is None
 
 
 @pytest.mark.parametrize("shape", [(3264, 4928), (400, 600), (40, 64), (50, 400)])
-def test_the_survey_has_a_longer_side_of_at_most_256_px(shape):
-    height, width = survey(np.zeros((*shape, 3), np.uint8)).brightness.shape
+def test_a_thumbnail_is_at_most_256_px_long(shape):
+    height, width = build_thumbnail(np.zeros((*shape, 3), np.uint8)).brightness.shape
     assert max(height, width) == min(256, max(shape))
     assert height / width == pytest.approx(shape[0] / shape[1], rel=0.05)
 
 
-def test_flare_that_touches_the_field_does_not_reach_the_border():
+def test_find_field_cuts_off_flare_that_touches_the_field():
     image = field()
     cv2.line(image, (300, 30), (300, 0), (120, 120, 120), 8)
     assert_near(find_retina(image), (120, 20, 480, 380), tolerance=8)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
-def test_the_frame_is_the_same_at_each_scale(scale):
+def test_square_around_is_the_same_at_each_scale(scale):
     image = field(width=1600, height=1064, center=(760, 532), radius=470)
     frames = [
-        find_frame(find_field(survey(x).brightness), x.shape, scale=s)
+        square_around(find_field(build_thumbnail(x).brightness), x.shape, scale=s)
         for x, s in ((image, 1), (image[::scale, ::scale], scale))
     ]
     assert np.abs(np.subtract(*frames)).max() <= 16
@@ -94,18 +94,18 @@ def test_the_frame_is_the_same_at_each_scale(scale):
     assert_near((left, top, left + side, top + side), (290, 62, 1230, 1002), 20)
 
 
-def test_a_cut_reaches_outside_the_photograph_with_black():
+def test_crop_pads_with_black_outside_the_photograph():
     image = field(radius=240)
-    square = cut(image, Frame(56, -40, 480), scale=1)
+    square = crop(image, Square(56, -40, 480), scale=1)
     assert square.shape == (480, 480, 3)
     assert (square[40:440] == image[:, 56:536]).all()
     assert not square[:40].any()
     assert not square[440:].any()
-    assert cut(image[..., 0], Frame(-8, 0, 616), scale=8).shape == (77, 77)
+    assert crop(image[..., 0], Square(-8, 0, 616), scale=8).shape == (77, 77)
 
 
-def test_cutting_a_shrunk_photograph_gives_the_shrunk_cut():
+def test_crop_of_a_shrunk_photograph_equals_the_shrunk_crop():
     image = np.arange(64 * 96 * 3, dtype=np.uint8).reshape(64, 96, 3)
     small = image[::4, ::4]
-    frame = Frame(16, -8, 72)
-    assert (cut(small, frame, scale=4) == cut(image, frame, scale=1)[::4, ::4]).all()
+    frame = Square(16, -8, 72)
+    assert (crop(small, frame, scale=4) == crop(image, frame, scale=1)[::4, ::4]).all()

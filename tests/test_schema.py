@@ -44,7 +44,7 @@ def as_example(record: Record) -> tf.train.Example:
 
 
 @given(records)
-def test_encode_equals_protobufs_deterministic_bytes(record):
+def test_encode_equals_protobufs_deterministic_serialization(record):
     expected = as_example(record).SerializeToString(deterministic=True)
     assert encode_record(record).data == expected
 
@@ -60,7 +60,7 @@ def test_image_offset_points_at_the_image(record):
     assert data[offset : offset + len(record.image)] == record.image
 
 
-def test_encode_gives_the_golden_bytes():
+def test_encode_returns_the_golden_bytes():
     record = dataclasses.replace(RECORD, image=b"px")
     assert encode_record(record).data.hex() == (
         "0aaa010a1a0a11696d6167652f636c6173732f6c6162656c12051a030a01030a170a0d"
@@ -75,7 +75,7 @@ def test_encode_gives_the_golden_bytes():
     "data",
     [b"", b"\x00", b"\xff" * 30, encode_record(RECORD).data[:-3], b"\x0a\x02\x08\x01"],
 )
-def test_parse_fails_clearly_when_it_is_no_record(data):
+def test_parse_raises_record_error_when_the_bytes_are_no_record(data):
     with pytest.raises(RecordError, match="not a record of drtf"):
         parse_record(data)
 

@@ -157,14 +157,14 @@ def remote_set(server, photographs):
     return location
 
 
-def test_s3_is_told_from_paths():
+def test_is_remote_recognizes_s3():
     assert is_remote("s3://bucket/folder")
     assert not is_remote(Path("s3/folder"))
     assert not is_remote("/local/s3:/x")
 
 
 @needs_s3
-def test_a_set_built_to_the_store_equals_a_local_one(
+def test_a_dataset_built_in_the_store_equals_a_local_one(
     server, remote_set, photographs, tmp_path
 ):
     done = run(
@@ -185,7 +185,7 @@ def test_a_set_built_to_the_store_equals_a_local_one(
 
 
 @needs_s3
-def test_verify_looks_at_what_is_in_the_store_now(server, remote_set):
+def test_verify_checks_the_current_files_in_the_store(server, remote_set):
     done = run(server, "verify", "--deep", remote_set)
     assert done.returncode == 0, done.stderr
     assert f"{remote_set} is whole" in done.stdout
@@ -200,7 +200,7 @@ def test_verify_looks_at_what_is_in_the_store_now(server, remote_set):
 
 
 @needs_s3
-def test_training_and_scoring_read_the_store(server, remote_set, tmp_path):
+def test_training_and_scoring_read_from_the_store(server, remote_set, tmp_path):
     sets = [word for setting in QUICK for word in ("--set", setting)]
     out = tmp_path / "run"
     done = run(server, "train", "--shards", remote_set, "--out", out, *sets)
@@ -224,7 +224,7 @@ def test_training_and_scoring_read_the_store(server, remote_set, tmp_path):
 
 
 @needs_s3
-def test_a_store_that_is_down_or_refuses_is_one_line(server, remote_set):
+def test_an_unreachable_store_is_a_one_line_error(server, remote_set):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         down = server | {"S3_ENDPOINT": f"http://127.0.0.1:{unused.getsockname()[1]}"}
@@ -249,7 +249,7 @@ os._exit(0)
 
 
 @needs_s3
-def test_what_is_read_after_a_cut_is_what_is_there(server, tmp_path):
+def test_a_read_after_a_cut_connection_is_correct(server, tmp_path):
     path = tmp_path / "large"
     path.write_bytes(os.urandom(20_000))
     put(server, "cut/large", path.read_bytes())
@@ -287,7 +287,7 @@ os._exit(0)
 
 
 @needs_s3
-def test_a_location_that_leads_nowhere_says_why(server, remote_set):
+def test_a_wrong_location_is_an_error_with_its_reason(server, remote_set):
     locations = ("s3://nobody/x", "s3:///x", f"{BUCKET}/nothing", f"{BUCKET}/photos")
     command = [sys.executable, "-c", ERRORS, *locations]
     done = subprocess.run(
@@ -308,7 +308,7 @@ def test_a_location_that_leads_nowhere_says_why(server, remote_set):
 
 
 @needs_s3
-def test_missing_credentials_are_one_line(server, remote_set, tmp_path):
+def test_missing_credentials_are_a_one_line_error(server, remote_set, tmp_path):
     """Plain moto lets an unsigned request see a bucket, and read no object."""
     missing = {k: v for k, v in server.items() if not k.startswith("AWS_")}
     missing["HOME"] = str(tmp_path)
@@ -318,7 +318,7 @@ def test_missing_credentials_are_one_line(server, remote_set, tmp_path):
 
 
 @needs_s3
-def test_a_connection_cut_in_mid_file_is_tried_again_and_loses_nothing(
+def test_a_connection_cut_within_a_file_is_retried_without_loss(
     server, remote_set, photographs, tmp_path
 ):
     port = int(server["S3_ENDPOINT"].rpartition(":")[2])
@@ -340,7 +340,7 @@ def test_a_connection_cut_in_mid_file_is_tried_again_and_loses_nothing(
 
 
 @needs_s3
-def test_the_cache_stays_within_its_bound(server, remote_set, tmp_path):
+def test_the_cache_stays_within_its_limit(server, remote_set, tmp_path):
     cache = tmp_path / "cache"
     old = cache / "sets" / "old"
     old.mkdir(parents=True)
@@ -367,7 +367,7 @@ def test_the_cache_stays_within_its_bound(server, remote_set, tmp_path):
 
 
 @needs_s3
-def test_a_set_damaged_in_the_store_is_not_taken_into_the_cache(
+def test_a_dataset_damaged_in_the_store_does_not_enter_the_cache(
     server, remote_set, tmp_path
 ):
     damaged = server | {"DRTF_CACHE": str(tmp_path / "cache")}
@@ -385,13 +385,13 @@ def test_a_set_damaged_in_the_store_is_not_taken_into_the_cache(
 
 
 @pytest.mark.skipif(WORKS, reason="here it works")
-def test_where_it_does_not_work_it_says_which_versions_do(tmp_path):
+def test_an_unsupported_tensorflow_is_an_error_that_names_supported_ones(tmp_path):
     error = error_of(dict(os.environ), "verify", "s3://eyes/set")
     assert "works with TensorFlow 2.16 and 2.17 only" in error
     assert tf.__version__ in error
 
 
-def test_other_options_refuse_a_store(tmp_path):
+def test_options_for_local_paths_refuse_a_store(tmp_path):
     words = ("train", "--shards", tmp_path, "--out", "s3://eyes/run")
     done = run(dict(os.environ), *words)
     assert done.returncode == 2

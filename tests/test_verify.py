@@ -34,7 +34,7 @@ def first_shard(folder):
     return min(folder.glob("*train.tfrecord-*"))
 
 
-def test_a_whole_set_has_no_fault(shards):
+def test_an_intact_dataset_has_no_faults(shards):
     assert find_faults(shards) == []
 
 
@@ -71,7 +71,7 @@ def test_a_missing_and_an_extra_shard_are_found(copy):
     assert "not in the manifest" in faults["other-train.tfrecord-00000-of-00001"]
 
 
-def test_what_looks_like_a_shard_is_found_wherever_it_lies(copy):
+def test_a_stray_shard_is_found_in_any_subfolder(copy):
     (copy / "deep").mkdir()
     shutil.copy(first_shard(copy), copy / "deep")
     shutil.copy(first_shard(copy), copy / "idx" / "more.tfrecord.idx")
@@ -104,7 +104,7 @@ def test_without_an_index_a_damaged_record_is_still_named(copy):
         ("patient", lambda x: x + "0"),
     ],
 )
-def test_an_index_that_its_manifest_names_must_be_the_records(copy, column, change):
+def test_an_index_that_differs_from_the_records_is_found(copy, column, change):
     index = load_index(copy / INDEX_FILE)
     index.loc[2, column] = change(index.loc[2, column])
     save_index(copy / INDEX_FILE, index)
@@ -115,7 +115,7 @@ def test_an_index_that_its_manifest_names_must_be_the_records(copy, column, chan
     assert (first_shard(copy).name, 2) in faults
 
 
-def test_counts_that_are_not_the_indexs_are_found(copy):
+def test_counts_that_differ_from_the_index_are_found(copy):
     manifest = load_manifest(copy)
     train = manifest.num_records["train"] | {"0": 1}
     counts = manifest.num_records | {"train": train}
@@ -123,7 +123,7 @@ def test_counts_that_are_not_the_indexs_are_found(copy):
     assert [fault.file for fault in find_faults(copy)] == [INDEX_FILE]
 
 
-def test_a_pipe_in_a_shards_place_is_not_waited_for(copy):
+def test_a_pipe_in_place_of_a_shard_does_not_block(copy):
     path = first_shard(copy)
     path.unlink()
     os.mkfifo(path)
@@ -159,7 +159,7 @@ def test_an_index_with_another_grade_is_found(copy):
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_an_image_that_cannot_be_decoded_is_found_by_looking_deep(
+def test_an_undecodable_image_is_found_by_the_deep_check(
     photographs, tmp_path, encoding
 ):
     """A set whose every checksum is right, and whose fifth image is no picture."""
@@ -184,7 +184,7 @@ def test_an_image_that_cannot_be_decoded_is_found_by_looking_deep(
 
 
 @pytest.mark.parametrize("seed", range(120))
-def test_no_damage_anywhere_goes_unseen(copy, seed):
+def test_any_damage_is_found(copy, seed):
     """Bytes are flipped, cut, inserted, moved or zeroed in any file of the set."""
     rng = random.Random(seed)
     with ShardDataset(copy) as opened:
@@ -227,13 +227,13 @@ def test_an_index_that_is_missing_or_unreadable_is_found(copy, data):
     assert [fault.file for fault in find_faults(copy)] == [INDEX_FILE]
 
 
-def test_a_changed_list_of_rejections_is_found(copy):
+def test_a_changed_rejected_csv_is_found(copy):
     with (copy / REJECTED_FILE).open("a") as file:
         file.write("x.png,empty,\n")
     assert [fault.file for fault in find_faults(copy)] == [REJECTED_FILE]
 
 
-def test_an_index_may_have_more_columns_and_must_have_ours(shards, tmp_path):
+def test_an_index_may_have_extra_columns_but_none_may_be_missing(shards, tmp_path):
     table = pq.read_table(shards / INDEX_FILE)
     haze = pa.array([0.5] * table.num_rows)
     path = tmp_path / "index.parquet"

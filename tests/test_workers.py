@@ -39,7 +39,7 @@ def die_at_three(number: int) -> int:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_results_come_in_order(num_workers):
+def test_results_are_in_order(num_workers):
     results = map_in_order(
         square, range(40), num_workers=num_workers, initializer=nothing
     )
@@ -47,7 +47,7 @@ def test_results_come_in_order(num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_error_of_the_function_is_raised_as_itself(num_workers):
+def test_an_error_of_the_function_is_raised_unchanged(num_workers):
     results = map_in_order(
         fail_at_three, range(9), num_workers=num_workers, initializer=nothing
     )
@@ -55,13 +55,13 @@ def test_an_error_of_the_function_is_raised_as_itself(num_workers):
         list(results)
 
 
-def test_a_worker_that_dies_is_an_error_that_says_what_to_do():
+def test_a_worker_that_dies_is_an_error():
     results = map_in_order(die_at_three, range(9), num_workers=2, initializer=nothing)
     with raises_naming(DrtfError, "num_workers"):
         list(results)
 
 
-def test_what_ends_its_process_is_found_and_the_others_results_come_in_order():
+def test_an_item_that_crashes_its_process_is_isolated():
     results = map_in_order(
         die_at_three,
         range(40),
@@ -89,7 +89,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_parent(tmp_path, how):
+def test_workers_end_when_their_parent_is_killed(tmp_path, how):
     (tmp_path / "orphans.py").write_text(ORPHANS)
     parent = subprocess.Popen(
         [sys.executable, tmp_path / "orphans.py"], stdout=subprocess.PIPE, text=True
@@ -101,7 +101,7 @@ def test_workers_end_with_their_parent(tmp_path, how):
     assert len(workers) == 2
 
 
-def test_items_are_taken_a_bounded_number_ahead():
+def test_items_are_read_a_bounded_number_ahead():
     taken = []
 
     def items():
@@ -115,12 +115,12 @@ def test_items_are_taken_a_bounded_number_ahead():
     results.close()
 
 
-def test_zero_workers_means_one_a_cpu():
+def test_zero_workers_means_one_per_core():
     assert count_workers(0) == len(os.sched_getaffinity(0))
     assert count_workers(3) == 3
 
 
-def test_a_function_called_apart_returns_and_raises_as_here():
+def test_run_in_process_returns_and_raises_like_a_direct_call():
     assert run_in_process(divmod, 7, 2) == (3, 1)
     with raises_naming(DrtfError, "too few"):
         run_in_process(raise_error, "too few")
@@ -159,7 +159,7 @@ def wait_for_a_signal(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_what_runs_apart_has_time_to_save_when_its_parent_is_stopped(tmp_path, number):
+def test_run_in_process_has_time_to_save_when_its_parent_is_stopped(tmp_path, number):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     path = os.pathsep.join(

@@ -24,7 +24,7 @@ from drtf.images.preprocess import (
     limit_threads,
     preprocess_photograph,
 )
-from drtf.images.retina import cut, find_field, find_frame, survey
+from drtf.images.retina import build_thumbnail, crop, find_field, square_around
 from drtf.progress import progress
 from drtf.workers import MAX_PENDING_PER_WORKER, count_workers, map_in_order
 
@@ -187,10 +187,10 @@ def _equalize_whole(
         image_scaled, scale = decode_photograph(
             data, min_side=config.size * OVERSAMPLING
         )
-        field = find_field(survey(image_scaled).brightness)
+        field = find_field(build_thumbnail(image_scaled).brightness)
         if field is not None:
-            frame = find_frame(field, image_scaled.shape, scale=scale)
-            image = cut(image, frame, scale=1)
+            frame = square_around(field, image_scaled.shape, scale=scale)
+            image = crop(image, frame, scale=1)
     lightness, a, b = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2LAB))
     lightness = equalize_lightness(
         lightness, clip_limit=config.clahe_clip_limit, tiles=config.clahe_tiles

@@ -15,7 +15,7 @@ from drtf.config import ImagesConfig, MapMethod
 from drtf.data.synthetic_set import PlannedPhotograph, plan_photographs
 from drtf.errors import DrtfError
 from drtf.images.preprocess import limit_threads, preprocess_photograph
-from drtf.images.retina import cut, find_field, find_frame, survey
+from drtf.images.retina import build_thumbnail, crop, find_field, square_around
 from drtf.inference.heatmaps import compute_maps, list_map_layers
 from drtf.models.run import load_run
 from drtf.progress import progress
@@ -199,13 +199,13 @@ def _draw(photograph: PlannedPhotograph, *, config: ImagesConfig) -> Example:
     _, data = cv2.imencode(".png", drawn.image[..., ::-1])
     image = preprocess_photograph(data.tobytes(), config).image
     lesions = drawn.lesions.astype(np.uint8)
-    brightness = survey(drawn.image).brightness
+    brightness = build_thumbnail(drawn.image).brightness
     field = find_field(brightness)
     mask = np.ones_like(brightness) if field is None else field
     whole = cv2.resize(mask, drawn.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     if config.crop == "retina":
-        frame = find_frame(mask, drawn.image.shape, scale=1)
-        lesions, whole = (cut(x, frame, scale=1) for x in (lesions, whole))
+        frame = square_around(mask, drawn.image.shape, scale=1)
+        lesions, whole = (crop(x, frame, scale=1) for x in (lesions, whole))
     # A px is of a lesion if any of its part of the photograph is.
     size = (config.size, config.size)
     lesions, whole = (

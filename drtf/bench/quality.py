@@ -18,7 +18,7 @@ from drtf.errors import LabelError, PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import OVERSAMPLING, limit_threads
-from drtf.images.retina import SURVEY_SIDE, find_field, survey
+from drtf.images.retina import THUMBNAIL_SIDE, build_thumbnail, find_field
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
 
@@ -97,12 +97,12 @@ def _flag(photograph: PhotographRef) -> dict[str, Flags]:
     """Flag a photograph as it is and in each degraded form; nothing if unreadable."""
     try:
         data = photograph.read()
-        image, _ = decode_photograph(data, min_side=OVERSAMPLING * SURVEY_SIDE)
+        image, _ = decode_photograph(data, min_side=OVERSAMPLING * THUMBNAIL_SIDE)
     except PhotographError:
         return {}
     found = {}
     for kind, form in _degrade(image):
-        surveyed = survey(form)
+        surveyed = build_thumbnail(form)
         found[kind] = gradability_flags(surveyed, find_field(surveyed.brightness))
     return found
 
@@ -110,10 +110,10 @@ def _flag(photograph: PhotographRef) -> dict[str, Flags]:
 def _degrade(image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield a photograph as it is, blurred and darkened, each with its name."""
     yield AS_IT_IS, image
-    pixels = max(image.shape[:2]) / SURVEY_SIDE
+    pixels = max(image.shape[:2]) / THUMBNAIL_SIDE
     for sigma in BLURS:
         blurred = cv2.GaussianBlur(image, (0, 0), sigma * pixels)
-        yield f"blurred, sigma {sigma} px of {SURVEY_SIDE}", blurred
+        yield f"blurred, sigma {sigma} px of {THUMBNAIL_SIDE}", blurred
     for factor in EXPOSURES:
         darkened = cv2.convertScaleAbs(image, alpha=factor)
         yield f"darkened to {factor:.0%}", darkened

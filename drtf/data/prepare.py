@@ -185,7 +185,7 @@ def prepare_for_network(
     return NetworkInput(
         path=prepared.path,
         image=image,
-        flags=gradability_flags(result.survey, result.field),
+        flags=gradability_flags(result.thumbnail, result.field),
         picture=prepared.picture,
     )
 

@@ -1,4 +1,4 @@
-"""From a file's bytes to RGB pixels: the one decoder of building and scoring."""
+"""Decoding of image files to RGB pixels, for building and scoring alike."""
 
 import io
 import math
@@ -14,16 +14,16 @@ from drtf.images.dicom import is_dicom, read_dicom
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
 KINDS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB")
-# Signed, 32-bit, floating-point or CIELAB samples: OpenCV reads them wrongly or not.
+# Signed, 32-bit, floating-point or CIELAB samples, which OpenCV misreads or refuses.
 UNSUPPORTED_MODES = ("I", "F", "LAB")
-# Below the number from which Pillow refuses to read even a header.
+# Below the limit at which Pillow refuses to read even the header.
 MAX_PIXELS = 150_000_000
-MIN_PIXELS_A_SIDE = 32
+MIN_SIDE = 32
 MAX_ASPECT_RATIO = 8
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK_BYTES = 12  # length, name and checksum
 
-# libjpeg halves, quarters or eighths a picture in the DCT, at a fraction of the work.
+# libjpeg can shrink a picture to 1/2, 1/4 or 1/8 within the DCT, at far less cost.
 JPEG_FLAGS = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -33,23 +33,28 @@ JPEG_FLAGS = {
 
 
 class Decoded(NamedTuple):
-    """Pixels, uint8 RGB [H, W, 3], and by how much they were shrunk in decoding."""
+    """A decoded photograph.
+
+    Attributes:
+        image: uint8 RGB [H, W, 3].
+        scale: Factor by which it was shrunk during decoding: 1, 2, 4 or 8.
+    """
 
     image: np.ndarray
     scale: int
 
 
 def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
-    """Decode a photograph, upright as a JPEG's, PNG's or TIFF's EXIF says.
+    """Decode a photograph, and rotate it upright according to its EXIF data.
 
     Args:
-        data: a JPEG, PNG, TIFF, WebP, BMP or DICOM file.
-        min_side: where above 0, the photograph may be shrunk to 1/2, 1/4 or 1/8, the
-            smallest whose shorter side still has this many px: a JPEG in the DCT, any
-            other by averaging blocks.
+        data: Bytes of a JPEG, PNG, TIFF, WebP, BMP or DICOM file.
+        min_side: If above 0, shrink the photograph to the smallest of 1/2, 1/4 and 1/8
+            whose shorter side still has this many px. A JPEG is shrunk in the DCT, any
+            other file by averaging blocks.
 
     Raises:
-        PhotographError: with reason `empty`, `not_an_image`, `unsupported`,
+        PhotographError: With reason `empty`, `not_an_image`, `unsupported`,
             `too_large`, `too_small`, `too_narrow` or `undecodable`.
     """
     if is_dicom(data):
@@ -60,8 +65,8 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
         data = dicom
     width, height, kind = _read_header(data)
     scale = choose_scale(width, height, min_side)
-    in_dct = kind in ("JPEG", "MPO")
-    flag = JPEG_FLAGS[scale] if in_dct else cv2.IMREAD_COLOR
+    is_jpeg = kind in ("JPEG", "MPO")
+    flag = JPEG_FLAGS[scale] if is_jpeg else cv2.IMREAD_COLOR
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
@@ -69,15 +74,15 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
     if image is None:
         raise PhotographError(
             "undecodable",
-            f"a {kind} file that is damaged, truncated or of a kind OpenCV can't read",
+            f"a {kind} file that is damaged, truncated or unsupported by OpenCV",
         )
-    if not in_dct:
+    if not is_jpeg:
         image = shrink(image, scale)
     return Decoded(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), scale)
 
 
 def choose_scale(width: int, height: int, min_side: int) -> int:
-    """Return 8, 4, 2 or 1: by how much a photograph may be shrunk in decoding."""
+    """Return the factor to shrink a photograph by during decoding: 8, 4, 2 or 1."""
     scales = (x for x in (8, 4, 2) if min_side and min(width, height) >= min_side * x)
     return next(scales, 1)
 
@@ -87,32 +92,33 @@ def shrink(image: np.ndarray, scale: int) -> np.ndarray:
     if scale == 1:
         return image
     height, width = (math.ceil(side / scale) for side in image.shape[:2])
-    # To whole blocks first, as libjpeg does, so that the picture isn't stretched.
+    # Pad to whole blocks first, as libjpeg does, so that the picture isn't stretched.
     bottom, right = (
-        side * scale - found
-        for side, found in zip((height, width), image.shape[:2], strict=True)
+        side * scale - unpadded
+        for side, unpadded in zip((height, width), image.shape[:2], strict=True)
     )
     image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse a declared size, in px, that is no photograph's or costs too much memory.
+    """Check that a declared size in px is plausible and fits into memory.
 
     Raises:
-        PhotographError: with reason `too_large`, `too_small` or `too_narrow`.
+        PhotographError: With reason `too_large`, `too_small` or `too_narrow`.
     """
     if width * height > MAX_PIXELS:
         raise PhotographError(
-            "too_large", f"{width}x{height} px; at most {MAX_PIXELS} px are decoded"
+            "too_large", f"{width}x{height} px; the maximum is {MAX_PIXELS} px"
         )
-    if min(width, height) < MIN_PIXELS_A_SIDE:
+    if min(width, height) < MIN_SIDE:
         raise PhotographError(
-            "too_small", f"{width}x{height} px; at least {MIN_PIXELS_A_SIDE} a side"
+            "too_small", f"{width}x{height} px; the minimum is {MIN_SIDE} px per side"
         )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise PhotographError(
-            "too_narrow", f"{width}x{height} px; at most {MAX_ASPECT_RATIO} to 1"
+            "too_narrow",
+            f"{width}x{height} px; the maximum aspect ratio is {MAX_ASPECT_RATIO}:1",
         )
 
 
@@ -124,18 +130,20 @@ def _read_header(data: bytes) -> tuple[int, int, str]:
             header = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise PhotographError(
-            "too_large", f"more than {MAX_PIXELS} px are declared"
+            "too_large", f"it declares more than {MAX_PIXELS} px"
         ) from error
-    except Exception as error:  # Pillow's readers raise whatever damage leads them to
+    except Exception as error:  # on damaged files, Pillow raises many kinds of errors
         raise PhotographError(
-            "not_an_image", "its first bytes are of no known image format, or cut short"
+            "not_an_image",
+            "its first bytes match no known image format, or are cut short",
         ) from error
     kind = str(header.format)
     if kind not in KINDS:
-        raise PhotographError("unsupported", f"a {kind} file, whatever its name")
+        raise PhotographError("unsupported", f"a {kind} file, whatever its name says")
     if kind == "TIFF" and header.mode in UNSUPPORTED_MODES:
         raise PhotographError(
-            "unsupported", "a TIFF of signed, 32-bit, floating-point or CIELAB samples"
+            "unsupported",
+            "a TIFF with signed, 32-bit, floating-point or CIELAB samples",
         )
     check_size(*header.size)
     if kind == "PNG":
@@ -144,7 +152,7 @@ def _read_header(data: bytes) -> tuple[int, int, str]:
 
 
 def _check_png(data: bytes) -> None:
-    """Refuse what OpenCV would crash on, or take memory for as a chunk declares it."""
+    """Refuse PNG files that would crash OpenCV or make it allocate a declared size."""
     position, name = len(PNG_SIGNATURE), b""
     while name != b"IEND" and position < len(data):
         length = int.from_bytes(data[position : position + 4], "big")

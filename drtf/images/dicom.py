@@ -1,4 +1,4 @@
-"""DICOM files: the photograph inside, through pydicom."""
+"""DICOM files: extracts the photograph with pydicom."""
 
 import io
 import warnings
@@ -10,8 +10,8 @@ from drtf.errors import PhotographError
 
 PREAMBLE_BYTES = 128
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
-# Those that need no decoder beyond pydicom and libjpeg, and give no memory away before
-# the size is known, as a deflated file would.
+# Transfer syntaxes that need no decoder beyond pydicom and libjpeg. Deflated files are
+# excluded, because they can take any amount of memory before their size is known.
 SYNTAXES = {
     "1.2.840.10008.1.2": "implicit VR, little endian",
     "1.2.840.10008.1.2.1": "explicit VR, little endian",
@@ -19,46 +19,46 @@ SYNTAXES = {
     "1.2.840.10008.1.2.5": "RLE",
     JPEG_BASELINE: "JPEG baseline",
 }
-# As libjpeg takes them without being told.
+# Colour spaces that libjpeg decodes by default.
 JPEG_COLORS = ("YBR_FULL_422", "YBR_FULL", "MONOCHROME2")
 
 
 def is_dicom(data: bytes) -> bool:
-    """Tell a DICOM file by the mark behind its preamble (DICOM PS3.10, 7.1)."""
+    """Return True for a DICOM file: `DICM` follows its preamble (DICOM PS3.10, 7.1)."""
     return data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM"
 
 
 def read_dicom(
     data: bytes, *, check_size: Callable[[int, int], None]
 ) -> bytes | np.ndarray:
-    """Take the photograph out of a DICOM file.
+    """Extract the photograph from a DICOM file.
 
     Args:
-        data: the file.
-        check_size: called with the declared width and height, in px, before memory is
-            spent on pixels.
+        data: Bytes of the file.
+        check_size: Called with the declared width and height in px, before memory is
+            allocated for the pixels. Raises PhotographError to refuse them.
 
     Returns:
-        A JPEG file's bytes where one is inside as it is, otherwise uint8 RGB [H, W, 3].
+        The bytes of an embedded JPEG file, or else uint8 RGB [H, W, 3].
 
     Raises:
-        PhotographError: with reason `unsupported`, `not_an_image`, `undecodable`, or
-            what `check_size` raises.
+        PhotographError: With reason `unsupported`, `not_an_image` or `undecodable`, or
+            as raised by `check_size`.
     """
     try:
         import pydicom
     except ImportError as error:
         raise PhotographError(
-            "unsupported", "a DICOM file needs pydicom: pip install 'drtf[dicom]'"
+            "unsupported", "DICOM files require pydicom: pip install 'drtf[dicom]'"
         ) from error
-    syntax = _find_syntax(data)
+    syntax = _transfer_syntax(data)
     if syntax not in SYNTAXES:
         raise PhotographError(
             "unsupported",
-            f"a DICOM file in transfer syntax {syntax}; those that are read: "
+            f"a DICOM file with transfer syntax {syntax}; supported are "
             f"{', '.join(SYNTAXES.values())}",
         )
-    # pydicom and the decoders behind it raise whatever a damaged file leads them to.
+    # On damaged files, pydicom and its decoders raise many kinds of errors.
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
         width, height = int(dataset.Columns), int(dataset.Rows)
@@ -73,9 +73,9 @@ def read_dicom(
     if num_frames != 1 or signed:
         raise PhotographError(
             "unsupported",
-            f"a DICOM file of {num_frames} frames"
+            f"a DICOM file with {num_frames} frames"
             if num_frames != 1
-            else "a DICOM file of signed samples",
+            else "a DICOM file with signed samples",
         )
     try:
         if syntax == JPEG_BASELINE and color in JPEG_COLORS:
@@ -83,21 +83,21 @@ def read_dicom(
                 dataset.PixelData, 0, number_of_frames=1
             ).rstrip(b"\0")
         with warnings.catch_warnings(action="ignore"):
-            pixels = _find_rgb(dataset, color)
+            pixels = _rgb_pixels(dataset, color)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise PhotographError("undecodable", f"a DICOM file: {reason}") from error
     if pixels.shape != (height, width, 3):
         raise PhotographError(
             "undecodable",
-            f"a DICOM file that declares {width}x{height} px and holds "
+            f"a DICOM file that declares {width}x{height} px but has "
             f"{pixels.size // 3}",
         )
     return pixels
 
 
-def _find_syntax(data: bytes) -> str:
-    """Return the UID of the transfer syntax, before anything else is read."""
+def _transfer_syntax(data: bytes) -> str:
+    """Return the UID of the transfer syntax, reading nothing else of the file."""
     from pydicom.filereader import read_dataset
 
     try:
@@ -108,16 +108,16 @@ def _find_syntax(data: bytes) -> str:
             stop_when=lambda tag, vr, length: tag.group != 2,
         )
         return str(header.TransferSyntaxUID)
-    except Exception as error:  # what a damaged header leads it to
+    except Exception as error:  # damaged headers raise many kinds of errors
         raise PhotographError(
             "not_an_image", f"a DICOM file without a readable header: {error}"
         ) from error
 
 
-def _find_rgb(dataset, color: str) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _rgb_pixels(dataset, color: str) -> np.ndarray:  # type: ignore[no-untyped-def]
     from pydicom.pixels import apply_color_lut, pixel_array
 
-    pixels = pixel_array(dataset)  # of YBR already made RGB
+    pixels = pixel_array(dataset)  # converts YBR to RGB
     bits = int(dataset.BitsStored)
     if color == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)

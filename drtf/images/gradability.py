@@ -1,154 +1,160 @@
-"""Whether a photograph shows a retina well enough to be graded."""
+"""Gradability: flags photographs that can hardly be graded, with the reason."""
 
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
-from drtf.images.retina import Survey
+from drtf.images.retina import Thumbnail
 
 Flag = Literal["no_retina", "not_a_fundus", "too_dark", "blurred"]
 
-# The field is looked at with this many px a side, in tiles of a sixteenth of it; the
-# finest vessels that are left lie between these two scales.
+# Sharpness is measured at this many px per side, in tiles of 1/16 of a side. The finest
+# vessels at this size lie between the two Gaussian scales.
 SIDE, TILE = 160, 10
-FINE, COARSE = 0.7, 1.4
+FINE_SIGMA, COARSE_SIGMA = 0.7, 1.4
 RIM = np.ones((11, 11), np.uint8)
 EDGE = np.ones((7, 7), np.uint8)
 
-# Found on 3,755 photographs of EyePACS that a clinician had judged, 205 of IDRiD, the
-# same degraded, and pictures of other things; what they come to is in docs/results.md.
+# Chosen on 3,755 EyePACS photographs that a clinician rated for quality, 205 IDRiD
+# photographs, degraded copies of these, and other pictures: see docs/results.md.
 MIN_BRIGHTNESS = 0.25
 MIN_SHARPNESS = 2.0
 MAX_SHARPNESS = 16.0
 MAX_SURROUND = 0.25
 MIN_ROUNDNESS = 0.6
-MIN_RED = 0.9
-MIN_RED_UNFRAMED = 1.15
-MIN_COLOR = 0.04
+MIN_REDNESS = 0.9
+MIN_REDNESS_UNFRAMED = 1.15
+MIN_COLORFULNESS = 0.04
 
 
 class ImageStatistics(NamedTuple):
-    """What a photograph looks like.
+    """Statistics of a photograph that tell a gradable fundus from other pictures.
 
     Attributes:
-        light: median over the field of the brightest channel, in [0, 1].
-        clarity: how much fine detail the field has in the green channel, where vessels
-            and lesions stand out most. It is equalised first, so that dark photographs
-            are not taken for blurred ones: the root mean square of a difference of
-            Gaussians, in levels of 255, as the geometric mean over tiles.
-        surround: how bright it is around the field, as a share of the field's own
-            brightness; 0 where the field fills the photograph.
-        roundness: intersection over union of the field and the circle around it, cut
-            off where the field is.
-        red: mean red of the field as a multiple of its green or blue, the lesser one.
-        color: what the dullest channel lacks to the brightest, as a share of this.
-        framed: whether anything lies around the field.
+        brightness: Median of the brightest channel inside the field, in [0, 1].
+        sharpness: Amount of fine detail in the green channel of the field, where
+            vessels and lesions have the most contrast: the root mean square of a
+            difference of Gaussians, in levels of 255, as the geometric mean over tiles.
+            The channel is equalized first, so that dark photographs do not count as
+            blurred.
+        surround: Brightness around the field as a fraction of the field's brightness; 0
+            if the field fills the photograph.
+        roundness: Intersection over union of the field and its enclosing circle, which
+            is cut off where the field is.
+        redness: Mean red of the field divided by the larger mean of green and blue.
+        colorfulness: Difference between the brightest and the darkest channel as a
+            fraction of the brightest.
+        is_framed: Whether there is anything around the field.
     """
 
-    light: float
-    clarity: float
+    brightness: float
+    sharpness: float
     surround: float
     roundness: float
-    red: float
-    color: float
-    framed: bool
+    redness: float
+    colorfulness: float
+    is_framed: bool
 
 
-def gradability_flags(found: Survey, field: np.ndarray | None) -> tuple[Flag, ...]:
-    """List why a photograph can hardly be graded; nothing where it can.
+def gradability_flags(
+    thumbnail: Thumbnail, field: np.ndarray | None
+) -> tuple[Flag, ...]:
+    """Return the reasons why a photograph can hardly be graded, if there are any.
 
     Args:
-        found: the photograph's survey.
-        field: uint8 [h, w], 1 in the field; None where none was found.
+        thumbnail: Thumbnail of the photograph.
+        field: uint8 [h, w], 1 inside the field; None if none was found.
     """
     if field is None:
         return ("no_retina",)
-    looks = measure_statistics(found.image, field)
-    if looks.surround > MAX_SURROUND:
-        # No camera's mask lies around it: a fundus that was cut out fills the picture.
-        looks = measure_statistics(found.image, np.ones_like(field))
-    least_red = MIN_RED if looks.framed else MIN_RED_UNFRAMED
+    statistics = measure_statistics(thumbnail.image, field)
+    if statistics.surround > MAX_SURROUND:
+        # The surround is no camera mask, so this may be a fundus cropped to its inside.
+        statistics = measure_statistics(thumbnail.image, np.ones_like(field))
+    min_redness = MIN_REDNESS if statistics.is_framed else MIN_REDNESS_UNFRAMED
     is_fundus = (
-        looks.roundness >= MIN_ROUNDNESS
-        and looks.red >= least_red
-        and looks.color >= MIN_COLOR
-        and looks.clarity <= MAX_SHARPNESS
+        statistics.roundness >= MIN_ROUNDNESS
+        and statistics.redness >= min_redness
+        and statistics.colorfulness >= MIN_COLORFULNESS
+        and statistics.sharpness <= MAX_SHARPNESS
     )
     if not is_fundus:
         return ("not_a_fundus",)
     flags: list[Flag] = []
-    if looks.light < MIN_BRIGHTNESS:
+    if statistics.brightness < MIN_BRIGHTNESS:
         flags.append("too_dark")
-    if looks.clarity < MIN_SHARPNESS:
+    if statistics.sharpness < MIN_SHARPNESS:
         flags.append("blurred")
     return tuple(flags)
 
 
 def measure_statistics(image: np.ndarray, field: np.ndarray) -> ImageStatistics:
-    """Measure what a photograph looks like.
+    """Measure the statistics of a photograph.
 
     Args:
-        image: uint8 RGB [h, w, 3], of a survey.
-        field: uint8 [h, w], 1 in the field.
+        image: uint8 RGB [h, w, 3], of a thumbnail.
+        field: uint8 [h, w], 1 inside the field.
     """
     left, top, width, height = cv2.boundingRect(field)
     box = np.s_[top : top + height, left : left + width]
     red, green, blue = cv2.split(image)
     brightest = cv2.max(cv2.max(red, green), blue)
-    dullest = cv2.min(cv2.min(red, green), blue)
+    darkest = cv2.min(cv2.min(red, green), blue)
     around = 1 - cv2.dilate(field, EDGE)
     means = [mean + 1 for mean in cv2.mean(image, mask=field)[:3]]
-    light = max(cv2.mean(brightest, mask=field)[0], 1)
-    framed = bool(around.any())
+    brightness = max(cv2.mean(brightest, mask=field)[0], 1)
+    is_framed = bool(around.any())
     return ImageStatistics(
-        light=_find_median(brightest, cv2.erode(field, EDGE, borderValue=1)) / 255,
-        clarity=_measure_clarity(green[box], field[box]),
-        surround=_find_median(brightest, around) / light if framed else 0.0,
+        brightness=_median(brightest, cv2.erode(field, EDGE, borderValue=1)) / 255,
+        sharpness=_measure_sharpness(green[box], field[box]),
+        surround=_median(brightest, around) / brightness if is_framed else 0.0,
         roundness=_measure_roundness(field, box),
-        red=means[0] / max(means[1:]),
-        color=(light - cv2.mean(dullest, mask=field)[0]) / light,
-        framed=framed,
+        redness=means[0] / max(means[1:]),
+        colorfulness=(brightness - cv2.mean(darkest, mask=field)[0]) / brightness,
+        is_framed=is_framed,
     )
 
 
-def _find_median(plane: np.ndarray, mask: np.ndarray) -> float:
+def _median(plane: np.ndarray, mask: np.ndarray) -> float:
     return float(np.median(plane[mask > 0])) if mask.any() else 0.0
 
 
-def _measure_clarity(green: np.ndarray, field: np.ndarray) -> float:
+def _measure_sharpness(green: np.ndarray, field: np.ndarray) -> float:
     scale = SIDE / max(green.shape)
     size = [max(round(side * scale), 1) for side in green.shape[::-1]]
-    shrinks = scale < 1
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     green = cv2.resize(green, size, interpolation=method)
-    # The rim's edge is the camera's, not the retina's.
+    # The sharp edge of the field comes from the camera, not from the retina.
     inside = cv2.resize(field, size, interpolation=cv2.INTER_NEAREST)
     inside = cv2.erode(inside, RIM, borderValue=0)
     counts = cv2.calcHist([green], [0], inside, [256], [0, 256]).ravel()
     if not counts.any():
         return 0.0
     ranks = (np.cumsum(counts) - counts / 2) * (255 / counts.sum())
-    equal = ranks.astype(np.float32)[green]
-    detail = cv2.GaussianBlur(equal, (0, 0), FINE)
-    detail -= cv2.GaussianBlur(equal, (0, 0), COARSE)
+    equalized = ranks.astype(np.float32)[green]
+    detail = cv2.GaussianBlur(equalized, (0, 0), FINE_SIGMA)
+    detail -= cv2.GaussianBlur(equalized, (0, 0), COARSE_SIGMA)
     tiles = [max(side // TILE, 1) for side in size]
-    share = cv2.resize(inside.astype(np.float32), tiles, interpolation=cv2.INTER_AREA)
+    inside_fraction = cv2.resize(
+        inside.astype(np.float32), tiles, interpolation=cv2.INTER_AREA
+    )
     energy = cv2.resize(detail**2 * inside, tiles, interpolation=cv2.INTER_AREA)
-    most = share > 0.5
-    if not most.any():
+    is_counted = inside_fraction > 0.5
+    if not is_counted.any():
         return 0.0
-    return float(np.exp(np.log(np.sqrt(energy[most] / share[most]) + 0.1).mean()))
+    detail_rms = np.sqrt(energy[is_counted] / inside_fraction[is_counted])
+    return float(np.exp(np.log(detail_rms + 0.1).mean()))
 
 
 def _measure_roundness(field: np.ndarray, box: tuple[slice, slice]) -> float:
-    # The hull of the edge is that of all points, and found twenty times as fast.
+    # The hull of the outline equals that of all points, but is 20 times as fast.
     edge, _ = cv2.findContours(field, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.convexHull(np.concatenate(edge))
     (x, y), radius = cv2.minEnclosingCircle(hull)
     circle = np.zeros_like(field)
     cv2.circle(circle, (round(x), round(y)), round(radius), 1, cv2.FILLED)
-    # Many cameras cut top and bottom off.
+    # Many cameras cut off the top and the bottom of the field.
     cut_off = np.zeros_like(field)
     cut_off[box] = circle[box]
     both, either = cut_off & field, cut_off | field

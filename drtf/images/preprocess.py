@@ -1,4 +1,4 @@
-"""The one definition of preprocessing, shared by building and scoring."""
+"""Preprocessing of a photograph: the same code for building and for scoring."""
 
 import functools
 import math
@@ -10,19 +10,26 @@ import numpy as np
 from drtf.config import ImagesConfig
 from drtf.errors import PhotographError
 from drtf.images.decode import decode_photograph
-from drtf.images.quality import Quality, measure_quality, refuse_blank
-from drtf.images.retina import Survey, cut, find_field, find_frame, survey
+from drtf.images.quality import Quality, check_not_blank, measure_quality
+from drtf.images.retina import (
+    Thumbnail,
+    build_thumbnail,
+    crop,
+    find_field,
+    square_around,
+)
 
-# A scaled decode keeps this many px for each px of the target, and CLAHE gets tiles of
-# this many px, enlarged where need be: with fewer its histograms are too coarse, and
-# PSNR against full size falls below 38 dB.
+# A scaled decode keeps at least this many px per px of the target. CLAHE tiles have at
+# least this many px per side, if need be by enlarging: with fewer, its histograms are
+# too coarse, and the PSNR against full-size processing falls below 38 dB.
 OVERSAMPLING = 2
 MIN_TILE_SIDE = 48
 MAX_WORKING_SCALE = 8
 GRAHAM_GREY = 128
 GRAHAM_GAIN = 4
-GRAHAM_RADII_A_SIGMA = 30
-GRAHAM_SHARE = 0.9  # of the radius; beyond it the rim's own edge is enhanced
+GRAHAM_SIGMAS_PER_RADIUS = 30
+# Fraction of the radius that is kept; beyond it, the edge of the field is enhanced.
+GRAHAM_RADIUS_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -31,31 +38,32 @@ class Preprocessed:
 
     Attributes:
         image: uint8 RGB [size, size, 3].
-        survey: of the photograph before equalization.
-        field: uint8 [h, w], 1 in the retina's bright field of the survey; None where
-            none was found: then the whole photograph is taken for it.
-        quality: of the photograph before equalization.
+        thumbnail: The photograph before contrast enhancement, shrunk.
+        field: uint8 [h, w], 1 inside the retina's field of the thumbnail. None if none
+            was found; the whole photograph is used then.
+        quality: Quality measures of the photograph before contrast enhancement.
     """
 
     image: np.ndarray
-    survey: Survey
+    thumbnail: Thumbnail
     field: np.ndarray | None
     quality: Quality
 
 
 def preprocess_photograph(data: bytes, config: ImagesConfig) -> Preprocessed:
-    """Decode, crop, equalise and resize one photograph.
+    """Decode, crop, enhance and resize one photograph.
 
-    With `decode = "exact"` it is the predecessor's way bit for bit: full decode, CLAHE
-    at full size, bilinear resize. Otherwise it is shrunk in decoding while enough
-    pixels remain, and the resize averages areas, which doesn't alias.
+    `decode = "exact"` reproduces the notebook bit for bit: full decode, CLAHE at full
+    size, bilinear resize. Otherwise the photograph is shrunk during decoding while
+    enough pixels remain, and the resize averages areas, which avoids aliasing.
 
     Args:
-        data: an image file's bytes.
-        config: the `images` section.
+        data: Bytes of an image file.
+        config: The `images` section.
 
     Raises:
-        PhotographError: if the bytes can't be decoded or processed, or show nothing.
+        PhotographError: If the bytes can't be decoded or processed, or the photograph
+            is blank.
     """
     try:
         return _preprocess(data, config)
@@ -67,21 +75,21 @@ def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
     exact = config.decode == "exact"
     min_side = 0 if exact else config.size * OVERSAMPLING
     image, scale = decode_photograph(data, min_side=min_side)
-    found = survey(image)
-    field = find_field(found.brightness)
-    quality = measure_quality(found, field)
+    thumbnail = build_thumbnail(image)
+    field = find_field(thumbnail.brightness)
+    quality = measure_quality(thumbnail, field)
     if config.reject_blank:
-        refuse_blank(found, quality)
-    mask = np.ones_like(found.brightness) if field is None else field
+        check_not_blank(thumbnail, quality)
+    mask = np.ones_like(thumbnail.brightness) if field is None else field
     if config.crop == "retina":
-        frame = find_frame(mask, image.shape, scale=scale)
-        if scale > 1 and frame.side < min_side * scale:
-            # A field much smaller than its photograph is decoded at a finer scale.
-            finer = min_side * scale / frame.side * min(image.shape[:2])
+        square = square_around(mask, image.shape, scale=scale)
+        if scale > 1 and square.side < min_side * scale:
+            # A field much smaller than its photograph needs a larger decoding scale.
+            finer = min_side * scale / square.side * min(image.shape[:2])
             image, scale = decode_photograph(data, min_side=math.ceil(finer))
         if config.mask:
-            mask = cut(cv2.resize(mask, image.shape[1::-1]), frame, scale=scale)
-        image = cut(image, frame, scale=scale)
+            mask = crop(cv2.resize(mask, image.shape[1::-1]), square, scale=scale)
+        image = crop(image, square, scale=scale)
     if config.contrast == "graham":
         image = subtract_local_average(image)
     if config.contrast == "clahe":
@@ -90,7 +98,7 @@ def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
         image = _resize(image, config)
     if config.mask:
         image = _paint_outside(image, mask, config)
-    return Preprocessed(image, found, field, quality)
+    return Preprocessed(image, thumbnail, field, quality)
 
 
 def _equalize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
@@ -102,38 +110,45 @@ def _equalize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
     if config.decode == "exact":
         lab = cv2.insertChannel(equalize(lightness), lab, 0)
         return _resize(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), config)
-    # A whole multiple of the target, so that each of its px averages whole blocks.
+    # A whole multiple of the target size, so that each px averages whole blocks.
     size = config.size
     factor = math.ceil(MIN_TILE_SIDE * config.clahe_tiles / size)
-    least = size * min(factor, MAX_WORKING_SCALE)
-    sides = [math.ceil(max(side, least) / size) * size for side in lab.shape[1::-1]]
+    min_side = size * min(factor, MAX_WORKING_SCALE)
+    sides = [math.ceil(max(side, min_side) / size) * size for side in lab.shape[1::-1]]
     lightness = equalize(cv2.resize(lightness, sides, interpolation=cv2.INTER_LINEAR))
-    # Shrunk before it is converted back, which takes far fewer px; colours vary so
-    # slowly that halfway they need no averaging.
+    # Shrinking before the conversion back to RGB saves most of its work. Colours vary
+    # so slowly that the first half of the shrinking needs no averaging.
     lab = cv2.resize(lab, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
     lab = cv2.insertChannel(_resize(lightness, config), _resize(lab, config), 0)
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
 def _resize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
-    shrinks = min(image.shape[:2]) >= config.size
-    averages = shrinks and config.decode == "scaled"
+    is_shrinking = min(image.shape[:2]) >= config.size
+    is_averaging = is_shrinking and config.decode == "scaled"
     return cv2.resize(
         image,
         (config.size, config.size),
-        interpolation=cv2.INTER_AREA if averages else cv2.INTER_LINEAR,
+        interpolation=cv2.INTER_AREA if is_averaging else cv2.INTER_LINEAR,
     )
 
 
 def _paint_outside(
     image: np.ndarray, mask: np.ndarray, config: ImagesConfig
 ) -> np.ndarray:
-    """Make all black, or grey, outside the field; Graham took its rim off too."""
+    """Paint everything outside the field black; with Graham's contrast, grey.
+
+    Graham also removed the rim of the field.
+    """
     mask = cv2.resize(mask * 255, image.shape[:2])
     grey = 0
     if config.contrast == "graham":
         grey = GRAHAM_GREY
-        rim = 2 * round((1 - GRAHAM_SHARE) / 2 * max(cv2.boundingRect(mask)[2:])) + 1
+        rim = (
+            2
+            * round((1 - GRAHAM_RADIUS_FRACTION) / 2 * max(cv2.boundingRect(mask)[2:]))
+            + 1
+        )
         ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim))
         mask = cv2.erode(mask, ellipse, borderValue=0)
     return np.where(mask[..., None] < 128, np.uint8(grey), image)
@@ -149,8 +164,8 @@ def equalize_lightness(
 
     Args:
         lightness: uint8 [H, W], L of CIELAB.
-        clip_limit: the bound of a histogram bin, as a multiple of the mean.
-        tiles: tiles along each side.
+        clip_limit: Upper bound of a histogram bin, as a multiple of the mean.
+        tiles: Number of tiles along each side.
 
     Returns:
         uint8 [H, W].
@@ -160,30 +175,30 @@ def equalize_lightness(
 
 
 def subtract_local_average(image: np.ndarray) -> np.ndarray:
-    """Take the local average colour off, and raise what is left fourfold.
+    """Subtract the local average colour and multiply the rest by four.
 
-    As the winner of the 2015 Kaggle competition did (Graham, Kaggle Diabetic
-    Retinopathy Detection competition report, 2015): the average is Gaussian, its sigma
-    a thirtieth of the field's radius, and the new mean is 128.
+    This is the method of the winner of the 2015 Kaggle competition (Graham, Kaggle
+    Diabetic Retinopathy Detection competition report, 2015): a Gaussian average whose
+    sigma is 1/30 of the field's radius, and a new mean of 128.
 
     Args:
-        image: uint8 RGB [H, W, 3], the field filling its longer side.
+        image: uint8 RGB [H, W, 3]; the field fills the longer side.
 
     Returns:
         uint8 RGB [H, W, 3].
     """
-    sigma = max(image.shape[:2]) / 2 / GRAHAM_RADII_A_SIGMA
+    sigma = max(image.shape[:2]) / 2 / GRAHAM_SIGMAS_PER_RADIUS
     average = cv2.GaussianBlur(image, (0, 0), sigma)
     return cv2.addWeighted(image, GRAHAM_GAIN, average, -GRAHAM_GAIN, GRAHAM_GREY)
 
 
 def encode_image(image: np.ndarray, encoding: str, *, jpeg_quality: int) -> bytes:
-    """Encode pixels as they stand in a record.
+    """Encode pixels for a record.
 
     Args:
         image: uint8 RGB [H, W, 3].
         encoding: `raw`, `png` or `jpeg`.
-        jpeg_quality: 1-100, for `jpeg`.
+        jpeg_quality: 1-100; used for `jpeg` only.
     """
     if encoding == "raw":
         return image.tobytes()
@@ -194,12 +209,12 @@ def encode_image(image: np.ndarray, encoding: str, *, jpeg_quality: int) -> byte
 
 
 def decode_image(data: np.ndarray, encoding: str, *, size: int) -> np.ndarray:
-    """Decode a record's image; the inverse of `encode_image` up to JPEG's loss.
+    """Decode a record's image: the inverse of `encode_image`, except for JPEG's loss.
 
     Args:
-        data: uint8 [n], the record's image bytes.
+        data: uint8 [n], the encoded image.
         encoding: `raw`, `png` or `jpeg`.
-        size: height and width in px.
+        size: Height and width in px.
 
     Returns:
         uint8 RGB [size, size, 3].
@@ -210,24 +225,27 @@ def decode_image(data: np.ndarray, encoding: str, *, size: int) -> np.ndarray:
 
 
 def find_image_fault(data: np.ndarray, encoding: str, size: int) -> str:
-    """Tell what is wrong with a record's image, or return an empty string.
+    """Find the first fault of a record's image.
 
     Args:
-        data: uint8 [n], the record's image bytes.
+        data: uint8 [n], the encoded image.
         encoding: `raw`, `png` or `jpeg`.
-        size: the height and width in px that it should have.
+        size: Expected height and width in px.
+
+    Returns:
+        A description of the fault, empty if there is none.
     """
     if encoding == "raw":
         expected = size * size * 3
         return "" if len(data) == expected else f"{len(data)} of {expected} image bytes"
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None:
-        return f"its {encoding} image can't be decoded"
+        return f"the {encoding} image can't be decoded"
     if image.shape != (size, size, 3):
-        return f"its image is {image.shape}, the manifest says {(size, size, 3)}"
+        return f"the image is {image.shape}; the manifest says {(size, size, 3)}"
     return ""
 
 
 def limit_threads() -> None:
-    """Keep OpenCV to one thread, as each process of a pool should be."""
+    """Limit OpenCV to one thread, for a worker process in a pool."""
     cv2.setNumThreads(1)

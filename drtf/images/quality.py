@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from drtf.errors import PhotographError
-from drtf.images.retina import BLACK_BELOW, Survey
+from drtf.images.retina import BLACK_BELOW, Thumbnail
 
 BLANK_BELOW = 2  # of 255, the deviation of any channel
 RIM = np.ones((7, 7), np.uint8)
@@ -33,7 +33,7 @@ class Quality(NamedTuple):
     black: bool
 
 
-def measure_quality(found: Survey, field: np.ndarray | None) -> Quality:
+def measure_quality(found: Thumbnail, field: np.ndarray | None) -> Quality:
     """Measure a photograph's quality.
 
     Args:
@@ -58,7 +58,7 @@ def measure_quality(found: Survey, field: np.ndarray | None) -> Quality:
     )
 
 
-def refuse_blank(found: Survey, quality: Quality) -> None:
+def check_not_blank(found: Thumbnail, quality: Quality) -> None:
     """Refuse a photograph that shows nothing.
 
     Args:
