@@ -3,7 +3,7 @@ import pytest
 from drawing import encode
 from drtf.bench.quality import bench_quality
 from drtf.errors import LabelError
-from drtf.images.synthetic import draw_photograph
+from drtf.synthetic import draw_photograph
 
 
 @pytest.fixture(scope="module")

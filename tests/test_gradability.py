@@ -4,7 +4,7 @@ import pytest
 
 from drtf.images.gradability import gradability_flags, measure_statistics
 from drtf.images.retina import build_thumbnail, find_field
-from drtf.images.synthetic import draw_photograph
+from drtf.synthetic import draw_photograph
 
 
 def judge(image):

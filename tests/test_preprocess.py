@@ -12,7 +12,7 @@ from drtf.images.preprocess import (
     preprocess_photograph,
     subtract_local_average,
 )
-from drtf.images.synthetic import draw_photograph
+from drtf.synthetic import draw_photograph
 
 FUNDUS = draw_fundus(seed=3, diseased=True, width=1200)
 EXACT = ImagesConfig(decode="exact", crop="none")

@@ -20,12 +20,12 @@ from drtf.data.prepare import NetworkInput
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.files import lock_or_fail, partial_path
-from drtf.images.synthetic import draw_photograph
 from drtf.inference import scoring
 from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run
 from drtf.records.reader import ShardDataset
+from drtf.synthetic import draw_photograph
 from drtf.training.run import train
 from naming import raises_naming
 

@@ -10,6 +10,7 @@ FLOORS = (
     "drtf",
     "drtf.records",
     "drtf.images",
+    "drtf.synthetic",
     "drtf.data",
     "drtf.models",
     "drtf.training",
@@ -59,7 +60,7 @@ def test_training_and_inference_know_nothing_of_each_other():
         assert not {n for n in find_imports(path) if n.startswith("drtf.training")}
 
 
-@pytest.mark.parametrize("folder", ["records", "images"])
+@pytest.mark.parametrize("folder", ["records", "images", "synthetic"])
 def test_the_lower_floors_do_without_tensorflow(folder):
     for path in ROOT.glob(f"drtf/{folder}/*.py"):
         imported = {name.split(".")[0] for name in find_imports(path)}
@@ -69,7 +70,9 @@ def test_the_lower_floors_do_without_tensorflow(folder):
 def test_every_module_has_its_tests():
     tested = {path.stem.removeprefix("test_") for path in ROOT.glob("tests/test_*.py")}
     modules = {
-        "bench_read" if path.parent.name == "readers" else path.stem
+        {"readers": "bench_read", "synthetic": "synthetic"}.get(
+            path.parent.name, path.stem
+        )
         for path in ROOT.glob("drtf/**/*.py")
     } - {"__init__"}
     elsewhere = {
@@ -92,7 +95,6 @@ def test_every_module_has_its_tests():
         "report": "evaluation",
         "sample_dataset": "bench_read",
         "score_table": "scoring",
-        "synthetic_set": "synthetic",
         "score": "bench_score",
         "train": "bench_train",
         "train_plan": "training_run",

@@ -1,4 +1,4 @@
-"""The synthetic photographs and the set that is made of them."""
+"""Synthetic photographs, and the folders written from them."""
 
 import csv
 from pathlib import Path
@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from drtf.data.synthetic_set import GRADE_SHARES, plan_photographs, write_photographs
 from drtf.errors import DrtfError
-from drtf.images.synthetic import CAMERAS, Eye, draw_photograph
+from drtf.synthetic import Eye, draw_photograph
+from drtf.synthetic.dataset import GRADE_FRACTIONS, plan_photographs, write_photographs
+from drtf.synthetic.patient import CAMERAS
+from naming import raises_naming
 
 PATIENT_SEEDS = (0, 1, 5, 8, 11)  # one for each camera
 CAMERA_BY_SIZE = {(camera.height, camera.width): camera for camera in CAMERAS}
@@ -23,7 +25,7 @@ def draw_thumbnail(*, patient_seed: int, eye: Eye) -> np.ndarray:
 
 
 def measure_lesions(grade: int, *, patient_seed: int) -> float:
-    """Return the part of the frame that lesions cover."""
+    """Return the fraction of the frame that lesions cover."""
     lesions = draw_photograph(
         grade, patient_seed=patient_seed, eye="left", seed=0
     ).lesions
@@ -34,7 +36,7 @@ def read_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
 
 
-def test_draw_photograph_repeats_itself_with_equal_arguments():
+def test_draw_photograph_gives_equal_pixels_for_equal_arguments():
     first = draw_photograph(4, patient_seed=3, eye="right", seed=8)
     second = draw_photograph(4, patient_seed=3, eye="right", seed=8)
     np.testing.assert_array_equal(first.image, second.image)
@@ -44,7 +46,7 @@ def test_draw_photograph_repeats_itself_with_equal_arguments():
 @pytest.mark.parametrize(
     "changed", [{"seed": 9}, {"patient_seed": 4}, {"eye": "left"}], ids=str
 )
-def test_draw_photograph_differs_when_one_argument_does(changed):
+def test_draw_photograph_gives_other_pixels_when_one_argument_differs(changed):
     arguments = {"patient_seed": 3, "eye": "right", "seed": 8}
     first = draw_photograph(0, **arguments).image
     second = draw_photograph(0, **(arguments | changed)).image
@@ -65,7 +67,7 @@ def test_every_diseased_eye_has_lesions(grade):
     assert all(measure_lesions(grade, patient_seed=p) > 0 for p in PATIENT_SEEDS[:3])
 
 
-def test_lesions_change_the_pixels_that_they_mark():
+def test_lesions_change_the_marked_pixels_and_no_others():
     healthy = draw_photograph(0, patient_seed=2, eye="left", seed=1).image
     diseased = draw_photograph(3, patient_seed=2, eye="left", seed=1)
     change = np.abs(healthy.astype(int) - diseased.image).max(axis=-1)
@@ -74,14 +76,14 @@ def test_lesions_change_the_pixels_that_they_mark():
 
 
 @pytest.mark.parametrize("patient_seed", PATIENT_SEEDS)
-def test_field_is_round_on_black(patient_seed):
+def test_field_is_a_circle_on_black(patient_seed):
     photograph = draw_photograph(3, patient_seed=patient_seed, eye="left", seed=2)
     height, width = photograph.lesions.shape
     corner = height // 20
     assert photograph.image[:corner, :corner].max() < 16
     assert photograph.image[-corner:, -corner:].max() < 16
     assert photograph.image[height // 2, width // 2].mean() > 40
-    radius = CAMERA_BY_SIZE[height, width].field * height
+    radius = CAMERA_BY_SIZE[height, width].field_radius * height
     for row in (height // 4, height // 2):
         chord = np.ptp(np.flatnonzero(photograph.image[row].max(axis=-1) > 20))
         expected = 2 * np.sqrt(radius**2 - (row - height / 2) ** 2)
@@ -98,7 +100,7 @@ def test_every_camera_is_used():
     assert sizes == set(CAMERA_BY_SIZE)
 
 
-def test_optic_disc_is_on_the_side_of_the_nose():
+def test_optic_disc_is_on_the_nasal_side():
     right = sum(draw_thumbnail(patient_seed=p, eye="right") for p in PATIENT_SEEDS)
     left = sum(draw_thumbnail(patient_seed=p, eye="left") for p in PATIENT_SEEDS)
     difference = cv2.GaussianBlur(right - left, (0, 0), 1.5)
@@ -107,38 +109,39 @@ def test_optic_disc_is_on_the_side_of_the_nose():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        ({"grade": 5}, "grade must be 0-4"),
-        ({"grade": -1}, "grade must be 0-4"),
-        ({"eye": "both"}, "eye must be 'left' or 'right'"),
-        ({"seed": -1}, "seeds must be >= 0"),
+        ({"grade": 5}, ["grade", 5]),
+        ({"grade": -1}, ["grade", -1]),
+        ({"eye": "both"}, ["eye", "'both'"]),
+        ({"patient_seed": -3}, ["patient_seed=-3"]),
+        ({"seed": -1}, ["seed=-1"]),
     ],
     ids=str,
 )
-def test_draw_photograph_refuses_bad_arguments(arguments, message):
+def test_draw_photograph_refuses_bad_arguments(arguments, facts):
     good = {"grade": 0, "patient_seed": 0, "eye": "left", "seed": 0}
-    with pytest.raises(ValueError, match=message):
+    with raises_naming(ValueError, *facts):
         draw_photograph(**(good | arguments))
 
 
-def test_plan_has_the_shares_of_the_grades():
+def test_plan_has_the_stated_fractions_of_grades():
     planned = plan_photographs(2000, seed=0)
-    shares = np.bincount([p.grade for p in planned], minlength=5) / len(planned)
-    np.testing.assert_allclose(shares, GRADE_SHARES, atol=0.06)
+    fractions = np.bincount([p.grade for p in planned], minlength=5) / len(planned)
+    np.testing.assert_allclose(fractions, GRADE_FRACTIONS, atol=0.06)
 
 
 def test_plan_keeps_both_eyes_within_one_grade():
     planned = plan_photographs(200, seed=1)
-    apart = [
+    differences = [
         abs(left.grade - right.grade)
         for left, right in zip(planned[::2], planned[1::2], strict=True)
     ]
-    assert set(apart) == {0, 1}
-    assert apart.count(0) > apart.count(1)
+    assert set(differences) == {0, 1}
+    assert differences.count(0) > differences.count(1)
 
 
-def test_plan_begins_with_the_shorter_plan():
+def test_longer_plan_starts_with_the_shorter_one():
     assert plan_photographs(9, seed=4)[:8] == plan_photographs(4, seed=4)
 
 
@@ -150,7 +153,7 @@ def test_write_photographs_gives_the_same_bytes_with_two_workers(tmp_path):
     assert labels[0] == labels[1]
 
 
-def test_write_photographs_gives_every_row_its_file(tmp_path):
+def test_write_photographs_writes_a_file_for_each_row(tmp_path):
     labels = write_photographs(tmp_path, num_patients=2, seed=0, num_workers=1)
     with labels.open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -160,8 +163,8 @@ def test_write_photographs_gives_every_row_its_file(tmp_path):
     assert {f"{name}.jpeg" for name, _ in rows} == set(read_bytes(tmp_path))
 
 
-def test_write_photographs_refuses_a_folder_in_use(tmp_path):
+def test_write_photographs_refuses_a_folder_with_labels(tmp_path):
     (tmp_path / "labels.csv").write_text("mine")
-    with pytest.raises(DrtfError, match=r"labels\.csv exists"):
+    with raises_naming(DrtfError, tmp_path / "labels.csv"):
         write_photographs(tmp_path, num_patients=1, seed=0)
     assert (tmp_path / "labels.csv").read_text() == "mine"

@@ -26,13 +26,13 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.config import load_config
     from drtf.data.build import build_shards
     from drtf.data.sources import Source
-    from drtf.data.synthetic_set import write_photographs
     from drtf.files import check_absent
     from drtf.inference.evaluation import evaluate
     from drtf.inference.evaluation_result import METRIC_COLUMNS, list_rows
     from drtf.inference.gradcam import gradcam
     from drtf.inference.report import REPORT_FILE
     from drtf.inference.scoring import score
+    from drtf.synthetic import write_photographs
     from drtf.training.run import train
 
     from .tables import show_table

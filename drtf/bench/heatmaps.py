@@ -12,13 +12,13 @@ import keras
 import numpy as np
 
 from drtf.config import ImagesConfig, MapMethod
-from drtf.data.synthetic_set import PlannedPhotograph, plan_photographs
 from drtf.errors import DrtfError
 from drtf.images.preprocess import limit_threads, preprocess_photograph
 from drtf.images.retina import build_thumbnail, crop, find_field, square_around
 from drtf.inference.heatmaps import compute_maps, list_map_layers
 from drtf.models.run import load_run
 from drtf.progress import progress
+from drtf.synthetic import PlannedPhotograph, plan_photographs
 from drtf.workers import count_workers, map_in_order
 
 # How far from a lesion the hottest point may lie: 15 px of photographs of some 500.

@@ -9,7 +9,7 @@ import numpy as np
 from drtf.config import BuildConfig, Config, ImagesConfig, SplitConfig
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
-from drtf.images.synthetic import draw_photograph
+from drtf.synthetic import draw_photograph
 
 # Of the training set of Kaggle's Diabetic Retinopathy Detection, by grade.
 EYEPACS_GRADES = (25_810, 2_443, 5_292, 873, 708)

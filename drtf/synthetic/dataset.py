@@ -1,4 +1,4 @@
-"""Which synthetic patients there are, written as a folder like EyePACS's."""
+"""A folder of synthetic photographs and labels, organised like EyePACS."""
 
 import functools
 from dataclasses import dataclass
@@ -9,30 +9,31 @@ import numpy as np
 
 from drtf.files import check_absent, write_atomic
 from drtf.images.preprocess import limit_threads
-from drtf.images.synthetic import Eye, Photograph, draw_photograph
 from drtf.progress import progress
+from drtf.synthetic.patient import EYES, Eye
+from drtf.synthetic.photograph import Photograph, draw_photograph
 from drtf.workers import count_workers, map_in_order
 
-EYES: tuple[Eye, Eye] = ("left", "right")
-GRADE_SHARES = (0.57, 0.08, 0.20, 0.08, 0.07)
+GRADE_FRACTIONS = (0.57, 0.08, 0.20, 0.08, 0.07)
+UNEQUAL_EYES_PROBABILITY = 0.2
 JPEG_QUALITY = 92
 
-# Kaggle numbers training and test patients together: about two numbers in five are
-# in the training set, which starts with patient 10.
-_FIRST_PATIENT = 10
-_TRAINING_SHARE = 0.4
+# Kaggle numbers training and test patients together. The training part starts with
+# patient 10 and has about two of five numbers.
+FIRST_PATIENT = 10
+TRAINING_FRACTION = 0.4
 
 
 @dataclass(frozen=True)
 class PlannedPhotograph:
-    """What is needed to draw one photograph of the set.
+    """What is needed to draw one photograph of a dataset.
 
     Attributes:
-        patient: number of the patient, >= 10.
+        patient: Number of the patient, >= 10.
         eye: "left" or "right".
-        grade: of diabetic retinopathy, 0-4.
-        patient_seed: the same for both eyes of a patient.
-        seed: another for each photograph.
+        grade: Grade of diabetic retinopathy, 0-4.
+        patient_seed: The same for both eyes of a patient.
+        seed: Different for each photograph.
     """
 
     patient: int
@@ -47,7 +48,7 @@ class PlannedPhotograph:
         return f"{self.patient}_{self.eye}"
 
     def draw(self) -> Photograph:
-        """Draw it; twice gives the same twice."""
+        """Draw the photograph; each call returns the same pixels."""
         return draw_photograph(
             self.grade, patient_seed=self.patient_seed, eye=self.eye, seed=self.seed
         )
@@ -56,67 +57,67 @@ class PlannedPhotograph:
 def plan_photographs(num_patients: int, *, seed: int) -> list[PlannedPhotograph]:
     """Plan both eyes of each patient, in the order of the label file.
 
-    About half of the eyes are healthy. In four patients of five both eyes have the
-    same grade, in the others they may be one apart. A longer plan with the same
-    seed begins with the shorter one.
+    About half of the eyes are healthy. In four of five patients both eyes have the
+    same grade; in the others the grades may differ by one. A longer plan with the same
+    seed starts with the shorter one.
 
     Args:
         num_patients: >= 1.
         seed: >= 0.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If a number is out of range.
     """
     if num_patients < 1:
         raise ValueError(f"num_patients must be >= 1 (got {num_patients})")
     if seed < 0:
         raise ValueError(f"seed must be >= 0 (got {seed})")
     planned = []
-    patient = _FIRST_PATIENT
+    patient = FIRST_PATIENT
     for index in range(num_patients):
         rng = np.random.default_rng([seed, index])
-        grade = int(rng.choice(len(GRADE_SHARES), p=GRADE_SHARES))
-        fellow = grade
-        if rng.random() < 0.2:
-            fellow = int(np.clip(grade + rng.choice([-1, 1]), 0, 4))
-        grades = rng.permutation([grade, fellow])
+        grade = int(rng.choice(len(GRADE_FRACTIONS), p=GRADE_FRACTIONS))
+        other_grade = grade
+        if rng.random() < UNEQUAL_EYES_PROBABILITY:
+            other_grade = int(np.clip(grade + rng.choice([-1, 1]), 0, 4))
+        grades = rng.permutation([grade, other_grade])
         patient_seed, *seeds = (int(value) for value in rng.integers(2**31, size=3))
         for eye, eye_grade, eye_seed in zip(EYES, grades, seeds, strict=True):
             planned.append(
                 PlannedPhotograph(patient, eye, int(eye_grade), patient_seed, eye_seed)
             )
-        patient += int(rng.geometric(_TRAINING_SHARE))
+        patient += int(rng.geometric(TRAINING_FRACTION))
     return planned
 
 
 def write_photographs(
     folder: Path, *, num_patients: int, seed: int, num_workers: int = 0
 ) -> Path:
-    """Write a set of synthetic photographs and its label file.
+    """Write synthetic photographs and their label file.
 
-    The photographs are `images/<patient>_<eye>.jpeg`; `labels.csv` has Kaggle's
-    header `image,level` and is written last, so a folder with it is complete.
-    The number of workers does not change a byte.
+    The photographs are `images/<patient>_<eye>.jpeg`. `labels.csv` has Kaggle's header
+    `image,level` and is written last, so a folder that has it is complete. The number
+    of workers does not change a byte.
 
     Args:
-        folder: made if missing; must not hold `images` or `labels.csv` yet.
-        num_patients: with two photographs each, >= 1.
+        folder: Created if missing; must not contain `images` or `labels.csv` yet.
+        num_patients: >= 1, with two photographs each.
         seed: >= 0.
-        num_workers: processes that draw; 0 is one a CPU.
+        num_workers: Number of drawing processes; 0 means one per CPU.
 
     Returns:
         The path of the label file.
 
     Raises:
-        DrtfError: if the folder already holds photographs or labels.
-        ValueError: if a number is out of its range.
+        DrtfError: If the folder already contains photographs or labels.
+        ValueError: If a number is out of range.
     """
     planned = plan_photographs(num_patients, seed=seed)
     images, labels = folder / "images", folder / "labels.csv"
     check_absent(images, labels)
     images.mkdir(parents=True)
     written = map_in_order(
-        functools.partial(_write_one, folder=images),
+        functools.partial(_write_photograph, folder=images),
         planned,
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
@@ -129,7 +130,8 @@ def write_photographs(
     return labels
 
 
-def _write_one(photograph: PlannedPhotograph, *, folder: Path) -> str:
+def _write_photograph(photograph: PlannedPhotograph, *, folder: Path) -> str:
+    """Draw a photograph, write it as JPEG and return its name."""
     image = photograph.draw().image
     _, encoded = cv2.imencode(
         ".jpeg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
