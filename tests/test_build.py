@@ -15,7 +15,7 @@ from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.records.rejected import Rejection, save_rejected
 from drtf.records.verify import find_faults
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 @pytest.fixture
@@ -105,7 +105,9 @@ def test_a_path_that_is_not_utf8_is_set_aside(folder, tmp_path, config):
     os.mkdir(odd)  # noqa: PTH102
     (images / "0_left.png").rename(f"{odd}/0_left.png")
     build(folder, tmp_path / "out", config)
-    assert [item.reason for item in find_rejected(tmp_path / "out")] == ["unreadable"]
+    (rejection,) = find_rejected(tmp_path / "out")
+    assert rejection.reason == "unreadable"
+    assert_names(rejection.detail, "path", "UTF-8")
     assert "odd\\udcff" in (tmp_path / "out" / REJECTED_FILE).read_text()
     assert find_faults(tmp_path / "out") == []
 
@@ -165,7 +167,7 @@ def test_an_existing_folder_is_never_written_over(folder, tmp_path, config):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "precious").write_text("x")
-    with pytest.raises(DrtfError, match="exists already and is not overwritten"):
+    with raises_naming(DrtfError, out, "--out"):
         build(folder, out, config)
     assert files_of(out) == {"precious": b"x"}
 
@@ -173,7 +175,7 @@ def test_an_existing_folder_is_never_written_over(folder, tmp_path, config):
 def test_nothing_is_taken_for_a_set_when_a_build_fails(folder, tmp_path, config):
     for number, path in enumerate((folder / "images").iterdir()):
         path.write_text(f"no picture {number}")
-    with pytest.raises(DrtfError, match="none of the 48 photographs could be used"):
+    with raises_naming(DrtfError, 48, "not_an_image"):
         build(folder, tmp_path / "out", config)
     assert not (tmp_path / "out").exists()
 
@@ -187,7 +189,7 @@ def test_the_manifest_says_what_made_the_pixels(shards, config):
 
 def test_a_missing_folder_is_named(tmp_path, config):
     labels = write_photographs(tmp_path / "p", num_patients=3)
-    with raises_naming(LabelError, tmp_path / "no"):
+    with raises_naming(LabelError, tmp_path / "no", "--images"):
         build_shards(
             [Source(tmp_path / "no", labels)], out=tmp_path / "out", config=config
         )

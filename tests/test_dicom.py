@@ -7,6 +7,7 @@ import pytest
 from drawing import draw_fundus, encode
 from drtf.errors import PhotographError
 from drtf.images.decode import decode_photograph
+from naming import raises_naming
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
@@ -131,8 +132,9 @@ def test_a_damaged_dicom_is_refused():
 
 def test_a_missing_pydicom_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with pytest.raises(PhotographError, match=r"pip install 'drtf\[dicom\]'"):
+    with raises_naming(PhotographError, "pip install 'drtf[dicom]'") as error:
         decode_photograph(dicom(FUNDUS.tobytes()))
+    assert error.value.reason == "unsupported"
 
 
 def test_more_pixels_than_declared_are_refused():

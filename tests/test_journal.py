@@ -2,6 +2,7 @@ import pytest
 
 from drtf.data.journal import Journal
 from drtf.errors import DrtfError
+from naming import raises_naming
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_only_the_first_entries_are_kept(path):
 
 def test_another_plan_is_refused_and_nothing_lost(path):
     write(path, 1)
-    with pytest.raises(DrtfError, match="unfinished build of other photographs"):
+    with raises_naming(DrtfError, path.parent, "--out"):
         Journal(path, plan_sha256="q")
     assert numbers_in(path) == [1]
 
@@ -70,6 +71,6 @@ def test_another_plan_is_refused_and_nothing_lost(path):
 def test_a_second_process_is_refused(path):
     with (
         Journal(path, plan_sha256="p"),
-        pytest.raises(DrtfError, match="another process is building"),
+        raises_naming(DrtfError, path.parent, "--out"),
     ):
         Journal(path, plan_sha256="p")

@@ -13,6 +13,7 @@ from drtf.images.preprocess import (
     subtract_local_average,
 )
 from drtf.synthetic import draw_photograph
+from naming import raises_naming
 
 FUNDUS = draw_fundus(seed=3, diseased=True, width=1200)
 EXACT = ImagesConfig(decode="exact", crop="none")
@@ -124,8 +125,9 @@ def test_an_opencv_error_becomes_a_photograph_error(monkeypatch):
         raise cv2.error("no kernel for it")
 
     monkeypatch.setattr("drtf.images.preprocess.build_thumbnail", fail)
-    with pytest.raises(PhotographError, match="unprocessable: no kernel for it"):
+    with raises_naming(PhotographError, "no kernel for it") as error:
         preprocess_photograph(encode(FUNDUS), ImagesConfig(crop="retina"))
+    assert error.value.reason == "unprocessable"
 
 
 def test_a_small_photograph_is_enlarged():

@@ -4,6 +4,7 @@ from drawing import draw_fundus, encode
 from drtf.config import LabelsConfig
 from drtf.data.sources import Source, load_sources
 from drtf.errors import LabelError
+from naming import raises_naming
 
 
 def make(folder, header, **grades):
@@ -64,5 +65,5 @@ def test_a_photograph_that_cannot_be_asked_for_its_size_stays_in(tmp_path):
 def test_names_must_tell_sources_apart(tmp_path, names):
     source = make(tmp_path / "x", "image,level", x=1)
     sources = [Source(source.images, source.labels, name) for name in names]
-    with pytest.raises(LabelError, match=r"two sources are named|a source's name has"):
+    with raises_naming(LabelError, repr(names[0])):
         load_sources(sources, LabelsConfig())
