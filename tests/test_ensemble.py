@@ -11,6 +11,7 @@ from drtf.models.network import LOGITS, build_network
 from drtf.models.run import load_run
 from drtf.tasks import TASKS
 from drtf.training.run import train
+from naming import raises_naming
 
 
 @pytest.fixture(scope="module")
@@ -75,30 +76,31 @@ def test_an_ensemble_is_a_run_like_any_other(
 def test_what_does_not_fit_together_is_refused(
     run_folder, other_run, shards, config, tmp_path
 ):
-    with pytest.raises(RunError, match="two runs or more"):
+    with raises_naming(RunError, 2, 1):
         combine([run_folder], out=tmp_path / "out", mean="scores")
-    with pytest.raises(RunError, match="exists already"):
+    with raises_naming(RunError, tmp_path):
         combine([run_folder, other_run], out=tmp_path, mean="scores")
     combine([run_folder, other_run], out=tmp_path / "both", mean="scores")
     settings = config.train.model_copy(update={"epochs": 1})
     model = ModelConfig(alpha=0.35, weights="none")
     update = {"train": settings, "model": model}
     train(shards, out=tmp_path / "mobile", config=config.model_copy(update=update))
-    with pytest.raises(RunError, match="mobile has the backbone 'mobilenetv2'"):
+    mobile = (tmp_path / "mobile", "'mobilenetv2'")
+    with raises_naming(RunError, *mobile, run_folder, "'eyenet'"):
         combine([run_folder, tmp_path / "mobile"], out=tmp_path / "x", mean="scores")
     settings = settings.model_copy(update={"validation_split": "test"})
     update = {"train": settings}
     train(shards, out=tmp_path / "tested", config=config.model_copy(update=update))
-    with pytest.raises(RunError, match="tested was validated on split 'test'"):
+    with raises_naming(RunError, tmp_path / "tested", "'test'", run_folder, "'val'"):
         combine([run_folder, tmp_path / "tested"], out=tmp_path / "x", mean="scores")
-    with pytest.raises(RunError, match="both is an ensemble itself"):
+    with raises_naming(RunError, tmp_path / "both"):
         combine([run_folder, tmp_path / "both"], out=tmp_path / "out", mean="scores")
-    with pytest.raises(RunError, match="are the same model"):
+    with raises_naming(RunError, run_folder):
         combine([run_folder, run_folder], out=tmp_path / "out", mean="scores")
     referable = load_config("", ["train.task=referable"])
     settings = referable.train.model_copy(update={"epochs": 1, "batch_size": 8})
     third = tmp_path / "third"
     train(shards, out=third, config=config.model_copy(update={"train": settings}))
-    with pytest.raises(RunError, match=r"trained for the task 'referable'.*'binary'"):
+    with raises_naming(RunError, third, "'referable'", run_folder, "'binary'"):
         combine([run_folder, third], out=tmp_path / "out", mean="scores")
     assert not (tmp_path / "out").exists()

@@ -44,15 +44,20 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
     if out.exists():
         raise RunError(f"{out} exists already: name another folder")
     if len(run_folders) < 2:
-        raise RunError("an ensemble needs two runs or more")
+        raise RunError(f"an ensemble needs at least 2 runs; got {len(run_folders)}")
     runs = [load_run(folder) for folder in run_folders]
     for run in runs:
         if run.info.members:
             raise RunError(f"{run.folder} is an ensemble itself: name its members")
         _check_alike(runs[0], run)
     hashes = [run.info.model_sha256 for run in runs]
-    if len(set(hashes)) < len(hashes):
-        raise RunError("two of the runs are the same model: name each but once")
+    for run in runs:
+        first = runs[hashes.index(run.info.model_sha256)]
+        if first is not run:
+            raise RunError(
+                f"{first.folder} and {run.folder} are the same model: give each run "
+                "once"
+            )
     network = build_ensemble(
         [run.network for run in runs], mean=mean, task=runs[0].task
     )
