@@ -5,6 +5,7 @@ import pytest
 
 from drtf.bench.score import bench_score
 from drtf.errors import DrtfError
+from naming import raises_naming
 
 
 def both_ways() -> list[bool]:
@@ -32,7 +33,7 @@ def test_scoring_is_measured_beside_its_halves(run_folder, photographs, config, 
 
 
 def test_less_than_four_batches_are_refused(run_folder, photographs, config):
-    with pytest.raises(DrtfError, match="less than four batches of 64"):
+    with raises_naming(DrtfError, 100, 64, "score.batch_size"):
         bench_score(
             run_folder,
             photographs / "images",
@@ -64,7 +65,7 @@ def test_halves_keep_to_their_own_cores(run_folder, photographs, config):
 def test_one_core_is_not_divided(run_folder, photographs, config):
     with (
         mock.patch("os.sched_getaffinity", return_value={0}),
-        pytest.raises(DrtfError, match="one core can't be divided"),
+        raises_naming(DrtfError, "--apart"),
     ):
         bench_score(
             run_folder,

@@ -114,8 +114,8 @@ def test_rows_stand_in_order_and_errors_are_filled_in(run_copy, config, tmp_path
     assert [row["id"] for row in rows] == ["a,1", "b", "d", "e", "c"]
     assert [row["path"] for row in rows][-1] == "sub/c.png"
     assert [bool(row["score"]) for row in rows] == [True, True, False, False, True]
-    assert rows[2]["error"] == "empty: the file has no bytes"
-    assert rows[3]["error"].startswith("not_an_image")
+    assert rows[2]["error"].startswith("empty: ")
+    assert rows[3]["error"].startswith("not_an_image: ")
     assert all(bool(row["score"]) != bool(row["error"]) for row in rows)
 
 
@@ -168,7 +168,7 @@ def test_an_existing_table_is_replaced_only_when_asked(
 ):
     out = tmp_path / "scores.csv"
     out.write_text("precious")
-    with pytest.raises(DrtfError, match="exists already"):
+    with raises_naming(DrtfError, out, "--overwrite"):
         score(run_folder, photographs / "images", out=out, config=config)
     assert out.read_text() == "precious"
     score(run_folder, photographs / "images", out=out, config=config, overwrite=True)
@@ -177,7 +177,7 @@ def test_an_existing_table_is_replaced_only_when_asked(
 
 def test_a_folder_without_photographs_is_an_error(run_folder, config, tmp_path):
     (tmp_path / "notes.txt").touch()
-    with raises_naming(LabelError, tmp_path):
+    with raises_naming(LabelError, tmp_path, ".jpeg", ".dcm"):
         score(run_folder, tmp_path, out=tmp_path / "s.csv", config=config)
     assert not (tmp_path / "s.csv").exists()
 
@@ -229,10 +229,8 @@ def test_a_killed_scoring_goes_on_without_losing_or_doubling_a_row(
 def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp_path):
     out = tmp_path / "scores.csv"
     images = photographs / "images"
-    with (
-        lock_or_fail(tmp_path / ".scores.csv.partial"),
-        pytest.raises(DrtfError, match="another process writes there"),
-    ):
+    partial = tmp_path / ".scores.csv.partial"
+    with lock_or_fail(partial), raises_naming(DrtfError, partial):
         score(run_folder, images, out=out, config=config)
     assert score(run_folder, images, out=out, config=config).num_scored == 48
 
@@ -243,11 +241,12 @@ def test_what_another_model_scored_is_not_gone_on_with(
     images, out = photographs / "images", tmp_path / "scores.csv"
     score(run_copy, images, out=out, config=config)
     lines = out.read_bytes().splitlines(keepends=True)
-    (tmp_path / ".scores.csv.partial").write_bytes(b"".join(lines[:20]))
+    partial = tmp_path / ".scores.csv.partial"
+    partial.write_bytes(b"".join(lines[:20]))
     (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
     out.unlink()
     save_rule(run_copy, 0.25)
-    with pytest.raises(DrtfError, match="another run or other settings"):
+    with raises_naming(DrtfError, partial, "--overwrite"):
         score(run_copy, images, out=out, config=config)
     score(run_copy, images, out=out, config=config, overwrite=True)
     rows = read(out)
@@ -267,7 +266,7 @@ def test_rows_are_not_dropped_where_a_photograph_came_between(
     (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
     names = sorted(path.name for path in images.iterdir())
     shutil.copy(images / names[0], images / f"{Path(names[0]).stem}-b.png")
-    with pytest.raises(DrtfError, match="of other photographs"):
+    with raises_naming(DrtfError, partial, "--overwrite"):
         score(run_folder, images, out=out, config=config)
     assert partial.read_bytes() == before
     report = score(run_folder, images, out=out, config=config, overwrite=True)
@@ -285,7 +284,7 @@ def test_a_table_finished_by_another_process_is_not_replaced(
 
     with (
         mock.patch.object(scoring, "load_run", finish),
-        pytest.raises(DrtfError, match="exists already"),
+        raises_naming(DrtfError, out, "--overwrite"),
     ):
         score(run_folder, images, out=out, config=config)
     assert out.read_text() == "done meanwhile"
@@ -307,7 +306,7 @@ def test_what_was_scored_of_another_folder_is_not_gone_on_with(
     partial = tmp_path / ".scores.csv.partial"
     before = partial.read_bytes()
     assert len(before.splitlines()) == 6
-    with pytest.raises(DrtfError, match="of other photographs"):
+    with raises_naming(DrtfError, partial, "--overwrite"):
         score(run_folder, folders[1], out=out, config=config)
     assert partial.read_bytes() == before
     score(run_folder, folders[1], out=out, config=config, overwrite=True)
@@ -322,7 +321,8 @@ def test_a_table_that_can_not_be_is_refused_first(
     run_folder, photographs, config, tmp_path, name
 ):
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DrtfError, match=r"--out must name a \.csv or \.parquet file"):
+    facts = ("--out", ".csv", ".parquet", tmp_path / name)
+    with raises_naming(DrtfError, *facts):
         score(
             run_folder,
             photographs / "images",
@@ -345,22 +345,23 @@ def test_parts_are_merged_and_nothing_may_be_missing(
     # What another scoring left there, stopped, outlives a merge that can't be done.
     aside = partial_path(out)
     aside.write_bytes(whole[:-1])
-    with pytest.raises(DrtfError, match=r"2-of-00003\.csv is missing: score it with"):
+    part = tmp_path / "scores-00002-of-00003.csv"
+    with raises_naming(DrtfError, part, "--shard 2/3"):
         score(run_folder, images, merge=3, **call)
     assert aside.read_bytes() == whole[:-1]
     report = score(run_folder, images, part=(2, 3), **call)
-    assert report.table == tmp_path / "scores-00002-of-00003.csv"
+    assert report.table == part
     assert report.num_scored == 16
     source = aside.with_suffix(".source")
     source.write_text(str(images))
-    with pytest.raises(DrtfError, match="rows of a scoring without --shard that was"):
+    with raises_naming(DrtfError, aside, "--shard", "--overwrite"):
         score(run_folder, images, merge=3, **call)
     source.unlink()  # as where it is a merge that was killed
     assert score(run_folder, images, merge=3, **call).num_scored == 48
     assert out.read_bytes() == whole
-    lines = report.table.read_bytes().splitlines(keepends=True)
-    report.table.write_bytes(b"".join([*lines[:5], *lines[6:]]))
-    with pytest.raises(DrtfError, match=r"has not the 16 rows .* from line 6 on"):
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join([*lines[:5], *lines[6:]]))
+    with raises_naming(DrtfError, part, 16, "line 6", "--shard 2/3"):
         score(run_folder, images, merge=3, overwrite=True, **call)
     assert out.read_bytes() == whole
 
@@ -415,10 +416,10 @@ def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
     score(run_folder, images, out=tmp_path / "scores.csv", config=config)
     out = tmp_path / "submission.csv"
     score(run_folder, images, out=out, config=config, kaggle=True)
-    with pytest.raises(DrtfError, match=r"must name a \.csv file"):
-        score(
-            run_folder, images, out=tmp_path / "s.parquet", config=config, kaggle=True
-        )
+    parquet = tmp_path / "s.parquet"
+    with raises_naming(DrtfError, "--out", ".csv", parquet) as error:
+        score(run_folder, images, out=parquet, config=config, kaggle=True)
+    assert str(error.value).count(".parquet") == 1  # the one that was given
     labels = [row["predicted_label"] or "0" for row in read(tmp_path / "scores.csv")]
     assert read(out) == [
         {"image": f"{number}_left", "level": label}
@@ -431,7 +432,8 @@ def test_a_submission_has_no_name_twice(run_folder, photographs, config, tmp_pat
         (tmp_path / name).parent.mkdir()
         shutil.copy(photographs / "images" / "0_left.png", tmp_path / name)
     out = tmp_path / "submission.csv"
-    with pytest.raises(DrtfError, match=r"a/1_left.png and b/1_left.png have one name"):
+    facts = ("a/1_left.png", "b/1_left.png", "--format kaggle")
+    with raises_naming(DrtfError, *facts):
         score(run_folder, tmp_path, out=out, config=config, kaggle=True)
     assert not out.exists()
 
