@@ -41,6 +41,22 @@ def test_focal_stays_finite_where_the_network_is_sure():
     assert np.isfinite(tape.gradient(loss, logits).numpy()).all()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "focal"},
+        {"label_smoothing": 0.1},
+        {"class_weights": (0.5, 3.0)},
+        {"task": "grades"},
+    ],
+)
+def test_integer_labels_give_the_loss_of_float_labels(settings):
+    loss = build_loss(TrainConfig(**settings))
+    logits = np.repeat(LOGITS, 5, axis=1) if "task" in settings else LOGITS
+    expected = loss.call(TRUTH, logits).numpy()
+    assert (loss.call(TRUTH.astype(np.int64), logits).numpy() == expected).all()
+
+
 def test_the_config_names_the_loss():
     assert isinstance(build_loss(TrainConfig(loss="focal")), FocalLoss)
     crossentropy = build_loss(TrainConfig())

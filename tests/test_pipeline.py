@@ -48,6 +48,7 @@ def test_images_and_labels_belong_to_their_rows(shard_set):
     for batch in batches(shard_set):
         assert (batch["image"] == read_batch(shard_set, batch["row"])).all()
         grades = shard_set.index["grade"].to_numpy()[batch["row"]]
+        assert batch["label"].dtype == np.int64
         assert (batch["label"] == (grades > 0)).all()
 
 

@@ -32,7 +32,7 @@ def validate(task, num_padded=0):
     batches = tf.data.Dataset.from_tensor_slices(
         {
             "image": rng.integers(0, 256, (num, 32, 32, 3), np.uint8),
-            "label": labels.astype(np.float32),
+            "label": labels,
             "mask": np.arange(num) < 12,
         }
     )

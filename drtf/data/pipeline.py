@@ -102,7 +102,7 @@ def train_dataset(
         num_parts: that each batch is cut into, all of one size or one apart.
 
     Returns:
-        Batches as a dict: `image` uint8 [B, H, W, 3], `label` float32 [B], `row` int64
+        Batches as a dict: `image` uint8 [B, H, W, 3], `label` int64 [B], `row` int64
         [B] (in the set's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
 
     Raises:
@@ -157,7 +157,7 @@ def train_dataset(
         seeds = np.empty((len(examples), 2), np.uint32)
         seeds[:, 0] = np.random.SeedSequence([state.seed, epoch]).generate_state(1)
         seeds[:, 1] = np.arange(mine.start, mine.stop)
-        labels = classes[examples].astype(np.float32)
+        labels = classes[examples].astype(np.int64)
         return images, labels, rows[examples], seeds.view(np.int32)
 
     size = shards.manifest.image_size
@@ -167,7 +167,7 @@ def train_dataset(
         range(len(parts) * start, len(parts) * epochs * steps),
         {
             "image": tf.TensorSpec([None, size, size, 3], tf.uint8),
-            "label": tf.TensorSpec([None], tf.float32),
+            "label": tf.TensorSpec([None], tf.int64),
             "row": tf.TensorSpec([None], tf.int64),
             "seed": tf.TensorSpec([None, 2], tf.int32),
         },
@@ -196,7 +196,7 @@ def eval_dataset(
 
     Returns:
         Batches of `batch_size`, the last one padded with black: `image` uint8
-        [B, H, W, 3], `label` float32 [B], `row` int64 [B] (-1 where padded) and `mask`
+        [B, H, W, 3], `label` int64 [B], `row` int64 [B] (-1 where padded) and `mask`
         bool [B] (false where padded, and where a damaged record was skipped).
     """
     rows, classes = split_examples(shards, split, task)
@@ -212,7 +212,7 @@ def eval_dataset(
         num_padded = batch_size - len(examples)
         return (
             images,
-            np.pad(classes[examples].astype(np.float32), (0, num_padded)),
+            np.pad(classes[examples].astype(np.int64), (0, num_padded)),
             np.pad(rows[examples], (0, num_padded), constant_values=-1),
             np.pad(shown == examples, (0, num_padded)),
         )
@@ -222,7 +222,7 @@ def eval_dataset(
         range(math.ceil(len(rows) / batch_size / num_parts) * num_parts),
         {
             "image": tf.TensorSpec([batch_size, size, size, 3], tf.uint8),
-            "label": tf.TensorSpec([batch_size], tf.float32),
+            "label": tf.TensorSpec([batch_size], tf.int64),
             "row": tf.TensorSpec([batch_size], tf.int64),
             "mask": tf.TensorSpec([batch_size], tf.bool),
         },

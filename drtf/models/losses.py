@@ -12,7 +12,7 @@ from drtf.tasks import TASKS
 def build_loss(config: TrainConfig) -> keras.losses.Loss:
     """Build the loss that the `train` section names.
 
-    It takes classes, float32 [B, 1], and logits, float32 [B, 1] or of grades [B, 5];
+    It takes labels, integers [B, 1], and logits, float32 [B, 1] or of grades [B, 5];
     its `call` gives the loss of each photograph, float32 [B].
     """
     loss: keras.losses.Loss
@@ -50,7 +50,7 @@ class WeightedLoss(keras.losses.Loss):
         """Return the loss of each photograph.
 
         Args:
-            y_true: float32 [B, 1], the class.
+            y_true: integers [B, 1], the class.
             y_pred: float32 [B, C], logits.
 
         Returns:
@@ -72,7 +72,7 @@ class GradeCrossentropy(keras.losses.Loss):
         """Return the loss of each photograph.
 
         Args:
-            y_true: float32 [B, 1], the grade.
+            y_true: integers [B, 1], the grade.
             y_pred: float32 [B, 5], logits.
 
         Returns:
@@ -100,12 +100,13 @@ class FocalLoss(keras.losses.Loss):
         """Return the loss of each photograph.
 
         Args:
-            y_true: float32 [B, 1], 1 for diseased.
+            y_true: integers [B, 1], 1 for diseased.
             y_pred: float32 [B, 1], logits.
 
         Returns:
             float32 [B].
         """
+        y_true = tf.cast(y_true, y_pred.dtype)
         crossentropy = tf.nn.sigmoid_cross_entropy_with_logits(y_true, y_pred)
         miss = 1 - tf.exp(-crossentropy)
         # The gradient of 0^gamma is not finite for a gamma below 1.

@@ -120,10 +120,10 @@ class AugmentedPage(keras.callbacks.Callback):
         if epoch:
             return
         batch = self._load_batch()
-        classes = tf.cast(batch["label"], tf.int32)
         images = scale_images(batch["image"])
-        changed = self._trainer.augment(images, batch["seed"], classes)
+        changed = self._trainer.augment(images, batch["seed"], batch["label"])
         pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
+        classes = batch["label"].numpy()
         page = io.BytesIO()
         plot_grid(
             page,

@@ -120,9 +120,10 @@ class Trainer(keras.Model):
     def train_step(self, batch: Batch) -> None:
         """Augment a device's part of a batch, and step down the loss's gradient."""
         context = tf.distribute.get_replica_context()
-        classes = tf.cast(batch["label"], tf.int32)
-        images = self.augment(scale_images(batch["image"]), batch["seed"], classes)
         labels = batch["label"][:, None]
+        images = self.augment(
+            scale_images(batch["image"]), batch["seed"], batch["label"]
+        )
         size = tf.cast(tf.size(labels), tf.float32)
         size = context.all_reduce(tf.distribute.ReduceOp.SUM, size)
         statistics = self._find_statistics() if self._scaled else []

@@ -73,7 +73,7 @@ class Validation:
                 return None
         y_true, y_pred = np.concatenate(labels), np.concatenate(logits)
         loss = tf.reduce_mean(self._trainer.task_loss.call(y_true[:, None], y_pred))
-        self.classes = y_true.astype(np.int64)
+        self.classes = y_true
         grades = self.task.predicts_grades
         activation = keras.ops.softmax if grades else keras.ops.sigmoid
         self.probabilities = np.asarray(activation(y_pred))
