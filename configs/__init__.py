@@ -1,1 +1,1 @@
-"""Presets: short differences from the defaults in drtf.config, one TOML file each."""
+"""Presets, one TOML file each: their differences from the defaults in drtf.config."""

@@ -1,3 +1,6 @@
+import tomllib
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,11 +8,13 @@ from pydantic import ValidationError
 
 from drtf.config import (
     Config,
+    ModelConfig,
     dump_config,
     list_presets,
     load_config,
     parse_config,
 )
+from drtf.config.schema import section_model
 from drtf.errors import ConfigError
 from naming import assert_names, raises_naming
 
@@ -46,16 +51,199 @@ def test_a_preset_is_unchanged_after_dump_and_load(name, tmp_path):
     assert load_config(str(path)) == config
 
 
-def test_the_notebooks_preset_is_the_notebook():
-    config = load_config("notebook-96")
-    assert (config.images.size, config.images.decode) == (96, "exact")
-    assert (config.split.by, config.split.test_size) == ("image", 0.2)
-    assert (config.train.batch_size, config.train.epochs) == (10, 35)
-    assert (config.train.focal_gamma, config.train.focal_alpha) == (1.5, 0.5)
-    assert config.model.trainable_layers == 50
-    assert config.train.learning_rate == 5e-4
-    assert config.evaluate.tta == "flips5"
-    assert load_config("eyenet-256").evaluate.tta == "none"
+# Settings of the predecessors that two presets reproduce. A preset has to set them
+# itself, so that defaults may change.
+COMMON = {
+    "sampling": {"mode": "balanced", "on_corrupt": "error"},
+    "train": {
+        "task": "binary",
+        "head_epochs": 0,
+        "class_weights": [],
+        "optimizer": "adam",
+        "ema_momentum": 0.0,
+        "schedule": "plateau",
+        "plateau_monitor": "loss",
+        "plateau_factor": 0.5,
+        "plateau_patience": 3,
+        "monitor": "auto",
+        "precision": "auto",
+        "max_skipped_steps": 20,
+        "num_devices": 0,
+        "steps_per_execution": "auto",
+        "jit_compile": "auto",
+        "deterministic": False,
+        "checkpoint_minutes": 10.0,
+        "num_checkpoints": 2,
+        "seed": 42,
+    },
+    "evaluate": {
+        "calibration": "temperature",
+        "num_resamples": 1000,
+        "batch_size": 256,
+        "seed": 42,
+    },
+}
+NOTEBOOK = {
+    "split": {
+        "by": "image",
+        "stratify": "binary",
+        "val_size": 0.0,
+        "test_size": 0.2,
+        "seed": 42,
+    },
+    "images": {
+        "size": 96,
+        "decode": "exact",
+        "crop": "none",
+        "mask": False,
+        "contrast": "clahe",
+        "clahe_clip_limit": 2.0,
+        "clahe_tiles": 8,
+        "reject_blank": False,
+    },
+    "build": {"encoding": "raw", "shard_size_mb": 96, "seed": 42, "num_workers": 0},
+    "sampling": COMMON["sampling"],
+    "augment": {
+        "horizontal_flip": True,
+        "vertical_flip": False,
+        "max_degrees": 36.0,
+        "zoom": 0.1,
+        "shift": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.1,
+        "saturation": 0.0,
+    },
+    "model": {
+        "name": "mobilenetv2",
+        "weights": "imagenet",
+        "alpha": 1.0,
+        "input_range": "unit",
+        "upsampling": 1.0,
+        "trainable_layers": 50,
+        "batch_norm_momentum": 0.999,
+        "head_units": [256, 128],
+        "head_batch_norm": [True, True, False],
+        "dropout": [0.5, 0.3, 0.2],
+    },
+    "train": {
+        **COMMON["train"],
+        "epochs": 35,
+        "batch_size": 10,
+        "loss": "focal",
+        "focal_gamma": 1.5,
+        "focal_alpha": 0.5,
+        "learning_rate": 5e-4,
+        "early_stopping_patience": 10,
+        "validation_split": "test",
+    },
+    "evaluate": {**COMMON["evaluate"], "tta": "flips5", "threshold": "accuracy"},
+    "gradcam": {"layer": "Conv_1", "colormap": "jet"},
+}
+EYENET = {
+    "split": {
+        "by": "patient",
+        "stratify": "grade",
+        "val_size": 0.1,
+        "test_size": 0.2,
+        "seed": 42,
+    },
+    "images": {
+        "size": 256,
+        "decode": "scaled",
+        "crop": "retina",
+        "mask": False,
+        "contrast": "none",
+        "reject_blank": True,
+    },
+    "build": {
+        "encoding": "jpeg",
+        "jpeg_quality": 95,
+        "shard_size_mb": 96,
+        "seed": 42,
+        "num_workers": 0,
+    },
+    "sampling": COMMON["sampling"],
+    "augment": {
+        "horizontal_flip": True,
+        "vertical_flip": False,
+        "max_degrees": [0, 180],
+        "zoom": 0.0,
+        "shift": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "saturation": 0.0,
+    },
+    "model": {"name": "eyenet", "weights": "none", "input_range": "unit"},
+    "train": {
+        **COMMON["train"],
+        "epochs": 30,
+        "batch_size": 128,
+        "loss": "crossentropy",
+        "label_smoothing": 0.0,
+        "learning_rate": 1e-3,
+        "early_stopping_patience": 0,
+        "validation_split": "val",
+    },
+    "evaluate": {**COMMON["evaluate"], "tta": "none", "threshold": "youden"},
+}
+# Settings without an effect, given the optimizer, schedule and sampling of both presets.
+NO_EFFECT = {
+    "sampling.weights",
+    "train.momentum",
+    "train.weight_decay",
+    "train.warmup_fraction",
+}
+PREDECESSORS = {
+    "notebook-96": (NOTEBOOK, {"build.jpeg_quality", "train.label_smoothing"}),
+    "eyenet-256": (
+        EYENET,
+        {
+            "images.clahe_clip_limit",
+            "images.clahe_tiles",
+            "train.focal_gamma",
+            "train.focal_alpha",
+            *(
+                f"model.{name}"
+                for name in ModelConfig.model_fields
+                if name not in ("name", "weights", "input_range")
+            ),
+        },
+    ),
+}
+PINNED_SECTIONS = {
+    "split",
+    "images",
+    "build",
+    "sampling",
+    "augment",
+    "model",
+    "train",
+    "evaluate",
+}
+
+
+@pytest.mark.parametrize("name", PREDECESSORS)
+def test_a_predecessors_preset_has_its_settings(name):
+    settings, _ = PREDECESSORS[name]
+    config = load_config(name).model_dump(mode="json")
+    resolved = {
+        section: {key: config[section][key] for key in values}
+        for section, values in settings.items()
+    }
+    assert resolved == settings
+
+
+@pytest.mark.parametrize("name", PREDECESSORS)
+def test_a_predecessors_preset_sets_every_setting_that_has_an_effect(name):
+    _, no_effect = PREDECESSORS[name]
+    path = Path(__file__).parents[1] / "configs" / f"{name}.toml"
+    own = tomllib.loads(path.read_text())
+    missing = {
+        f"{section}.{key}"
+        for section in PINNED_SECTIONS
+        for key in section_model(section).model_fields.keys() - own[section].keys()
+    }
+    assert missing == NO_EFFECT | no_effect
 
 
 def test_set_overrides_a_file_which_overrides_the_defaults(tmp_path):
