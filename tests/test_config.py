@@ -186,7 +186,7 @@ EYENET = {
     },
     "evaluate": {**COMMON["evaluate"], "tta": "none", "threshold": "youden"},
 }
-# Settings without an effect, given the optimizer, schedule and sampling of both presets.
+# Settings that the optimizer, schedule and sampling of both presets do not use.
 NO_EFFECT = {
     "sampling.weights",
     "train.momentum",
