@@ -1,6 +1,7 @@
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from drtf.config import (
 )
 from drtf.config.schema import section_model
 from drtf.errors import ConfigError
+from drtf.tools.train import train
 from naming import assert_names, raises_naming
 
 
@@ -41,6 +43,11 @@ def test_list_presets_returns_all_presets():
         "mobilenetv2-96",
         "notebook-96",
     ]
+
+
+def test_help_names_every_preset():
+    help_texts = {p.name: p.help for p in train.params if isinstance(p, click.Option)}
+    assert_names(help_texts["config_source"], *list_presets())
 
 
 @pytest.mark.parametrize("name", list_presets())

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from .options import (
-    SOME_SET_ASIDE,
+    SOME_REJECTED,
     AnyPath,
     LocalPath,
     config_options,
@@ -125,4 +125,4 @@ def build_shards(
             f"{sum(manifest.rejected.values()):,} photographs set aside ({reasons}); "
             f"see {out}/{REJECTED_FILE}"
         )
-        sys.exit(SOME_SET_ASIDE)
+        sys.exit(SOME_REJECTED)

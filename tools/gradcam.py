@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from .options import (
-    SOME_SET_ASIDE,
+    SOME_REJECTED,
     LocalPath,
     config_options,
     images_option,
@@ -79,4 +79,4 @@ def gradcam(
             f"{len(report.failed):,} photographs could not be read, the first of them "
             f"{report.failed[0]}; drtf score tells why."
         )
-        sys.exit(SOME_SET_ASIDE)
+        sys.exit(SOME_REJECTED)

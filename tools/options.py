@@ -1,4 +1,4 @@
-"""Options that several commands share, and the exit code for photographs set aside."""
+"""Options of several commands, and the exit code for rejected photographs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,33 +8,34 @@ import click
 
 from drtf.storage import is_remote
 
-SOME_SET_ASIDE = 3
+SOME_REJECTED = 3
 
 Command = Callable[..., Any]
 
 
 def config_options(command: Command) -> Command:
-    """Add --config and --set."""
+    """Add the options --config and --set to a command."""
     command = click.option(
         "--set",
         "overrides",
         metavar="KEY=VALUE",
         multiple=True,
-        help="Override one setting, such as train.epochs=5; may be repeated.",
+        help="Override one setting, such as train.epochs=5 (repeatable). "
+        "`drtf settings` lists them all.",
     )(command)
     return click.option(
         "--config",
         "config_source",
         metavar="NAME|FILE",
         default="",
-        help="A preset (mobilenetv2-96, mobilenetv2-224, notebook-96, "
-        "eyenet-256, demo) or a TOML file; without it a RUN's own settings hold, where "
-        "the command takes one, and else the defaults.",
+        help="A preset (mobilenetv2-96, mobilenetv2-224, notebook-96, eyenet-256, demo) "
+        "or a TOML file. Default: the settings of RUN, if the command takes one, or "
+        "else the default settings.",
     )(command)
 
 
 class LocalPath(click.Path):
-    """A local path; an s3:// one is refused, not taken for a strange folder."""
+    """A local path. An s3:// location is refused."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -42,14 +43,14 @@ class LocalPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return the path."""
+        """Return the path as a Path."""
         if is_remote(value):
             self.fail(f"{value} must be a local path", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class AnyPath(LocalPath):
-    """A local path, or an s3:// location, which stays a str."""
+    """A local path as a Path, or an s3:// location as a str."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -58,13 +59,13 @@ class AnyPath(LocalPath):
         return value if is_remote(value) else super().convert(value, param, ctx)
 
 
-class SetPath(LocalPath):
-    """The folder of a set; one in a store is fetched into the cache first."""
+class DatasetPath(LocalPath):
+    """The folder of a dataset. A dataset at an s3:// location is fetched first."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return the local folder."""
+        """Return the local folder, which is in the cache if it was fetched."""
         if not is_remote(value):
             return super().convert(value, param, ctx)
         from drtf.records.remote import fetch_dataset
@@ -73,29 +74,29 @@ class SetPath(LocalPath):
 
 
 overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace what an earlier call wrote to --out."
+    "--overwrite", is_flag=True, help="Replace the output of an earlier call in --out."
 )
 
 
 def path_option(
     name: str, help_text: str, *, required: bool = True, kind: click.Path | None = None
 ) -> Any:
-    """Add an option that takes a path; the library says what is wrong with it."""
+    """Return an option that takes a path. The library checks whether it exists."""
     return click.option(
         name, type=kind or LocalPath(), required=required, help=help_text
     )
 
 
 def out_option(help_text: str, *, kind: click.Path | None = None) -> Any:
-    """Add a required --out, by default a local path."""
+    """Return a required option --out, by default for a local path."""
     return path_option("--out", help_text, kind=kind)
 
 
 def images_option(help_text: str, *, required: bool = True) -> Any:
-    """Add --images: a folder, local or s3://, or a CSV that lists photographs."""
+    """Return the option --images: a folder, an s3:// location, or a CSV of paths."""
     return path_option("--images", help_text, required=required, kind=AnyPath())
 
 
 def shards_option(help_text: str, *, required: bool = True) -> Any:
-    """Add --shards: a set, local or s3://."""
-    return path_option("--shards", help_text, required=required, kind=SetPath())
+    """Return the option --shards: a local folder or an s3:// location."""
+    return path_option("--shards", help_text, required=required, kind=DatasetPath())

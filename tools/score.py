@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import (
-    SOME_SET_ASIDE,
+    SOME_REJECTED,
     LocalPath,
     config_options,
     images_option,
@@ -118,4 +118,4 @@ def score(
             "view were taken."
         )
     if report.num_failed:
-        sys.exit(SOME_SET_ASIDE)
+        sys.exit(SOME_REJECTED)
