@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from drtf.config import Config
 from drtf.config.reference import list_settings
-from drtf.config.schema import REQUIREMENTS
+from drtf.config.requirements import REQUIREMENTS
 from drtf.tools.settings import settings
 from naming import assert_names
 

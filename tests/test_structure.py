@@ -92,6 +92,7 @@ def test_every_module_has_its_tests():
         "rejected": "build",
         "reference": "settings",
         "remote": "storage",
+        "requirements": "config",
         "resampling": "augment",
         "report": "evaluation",
         "sample_dataset": "bench_read",

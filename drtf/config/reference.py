@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic.fields import FieldInfo
 
-from drtf.config.schema import REQUIREMENTS, section_model
+from drtf.config.requirements import REQUIREMENTS
+from drtf.config.schema import section_model
 
 NOUNS = {int: "integer", float: "number", str: "text"}
 SYMBOLS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
