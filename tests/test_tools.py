@@ -1,6 +1,7 @@
 """The commands, as a user types them; the README's own among them."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -50,6 +51,22 @@ def run(monkeypatch, capsys):
         return int(stopped.value.code or 0), captured.out, captured.err
 
     return run
+
+
+def find_line(text: str, *facts: object) -> str:
+    """Return the one line of an output that has all of these words."""
+    words = {str(fact) for fact in facts}
+    lines = [x for x in text.splitlines() if words <= set(re.findall(r"\w+", x))]
+    assert len(lines) == 1, (facts, text)
+    return lines[0]
+
+
+def find_error(err: str) -> str:
+    """Return the one line on stderr that is no progress."""
+    lines = [x for x in err.splitlines() if not re.search(r": \d+/\d+\b", x)]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("Error: ")
+    return lines[0]
 
 
 def sets(*settings: str) -> list[str]:
@@ -125,26 +142,35 @@ def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "setting"),
+    ("words", "setting", "sections"),
     [
-        (("score", "--images", "x", "--out", "x.csv"), "evaluate.threshold=0.3"),
-        (("evaluate", "--shards", "x"), "train.seed=1"),
-        (("gradcam", "--images", "x", "--out", "x"), "images.size=64"),
+        (
+            ("score", "--images", "x", "--out", "x.csv"),
+            "evaluate.threshold=0.3",
+            ["score"],
+        ),
+        (("evaluate", "--shards", "x"), "train.seed=1", ["evaluate", "gradcam"]),
+        (
+            ("gradcam", "--images", "x", "--out", "x"),
+            "images.size=64",
+            ["gradcam", "score"],
+        ),
     ],
 )
 def test_set_is_refused_when_the_command_does_not_read_the_section(
-    run, run_folder, words, setting
+    run, run_folder, words, setting, sections
 ):
     command, *options = words
     code, _, err = run(command, run_folder, *options, "--set", setting)
     assert code == 1
-    assert_names(err, f"--set {setting}", command)
+    assert_names(find_error(err), f"--set {setting}", *sections)
 
 
 def test_a_run_alone_is_not_compared(run, run_folder):
     code, _, err = run("compare", run_folder)
     assert code == 2
-    assert "two runs or more" in err
+    assert "Usage:" in err
+    assert run("compare", run_folder, run_folder)[0] == 1  # two are, once evaluated
 
 
 def test_a_dry_run_tells_the_plan_and_makes_nothing(run, shards, tmp_path):
@@ -154,8 +180,8 @@ def test_a_dry_run_tells_the_plan_and_makes_nothing(run, shards, tmp_path):
         *sets("train.batch_size=8", "model.name=eyenet", "train.epochs=3"),
     )
     assert code == 0
-    assert "12 steps of 8 photographs: 3 times 4" in text
-    assert "parameters trained and 0 frozen, in float32" in text
+    assert find_line(text, 12, 8, 3, 4)
+    assert find_line(text, "eyenet", 32, 0, "float32")
     assert not out.exists()
 
 
@@ -179,7 +205,7 @@ def test_a_photograph_set_aside_exits_3_and_is_listed(run, tmp_path):
         *("--out", tmp_path / "set", *sets(*SMALL)),
     )
     assert code == 3
-    assert "1 photographs set aside (1 empty)" in out
+    assert_names(find_line(out, 1, "empty"), tmp_path / "set" / "rejected.csv")
     assert "3_left.png,empty" in (tmp_path / "set" / "rejected.csv").read_text()
 
 
@@ -190,14 +216,17 @@ def test_a_score_with_an_error_exits_3(run, run_folder, tmp_path):
     arguments = ("score", run_folder, "--images", images, "--out", tmp_path / "s.csv")
     code, out, _ = run(*arguments)
     assert code == 3
-    assert "0 scored" in out
-    assert "1 with an error" in out
+    assert_names(out, tmp_path / "s.csv", 0, 1)
+    with (tmp_path / "s.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["score"]) == ("a.png", "")
+    assert_names(row["error"], "empty")
 
 
 def test_verify_tells_a_whole_set_from_a_damaged_one(run, shards, tmp_path):
     code, out, _ = run("verify", shards)
     assert code == 0
-    assert "is whole" in out
+    assert_names(out, shards)
     copy = shutil.copytree(shards, tmp_path / "copy")
     path = min(copy.glob("*val*"))
     data = bytearray(path.read_bytes())
@@ -205,7 +234,7 @@ def test_verify_tells_a_whole_set_from_a_damaged_one(run, shards, tmp_path):
     path.write_bytes(data)
     code, out, _ = run("verify", copy)
     assert code == 1
-    assert "checksum" in out
+    assert_names(out, copy, path.name)
 
 
 def test_sources_are_given_by_name(run, photographs, tmp_path):
@@ -225,7 +254,7 @@ def test_sources_are_given_by_name(run, photographs, tmp_path):
     assert (index.groupby("sha256")["split"].nunique() == 1).all()
     code, out, _ = run("inspect", tmp_path / "set")
     assert code == 0
-    assert "96 photographs are identical to another one" in out
+    assert find_line(out, 96)
     assert (tmp_path / "set-inspection" / "contact-sheet.png").exists()
 
 
@@ -236,16 +265,17 @@ def test_conflicting_grades_are_shown_and_may_be_dropped(run, photographs, tmp_p
     words = ("build-shards", "--images", images, "--labels", folder / "labels.csv")
     code, out, _ = run(*words, "--out", tmp_path / "kept", *sets(*SMALL))
     assert code == 0
-    assert "1_left (grade 2) = 3_left (grade 4)" in out
+    assert find_line(out, "1_left", 2, "3_left", 4)
     drop = sets(*SMALL, "labels.conflicts=drop")
     code, out, _ = run(*words, "--out", tmp_path / "dropped", *drop)
     assert code == 3
-    assert "2 photographs set aside (2 conflicting_grade)" in out
+    assert find_line(out, 2, "conflicting_grade")
     code, _, err = run(
         *words, "--out", tmp_path / "no", *sets("labels.conflicts=error")
     )
     assert code == 1
-    assert "have different grades; the first: 1_left (grade 2)" in err
+    error = find_error(err)
+    assert_names(error, "1_left", 2, "3_left", 4, "labels.conflicts")
 
 
 def test_too_many_set_aside_fail_the_build(run, tmp_path):
@@ -255,7 +285,7 @@ def test_too_many_set_aside_fail_the_build(run, tmp_path):
     words = (*words, "--out", tmp_path / "set", *sets(*SMALL))
     code, _, err = run(*words, "--max-rejected", "2%")
     assert code == 1
-    assert "1 of 48 photographs set aside (1 empty), more than --max-rejected" in err
+    assert_names(find_error(err), 1, 48, "empty", "--max-rejected")
     assert run(*words, "--max-rejected", "0.05")[0] == 3
 
 
@@ -268,65 +298,85 @@ def test_a_list_of_paths_stands_for_a_folder(run, photographs, tmp_path):
         *("--out", tmp_path / "set", *sets(*SMALL)),
     )
     assert code == 0
-    assert "18 rows without a photograph" in out
+    assert find_line(out, 18)
 
 
 def test_the_same_build_twice_says_that_the_set_was_there(run, photographs, tmp_path):
     words = ("build-shards", "--images", photographs / "images", "--labels")
     words = (*words, photographs / "labels.csv", "--out", tmp_path / "s", *sets(*SMALL))
-    assert "was there already" not in run(*words)[1]
+    built = run(*words)[1]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*")}
     code, out, _ = run(*words)
     assert code == 0
-    assert "The set was there already" in out
+    assert set(built.splitlines()) < set(out.splitlines())
+    assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 def test_verify_looks_deep_when_asked(run, shards):
     code, out, _ = run("verify", "--deep", shards)
     assert code == 0
-    assert "is whole" in out
+    assert_names(out, shards)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "facts"),
     [
-        ("verify {tmp}/no", "is not a set of shards: it has no manifest.json"),
-        ("build-shards --images {tmp}/no --labels {labels} --out {tmp}/o", "no folder"),
+        ("verify {tmp}/no", ["{tmp}/no", "manifest.json", "drtf build-shards"]),
+        (
+            "build-shards --images {tmp}/no --labels {labels} --out {tmp}/o",
+            ["{tmp}/no", "--images"],
+        ),
         (
             "build-shards --images {tmp} --labels {labels} --out {tmp}/o",
-            "no photograph",
+            ["{tmp}", ".jpeg", ".png"],
         ),
         (
             "build-shards --images {images} --labels {tmp}/no.csv --out {tmp}/o",
-            "can't read label file",
+            ["{tmp}/no.csv", os.strerror(errno.ENOENT)],
         ),
         (
             "build-shards --images {images} --labels {other} --out {tmp}/o",
-            "none of the known headers",
+            ["{other}", "name", "stage", "labels.image_column", "labels.grade_column"],
         ),
         (
             "build-shards --images {images} --labels {labels} --out {tmp}/o "
             "--set images.sise=9",
-            "did you mean 'images.size'?",
+            ["images.sise", "images.size"],
         ),
-        ("train --shards {tmp}/no --out {tmp}/o", "is not a set of shards"),
-        ("train --shards {shards} --out {tmp}/o --config no-such", "no-such"),
+        (
+            "train --shards {tmp}/no --out {tmp}/o",
+            ["{tmp}/no", "manifest.json", "drtf build-shards"],
+        ),
+        (
+            "train --shards {shards} --out {tmp}/o --config no-such",
+            ["no-such", ".toml"],
+        ),
         (
             "train --shards {shards} --out {tmp}/o --set model.weights=no.weights.h5",
-            "no such file: no.weights.h5",
+            ["model.weights", "no.weights.h5"],
         ),
-        ("evaluate {tmp} --shards {shards}", "is not a finished run"),
-        ("evaluate {run} --shards {shards} --split dev", "no photographs in split"),
-        ("score {tmp}/no --images {images} --out {tmp}/o.csv", "no run folder"),
-        ("score {run} --images {tmp}/no --out {tmp}/o.csv", "no folder"),
-        ("gradcam {tmp} --shards {shards} --out {tmp}/o", "is not a finished run"),
+        ("evaluate {tmp} --shards {shards}", ["{tmp}", "run.json", "drtf train"]),
+        ("evaluate {run} --shards {shards} --split dev", ["{shards}", "dev"]),
         (
-            "gradcam {run} --shards {shards} --out {tmp}/o --set gradcam.layer=no",
-            "no layer 'no'",
+            "score {tmp}/no --images {images} --out {tmp}/o.csv",
+            ["{tmp}/no", "drtf train"],
+        ),
+        (
+            "score {run} --images {tmp}/no --out {tmp}/o.csv",
+            ["{tmp}/no", "--images"],
+        ),
+        (
+            "gradcam {tmp} --shards {shards} --out {tmp}/o",
+            ["{tmp}", "run.json", "drtf train"],
+        ),
+        (
+            "gradcam {run} --shards {shards} --out {tmp}/o --set gradcam.layer=conv_9",
+            ["conv_9", "conv_3"],
         ),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_1(
-    run, words, message, tmp_path, photographs, shards, run_folder
+    run, words, facts, tmp_path, photographs, shards, run_folder
 ):
     other = tmp_path / "other.csv"
     other.write_text("name,stage\na,1\n")
@@ -340,10 +390,7 @@ def test_a_users_mistake_is_one_line_and_exit_1(
     }
     code, _, err = run(*shlex.split(words.format(**places)))
     assert code == 1
-    lines = [line for line in err.splitlines() if not line.startswith("Scoring")]
-    assert len(lines) == 1
-    assert lines[0].startswith("Error: ")
-    assert message in lines[0]
+    assert_names(find_error(err), *(fact.format(**places) for fact in facts))
     assert not (tmp_path / "o").exists()
 
 
@@ -377,9 +424,8 @@ def test_a_server_without_libgl_is_told_what_to_install(run, monkeypatch):
     monkeypatch.setattr("drtf.records.verify.find_faults", fail)
     code, _, err = run("verify", "x")
     assert code == 1
-    assert err.startswith("Error: OpenCV can't be loaded: libGL.so.1")
-    assert "libgl1" in err
-    assert "opencv-python-headless" in err
+    facts = ("OpenCV", "libGL.so.1", "libgl1", "opencv-python-headless")
+    assert_names(find_error(err), *facts)
 
 
 def test_an_output_that_cannot_be_made_is_one_line(run, photographs, tmp_path):
@@ -391,9 +437,8 @@ def test_an_output_that_cannot_be_made_is_one_line(run, photographs, tmp_path):
         *("--out", tmp_path / "file" / "set"),
     )
     assert code == 1
-    lines = [line for line in err.splitlines() if not line.startswith("Comparing")]
-    assert len(lines) == 1
-    assert lines[0].startswith("Error: can't make ")
+    reason = os.strerror(errno.ENOTDIR)
+    assert_names(find_error(err), tmp_path / "file", reason, "--out")
 
 
 def test_ctrl_c_ends_a_build_at_once_and_leaves_no_set(photographs, tmp_path):
@@ -414,7 +459,7 @@ def test_ctrl_c_ends_a_build_at_once_and_leaves_no_set(photographs, tmp_path):
     os.killpg(build.pid, signal.SIGINT)
     _, err = build.communicate(timeout=60)
     assert build.returncode == 1
-    assert b"Aborted!" in err
+    assert b"Traceback" not in err
     assert not (tmp_path / "set").exists()
 
 
