@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_ends_the_steps(shard_set):
     trainer = build_trainer()
     batches = stream(shard_set, epochs=9)
     assert not run(trainer, batches, 2)[2]
-    trainer.network.get_layer("logits").bias.assign(np.full(2, np.nan))
+    trainer.network.get_layer("class_logits").bias.assign(np.full(2, np.nan))
     num_done, _, failed = run(trainer, batches, 5)
     assert (int(num_done), bool(failed)) == (1, True)
 

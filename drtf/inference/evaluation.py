@@ -56,6 +56,14 @@ PREDICTIONS_FILE = "predictions.csv"
 # With fewer of a class a step of sensitivity or specificity is wider than 0.05.
 MIN_TO_CHOOSE_BY = 20
 # Thresholds that a reader may ask for, beside the one chosen.
+OTHER_SET_NOTE = (
+    "This is not the set that the model was trained on: it may hold photographs that "
+    "were."
+)
+UNKNOWN_PATIENTS_NOTE = (
+    "Each photograph counts as a patient of its own: where that is for want of "
+    "knowing, two eyes of one may be in two splits, and intervals are too narrow."
+)
 RULES = (
     "youden",
     "accuracy",
@@ -397,10 +405,7 @@ def count_decisions(
 def _find_notes(run: Run, split: str, *, trained_on: bool, keep: bool) -> list[str]:
     notes = []
     if not trained_on:
-        notes.append(
-            "This is not the set that the model was trained on: it may hold "
-            "photographs that were."
-        )
+        notes.append(OTHER_SET_NOTE)
     if not keep:
         notes.append(
             "drtf score goes on with the run's own threshold, unless --keep is given; "
@@ -437,11 +442,7 @@ def _find_doubts(patients: pd.Series, chosen_by: np.ndarray | None) -> list[str]
                 "would choose otherwise."
             )
     if patients.is_unique:
-        doubts.append(
-            "Each photograph counts as a patient of its own: where that is for want of "
-            "knowing, two eyes of one may be in two splits, and intervals are too "
-            "narrow."
-        )
+        doubts.append(UNKNOWN_PATIENTS_NOTE)
     return doubts
 
 
