@@ -1,3 +1,3 @@
-"""Retinal photographs to TFRecord shards, once; streamed training from then on."""
+"""Convert retinal photographs to TFRecord shards, and train, evaluate and score."""
 
 __version__ = "0.1.0"

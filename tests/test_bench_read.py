@@ -1,18 +1,27 @@
-"""What drtf bench read measures; each way is a process that imports TensorFlow."""
+"""drtf bench read and memory; each reader is a process that imports TensorFlow."""
 
 import json
 import sys
 
+import pytest
+from click.testing import CliRunner
+
 from drtf.bench import memory, read
 from drtf.bench.memory import bench_memory, link_copies
-from drtf.bench.read import ENCODED_WAYS, OURS, RAW_WAYS, bench_read, parse_pythons
+from drtf.bench.read import (
+    DRTF,
+    ENCODED_METHODS,
+    RAW_METHODS,
+    ReaderError,
+    bench_read,
+    parse_pythons,
+)
 from drtf.bench.sample_dataset import Sample, build_sample_dataset
 from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError
 from drtf.records.reader import ShardDataset
+from drtf.tools.bench import bench as bench_command
 from naming import assert_names, raises_naming
-
-HERE = ("ours", "tfrecord", "arrays", "bare", "memory_copy")
 
 
 def measure(shards, work, **pythons):
@@ -21,49 +30,76 @@ def measure(shards, work, **pythons):
     )
 
 
-def test_each_way_reads_balanced_batches_or_says_why_not(shards, tmp_path, monkeypatch):
-    chosen = [way for way in RAW_WAYS if way.script in (*HERE, "ffcv_reader")]
-    monkeypatch.setattr(read, "RAW_WAYS", tuple(chosen))
-    found = measure(shards, tmp_path / "work")
-    assert (found.encoding, found.size) == ("raw", 32)
-    assert [way.name for way in found.ways] == [way.title for way in chosen]
-    ways = {way.name: way for way in found.ways}
-    assert "No module named 'ffcv'" in ways.pop("FFCV, no checksums").missing
-    for way in ways.values():
-        assert not way.missing
-        assert min(way.rates) > 0
-        assert min(way.cpu_seconds) > 0
-        assert min(way.rss_anon_mb) > 10
-        assert min(way.first_batch_seconds) > 0
-        assert 0.3 < way.positive_share[0] < 0.7
-    assert ways[OURS.title].positive_share == [0.5]
+@pytest.fixture
+def without_checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "CHECKOUT_READERS", tmp_path / "missing")
+
+
+def test_each_reader_yields_balanced_batches_or_reports_its_failure(
+    shards, tmp_path, monkeypatch
+):
+    methods = [x for x in RAW_METHODS if x.library in ("", "ffcv")]
+    monkeypatch.setattr(read, "RAW_METHODS", tuple(methods))
+    bench = measure(shards, tmp_path / "work")
+    assert (bench.encoding, bench.size, bench.left_out) == ("raw", 32, [])
+    assert [result.name for result in bench.results] == [x.title for x in methods]
+    results = {result.name: result for result in bench.results}
+    assert_names(results.pop("FFCV, which has no checksums").failure, "'ffcv'")
+    for result in results.values():
+        assert not result.failure
+        assert min(result.rates) > 0
+        assert min(result.cpu_us_per_image) > 0
+        assert min(result.rss_anon_mb) > 10
+        assert min(result.first_batch_seconds) > 0
+        assert 0.3 < result.positive_fraction[0] < 0.7
+    assert results[DRTF.title].positive_fraction == [0.5]
 
 
 def test_encoded_images_are_compared_with_their_decoder(tmp_path):
-    shards = build_sample_dataset(tmp_path / "set", Sample(40, 32, "jpeg"))
-    found = measure(shards, tmp_path / "work")
-    assert [way.name for way in found.ways] == [way.title for way in ENCODED_WAYS]
-    assert all(min(way.rates) > 0 for way in found.ways)
+    shards = build_sample_dataset(tmp_path / "dataset", Sample(40, 32, "jpeg"))
+    bench = measure(shards, tmp_path / "work")
+    assert [x.name for x in bench.results] == [x.title for x in ENCODED_METHODS]
+    assert all(min(result.rates) > 0 for result in bench.results)
 
 
-def test_a_sample_set_has_the_grades_of_eyepacs(tmp_path):
-    shards = build_sample_dataset(tmp_path / "set", Sample(400, 32, "raw"))
+def test_a_source_checkout_has_the_reader_of_each_method():
+    assert all(method.path.is_file() for method in (*RAW_METHODS, *ENCODED_METHODS))
+
+
+def test_readers_of_other_libraries_are_named_when_this_is_no_checkout(
+    shards, tmp_path, monkeypatch, without_checkout
+):
+    methods = tuple(x for x in RAW_METHODS if x == DRTF or x.library)
+    monkeypatch.setattr(read, "RAW_METHODS", methods)
+    command = ["read", "--shards", str(shards), "--batch-size", "8"]
+    command += ["--seconds", "0.1", "--repeats", "1", "--json", str(tmp_path / "json")]
+    result = CliRunner().invoke(bench_command, command)
+    assert result.exit_code == 0, result.output
+    line = next(x for x in result.stdout.splitlines() if "benchmarks/readers" in x)
+    assert_names(line, *(method.title for method in methods[1:]))
+    rows = json.loads((tmp_path / "json").read_text())
+    assert [row["name"] for row in rows] == ["drtf"]
+    assert rows[0]["relative_to_drtf"] == 1
+
+
+def test_a_sample_dataset_has_the_grades_of_eyepacs(tmp_path):
+    shards = build_sample_dataset(tmp_path / "dataset", Sample(400, 32, "raw"))
     with ShardDataset(shards) as opened:
         assert opened.manifest.num_records == {
             "train": {"0": 294, "1": 28, "2": 60, "3": 10, "4": 8}
         }
 
 
-def test_a_way_that_fails_says_its_last_word(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "READERS", tmp_path)
-    (tmp_path / "ours.py").write_text("raise ValueError('no such thing')")
-    found = read.run_reader(sys.executable, "ours", {})
-    assert found.keys() == {"missing"}
-    assert_names(found["missing"], "ValueError: no such thing", 1)
-    assert_names(read.run_reader("/nowhere", "ours", {})["missing"], "/nowhere")
+def test_a_failing_reader_reports_its_error_and_exit_code(tmp_path):
+    script = tmp_path / "reader.py"
+    script.write_text("raise ValueError('no such thing')")
+    with raises_naming(ReaderError, "ValueError: no such thing", 1):
+        read.run_reader(sys.executable, script, {})
+    with raises_naming(ReaderError, "/nowhere"):
+        read.run_reader("/nowhere", script, {})
 
 
-def test_a_set_smaller_than_a_batch_is_refused(shards, tmp_path):
+def test_a_dataset_smaller_than_a_batch_is_refused(shards, tmp_path):
     with raises_naming(DrtfError, shards, 32, 1000):
         bench_read(
             shards,
@@ -75,21 +111,28 @@ def test_a_set_smaller_than_a_batch_is_refused(shards, tmp_path):
         )
 
 
-def test_a_full_disk_is_found_before_anything_is_written(shards, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(
+    shards, tmp_path, monkeypatch
+):
     monkeypatch.setattr(read, "NUM_FORMATS", 1e12)
     with raises_naming(DrtfError, tmp_path, "TMPDIR"):
         measure(shards, tmp_path / "work")
     assert not list((tmp_path / "work").iterdir())
 
 
-def test_interpreters_are_named_by_environment():
+def test_interpreters_are_named_by_library():
     assert parse_pythons([f"ffcv={sys.executable}"]) == {"ffcv": sys.executable}
     for wrong in ("ffcv", "other=/bin/sh", "ffcv=/nowhere"):
-        with raises_naming(ConfigError, "--python", "ffcv", repr(wrong)):
+        with raises_naming(ConfigError, "NAME=FILE", repr(wrong)):
             parse_pythons([wrong])
 
 
-def test_ways_print_one_line_of_json(shards, tmp_path):
+def test_interpreters_are_refused_when_this_is_no_checkout(without_checkout):
+    with raises_naming(ConfigError, "--python", "benchmarks/readers"):
+        parse_pythons([f"ffcv={sys.executable}"])
+
+
+def test_readers_print_one_line_of_json(shards, tmp_path):
     arguments = {
         "shards": str(shards),
         "images": "",
@@ -100,12 +143,13 @@ def test_ways_print_one_line_of_json(shards, tmp_path):
         "seconds": 0.1,
         "seed": 0,
     }
-    found = read.run_reader(sys.executable, "bare", arguments)
-    assert json.dumps(found)
-    assert found["positive_share"] == 0.5
+    script = read.READERS / "drtf_records_reader.py"
+    measurements = read.run_reader(sys.executable, script, arguments)
+    assert json.dumps(measurements)
+    assert measurements["positive_fraction"] == 0.5
 
 
-def test_memory_is_told_after_each_epoch_of_a_set_and_a_larger_one(shards, tmp_path):
+def test_memory_is_measured_after_each_epoch_of_both_datasets(shards, tmp_path):
     small, large = bench_memory(
         shards, work=tmp_path, num_copies=3, batch_size=7, epochs=2
     )
@@ -118,7 +162,7 @@ def test_memory_is_told_after_each_epoch_of_a_set_and_a_larger_one(shards, tmp_p
         assert result.images_per_second > 0
 
 
-def test_a_larger_set_has_each_record_several_times(shards, tmp_path):
+def test_a_linked_dataset_has_each_record_several_times(shards, tmp_path):
     link_copies(shards, tmp_path / "larger", num_copies=2)
     with ShardDataset(shards) as one, ShardDataset(tmp_path / "larger") as two:
         rows, count = one.split_rows("train"), len(one.index)
@@ -129,8 +173,10 @@ def test_a_larger_set_has_each_record_several_times(shards, tmp_path):
         assert (two.split_rows("train") == [*rows, *(rows + count)]).all()
 
 
-def test_streaming_that_fails_is_told(shards, tmp_path, monkeypatch):
-    failing = lambda *arguments: {"missing": "no memory"}  # noqa: E731
-    monkeypatch.setattr(memory, "run_reader", failing)
+def test_a_failure_while_streaming_is_an_error(shards, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ReaderError("no memory")
+
+    monkeypatch.setattr(memory, "run_reader", fail)
     with raises_naming(DrtfError, shards, "no memory"):
         bench_memory(shards, work=tmp_path, num_copies=2, batch_size=8, epochs=2)

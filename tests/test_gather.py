@@ -94,6 +94,14 @@ def test_reading_stops_at_a_record_with_a_changed_bit(read_all, frames, place):
     assert read_all() == len(images)
 
 
+def test_damaged_records_are_read_when_checksums_are_not_verified(read_frames, frames):
+    where, images = frames
+    where.crcs[:] ^= 1
+    out = np.zeros(sum(map(len, images)), np.uint8)
+    assert read_frames(where, np.arange(len(images)), out, 2, False) == len(images)
+    assert out.tobytes() == b"".join(images)
+
+
 def test_reading_stops_at_a_valid_length_that_differs_from_the_index(read_all, frames):
     where, _ = frames
     length = struct.pack("<Q", 7)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from drtf.bench.read import ENCODED_METHODS, RAW_METHODS
 from drtf.config import list_presets
 
 ROOT = Path(__file__).parents[1]
@@ -25,14 +26,14 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fresh(wheel, tmp_path_factory):
-    """A new environment with the wheel; what it depends on is this one's."""
+    """A new environment with the wheel; its dependencies are this environment's."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=True)
     command = [folder / "bin" / "pip", "install", "--quiet", "--no-deps", wheel]
     subprocess.run(command, check=True)
     site = next(folder.glob("lib/python*/site-packages"))
-    # Paths named in a .pth are searched, but their own .pth are not run: this
-    # checkout, installed in editable form there, stays out of reach.
+    # Python searches the paths named in a .pth file, but does not process the .pth
+    # files there, so this checkout, installed in editable mode, is not importable.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder
 
@@ -48,22 +49,32 @@ def run(fresh, *words, cwd):
     return done.stdout
 
 
-def test_the_wheel_adds_one_top_level_package(wheel):
+def test_the_wheel_installs_only_the_package_drtf(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        tops = {name.split("/")[0] for name in archive.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"drtf"}
+        folders = {name.split("/")[0] for name in archive.namelist()}
+    assert {x for x in folders if not x.endswith(".dist-info")} == {"drtf"}
 
 
-def test_the_wheel_has_the_compiled_loop(fresh, tmp_path):
+def test_the_wheel_has_only_readers_that_need_no_other_library(wheel):
+    methods = (*RAW_METHODS, *ENCODED_METHODS)
+    scripts = {method.script for method in methods if not method.library}
+    shared = {"class_files", "measurement", "stream_epochs"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    readers = {Path(name).stem for name in names if "/readers/" in name}
+    assert readers == scripts | shared
+
+
+def test_the_wheel_has_the_compiled_reader(fresh, tmp_path):
     code = "from drtf.records import _frames; print(_frames.__file__)"
     assert str(fresh) in run(fresh, "python", "-c", code, cwd=tmp_path)
 
 
-def test_the_installed_command_answers(fresh, tmp_path):
+def test_the_installed_command_prints_its_help(fresh, tmp_path):
     assert "build-shards" in run(fresh, "drtf", "--help", cwd=tmp_path)
 
 
-def test_the_installed_presets_are_found_by_name(fresh, tmp_path):
+def test_the_installed_presets_are_loaded_by_name(fresh, tmp_path):
     code = (
         "import drtf, drtf.config as c;"
         "print(drtf.__file__, c.list_presets(), c.load_config('notebook-96').images)"

@@ -96,6 +96,20 @@ def test_a_changed_byte_is_reported_with_shard_record_and_offset(copy):
     assert error.value.row == 3
 
 
+def test_a_changed_byte_is_returned_when_checksums_are_not_verified(copy):
+    with ShardDataset(copy) as intact:
+        (expected,) = intact.read_images(np.array([3]))
+    path = first_shard(copy)
+    data = bytearray(path.read_bytes())
+    row = load_index(copy / INDEX_FILE).iloc[3]
+    data[row["offset"] + HEADER.size + row["image_offset"]] ^= 1
+    path.write_bytes(data)
+    with ShardDataset(copy, verify_checksums=False) as unverified:
+        (image,) = unverified.read_images(np.array([3]))
+    assert image[0] == expected[0] ^ 1
+    assert (image[1:] == expected[1:]).all()
+
+
 def test_a_record_of_a_later_shard_is_numbered_within_its_shard(copy):
     index = load_index(copy / INDEX_FILE)
     row_number = int(np.flatnonzero(index["split"] == "test")[1])

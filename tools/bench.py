@@ -14,7 +14,7 @@ from .bench_train import train
 
 @click.group()
 def bench() -> None:
-    """Measure drtf beside what else you might use, all in one run."""
+    """Compare the speed and memory of drtf with its alternatives, in one run."""
 
 
 for command in (convert, read, memory, augment, train, score, heatmaps, quality):

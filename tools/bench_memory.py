@@ -12,7 +12,7 @@ from .options import shards_option
 
 @click.command()
 @shards_option(
-    "A set to stream; without it one is made, of raw images of 96 px, as many as "
+    "Dataset to stream. Without it, one is built: raw images of 96 px, as many as "
     "EyePACS has.",
     required=False,
 )
@@ -22,20 +22,20 @@ from .options import shards_option
     type=click.IntRange(min=2),
     default=10,
     show_default=True,
-    help="To stream.",
+    help="Number of epochs to stream.",
 )
 @click.option(
     "--copies",
     type=click.IntRange(min=2),
     default=8,
     show_default=True,
-    help="How many times as large the second set is; its shards are links.",
+    help="How many times as large the second dataset is; its shards are links.",
 )
 @json_option
 def memory(
     shards: Path | None, batch_size: int, epochs: int, copies: int, json: Path | None
 ) -> None:
-    """Measure what memory streaming takes, over epochs and by the set's size."""
+    """Measure the memory of streaming, over epochs and by size of the dataset."""
     from drtf.bench.memory import bench_memory
     from drtf.bench.sample_dataset import SAMPLES, build_sample_dataset
 
@@ -44,17 +44,24 @@ def memory(
     check_json(json)
     with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
         work = Path(folder)
-        found = bench_memory(
-            shards or build_sample_dataset(work / "set", SAMPLES[0]),
+        results = bench_memory(
+            shards or build_sample_dataset(work / "dataset", SAMPLES[0]),
             work=work,
             num_copies=copies,
             batch_size=batch_size,
             epochs=epochs,
         )
     show_table(
-        f"Anonymous memory (RssAnon) of the process that streams, in MB, in batches of "
+        "Anonymous memory (RssAnon) of the streaming process in MB, with batches of "
         f"{batch_size}",
-        ("photographs", "at first", "epoch 1", f"epoch {epochs}", "growth", "images/s"),
+        (
+            "photographs",
+            "TensorFlow only",
+            "after epoch 1",
+            f"after epoch {epochs}",
+            "growth",
+            "images/s",
+        ),
         [
             (
                 f"{result.num_records:,}",
@@ -62,7 +69,7 @@ def memory(
                 f"{result.rss_anon_mb[-1] - result.rss_anon_mb[1]:,.0f}",
                 f"{result.images_per_second:,.0f}",
             )
-            for result in found
+            for result in results
         ],
     )
     write_json(
@@ -70,9 +77,10 @@ def memory(
         [
             {
                 "name": f"drtf, {result.num_records} photographs",
-                "ratio_to_ours": result.images_per_second / found[0].images_per_second,
+                "relative_to_first": result.images_per_second
+                / results[0].images_per_second,
                 **asdict(result),
             }
-            for result in found
+            for result in results
         ],
     )

@@ -1,4 +1,4 @@
-"""What the bench commands share: their repetitions, and their figures as JSON."""
+"""Options and JSON output that several bench commands share."""
 
 from collections.abc import Iterable
 from json import dumps
@@ -11,7 +11,7 @@ from .options import path_option
 
 json_option = path_option(
     "--json",
-    "Write every single figure to this file too: a list, one object a row.",
+    "Also write every single measurement to this file: a list with one object per row.",
     required=False,
 )
 batch_size_option = click.option(
@@ -19,7 +19,7 @@ batch_size_option = click.option(
     type=click.IntRange(min=2),
     default=256,
     show_default=True,
-    help="Images in a batch.",
+    help="Number of images in a batch.",
 )
 
 
@@ -30,7 +30,7 @@ def repeats_option(default: int) -> Any:
         type=click.IntRange(min=1),
         default=default,
         show_default=True,
-        help="Repetitions, each of all ways in turn.",
+        help="Number of repetitions; each one measures all methods in turn.",
     )
 
 
@@ -41,12 +41,16 @@ def seconds_option(default: float) -> Any:
         type=click.FloatRange(min=0.1),
         default=default,
         show_default=True,
-        help="To measure for, each way in each repetition.",
+        help="Duration of each measurement; each method has one per repetition.",
     )
 
 
 def check_json(path: Path | None) -> None:
-    """Find out now, and not after the measuring, that a file can't be written."""
+    """Check that the JSON file can be written, before anything is measured.
+
+    Raises:
+        DrtfError: If the file already exists.
+    """
     from drtf.files import check_absent
 
     if path:
@@ -55,9 +59,9 @@ def check_json(path: Path | None) -> None:
 
 
 def write_json(path: Path | None, rows: Iterable[dict[str, Any]]) -> None:
-    """Write the rows, if they are asked for."""
+    """Write the rows as JSON, if the user gave a file."""
     from drtf.files import write_atomic
 
     if path:
         write_atomic(path, dumps(list(rows), indent=2) + "\n")
-        click.echo(f"Every figure: {path}")
+        click.echo(f"All measurements: {path}")

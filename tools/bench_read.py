@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @shards_option(
-    "A set to read; without it sets are made: raw images of 96 px, as many as EyePACS "
-    "has, and JPEG ones of 224 and 512 px.",
+    "Dataset to read. Without it, datasets are built: raw images of 96 px, as many as "
+    "EyePACS has, and JPEG images of 224 and 512 px.",
     required=False,
 )
 @batch_size_option
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     "pythons",
     metavar="NAME=FILE",
     multiple=True,
-    help="The interpreter of an environment that has webdataset, mosaic, grain or "
-    "ffcv, where it can't stand beside TensorFlow; may be repeated.",
+    help="Python interpreter of an environment that has the library NAME (tfds, "
+    "webdataset, mosaic, grain or ffcv) installed; may be repeated.",
 )
 @json_option
 def read(
@@ -48,12 +48,14 @@ def read(
     pythons: tuple[str, ...],
     json: Path | None,
 ) -> None:
-    """Measure what reading shuffled, class-balanced batches costs.
+    """Measure how fast drtf and other readers yield shuffled, balanced batches.
 
-    Each way runs in a process of its own, with its files in the page cache. A library
-    that is not installed is a row that says so; the extra "bench" installs those that
-    can stand beside TensorFlow. Made sets and the other ways' formats lie in the folder
-    for temporary files ($TMPDIR), about 8 GB, until the command ends.
+    Each reader runs in a process of its own, with its files in the page cache. The
+    readers of other libraries are in benchmarks/readers of the source checkout; a
+    library that is not installed is reported in its row. The extra "bench" installs
+    those that work with TensorFlow in one environment. The built datasets and the other
+    formats take about 8 GB in the folder for temporary files ($TMPDIR) until the
+    command ends.
     """
     from drtf.bench.read import bench_read, parse_pythons
     from drtf.bench.sample_dataset import SAMPLES, build_sample_dataset
@@ -62,60 +64,68 @@ def read(
     check_json(json)
     rows = []
     with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
-        made = (
-            build_sample_dataset(Path(folder) / f"set-{number}", sample)
+        built = (
+            build_sample_dataset(Path(folder) / f"dataset-{number}", sample)
             for number, sample in enumerate(SAMPLES)
         )
-        for number, chosen in enumerate([shards] if shards else made):
-            found = bench_read(
-                chosen,
+        for number, dataset in enumerate([shards] if shards else built):
+            bench = bench_read(
+                dataset,
                 work=Path(folder) / f"formats-{number}",
                 batch_size=batch_size,
                 seconds=seconds,
                 num_repeats=repeats,
                 pythons=interpreters,
             )
-            rows += _show_read(found, batch_size)
+            rows += _show_read(bench, batch_size)
     write_json(json, rows)
 
 
-def _show_read(found: "ReadBench", batch_size: int) -> list[dict[str, Any]]:
+def _show_read(bench: "ReadBench", batch_size: int) -> list[dict[str, Any]]:
+    """Print the results of one dataset, and return them as rows for JSON."""
     from .tables import format_spread, show_table
 
-    ours = median(found.ways[0].rates)
+    reference = median(bench.results[0].rates)
     show_table(
-        f"{found.num_records:,} {found.encoding} images of {found.size} px in batches "
-        f"of {batch_size}: images a second, median (lowest to highest)",
+        f"{bench.num_records:,} {bench.encoding} images of {bench.size} px in batches "
+        f"of {batch_size}: images per second, median (lowest to highest)",
         (
-            "way",
+            "reader",
             "images/s",
-            "/ drtf",
-            "CPU s / 1,000",
+            "relative to drtf",
+            "CPU us per image",
             "RssAnon MB",
-            "growth",
+            "growth MB",
             "first batch s",
         ),
         [
-            (f"{way.name}, not run: {way.missing}", *[""] * 6)
-            if way.missing
+            (f"{result.name} failed: {result.failure}", *[""] * 6)
+            if result.failure
             else (
-                f"{way.name} {way.version}".strip(),
-                format_spread(way.rates, digits=0),
-                f"{median(way.rates) / ours:.2f}",
-                f"{median(way.cpu_seconds):.4f}",
-                f"{median(way.rss_anon_mb):,.0f}",
-                f"{median(way.rss_anon_growth_mb):,.0f}",
-                f"{median(way.first_batch_seconds):.2f}",
+                f"{result.name} {result.version}".strip(),
+                format_spread(result.rates, digits=0),
+                f"{median(result.rates) / reference:.2f}",
+                f"{median(result.cpu_us_per_image):.1f}",
+                f"{median(result.rss_anon_mb):,.0f}",
+                f"{median(result.rss_anon_growth_mb):,.0f}",
+                f"{median(result.first_batch_seconds):.2f}",
             )
-            for way in found.ways
+            for result in bench.results
         ],
     )
+    if bench.left_out:
+        click.echo(
+            f"Not measured: {'; '.join(bench.left_out)}. Their readers are in "
+            "benchmarks/readers of a source checkout."
+        )
     return [
         {
-            "set": f"{found.encoding} {found.size} px",
-            "images_per_second": median(way.rates) if way.rates else None,
-            "ratio_to_ours": median(way.rates) / ours if way.rates else None,
-            **asdict(way),
+            "dataset": f"{bench.encoding} {bench.size} px",
+            "images_per_second": median(result.rates) if result.rates else None,
+            "relative_to_drtf": median(result.rates) / reference
+            if result.rates
+            else None,
+            **asdict(result),
         }
-        for way in found.ways
+        for result in bench.results
     ]

@@ -1,1 +1,1 @@
-"""Benches: commands that print their figures side by side, from one run."""
+"""Benchmarks that compare drtf with alternatives, and sweeps over configs."""

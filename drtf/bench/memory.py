@@ -1,4 +1,4 @@
-"""What memory streaming holds on to: over epochs, and by the set's size."""
+"""Measure the memory that streaming takes, over epochs and by size of the dataset."""
 
 import sys
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from drtf.bench.read import run_reader
+from drtf.bench.read import READERS, ReaderError, run_reader
 from drtf.errors import DrtfError
 from drtf.files import hash_file
 from drtf.progress import progress
@@ -16,13 +16,13 @@ from drtf.records.manifest import INDEX_FILE, load_manifest, save_manifest
 
 @dataclass(frozen=True)
 class MemoryResult:
-    """What streaming a set for some epochs took.
+    """The memory and the speed of streaming one dataset.
 
     Attributes:
-        num_records: of the set.
-        rss_anon_mb: anonymous memory of the process when it has imported TensorFlow,
-            and after each epoch.
-        images_per_second: over all epochs.
+        num_records: Number of records in the train split.
+        rss_anon_mb: Anonymous memory of the process after TensorFlow has started, and
+            after each epoch.
+        images_per_second: Mean rate over all epochs.
     """
 
     num_records: int
@@ -33,17 +33,20 @@ class MemoryResult:
 def bench_memory(
     shards: Path, *, work: Path, num_copies: int, batch_size: int, epochs: int
 ) -> list[MemoryResult]:
-    """Stream a set, and one that is several times as large, each in a new process.
+    """Stream a dataset, and one several times as large, each in a new process.
 
     Args:
-        shards: a set; its train split is streamed.
-        work: a folder for the larger set, whose shards are links to the set's own.
-        num_copies: how many times as large.
-        batch_size: images in a batch.
-        epochs: to stream.
+        shards: A dataset; its train split is streamed.
+        work: Folder for the larger dataset, whose shards are links to the first one's.
+        num_copies: How many times as large it is.
+        batch_size: Number of images in a batch.
+        epochs: Number of epochs to stream.
+
+    Returns:
+        The result of the dataset, and the result of the larger one.
 
     Raises:
-        DrtfError: if streaming fails.
+        DrtfError: If streaming fails.
     """
     larger = work / "larger"
     link_copies(shards, larger, num_copies=num_copies)
@@ -55,16 +58,21 @@ def bench_memory(
                 "batch_size": batch_size,
                 "epochs": epochs,
             }
-            found = run_reader(sys.executable, "epochs", arguments)
-            if "missing" in found:
-                raise DrtfError(f"streaming {folder} failed: {found['missing']}")
-            results.append(MemoryResult(**found))
+            script = READERS / "stream_epochs.py"
+            try:
+                measurements = run_reader(sys.executable, script, arguments)
+            except ReaderError as error:
+                raise DrtfError(f"streaming {folder} failed: {error}") from error
+            results.append(MemoryResult(**measurements))
             advance(folder.name)
     return results
 
 
 def link_copies(shards: Path, out: Path, *, num_copies: int) -> None:
-    """Make a set in which each record of another one stands several times."""
+    """Build a dataset that contains each record of another one several times.
+
+    Its shards are links to the shards of the other one.
+    """
     manifest, index = load_manifest(shards), load_index(shards / INDEX_FILE)
     out.mkdir(parents=True)
     entries, parts = [], []

@@ -1,6 +1,7 @@
-"""What reading batches costs, beside what else a user would pick."""
+"""Measure how fast drtf and other libraries read shuffled, balanced batches."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,99 +22,139 @@ from drtf.records.reader import ShardDataset
 from drtf.tasks import TaskName
 
 READERS = Path(__file__).parent / "readers"
-ROWS_AT_ONCE = 1024
-NUM_FORMATS = 6
+# Readers of libraries that drtf does not install. A wheel does not contain them.
+CHECKOUT_READERS = Path(__file__).parents[2] / "benchmarks" / "readers"
+CHUNK_ROWS = 1024
+NUM_FORMATS = 6  # copies of the images that the other readers write
 IMAGES_FILE = "images"
 LABELS_FILE = "labels"
 
 
-class Way(NamedTuple):
+class ReaderError(DrtfError):
+    """A reader's process failed; the message is the last line of its error."""
+
+
+class Method(NamedTuple):
     """One way to read.
 
     Attributes:
-        title: as the table shows it.
-        script: in `readers`, without its suffix.
-        environment: which of the user's environments runs it; empty for drtf's own.
-        options: arguments of the script's own.
+        title: Its name in the table.
+        script: Its file in `READERS` or `CHECKOUT_READERS`, without the suffix.
+        library: Name of the library that it requires, which may be in an environment
+            of its own. Empty if it requires only drtf's dependencies.
+        options: Additional arguments of the script.
     """
 
     title: str
     script: str
-    environment: str = ""
+    library: str = ""
     options: Mapping[str, object] = {}
 
+    @property
+    def path(self) -> Path:
+        """Path of the script."""
+        folder = CHECKOUT_READERS if self.library else READERS
+        return folder / f"{self.script}.py"
 
-OURS = Way("drtf", "ours", options={"check": True})
-RAW_WAYS = (
-    OURS,
-    Way("drtf without checksums", "ours", options={"check": False}),
-    Way("TFRecordDataset, best of 8 settings", "tfrecord"),
-    Way("float32 arrays in memory", "arrays"),
-    Way("TFDS", "tfds_reader"),
-    Way("webdataset", "webdataset_reader", "webdataset"),
-    Way("MosaicML streaming", "mosaic_reader", "mosaic"),
-    Way("grain, ArrayRecord", "grain_reader", "grain"),
-    Way("FFCV, no checksums", "ffcv_reader", "ffcv"),
-    Way("drtf's reader without tf.data", "bare"),
-    Way("copy in memory", "memory_copy"),
+
+DRTF = Method("drtf", "drtf_reader", options={"verify_checksums": True})
+UNVERIFIED = {"verify_checksums": False}
+RAW_METHODS = (
+    DRTF,
+    Method("drtf without checksums", "drtf_reader", options=UNVERIFIED),
+    Method("drtf's reader without tf.data", "drtf_records_reader"),
+    Method("TFRecordDataset, the best of 8 settings", "tfrecord_reader"),
+    Method("float32 arrays in memory", "arrays_reader"),
+    Method("TFDS", "tfds_reader", library="tfds"),
+    Method("webdataset", "webdataset_reader", library="webdataset"),
+    Method("MosaicML streaming", "mosaic_reader", library="mosaic"),
+    Method("grain on ArrayRecord", "grain_reader", library="grain"),
+    Method("FFCV, which has no checksums", "ffcv_reader", library="ffcv"),
+    Method("copying from memory to memory", "memory_copy"),
 )
-ENCODED_WAYS = (OURS, Way("decode alone, on all cores", "decode_alone"))
-ENVIRONMENTS = tuple(way.environment for way in RAW_WAYS if way.environment)
+ENCODED_METHODS = (DRTF, Method("decoder only, on all cores", "decode_only"))
+LIBRARIES = tuple(method.library for method in RAW_METHODS if method.library)
 
 
 def parse_pythons(settings: Iterable[str]) -> dict[str, str]:
-    """Parse `NAME=FILE` settings of the environments that run some of the ways.
+    """Parse `NAME=FILE` settings: a library and the interpreter that has it installed.
 
     Raises:
-        ConfigError: if one names no environment, or no file.
+        ConfigError: If a setting has an unknown name or a missing file, or if this is
+            not a source checkout.
     """
     pythons = {}
     for setting in settings:
         name, _, file = setting.partition("=")
-        if name not in ENVIRONMENTS or not Path(file).is_file():
+        if name not in LIBRARIES or not Path(file).is_file():
             raise ConfigError(
-                f"--python takes NAME=FILE, NAME one of {', '.join(ENVIRONMENTS)} and "
-                f"FILE an interpreter that is there; got {setting!r}"
+                f"--python requires NAME=FILE with NAME one of "
+                f"{', '.join(LIBRARIES)} and FILE the path of a Python interpreter "
+                f"(got {setting!r})"
+            )
+        if not CHECKOUT_READERS.is_dir():
+            raise ConfigError(
+                f"--python {setting} requires a source checkout of drtf, which has the "
+                "readers of other libraries in benchmarks/readers"
             )
         pythons[name] = file
     return pythons
 
 
 @dataclass
-class WayResult:
-    """What one way showed.
+class ReadResult:
+    """The measurements of one method, with one value per repetition.
 
     Attributes:
-        name: its title.
-        rates: images a second, in windows of half a second of all repetitions.
-        cpu_seconds: a thousand images, a value a repetition; so the next ones.
-        rss_anon_mb: anonymous memory of all its processes after its first batches.
-        rss_anon_growth_mb: what came to it until the end.
-        first_batch_seconds: from opening its files to the first batch.
-        positive_share: of the labels in its first batches.
-        version: of the library, where it tells one.
-        missing: why it could not be run; empty where it could.
+        name: Title of the method.
+        rates: Images per second, in windows of half a second of all repetitions.
+        cpu_us_per_image: CPU time of all its processes, in microseconds.
+        rss_anon_mb: Anonymous memory of all its processes after the first batches.
+        rss_anon_growth_mb: Growth of that memory until the end.
+        first_batch_seconds: Time from opening the files to the first batch.
+        positive_fraction: Fraction of positive labels in the first batches.
+        version: Version of the library, if the script reports one.
+        failure: Why the method failed; empty if it did not.
     """
 
     name: str
     rates: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
+    cpu_us_per_image: list[float] = field(default_factory=list)
     rss_anon_mb: list[float] = field(default_factory=list)
     rss_anon_growth_mb: list[float] = field(default_factory=list)
     first_batch_seconds: list[float] = field(default_factory=list)
-    positive_share: list[float] = field(default_factory=list)
+    positive_fraction: list[float] = field(default_factory=list)
     version: str = ""
-    missing: str = ""
+    failure: str = ""
+
+    def add(self, measurements: Mapping[str, Any]) -> None:
+        """Add one repetition, as `measurement.measure` prints it."""
+        self.rates += measurements["rates"]
+        self.cpu_us_per_image.append(measurements["cpu_us_per_image"])
+        self.rss_anon_mb.append(measurements["rss_anon_mb"])
+        self.rss_anon_growth_mb.append(measurements["rss_anon_growth_mb"])
+        self.first_batch_seconds.append(measurements["first_batch_seconds"])
+        self.positive_fraction.append(measurements["positive_fraction"])
+        self.version = measurements["version"]
 
 
 @dataclass(frozen=True)
 class ReadBench:
-    """All that one run measured, and of what set."""
+    """The results for one dataset.
+
+    Attributes:
+        num_records: Number of records in its train split.
+        encoding: Encoding of its images.
+        size: Height and width of its images, in px.
+        results: One for each method, drtf first.
+        left_out: Titles of the methods that require a source checkout, if this is none.
+    """
 
     num_records: int
     encoding: str
     size: int
-    ways: list[WayResult]
+    results: list[ReadResult]
+    left_out: list[str]
 
 
 def bench_read(
@@ -125,62 +166,69 @@ def bench_read(
     num_repeats: int,
     pythons: Mapping[str, str],
 ) -> ReadBench:
-    """Measure each way in a process of its own, all in turn in each repetition.
+    """Measure each method in a process of its own, alternating in each repetition.
 
     Args:
-        shards: a set; its train split is read. Raw images are compared with all other
-            ways to read; encoded ones with their decoder, which is what costs there.
-        work: a folder for raw images in the other ways' formats, as large for each.
-        batch_size: images in a batch.
-        seconds: to read for, each time.
-        num_repeats: repetitions.
-        pythons: the interpreters of environments for ways that clash with TensorFlow;
-            those not named are tried in this one.
+        shards: A dataset; its train split is read. Raw images are compared with all
+            other methods, encoded ones only with their decoder, which is the limit
+            there.
+        work: Folder for the raw images in the formats of the other methods.
+        batch_size: Number of images in a batch.
+        seconds: Duration of each measurement.
+        num_repeats: Number of repetitions.
+        pythons: Python interpreters by name of the library, for libraries that
+            conflict with TensorFlow. All others run in this environment.
 
     Raises:
-        DrtfError: if drtf's own way fails, or the set is smaller than a batch.
+        DrtfError: If drtf's own reader fails, the dataset is smaller than a batch, or
+            the disk has too little space.
     """
     work.mkdir(parents=True, exist_ok=True)
-    with ShardDataset(shards) as shard_set:
-        encoding, size = shard_set.manifest.encoding, shard_set.manifest.image_size
-        check_batch_size(shard_set, "binary", BALANCED, batch_size)
-        num_records = len(shard_set.split_rows("train"))
+    with ShardDataset(shards) as dataset:
+        encoding, size = dataset.manifest.encoding, dataset.manifest.image_size
+        check_batch_size(dataset, "binary", BALANCED, batch_size)
+        num_records = len(dataset.split_rows("train"))
         if encoding == "raw":
-            _check_room(shard_set, work)
-            _export(shard_set, work)
-    ways = RAW_WAYS if encoding == "raw" else ENCODED_WAYS
-    results = [WayResult(way.title) for way in ways]
-    with progress("Measuring", num_repeats * len(ways)) as advance:
+            _check_free_space(dataset, work)
+            _export_arrays(dataset, work)
+    candidates = RAW_METHODS if encoding == "raw" else ENCODED_METHODS
+    methods = [method for method in candidates if method.path.exists()]
+    left_out = [method.title for method in candidates if method not in methods]
+    results = [ReadResult(method.title) for method in methods]
+    with progress("Measuring", num_repeats * len(methods)) as advance:
         for seed in range(num_repeats):
-            for way, result in zip(ways, results, strict=True):
+            for method, result in zip(methods, results, strict=True):
                 arguments = {
                     "shards": str(shards),
                     "encoding": encoding,
                     "images": str(work / IMAGES_FILE),
                     "labels": str(work / LABELS_FILE),
-                    "work": str(work / way.script),
+                    "work": str(work / method.script),
                     "shape": (size, size, 3),
                     "batch_size": batch_size,
                     "seconds": seconds,
                     "seed": seed,
-                    **way.options,
+                    **method.options,
                 }
-                if not result.missing:
-                    python = pythons.get(way.environment, sys.executable)
-                    _add(result, run_reader(python, way.script, arguments))
-                advance(way.title)
-    if results[0].missing:
-        raise DrtfError(f"drtf's own reader failed: {results[0].missing}")
-    return ReadBench(num_records, encoding, size, results)
+                if not result.failure:
+                    python = pythons.get(method.library, sys.executable)
+                    try:
+                        result.add(run_reader(python, method.path, arguments))
+                    except ReaderError as error:
+                        result.failure = str(error)
+                advance(method.title)
+    if results[0].failure:
+        raise DrtfError(f"drtf's own reader failed: {results[0].failure}")
+    return ReadBench(num_records, encoding, size, results, left_out)
 
 
 def check_batch_size(
     shards: ShardDataset, task: TaskName, sampling: SamplingConfig, batch_size: int
 ) -> None:
-    """Find out whether an epoch has a whole batch, as only these are measured.
+    """Check that an epoch has at least one full batch; only full ones are measured.
 
     Raises:
-        DrtfError: if it has none.
+        DrtfError: If it has none.
     """
     num_images = count_steps(
         shards, split="train", task=task, sampling=sampling, batch_size=1
@@ -188,58 +236,53 @@ def check_batch_size(
     if num_images < batch_size:
         raise DrtfError(
             f"an epoch of {shards.folder} has {num_images} photographs, fewer than a "
-            f"batch of {batch_size}: choose a smaller one"
+            f"batch of {batch_size}; choose a smaller batch size"
         )
-
-
-def _check_room(shard_set: ShardDataset, work: Path) -> None:
-    needed = NUM_FORMATS * shard_set.manifest.size_bytes
-    free = shutil.disk_usage(work).free
-    if free < needed:
-        raise DrtfError(
-            f"{work.parent} has {free / 1e9:.1f} GB free; the other ways' formats of "
-            f"this set need {needed / 1e9:.1f} GB: set TMPDIR to a larger folder"
-        )
-
-
-def _export(shard_set: ShardDataset, work: Path) -> None:
-    """Write the train split as bare arrays, for all others to convert."""
-    rows = shard_set.split_rows("train")
-    with (work / IMAGES_FILE).open("wb") as file:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            chosen = rows[start : start + ROWS_AT_ONCE]
-            file.write(read_batch(shard_set, chosen).tobytes())
-    (shard_set.grades[rows] > 0).astype(np.int64).tofile(work / LABELS_FILE)
 
 
 def run_reader(
-    python: str, script: str, arguments: Mapping[str, object]
+    python: str, script: Path, arguments: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Run one way; return what it printed, or why it failed as `missing`."""
-    command = [python, str(READERS / f"{script}.py"), json.dumps(arguments)]
+    """Run the script of a reader, and return the measurements that it prints as JSON.
+
+    Raises:
+        ReaderError: If the script fails or prints nothing.
+    """
+    command = [python, str(script), json.dumps(arguments)]
+    # All scripts import `measurement`, those in another folder too.
+    paths = [str(READERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment
+        )
     except OSError as error:
-        return {"missing": f"can't start {python}: {error.strerror}"}
+        raise ReaderError(f"can't start {python}: {error.strerror}") from error
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        said = done.stderr.strip().splitlines() or ["no word"]
-        errors = [line for line in said if re.match(r"\S*(Error|Exception)\b", line)]
-        reason = (errors or said)[-1]
-        return {"missing": f"{reason} (exit code {done.returncode})"}
+        output = done.stderr.strip().splitlines() or ["it printed nothing"]
+        errors = [line for line in output if re.match(r"\S*(Error|Exception)\b", line)]
+        reason = (errors or output)[-1]
+        raise ReaderError(f"{reason} (exit code {done.returncode})")
     return json.loads(lines[-1])
 
 
-def _add(result: WayResult, found: dict[str, Any]) -> None:
-    result.missing = found.get("missing", "")
-    if not result.missing:
-        result.rates += found["rates"]
-        for name in (
-            "cpu_seconds",
-            "rss_anon_mb",
-            "rss_anon_growth_mb",
-            "first_batch_seconds",
-            "positive_share",
-        ):
-            getattr(result, name).append(found[name])
-        result.version = found.get("version", "")
+def _check_free_space(dataset: ShardDataset, work: Path) -> None:
+    needed = NUM_FORMATS * dataset.manifest.size_bytes
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise DrtfError(
+            f"{work.parent} has {free / 1e9:.1f} GB free, but this dataset in the "
+            f"formats of the other readers needs {needed / 1e9:.1f} GB; set TMPDIR to "
+            "a folder on a larger disk"
+        )
+
+
+def _export_arrays(dataset: ShardDataset, work: Path) -> None:
+    """Write the train split as plain arrays, which the other readers convert."""
+    rows = dataset.split_rows("train")
+    with (work / IMAGES_FILE).open("wb") as file:
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[start : start + CHUNK_ROWS]
+            file.write(read_batch(dataset, chunk).tobytes())
+    (dataset.grades[rows] > 0).astype(np.int64).tofile(work / LABELS_FILE)

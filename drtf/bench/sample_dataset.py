@@ -1,4 +1,4 @@
-"""A set as large as EyePACS, built by the real builder from small drawn photographs."""
+"""Sample datasets for the benchmarks, as large as EyePACS if needed."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +11,20 @@ from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.synthetic import draw_photograph
 
-# Of the training set of Kaggle's Diabetic Retinopathy Detection, by grade.
+# Photographs of each grade in the training set of Kaggle's Diabetic Retinopathy
+# Detection.
 EYEPACS_GRADES = (25_810, 2_443, 5_292, 873, 708)
 NUM_DRAWN = 16
 
 
 class Sample(NamedTuple):
-    """A set to build: its photographs, their height and width in px, their encoding."""
+    """What a sample dataset contains.
+
+    Attributes:
+        num_records: Number of photographs.
+        size: Height and width of the images, in px.
+        encoding: `build.encoding` of the images.
+    """
 
     num_records: int
     size: int
@@ -32,24 +39,24 @@ SAMPLES = (
 
 
 def build_sample_dataset(folder: Path, sample: Sample) -> Path:
-    """Build a set with the grades of EyePACS, all of it in the train split.
+    """Build a dataset with the grades of EyePACS, all in the train split.
 
-    A few photographs are drawn, and come again and again with other bytes at their
-    end, which no decoder reads: what is in a picture makes no difference to a reader.
+    Only a few photographs are drawn. They are repeated, with different bytes at the end
+    that no decoder reads: the content of an image makes no difference to a reader.
 
     Args:
-        folder: to work in, with room for the photographs and the set.
-        sample: what to build.
+        folder: Folder for the photographs and the dataset.
+        sample: What to build.
 
     Returns:
-        The set's folder.
+        Folder of the dataset.
     """
     num_records, size, encoding = sample
     images = folder / "images"
     images.mkdir(parents=True)
-    drawn = [_draw(number, size) for number in range(NUM_DRAWN)]
-    shares = np.cumsum(EYEPACS_GRADES) / sum(EYEPACS_GRADES)
-    grades = np.searchsorted(shares, (np.arange(num_records) + 0.5) / num_records)
+    drawn = [_draw_jpeg(number, size) for number in range(NUM_DRAWN)]
+    fractions = np.cumsum(EYEPACS_GRADES) / sum(EYEPACS_GRADES)
+    grades = np.searchsorted(fractions, (np.arange(num_records) + 0.5) / num_records)
     rows = ["image,level\n"]
     for number, grade in enumerate(grades.tolist()):
         name = f"{number // 2}_{'left' if number % 2 else 'right'}"
@@ -68,7 +75,7 @@ def build_sample_dataset(folder: Path, sample: Sample) -> Path:
     return shards
 
 
-def _draw(number: int, size: int) -> bytes:
+def _draw_jpeg(number: int, size: int) -> bytes:
     image = draw_photograph(
         number % len(EYEPACS_GRADES), patient_seed=number, eye="left", seed=number
     ).image

@@ -7,6 +7,6 @@ def read_frames(
     rows: np.ndarray,
     out: np.ndarray,
     num_threads: int,
-    check: bool = True,
+    verify_checksums: bool = True,
     /,
 ) -> int: ...

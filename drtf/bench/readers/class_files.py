@@ -1,4 +1,4 @@
-"""The images that the other ways write in their own formats, a class at a time."""
+"""Images sorted by class, for readers that write files in their own format."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,10 +11,14 @@ SEED = 0
 def images_by_class(
     arguments: SimpleNamespace, *, num_files: int
 ) -> Iterator[tuple[int, int, Iterator[bytes]]]:
-    """Yield each file to write: its label, its number, and the pixels of its images.
+    """Yield what to write to each file: its label, its number and its images' pixels.
 
-    Files sorted by class spare a pipeline the filter that balancing else needs; within
-    a class the images come shuffled.
+    With files sorted by class, a pipeline can balance the classes without a filter.
+    Within a class the images are shuffled.
+
+    Args:
+        arguments: The arguments of the process (see `measurement.measure`).
+        num_files: Number of files of each class.
     """
     images = np.memmap(arguments.images, np.uint8, "r").reshape(-1, *arguments.shape)
     labels = np.fromfile(arguments.labels, np.int64)

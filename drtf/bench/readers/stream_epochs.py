@@ -1,4 +1,4 @@
-"""drtf's own pipeline over whole epochs, and the memory it has after each."""
+"""Stream whole epochs through drtf's pipeline, and record the memory after each."""
 
 import json
 import sys
@@ -7,17 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import tensorflow as tf
-from measuring import find_anonymous_mb, warm
+from measurement import anonymous_memory_mb, fill_page_cache
 
 from drtf.data.pipeline import BALANCED, count_steps, train_dataset
 from drtf.records.reader import ShardDataset
 
 
 def main(arguments: SimpleNamespace) -> None:
-    """Print what was found as JSON."""
-    warm(Path(arguments.shards))
+    """Print the measurements as JSON."""
+    fill_page_cache(Path(arguments.shards))
     tf.constant(0)  # starts TensorFlow's runtime
-    anonymous = [find_anonymous_mb()]
+    anonymous = [anonymous_memory_mb()]
     start, num_images = time.perf_counter(), 0
     with ShardDataset(Path(arguments.shards)) as shards:
         num_records = len(shards.split_rows("train"))
@@ -34,13 +34,13 @@ def main(arguments: SimpleNamespace) -> None:
         for number, batch in enumerate(dataset, 1):
             num_images += len(batch["label"])
             if number % steps == 0:
-                anonymous.append(find_anonymous_mb())
-    found = {
+                anonymous.append(anonymous_memory_mb())
+    measurements = {
         "num_records": num_records,
         "rss_anon_mb": anonymous,
         "images_per_second": num_images / (time.perf_counter() - start),
     }
-    print(json.dumps(found))
+    print(json.dumps(measurements))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The best of several TFRecordDataset pipelines, on shards sorted by class."""
+"""The fastest of several TFRecordDataset pipelines, on files sorted by class."""
 
 import itertools
 import json
@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import tensorflow as tf
-from by_class import images_by_class
-from measuring import measure
+from class_files import images_by_class
+from measurement import measure
 
 NUM_FILES = 4
 BUFFERS = (2048, 8192)
 TRIAL_SECONDS = 2.0
-BEST_FILE = "best.json"
+FASTEST_FILE = "fastest.json"
 FEATURES = {
     "image": tf.io.FixedLenFeature([], tf.string),
     "label": tf.io.FixedLenFeature([], tf.int64),
@@ -23,7 +23,7 @@ FEATURES = {
 
 
 def prepare(arguments: SimpleNamespace) -> None:
-    """Write each class to files of its own, and find the best setting."""
+    """Write each class to its own files, and choose the fastest settings."""
     for label, number, images in images_by_class(arguments, num_files=NUM_FILES):
         path = Path(arguments.work) / f"{label}-{number}.tfrecord"
         with tf.io.TFRecordWriter(str(path)) as writer:
@@ -37,19 +37,20 @@ def prepare(arguments: SimpleNamespace) -> None:
                 message = tf.train.Features(feature=features)
                 example = tf.train.Example(features=message)
                 writer.write(example.SerializeToString())
-    choose(arguments)
+    choose_settings(arguments)
 
 
 def build(
-    arguments: SimpleNamespace, *, buffer: int, mixed: str, reads: int | None
+    arguments: SimpleNamespace, *, buffer: int, mixing: str, reads: int | None
 ) -> tf.data.Dataset:
     """Build one pipeline.
 
     Args:
-        arguments: of the process.
-        buffer: records to shuffle among.
-        mixed: whether classes are mixed `by record` or `by batch`.
-        reads: files read side by side; None is one after the other.
+        arguments: The arguments of the process (see `measurement.measure`).
+        buffer: Number of records in the shuffle buffer.
+        mixing: "by record" draws the class of each record at random; "by batch"
+            concatenates half a batch of each class.
+        reads: Number of files to read in parallel; None reads one after another.
     """
     size, shape = arguments.batch_size, arguments.shape
 
@@ -64,7 +65,7 @@ def build(
         return tf.reshape(pixels, [size, *shape]), parsed["label"]
 
     classes = [of_class(0), of_class(1)]
-    if mixed == "by record":
+    if mixing == "by record":
         dataset = tf.data.Dataset.sample_from_datasets(classes, [0.5, 0.5])
         dataset = dataset.batch(size, drop_remainder=True)
     else:
@@ -77,32 +78,32 @@ def build(
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def choose(arguments: SimpleNamespace) -> None:
-    """Try each setting for a while, and note the fastest."""
+def choose_settings(arguments: SimpleNamespace) -> None:
+    """Try all settings for a short time, and save the fastest."""
     rates = {}
     seconds = min(TRIAL_SECONDS, arguments.seconds)
-    for setting in itertools.product(
+    for settings in itertools.product(
         BUFFERS, ("by record", "by batch"), (None, tf.data.AUTOTUNE)
     ):
-        buffer, mixed, reads = setting
-        batches = iter(build(arguments, buffer=buffer, mixed=mixed, reads=reads))
+        buffer, mixing, reads = settings
+        batches = iter(build(arguments, buffer=buffer, mixing=mixing, reads=reads))
         next(batches)
         start, count = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             next(batches)
             count += 1
-        rates[setting] = count / (time.perf_counter() - start)
-    best = Path(arguments.work) / BEST_FILE
-    best.write_text(json.dumps(max(rates, key=rates.__getitem__)))
+        rates[settings] = count / (time.perf_counter() - start)
+    path = Path(arguments.work) / FASTEST_FILE
+    path.write_text(json.dumps(max(rates, key=rates.__getitem__)))
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Read by the fastest setting."""
-    best = json.loads((Path(arguments.work) / BEST_FILE).read_text())
-    buffer, mixed, reads = best
-    for images, labels in build(arguments, buffer=buffer, mixed=mixed, reads=reads):
+    """Read with the fastest settings."""
+    path = Path(arguments.work) / FASTEST_FILE
+    buffer, mixing, reads = json.loads(path.read_text())
+    for images, labels in build(arguments, buffer=buffer, mixing=mixing, reads=reads):
         yield images, labels.numpy()
 
 
 if __name__ == "__main__":
-    measure(prepare, read)
+    measure(read, prepare=prepare)

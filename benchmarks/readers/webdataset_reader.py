@@ -1,4 +1,4 @@
-"""webdataset: tar files, shuffled in a buffer, read by a DataLoader's workers."""
+"""webdataset: tar files, shuffled in a buffer, read by the workers of a loader."""
 
 import os
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import webdataset
-from by_class import images_by_class
-from measuring import measure
+from class_files import images_by_class
+from measurement import measure
 
 NUM_FILES = 4
 BUFFER = 2048
 
 
 def prepare(arguments: SimpleNamespace) -> None:
-    """Write each class to tar files of its own."""
+    """Write each class to its own tar files."""
     for label, number, images in images_by_class(arguments, num_files=NUM_FILES):
         path = Path(arguments.work) / f"{label}-{number}.tar"
         with webdataset.TarWriter(str(path)) as writer:
@@ -26,7 +26,7 @@ def prepare(arguments: SimpleNamespace) -> None:
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Mix the two classes by record; batches are made in the workers."""
+    """Mix the two classes by record; the workers make the batches."""
     size, shape = arguments.batch_size, arguments.shape
 
     def of_class(label: int) -> Any:
@@ -46,4 +46,4 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
 
 
 if __name__ == "__main__":
-    measure(prepare, read, version=version("webdataset"))
+    measure(read, prepare=prepare, version=version("webdataset"))

@@ -1,4 +1,4 @@
-"""MosaicML streaming: MDS shards, shuffled by its own order."""
+"""MosaicML streaming: MDS shards, shuffled by the library."""
 
 import os
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from by_class import images_by_class
-from measuring import measure
+from class_files import images_by_class
+from measurement import measure
 from streaming import MDSWriter, Stream, StreamingDataset
 
 
@@ -26,7 +26,7 @@ class Pixels(StreamingDataset):
 
 
 def prepare(arguments: SimpleNamespace) -> None:
-    """Write each class to a stream of its own."""
+    """Write each class to its own stream."""
     for label, _, images in images_by_class(arguments, num_files=1):
         out = str(Path(arguments.work) / str(label))
         with MDSWriter(out=out, columns={"image": "bytes", "label": "int"}) as writer:
@@ -35,7 +35,7 @@ def prepare(arguments: SimpleNamespace) -> None:
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Draw as many of each class, through a DataLoader's workers."""
+    """Draw both classes equally often, with the workers of a DataLoader."""
     streams = [
         Stream(local=str(Path(arguments.work) / str(label)), proportion=0.5)
         for label in (0, 1)
@@ -56,4 +56,4 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
 
 
 if __name__ == "__main__":
-    measure(prepare, read, version=version("mosaicml-streaming"))
+    measure(read, prepare=prepare, version=version("mosaicml-streaming"))

@@ -1,4 +1,4 @@
-"""The image decoder alone, on all cores, from bytes that are in memory already."""
+"""Only the image decoder, on all cores, from bytes that are already in memory."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from measuring import measure
+from measurement import measure
 
 from drtf.images.preprocess import decode_image, limit_threads
 from drtf.records.reader import ShardDataset
@@ -15,7 +15,7 @@ from drtf.workers import count_cores
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Decode batch after batch, each by all threads, into the same memory."""
+    """Decode each batch with all threads, into the same memory."""
     limit_threads()
     size, encoding = arguments.shape[0], arguments.encoding
     with ShardDataset(Path(arguments.shards)) as shards:
@@ -39,4 +39,4 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
 
 
 if __name__ == "__main__":
-    measure(lambda arguments: None, read)
+    measure(read)

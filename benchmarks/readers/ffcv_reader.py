@@ -1,4 +1,4 @@
-"""FFCV: one file mapped into memory, gathered by compiled code; no checksums."""
+"""FFCV: one file, mapped into memory and read by compiled code; no checksums."""
 
 import os
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import ToTensor
 from ffcv.writer import DatasetWriter
-from measuring import measure
+from measurement import measure
 
 FILE = "images.beton"
 
 
 class Images:
-    """Pixels and labels by number."""
+    """Pixels and labels by index."""
 
     def __init__(self, arguments: SimpleNamespace) -> None:
         pixels = np.memmap(arguments.images, np.uint8, "r")
@@ -29,19 +29,19 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
-        return np.array(self.images[number]), int(self.labels[number])
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return np.array(self.images[index]), int(self.labels[index])
 
 
 def prepare(arguments: SimpleNamespace) -> None:
-    """Write the pixels as they are."""
+    """Write the raw pixels."""
     path = str(Path(arguments.work) / FILE)
     fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
     DatasetWriter(path, fields, num_workers=1).from_indexed_dataset(Images(arguments))
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Shuffle all indices, those of the smaller class several times among them."""
+    """Shuffle all indices; those of the positive class are oversampled."""
     labels = np.fromfile(arguments.labels, np.int64)
     rng = np.random.default_rng(arguments.seed)
     members = [np.flatnonzero(labels == label) for label in (0, 1)]
@@ -65,4 +65,4 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
 
 
 if __name__ == "__main__":
-    measure(prepare, read, version=version("ffcv"))
+    measure(read, prepare=prepare, version=version("ffcv"))

@@ -1,15 +1,15 @@
-"""The predecessor's way: all images as float32 arrays in memory."""
+"""All images as float32 arrays in memory, as the notebook keeps them."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from measuring import measure
+from measurement import measure
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Oversample the smaller class by index, shuffle, and gather."""
+    """Oversample the positive class, shuffle, and index the arrays."""
     images = np.fromfile(arguments.images, np.uint8).reshape(-1, *arguments.shape)
     pixels = images.astype(np.float32)
     pixels /= 255
@@ -27,4 +27,4 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
 
 
 if __name__ == "__main__":
-    measure(lambda arguments: None, read)
+    measure(read)

@@ -1,4 +1,4 @@
-"""grain over ArrayRecord: a global shuffle by index."""
+"""grain on ArrayRecord files, with a global shuffle by index."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -9,12 +9,12 @@ from typing import Any
 import grain
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
-from by_class import images_by_class
-from measuring import measure
+from class_files import images_by_class
+from measurement import measure
 
 
 def prepare(arguments: SimpleNamespace) -> None:
-    """Write each class to a file of its own, a record a group for random access."""
+    """Write each class to its own file, with one record per group for random access."""
     for label, _, images in images_by_class(arguments, num_files=1):
         path = str(Path(arguments.work) / f"{label}.array_record")
         writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
@@ -24,7 +24,7 @@ def prepare(arguments: SimpleNamespace) -> None:
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Mix two shuffled classes; records are read by threads."""
+    """Mix two shuffled classes; threads read the records."""
 
     def of_class(label: int) -> Any:
         path = str(Path(arguments.work) / f"{label}.array_record")
@@ -42,4 +42,4 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
 
 
 if __name__ == "__main__":
-    measure(prepare, read, version=version("grain"))
+    measure(read, prepare=prepare, version=version("grain"))

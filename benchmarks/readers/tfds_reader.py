@@ -1,4 +1,4 @@
-"""TFDS's reader on drtf's own shards: builder_from_directory."""
+"""TFDS on drtf's own shards, opened with builder_from_directory."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -7,13 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from measuring import measure
+from measurement import measure
 
 BUFFER = 2048
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
-    """Filter each class out, shuffle in a buffer, and join half a batch of each."""
+    """Filter by class, shuffle in a buffer, and join half a batch of each class."""
     size = arguments.batch_size
     builder = tfds.builder_from_directory(arguments.shards)
     records = builder.as_dataset(split="train", shuffle_files=True)
@@ -36,4 +36,4 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
 
 
 if __name__ == "__main__":
-    measure(lambda arguments: None, read, version=version("tensorflow-datasets"))
+    measure(read, version=version("tensorflow-datasets"))
