@@ -17,7 +17,8 @@ from drtf.errors import ConfigError
 def list_presets() -> list[str]:
     """Return the sorted names of the presets."""
     files = resources.files("drtf.configs").iterdir()
-    return sorted(file.name[:-5] for file in files if file.name.endswith(".toml"))
+    names = (file.name for file in files)
+    return sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml"))
 
 
 def load_config(

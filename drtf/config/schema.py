@@ -92,10 +92,11 @@ class LabelsConfig(Section):
     section_name = "labels"
 
     image_column: str = ""
-    """Column with the name of the photograph. Empty: recognized by the file's header,
-    as `labels.grade_column` is."""
+    """Column with the photograph's name. Empty: the columns are recognized by the
+    file's header."""
     grade_column: str = ""
-    """Column with the grade, 0 to 4."""
+    """Column with the grade, 0 to 4. Set both this and `labels.image_column`, or
+    neither."""
     patient_column: str = ""
     """Column with the patient. Empty: taken from the photograph's name by
     `labels.patient_pattern`."""
@@ -128,8 +129,8 @@ class SplitConfig(Section):
     different splits."""
     stratify: Literal["grade", "binary", "none"] = "grade"
     """What all splits have in the same proportions: the grades, grade 0 against the
-    others, or nothing. Grades with too few photographs are treated as `binary` or
-    `none`."""
+    others, or nothing. If a group is too small, `grade` falls back to `binary`, and
+    `binary` to `none`."""
     val_size: Fraction = 0.1
     """Fraction of patients (or images) in the validation split; 0: no such split."""
     test_size: Fraction = 0.2
@@ -153,7 +154,7 @@ class ImagesConfig(Section):
     section_name = "images"
 
     size: Annotated[int, Field(ge=32, le=2048)] = 96
-    """Width and height of the result, in pixels."""
+    """Width and height of the processed image, in pixels."""
     decode: Literal["scaled", "exact"] = "scaled"
     """`scaled` decodes a JPEG file at the smallest scale that leaves enough pixels.
     `exact` decodes at full size and resizes bilinearly, as the notebook did, and is
@@ -316,9 +317,9 @@ class TrainConfig(Section):
     batch_size: Positive = 256
     """Number of photographs per step, over all devices."""
     loss: Literal["crossentropy", "focal"] = "crossentropy"
-    """The loss function."""
+    """Loss function. `train.class_weights` apply to both."""
     focal_gamma: Annotated[float, Field(ge=0)] = 1.5
-    """Exponent of the focal loss: the higher, the less easy photographs count."""
+    """Exponent of the focal loss. The higher it is, the less easy photographs count."""
     focal_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Weight of diseased photographs in the focal loss; healthy ones get 1 - alpha."""
     label_smoothing: Fraction = 0.0
@@ -326,7 +327,7 @@ class TrainConfig(Section):
     class_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Weight of each class of `train.task` in the loss; empty: 1 for each."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    """The optimizer."""
+    """Optimizer of the weights."""
     momentum: Fraction = 0.9
     """Momentum of SGD."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -412,8 +413,9 @@ class EvaluateConfig(Section):
     stated sensitivity or specificity. `stored` uses the threshold and calibration in
     the run folder, and needs no validation split."""
     calibration: CalibrationMethod = "temperature"
-    """How scores become probabilities. It is fitted on the validation split, after a
-    correction for the class proportions of training."""
+    """How scores become probabilities: by temperature scaling, by isotonic regression
+    or not at all. It is fitted on the validation split, after a correction for the
+    class proportions of training."""
     num_resamples: Annotated[int, Field(ge=100)] = 1000
     """Number of bootstrap resamples for the confidence intervals."""
     batch_size: Positive = 256
@@ -442,7 +444,7 @@ class GradcamConfig(Section):
     section_name = "gradcam"
 
     method: MapMethod = "gradcam"
-    """The attribution method."""
+    """Method that computes the maps."""
     layer: str = "auto"
     """Name of the layer whose activations are mapped. `auto`: the deepest one that
     still has 6 cells per side. `saliency` uses no layer."""
