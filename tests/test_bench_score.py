@@ -8,16 +8,16 @@ from drtf.errors import DrtfError
 from naming import raises_naming
 
 
-def both_ways() -> list[bool]:
+def possible_values_of_apart() -> list[bool]:
     return [False, True] if len(os.sched_getaffinity(0)) > 1 else [False]
 
 
-@pytest.mark.parametrize("apart", both_ways())
-def test_scoring_is_measured_beside_its_halves(run_folder, photographs, config, apart):
+@pytest.mark.parametrize("apart", possible_values_of_apart())
+def test_scoring_and_its_halves_are_measured(run_folder, photographs, config, apart):
     cores = os.sched_getaffinity(0)
     score = config.score.model_copy(update={"batch_size": 8})
     config = config.model_copy(update={"score": score})
-    found = bench_score(
+    bench = bench_score(
         run_folder,
         photographs / "images",
         config=config,
@@ -26,13 +26,13 @@ def test_scoring_is_measured_beside_its_halves(run_folder, photographs, config, 
         apart=apart,
     )
     assert os.sched_getaffinity(0) == cores
-    assert (found.num_photographs, found.views) == (100, "none")
-    for rates in (found.preparing, found.predicting, found.scoring):
+    assert (bench.num_photographs, bench.views) == (100, "none")
+    for rates in (bench.preparing, bench.predicting, bench.scoring):
         assert len(rates) == 2
         assert min(rates) > 0
 
 
-def test_less_than_four_batches_are_refused(run_folder, photographs, config):
+def test_fewer_than_four_batches_are_refused(run_folder, photographs, config):
     with raises_naming(DrtfError, 100, 64, "score.batch_size"):
         bench_score(
             run_folder,
@@ -43,12 +43,12 @@ def test_less_than_four_batches_are_refused(run_folder, photographs, config):
         )
 
 
-def test_halves_keep_to_their_own_cores(run_folder, photographs, config):
+def test_each_half_has_its_own_cores_when_apart(run_folder, photographs, config):
     score = config.score.model_copy(update={"batch_size": 8, "num_workers": 1})
     cores = {3, 5, 7, 9}
     with (
         mock.patch("os.sched_getaffinity", return_value=cores),
-        mock.patch("os.sched_setaffinity") as stay,
+        mock.patch("os.sched_setaffinity") as set_affinity,
     ):
         bench_score(
             run_folder,
@@ -58,11 +58,11 @@ def test_halves_keep_to_their_own_cores(run_folder, photographs, config):
             num_repeats=1,
             apart=True,
         )
-    chosen = [call.args[1] for call in stay.call_args_list]
+    chosen = [call.args[1] for call in set_affinity.call_args_list]
     assert chosen == [[7, 9], cores, [3, 5], cores]
 
 
-def test_one_core_is_not_divided(run_folder, photographs, config):
+def test_apart_is_refused_when_there_is_one_core(run_folder, photographs, config):
     with (
         mock.patch("os.sched_getaffinity", return_value={0}),
         raises_naming(DrtfError, "--apart"),

@@ -79,7 +79,7 @@ def test_every_module_has_its_tests():
         "errors": "tools",
         "build_plan": "build",
         "checkpoint": "loop",
-        "convert": "bench",
+        "convert": "bench_convert",
         "device": "machine",
         "figures": "evaluation",
         "index": "verify",

@@ -33,40 +33,40 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="To compute in.",
+    help="Dtype to compute in.",
 )
 @repeats_option(15)
 @json_option
 def augment(
     size: int, batch_size: int, dtype: "Dtype", repeats: int, json: Path | None
 ) -> None:
-    """Measure what augmenting a batch costs beside Keras's own layers.
+    """Measure how long augmenting a batch takes, compared with Keras's own layers.
 
-    All do flips, any rotation, zoom, contrast, saturation and brightness, on the GPU if
-    there is one.
+    Both do flips, any rotation, zoom, contrast, saturation and brightness, on the GPU
+    if there is one.
     """
     from drtf.bench.augment import bench_augment
 
     from .tables import format_spread, show_table
 
     check_json(json)
-    found = bench_augment(
+    results = bench_augment(
         image_size=size, batch_size=batch_size, dtype=dtype, num_repeats=repeats
     )
-    ours = next(median(result.ms) for result in found if result.ms)
+    drtf_ms = next(median(result.ms) for result in results if result.ms)
     show_table(
-        f"{batch_size} images of {size} px in {dtype}: ms a batch, median (lowest to "
+        f"{batch_size} images of {size} px in {dtype}: ms per batch, median (lowest to "
         "highest)",
-        ("way", "ms", "/ drtf"),
+        ("method", "ms", "relative to drtf"),
         [
-            (f"{result.name}, not run: {result.missing}", "", "")
-            if result.missing
+            (f"{result.name} failed: {result.failure}", "", "")
+            if result.failure
             else (
                 result.name,
                 format_spread(result.ms),
-                f"{median(result.ms) / ours:.2f}",
+                f"{median(result.ms) / drtf_ms:.2f}",
             )
-            for result in found
+            for result in results
         ],
     )
     write_json(
@@ -76,9 +76,9 @@ def augment(
                 "images_per_second": 1000 * batch_size / median(result.ms)
                 if result.ms
                 else None,
-                "ratio_to_ours": ours / median(result.ms) if result.ms else None,
+                "relative_to_drtf": drtf_ms / median(result.ms) if result.ms else None,
                 **asdict(result),
             }
-            for result in found
+            for result in results
         ],
     )

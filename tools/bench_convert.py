@@ -10,13 +10,13 @@ from .options import config_options, images_option
 
 
 @click.command()
-@images_option("Folder of photographs; JPEG ones are measured.")
+@images_option("Folder of photographs; JPEG files are measured.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=12,
     show_default=True,
-    help="Photographs to measure, spread evenly over all.",
+    help="Largest number of photographs, spread evenly over all.",
 )
 @repeats_option(5)
 @json_option
@@ -29,10 +29,11 @@ def convert(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Measure what converting a photograph costs, and how close the picture is.
+    """Measure how long converting a photograph takes, and how accurate the image is.
 
-    CPU time includes all that a build does with a photograph's bytes: hash, decode,
-    crop, quality, CLAHE, resize. PSNR is against CLAHE at full size and area resize.
+    CPU time includes everything that a build does with the bytes of a photograph: hash,
+    decode, crop, quality, CLAHE, resize. PSNR compares the image with CLAHE at full
+    size followed by an area resize.
     """
     from drtf.bench.convert import bench_convert
     from drtf.config import load_config
@@ -41,39 +42,46 @@ def convert(
 
     check_json(json)
     images_config = load_config(config_source, overrides).images
-    found = bench_convert(
+    bench = bench_convert(
         images, config=images_config, limit=limit, num_repeats=repeats
     )
-    bare, ours = (median(method.cpu_ms) for method in found.methods[:2])
+    decode_ms, drtf_ms = (median(method.cpu_ms) for method in bench.methods[:2])
     show_table(
-        f"{found.num_photographs} photographs to {images_config.size} px, crop "
+        f"{bench.num_photographs} photographs to {images_config.size} px, crop "
         f"{images_config.crop}: CPU time, median of {repeats} (lowest to highest), "
         "and PSNR",
-        ("way", "ms", "/ decode", "/ drtf", "least dB", "median"),
+        (
+            "method",
+            "CPU ms per photograph",
+            "relative to decoding only",
+            "relative to drtf",
+            "lowest PSNR, dB",
+            "median",
+        ),
         [
             (
                 method.name,
                 format_spread(method.cpu_ms),
-                f"{median(method.cpu_ms) / bare:.2f}",
-                f"{median(method.cpu_ms) / ours:.2f}",
+                f"{median(method.cpu_ms) / decode_ms:.2f}",
+                f"{median(method.cpu_ms) / drtf_ms:.2f}",
                 f"{min(method.psnr_db):.1f}" if method.psnr_db else "",
                 f"{median(method.psnr_db):.1f}" if method.psnr_db else "",
             )
-            for method in found.methods
+            for method in bench.methods
         ],
     )
-    one = median(found.pools[0].per_second)
+    one = median(bench.pools[0].images_per_second)
     show_table(
-        "Photographs a second, by worker processes",
-        ("workers", "per second", "of one", "peak MB of a worker"),
+        "Photographs per second, by number of worker processes",
+        ("workers", "photographs/s", "relative to one", "peak MB per worker"),
         [
             (
                 str(pool.num_workers),
-                format_spread(pool.per_second),
-                f"{median(pool.per_second) / one:.2f}",
-                f"{pool.worker_peak_mb:.0f}" if pool.worker_peak_mb else "",
+                format_spread(pool.images_per_second),
+                f"{median(pool.images_per_second) / one:.2f}",
+                f"{pool.peak_worker_mb:.0f}" if pool.peak_worker_mb else "",
             )
-            for pool in found.pools
+            for pool in bench.pools
         ],
     )
     write_json(
@@ -82,20 +90,20 @@ def convert(
             {
                 "name": method.name,
                 "images_per_second": 1000 / median(method.cpu_ms),
-                "ratio_to_ours": ours / median(method.cpu_ms),
+                "relative_to_drtf": drtf_ms / median(method.cpu_ms),
                 "cpu_ms": method.cpu_ms,
                 "psnr_db": method.psnr_db,
             }
-            for method in found.methods
+            for method in bench.methods
         ]
         + [
             {
                 "name": f"drtf, {pool.num_workers} workers",
-                "images_per_second": median(pool.per_second),
-                "ratio_to_ours": median(pool.per_second) / one,
-                "per_second": pool.per_second,
-                "worker_peak_mb": pool.worker_peak_mb,
+                "images_per_second": median(pool.images_per_second),
+                "relative_to_one_worker": median(pool.images_per_second) / one,
+                "rates": pool.images_per_second,
+                "peak_worker_mb": pool.peak_worker_mb,
             }
-            for pool in found.pools
+            for pool in bench.pools
         ],
     )

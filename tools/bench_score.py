@@ -18,12 +18,13 @@ from .options import LocalPath, config_options, images_option
     type=click.IntRange(min=2),
     default=1024,
     show_default=True,
-    help="To handle in each measurement; fewer are taken again and again.",
+    help="Number of photographs in each measurement; fewer files are repeated.",
 )
 @click.option(
     "--apart",
     is_flag=True,
-    help="Predict on half of the cores and do all else on the others, as beside a GPU.",
+    help="Predict on half of the cores and do everything else on the others, as on a "
+    "machine with a GPU.",
 )
 @repeats_option(3)
 @json_option
@@ -38,11 +39,11 @@ def score(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Measure scoring with the model in RUN beside each of its halves alone.
+    """Measure scoring with the model in RUN, and its two halves on their own.
 
-    On a GPU the slower half should be all that is waited for. Where both run on the
-    same CPUs they share these, and can't be faster than one after the other; --apart
-    gives each its own.
+    The halves are preparing photographs and predicting. On a machine with a GPU,
+    scoring should be as fast as the slower half. If both run on the same CPU cores,
+    scoring cannot be faster than both in turn; --apart gives each half its own cores.
     """
     from drtf.bench.score import bench_score
     from drtf.models.run import load_run_config
@@ -50,7 +51,7 @@ def score(
     from .tables import format_spread, show_table
 
     check_json(json)
-    found = bench_score(
+    bench = bench_score(
         run,
         images,
         config=load_run_config(run, config_source, overrides, sections=("score",)),
@@ -59,21 +60,21 @@ def score(
         apart=apart,
     )
     preparing, predicting, scoring = (
-        median(rates) for rates in (found.preparing, found.predicting, found.scoring)
+        median(rates) for rates in (bench.preparing, bench.predicting, bench.scoring)
     )
     bounds = {
         "slower half": min(preparing, predicting),
         "both in turn": 1 / (1 / preparing + 1 / predicting),
     }
     rows = [
-        ("preparing alone", found.preparing),
-        ("predicting alone", found.predicting),
-        ("scoring", found.scoring),
+        ("only preparing", bench.preparing),
+        ("only predicting", bench.predicting),
+        ("scoring", bench.scoring),
     ]
     show_table(
-        f"{found.num_photographs:,} photographs, views {found.views}: photographs a "
-        f"second, median of {repeats} (lowest to highest)",
-        ("what", "per second"),
+        f"{bench.num_photographs:,} photographs, views {bench.views}: photographs "
+        f"per second, median of {repeats} (lowest to highest)",
+        ("", "photographs/s"),
         [(name, format_spread(rates)) for name, rates in rows],
     )
     for name, bound in bounds.items():
@@ -84,8 +85,8 @@ def score(
             {
                 "name": name,
                 "images_per_second": median(rates),
-                "ratio_to_ours": median(rates) / scoring,
-                "per_second": rates,
+                "relative_to_scoring": median(rates) / scoring,
+                "rates": rates,
             }
             for name, rates in rows
         ],

@@ -23,14 +23,14 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
 @click.command()
-@shards_option("The set to stream.")
+@shards_option("Dataset to stream.")
 @click.option(
     "--precision",
     "precisions",
     type=click.Choice(PRECISIONS),
     multiple=True,
-    help="A precision to measure; may be repeated. Without it all on a GPU, float32 on "
-    "a CPU, which has no others of use.",
+    help="Precision to measure; may be repeated. Default: all on a GPU, only float32 "
+    "on a CPU.",
 )
 @seconds_option(5.0)
 @repeats_option(3)
@@ -45,10 +45,11 @@ def train(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Measure the training step with streamed batches and with one that is there.
+    """Measure the training step with streamed batches and with one resident batch.
 
-    Each precision is tried without and with XLA. The first step, in which it compiles,
-    is not counted; on a CPU it takes a minute.
+    The resident batch stays on the device, so the difference is the cost of streaming.
+    Each precision is measured without and with XLA. The first step, which compiles, is
+    reported on its own; on a CPU it takes a minute.
     """
     from drtf.bench.train import bench_train
     from drtf.config import load_config
@@ -59,7 +60,7 @@ def train(
     check_json(json)
     config = load_config(config_source, overrides)
     gpus = list_gpus()
-    found = bench_train(
+    results = bench_train(
         shards,
         config=config,
         precisions=precisions or (PRECISIONS if gpus else PRECISIONS[:1]),
@@ -79,7 +80,7 @@ def train(
             "waiting for input",
             "first step, s",
         ),
-        [_format_row(result, config.train.batch_size) for result in found],
+        [_format_row(result, config.train.batch_size) for result in results],
     )
     write_json(
         json,
@@ -89,12 +90,12 @@ def train(
                 "images_per_second": config.train.batch_size * median(rates)
                 if rates
                 else None,
-                "ratio_to_ours": median(rates) / median(result.streamed)
+                "relative_to_streamed": median(rates) / median(result.streamed)
                 if rates
                 else None,
                 **asdict(result),
             }
-            for result in found
+            for result in results
             for kind, rates in (
                 ("streamed", result.streamed),
                 ("resident", result.resident),
@@ -105,8 +106,8 @@ def train(
 
 def _format_row(result: "StepResult", batch_size: int) -> tuple[Any, ...]:
     compiled = "yes" if result.jit_compile else "no"
-    if result.missing:
-        return (f"{result.precision}, not run: {result.missing}", compiled, *[""] * 6)
+    if result.failure:
+        return (f"{result.precision} failed: {result.failure}", compiled, *[""] * 6)
     pairs = zip(result.streamed, result.resident, strict=True)
     return (
         result.precision,
@@ -115,6 +116,6 @@ def _format_row(result: "StepResult", batch_size: int) -> tuple[Any, ...]:
         f"{median(result.streamed):.2f}",
         f"{batch_size * median(result.streamed):,.0f}",
         f"{median(x / y for x, y in pairs):.3f}",
-        f"{median(result.wait_share):.2%}",
+        f"{median(result.input_wait_fraction):.2%}",
         f"{result.first_step_seconds:.1f}",
     )

@@ -1,4 +1,4 @@
-"""What augmenting a batch costs, beside Keras's own layers."""
+"""Measure how long augmenting a batch takes, compared with Keras's own layers."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from drtf.config import AugmentConfig
 from drtf.data.augment import augment
 from drtf.models.device import can_compile
 
-# What the defaults of the section `augment` do, by Keras's names.
+# The Keras layers below do the same as these defaults.
 CONFIG = AugmentConfig()
 SEED = 0
 
@@ -22,35 +22,35 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class AugmentResult:
-    """What one way to augment costs.
+    """The measurements of one method.
 
     Attributes:
-        name: of the way.
-        ms: a batch, a value a repetition.
-        missing: why it could not be run; empty where it could.
+        name: Name of the method.
+        ms: Time per batch in ms, one value per repetition.
+        failure: Why the method could not run; empty if it could.
     """
 
     name: str
     ms: list[float] = field(default_factory=list)
-    missing: str = ""
+    failure: str = ""
 
 
 def bench_augment(
     *, image_size: int, batch_size: int, dtype: Dtype, num_repeats: int
 ) -> list[AugmentResult]:
-    """Measure flips, any rotation, zoom and colours of one batch on this device.
+    """Measure flips, rotation, zoom and colour changes of one batch on this device.
 
-    Keras has a layer for each, and resamples twice; drtf composes them into one
+    Keras has a layer for each of them and resamples twice. drtf composes them to one
     resampling and one pass over the colours.
 
     Args:
-        image_size: height and width, in px.
-        batch_size: images in the batch.
-        dtype: to compute in.
-        num_repeats: repetitions, each of all ways in turn.
+        image_size: Height and width of the images, in px.
+        batch_size: Number of images in the batch.
+        dtype: Dtype to compute in.
+        num_repeats: Number of repetitions; each one measures all methods in turn.
 
     Returns:
-        First drtf's way as training goes it.
+        A result for each method. The first one is what training does.
     """
     rng = np.random.default_rng(SEED)
     pixels = rng.random((batch_size, image_size, image_size, 3), np.float32)
@@ -58,7 +58,7 @@ def bench_augment(
     seeds = tf.constant(rng.integers(0, 2**31, (batch_size, 2)), tf.int32)
     classes = tf.constant(rng.integers(0, 2, batch_size), tf.int32)
 
-    def ours() -> tf.Tensor:
+    def drtf_augment() -> tf.Tensor:
         return augment(images, seeds, classes, CONFIG)
 
     layers = [
@@ -70,7 +70,7 @@ def bench_augment(
             CONFIG.brightness, value_range=(0, 1), dtype=dtype
         ),
         keras.layers.RandomSaturation(
-            (0.4, 0.6),  # by whose measure 0.5 changes nothing, and 0.1 is our 0.2
+            (0.4, 0.6),  # 0.5 changes nothing; 0.1 is equivalent to drtf's 0.2
             value_range=(0, 1),
             dtype=dtype,
         ),
@@ -82,24 +82,24 @@ def bench_augment(
             changed = layer(changed, training=True)
         return changed
 
-    ways: dict[str, Callable[[], tf.Tensor]] = {
-        "drtf": tf.function(ours, jit_compile=True),
-        "drtf without XLA": tf.function(ours),
+    methods: dict[str, Callable[[], tf.Tensor]] = {
+        "drtf": tf.function(drtf_augment, jit_compile=True),
+        "drtf without XLA": tf.function(drtf_augment),
         "Keras's layers": tf.function(keras_layers),
     }
-    results = [AugmentResult(name) for name in ways]
+    results = [AugmentResult(name) for name in methods]
     if not can_compile():
-        results[0] = AugmentResult("drtf", missing="XLA can't compile here")
+        results[0] = AugmentResult("drtf", failure="XLA can't compile on this device")
     runs = [
-        (result.ms, way)
-        for result, way in zip(results, ways.values(), strict=True)
-        if not result.missing
+        (result.ms, method)
+        for result, method in zip(results, methods.values(), strict=True)
+        if not result.failure
     ]
-    for _, way in runs:
-        way()  # traced and compiled
+    for _, method in runs:
+        method()  # traces and compiles
     for _ in range(num_repeats):
-        for ms, way in runs:
+        for ms, method in runs:
             start = time.perf_counter()
-            way()[0, 0, 0, 0].numpy()  # waits for the device
+            method()[0, 0, 0, 0].numpy()  # waits for the device
             ms.append(1000 * (time.perf_counter() - start))
     return results

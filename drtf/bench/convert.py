@@ -1,4 +1,4 @@
-"""What converting a photograph costs, beside its bare decode and the usual way."""
+"""Measure how long converting a photograph takes, compared with alternatives."""
 
 import functools
 import hashlib
@@ -28,12 +28,12 @@ from drtf.images.retina import build_thumbnail, crop, find_field, square_around
 from drtf.progress import progress
 from drtf.workers import MAX_PENDING_PER_WORKER, count_workers, map_in_order
 
-NUM_CONVERTED = 300
-JPEG_MARK = b"\xff\xd8"
+NUM_CONVERTED = 300  # by each pool of workers
+JPEG_MAGIC = b"\xff\xd8"
 
 
 class Sample(NamedTuple):
-    """A JPEG file, and OpenCV's flag for the scale that drtf decodes it at."""
+    """A JPEG file, and OpenCV's flag for the scale at which drtf decodes it."""
 
     data: bytes
     flag: int
@@ -44,13 +44,13 @@ Method = Callable[[Sample], object]
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What one way to convert costs, and how close its picture is.
+    """The measurements of one way to convert photographs.
 
     Attributes:
-        name: of the way.
-        cpu_ms: CPU time a photograph in ms, a value a repetition.
-        psnr_db: of each picture against full-size CLAHE and area resize; empty where
-            the way makes no such picture.
+        name: Name of the method.
+        cpu_ms: CPU time per photograph in ms, one value per repetition.
+        psnr_db: PSNR of each image, compared with CLAHE at full size and area resize.
+            Empty if the method does not make such an image.
     """
 
     name: str
@@ -60,22 +60,22 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class PoolResult:
-    """What a pool of workers reaches.
+    """The measurements of one number of worker processes.
 
     Attributes:
-        num_workers: processes.
-        per_second: photographs a second, a value a repetition.
-        worker_peak_mb: the most memory that a worker held; 0 where it was this process.
+        num_workers: Number of processes; 1 means the calling process.
+        images_per_second: Photographs per second, one value per repetition.
+        peak_worker_mb: Peak memory of a worker; 0 if the calling process converts.
     """
 
     num_workers: int
-    per_second: list[float]
-    worker_peak_mb: float
+    images_per_second: list[float]
+    peak_worker_mb: float
 
 
 @dataclass(frozen=True)
 class ConvertBench:
-    """All that one run measured."""
+    """The results of all methods and pools, for the same photographs."""
 
     num_photographs: int
     methods: list[MethodResult]
@@ -85,111 +85,123 @@ class ConvertBench:
 def bench_convert(
     images: Path | str, *, config: ImagesConfig, limit: int, num_repeats: int
 ) -> ConvertBench:
-    """Measure conversion, all ways in turn in each repetition.
+    """Measure how long conversion takes; each repetition measures all methods in turn.
 
     Args:
-        images: the photographs.
-        config: the `images` section.
-        limit: how many photographs at most, spread evenly over all.
-        num_repeats: repetitions.
+        images: Folder of photographs, or a CSV of paths. JPEG files are measured.
+        config: How to convert them; `contrast` must be "clahe".
+        limit: Largest number of photographs, spread evenly over all.
+        num_repeats: Number of repetitions.
 
     Raises:
-        LabelError: if there are no photographs.
-        DrtfError: if none of them is a JPEG that can be used.
+        LabelError: If there are no photographs.
+        DrtfError: If none of them is a usable JPEG file, or if the config does not use
+            CLAHE.
     """
     limit_threads()
-    photographs = list_photographs(images)
     if config.contrast != "clahe":
-        raise DrtfError(f"the bench compares CLAHE; images.contrast={config.contrast}")
-    count = len(photographs)
-    chosen = np.linspace(0, count - 1, min(limit, count)).astype(int)
+        raise DrtfError(
+            f"this benchmark requires images.contrast='clahe' (got {config.contrast!r})"
+        )
     config = config.model_copy(update={"mask": False, "reject_blank": False})
-    usable, samples = [], []
-    for photograph in (photographs[number] for number in chosen):
-        try:
-            data = photograph.read()
-            scale = decode_photograph(data, min_side=config.size * OVERSAMPLING).scale
-        except PhotographError:
-            continue
-        if data.startswith(JPEG_MARK):
-            usable.append(photograph)
-            samples.append(Sample(data, JPEG_FLAGS[scale]))
-    if not samples:
-        raise DrtfError(f"no JPEG in {images} that can be used: the bench needs some")
-    methods = _find_methods(config)
+    photographs, samples = _load_samples(images, config=config, limit=limit)
+    methods = _build_methods(config)
     scaled = config.model_copy(update={"decode": "scaled"})
     pools = sorted({1, 2, count_workers(0)})
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    rates: dict[int, list[float]] = {count: [] for count in pools}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in methods}
+    rates: dict[int, list[float]] = {num_workers: [] for num_workers in pools}
     num_steps = num_repeats * (len(methods) + len(pools))
     with progress("Measuring", num_steps) as advance:
         for _ in range(num_repeats):
             for name, method in methods.items():
-                method(samples[0])  # not counted: the last way's memory is given back
+                method(samples[0])  # frees the memory of the previous method
                 start = time.process_time()
                 for sample in samples:
                     method(sample)
-                seconds[name].append((time.process_time() - start) / len(samples))
+                seconds = time.process_time() - start
+                cpu_ms[name].append(1000 * seconds / len(samples))
                 advance(name)
-            for workers in pools:
-                rates[workers].append(_measure_pool(usable, scaled, workers))
-                advance(f"{workers} workers")
-    # The largest child that was waited for: they are all workers.
+            for num_workers in pools:
+                rates[num_workers].append(
+                    _measure_pool(photographs, scaled, num_workers)
+                )
+                advance(f"{num_workers} workers")
+    # The peak of the largest child process; all of them are workers.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    references = [_equalize_whole(x.data, config, cv2.INTER_AREA) for x in samples]
+    references = [_equalize_full_size(x.data, config, cv2.INTER_AREA) for x in samples]
     return ConvertBench(
         len(samples),
         [
-            MethodResult(
-                name,
-                [1000 * value for value in seconds[name]],
-                _compare(map(method, samples), references),
-            )
+            MethodResult(name, cpu_ms[name], _compare(map(method, samples), references))
             for name, method in methods.items()
         ],
         [PoolResult(x, rates[x], peak if x > 1 else 0.0) for x in pools],
     )
 
 
-def _find_methods(config: ImagesConfig) -> dict[str, Method]:
-    def ours(sample: Sample, decode: str) -> np.ndarray:
-        hashlib.sha256(sample.data).hexdigest()
+def _load_samples(
+    images: Path | str, *, config: ImagesConfig, limit: int
+) -> tuple[list[PhotographRef], list[Sample]]:
+    """Return usable JPEG photographs, spread evenly over all, and their bytes."""
+    listed = list_photographs(images)
+    count = len(listed)
+    photographs, samples = [], []
+    for index in np.linspace(0, count - 1, min(limit, count)).astype(int):
+        photograph = listed[index]
+        try:
+            data = photograph.read()
+            scale = decode_photograph(data, min_side=config.size * OVERSAMPLING).scale
+        except PhotographError:
+            continue
+        if data.startswith(JPEG_MAGIC):
+            photographs.append(photograph)
+            samples.append(Sample(data, JPEG_FLAGS[scale]))
+    if not samples:
+        raise DrtfError(
+            f"{images} contains no usable JPEG file; this benchmark requires some"
+        )
+    return photographs, samples
+
+
+def _build_methods(config: ImagesConfig) -> dict[str, Method]:
+    """Return the methods to compare, by name."""
+
+    def drtf(sample: Sample, decode: str) -> np.ndarray:
+        hashlib.sha256(sample.data).hexdigest()  # as a build does
         changed = config.model_copy(update={"decode": decode})
         return preprocess_photograph(sample.data, changed).image
 
-    def whole(sample: Sample, interpolation: int) -> np.ndarray:
-        return _equalize_whole(sample.data, config, interpolation)
+    def full_size(sample: Sample, interpolation: int) -> np.ndarray:
+        return _equalize_full_size(sample.data, config, interpolation)
 
     return {
-        "scaled decode alone": _decode_alone,
-        "drtf, scaled": functools.partial(ours, decode="scaled"),
-        "drtf, exact": functools.partial(ours, decode="exact"),
-        "CLAHE at full size, bilinear": functools.partial(
-            whole, interpolation=cv2.INTER_LINEAR
+        "decoding only, scaled": _decode_only,
+        "drtf, scaled": functools.partial(drtf, decode="scaled"),
+        "drtf, exact": functools.partial(drtf, decode="exact"),
+        "CLAHE at full size, bilinear resize": functools.partial(
+            full_size, interpolation=cv2.INTER_LINEAR
         ),
-        "CLAHE at full size, area": functools.partial(
-            whole, interpolation=cv2.INTER_AREA
+        "CLAHE at full size, area resize": functools.partial(
+            full_size, interpolation=cv2.INTER_AREA
         ),
     }
 
 
-def _decode_alone(sample: Sample) -> None:
+def _decode_only(sample: Sample) -> None:
     cv2.imdecode(np.frombuffer(sample.data, np.uint8), sample.flag)
 
 
-def _equalize_whole(
+def _equalize_full_size(
     data: bytes, config: ImagesConfig, interpolation: int
 ) -> np.ndarray:
-    """Do it all at full size, as most scripts do."""
+    """Crop, apply CLAHE and resize at full size, as most scripts do."""
     image = decode_photograph(data).image
     if config.crop == "retina":
-        # The field as drtf finds it, so that the same square is compared.
-        image_scaled, scale = decode_photograph(
-            data, min_side=config.size * OVERSAMPLING
-        )
-        field = find_field(build_thumbnail(image_scaled).brightness)
+        # The same square that drtf crops, so that the images can be compared.
+        scaled, scale = decode_photograph(data, min_side=config.size * OVERSAMPLING)
+        field = find_field(build_thumbnail(scaled).brightness)
         if field is not None:
-            frame = square_around(field, image_scaled.shape, scale=scale)
+            frame = square_around(field, scaled.shape, scale=scale)
             image = crop(image, frame, scale=1)
     lightness, a, b = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2LAB))
     lightness = equalize_lightness(
@@ -200,6 +212,7 @@ def _equalize_whole(
 
 
 def _compare(images: Iterable[object], references: list[np.ndarray]) -> list[float]:
+    """Return the PSNR of each image, in dB."""
     return [
         float(cv2.PSNR(image, reference))
         for image, reference in zip(images, references, strict=True)
@@ -210,15 +223,15 @@ def _compare(images: Iterable[object], references: list[np.ndarray]) -> list[flo
 def _measure_pool(
     photographs: list[PhotographRef], config: ImagesConfig, num_workers: int
 ) -> float:
-    """Return photographs a second of a pool that runs warm."""
-    warm = MAX_PENDING_PER_WORKER * num_workers
+    """Return photographs per second of a pool whose workers have started."""
+    num_warmup = MAX_PENDING_PER_WORKER * num_workers
     results = map_in_order(
         functools.partial(prepare_for_shard, images=config, build=BuildConfig()),
-        itertools.islice(itertools.cycle(photographs), warm + NUM_CONVERTED),
+        itertools.islice(itertools.cycle(photographs), num_warmup + NUM_CONVERTED),
         num_workers=num_workers,
         initializer=limit_threads,
     )
-    for _ in itertools.islice(results, warm):
+    for _ in itertools.islice(results, num_warmup):
         pass
     start = time.perf_counter()
     count = sum(1 for _ in results)

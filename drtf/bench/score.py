@@ -1,4 +1,4 @@
-"""What scoring costs, beside its two halves alone: preparing and predicting."""
+"""Measure scoring, compared with only preparing and only predicting."""
 
 import itertools
 import os
@@ -19,17 +19,19 @@ from drtf.models.prediction import build_predictor, fit_batch
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 
+MIN_BATCHES = 4
+
 
 @dataclass(frozen=True)
 class ScoreRates:
-    """Photographs a second, a value a repetition.
+    """Photographs per second, with one value per repetition.
 
     Attributes:
-        num_photographs: handled in each measurement.
-        views: of each, as the run's threshold was chosen with.
-        preparing: decoding and preprocessing alone, on all cores.
-        predicting: batches that are in memory already.
-        scoring: both at once, as `drtf score` does.
+        num_photographs: Number of photographs in each measurement.
+        views: Views of each photograph, the run's test-time augmentation.
+        preparing: Only decoding and preprocessing, on all cores.
+        predicting: Only predicting, from batches that are already in memory.
+        scoring: Both at once, as `drtf score` does it.
     """
 
     num_photographs: int
@@ -48,40 +50,41 @@ def bench_score(
     num_repeats: int,
     apart: bool = False,
 ) -> ScoreRates:
-    """Measure scoring beside each of its halves, each in turn in each repetition.
+    """Measure preparing, predicting and scoring, in turn in each repetition.
 
     Args:
-        run_folder: what `train` left.
-        images: a folder of photographs, or a CSV of paths; taken again from the first
-            one on if they are fewer than wanted.
-        config: its `score` section is used.
-        num_photographs: to be handled in each measurement, four batches or more.
-        num_repeats: repetitions.
-        apart: whether to predict on one half of the cores and do all else on the other,
-            as beside a device that has no part in it.
+        run_folder: Folder of a run, made by `train`.
+        images: Folder of photographs, or a CSV of paths. If there are fewer than
+            `num_photographs`, they are repeated.
+        config: Its `score` section is used.
+        num_photographs: Number of photographs in each measurement, at least four
+            batches.
+        num_repeats: Number of repetitions.
+        apart: Whether to predict on half of the cores and do everything else on the
+            other half, as on a machine with a GPU.
 
     Raises:
-        DrtfError: if four batches need more photographs, or there is one core alone to
-            be divided.
+        DrtfError: If there are fewer than four batches, or if `apart` is set and there
+            is only one core.
     """
     cores = sorted(os.sched_getaffinity(0))
     if apart and len(cores) == 1:
-        raise DrtfError("one core can't be divided: measure without --apart")
+        raise DrtfError("--apart requires at least two cores; leave it out")
     half = len(cores) // 2 if apart else 0
-    # TensorFlow's threads stay where they are started.
-    with _stay_on(cores[half:]):
+    # TensorFlow's threads stay on the cores on which they start.
+    with _pin_to_cores(cores[half:]):
         run = load_run(run_folder)
     batch_size = fit_batch(config.score.batch_size, run.tta)
-    if num_photographs < 4 * batch_size:
+    if num_photographs < MIN_BATCHES * batch_size:
         raise DrtfError(
-            f"{num_photographs} photographs are less than four batches of "
-            f"{batch_size}: measure more of them, or set score.batch_size"
+            f"{num_photographs} photographs are fewer than {MIN_BATCHES} batches of "
+            f"{batch_size}; measure more photographs, or set score.batch_size"
         )
     listed = list_photographs(images)
     photographs = list(itertools.islice(itertools.cycle(listed), num_photographs))
     rates: dict[str, list[float]] = {"preparing": [], "predicting": [], "scoring": []}
     with (
-        _stay_on(cores[:half] or cores),
+        _pin_to_cores(cores[:half] or cores),
         progress("Measuring", 3 * num_repeats) as advance,
     ):
         for _ in range(num_repeats):
@@ -101,8 +104,8 @@ def bench_score(
 
 
 @contextmanager
-def _stay_on(cores: Sequence[int]) -> Iterator[None]:
-    """Keep this thread, and what it starts, on these cores."""
+def _pin_to_cores(cores: Sequence[int]) -> Iterator[None]:
+    """Run this thread, and all threads and processes that it starts, on these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -112,9 +115,9 @@ def _stay_on(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _measure(results: Iterable[object], *, skip: int) -> float:
-    """Count results a second, but for the first ones.
+    """Return results per second, without the first ones.
 
-    Processes start then, and while a network is compiled they run ahead.
+    At first the worker processes start, and they get ahead while the network compiles.
     """
     remaining = iter(results)
     for _ in itertools.islice(remaining, skip):
@@ -125,6 +128,7 @@ def _measure(results: Iterable[object], *, skip: int) -> float:
 
 
 def _measure_predicting(run: Run, batch_size: int, count: int) -> float:
+    """Return photographs per second of the network, with batches of zeros."""
     size = run.info.image_size
     pixels = np.zeros((batch_size, size, size, 3), np.uint8)
     predict = build_predictor(run.network, run.tta)

@@ -1,4 +1,4 @@
-"""What streaming its batches costs a training step, by precision and compiler."""
+"""Measure the training step with and without streaming, by precision and compiler."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,34 +18,34 @@ from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
 from drtf.training.trainer import Trainer
 
-NEVER = 10**9
-NUM_WARM = 2
+UNLIMITED = 10**9  # steps or epochs, more than are ever run
+NUM_WARMUP_STEPS = 2
 
 Batch = dict[str, tf.Tensor]
 
 
 @dataclass
 class StepResult:
-    """How fast one kind of step is.
+    """The measurements of one kind of step, with one value per repetition.
 
     Attributes:
-        precision: the dtype policy.
-        jit_compile: whether XLA compiles the whole step.
-        resident: steps a second from one batch that stays on the device, a value a
-            repetition; so the next ones.
-        streamed: steps a second from the pipeline.
-        wait_share: of the time, spent until the pipeline gave a batch.
-        first_step_seconds: what tracing and compiling took.
-        missing: why it could not be run; empty where it could.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the whole step.
+        resident: Steps per second with one batch that stays on the device.
+        streamed: Steps per second with batches from the pipeline.
+        input_wait_fraction: Fraction of the time that is spent waiting for the
+            pipeline.
+        first_step_seconds: Duration of the first step, which traces and compiles.
+        failure: Why the step could not run; empty if it could.
     """
 
     precision: str
     jit_compile: bool
     resident: list[float] = field(default_factory=list)
     streamed: list[float] = field(default_factory=list)
-    wait_share: list[float] = field(default_factory=list)
+    input_wait_fraction: list[float] = field(default_factory=list)
     first_step_seconds: float = 0.0
-    missing: str = ""
+    failure: str = ""
 
 
 def bench_train(
@@ -59,36 +59,40 @@ def bench_train(
     """Measure the whole training step: augmentation, forward, backward, update.
 
     Args:
-        shards: a set; its train split is streamed.
-        config: its sections `sampling`, `augment`, `model` and `train` are used; the
+        shards: A dataset; its train split is streamed.
+        config: Its sections `sampling`, `augment`, `model` and `train` are used; the
             weights are random.
-        precisions: dtype policies, each tried without and with XLA.
-        seconds: of each measurement, and at least one step.
-        num_repeats: repetitions, each of the resident batch and then of the stream.
+        precisions: Dtype policies, each measured without and with XLA.
+        seconds: Duration of each measurement; it has at least one step.
+        num_repeats: Number of repetitions; each one measures the resident batch and
+            then the stream.
+
+    Returns:
+        A result for each precision, without and with XLA.
 
     Raises:
-        DrtfError: if the set is smaller than a batch.
+        DrtfError: If the dataset is smaller than a batch.
     """
     results = [StepResult(x, y) for x in precisions for y in (False, True)]
     with (
-        ShardDataset(shards) as shard_set,
+        ShardDataset(shards) as dataset,
         progress("Measuring", len(results) * num_repeats) as advance,
     ):
         check_batch_size(
-            shard_set, config.train.task, config.sampling, config.train.batch_size
+            dataset, config.train.task, config.sampling, config.train.batch_size
         )
         for result in results:
             try:
                 _measure(
                     result,
-                    shard_set,
+                    dataset,
                     config=config,
                     seconds=seconds,
                     num_repeats=num_repeats,
                     advance=lambda: advance(result.precision),  # noqa: B023
                 )
             except (tf.errors.OpError, ValueError) as error:
-                result.missing = str(error).strip().splitlines()[0]
+                result.failure = str(error).strip().splitlines()[0]
     return results
 
 
@@ -108,33 +112,33 @@ def _measure(
             image_size=shards.manifest.image_size,
             load_weights=False,
         )
-    trainer = Trainer(network, config, num_steps=NEVER)
+    trainer = Trainer(network, config, num_steps=UNLIMITED)
     step = tf.function(trainer.train_step, jit_compile=result.jit_compile)
-    streamed = _whole_batches(shards, config)
+    streamed = _full_batches(shards, config)
     resident = {name: tf.identity(value) for name, value in next(streamed).items()}
     start = time.perf_counter()
     _run(step, lambda: resident, 1)
     result.first_step_seconds = time.perf_counter() - start
-    took, _ = _run(step, lambda: resident, NUM_WARM)
-    num_steps = max(1, round(seconds * NUM_WARM / took))
+    took, _ = _run(step, lambda: resident, NUM_WARMUP_STEPS)
+    num_steps = max(1, round(seconds * NUM_WARMUP_STEPS / took))
     for _ in range(num_repeats):
         took, _ = _run(step, lambda: resident, num_steps)
         result.resident.append(num_steps / took)
         took, waited = _run(step, lambda: next(streamed), num_steps)
         result.streamed.append(num_steps / took)
-        result.wait_share.append(waited / took)
+        result.input_wait_fraction.append(waited / took)
         advance()
 
 
-def _whole_batches(shards: ShardDataset, config: Config) -> Iterator[Batch]:
-    """Stream without end, without the smaller batch that ends an epoch."""
+def _full_batches(shards: ShardDataset, config: Config) -> Iterator[Batch]:
+    """Yield batches without end, except the smaller ones at the end of an epoch."""
     size = config.train.batch_size
     for batch in train_dataset(
         shards,
         task=config.train.task,
         sampling=config.sampling,
         batch_size=size,
-        epochs=NEVER,
+        epochs=UNLIMITED,
     ):
         if len(batch["label"]) == size:
             yield batch
@@ -143,13 +147,13 @@ def _whole_batches(shards: ShardDataset, config: Config) -> Iterator[Batch]:
 def _run(
     step: Callable[[Batch], Any], next_batch: Callable[[], Batch], num_steps: int
 ) -> tuple[float, float]:
-    """Return the seconds that some steps took, and those waited for their batches."""
+    """Return how long some steps took, and how much of it was waiting for batches."""
     waited = 0.0
     start = time.perf_counter()
     for _ in range(num_steps):
-        asked = time.perf_counter()
+        wait_start = time.perf_counter()
         batch = next_batch()
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - wait_start
         step(batch)
     tf.test.experimental.sync_devices()
     return time.perf_counter() - start, waited
