@@ -18,22 +18,22 @@ def list_tags(folder, kind):
     return events, events.Tags()[kind]
 
 
-def test_the_best_epoch_is_the_one_highest_in_what_is_monitored():
+def test_the_best_epoch_has_the_highest_monitored_metric():
     saved = []
-    keeper = BestModel(lambda: saved.append(None), monitor="val_kappa")
+    best_model = BestModel(lambda: saved.append(None), monitor="val_kappa")
     for epoch, (kappa, loss) in enumerate(
         [(0.1, 0.9), (0.3, 0.8), (0.2, 0.1), (0.3, 0.9), (0.3, 0.7)]
     ):
-        keeper.on_epoch_end(epoch, {"val_kappa": kappa, "val_loss": loss})
-    assert keeper.best_epoch == 5  # equal to the second, at a lower loss
+        best_model.on_epoch_end(epoch, {"val_kappa": kappa, "val_loss": loss})
+    assert best_model.best_epoch == 5  # equal to the second, at a lower loss
     assert len(saved) == 3
 
 
-def test_of_losses_the_lowest_is_best():
-    keeper = BestModel(lambda: None, monitor="val_loss")
+def test_the_best_epoch_has_the_lowest_loss_when_loss_is_monitored():
+    best_model = BestModel(lambda: None, monitor="val_loss")
     for epoch, loss in enumerate([0.9, 0.5, 0.7]):
-        keeper.on_epoch_end(epoch, {"val_loss": loss})
-    assert keeper.best_epoch == 2
+        best_model.on_epoch_end(epoch, {"val_loss": loss})
+    assert best_model.best_epoch == 2
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_learning_rate_may_follow_any_metric(tmp_path, monitor, expected):
     )
     *_, plateau = build_callbacks(
         config,
-        keeper=BestModel(lambda: None, monitor="val_roc_auc"),
+        best_model=BestModel(lambda: None, monitor="val_roc_auc"),
         validation=None,
         trainer=None,
         load_batch=dict,
@@ -75,13 +75,13 @@ def test_the_learning_rate_may_follow_any_metric(tmp_path, monitor, expected):
     assert float(optimizer.learning_rate) == 0.5
 
 
-def test_tensorboard_has_scalars_and_pictures(run_folder):
+def test_tensorboard_has_scalars_and_images(run_folder):
     logs = run_folder / "logs"
     _, tags = list_tags(logs / "train", "tensors")
     assert {
         "epoch_loss",
         "epoch_learning_rate",
-        "epoch_input_wait_share",
+        "epoch_input_wait_fraction",
         "augmented",
     } <= set(tags)
     events, tags = list_tags(logs / "validation", "tensors")

@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped and damaged, and go on as if they had not been."""
+"""Trainings that are killed, stopped or damaged resume to the same result."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from drtf.config import dump_config
-from drtf.data.pipeline import State, train_dataset
+from drtf.data.pipeline import StreamPosition, train_dataset
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_or_fail
 from drtf.models.run import load_history, load_run
@@ -23,35 +23,34 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.training import checkpoint, loop
 from drtf.training import run as training_run
-from drtf.training.checkpoint import list_checkpoints, load_newest
+from drtf.training.checkpoint import list_checkpoints, load_newest_checkpoint
 from drtf.training.run import train
 from drtf.workers import run_in_process
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
-# Kills its process when the function of a module is called for the n-th time, before or
-# after its work.
-KILLED = """
+# Kills its process at the n-th call of a module's function, before or after its work.
+KILL_AT_CALL = """
 import importlib, os, sys
 from pathlib import Path
 from drtf.config import load_config
 from drtf.training import run
 
-shards, out, config, place, number, when = sys.argv[1:]
-module, _, name = place.rpartition(".")
+shards, out, config, function, number, when = sys.argv[1:]
+module, _, name = function.rpartition(".")
 module = importlib.import_module(module)
-work, count = getattr(module, name), 0
+work, num_calls = getattr(module, name), 0
 
-def work_and_die(*args, **kwargs):
-    global count
-    count += 1
-    if count == int(number) and when == "before":
+def work_or_die(*args, **kwargs):
+    global num_calls
+    num_calls += 1
+    if num_calls == int(number) and when == "before":
         os.kill(os.getpid(), 9)
     result = work(*args, **kwargs)
-    if count == int(number):
+    if num_calls == int(number):
         os.kill(os.getpid(), 9)
     return result
 
-setattr(module, name, work_and_die)
+setattr(module, name, work_or_die)
 run.train(Path(shards), out=Path(out), config=load_config(config), resume=True)
 """
 
@@ -76,30 +75,30 @@ def change(config, **update):
     return config.model_copy(update={"train": config.train.model_copy(update=update)})
 
 
-def find_hash(run):
-    """Hash the newest checkpoint, the model, and the history but its times."""
-    checkpoint = load_newest(run)
-    whole = hashlib.sha256()
+def result_hash(run):
+    """Hash the newest checkpoint, the model, and the history without its times."""
+    checkpoint = load_newest_checkpoint(run)
+    digest = hashlib.sha256()
     for array in checkpoint.arrays:
-        whole.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).tobytes())
     for array in load_run(run).network.get_weights():
-        whole.update(array.tobytes())
+        digest.update(array.tobytes())
     for row in load_history(run):
-        kept = row.keys() - {"seconds", "val_seconds", "input_wait_share"}
-        whole.update(repr([row[name] for name in sorted(kept)]).encode())
-    return checkpoint.num_steps, whole.hexdigest()
+        kept = row.keys() - {"seconds", "val_seconds", "input_wait_fraction"}
+        digest.update(repr([row[name] for name in sorted(kept)]).encode())
+    return checkpoint.num_steps, digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shards, settings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(shards, settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(shards, out=out, config=settings)
-    return find_hash(out)
+    return result_hash(out)
 
 
 @pytest.fixture
 def unfinished(shards, settings, tmp_path):
-    """A run folder whose training ended with its first epoch."""
+    """A run folder whose training was interrupted after its first epoch."""
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "save_history", fail)
@@ -109,60 +108,62 @@ def unfinished(shards, settings, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "number", "when"),
+    ("function", "number", "when"),
     [
-        ("drtf.training.loop.capture", 2, "after"),  # in mid-epoch
-        ("drtf.training.loop.capture", 5, "before"),
+        ("drtf.training.loop.save_training", 2, "after"),  # within an epoch
+        ("drtf.training.loop.save_training", 5, "before"),
         ("drtf.training.checkpoint.write_atomic", 3, "before"),  # during a save
         ("drtf.training.checkpoint.sync_folder", 4, "before"),
         ("drtf.training.loop.save_history", 1, "after"),  # between epochs
         ("drtf.training.run.save_model", 1, "before"),
     ],
 )
-def test_a_killed_training_ends_as_an_undisturbed_one(
-    shards, settings, undisturbed, tmp_path, place, number, when
+def test_resume_gives_the_uninterrupted_result_when_killed(
+    shards, settings, uninterrupted, tmp_path, function, number, when
 ):
     config = tmp_path / "config.toml"
     config.write_text(dump_config(settings))
     out = tmp_path / "run"
-    words = (shards, out, config, place, number, when)
+    words = (shards, out, config, function, number, when)
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *map(str, words)], capture_output=True
+        [sys.executable, "-c", KILL_AT_CALL, *map(str, words)], capture_output=True
     )
     assert killed.returncode == -signal.SIGKILL
     assert not (out / "run.json").exists()
     train(shards, out=out, config=settings, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
     assert (out / "run.json").exists()
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    shards, settings, undisturbed, unfinished, caplog
+def test_resume_uses_the_checkpoint_before_when_the_newest_is_damaged(
+    shards, settings, uninterrupted, unfinished, caplog
 ):
     out = unfinished
     newest, before, *_ = list_checkpoints(out)
     newest.write_bytes(newest.read_bytes()[:-1000])
-    assert load_newest(out).num_steps == int(before.stem.removeprefix("step-"))
-    warned = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
-    assert any(str(newest) in message for message in warned)
+    assert load_newest_checkpoint(out).num_steps == int(
+        before.stem.removeprefix("step-")
+    )
+    assert_names(caplog.messages[0], newest)
+    assert_names(caplog.messages[1], before)
     assert newest not in list_checkpoints(out)
     assert newest.with_suffix(".damaged").exists()
     train(shards, out=out, config=settings, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
 
 
-def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(
-    shards, settings, undisturbed, unfinished
+def test_damaged_checkpoints_do_not_count_as_kept_ones(
+    shards, settings, uninterrupted, unfinished
 ):
     out = unfinished
     for number, path in enumerate(list_checkpoints(out)[:2]):
         path.write_bytes(b"damaged")
         path.rename(path.with_name(f"step-{9000 + number:010d}.checkpoint"))
     train(shards, out=out, config=settings, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
 
 
-def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
+def test_resume_is_refused_when_all_checkpoints_are_damaged(
     shards, settings, unfinished
 ):
     out = unfinished
@@ -173,32 +174,34 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(
     assert len(list_checkpoints(out)) == 3
 
 
-def test_what_a_kill_left_is_put_right_from_the_checkpoint(
-    shards, settings, undisturbed, tmp_path, monkeypatch
+def test_resume_restores_the_files_of_the_checkpoint(
+    shards, settings, uninterrupted, tmp_path, monkeypatch
 ):
     out, count = tmp_path / "run", 0
-    capture = loop.capture
+    save_training = loop.save_training
 
     def stop(*args):
         nonlocal count
         count += 1
         if count == 7:
             raise KeyboardInterrupt
-        return capture(*args)
+        return save_training(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "capture", stop)
+        patch.setattr(loop, "save_training", stop)
         with pytest.raises(KeyboardInterrupt):
             train(shards, out=out, config=settings)
     (out / "model.keras").unlink()
     (out / "history.csv").write_text("epoch")
     (out / "checkpoints" / ".step-0000000099.checkpoint.partial").write_bytes(b"cut")
     train(shards, out=out, config=settings, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
     assert not list(out.rglob("*.partial"))
 
 
-def test_one_training_at_a_time_writes_to_a_folder(shards, settings, tmp_path):
+def test_train_is_refused_when_another_process_trains_into_the_folder(
+    shards, settings, tmp_path
+):
     out = tmp_path / "run"
     with (
         lock_or_fail(tmp_path / ".run.lock"),
@@ -208,31 +211,32 @@ def test_one_training_at_a_time_writes_to_a_folder(shards, settings, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("place", ["predict", "weights"])
-def test_what_is_not_finite_is_never_saved(
-    shards, settings, tmp_path, monkeypatch, place
+@pytest.mark.parametrize("what", ["predictions", "weights"])
+def test_nothing_is_saved_when_predictions_or_weights_become_non_finite(
+    shards, settings, tmp_path, monkeypatch, what
 ):
-    """Weights may be lost in a step whose own loss was still finite."""
+    """Weights may become non-finite in a step whose own loss was still finite."""
     run_epochs = training_run.run_epochs
 
-    def run_spoiled(parts, **kwargs):
-        run_steps, network = parts.trainer.run_steps, parts.trainer.network
+    def run_spoiled(context, **kwargs):
+        trainer = context.trainer
+        execute_steps, network = trainer.execute_steps, trainer.network
 
         def spoil(*args):
-            result = run_steps(*args)
-            if place == "weights":
+            result = execute_steps(*args)
+            if what == "weights":
                 kernel = network.get_layer("conv_1").kernel
                 kernel.assign(tf.fill(kernel.shape, np.inf))
             else:
-                # Finite themselves, but not their difference.
+                # Finite, but their difference is not.
                 network.get_layer("class_logits").bias.assign([3e38, -3e38])
             return result
 
-        spoil.get_concrete_function = run_steps.get_concrete_function
-        parts.trainer.run_steps = spoil
-        return run_epochs(parts, **kwargs)
+        spoil.get_concrete_function = execute_steps.get_concrete_function
+        trainer.execute_steps = spoil
+        return run_epochs(context, **kwargs)
 
-    minutes = 0 if place == "weights" else 99
+    minutes = 0 if what == "weights" else 99
     monkeypatch.setattr(training_run, "run_epochs", run_spoiled)
     several = change(
         settings,
@@ -241,10 +245,9 @@ def test_what_is_not_finite_is_never_saved(
         ema_momentum=0.0,
     )
     listed = tmp_path / "run" / "failed_batch.csv"
-    facts = ("step 4", "epoch 1", listed, "train.learning_rate")
-    with raises_naming(DrtfError, *facts) as error:
+    facts = (what, "step 4", "epoch 1", listed, "train.learning_rate")
+    with raises_naming(DrtfError, *facts):
         train(shards, out=tmp_path / "run", config=several)
-    assert ("weights" in str(error.value)) == (place == "weights")
     assert not list_checkpoints(tmp_path / "run")
     assert not (tmp_path / "run" / "model.keras").exists()
 
@@ -253,23 +256,26 @@ def fail(*args):
     raise KeyboardInterrupt
 
 
+AFTER_TWO_STEPS = ("epoch 1", "step 2 of 4", "--resume")
+
+
 @pytest.mark.parametrize(
-    ("number", "place", "facts"),
+    ("number", "function", "facts"),
     [
-        (signal.SIGINT, "drtf.training.loop.capture", ("epoch 1", "step 2")),
-        (signal.SIGTERM, "drtf.training.loop.capture", ("epoch 1", "step 2")),
+        (signal.SIGINT, "drtf.training.loop.save_training", AFTER_TWO_STEPS),
+        (signal.SIGTERM, "drtf.training.loop.save_training", AFTER_TWO_STEPS),
         (
             signal.SIGTERM,
             "drtf.training.validation.Validation.measure",
-            ("epoch 2", "step 4"),
+            ("epoch 2", "step 4 of 4", "--resume"),
         ),
     ],
 )
-def test_a_signal_saves_and_stops(
-    shards, settings, undisturbed, tmp_path, monkeypatch, number, place, facts
+def test_a_signal_saves_a_checkpoint_and_stops(
+    shards, settings, uninterrupted, tmp_path, monkeypatch, number, function, facts
 ):
     out = tmp_path / "run"
-    work, count = pkgutil.resolve_name(place), 0
+    work, count = pkgutil.resolve_name(function), 0
 
     def signal_once(*args, **kwargs):
         nonlocal count
@@ -279,51 +285,49 @@ def test_a_signal_saves_and_stops(
         return work(*args, **kwargs)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(place, signal_once)
-    with raises_naming(StoppedError, number.name, *facts, "--resume") as stopped:
+    monkeypatch.setattr(function, signal_once)
+    with raises_naming(StoppedError, number.name, *facts) as stopped:
         train(shards, out=out, config=settings)
     assert stopped.value.signal == number
     assert signal.getsignal(number) == before
     train(shards, out=out, config=settings, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
 
 
-def signal_before(place, monkeypatch):
-    """Have a function called with SIGTERM just before it."""
-    work = pkgutil.resolve_name(place)
+def signal_before(function, monkeypatch):
+    """Send SIGTERM just before each call of a function."""
+    work = pkgutil.resolve_name(function)
 
     def called(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return work(*args, **kwargs)
 
-    monkeypatch.setattr(place, called)
+    monkeypatch.setattr(function, called)
 
 
-def test_a_signal_before_the_first_step_saves_and_stops(
-    shards, settings, undisturbed, tmp_path
+def test_a_signal_before_the_first_step_saves_a_checkpoint_and_stops(
+    shards, settings, uninterrupted, tmp_path
 ):
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         signal_before("drtf.training.run.build_network", patch)
-        with raises_naming(StoppedError, "SIGTERM", "epoch 1", "step 0", "--resume"):
+        with raises_naming(StoppedError, "SIGTERM", "epoch 1", "step 0 of 4"):
             train(shards, out=out, config=settings)
     train(shards, out=out, config=settings, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
 
 
-def test_a_signal_after_the_last_step_stops_nothing(
-    shards, settings, undisturbed, tmp_path, monkeypatch
+def test_a_signal_after_the_last_step_is_ignored(
+    shards, settings, uninterrupted, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
     signal_before("drtf.training.run.plot_history", monkeypatch)
     train(shards, out=out, config=settings)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
 
 
-def test_a_training_gone_on_with_remembers_what_was_damaged(
-    shards, settings, tmp_path, monkeypatch
-):
-    damaged = shutil.copytree(shards, tmp_path / "set")
+def test_resume_remembers_the_damaged_records(shards, settings, tmp_path, monkeypatch):
+    damaged = shutil.copytree(shards, tmp_path / "dataset")
     with ShardDataset(damaged) as shard_set:
         record = shard_set.index.iloc[shard_set.split_rows("train")[0]]
         shard = damaged / shard_set.manifest.shards[record["shard"]].file
@@ -340,7 +344,7 @@ def test_a_training_gone_on_with_remembers_what_was_damaged(
     assert train(damaged, out=out, config=config, resume=True).num_damaged == 1
 
 
-def test_an_unfinished_training_is_neither_written_over_nor_mixed(
+def test_an_unfinished_training_is_neither_overwritten_nor_changed(
     shards, settings, unfinished
 ):
     out = unfinished
@@ -353,35 +357,34 @@ def test_an_unfinished_training_is_neither_written_over_nor_mixed(
     assert (out / "config.toml").read_text() == config
 
 
-def test_a_training_of_another_set_is_not_gone_on_with(
+def test_resume_is_refused_when_the_dataset_is_another_one(
     shards, settings, unfinished, monkeypatch
 ):
     out = unfinished
     monkeypatch.setattr(training_run, "hash_manifest", lambda folder: "0123abc")
-    with raises_naming(
-        RunError, out, "dataset_sha256", hash_manifest(shards), "0123abc"
-    ):
+    facts = (out, "dataset_sha256", hash_manifest(shards), "0123abc")
+    with raises_naming(RunError, *facts):
         train(shards, out=out, config=settings, resume=True)
 
 
-def test_two_trainings_alike_are_equal_bit_for_bit(
-    shards, settings, undisturbed, tmp_path
+def test_the_same_training_twice_gives_equal_bits(
+    shards, settings, uninterrupted, tmp_path
 ):
     train(shards, out=tmp_path / "run", config=settings)
-    assert find_hash(tmp_path / "run") == undisturbed
+    assert result_hash(tmp_path / "run") == uninterrupted
 
 
-def test_trainings_that_ask_for_determinism_are_equal_bit_for_bit(
-    shards, settings, tmp_path
-):
+def test_deterministic_trainings_give_equal_bits(shards, settings, tmp_path):
     config = change(settings, deterministic=True, epochs=1)
-    # Apart: it is asked for a whole process.
+    # In processes of their own, because determinism is set for a whole process.
     for name in ("one", "two"):
         run_in_process(train, shards, out=tmp_path / name, config=config)
-    assert find_hash(tmp_path / "one") == find_hash(tmp_path / "two")
+    assert result_hash(tmp_path / "one") == result_hash(tmp_path / "two")
 
 
-def test_a_finished_training_is_left_as_it_is(shards, settings, tmp_path):
+def test_resume_changes_nothing_when_the_training_is_finished(
+    shards, settings, tmp_path
+):
     info = train(shards, out=tmp_path / "run", config=settings)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert train(shards, out=tmp_path / "run", config=settings, resume=True) == info
@@ -391,8 +394,8 @@ def test_a_finished_training_is_left_as_it_is(shards, settings, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(
-    shards, settings, undisturbed, tmp_path, monkeypatch
+def test_earlier_checkpoints_survive_when_the_disk_is_full(
+    shards, settings, uninterrupted, tmp_path, monkeypatch
 ):
     out, count = tmp_path / "run", 0
     write = checkpoint.write_atomic
@@ -406,64 +409,64 @@ def test_a_full_disk_loses_nothing_that_was_saved(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_atomic", fill)
-        reason = os.strerror(errno.ENOSPC)
-        with raises_naming(DrtfError, out, reason, "--resume"):
+        with raises_naming(DrtfError, out, os.strerror(errno.ENOSPC), "--resume"):
             train(shards, out=out, config=settings)
     assert len(list_checkpoints(out)) == 2
     train(shards, out=out, config=settings, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
 
 
-def test_a_loss_that_is_not_finite_names_step_and_photographs(
+def test_the_error_names_step_and_photographs_when_the_loss_is_non_finite(
     shards, settings, tmp_path, monkeypatch
 ):
-    capture, count = loop.capture, 0
+    save_training, count = loop.save_training, 0
 
-    def poison(training, course):
+    def poison(context, status):
         nonlocal count
         count += 1
-        path = capture(training, course)
+        path = save_training(context, status)
         if count == 2:
-            weight = training.trainer.network.get_layer("class_logits").bias
+            weight = context.trainer.network.get_layer("class_logits").bias
             weight.assign(np.full(weight.shape, np.nan))
         return path
 
-    monkeypatch.setattr(loop, "capture", poison)
+    monkeypatch.setattr(loop, "save_training", poison)
     out = tmp_path / "run"
-    facts = ("step 3", "epoch 1", out / "failed_batch.csv", "train.learning_rate")
     saved = out / "checkpoints" / "step-0000000002.checkpoint"
-    with raises_naming(DrtfError, *facts, saved):
+    listed = out / "failed_batch.csv"
+    facts = ("step 3", "epoch 1", listed, saved, "train.learning_rate")
+    with raises_naming(DrtfError, *facts):
         train(shards, out=out, config=settings)
     assert len(list_checkpoints(out)) == 2
     ids = (out / "failed_batch.csv").read_text().splitlines()
     with ShardDataset(shards) as shard_set:
-        batches = train_dataset(shard_set, batch_size=8, state=State(42, 0, 2))
+        batches = train_dataset(shard_set, batch_size=8, start=StreamPosition(42, 0, 2))
         rows = next(iter(batches))["row"].numpy()
         assert ids == ["id", *shard_set.index["id"].to_numpy()[rows]]
 
 
 @pytest.mark.parametrize("steps_per_execution", ["auto", 3])
-def test_steps_of_an_execution_may_change_on_the_way(
-    shards, settings, undisturbed, unfinished, steps_per_execution
+def test_resume_gives_the_same_result_with_other_steps_per_execution(
+    shards, settings, uninterrupted, unfinished, steps_per_execution
 ):
     out = unfinished
     several = change(settings, steps_per_execution=steps_per_execution)
     train(shards, out=out, config=several, resume=True)
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted
 
 
 @pytest.mark.slow
-def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(
-    shards, settings, undisturbed, tmp_path
+def test_resume_gives_the_uninterrupted_result_when_killed_at_random(
+    shards, settings, uninterrupted, tmp_path
 ):
     config = tmp_path / "config.toml"
     config.write_text(dump_config(settings))
     out = tmp_path / "run"
-    words = (shards, out, config, "drtf.training.loop.capture", 10**6, "before")
-    command = [sys.executable, "-c", KILLED, *map(str, words)]
+    words = (shards, out, config, "drtf.training.loop.save_training", 10**6, "before")
+    command = [sys.executable, "-c", KILL_AT_CALL, *map(str, words)]
     rng = np.random.default_rng()
     num_killed = 0
-    # Each is killed after its first checkpoint, so that all get further.
+    # Kill each process after its first checkpoint, so that each makes progress.
     while not (out / "run.json").exists():
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         before = list_checkpoints(out)
@@ -473,4 +476,4 @@ def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(
         process.kill()
         num_killed += process.wait() == -signal.SIGKILL
     assert num_killed
-    assert find_hash(out) == undisturbed
+    assert result_hash(out) == uninterrupted

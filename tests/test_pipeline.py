@@ -14,7 +14,7 @@ from drtf.config import SamplingConfig
 from drtf.data.build import build_shards
 from drtf.data.loader import Loader, read_batch
 from drtf.data.pipeline import (
-    State,
+    StreamPosition,
     count_steps,
     eval_dataset,
     record_errors,
@@ -30,7 +30,9 @@ COMMON = {"split": "train", "task": "binary", "sampling": SamplingConfig()}
 
 
 def batches(shard_set, **changes):
-    settings = COMMON | {"batch_size": 6, "epochs": 2, "state": State(3)} | changes
+    settings = (
+        COMMON | {"batch_size": 6, "epochs": 2, "start": StreamPosition(3)} | changes
+    )
     return list(train_dataset(shard_set, **settings).as_numpy_iterator())
 
 
@@ -52,14 +54,14 @@ def test_images_and_labels_belong_to_their_rows(shard_set):
         assert (batch["label"] == (grades > 0)).all()
 
 
-def test_steps_are_counted_with_the_last_smaller_batch(shard_set):
+def test_count_steps_includes_the_smaller_last_batch(shard_set):
     steps = count_steps(shard_set, batch_size=6, **COMMON)
     streamed = batches(shard_set)
     assert len(streamed) == 2 * steps
     assert len(streamed[steps - 1]["row"]) < 6
 
 
-def test_a_photograph_that_comes_again_has_another_seed(shard_set):
+def test_seeds_differ_when_a_photograph_is_repeated(shard_set):
     seeds = np.concatenate([batch["seed"] for batch in batches(shard_set)])
     assert len(np.unique(seeds, axis=0)) == len(seeds)
 
@@ -76,7 +78,7 @@ def test_equal_seeds_stream_equal_batches(shard_set):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
-def test_evaluation_gives_each_photograph_once_and_masks_the_padding(
+def test_eval_dataset_gives_each_photograph_once_and_masks_the_padding(
     shard_set, batch_size
 ):
     dataset = eval_dataset(
@@ -102,51 +104,51 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
     with ShardDataset(tmp_path / "png") as opened:
         assert (read_batch(opened, rows) == read_batch(shard_set, rows)).all()
         assert read_batch(opened, rows[:0]).shape == (0, 32, 32, 3)
-        # A batch of one leaves all cores but one without an image.
-        alone = eval_dataset(opened, split="test", batch_size=1)
-        assert [int(batch["row"][0]) for batch in alone] == [
+        # With a batch of one, only one core has an image to decode.
+        single = eval_dataset(opened, split="test", batch_size=1)
+        assert [int(batch["row"][0]) for batch in single] == [
             *shard_set.split_rows("test")
         ]
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 4, 8])
-def test_the_parts_together_are_the_whole(shard_set, num_parts):
+def test_the_parts_joined_are_the_whole_batch(shard_set, num_parts):
     parts = [
         batches(shard_set, batch_size=9, parts=[part], num_parts=num_parts)
         for part in range(num_parts)
     ]
     whole = batches(shard_set, batch_size=9)
     for key in whole[0]:
-        joined = [share[key] for shares in zip(*parts, strict=True) for share in shares]
+        joined = [part[key] for step in zip(*parts, strict=True) for part in step]
         expected = np.concatenate([batch[key] for batch in whole])
         assert (np.concatenate(joined) == expected).all()
 
 
-def test_what_would_not_do_for_all_parts_joins_the_batch_before(shard_set):
+def test_a_last_batch_too_small_for_all_parts_is_merged_into_the_one_before(shard_set):
     # 32 photographs are drawn: with batches of 31 one is left over.
     assert [len(x["row"]) for x in batches(shard_set, batch_size=31, epochs=1)] == [
         31,
         1,
     ]
-    found = batches(shard_set, batch_size=31, epochs=1, parts=range(2), num_parts=2)
-    assert [len(x["row"]) for x in found] == [16, 16]
+    parts = batches(shard_set, batch_size=31, epochs=1, parts=range(2), num_parts=2)
+    assert [len(x["row"]) for x in parts] == [16, 16]
 
 
-def test_several_parts_come_in_turn(shard_set):
+def test_several_parts_of_a_batch_alternate(shard_set):
     each = [batches(shard_set, parts=[part], num_parts=4) for part in (2, 3)]
     both = batches(shard_set, parts=[2, 3], num_parts=4)
     assert len(both) == 2 * len(each[0])
-    for number, found in enumerate(both):
+    for number, part in enumerate(both):
         expected = each[number % 2][number // 2]
-        assert all((found[key] == expected[key]).all() for key in expected)
+        assert all((part[key] == expected[key]).all() for key in expected)
 
 
 @pytest.mark.parametrize("num_taken", [0, 1, 5, 6])
-def test_a_stream_goes_on_from_its_state(shard_set, num_taken):
+def test_a_stream_continues_from_its_position(shard_set, num_taken):
     num_steps = count_steps(shard_set, batch_size=6, **COMMON)
-    whole = batches(shard_set, epochs=4, state=State(3, epoch=1))
-    saved = json.dumps(asdict(State(3, epoch=1).advance(num_taken)))
-    rest = batches(shard_set, epochs=4, state=State(**json.loads(saved)))
+    whole = batches(shard_set, epochs=4, start=StreamPosition(3, epoch=1))
+    saved = json.dumps(asdict(StreamPosition(3, epoch=1).advance(num_taken)))
+    rest = batches(shard_set, epochs=4, start=StreamPosition(**json.loads(saved)))
     assert num_steps == 6
     assert len(rest) == 3 * num_steps - num_taken
     for first, again in zip(whole[num_taken:], rest, strict=True):
@@ -161,20 +163,22 @@ def test_a_stream_goes_on_from_its_state(shard_set, num_taken):
         ({"parts": [-1]}, ["parts=[-1]", "num_parts=1"]),
         ({"parts": []}, ["parts=[]"]),
         ({"num_parts": 0}, ["num_parts=0"]),
-        ({"state": State(3, 0, 7)}, ["step=7", "6 steps"]),
+        ({"start": StreamPosition(3, 0, 7)}, ["step=7", "6 steps"]),
     ],
 )
-def test_what_no_epoch_has_is_refused(shard_set, changes, facts):
+def test_train_dataset_is_refused_when_the_step_or_part_does_not_exist(
+    shard_set, changes, facts
+):
     with raises_naming(ValueError, *facts):
         batches(shard_set, **changes)
 
 
-def test_a_state_is_never_negative():
+def test_a_position_is_refused_when_negative():
     with raises_naming(ValueError, "epoch=-1"):
-        State(3, -1)
+        StreamPosition(3, -1)
 
 
-def test_a_closed_set_says_so(shards):
+def test_the_error_names_the_dataset_when_it_was_closed(shards):
     with ShardDataset(shards) as shard_set:
         dataset = train_dataset(shard_set, batch_size=6)
         next(iter(dataset))
@@ -183,12 +187,12 @@ def test_a_closed_set_says_so(shards):
     assert type(error.value) is RecordError  # nothing is damaged
 
 
-def test_nothing_is_left_of_datasets_that_are_gone(shard_set):
+def test_loaders_and_threads_end_with_their_dataset(shard_set):
     def count_loaders() -> int:
         gc.collect()
         return sum(isinstance(x, Loader) for x in gc.get_objects())
 
-    def count_threads() -> int:  # of ours; TensorFlow's own stay
+    def count_threads() -> int:  # ours; TensorFlow keeps its own
         names = [thread.name for thread in threading.enumerate()]
         return sum(name.startswith("ThreadPoolExecutor") for name in names)
 
@@ -200,18 +204,18 @@ def test_nothing_is_left_of_datasets_that_are_gone(shard_set):
     assert count_loaders() <= num_loaders
     end = time.monotonic() + 10
     while count_threads() > num_threads and time.monotonic() < end:
-        time.sleep(0.1)  # they end by themselves when nobody can call them
+        time.sleep(0.1)  # they end when nothing refers to them
     assert count_threads() <= num_threads
 
 
-def test_batches_that_are_kept_are_not_overwritten(shard_set):
+def test_batches_are_not_overwritten_while_they_are_held(shard_set):
     kept = list(train_dataset(shard_set, batch_size=6, epochs=10))
     for batch in kept:
         expected = read_batch(shard_set, batch["row"].numpy())
         assert (batch["image"].numpy() == expected).all()
 
 
-def test_memory_that_is_let_go_is_used_again(shard_set):
+def test_memory_is_reused_after_a_batch_is_released(shard_set):
     addresses = set()
     for batch in train_dataset(shard_set, batch_size=6, epochs=30).as_numpy_iterator():
         addresses.add(batch["image"].ctypes.data)
@@ -219,8 +223,8 @@ def test_memory_that_is_let_go_is_used_again(shard_set):
 
 
 @pytest.fixture
-def damaged_set(shards, tmp_path):
-    """A set whose third record is damaged."""
+def damaged_dataset(shards, tmp_path):
+    """A dataset whose third record is damaged."""
     folder = shutil.copytree(shards, tmp_path / "damaged")
     with ShardDataset(folder) as whole:
         row = whole.index.iloc[2]
@@ -232,61 +236,69 @@ def damaged_set(shards, tmp_path):
         yield opened
 
 
-def test_a_damaged_record_stops_the_stream_and_is_named(damaged_set):
-    folder = damaged_set.folder
-    shard = folder / damaged_set.manifest.shards[0].file
+def test_the_error_names_the_record_when_it_is_damaged(damaged_dataset):
+    folder = damaged_dataset.folder
+    shard = folder / damaged_dataset.manifest.shards[0].file
     facts = (shard, "record 2", f"drtf verify {folder}")
     with raises_naming(RecordError, *facts), record_errors():
-        batches(damaged_set)
+        batches(damaged_dataset)
 
 
-def test_a_damaged_record_can_be_skipped_for_another_of_its_class(
-    damaged_set, shard_set, caplog
+def test_skip_replaces_a_damaged_record_by_one_of_its_class(
+    damaged_dataset, shard_set, caplog
 ):
     sampling = SamplingConfig(on_corrupt="skip")
-    skipping = batches(damaged_set, sampling=sampling)
+    skipping = batches(damaged_dataset, sampling=sampling)
     rows, classes = shard_set.split_rows("train"), shard_set.grades > 0
-    like = rows[classes[rows] == classes[2]]
-    replacement = like[np.searchsorted(like, 2) + 1]
+    same_class = rows[classes[rows] == classes[2]]
+    replacement = same_class[np.searchsorted(same_class, 2) + 1]
     for batch, whole in zip(skipping, batches(shard_set), strict=True):
         expected = np.where(whole["row"] == 2, replacement, whole["row"])
         assert (batch["row"] == expected).all()
         assert (batch["label"] == whole["label"]).all()
         assert (batch["image"] == read_batch(shard_set, expected)).all()
-    assert list(damaged_set.damaged) == [2]
+    assert list(damaged_dataset.damaged) == [2]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    shard = damaged_set.folder / damaged_set.manifest.shards[0].file
+    shard = damaged_dataset.folder / damaged_dataset.manifest.shards[0].file
     assert_names(caplog.messages[0], shard, "record 2")
 
 
-def test_evaluation_can_mask_what_is_damaged(damaged_set):
-    dataset = eval_dataset(damaged_set, split="train", batch_size=8, on_corrupt="skip")
+def test_eval_dataset_masks_damaged_records_when_told_to_skip(damaged_dataset):
+    dataset = eval_dataset(
+        damaged_dataset, split="train", batch_size=8, on_corrupt="skip"
+    )
     masked = np.concatenate([batch["mask"] for batch in dataset.as_numpy_iterator()])
     rows = np.concatenate([batch["row"] for batch in dataset.as_numpy_iterator()])
     assert (masked == ((rows != 2) & (rows >= 0))).all()
 
 
-def test_evaluation_needs_nothing_in_a_damaged_ones_place(damaged_set):
-    positive = np.flatnonzero(damaged_set.grades > 0)
-    damaged_set.damaged |= dict.fromkeys(positive.tolist(), "")
-    dataset = eval_dataset(damaged_set, split="test", on_corrupt="skip")
+def test_eval_dataset_skips_when_no_record_of_the_class_is_intact(damaged_dataset):
+    positive = np.flatnonzero(damaged_dataset.grades > 0)
+    damaged_dataset.damaged |= dict.fromkeys(positive.tolist(), "")
+    dataset = eval_dataset(damaged_dataset, split="test", on_corrupt="skip")
     (batch,) = dataset
     assert (batch["label"].numpy()[batch["mask"]] == 0).all()
-    assert 0 < batch["mask"].numpy().sum() < len(damaged_set.split_rows("test"))
+    assert 0 < batch["mask"].numpy().sum() < len(damaged_dataset.split_rows("test"))
 
 
-def test_what_was_skipped_before_is_an_error_where_errors_are_asked_for(damaged_set):
-    batches(damaged_set, sampling=SamplingConfig(on_corrupt="skip"))
+def test_a_record_skipped_before_is_an_error_in_a_stream_that_does_not_skip(
+    damaged_dataset,
+):
+    batches(damaged_dataset, sampling=SamplingConfig(on_corrupt="skip"))
     with raises_naming(RecordError, "record 2"), record_errors():
-        batches(damaged_set)
+        batches(damaged_dataset)
 
 
-def test_a_class_without_a_whole_record_is_an_error(damaged_set):
-    damaged_set.damaged |= dict.fromkeys(np.flatnonzero(damaged_set.grades == 0), "")
-    folder = damaged_set.folder
+def test_the_error_names_the_dataset_when_all_records_of_a_class_are_damaged(
+    damaged_dataset,
+):
+    damaged_dataset.damaged |= dict.fromkeys(
+        np.flatnonzero(damaged_dataset.grades == 0), ""
+    )
+    folder = damaged_dataset.folder
     with raises_naming(RecordError, f"drtf verify {folder}") as error, record_errors():
-        batches(damaged_set, sampling=SamplingConfig(on_corrupt="skip"))
-    assert damaged_set.manifest.shards[0].file not in str(error.value)
+        batches(damaged_dataset, sampling=SamplingConfig(on_corrupt="skip"))
+    assert damaged_dataset.manifest.shards[0].file not in str(error.value)
 
 
 TEN_EPOCHS = """
@@ -308,7 +320,7 @@ print(*sizes)
 """
 
 
-def test_anonymous_memory_does_not_grow(shards):
+def test_memory_does_not_grow_with_the_epochs(shards):
     done = subprocess.run(
         [sys.executable, "-c", TEN_EPOCHS, shards],
         capture_output=True,
@@ -316,7 +328,7 @@ def test_anonymous_memory_does_not_grow(shards):
         check=True,
     )
     first, *_, last = map(int, done.stdout.split())
-    # A batch has 25 kB, the epochs between the two over 50 MB.
+    # A batch has 25 kB; the epochs in between have more than 50 MB.
     assert last - first < 5_000
 
 
@@ -334,7 +346,7 @@ print("read")
 """
 
 
-def test_python_ends_though_batches_are_being_read(shards, tmp_path):
+def test_python_exits_while_batches_are_being_read(shards, tmp_path):
     script = tmp_path / "unfinished.py"
     script.write_text(UNFINISHED)
     done = subprocess.run(

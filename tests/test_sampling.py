@@ -51,7 +51,7 @@ def test_balanced_uses_each_photograph_of_a_class_equally_often(classes, seed, e
 
 
 @given(class_lists, seeds, st.integers(1, 64))
-def test_every_batch_holds_the_classes_in_their_shares(classes, seed, batch_size):
+def test_every_batch_has_each_class_in_its_fraction(classes, seed, batch_size):
     order = plan_epoch(classes, BALANCED, seed=seed, epoch=0)
     drawn = classes[order]
     num_classes = len(np.unique(classes))
@@ -70,7 +70,7 @@ def test_no_photograph_comes_twice_in_a_row_within_its_class(classes, seed):
             assert (np.diff(own) != 0).all()
 
 
-def test_minority_passes_are_whole_before_they_repeat():
+def test_a_pass_over_the_minority_is_complete_before_the_next_one_starts():
     classes = np.array([0] * 30 + [1] * 7)
     order = plan_epoch(classes, BALANCED, seed=5, epoch=2)
     own = order[classes[order] == 1]
@@ -79,14 +79,14 @@ def test_minority_passes_are_whole_before_they_repeat():
 
 
 @given(seeds)
-def test_epochs_and_seeds_give_other_orders(seed):
+def test_other_epochs_and_seeds_give_other_orders(seed):
     classes = np.array([0, 1] * 50)
     first = plan_epoch(classes, BALANCED, seed=seed, epoch=0)
     assert (first != plan_epoch(classes, BALANCED, seed=seed, epoch=1)).any()
     assert (first != plan_epoch(classes, BALANCED, seed=seed + 1, epoch=0)).any()
 
 
-def test_weights_set_the_shares_and_lose_no_photograph():
+def test_weights_set_the_fractions_and_lose_no_photograph():
     classes = np.array([0] * 90 + [1] * 10)
     config = SamplingConfig(mode="weights", weights=(3.0, 1.0))
     order = plan_epoch(classes, config, seed=0, epoch=0)
@@ -94,26 +94,26 @@ def test_weights_set_the_shares_and_lose_no_photograph():
     assert len(np.unique(order)) == 100
 
 
-def test_a_class_without_weight_is_left_out():
+def test_a_class_is_left_out_when_its_weight_is_zero():
     classes = np.array([0] * 9 + [1] * 3)
     config = SamplingConfig(mode="weights", weights=(0.0, 1.0))
     assert sorted(plan_epoch(classes, config, seed=0, epoch=0)) == [9, 10, 11]
 
 
-def test_weights_that_make_an_endless_epoch_are_refused():
+def test_weights_are_refused_when_they_make_the_epoch_too_long():
     config = SamplingConfig(mode="weights", weights=(1.0, 1e-10))
     with raises_naming(ConfigError, "sampling.weights", "1e+10", 2):
         plan_epoch(np.array([0, 1]), config, seed=0, epoch=0)
 
 
 @pytest.mark.parametrize("weights", [(), (1.0,), (0.0, 0.0)])
-def test_weights_that_do_not_fit_are_refused(weights):
+def test_weights_are_refused_when_they_do_not_fit_the_classes(weights):
     config = SamplingConfig(mode="weights", weights=weights)
     with raises_naming(ConfigError, "sampling.weights", 2, list(weights)):
         plan_epoch(np.array([0, 1]), config, seed=0, epoch=0)
 
 
-def test_weights_may_be_given_for_a_class_that_is_absent():
+def test_weights_are_allowed_for_a_class_without_photographs():
     classes = np.array([0, 0, 0, 1, 1, 2])
     config = SamplingConfig(mode="weights", weights=(1, 1, 1, 1, 1))
     order = plan_epoch(classes, config, seed=0, epoch=0)

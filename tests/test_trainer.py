@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from drtf.config import SamplingConfig, TrainConfig, load_config
-from drtf.data.pipeline import State, count_examples, train_dataset
+from drtf.data.pipeline import StreamPosition, count_examples, train_dataset
 from drtf.data.sampling import count_draws
 from drtf.models.device import dtype_policy
 from drtf.models.network import build_network
@@ -28,26 +28,36 @@ def build_trainer(*overrides, policy="float32", num_steps=100):
             load_weights=False,
             task=TASKS[config.train.task],
         )
-        return Trainer(network, config, num_steps=num_steps)
+        return Trainer(
+            network,
+            augment=config.augment,
+            model=config.model,
+            train=config.train,
+            num_steps=num_steps,
+        )
 
 
 def stream(shard_set, task="binary", batch_size=8, epochs=1):
     dataset = train_dataset(
-        shard_set, task=task, batch_size=batch_size, epochs=epochs, state=State(0)
+        shard_set,
+        task=task,
+        batch_size=batch_size,
+        epochs=epochs,
+        start=StreamPosition(0),
     )
     return iter(dataset)
 
 
 def run(trainer, batches, num_steps):
-    return trainer.run_steps(batches, tf.constant(num_steps, tf.int64))
+    return trainer.execute_steps(batches, tf.constant(num_steps, tf.int64))
 
 
-def class_weights(trainer):
+def flat_weights(trainer):
     return np.concatenate([x.ravel() for x in trainer.network.get_weights()])
 
 
 @pytest.mark.parametrize("task", ["binary", "referable", "grades"])
-def test_training_learns_what_can_be_learned(shard_set, task):
+def test_training_lowers_the_loss(shard_set, task):
     trainer = build_trainer(
         f"train.task={task}",
         "train.learning_rate=2e-3",
@@ -63,41 +73,41 @@ def test_training_learns_what_can_be_learned(shard_set, task):
     run(trainer, batches, 20)
     late = trainer.get_metrics_result()
     assert late["loss"] < early["loss"]
-    name, least = ("accuracy", 0.5) if task == "grades" else ("roc_auc", 0.8)
-    assert late[name] > least
+    name, minimum = ("accuracy", 0.5) if task == "grades" else ("roc_auc", 0.8)
+    assert late[name] > minimum
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_and_ends_in_float32(shard_set, policy):
+def test_weights_and_output_are_float32_with_mixed_precision(shard_set, policy):
     trainer = build_trainer(policy=policy)
-    before = class_weights(trainer)
+    before = flat_weights(trainer)
     run(trainer, stream(shard_set), 4)
     network = trainer.network
     assert np.isfinite(float(trainer.get_metrics_result()["loss"]))
     assert network.get_layer("conv_1").compute_dtype == policy.removeprefix("mixed_")
     assert network.output.dtype == "float32"
     assert all(weight.dtype == np.float32 for weight in network.get_weights())
-    assert (class_weights(trainer) != before).any()
+    assert (flat_weights(trainer) != before).any()
 
 
-def test_float16_skips_steps_whose_gradients_are_not_finite(shard_set):
+def test_float16_skips_steps_with_non_finite_gradients(shard_set):
     trainer = build_trainer("train.max_skipped_steps=3", policy="mixed_float16")
-    before = class_weights(trainer)
+    before = flat_weights(trainer)
     trainer.optimizer.dynamic_scale.assign(float("inf"))
     num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 3)
     assert (int(num_done), bool(failed)) == (3, False)
-    assert int(trainer.num_skipped) == int(trainer.streak) == 3
-    assert (class_weights(trainer) == before).all()
+    assert int(trainer.num_skipped) == int(trainer.num_consecutive_skips) == 3
+    assert (flat_weights(trainer) == before).all()
     trainer.optimizer.dynamic_scale.assign(2.0)
     run(trainer, stream(shard_set), 1)
-    assert (int(trainer.num_skipped), int(trainer.streak)) == (3, 0)
-    assert (class_weights(trainer) != before).any()
+    assert (int(trainer.num_skipped), int(trainer.num_consecutive_skips)) == (3, 0)
+    assert (flat_weights(trainer) != before).any()
     trainer.optimizer.dynamic_scale.assign(float("inf"))
     num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 9)
     assert (int(num_done), bool(failed)) == (4, True)
 
 
-def test_nothing_is_kept_of_a_step_that_float16_skips(shard_set):
+def test_a_step_skipped_in_float16_changes_nothing(shard_set):
     trainer = build_trainer(
         "model.name=mobilenetv2",
         "model.alpha=0.35",
@@ -111,19 +121,19 @@ def test_nothing_is_kept_of_a_step_that_float16_skips(shard_set):
         trainer.num_updates + trainer.num_skipped == 1, np.inf, augment(images, *rest)
     )
     run(trainer, batches, 1)
-    before = class_weights(trainer)
+    before = flat_weights(trainer)
     loss = float(trainer.get_metrics_result()["loss"])
     run(trainer, batches, 1)
     assert (int(trainer.num_updates), int(trainer.num_skipped)) == (1, 1)
-    assert (class_weights(trainer) == before).all()
+    assert (flat_weights(trainer) == before).all()
     assert float(trainer.get_metrics_result()["loss"]) == loss
     run(trainer, batches, 1)
-    assert (int(trainer.num_updates), int(trainer.streak)) == (2, 0)
+    assert (int(trainer.num_updates), int(trainer.num_consecutive_skips)) == (2, 0)
     for variable in trainer.state_variables():
         assert np.isfinite(np.asarray(variable)).all(), variable.path
 
 
-def test_a_loss_that_is_not_finite_ends_the_steps(shard_set):
+def test_steps_end_when_the_loss_becomes_non_finite(shard_set):
     trainer = build_trainer()
     batches = stream(shard_set, epochs=9)
     assert not run(trainer, batches, 2)[2]
@@ -132,14 +142,14 @@ def test_a_loss_that_is_not_finite_ends_the_steps(shard_set):
     assert (int(num_done), bool(failed)) == (1, True)
 
 
-def test_the_steps_of_an_execution_change_nothing(shard_set):
+def test_the_result_does_not_depend_on_the_steps_per_execution(shard_set):
     results = []
     for sizes in ((1, 1, 1, 1, 1, 1), (6,), (2, 4)):
         trainer = build_trainer()
         batches = stream(shard_set, epochs=9)
         for size in sizes:
             run(trainer, batches, size)
-        results.append(class_weights(trainer))
+        results.append(flat_weights(trainer))
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
 
@@ -148,10 +158,10 @@ def test_xla_compiles_the_whole_step(shard_set):
     plain, compiled = build_trainer(), build_trainer("train.jit_compile=true")
     for trainer in (plain, compiled):
         run(trainer, stream(shard_set), 3)
-    assert class_weights(compiled) == pytest.approx(class_weights(plain), abs=2e-4)
+    assert flat_weights(compiled) == pytest.approx(flat_weights(plain), abs=2e-4)
 
 
-def test_the_head_is_trained_first_then_all(shard_set):
+def test_only_the_head_is_trained_during_head_epochs(shard_set):
     settings = ("model.name=mobilenetv2", "model.alpha=0.35", "train.head_epochs=2")
     trainer = build_trainer(*settings)
     batches = stream(shard_set, epochs=9)
@@ -167,10 +177,10 @@ def test_the_head_is_trained_first_then_all(shard_set):
         now = trainer.network.get_layer("bn_Conv1").moving_mean.numpy()
         assert (now != statistics).any() == changes
         assert (trainer.network.get_layer("logits").kernel.numpy() != head).any()
-    # All weights are new to the optimizer then, and the schedule goes on.
+    # The optimizer starts again with all weights, and the schedule continues.
     assert int(trainer.optimizer.iterations) == 1
     assert int(trainer.num_updates) == 3
-    # Once: a training that goes on from a checkpoint keeps what it has learned since.
+    # Only once: a resumed training keeps the state of its optimizer.
     before = [np.array(variable) for variable in trainer.state_variables()]
     resumed = build_trainer(*settings)
     for variable, value in zip(resumed.state_variables(), before, strict=True):
@@ -180,26 +190,26 @@ def test_the_head_is_trained_first_then_all(shard_set):
         assert (np.asarray(variable) == value).all()
 
 
-def test_the_average_follows_the_weights(shard_set):
+def test_the_average_follows_its_formula(shard_set):
     trainer = build_trainer("train.ema_momentum=0.9")
     batches = stream(shard_set, epochs=9)
-    expected = class_weights(trainer)
+    expected = flat_weights(trainer)
     for number in range(1, 4):
         run(trainer, batches, 1)
         momentum = min(0.9, (1 + number) / (10 + number))
-        expected = momentum * expected + (1 - momentum) * class_weights(trainer)
-    weights = class_weights(trainer)
+        expected = momentum * expected + (1 - momentum) * flat_weights(trainer)
+    weights = flat_weights(trainer)
     with trainer.averaged():
-        assert class_weights(trainer) == pytest.approx(expected, abs=1e-6)
-        assert (class_weights(trainer) != weights).any()
-    assert (class_weights(trainer) == weights).all()
+        assert flat_weights(trainer) == pytest.approx(expected, abs=1e-6)
+        assert (flat_weights(trainer) != weights).any()
+    assert (flat_weights(trainer) == weights).all()
 
 
-def test_without_an_average_the_weights_stand(shard_set):
+def test_averaged_keeps_the_weights_when_there_is_no_average(shard_set):
     trainer = build_trainer()
-    before = class_weights(trainer)
+    before = flat_weights(trainer)
     with trainer.averaged():
-        assert (class_weights(trainer) == before).all()
+        assert (flat_weights(trainer) == before).all()
 
 
 TWO_CPUS = """
@@ -234,7 +244,13 @@ config = load_config("eyenet-256", ["images.size=32"])
 strategy = choose_strategy(2, batch_size=2)
 with strategy.scope(), dtype_policy("mixed_float16"):
     network = build_network(config.model, image_size=32, load_weights=False)
-    trainer = Trainer(network, config, num_steps=9)
+    trainer = Trainer(
+        network,
+        augment=config.augment,
+        model=config.model,
+        train=config.train,
+        num_steps=9,
+    )
 work = trainer.task_loss.call
 
 def overflow(labels, logits):
@@ -253,26 +269,28 @@ dataset = tf.data.Dataset.from_tensors(batch).repeat()
 batches = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
 before = network.get_weights()
 for number in range(2):
-    trainer.run_steps(batches, tf.constant(1, tf.int64))
+    trainer.execute_steps(batches, tf.constant(1, tf.int64))
     after = network.get_weights()
     same = [(x == y).all() for x, y in zip(before, after)]
     assert all(same) if number == 0 else not any(same)
     assert all(np.isfinite(x).all() for x in after)
-found = (trainer.num_skipped, trainer.num_updates, trainer.optimizer.dynamic_scale)
-assert [np.asarray(x).item() for x in found] == [1, 1, 2**14]
+state = (trainer.num_skipped, trainer.num_updates, trainer.optimizer.dynamic_scale)
+assert [np.asarray(x).item() for x in state] == [1, 1, 2**14]
 """
 
 
 @pytest.mark.parametrize("replica", ["0", "1"])
-def test_what_one_device_must_skip_all_skip(replica):
+def test_all_devices_skip_a_step_that_one_must_skip(replica):
     code = TWO_CPUS + ONE_OVERFLOWS
     subprocess.run([sys.executable, "-c", code, replica], check=True)
 
 
-def test_all_that_two_devices_failed_on_is_listed(shards, shard_set, tmp_path):
+def test_the_photographs_of_all_devices_are_listed_when_a_step_fails(
+    shards, shard_set, tmp_path
+):
     counts = count_examples(shard_set, "train", "binary")
     num_drawn = sum(count_draws(counts, SamplingConfig()))
-    # One photograph is left over, too few for two devices: it joins the step.
+    # One photograph is left over, too few for two devices: it is merged into the step.
     batch = f"train.batch_size={num_drawn - 1}"
     settings = ("model.name=eyenet", "model.weights=none", batch)
     words = [str(shards), str(tmp_path / "run"), "2", *settings]
@@ -291,8 +309,8 @@ def test_all_that_two_devices_failed_on_is_listed(shards, shard_set, tmp_path):
     ("changes", "tolerance"),
     [
         (("model.name=eyenet", "train.batch_size=7"), 1e-4),
-        # Batch normalization must be shared as well; tracing that takes a minute. A
-        # deep network of random weights makes much of the last bit: one step it is.
+        # Batch normalization must be synchronized as well; tracing that takes a minute.
+        # A deep network of random weights amplifies the last bit, so this is one step.
         pytest.param(
             ("model.alpha=0.35", "model.dropout=0", "train.batch_size=99"),
             1e-2,
@@ -300,7 +318,7 @@ def test_all_that_two_devices_failed_on_is_listed(shards, shard_set, tmp_path):
         ),
     ],
 )
-def test_two_devices_do_what_one_does(shards, tmp_path, changes, tolerance):
+def test_two_devices_give_the_result_of_one(shards, tmp_path, changes, tolerance):
     settings = (
         *changes,
         "model.weights=none",
@@ -309,25 +327,25 @@ def test_two_devices_do_what_one_does(shards, tmp_path, changes, tolerance):
         "train.learning_rate=0.01",
         "train.ema_momentum=0.5",
     )
-    found = []
+    weights, metrics = [], []
     for num_devices in ("1", "2"):
         out = tmp_path / num_devices
         words = [str(shards), str(out), num_devices, *settings]
         code = TWO_CPUS + TWO_DEVICES
         subprocess.run([sys.executable, "-c", code, *words], check=True)
         model = keras.saving.load_model(out / "model.keras", compile=False)
-        found.append(np.concatenate([x.ravel() for x in model.get_weights()]))
+        weights.append(np.concatenate([x.ravel() for x in model.get_weights()]))
         rows = np.genfromtxt(out / "history.csv", delimiter=",", names=True)
-        found.append(np.array([rows["loss"], rows["val_loss"], rows["val_roc_auc"]]))
-    assert found[2] == pytest.approx(found[0], abs=tolerance)
-    assert found[3] == pytest.approx(found[1], abs=tolerance)
+        metrics.append([rows["loss"], rows["val_loss"], rows["val_roc_auc"]])
+    assert weights[1] == pytest.approx(weights[0], abs=tolerance)
+    assert metrics[1] == pytest.approx(metrics[0], abs=tolerance)
 
 
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("adam", {}), ("adamw", {"weight_decay": 0.25}), ("sgd", {"momentum": 0.5})],
 )
-def test_the_config_names_the_optimizer(name, settings):
+def test_the_optimizer_is_the_one_in_the_config(name, settings):
     config = TrainConfig(optimizer=name, **settings)
     optimizer = build_optimizer(config, precision="float32")
     assert type(optimizer).__name__.lower() == name
@@ -335,7 +353,7 @@ def test_the_config_names_the_optimizer(name, settings):
         assert getattr(optimizer, attribute) == value
 
 
-def test_float16_scales_its_loss_and_the_schedule_reaches_the_inner_optimizer():
+def test_the_loss_is_scaled_only_in_float16():
     config = TrainConfig(learning_rate=0.1)
     scaled = build_optimizer(config, precision="mixed_float16")
     assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
@@ -346,7 +364,7 @@ def test_float16_scales_its_loss_and_the_schedule_reaches_the_inner_optimizer():
         assert not isinstance(plain, keras.optimizers.LossScaleOptimizer)
 
 
-def test_the_learning_rate_warms_up_and_comes_down():
+def test_the_learning_rate_rises_and_then_falls_with_schedule_cosine():
     config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_fraction=0.1)
     schedule = build_schedule(config, num_steps=100)
     rates = [float(schedule(step)) for step in range(100)]
@@ -358,13 +376,13 @@ def test_the_learning_rate_warms_up_and_comes_down():
     assert sorted(rates[10:], reverse=True) == rates[10:]
 
 
-def test_without_warm_up_the_first_step_has_the_full_rate():
+def test_the_first_step_has_the_full_rate_without_warm_up():
     config = TrainConfig(schedule="cosine", learning_rate=0.1, warmup_fraction=0)
     schedule = build_schedule(config, num_steps=10)
     assert float(schedule(0)) == pytest.approx(0.1)
 
 
-def test_the_step_takes_the_rate_of_the_schedule(shard_set):
+def test_a_step_uses_the_rate_of_the_schedule(shard_set):
     settings = "train.learning_rate=0.1", "train.schedule=cosine"
     trainer = build_trainer(*settings, num_steps=10)
     batches = stream(shard_set, epochs=9)
@@ -377,5 +395,5 @@ def test_the_step_takes_the_rate_of_the_schedule(shard_set):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau"])
-def test_other_rates_are_not_planned(schedule):
+def test_there_is_no_planned_rate_with_other_schedules(schedule):
     assert build_schedule(TrainConfig(schedule=schedule), num_steps=10) is None

@@ -35,7 +35,7 @@ def change(config, **update):
     return config.model_copy(update={"train": config.train.model_copy(update=update)})
 
 
-def test_a_run_folder_holds_all_that_scoring_needs(run_folder, shards, config):
+def test_a_run_folder_has_everything_that_scoring_needs(run_folder, shards, config):
     names = {path.name for path in run_folder.iterdir()}
     assert names == {
         "checkpoints",
@@ -57,7 +57,7 @@ def test_a_run_folder_holds_all_that_scoring_needs(run_folder, shards, config):
     assert run.threshold is None
 
 
-def test_the_history_has_a_row_an_epoch(run_folder, config):
+def test_the_history_has_one_row_per_epoch(run_folder, config):
     with (run_folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == config.train.epochs
@@ -65,14 +65,14 @@ def test_the_history_has_a_row_an_epoch(run_folder, config):
     assert all(math.isfinite(float(row["val_loss"])) for row in rows)
 
 
-def test_the_saved_model_is_the_network_alone_in_float32(run_folder):
+def test_the_saved_model_is_only_the_network_in_float32(run_folder):
     network = load_run(run_folder).network
     assert network.input_shape == (None, 32, 32, 3)
-    assert network.output_shape == (None, 2)
+    assert network.output_shape == (None, 1)
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
 
 
-def test_what_was_trained_in_half_precision_is_saved_in_float32(
+def test_the_model_is_saved_in_float32_after_training_in_half_precision(
     shards, config, tmp_path
 ):
     update = {"precision": "mixed_bfloat16", "epochs": 1}
@@ -81,7 +81,7 @@ def test_what_was_trained_in_half_precision_is_saved_in_float32(
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
 
 
-def test_what_failed_before_its_first_checkpoint_may_be_begun_anew(
+def test_training_may_start_again_when_it_failed_before_its_first_checkpoint(
     shards, config, tmp_path, monkeypatch
 ):
     def fail(*args, **kwargs):
@@ -96,14 +96,14 @@ def test_what_failed_before_its_first_checkpoint_may_be_begun_anew(
 
 
 @pytest.mark.parametrize("names", [(), (".identity.json.partial",)])
-def test_a_folder_with_nothing_in_it_is_taken(shards, config, tmp_path, names):
-    for name in names:  # a kill while the very first file was written
+def test_train_accepts_an_empty_folder(shards, config, tmp_path, names):
+    for name in names:  # left by a process killed while it wrote its first file
         (tmp_path / name).touch()
     train(shards, out=tmp_path, config=change(config, epochs=1), resume=True)
     assert load_run(tmp_path).info.num_epochs == 1
 
 
-def test_a_full_disk_gets_back_the_room_of_half_a_model(
+def test_a_partial_model_is_removed_when_the_disk_is_full(
     shards, config, tmp_path, monkeypatch
 ):
     def fill(network, path):
@@ -116,14 +116,14 @@ def test_a_full_disk_gets_back_the_room_of_half_a_model(
     assert not list(tmp_path.rglob("*.keras"))
 
 
-def test_a_folder_of_other_things_is_left_alone(shards, config, tmp_path):
+def test_train_is_refused_when_the_folder_has_other_files(shards, config, tmp_path):
     (tmp_path / "config.toml").write_text("# mine\n")
     with raises_naming(DrtfError, tmp_path):
         train(shards, out=tmp_path, config=config)
     assert (tmp_path / "config.toml").read_text() == "# mine\n"
 
 
-def test_a_full_disk_is_not_taken_for_want_of_memory(
+def test_a_full_disk_and_too_little_memory_are_told_apart(
     shards, config, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
@@ -142,8 +142,10 @@ def test_a_full_disk_is_not_taken_for_want_of_memory(
         assert absent not in str(error.value)
 
 
-def test_a_damaged_record_in_the_first_batch_names_itself(config, shards, tmp_path):
-    damaged = shutil.copytree(shards, tmp_path / "set")
+def test_the_error_names_the_shard_when_the_first_batch_is_damaged(
+    config, shards, tmp_path
+):
+    damaged = shutil.copytree(shards, tmp_path / "dataset")
     with ShardDataset(damaged) as shard_set:
         row = shard_set.split_rows("train")[0]
         record = shard_set.index.iloc[row]
@@ -156,36 +158,36 @@ def test_a_damaged_record_in_the_first_batch_names_itself(config, shards, tmp_pa
         train(damaged, out=tmp_path / "run", config=config)
 
 
-def test_the_run_says_of_split_and_images_what_made_the_shards(
+def test_the_run_has_the_settings_that_the_dataset_was_built_with(
     photographs, config, tmp_path, caplog
 ):
     split = config.split.model_copy(update={"by": "image", "val_size": 0.2})
     build_shards(
         [Source(photographs / "images", photographs / "labels.csv")],
-        out=tmp_path / "set",
+        out=tmp_path / "dataset",
         config=config.model_copy(update={"split": split}),
     )
     images = config.images.model_copy(update={"size": 64})
     given = config.model_copy(update={"images": images})
-    train(tmp_path / "set", out=tmp_path / "run", config=given)
+    train(tmp_path / "dataset", out=tmp_path / "run", config=given)
     run = load_run(tmp_path / "run")
     assert run.config.split == split
     assert run.config.images == config.images
     (warning,) = [text for text in caplog.messages if "images.size" in text]
-    assert_names(warning, tmp_path / "set", 32, 64)
+    assert_names(warning, tmp_path / "dataset", 32, 64)
 
 
-def test_the_plan_tells_what_training_then_does(run_folder, shards, shard_set, config):
+def test_the_plan_agrees_with_the_training(run_folder, shards, shard_set, config):
     plan = plan_training(shards, config=config)
     assert plan.image_size == 32
     positive = shard_set.grades > 0
     for split, counts in plan.num_photographs.items():
-        found = positive[shard_set.split_rows(split)]
-        assert counts == [(~found).sum(), found.sum()]
+        is_positive = positive[shard_set.split_rows(split)]
+        assert counts == [(~is_positive).sum(), is_positive.sum()]
     assert plan.num_drawn == [max(plan.num_photographs["train"])] * 2
     network = load_run(run_folder).network
     assert (plan.num_trained, plan.num_frozen) == count_parameters(network)
-    # The input, rescaled; three convolutions and their pools; flat, dense, the rest.
+    # Input, rescaled input, three convolutions and their pools, flat, dense, the rest.
     outputs = 32 * (30**2 + 15**2 + 13**2 + 6**2 + 4**2 + 2**2) + 128 + 128 + 2 + 2
     size = config.train.batch_size
     assert plan.activations_mb == pytest.approx(4e-6 * size * (2 * 3 * 32**2 + outputs))
@@ -193,7 +195,7 @@ def test_the_plan_tells_what_training_then_does(run_folder, shards, shard_set, c
     assert plan.variables_mb == pytest.approx(4e-6 * 4 * network.count_params())
 
 
-def test_a_plan_counts_frozen_parameters_and_half_precision(shards, config):
+def test_the_plan_counts_frozen_parameters_and_half_precision(shards, config):
     model = load_config("notebook-96").model
     settings = config.train.model_copy(update={"precision": "mixed_bfloat16"})
     update = {"model": model, "train": settings}
@@ -204,18 +206,18 @@ def test_a_plan_counts_frozen_parameters_and_half_precision(shards, config):
     assert half.num_trained > half.num_frozen > 400_000
 
 
-def test_a_plan_looks_into_a_file_of_weights(shards, config):
+def test_the_plan_is_refused_when_the_file_of_weights_is_missing(shards, config):
     model = load_config("notebook-96", ["model.weights=absent.weights.h5"]).model
     with raises_naming(DrtfError, "model.weights", "absent.weights.h5"):
         plan_training(shards, config=config.model_copy(update={"model": model}))
 
 
-def test_a_plan_asks_for_the_devices(shards, config):
+def test_the_plan_is_refused_when_devices_are_missing(shards, config):
     with raises_naming(DrtfError, "train.num_devices", 64):
         plan_training(shards, config=change(config, num_devices=64))
 
 
-def test_a_batch_with_less_photographs_than_devices_is_refused(
+def test_the_plan_is_refused_when_a_batch_has_fewer_images_than_devices(
     shards, config, monkeypatch
 ):
     monkeypatch.setattr(
@@ -226,7 +228,7 @@ def test_a_batch_with_less_photographs_than_devices_is_refused(
         plan_training(shards, config=change(config, batch_size=2))
 
 
-def test_what_several_devices_cannot_do_is_refused_before_anything_is_made(
+def test_jit_compile_is_refused_with_several_devices_before_anything_is_written(
     shards, config, tmp_path, monkeypatch
 ):
     config = change(config, jit_compile=True)
@@ -242,14 +244,14 @@ def test_what_several_devices_cannot_do_is_refused_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_existing_run_is_not_written_over(run_folder, shards, config):
+def test_train_is_refused_when_the_run_exists(run_folder, shards, config):
     before = (run_folder / "model.keras").read_bytes()
     with raises_naming(DrtfError, run_folder):
         train(shards, out=run_folder, config=config)
     assert (run_folder / "model.keras").read_bytes() == before
 
 
-def test_a_split_of_one_class_cannot_be_trained_on(
+def test_train_is_refused_when_a_split_has_one_class_only(
     shards, tmp_path, config, monkeypatch
 ):
     task = dataclasses.replace(TASKS["binary"], positive_from=5)
@@ -262,7 +264,9 @@ def test_a_split_of_one_class_cannot_be_trained_on(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_draw_one_class_are_refused(shards, tmp_path, config):
+def test_sampling_weights_are_refused_when_they_draw_one_class_only(
+    shards, tmp_path, config
+):
     sampling = SamplingConfig(mode="weights", weights=(1.0, 0.0))
     config = config.model_copy(update={"sampling": sampling})
     with raises_naming(ConfigError, "sampling.weights"):
@@ -281,7 +285,7 @@ def test_weights_that_draw_one_class_are_refused(shards, tmp_path, config):
         ("natural", {"loss": "focal", "focal_alpha": 0.8}),
     ],
 )
-def test_a_run_tells_the_share_that_it_was_trained_with(
+def test_train_prior_is_the_fraction_of_positives_as_drawn_and_weighted(
     shards, shard_set, tmp_path, config, mode, update
 ):
     sampling = config.sampling.model_copy(update={"mode": mode})
@@ -289,15 +293,15 @@ def test_a_run_tells_the_share_that_it_was_trained_with(
     config = config.model_copy(update={"sampling": sampling})
     info = train(shards, out=tmp_path / "run", config=config)
     grades = shard_set.grades[shard_set.split_rows("train")]
-    if mode == "balanced":  # each grade that is there, alike
+    if mode == "balanced":  # each grade of the dataset equally often
         grades = np.unique(grades)
-    share = TASKS[config.train.task].labels(grades).mean()
+    expected = TASKS[config.train.task].labels(grades).mean()
     if len(update) == 2 or "class_weights" in update:
-        share = 4 * share / (4 * share + 1 - share)
-    assert info.train_prior == pytest.approx(share)
+        expected = 4 * expected / (4 * expected + 1 - expected)
+    assert info.train_prior == pytest.approx(expected)
 
 
-def test_a_training_goes_on_in_the_folder_where_it_is_called(
+def test_resume_works_in_the_current_folder(
     run_folder, shards, config, tmp_path, monkeypatch
 ):
     copy = shutil.copytree(run_folder, tmp_path / "run")
@@ -307,12 +311,12 @@ def test_a_training_goes_on_in_the_folder_where_it_is_called(
     assert info.model_sha256 == load_run(run_folder).info.model_sha256
 
 
-def test_a_folder_that_is_no_set_is_refused(tmp_path, config):
+def test_train_is_refused_when_the_folder_is_not_a_dataset(tmp_path, config):
     with raises_naming(RecordError, tmp_path, MANIFEST_FILE, "drtf build-shards"):
         train(tmp_path, out=tmp_path / "run", config=config)
 
 
-def test_a_device_is_known_by_its_cores_too(monkeypatch):
+def test_the_device_name_has_the_number_of_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
     assert re.fullmatch(r".+, 64 cores", device_name())
 

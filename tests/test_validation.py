@@ -18,14 +18,20 @@ from drtf.training.validation import Validation
 
 
 def validate(task, num_padded=0):
-    """Measure random images, the last batch padded, and return what was found."""
+    """Return a validation of random images and its metrics."""
     keras.utils.set_random_seed(1)
     overrides = [f"train.task={task}", "model.name=eyenet", "model.weights=none"]
     config = load_config("", overrides)
     network = build_network(
         config.model, image_size=32, load_weights=False, task=TASKS[task]
     )
-    trainer = Trainer(network, config, num_steps=1)
+    trainer = Trainer(
+        network,
+        augment=config.augment,
+        model=config.model,
+        train=config.train,
+        num_steps=1,
+    )
     rng = np.random.default_rng(0)
     num = 12 + num_padded
     labels = np.arange(num) % (5 if task == "grades" else 2)
@@ -37,13 +43,13 @@ def validate(task, num_padded=0):
         }
     )
     validation = Validation(trainer, batches.batch(6))
-    found = validation.measure(lambda: False)
-    return validation, found
+    metrics = validation.measure(lambda: False)
+    return validation, metrics
 
 
 @pytest.mark.parametrize("task", ["binary", "grades"])
-def test_the_measures_are_scikit_learns(task):
-    validation, found = validate(task)
+def test_metrics_are_those_of_scikit_learn(task):
+    validation, metrics = validate(task)
     labels, probabilities = validation.classes, validation.probabilities
     if task == "grades":
         positive, scores = labels >= 2, probabilities[:, 2:].sum(axis=1)
@@ -52,23 +58,23 @@ def test_the_measures_are_scikit_learns(task):
         kappa = cohen_kappa_score(
             labels, decisions, labels=range(5), weights="quadratic"
         )
-        assert found["kappa"] == pytest.approx(kappa)
+        assert metrics["kappa"] == pytest.approx(kappa)
         assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-6)
     else:
         positive, scores = labels == 1, probabilities[:, 0]
         decisions = scores >= 0.5
         true_ones = np.where(positive, scores, 1 - scores)
-        assert "kappa" not in found
-    assert found["loss"] == pytest.approx(-np.log(true_ones).mean(), abs=1e-5)
-    assert found["roc_auc"] == pytest.approx(roc_auc_score(positive, scores))
+        assert "kappa" not in metrics
+    assert metrics["loss"] == pytest.approx(-np.log(true_ones).mean(), abs=1e-5)
+    assert metrics["roc_auc"] == pytest.approx(roc_auc_score(positive, scores))
     expected = average_precision_score(positive, scores)
-    assert found["average_precision"] == pytest.approx(expected)
-    assert found["accuracy"] == pytest.approx(accuracy_score(labels, decisions))
+    assert metrics["average_precision"] == pytest.approx(expected)
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, decisions))
     expected = balanced_accuracy_score(labels, decisions)
-    assert found["balanced_accuracy"] == pytest.approx(expected)
+    assert metrics["balanced_accuracy"] == pytest.approx(expected)
 
 
-def test_a_validation_can_be_left():
+def test_measure_returns_none_when_stopped():
     validation, _ = validate("binary")
     asked = iter([False, True])
     assert validation.measure(lambda: next(asked)) is None
@@ -76,6 +82,6 @@ def test_a_validation_can_be_left():
 
 
 def test_padding_does_not_count():
-    validation, found = validate("binary", num_padded=6)
+    validation, metrics = validate("binary", num_padded=6)
     assert len(validation.classes) == len(validation.probabilities) == 12
-    assert found == pytest.approx(validate("binary")[1], abs=1e-6)
+    assert metrics == pytest.approx(validate("binary")[1], abs=1e-6)

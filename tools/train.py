@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@shards_option("Set made by build-shards, a folder or s3://.")
-@out_option("Run folder to make, such as runs/NAME.")
+@shards_option("Dataset written by build-shards: a folder or an s3:// location.")
+@out_option("Run folder to write, such as runs/NAME.")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print what would be done, and what it takes, and do nothing.",
+    help="Print the steps, parameters and memory of the training, and stop.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on from the newest checkpoint in --out, if there is one.",
+    help="Resume from the newest checkpoint in --out, if there is one.",
 )
 @config_options
 def train(
@@ -33,11 +33,11 @@ def train(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train a network on a set of shards, and leave a run folder.
+    """Train a network on a dataset and write a run folder.
 
-    The folder holds the model of the best epoch, the resolved config, the history and
-    TensorBoard logs (tensorboard --logdir RUN/logs). evaluate, score and gradcam take
-    it. Without internet access, name a weights file:
+    The folder has the model of the best epoch, the resolved config, the history and
+    TensorBoard logs (tensorboard --logdir RUN/logs). evaluate, score and gradcam use
+    it. Without internet access, give a file of pretrained weights:
 
         --set model.weights=FILE.weights.h5   (or none)
     """
@@ -56,18 +56,18 @@ def train(
     best = load_history(out)[info.best_epoch - 1]
     click.echo(
         f"{out}: best epoch {info.best_epoch} of {info.num_epochs}, {monitor} "
-        f"{best[monitor]:.3f}; {info.num_trained:,} parameters trained, "
-        f"{info.num_frozen:,} frozen, in {info.precision}"
+        f"{best[monitor]:.3f}; {info.num_trained:,} trained and {info.num_frozen:,} "
+        f"frozen parameters, in {info.precision}"
     )
     if info.num_damaged:
         click.echo(
-            f"{info.num_damaged:,} damaged records were skipped; run drtf verify "
+            f"{info.num_damaged:,} damaged records were skipped: run drtf verify "
             f"{shards}"
         )
     if info.num_skipped_steps:
         click.echo(
-            f"{info.num_skipped_steps:,} steps were skipped since their gradients "
-            f"were not finite in {info.precision}"
+            f"{info.num_skipped_steps:,} steps were skipped because their loss or "
+            f"gradients were non-finite in {info.precision}"
         )
 
 
@@ -83,19 +83,19 @@ def _show_plan(shards: Path, config: "Config") -> None:
         ("split", *(f"class {number}" for number in range(len(plan.num_drawn)))),
         [
             *((split, *counts) for split, counts in plan.num_photographs.items()),
-            ("an epoch draws", *plan.num_drawn),
+            ("drawn per epoch", *plan.num_drawn),
         ],
     )
     click.echo(
         f"{settings.epochs * plan.num_steps:,} steps of {settings.batch_size} "
-        f"photographs: {settings.epochs} times {plan.num_steps:,}"
+        f"photographs: {settings.epochs} epochs of {plan.num_steps:,} steps"
     )
     click.echo(
-        f"{config.model.name} at {plan.image_size} px with {plan.num_trained:,} "
-        f"parameters trained and {plan.num_frozen:,} frozen, in {plan.precision}"
+        f"{config.model.name} at {plan.image_size} px: {plan.num_trained:,} trained "
+        f"and {plan.num_frozen:,} frozen parameters, in {plan.precision}"
     )
     click.echo(
-        f"Memory: {plan.batches_mb:,.0f} MB for batches, beside TensorFlow's own; on "
-        f"the device {plan.variables_mb:,.0f} MB for variables and about "
+        f"Memory: {plan.batches_mb:,.0f} MB for batches in addition to TensorFlow's "
+        f"own; on the device {plan.variables_mb:,.0f} MB for variables and about "
         f"{plan.activations_mb:,.0f} MB for activations"
     )

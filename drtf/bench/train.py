@@ -112,7 +112,13 @@ def _measure(
             image_size=shards.manifest.image_size,
             load_weights=False,
         )
-    trainer = Trainer(network, config, num_steps=UNLIMITED)
+    trainer = Trainer(
+        network,
+        augment=config.augment,
+        model=config.model,
+        train=config.train,
+        num_steps=UNLIMITED,
+    )
     step = tf.function(trainer.train_step, jit_compile=result.jit_compile)
     streamed = _full_batches(shards, config)
     resident = {name: tf.identity(value) for name, value in next(streamed).items()}

@@ -1,4 +1,4 @@
-"""Loading batches: on all cores, into memory that is used again."""
+"""The loader: reads and decodes batches on all cores, into memory that is reused."""
 
 import itertools
 import logging
@@ -14,7 +14,7 @@ from drtf.images.preprocess import decode_image
 from drtf.records.reader import ShardDataset
 from drtf.workers import count_workers
 
-ALIGNMENT = 64
+ALIGNMENT_BYTES = 64
 
 _log = logging.getLogger(__name__)
 
@@ -25,15 +25,15 @@ def read_batch(
     """Read and decode the images of some records.
 
     Args:
-        shards: an open set.
+        shards: An open dataset.
         rows: int64 [B], rows of its index.
-        out: uint8 [B, H, W, 3], contiguous, to fill; without it a new array is made.
+        out: uint8 [B, H, W, 3], contiguous, to write the images to.
 
     Returns:
         uint8 RGB [B, H, W, 3].
 
     Raises:
-        DamagedRecordError: at a damaged record.
+        DamagedRecordError: At a damaged record.
     """
     size, encoding = shards.manifest.image_size, shards.manifest.encoding
     images = np.empty((len(rows), size, size, 3), np.uint8) if out is None else out
@@ -46,7 +46,7 @@ def read_batch(
 
 
 class Loader:
-    """Loads batches into memory that is used again once TensorFlow lets go of it."""
+    """Loads batches of a split, and reuses their memory once TensorFlow releases it."""
 
     def __init__(
         self,
@@ -56,45 +56,54 @@ class Loader:
         *,
         on_corrupt: OnCorrupt,
     ) -> None:
+        """Start the threads.
+
+        Args:
+            shards: An open dataset.
+            rows: int64 [n], the index rows of the split.
+            classes: int8 [n], the class of each row. With `skip`, a damaged record is
+                replaced by one of the same class.
+            on_corrupt: Whether a damaged record is an error or is skipped.
+        """
         self._shards = shards
         self._rows = rows
         self._classes = classes
         self._on_corrupt = on_corrupt
-        self._free: list[np.ndarray] = []
-        # Raw images are read by threads that need no interpreter; others are decoded
-        # by these, one part of a batch by the calling one.
-        self._num_parts = 1 if shards.manifest.encoding == "raw" else count_workers(0)
-        self._threads = ThreadPoolExecutor(max(self._num_parts - 1, 1))
+        self._free_buffers: list[np.ndarray] = []
+        # Raw images are read by threads of their own, in compiled code. Encoded images
+        # are decoded in chunks: one by the calling thread, the others by these threads.
+        self._num_chunks = 1 if shards.manifest.encoding == "raw" else count_workers(0)
+        self._threads = ThreadPoolExecutor(max(self._num_chunks - 1, 1))
 
-    def __call__(
+    def load(
         self, examples: np.ndarray, num_images: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Load a batch, using all cores.
+        """Load a batch on all cores.
 
         Args:
-            examples: int64 [B], positions in `rows`.
-            num_images: of the array to return, where it is to have more than B.
+            examples: int64 [B], positions within the split.
+            num_images: Length of the returned array, if it is to be longer than B.
 
         Returns:
-            uint8 RGB [B, H, W, 3], and int64 [B] of the examples that it shows: others
-            than asked for where damaged records were skipped.
+            uint8 RGB [B, H, W, 3], and int64 [B], the examples that were loaded. They
+            differ from `examples` where a damaged record was skipped.
         """
         count = len(examples)
-        images = self._take(num_images or count)
-        cuts = [count * x // self._num_parts for x in range(self._num_parts + 1)]
-        parts = [slice(*ends) for ends in itertools.pairwise(cuts)]
-        others = [
-            self._threads.submit(self._load, examples[part], images[part])
-            for part in parts[1:]
+        images = self._lend_array(num_images or count)
+        edges = [count * x // self._num_chunks for x in range(self._num_chunks + 1)]
+        chunks = [slice(*ends) for ends in itertools.pairwise(edges)]
+        futures = [
+            self._threads.submit(self._load_chunk, examples[chunk], images[chunk])
+            for chunk in chunks[1:]
         ]
         try:
-            shown = [self._load(examples[parts[0]], images[parts[0]])]
+            loaded = [self._load_chunk(examples[chunks[0]], images[chunks[0]])]
         finally:
-            wait(others)  # nobody writes to memory that was let go
-        return images, np.concatenate(shown + [other.result() for other in others])
+            wait(futures)  # no thread may write to memory that was released
+        return images, np.concatenate(loaded + [future.result() for future in futures])
 
-    def _load(self, examples: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Fill `images`; return the examples that they show."""
+    def _load_chunk(self, examples: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Fill `images`; return the examples that were loaded."""
         while True:
             if self._on_corrupt == "skip":
                 examples = self._replace_damaged(examples)
@@ -109,37 +118,37 @@ class Loader:
                 return examples
 
     def _replace_damaged(self, examples: np.ndarray) -> np.ndarray:
-        """Put the next photograph of its class in each damaged one's place."""
-        damaged = self._shards.damaged
-        if not damaged:
+        """Replace each damaged example by the next intact one of its class."""
+        damaged_rows = self._shards.damaged
+        if not damaged_rows:
             return examples
-        lost = np.isin(self._rows, list(damaged))
+        is_damaged = np.isin(self._rows, list(damaged_rows))
         examples = examples.copy()
-        for place in np.flatnonzero(lost[examples]):
+        for place in np.flatnonzero(is_damaged[examples]):
             example = examples[place]
-            like = (self._classes == self._classes[example]) & ~lost
-            whole = np.flatnonzero(like)
-            if not len(whole):
+            same_class = self._classes == self._classes[example]
+            intact = np.flatnonzero(same_class & ~is_damaged)
+            if not len(intact):
                 raise RecordError(
-                    f"every record of a class is damaged; run drtf verify "
+                    "all records of a class are damaged: run drtf verify "
                     f"{self._shards.folder}"
                 )
-            after = np.searchsorted(whole, example)
-            examples[place] = whole[after % len(whole)]
+            examples[place] = intact[np.searchsorted(intact, example) % len(intact)]
         return examples
 
-    def _take(self, num_images: int) -> np.ndarray:
-        """Lend an array [num_images, H, W, 3]; it is free again when it is let go."""
+    def _lend_array(self, num_images: int) -> np.ndarray:
+        """Return an array [num_images, H, W, 3]; its buffer is reused after its end."""
         size = self._shards.manifest.image_size
         shape = (num_images, size, size, 3)
+        num_bytes = math.prod(shape)
         try:
-            buffer = self._free.pop()
+            buffer = self._free_buffers.pop()
         except IndexError:
             buffer = np.empty(0, np.uint8)
-        if buffer.size < math.prod(shape):
-            # TensorFlow takes memory over as it is where it begins at a multiple of 64.
-            room = np.empty(math.prod(shape) + ALIGNMENT, np.uint8)
-            buffer = room[-room.ctypes.data % ALIGNMENT :][: math.prod(shape)]
-        lent = buffer[: math.prod(shape)].reshape(shape)
-        weakref.finalize(lent, self._free.append, buffer).atexit = False
+        if buffer.size < num_bytes:
+            # TensorFlow takes aligned memory without a copy.
+            memory = np.empty(num_bytes + ALIGNMENT_BYTES, np.uint8)
+            buffer = memory[-memory.ctypes.data % ALIGNMENT_BYTES :][:num_bytes]
+        lent = buffer[:num_bytes].reshape(shape)
+        weakref.finalize(lent, self._free_buffers.append, buffer).atexit = False
         return lent

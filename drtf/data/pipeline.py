@@ -1,4 +1,4 @@
-"""The tf.data pipeline: from the order of an epoch to batches, one element a batch."""
+"""The tf.data pipeline: from the order of an epoch to batches of images."""
 
 import functools
 import math
@@ -21,10 +21,12 @@ from drtf.errors import DrtfError, RecordError
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS, TaskName
 
-BATCHES_READY = 1
-# Each call uses all cores; a second one has the next batch begun when it ends.
-NUM_CALLS = 2
-# Far longer than TensorFlow takes from one refused call to the next.
+# Batches that wait for the training step.
+NUM_PREFETCHED = 1
+# Batches that are loaded at a time. Each load uses all cores; the second one keeps the
+# cores busy when the first one ends.
+NUM_PARALLEL_LOADS = 2
+# Much longer than TensorFlow takes from one refused call to the next.
 QUIET_SECONDS = 0.01
 BALANCED = SamplingConfig()
 
@@ -38,26 +40,26 @@ def count_steps(
     batch_size: int,
     num_parts: int = 1,
 ) -> int:
-    """Return the number of batches of an epoch; the last one may be smaller.
+    """Return the number of batches in an epoch; the last one may be smaller.
 
-    What would not do for all parts of a last batch belongs to the one before it.
+    A final batch too small to give each part one image is merged into the batch before.
     """
     num_drawn = sum(count_draws(count_examples(shards, split, task), sampling))
-    num_whole, num_left = divmod(num_drawn, batch_size)
-    return max(1, num_whole + (num_left >= num_parts))
+    num_full, num_left = divmod(num_drawn, batch_size)
+    return max(1, num_full + (num_left >= num_parts))
 
 
 @dataclass(frozen=True)
-class State:
-    """Where a stream of training batches stands; all batches to come follow from it.
+class StreamPosition:
+    """A position in the stream of training batches, which fixes all batches to come.
 
-    `State(**json.loads(json.dumps(asdict(state))))` is an equal state.
+    It survives JSON: `StreamPosition(**json.loads(json.dumps(asdict(position))))`.
 
     Attributes:
-        seed: of the order and of the augmentation.
-        epoch: of the next batch, from 0.
-        step: of the next batch in its epoch, from 0; or as many as an epoch has, where
-            the next epoch's first batch is the next one.
+        seed: Of the order and of the augmentation.
+        epoch: Of the next batch, from 0.
+        step: Of the next batch in its epoch, from 0. The number of steps in an epoch
+            stands for the first batch of the next epoch.
     """
 
     seed: int = 42
@@ -68,8 +70,8 @@ class State:
         if min(self.seed, self.epoch, self.step) < 0:
             raise ValueError(f"seed, epoch and step must not be negative; got {self}")
 
-    def advance(self, num_batches: int) -> "State":
-        """Return where the stream stands some batches further in the same epoch."""
+    def advance(self, num_batches: int) -> "StreamPosition":
+        """Return the position some batches later in the same epoch."""
         return replace(self, step=self.step + num_batches)
 
 
@@ -81,42 +83,43 @@ def train_dataset(
     sampling: SamplingConfig = BALANCED,
     batch_size: int = 256,
     epochs: int = 1,
-    state: State = State(),
+    start: StreamPosition = StreamPosition(),
     parts: Sequence[int] = (0,),
     num_parts: int = 1,
 ) -> tf.data.Dataset:
     """Stream epochs of globally shuffled, class-balanced batches.
 
     The batch of a step is a pure function of (seed, epoch, step). Several devices or
-    hosts each take parts of it, which in turn are the batch that one would get.
+    hosts each take some parts of it. Joined in their order, the parts are the batch
+    that a single device would get.
 
     Args:
-        shards: an open set; it must stay open while the dataset is read.
-        split: of the set.
-        task: what the labels say.
-        sampling: the `sampling` section.
-        batch_size: images in a whole batch; the last one of an epoch may have fewer.
-        epochs: at which to end, counted from the first one.
-        state: where to begin.
-        parts: of each batch, from 0; each is an element of the dataset.
-        num_parts: that each batch is cut into, all of one size or one apart.
+        shards: An open dataset. It must stay open while batches are read.
+        split: Of the dataset.
+        task: Defines the labels.
+        sampling: The `sampling` section.
+        batch_size: Images per batch; the last batch of an epoch may have fewer.
+        epochs: Total number of epochs, including those before `start`.
+        start: Position of the first batch.
+        parts: Indices of the batch parts to yield, from 0, each as one element.
+        num_parts: Number of near-equal parts that each batch is split into.
 
     Returns:
         Batches as a dict: `image` uint8 [B, H, W, 3], `label` int64 [B], `row` int64
-        [B] (in the set's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
+        [B] (of the dataset's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
 
     Raises:
-        ValueError: if the epoch has no such step, or a batch no such part.
-        RecordError: while it is read, inside TensorFlow's error, at a damaged record;
-            see `record_errors`.
+        ValueError: If an epoch has no such step, or a batch no such part.
+        RecordError: At a damaged record, while batches are read. TensorFlow wraps it in
+            an error of its own; see `record_errors`.
     """
     if batch_size < 1 or not parts or not 0 <= min(parts) <= max(parts) < num_parts:
         raise ValueError(
             f"batch_size must be positive and parts below num_parts; got "
             f"batch_size={batch_size}, parts={list(parts)}, num_parts={num_parts}"
         )
-    rows, classes = split_examples(shards, split, task)
-    steps = count_steps(
+    rows, classes = rows_and_classes(shards, split, task)
+    num_steps = count_steps(
         shards,
         split=split,
         task=task,
@@ -124,47 +127,53 @@ def train_dataset(
         batch_size=batch_size,
         num_parts=num_parts,
     )
-    if state.step > steps:
+    if start.step > num_steps:
         raise ValueError(
-            f"an epoch has {steps} steps of {batch_size} photographs; got {state}"
+            f"an epoch has {num_steps} steps of {batch_size} photographs; got {start}"
         )
-    load = Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
+    loader = Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
 
-    # Always by one thread, since each keeps of the memory that it once took.
+    # A single thread plans all epochs: each thread keeps the memory it has once used.
     planner = ThreadPoolExecutor(1)
 
-    @functools.lru_cache(maxsize=3)  # an epoch's end, the next one, and the one after
+    @functools.lru_cache(maxsize=3)  # the epochs that are ending, running and next
     def begin_plan(epoch: int) -> Future[np.ndarray]:
         return planner.submit(
-            plan_epoch, classes, sampling, seed=state.seed, epoch=epoch
+            plan_epoch, classes, sampling, seed=start.seed, epoch=epoch
         )
 
-    def gather(number: np.ndarray) -> tuple[np.ndarray, ...]:
-        batch, place = divmod(int(number), len(parts))
-        epoch, step = divmod(batch, steps)
+    def load_part(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        # Which part of which batch, and which epoch's order it follows.
+        batch, part_number = divmod(int(number), len(parts))
+        epoch, step = divmod(batch, num_steps)
         order = begin_plan(epoch).result()
-        begin_plan(epoch + 1)  # while this one is read
+        begin_plan(epoch + 1)  # in the background, while this epoch is read
+
+        # The part's stretch of the epoch's order.
         first = step * batch_size
-        last = step == steps - 1
-        count = len(order) - first if last else batch_size
-        mine = slice(
-            first + count * parts[place] // num_parts,
-            first + count * (parts[place] + 1) // num_parts,
+        is_last = step == num_steps - 1
+        size = len(order) - first if is_last else batch_size
+        part = parts[part_number]
+        stretch = slice(
+            first + size * part // num_parts, first + size * (part + 1) // num_parts
         )
-        images, examples = load(order[mine])
-        # A photograph that comes twice in an epoch is changed in two ways: it is the
-        # place in the epoch that seeds, not the photograph.
+
+        # Its images; a damaged record may have been replaced by another example.
+        images, examples = loader.load(order[stretch])
+
+        # A seed for each place in the epoch, not for each photograph: one that comes
+        # twice is augmented in two ways.
         seeds = np.empty((len(examples), 2), np.uint32)
-        seeds[:, 0] = np.random.SeedSequence([state.seed, epoch]).generate_state(1)
-        seeds[:, 1] = np.arange(mine.start, mine.stop)
+        seeds[:, 0] = np.random.SeedSequence([start.seed, epoch]).generate_state(1)
+        seeds[:, 1] = np.arange(stretch.start, stretch.stop)
         labels = classes[examples].astype(np.int64)
         return images, labels, rows[examples], seeds.view(np.int32)
 
     size = shards.manifest.image_size
-    start = state.epoch * steps + state.step
-    return _dataset(
-        gather,
-        range(len(parts) * start, len(parts) * epochs * steps),
+    num_before = start.epoch * num_steps + start.step
+    return _stream(
+        load_part,
+        range(len(parts) * num_before, len(parts) * epochs * num_steps),
         {
             "image": tf.TensorSpec([None, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([None], tf.int64),
@@ -186,12 +195,12 @@ def eval_dataset(
     """Stream each photograph of a split exactly once, in the order of the index.
 
     Args:
-        shards: an open set; it must stay open while the dataset is read.
-        split: of the set.
-        task: what the labels say.
-        batch_size: images in each batch.
-        on_corrupt: what becomes of a damaged record.
-        num_parts: devices that take batches in turn; the number of batches is a
+        shards: An open dataset. It must stay open while batches are read.
+        split: Of the dataset.
+        task: Defines the labels.
+        batch_size: Images per batch.
+        on_corrupt: Whether a damaged record is an error or is skipped.
+        num_parts: Devices that take batches in turn. The number of batches is a
             multiple of it.
 
     Returns:
@@ -199,26 +208,26 @@ def eval_dataset(
         [B, H, W, 3], `label` int64 [B], `row` int64 [B] (-1 where padded) and `mask`
         bool [B] (false where padded, and where a damaged record was skipped).
     """
-    rows, classes = split_examples(shards, split, task)
+    rows, classes = rows_and_classes(shards, split, task)
     size = shards.manifest.image_size
-    # What stands in for a damaged record is masked, so any other one will do.
-    load = Loader(shards, rows, np.zeros_like(classes), on_corrupt=on_corrupt)
+    # A damaged record's replacement is masked, so it may be of any class.
+    loader = Loader(shards, rows, np.zeros_like(classes), on_corrupt=on_corrupt)
 
-    def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
-        start = int(step) * batch_size
-        examples = np.arange(len(rows))[start : start + batch_size]
-        images, shown = load(examples, batch_size)
+    def load_batch(step: np.ndarray) -> tuple[np.ndarray, ...]:
+        first = int(step) * batch_size
+        examples = np.arange(len(rows))[first : first + batch_size]
+        images, loaded = loader.load(examples, batch_size)
         images[len(examples) :] = 0
-        num_padded = batch_size - len(examples)
+        padding = (0, batch_size - len(examples))
         return (
             images,
-            np.pad(classes[examples].astype(np.int64), (0, num_padded)),
-            np.pad(rows[examples], (0, num_padded), constant_values=-1),
-            np.pad(shown == examples, (0, num_padded)),
+            np.pad(classes[examples].astype(np.int64), padding),
+            np.pad(rows[examples], padding, constant_values=-1),
+            np.pad(loaded == examples, padding),
         )
 
-    return _dataset(
-        gather,
+    return _stream(
+        load_batch,
         range(math.ceil(len(rows) / batch_size / num_parts) * num_parts),
         {
             "image": tf.TensorSpec([batch_size, size, size, 3], tf.uint8),
@@ -231,56 +240,58 @@ def eval_dataset(
 
 @contextmanager
 def record_errors() -> Iterator[None]:
-    """Raise what a reader raised inside tf.data as itself, not as TensorFlow's error.
+    """Turn TensorFlow's error about a damaged record back into a RecordError.
 
     Raises:
-        RecordError: if a damaged record stopped the stream.
+        RecordError: If a damaged record stopped the stream.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(r"RecordError: (.*)", str(error))
-        if found is None:
+        match = re.search(r"RecordError: (.*)", str(error))
+        if match is None:
             raise
-        raise RecordError(found[1]) from error
+        raise RecordError(match[1]) from error
 
 
-def split_examples(
+def rows_and_classes(
     shards: ShardDataset, split: str, task: TaskName
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a split, int64 [n], and their classes, int8 [n]."""
+    """Return the index rows of a split, int64 [n], and their classes, int8 [n]."""
     rows = shards.split_rows(split)
     return rows, TASKS[task].classes(shards.grades[rows])
 
 
 def count_examples(shards: ShardDataset, split: str, task: TaskName) -> np.ndarray:
-    """Return how many photographs of each class a split has, int64 [c]."""
-    _, classes = split_examples(shards, split, task)
+    """Return the number of photographs in each class of a split, int64 [c]."""
+    _, classes = rows_and_classes(shards, split, task)
     return np.bincount(classes, minlength=TASKS[task].num_classes)
 
 
 def binary_labels(shards: ShardDataset, split: str, task: TaskName) -> np.ndarray:
-    """Return which photographs of a split are positive, int64 [n], 1 for those.
+    """Return the binary labels of a split, int64 [n], 1 for positive photographs.
 
     Raises:
-        DrtfError: if all are, or none.
+        DrtfError: If all photographs are positive, or none are.
     """
     labels = TASKS[task].labels(shards.grades[shards.split_rows(split)])
     if labels.all() or not labels.any():
         first = TASKS[task].positive_from
         raise DrtfError(
-            f"split {split!r} of {shards.folder} has photographs of one class only for "
-            f"the task {task!r}: it needs grades below {first}, and from {first} on"
+            f"all photographs of split {split!r} of {shards.folder} are of one class "
+            f"of the task {task!r}: grades below {first} and grades of {first} or "
+            "higher are both required"
         )
     return labels
 
 
-class _Calls:
-    """Calls from TensorFlow's threads, none of which goes on when Python ends.
+class _StoppableCalls:
+    """Calls a function from TensorFlow's threads until the dataset or Python ends.
 
-    Python kills a thread that comes back to it too late, and the iterator would wait
-    for that thread without end. TensorFlow keeps what it calls for as long as the
-    process lives, so this only refers to the function, which the dataset keeps.
+    At exit, Python kills a thread that returns to it too late, and the iterator would
+    wait for that thread forever. So calls are refused from then on. TensorFlow keeps
+    this object for as long as the process lives: it holds only a weak reference to the
+    function, and the dataset holds the function.
     """
 
     def __init__(
@@ -290,50 +301,64 @@ class _Calls:
         self._lock = threading.Lock()
         self._num_begun = 0
         self._num_ended = 0
-        self._stopped = False
+        self._is_stopped = False
         weakref.finalize(function, self._stop)  # at exit at the latest
 
     def __call__(self, number: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Call the function, or refuse to."""
+        """Call the function.
+
+        Raises:
+            RuntimeError: If the dataset was deleted or Python is about to exit.
+        """
         with self._lock:
             self._num_begun += 1
         try:
             function = self._function()
-            if self._stopped or function is None:
-                raise RuntimeError("the dataset is gone, or Python about to end")
+            if self._is_stopped or function is None:
+                raise RuntimeError("the dataset was deleted, or Python is exiting")
             return function(number)
         finally:
             with self._lock:
                 self._num_ended += 1
 
     def _stop(self) -> None:
-        """Have all calls from now on refused, and wait until none comes."""
-        self._stopped = True
+        """Refuse calls from now on, and wait until no more calls come."""
+        self._is_stopped = True
         num_seen = -1
         while not self._num_begun == self._num_ended == num_seen:
             num_seen = self._num_begun
             time.sleep(QUIET_SECONDS)
 
 
-def _dataset(
-    gather: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+def _stream(
+    load_batch: Callable[[np.ndarray], tuple[np.ndarray, ...]],
     numbers: range,
     specs: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
-    calls = _Calls(gather)
+    """Return a dataset with one element for each batch.
 
-    # The dataset keeps this function, and that what it gathers by.
-    def load(number: tf.Tensor, _gather: object = gather) -> dict[str, tf.Tensor]:
-        values = tf.numpy_function(
+    Args:
+        load_batch: Takes a number and returns arrays in the order of `specs`.
+        numbers: Of the batches.
+        specs: The elements' tensors, by name.
+    """
+    calls = _StoppableCalls(load_batch)
+
+    # The default argument makes the dataset hold `load_batch`.
+    def load(number: tf.Tensor, _function: object = load_batch) -> dict[str, tf.Tensor]:
+        arrays = tf.numpy_function(
             calls, [number], [spec.dtype for spec in specs.values()], stateful=False
         )
         return {
-            name: tf.ensure_shape(value, spec.shape)
-            for (name, spec), value in zip(specs.items(), values, strict=True)
+            name: tf.ensure_shape(array, spec.shape)
+            for (name, spec), array in zip(specs.items(), arrays, strict=True)
         }
 
-    # Numbers of batches first: they cost nothing to split, skip or resume.
+    # Stage 1: the numbers of the batches, which cost nothing to split or to skip.
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
-    # One element a batch, so Python is entered once a batch, not once an image.
-    dataset = dataset.map(load, num_parallel_calls=NUM_CALLS, deterministic=True)
-    return dataset.prefetch(BATCHES_READY)
+    # Stage 2: load a whole batch per call, so that Python runs once per batch.
+    dataset = dataset.map(
+        load, num_parallel_calls=NUM_PARALLEL_LOADS, deterministic=True
+    )
+    # Stage 3: keep a batch ready while the device works on the one before.
+    return dataset.prefetch(NUM_PREFETCHED)

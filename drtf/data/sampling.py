@@ -1,4 +1,4 @@
-"""The order of an epoch: a pure function of the classes, the seed and the epoch."""
+"""The order of an epoch, a pure function of the classes, the seed and the epoch."""
 
 import math
 from typing import Literal
@@ -14,57 +14,61 @@ MAX_EPOCH_RATIO = 1000
 def plan_epoch(
     classes: np.ndarray, config: SamplingConfig, *, seed: int, epoch: int
 ) -> np.ndarray:
-    """Order one epoch so that each class has its exact share, everywhere in it.
+    """Plan the order of one epoch, with the exact fraction of each class throughout.
 
-    No photograph of a class comes a second time before all of the class have come
-    once: a class that is drawn more often than it has photographs is gone through in
-    whole reshuffled passes, each beginning with another photograph than the last one
-    ended with. The classes are interleaved evenly, so any stretch of the order (a
-    batch, or a reader's part of one) holds them in their shares to within one or two.
+    No photograph comes a second time before all photographs of its class have come
+    once. A class that is drawn more often than it has photographs is repeated in whole
+    reshuffled passes; no pass starts with the photograph that ended the one before. The
+    classes are interleaved evenly, so any stretch of the order (a batch, or a part of
+    one) has each class in its fraction to within one or two photographs.
 
     Args:
-        classes: int64 [n], each photograph's class, from 0.
-        config: the `sampling` section.
-        seed: of the run.
-        epoch: from 0.
+        classes: int [n], the class of each example, from 0.
+        config: The `sampling` section.
+        seed: Of the stream.
+        epoch: From 0.
 
     Returns:
-        int64 [m], positions in `classes`; `natural` gives a permutation, `balanced`
-        every photograph of the largest class exactly once.
+        int64 [m], examples in the order in which they are drawn. `natural` gives a
+        permutation; `balanced` has each example of the largest class exactly once.
 
     Raises:
-        ConfigError: if weights are asked for and don't fit the classes.
+        ConfigError: If `sampling.weights` is used and does not fit the classes.
     """
     draws = count_draws(np.bincount(classes, minlength=len(config.weights)), config)
-    times = [(np.arange(count) + 0.5) / count for count in draws]
+    # Each class spreads its draws evenly over the epoch, which lasts from 0 to 1.
+    times = [(np.arange(num_draws) + 0.5) / num_draws for num_draws in draws]
     order = np.empty(sum(draws), np.int64)
-    for number, count in enumerate(draws):
-        if count:
+    for number, num_draws in enumerate(draws):
+        if num_draws:
             rng = np.random.default_rng([seed, epoch, number])
             members = np.flatnonzero(classes == number)
-            order[_find_places(times, number)] = _draw(members, count, rng)
+            order[_merged_places(times, number)] = _draw(members, num_draws, rng)
     return order
 
 
-def _find_places(times: list[np.ndarray], number: int) -> np.ndarray:
-    """Return where a class's draws stand among all, sorted by time, then by class."""
+def _merged_places(times: list[np.ndarray], number: int) -> np.ndarray:
+    """Return the places of a class's draws after sorting all by time, then by class."""
     places = np.arange(len(times[number]))
-    for other, theirs in enumerate(times):
+    for other, other_times in enumerate(times):
         if other != number:
             side: Literal["left", "right"] = "right" if other < number else "left"
-            places += np.searchsorted(theirs, times[number], side)
+            places += np.searchsorted(other_times, times[number], side)
     return places
 
 
 def count_draws(counts: np.ndarray, config: SamplingConfig) -> list[int]:
     """Return how often each class is drawn in an epoch.
 
-    An epoch is the shortest in which the shares are kept and every photograph of a
-    class with a weight comes at least once.
+    An epoch is as short as the classes' fractions allow if each photograph of a class
+    with a weight above 0 comes at least once.
 
     Args:
-        counts: int64 [c], photographs by class.
-        config: the `sampling` section.
+        counts: int64 [c], photographs of each class.
+        config: The `sampling` section.
+
+    Raises:
+        ConfigError: If `sampling.weights` is used and does not fit the classes.
     """
     present = counts > 0
     if config.mode == "natural":
@@ -75,8 +79,9 @@ def count_draws(counts: np.ndarray, config: SamplingConfig) -> list[int]:
         weights = np.asarray(config.weights)
         if len(weights) != len(counts) or not weights[present].any():
             raise ConfigError(
-                f"sampling.weights needs one number for each of the {len(counts)} "
-                f"classes, not all zero; got {list(config.weights)}"
+                f"sampling.weights requires one number for each of the {len(counts)} "
+                "classes, and one above 0 for a class with photographs; got "
+                f"{list(config.weights)}"
             )
         weights = np.where(present, weights, 0.0)
     drawn = weights > 0
@@ -84,19 +89,21 @@ def count_draws(counts: np.ndarray, config: SamplingConfig) -> list[int]:
     length = scale * weights.sum()
     if length > MAX_EPOCH_RATIO * counts.sum():
         raise ConfigError(
-            f"sampling.weights {list(config.weights)} make an epoch of {length:.3g} "
-            f"photographs from {counts.sum()}: bring the weights closer together"
+            f"sampling.weights={list(config.weights)} turn {counts.sum()} photographs "
+            f"into an epoch of {length:.3g}, more than {MAX_EPOCH_RATIO} times as "
+            "many: choose weights that are closer together"
         )
     return [math.floor(weight * scale + 0.5) for weight in weights]
 
 
-def _draw(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _draw(members: np.ndarray, num_draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw from the members in whole passes, each shuffled."""
     passes = []
     last = -1
-    for _ in range(math.ceil(count / len(members))):
-        order = rng.permutation(members)
-        if order[0] == last and len(order) > 1:
-            order[[0, -1]] = order[[-1, 0]]
-        last = order[-1]
-        passes.append(order)
-    return np.concatenate(passes)[:count]
+    for _ in range(math.ceil(num_draws / len(members))):
+        shuffled = rng.permutation(members)
+        if shuffled[0] == last and len(shuffled) > 1:
+            shuffled[[0, -1]] = shuffled[[-1, 0]]
+        last = shuffled[-1]
+        passes.append(shuffled)
+    return np.concatenate(passes)[:num_draws]

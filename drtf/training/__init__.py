@@ -1,1 +1,1 @@
-"""Training: from a set and a config to a run folder, exactly resumable."""
+"""Training: from a dataset and a config to a run folder, with exact resume."""

@@ -1,4 +1,4 @@
-"""Callbacks: what happens around the epochs of a training, beside Keras's own."""
+"""Callbacks of a training, in addition to Keras's own."""
 
 import io
 import math
@@ -17,13 +17,13 @@ from drtf.tasks import TASKS, Task
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
-NUM_SHOWN = 8
+NUM_PER_CLASS = 8
 
 
 def build_callbacks(
     config: TrainConfig,
     *,
-    keeper: "BestModel",
+    best_model: "BestModel",
     validation: Validation,
     trainer: Trainer,
     load_batch: Callable[[], Batch],
@@ -32,24 +32,24 @@ def build_callbacks(
     """Build the callbacks that the `train` section asks for.
 
     Args:
-        config: the `train` section.
-        keeper: of the best model, one of them.
-        validation: that is shown in TensorBoard.
-        trainer: whose augmentation is shown there.
-        load_batch: loads what to show it on.
+        config: The `train` section.
+        best_model: The callback that saves the best model.
+        validation: Its ROC curve and confusion matrix are shown in TensorBoard.
+        trainer: Its augmentation is shown in TensorBoard.
+        load_batch: Loads a batch to augment.
         logs: TensorBoard's folder.
     """
     callbacks = [
-        keeper,
+        best_model,
         keras.callbacks.TensorBoard(logs, write_graph=False),
-        AugmentedPage(trainer, load_batch, logs / "train"),
-        BestFigures(keeper, validation, logs / "validation"),
+        AugmentedImages(trainer, load_batch, logs / "train"),
+        BestFigures(best_model, validation, logs / "validation"),
     ]
     if config.schedule == "plateau":
         monitor = _metric_name(config.plateau_monitor, TASKS[config.task])
         plateau = keras.callbacks.ReduceLROnPlateau(
             monitor,
-            mode=_find_mode(monitor),
+            mode=_metric_mode(monitor),
             factor=config.plateau_factor,
             patience=config.plateau_patience,
         )
@@ -58,7 +58,7 @@ def build_callbacks(
         monitor = monitor_name(config)
         stopping = keras.callbacks.EarlyStopping(
             monitor,
-            mode=_find_mode(monitor),
+            mode=_metric_mode(monitor),
             patience=config.early_stopping_patience,
         )
         callbacks.append(stopping)
@@ -66,7 +66,7 @@ def build_callbacks(
 
 
 def monitor_name(config: TrainConfig) -> str:
-    """Return the name in the history of what the best epoch is chosen by."""
+    """Return the name in the history of the metric that selects the best epoch."""
     return _metric_name(config.monitor, TASKS[config.task])
 
 
@@ -74,16 +74,16 @@ def _metric_name(monitor: Monitor, task: Task) -> str:
     return f"val_{task.default_monitor if monitor == 'auto' else monitor}"
 
 
-def _find_mode(monitor: str) -> str:
+def _metric_mode(monitor: str) -> str:
     return "min" if monitor == "val_loss" else "max"
 
 
 class BestModel(keras.callbacks.Callback):
-    """Keeps the model of the best epoch; of equal ones, that of the lower loss.
+    """Saves the model of the best epoch. Of equal epochs, the lower loss wins.
 
     Attributes:
-        best: what is highest in the best epoch so far.
-        best_epoch: its number, from 1.
+        best: The values that the best epoch so far has: metric and negative loss.
+        best_epoch: Its number, from 1; 0 before the first epoch.
     """
 
     def __init__(self, save: Callable[[], None], *, monitor: str) -> None:
@@ -94,18 +94,18 @@ class BestModel(keras.callbacks.Callback):
         self.best_epoch = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save the model where this epoch is the best so far."""
+        """Save the model if this epoch is the best so far."""
         logs = logs or {}
         loss = logs["val_loss"]
-        found = [-loss if self._monitor == "val_loss" else logs[self._monitor], -loss]
-        if found > self.best:
-            self.best = found
+        metric = -loss if self._monitor == "val_loss" else logs[self._monitor]
+        if [metric, -loss] > self.best:
+            self.best = [metric, -loss]
             self.best_epoch = epoch + 1
             self._save()
 
 
-class AugmentedPage(keras.callbacks.Callback):
-    """Shows photographs as training sees them in TensorBoard, before its first step."""
+class AugmentedImages(keras.callbacks.Callback):
+    """Shows augmented photographs in TensorBoard before the first step."""
 
     def __init__(
         self, trainer: Trainer, load_batch: Callable[[], Batch], logs: Path
@@ -116,7 +116,7 @@ class AugmentedPage(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(str(logs))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Draw some of each class."""
+        """Draw some photographs of each class."""
         if epoch:
             return
         batch = self._load_batch()
@@ -130,7 +130,7 @@ class AugmentedPage(keras.callbacks.Callback):
             [
                 (
                     f"Class {number}",
-                    [("", x) for x in pixels[classes == number][:NUM_SHOWN]],
+                    [("", x) for x in pixels[classes == number][:NUM_PER_CLASS]],
                 )
                 for number in np.unique(classes)
             ],
@@ -141,18 +141,20 @@ class AugmentedPage(keras.callbacks.Callback):
 class BestFigures(keras.callbacks.Callback):
     """Shows ROC curve and confusion matrix of each new best epoch in TensorBoard."""
 
-    def __init__(self, keeper: BestModel, validation: Validation, logs: Path) -> None:
+    def __init__(
+        self, best_model: BestModel, validation: Validation, logs: Path
+    ) -> None:
         super().__init__()
-        self._keeper = keeper
+        self._best_model = best_model
         self._validation = validation
         self._writer = tf.summary.create_file_writer(str(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Draw where the model was just kept."""
-        if self._keeper.best_epoch != epoch + 1:
+        """Draw the figures if this epoch is the best so far."""
+        if self._best_model.best_epoch != epoch + 1:
             return
         validation = self._validation
-        positive, scores = validation.disease_scores()
+        positive, scores = validation.labels_and_scores()
         roc, confusion = io.BytesIO(), io.BytesIO()
         roc_auc = (logs or {})["val_roc_auc"]
         caption = f"AUC {roc_auc:.3f}"
@@ -168,7 +170,7 @@ class BestFigures(keras.callbacks.Callback):
 def _write_image(
     writer: tf.summary.SummaryWriter, name: str, png: io.BytesIO, *, step: int
 ) -> None:
-    """Write a picture to TensorBoard."""
+    """Write an image to TensorBoard."""
     with writer.as_default():
         tf.summary.image(name, tf.io.decode_png(png.getvalue())[None], step=step)
     writer.flush()

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training is after a step, in files whole or absent."""
+"""Checkpoints: the complete state of a training after a step, written atomically."""
 
 import hashlib
 import io
@@ -16,43 +16,43 @@ from drtf.files import partial_path, sync_folder, write_atomic
 FOLDER = "checkpoints"
 SUFFIX = ".checkpoint"
 DAMAGED_SUFFIX = ".damaged"
-FACTS = "facts"
-MODEL = "model"
+STATE_KEY = "state"
+MODEL_KEY = "model"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a training goes on from.
+    """The state that a training resumes from.
 
     Attributes:
-        num_steps: done since its beginning.
-        facts: all that is no array, as JSON knows it.
-        arrays: the values of its variables, in their order.
-        model: the file of the best model so far; empty where there is none.
+        num_steps: Steps since the start of the training.
+        state: Everything that is not an array, as JSON values.
+        arrays: The values of the trainer's variables, in their order.
+        model: The bytes of model.keras, the best model so far; empty if there is none.
     """
 
     num_steps: int
-    facts: dict[str, Any]
+    state: dict[str, Any]
     arrays: list[np.ndarray]
     model: bytes
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path:
-    """Write a checkpoint below a run folder, and remove those too old to be kept.
+    """Write a checkpoint into a run folder, and remove all but the newest `num_kept`.
 
-    The file is NumPy's npz, then its SHA-256.
+    The file is an npz of NumPy, followed by its SHA-256.
     """
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
-    for left_over in folder.glob(partial_path(folder / f"*{SUFFIX}").name):
-        left_over.unlink()  # of a save that was killed
+    for partial in folder.glob(partial_path(folder / f"*{SUFFIX}").name):
+        partial.unlink()  # left by a process that was killed while saving
     file = io.BytesIO()
-    facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
+    state = np.frombuffer(json.dumps(checkpoint.state).encode(), np.uint8)
     model = np.frombuffer(checkpoint.model, np.uint8)
     arrays = {str(number): x for number, x in enumerate(checkpoint.arrays)}
-    np.savez(file, **{FACTS: facts, MODEL: model}, **arrays)
+    np.savez(file, **{STATE_KEY: state, MODEL_KEY: model}, **arrays)
     data = file.getvalue()
     path = folder / f"step-{checkpoint.num_steps:010d}{SUFFIX}"
     write_atomic(path, data + hashlib.sha256(data).digest())
@@ -63,18 +63,18 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """List a run's checkpoints, the newest first."""
+    """List the checkpoints of a run, newest first."""
     return sorted((run / FOLDER).glob(f"step-*{SUFFIX}"), reverse=True)
 
 
-def load_newest(run: Path) -> Checkpoint | None:
-    """Load the newest checkpoint that is whole, and set aside those newer than it.
+def load_newest_checkpoint(run: Path) -> Checkpoint | None:
+    """Load the newest intact checkpoint, and rename the damaged ones after it.
 
     Returns:
-        None where there is none at all.
+        None if there are no checkpoints.
 
     Raises:
-        RunError: if there are some, and none is whole.
+        RunError: If all checkpoints are damaged.
     """
     damaged: list[Path] = []
     for path in list_checkpoints(run):
@@ -86,12 +86,13 @@ def load_newest(run: Path) -> Checkpoint | None:
             continue
         for newer in damaged:
             newer.rename(newer.with_suffix(DAMAGED_SUFFIX))
-            _log.warning("going on from %s, the one before", path)
+        if damaged:
+            _log.warning("resuming from %s, the newest intact checkpoint", path)
         return checkpoint
     if damaged:
         raise RunError(
-            f"none of the {len(damaged)} checkpoints in {run / FOLDER} is whole: train "
-            f"into another folder, or remove {run} to begin anew"
+            f"all {len(damaged)} checkpoints in {run / FOLDER} are damaged: train into "
+            f"another folder, or remove {run} to start again"
         )
     return None
 
@@ -100,9 +101,9 @@ def _load(path: Path) -> Checkpoint:
     data = path.read_bytes()
     size = hashlib.sha256().digest_size
     if hashlib.sha256(data[:-size]).digest() != data[-size:]:
-        raise ValueError("its bytes have not the hash that ends them")
+        raise ValueError("its content does not match its SHA-256")
     with np.load(io.BytesIO(data[:-size]), allow_pickle=False) as file:
-        facts = json.loads(file[FACTS].tobytes())
-        model = file[MODEL].tobytes()
+        state = json.loads(file[STATE_KEY].tobytes())
+        model = file[MODEL_KEY].tobytes()
         arrays = [file[str(number)] for number in range(len(file.files) - 2)]
-    return Checkpoint(int(path.stem.removeprefix("step-")), facts, arrays, model)
+    return Checkpoint(int(path.stem.removeprefix("step-")), state, arrays, model)

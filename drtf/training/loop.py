@@ -1,4 +1,4 @@
-"""The loop of a training: steps, epochs, checkpoints, and going on from one."""
+"""The training loop: steps, epochs, checkpoints, and resuming from one."""
 
 import csv
 import io
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from drtf.config import TrainConfig
-from drtf.data.pipeline import State
+from drtf.data.pipeline import StreamPosition
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import write_atomic
 from drtf.models.run import MODEL_FILE, save_history, training_versions
@@ -28,345 +28,379 @@ from drtf.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoi
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
-# Of each kind of callback, all that changes from epoch to epoch.
-CALLBACK_STATE = {
+# The attributes of each kind of callback that change from epoch to epoch.
+CALLBACK_ATTRIBUTES = {
     "ReduceLROnPlateau": ("best", "wait", "cooldown_counter"),
     "EarlyStopping": ("best", "wait", "best_epoch", "stopped_epoch"),
     "BestModel": ("best", "best_epoch"),
 }
-# Long against the call of a compiled function, short for who waits for its end.
+# Long compared with the call of a compiled function, and short for a user who waits
+# for it to end.
 EXECUTION_SECONDS = 0.1
 MAX_STEPS_PER_EXECUTION = 64
-NUM_STEPS = tf.TensorSpec([], tf.int64)
+NUM_STEPS_SPEC = tf.TensorSpec([], tf.int64)
 FAILED_BATCH_FILE = "failed_batch.csv"
-NUM_NAMED = 5
+MAX_IDS_IN_MESSAGE = 5
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Course:
-    """Where a training stands.
+class TrainingStatus:
+    """How far a training is. A checkpoint holds it.
 
     Attributes:
-        state: of its next batch.
-        history: what each epoch measured, one after the other.
-        stopped: whether a callback has ended it.
-        seconds: of the epoch so far, spent on steps.
-        waited: of these, spent waiting for batches.
+        position: Of the next batch.
+        history: The metrics of each finished epoch.
+        is_stopped: Whether a callback has ended the training.
+        epoch_seconds: Time that the steps of the current epoch have taken.
+        wait_seconds: The part of it that was spent waiting for batches.
     """
 
-    state: State
+    position: StreamPosition
     history: list[dict[str, float]] = field(default_factory=list)
-    stopped: bool = False
-    seconds: float = 0.0
-    waited: float = 0.0
+    is_stopped: bool = False
+    epoch_seconds: float = 0.0
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Training:
-    """All parts of a training, and what names it.
+class TrainingContext:
+    """The parts of a training, which stay the same from its first to its last step.
 
     Attributes:
-        trainer: whose network is trained.
-        validation: after each epoch.
-        callbacks: Keras's and ours.
-        keeper: the one of them that keeps the best model.
-        load_batches: the batches from a state on.
-        find_ids: the ids of the photographs in a state's batch.
-        config: the `train` section.
-        out: the run folder.
-        steps: of an epoch.
-        num_drawn: photographs of an epoch.
-        damaged: the rows skipped so far, and what is wrong with each.
+        trainer: Holds the network and trains it.
+        validation: Runs after each epoch.
+        callbacks: Keras's callbacks and ours.
+        best_model: The callback that saves the best model.
+        stream_batches: Returns the batches from a position on.
+        batch_ids: Returns the ids of the photographs in the batch at a position.
+        config: The `train` section.
+        out: The run folder.
+        steps_per_epoch: Steps of each epoch.
+        images_per_epoch: Images drawn in each epoch.
+        damaged_rows: Index rows skipped so far, each with its error.
     """
 
     trainer: Trainer
     validation: Validation
     callbacks: Sequence[keras.callbacks.Callback]
-    keeper: BestModel
-    load_batches: Callable[[State], Iterator[Batch]]
-    find_ids: Callable[[State], Sequence[str]]
+    best_model: BestModel
+    stream_batches: Callable[[StreamPosition], Iterator[Batch]]
+    batch_ids: Callable[[StreamPosition], Sequence[str]]
     config: TrainConfig
     out: Path
-    steps: int
-    num_drawn: int
-    damaged: dict[int, str]
+    steps_per_epoch: int
+    images_per_epoch: int
+    damaged_rows: dict[int, str]
 
 
 def run_epochs(
-    training: Training,
+    context: TrainingContext,
     *,
     checkpoint: Checkpoint | None,
-    caught: Sequence[signal.Signals],
-) -> Course:
-    """Train to the end, from the beginning or from a checkpoint.
+    signals: Sequence[signal.Signals],
+) -> TrainingStatus:
+    """Train to the end, from the start or from a checkpoint.
 
     Args:
-        training: all its parts.
-        checkpoint: to go on from; None begins anew.
-        caught: from `catch_signals`; at the first one the training stops.
+        context: The parts of the training.
+        checkpoint: To resume from; None starts from the beginning.
+        signals: From `catch_signals`. The training stops after the first one.
 
     Raises:
-        StoppedError: if Ctrl-C or SIGTERM stopped it; all is saved then.
-        DrtfError: if the loss or its gradients were not finite.
-        RunError: if the checkpoint's network is another one.
+        StoppedError: If Ctrl-C or SIGTERM stopped the training; everything is saved.
+        DrtfError: If the loss, gradients, predictions or weights become non-finite.
+        RunError: If the checkpoint is of another network.
     """
-    trainer, epochs = training.trainer, training.config.epochs
+    trainer, epochs = context.trainer, context.config.epochs
     callbacks = keras.callbacks.CallbackList(
-        list(training.callbacks),
+        list(context.callbacks),
         model=trainer,
         epochs=epochs,
-        steps=training.steps,
+        steps=context.steps_per_epoch,
         verbose=0,
     )
     trainer.stop_training = False
     callbacks.on_train_begin()
-    course = Course(State(training.config.seed))
+    status = TrainingStatus(StreamPosition(context.config.seed))
     if checkpoint:
-        course = restore(training, checkpoint)
-    batches = training.load_batches(course.state)
-    while course.state.epoch < epochs and not course.stopped:
-        _stop_if(caught, training, course)
-        trainer.begin_epoch(course.state.epoch)
-        # Traced here, so that the first step is timed like the others.
-        trainer.run_steps.get_concrete_function(batches, NUM_STEPS)
-        title = f"Epoch {course.state.epoch + 1}/{epochs}"
-        with progress(title, training.steps, done=course.state.step) as advance:
-            callbacks.on_epoch_begin(course.state.epoch)
-            _run_steps(training, course, batches, caught, advance)
-            _end_epoch(training, course, callbacks, caught)
-            advance(_describe(training, course), 0)
+        status = restore_training(context, checkpoint)
+    batches = context.stream_batches(status.position)
+    while status.position.epoch < epochs and not status.is_stopped:
+        _stop_on_signal(context, status, signals)
+        trainer.begin_epoch(status.position.epoch)
+        # Trace here, so that the first step is timed like the others.
+        trainer.execute_steps.get_concrete_function(batches, NUM_STEPS_SPEC)
+        title = f"Epoch {status.position.epoch + 1}/{epochs}"
+        num_done = status.position.step
+        with progress(title, context.steps_per_epoch, done=num_done) as advance:
+            callbacks.on_epoch_begin(status.position.epoch)
+            _run_epoch_steps(context, status, batches, signals, advance)
+            _finish_epoch(context, status, callbacks, signals)
+            advance(_epoch_summary(context, status), 0)
     callbacks.on_train_end()
-    return course
+    return status
 
 
-def _run_steps(
-    training: Training,
-    course: Course,
+def _run_epoch_steps(
+    context: TrainingContext,
+    status: TrainingStatus,
     batches: Iterator[Batch],
-    caught: Sequence[signal.Signals],
+    signals: Sequence[signal.Signals],
     advance: Advance,
 ) -> None:
-    """Run what is left of an epoch's steps."""
-    trainer, config = training.trainer, training.config
-    if course.state.step == 0:
+    """Run the steps that remain in the epoch, and save checkpoints on the way."""
+    trainer, config = context.trainer, context.config
+    if status.position.step == 0:
         trainer.reset_metrics()
     requested = config.steps_per_execution
     num_steps = 1 if requested == "auto" else requested
-    saved = time.monotonic()
-    while left := training.steps - course.state.step:
+    last_save = time.monotonic()
+    while num_left := context.steps_per_epoch - status.position.step:
         start = time.monotonic()
-        num_done, waited, failed = trainer.run_steps(
-            batches, tf.constant(min(num_steps, left), tf.int64)
+        result = trainer.execute_steps(
+            batches, tf.constant(min(num_steps, num_left), tf.int64)
         )
-        if failed:
-            state = course.state.advance(int(num_done) - 1)
-            raise _explain_failure(training, state, "the loss or its gradients were")
+        num_done = int(result.num_done)
+        if result.has_failed:
+            failed = status.position.advance(num_done - 1)
+            _raise_non_finite(context, failed, "the loss or its gradients")
         seconds = time.monotonic() - start
-        course.seconds += seconds
-        course.waited += float(waited)
-        course.state = course.state.advance(int(num_done))
-        advance("", int(num_done))
+        status.epoch_seconds += seconds
+        status.wait_seconds += float(result.wait_seconds)
+        status.position = status.position.advance(num_done)
+        advance("", num_done)
         if requested == "auto":
-            num_steps = int(EXECUTION_SECONDS * int(num_done) / seconds)
+            num_steps = int(EXECUTION_SECONDS * num_done / seconds)
             num_steps = min(max(num_steps, 1), MAX_STEPS_PER_EXECUTION)
-        if time.monotonic() - saved >= 60 * config.checkpoint_minutes:
-            capture(training, course)
-            saved = time.monotonic()
-        _stop_if(caught, training, course)
+        if time.monotonic() - last_save >= 60 * config.checkpoint_minutes:
+            save_training(context, status)
+            last_save = time.monotonic()
+        _stop_on_signal(context, status, signals)
 
 
-def _end_epoch(
-    training: Training,
-    course: Course,
+def _finish_epoch(
+    context: TrainingContext,
+    status: TrainingStatus,
     callbacks: keras.callbacks.CallbackList,
-    caught: Sequence[signal.Signals],
+    signals: Sequence[signal.Signals],
 ) -> None:
-    """Validate, tell the callbacks, and save all."""
-    trainer, epoch = training.trainer, course.state.epoch
+    """Validate, call the callbacks, and save the history and a checkpoint."""
+    trainer, epoch = context.trainer, status.position.epoch
     logs = {name: float(x) for name, x in trainer.get_metrics_result().items()}
-    began = time.monotonic()
+    start = time.monotonic()
     with trainer.averaged():
-        found = training.validation.measure(lambda: bool(caught))
-        if found and not np.isfinite(found["loss"]):
-            state = _find_last(training, course)
-            raise _explain_failure(training, state, "what is predicted became")
-        if found:
-            logs |= {f"val_{name}": value for name, value in found.items()}
+        metrics = context.validation.measure(lambda: bool(signals))
+        if metrics and not np.isfinite(metrics["loss"]):
+            last = _last_position(context, status)
+            _raise_non_finite(context, last, "predictions")
+        if metrics:
+            logs |= {f"val_{name}": value for name, value in metrics.items()}
             logs["learning_rate"] = np.asarray(trainer.optimizer.learning_rate).item()
-            logs["input_wait_share"] = course.waited / course.seconds
-            logs["seconds"] = course.seconds
-            logs["val_seconds"] = time.monotonic() - began
+            logs["input_wait_fraction"] = status.wait_seconds / status.epoch_seconds
+            logs["seconds"] = status.epoch_seconds
+            logs["val_seconds"] = time.monotonic() - start
             callbacks.on_epoch_end(epoch, logs)
-    # Not above, where weights may be averages.
-    if found is None:
-        _stop_if(caught, training, course)
-    course.history.append({"epoch": epoch + 1, **logs})
-    course.state = State(course.state.seed, epoch + 1)
-    course.stopped = trainer.stop_training
-    course.seconds = course.waited = 0.0
-    save_history(training.out, course.history)
-    capture(training, course)
+    # Not inside the block above, where the weights may be averages.
+    if metrics is None:
+        _stop_on_signal(context, status, signals)
+    status.history.append({"epoch": epoch + 1, **logs})
+    status.position = StreamPosition(status.position.seed, epoch + 1)
+    status.is_stopped = trainer.stop_training
+    status.epoch_seconds = status.wait_seconds = 0.0
+    save_history(context.out, status.history)
+    save_training(context, status)
 
 
-def _describe(training: Training, course: Course) -> str:
-    """Tell an epoch's rate and metrics, and how long the rest will take."""
-    last = course.history[-1]
-    monitor = monitor_name(training.config)
+def _epoch_summary(context: TrainingContext, status: TrainingStatus) -> str:
+    """Return the epoch's speed and metrics, and the time that the rest will take."""
+    last = status.history[-1]
+    monitor = monitor_name(context.config)
     names = dict.fromkeys(("loss", "val_loss", "val_roc_auc", monitor))
     metrics = ", ".join(f"{name} {last[name]:.3f}" for name in names)
     text = (
-        f"{training.num_drawn / last['seconds']:,.0f} images/s, "
-        f"{last['input_wait_share']:.1%} waiting, {metrics}"
+        f"{context.images_per_epoch / last['seconds']:,.0f} images/s, "
+        f"{last['input_wait_fraction']:.1%} waiting for input, {metrics}"
     )
-    num_left = training.config.epochs - course.state.epoch
+    num_left = context.config.epochs - status.position.epoch
     if not num_left:
         return text
-    left = num_left * (last["seconds"] + last["val_seconds"])
-    return f"{text}, {timedelta(seconds=round(left))} left"
+    seconds_left = num_left * (last["seconds"] + last["val_seconds"])
+    return f"{text}, {timedelta(seconds=round(seconds_left))} left"
 
 
-def _explain_failure(training: Training, state: State, what: str) -> DrtfError:
-    """Write down which photographs a step failed on, and say what to do."""
-    ids = training.find_ids(state)
+def _raise_non_finite(
+    context: TrainingContext, position: StreamPosition, subject: str
+) -> NoReturn:
+    """Save the ids of the photographs in a failed step, and raise an error.
+
+    Args:
+        context: The parts of the training.
+        position: Of the step's batch.
+        subject: What became non-finite, in the plural.
+    """
+    ids = context.batch_ids(position)
     table = io.StringIO(newline="")
     rows = csv.writer(table, lineterminator="\n")
     rows.writerows([("id",), *((name,) for name in ids)])
-    path = training.out / FAILED_BATCH_FILE
+    path = context.out / FAILED_BATCH_FILE
     write_atomic(path, table.getvalue())
-    named = ", ".join(ids[:NUM_NAMED]) + (" …" if len(ids) > NUM_NAMED else "")
-    saved = list_checkpoints(training.out)
-    kept = (
-        f"the last good checkpoint is {saved[0]}" if saved else "nothing was saved yet"
+    examples = ", ".join(ids[:MAX_IDS_IN_MESSAGE])
+    if len(ids) > MAX_IDS_IN_MESSAGE:
+        examples += ", …"
+    checkpoints = list_checkpoints(context.out)
+    saved = (
+        f"the last good checkpoint is {checkpoints[0]}"
+        if checkpoints
+        else "no checkpoint was saved yet"
     )
-    streak = np.asarray(training.trainer.streak).item()
-    before = f", as in the {streak - 1} steps before it" if streak > 1 else ""
-    precision = training.trainer.network.dtype_policy.name
-    advice = "" if precision == "float32" else ", or with train.precision=float32"
-    return DrtfError(
-        f"{what} not finite in step {state.step + 1} of epoch {state.epoch + 1}"
-        f"{before}; its photographs are listed in {path} ({named}); {kept}; train into "
-        f"another folder with a smaller train.learning_rate{advice}"
+    num_before = np.asarray(context.trainer.num_consecutive_skips).item() - 1
+    before = f", after {num_before} skipped steps" if num_before > 0 else ""
+    precision = context.trainer.network.dtype_policy.name
+    advice = "" if precision == "float32" else " or with train.precision=float32"
+    raise DrtfError(
+        f"{subject} became non-finite at step {position.step + 1} of epoch "
+        f"{position.epoch + 1}{before}. {path} lists its photographs ({examples}); "
+        f"{saved}. Train into another folder with a smaller "
+        f"train.learning_rate{advice}"
     )
 
 
-def capture(training: Training, course: Course) -> Path:
-    """Save a checkpoint of a training.
+def save_training(context: TrainingContext, status: TrainingStatus) -> Path:
+    """Save a checkpoint of a training and return its path.
 
     Raises:
-        DrtfError: if it can't be written, or is not worth it, since weights are not
-            finite; those before it are as they were.
+        DrtfError: If the file cannot be written, or weights are non-finite. Earlier
+            checkpoints are kept.
     """
-    variables = training.trainer.state_variables()
+    variables = context.trainer.state_variables()
     arrays = [np.asarray(variable) for variable in variables]
-    weights = (x for x in arrays if np.issubdtype(x.dtype, np.floating))
-    if not all(np.isfinite(x).all() for x in weights):
-        raise _explain_failure(training, _find_last(training, course), "weights became")
-    model = training.out / MODEL_FILE
-    facts = {
+    floats = (x for x in arrays if np.issubdtype(x.dtype, np.floating))
+    if not all(np.isfinite(x).all() for x in floats):
+        _raise_non_finite(context, _last_position(context, status), "weights")
+    model = context.out / MODEL_FILE
+    state = {
         "versions": training_versions(),
-        "course": asdict(course),
-        "callbacks": [_get_state(callback) for callback in training.callbacks],
+        "status": asdict(status),
+        "callbacks": [_callback_state(callback) for callback in context.callbacks],
         "variables": [[str(x.dtype), list(x.shape)] for x in variables],
-        "damaged": dict(training.damaged),
+        "damaged_rows": dict(context.damaged_rows),
     }
-    num_steps = course.state.epoch * training.steps + course.state.step
+    position = status.position
+    num_steps = position.epoch * context.steps_per_epoch + position.step
     checkpoint = Checkpoint(
-        num_steps, facts, arrays, model.read_bytes() if model.exists() else b""
+        num_steps, state, arrays, model.read_bytes() if model.exists() else b""
     )
     try:
         return save_checkpoint(
-            training.out, checkpoint, num_kept=training.config.num_checkpoints
+            context.out, checkpoint, num_kept=context.config.num_checkpoints
         )
     except OSError as error:
         raise DrtfError(
-            f"can't save a checkpoint in {training.out}: {error.strerror or error}; "
-            "what was saved before is whole: make room, and go on with --resume"
+            f"can't save a checkpoint in {context.out}: {error.strerror or error}. "
+            "Earlier checkpoints are kept: free disk space and run the same command "
+            "with --resume"
         ) from error
 
 
-def _find_last(training: Training, course: Course) -> State:
-    """Return the state of the step that was the last one."""
-    state = course.state
-    if state.step == 0:
-        state = State(state.seed, state.epoch - 1, training.steps)
-    return state.advance(-1)
+def _last_position(context: TrainingContext, status: TrainingStatus) -> StreamPosition:
+    """Return the position of the last step that was run."""
+    position = status.position
+    if position.step == 0:
+        position = StreamPosition(
+            position.seed, position.epoch - 1, context.steps_per_epoch
+        )
+    return position.advance(-1)
 
 
-def restore(training: Training, checkpoint: Checkpoint) -> Course:
-    """Bring a training to where a checkpoint left it, its folder too.
+def restore_training(
+    context: TrainingContext, checkpoint: Checkpoint
+) -> TrainingStatus:
+    """Load a checkpoint into the parts of a training and into its run folder.
 
     Raises:
-        RunError: if the checkpoint's network is another one.
+        RunError: If the checkpoint is of another network or optimizer.
     """
-    facts = checkpoint.facts
-    if facts["versions"] != training_versions():
+    state = checkpoint.state
+    if state["versions"] != training_versions():
         _log.warning(
-            "%s was begun with other versions or on another device (%s) than these "
-            "(%s): it goes on, but not bit for bit",
-            training.out,
-            facts["versions"],
+            "%s was started with other versions or on another device (%s; now %s): "
+            "results may differ slightly from those of an uninterrupted run",
+            context.out,
+            state["versions"],
             training_versions(),
         )
-    variables = training.trainer.state_variables()
-    if facts["variables"] != [[str(x.dtype), list(x.shape)] for x in variables]:
+    variables = context.trainer.state_variables()
+    if state["variables"] != [[str(x.dtype), list(x.shape)] for x in variables]:
         raise RunError(
-            f"{training.out} was begun by other versions of drtf or Keras, whose "
-            "network or optimizer differs: go on with these, or train into another "
-            "folder"
+            f"{context.out} was started with other versions of drtf or Keras, whose "
+            "network or optimizer differs: resume with those versions, or train into "
+            "another folder"
         )
     for variable, value in zip(variables, checkpoint.arrays, strict=True):
         variable.assign(value)
-    for callback, state in zip(training.callbacks, facts["callbacks"], strict=True):
-        for name, value in state.items():
+    for callback, attributes in zip(context.callbacks, state["callbacks"], strict=True):
+        for name, value in attributes.items():
             setattr(callback, name, value)
-    training.damaged.update({int(row): x for row, x in facts["damaged"].items()})
-    # What a kill left there may be of a later epoch, or cut off.
+    rows = {int(row): error for row, error in state["damaged_rows"].items()}
+    context.damaged_rows.update(rows)
+    # Files left by a killed process may be of a later epoch, or cut off.
     if checkpoint.model:
-        write_atomic(training.out / MODEL_FILE, checkpoint.model)
-    course = Course(**facts["course"] | {"state": State(**facts["course"]["state"])})
-    if course.history:
-        save_history(training.out, course.history)
-    return course
+        write_atomic(context.out / MODEL_FILE, checkpoint.model)
+    saved = state["status"]
+    status = TrainingStatus(**saved | {"position": StreamPosition(**saved["position"])})
+    if status.history:
+        save_history(context.out, status.history)
+    return status
 
 
-def _get_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    names = CALLBACK_STATE.get(type(callback).__name__, ())
+def _callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    names = CALLBACK_ATTRIBUTES.get(type(callback).__name__, ())
     return {name: getattr(callback, name) for name in names}
 
 
 @contextmanager
 def catch_signals() -> Iterator[list[signal.Signals]]:
-    """Note Ctrl-C and SIGTERM instead of dying of them; a second one acts at once."""
-    caught: list[signal.Signals] = []
+    """Record Ctrl-C and SIGTERM instead of ending the process.
+
+    A second signal of the same kind acts at once.
+
+    Yields:
+        The signals so far, a list that grows.
+    """
+    signals: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        yield caught
+        yield signals
         return
 
-    def note(number: int, frame: object) -> None:
-        caught.append(signal.Signals(number))
-        signal.signal(number, before[caught[-1]])
+    def record(number: int, frame: object) -> None:
+        signals.append(signal.Signals(number))
+        signal.signal(number, handlers[signals[-1]])
 
-    before = {
-        number: signal.signal(number, note)
+    handlers = {
+        number: signal.signal(number, record)
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        yield caught
+        yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _stop_if(
-    caught: Sequence[signal.Signals], training: Training, course: Course
+def _stop_on_signal(
+    context: TrainingContext,
+    status: TrainingStatus,
+    signals: Sequence[signal.Signals],
 ) -> None:
-    if caught:
-        capture(training, course)
+    """Save a checkpoint and raise StoppedError if a signal was caught."""
+    if signals:
+        save_training(context, status)
+        position = status.position
         raise StoppedError(
-            f"stopped by {caught[0].name} in epoch {course.state.epoch + 1}, after "
-            f"step {course.state.step} of {training.steps}; all is saved, and the same "
-            "command with --resume goes on",
-            caught[0],
+            f"stopped by {signals[0].name} in epoch {position.epoch + 1}, after step "
+            f"{position.step} of {context.steps_per_epoch}. Everything is saved: run "
+            "the same command with --resume to continue",
+            signals[0],
         )

@@ -1,4 +1,4 @@
-"""Training: a set of shards in, a run folder out."""
+"""Train a network on a dataset and write a run folder."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from drtf.config import Config, TrainConfig
 from drtf.data.pipeline import (
-    State,
+    StreamPosition,
     count_examples,
     count_steps,
     eval_dataset,
@@ -46,51 +46,51 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
 from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
-from drtf.training.checkpoint import list_checkpoints, load_newest
+from drtf.training.checkpoint import list_checkpoints, load_newest_checkpoint
 from drtf.training.identity import (
     IDENTITY_FILE,
     check_identity,
     save_identity,
     training_identity,
 )
-from drtf.training.loop import Training, catch_signals, run_epochs
+from drtf.training.loop import TrainingContext, catch_signals, run_epochs
 from drtf.training.train_plan import adopt_settings, positive_prior
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
-LOGS = "logs"
+LOGS_FOLDER = "logs"
 
 
 def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> RunInfo:
-    """Train a network on a set and leave a run folder.
+    """Train a network on a dataset and write a run folder.
 
-    The model of the best epoch is kept. The sections of the config that shape a set are
-    replaced by those that made this one.
+    The folder has the model of the best epoch. The sections of the config that shape a
+    dataset (such as `images`) are replaced by those that the dataset was built with.
 
     Args:
-        shards: the set's folder.
-        out: the run folder to be made.
-        config: its sections `sampling`, `augment`, `model` and `train` are used.
-        resume: whether to go on from the newest whole checkpoint in `out`, if there is
-            one; a training that is at its end is left as it is.
+        shards: The dataset's folder.
+        out: The run folder to write.
+        config: Its sections `sampling`, `augment`, `model` and `train` are used.
+        resume: Continue from the newest intact checkpoint in `out`, if there is one. A
+            finished training is left as it is.
 
     Returns:
-        What was written as run.json.
+        The contents of run.json.
 
     Raises:
-        StoppedError: if Ctrl-C or SIGTERM stopped it; all is saved then.
-        DrtfError: if `out` exists, the set lacks a split or a class, the weights can't
-            be had, or the loss stops being finite.
+        StoppedError: If Ctrl-C or SIGTERM stopped the training; everything is saved.
+        DrtfError: If `out` exists, the dataset has no photographs of a split or class,
+            the pretrained weights cannot be loaded, or the loss becomes non-finite.
     """
     out = out.resolve()
-    with ShardDataset(shards) as shard_set:
-        config = adopt_settings(config, shard_set)
+    with ShardDataset(shards) as dataset:
+        config = adopt_settings(config, dataset)
         precision = choose_precision(config.train.precision)
         strategy = choose_strategy(
             config.train.num_devices, batch_size=config.train.batch_size
         )
         num_devices = strategy.num_replicas_in_sync
-        # What it refuses is refused before anything is made.
+        # Refuse a bad combination before anything is written.
         choose_compiler(config.train.jit_compile, num_devices=num_devices)
         identity = training_identity(
             config,
@@ -101,28 +101,31 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         _check_out(out, identity, resume=resume)
         if (out / INFO_FILE).exists():
             return load_info(out)
-        train_prior = positive_prior(shard_set, config)
+        train_prior = positive_prior(
+            dataset, sampling=config.sampling, train=config.train
+        )
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, since a training that can't begin leaves no folder.
+        # Next to the folder, because a training that fails to start leaves no folder.
         lock = out.with_name(f".{out.name}.lock")
         with (
             lock_or_fail(lock),
             strategy.scope(),
             record_errors(),
-            catch_signals() as caught,
+            catch_signals() as signals,
         ):
-            return _train(shard_set, out, config, identity, train_prior, caught)
+            return _train_locked(dataset, out, config, identity, train_prior, signals)
 
 
-def _train(
+def _train_locked(
     shards: ShardDataset,
     out: Path,
     config: Config,
     identity: dict[str, Any],
     train_prior: float,
-    caught: Sequence[signal.Signals],
+    signals: Sequence[signal.Signals],
 ) -> RunInfo:
-    checkpoint = load_newest(out)
+    """Train while the run folder is locked."""
+    checkpoint = load_newest_checkpoint(out)
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -139,11 +142,11 @@ def _train(
         save_identity(out, identity)
         save_config(out, config)
         try:
-            training = prepare_training(network, shards, config=config, out=out)
-            course = run_epochs(training, checkpoint=checkpoint, caught=caught)
+            context = build_context(network, shards, config=config, out=out)
+            status = run_epochs(context, checkpoint=checkpoint, signals=signals)
         except tf.errors.ResourceExhaustedError as error:
-            raise _explain_exhaustion(error, out, config.train) from error
-    plot_history(out / HISTORY_FIGURE, course.history)
+            raise _exhaustion_error(error, out, config.train) from error
+    plot_history(out / HISTORY_FIGURE, status.history)
     manifest = shards.manifest
     info = RunInfo(
         dataset_name=manifest.name,
@@ -154,15 +157,15 @@ def _train(
         train_prior=train_prior,
         model_sha256=hash_file(out / MODEL_FILE),
         config_sha256=hash_file(out / CONFIG_FILE),
-        best_epoch=training.keeper.best_epoch,
-        num_epochs=len(course.history),
+        best_epoch=context.best_model.best_epoch,
+        num_epochs=len(status.history),
         num_trained=num_trained,
         num_frozen=num_frozen,
         num_damaged=len(shards.damaged),
-        num_skipped_steps=np.asarray(training.trainer.num_skipped).item(),
+        num_skipped_steps=np.asarray(context.trainer.num_skipped).item(),
         precision=precision,
         num_devices=tf.distribute.get_strategy().num_replicas_in_sync,
-        seconds=sum(row["seconds"] for row in course.history),
+        seconds=sum(row["seconds"] for row in status.history),
         peak_memory_mb=getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         versions=training_versions(),
     )
@@ -171,33 +174,41 @@ def _train(
 
 
 def _check_out(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
-    """Refuse a folder of other things, or of another training."""
+    """Check that a training with this identity may write to a folder.
+
+    Raises:
+        DrtfError: If the folder has other files, another training, or an unfinished
+            training that `resume` does not continue.
+    """
     identity_file = out / IDENTITY_FILE
     if not identity_file.exists():
-        # An empty folder, as a kill at the very beginning leaves one too, is taken.
-        found = list(out.iterdir()) if out.is_dir() else [out]
-        if found not in ([], [partial_path(identity_file)]):
+        # A process killed at the very start leaves an empty folder or a partial file.
+        files = list(out.iterdir()) if out.is_dir() else [out]
+        if files not in ([], [partial_path(identity_file)]):
             check_absent(out)
     elif resume:
         check_identity(out, identity)
     else:
-        # What failed before its first checkpoint may be begun anew.
+        # A training that failed before its first checkpoint may start again.
         check_absent(out / INFO_FILE)
         if list_checkpoints(out):
             raise DrtfError(
-                f"{out} holds a training that was not finished: go on with --resume, "
-                "or choose another folder"
+                f"{out} has an unfinished training: resume it with --resume, or choose "
+                "another --out"
             )
 
 
-def _explain_exhaustion(
+def _exhaustion_error(
     error: tf.errors.ResourceExhaustedError, out: Path, config: TrainConfig
 ) -> DrtfError:
-    """Tell a full disk, on which TensorBoard writes, from a device without memory."""
+    """Return the user's error for TensorFlow's: a full disk, or too little memory.
+
+    TensorBoard writes through TensorFlow, which reports a full disk as exhaustion.
+    """
     if "No space left" in str(error):
         return DrtfError(
-            f"can't write to {out}: the disk is full; make room, and go on with "
-            "--resume"
+            f"can't write to {out}: the disk is full. Free disk space and run the same "
+            "command with --resume"
         )
     return DrtfError(
         "the device has too little memory: try a smaller train.batch_size than "
@@ -205,16 +216,16 @@ def _explain_exhaustion(
     )
 
 
-def prepare_training(
+def build_context(
     network: keras.Model, shards: ShardDataset, *, config: Config, out: Path
-) -> Training:
-    """Bring together all that a training takes; called under its strategy.
+) -> TrainingContext:
+    """Build the parts of a training, in the scope of its strategy.
 
     Args:
-        network: untrained.
-        shards: an open set.
-        config: as for `train`.
-        out: the run folder.
+        network: Untrained, from `build_network`.
+        shards: An open dataset.
+        config: As for `train`.
+        out: The run folder.
     """
     settings = config.train
     common: dict[str, Any] = {
@@ -225,25 +236,25 @@ def prepare_training(
     strategy = tf.distribute.get_strategy()
     num_devices = strategy.num_replicas_in_sync
 
-    def load_parts(state: State) -> tf.data.Dataset:
+    def parts_dataset(position: StreamPosition) -> tf.data.Dataset:
         return train_dataset(
             shards,
             epochs=settings.epochs,
-            state=state,
+            start=position,
             parts=range(num_devices),
             num_parts=num_devices,
             **common,
         )
 
-    def load_batches(state: State) -> Iterator[Batch]:
+    def stream_batches(position: StreamPosition) -> Iterator[Batch]:
         return iter(
             strategy.distribute_datasets_from_function(
-                lambda context: load_parts(state)
+                lambda input_context: parts_dataset(position)
             )
         )
 
-    def find_ids(state: State) -> Sequence[str]:
-        parts = load_parts(state).take(num_devices)
+    def batch_ids(position: StreamPosition) -> Sequence[str]:
+        parts = parts_dataset(position).take(num_devices)
         rows = np.concatenate([part["row"].numpy() for part in parts])
         return shards.index["id"].to_numpy()[rows].tolist()
 
@@ -258,12 +269,20 @@ def prepare_training(
         clone.set_weights(network.get_weights())
         save_model(out, clone)
 
-    steps = count_steps(shards, split="train", num_parts=num_devices, **common)
-    trainer = Trainer(network, config, num_steps=steps * settings.epochs)
+    steps_per_epoch = count_steps(
+        shards, split="train", num_parts=num_devices, **common
+    )
+    trainer = Trainer(
+        network,
+        augment=config.augment,
+        model=config.model,
+        train=settings,
+        num_steps=steps_per_epoch * settings.epochs,
+    )
     validation = Validation(
         trainer,
         strategy.distribute_datasets_from_function(
-            lambda context: eval_dataset(
+            lambda input_context: eval_dataset(
                 shards,
                 split=settings.validation_split,
                 task=settings.task,
@@ -273,25 +292,25 @@ def prepare_training(
             )
         ),
     )
-    keeper = BestModel(save_float32, monitor=monitor_name(settings))
+    best_model = BestModel(save_float32, monitor=monitor_name(settings))
     counts = count_examples(shards, "train", settings.task)
-    return Training(
+    return TrainingContext(
         trainer=trainer,
         validation=validation,
         callbacks=build_callbacks(
             settings,
-            keeper=keeper,
+            best_model=best_model,
             validation=validation,
             trainer=trainer,
-            load_batch=lambda: next(iter(load_parts(State(settings.seed)))),
-            logs=out / LOGS,
+            load_batch=lambda: next(iter(parts_dataset(StreamPosition(settings.seed)))),
+            logs=out / LOGS_FOLDER,
         ),
-        keeper=keeper,
-        load_batches=load_batches,
-        find_ids=find_ids,
+        best_model=best_model,
+        stream_batches=stream_batches,
+        batch_ids=batch_ids,
         config=settings,
         out=out,
-        steps=steps,
-        num_drawn=sum(count_draws(counts, config.sampling)),
-        damaged=shards.damaged,
+        steps_per_epoch=steps_per_epoch,
+        images_per_epoch=sum(count_draws(counts, config.sampling)),
+        damaged_rows=shards.damaged,
     )

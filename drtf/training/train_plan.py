@@ -1,4 +1,4 @@
-"""What a training will do and take, told before it begins."""
+"""The plan of a training: its steps, parameters and memory, before it starts."""
 
 import logging
 import math
@@ -8,10 +8,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from drtf.config import Config, parse_config
+from drtf.config import Config, SamplingConfig, TrainConfig, parse_config
 from drtf.data.pipeline import (
-    BATCHES_READY,
-    NUM_CALLS,
+    NUM_PARALLEL_LOADS,
+    NUM_PREFETCHED,
     binary_labels,
     count_examples,
     count_steps,
@@ -32,27 +32,26 @@ from drtf.tasks import TASKS
 _log = logging.getLogger(__name__)
 
 FLOAT_BYTES = 4
-# Variables that an optimizer has for each one that it trains.
-SLOTS = {"adam": 2, "adamw": 2, "sgd": 1}
+# Variables that an optimizer has for each trained variable.
+NUM_SLOTS = {"adam": 2, "adamw": 2, "sgd": 1}
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What a training will do.
+    """The steps, parameters and memory of a training.
 
     Attributes:
-        image_size: in px.
-        num_photographs: by split, then by class of the task.
-        num_drawn: photographs of an epoch, by class.
-        num_steps: of an epoch.
-        num_trained: trained parameters.
-        num_frozen: frozen parameters.
-        precision: the dtype policy.
-        batches_mb: memory of the batches that are held at a time, beside TensorFlow's.
-        variables_mb: of weights, gradients and the optimizer's variables, on the
-            device.
-        activations_mb: of what the layers of one step put out, on the device; an
-            estimate, since what is kept and what is worked in depends on the device.
+        image_size: In px.
+        num_photographs: By split, then by class of the task.
+        num_drawn: Photographs drawn in an epoch, by class.
+        num_steps: Steps in an epoch.
+        num_trained: Trained parameters.
+        num_frozen: Frozen parameters.
+        precision: The dtype policy.
+        batches_mb: Host memory for batches, in addition to TensorFlow's own.
+        variables_mb: Device memory for weights, gradients and the optimizer.
+        activations_mb: Device memory for the outputs of all layers in one step. An
+            estimate: the device decides what it keeps and how much it works in.
     """
 
     image_size: int
@@ -68,72 +67,80 @@ class TrainPlan:
 
 
 def adopt_settings(config: Config, shards: ShardDataset) -> Config:
-    """Return a config whose sections that shape a set are those that made this one.
+    """Replace the sections of a config that shape a dataset by the dataset's own.
 
-    A warning names what was asked for otherwise.
+    A warning names the settings that were given with another value.
     """
-    made = {"images": shards.manifest.preprocessing} | shards.manifest.settings
-    adopted = parse_config(config.model_dump() | made, where=str(shards.folder))
-    unlike = []
-    for section, settings in made.items():
-        given, taken = getattr(config, section), getattr(adopted, section)
+    built_with = {"images": shards.manifest.preprocessing} | shards.manifest.settings
+    adopted = parse_config(config.model_dump() | built_with, where=str(shards.folder))
+    differences = []
+    for section, settings in built_with.items():
+        given, used = getattr(config, section), getattr(adopted, section)
         for name in settings.keys() & given.model_fields_set:
-            wanted, found = getattr(given, name), getattr(taken, name)
-            if wanted != found:
-                unlike.append(f"{section}.{name}={found!r} in place of {wanted!r}")
-    if unlike:
+            wanted, actual = getattr(given, name), getattr(used, name)
+            if wanted != actual:
+                differences.append(f"{section}.{name}={actual!r} instead of {wanted!r}")
+    if differences:
         _log.warning(
-            "%s was built with %s, and is trained on as it is",
+            "%s was built with %s; training uses the dataset as it is",
             shards.folder,
-            ", ".join(sorted(unlike)),
+            ", ".join(sorted(differences)),
         )
     return adopted
 
 
-def positive_prior(shards: ShardDataset, config: Config) -> float:
-    """Find the share of positive photographs in the loss: as drawn, and as weighted.
+def positive_prior(
+    shards: ShardDataset, *, sampling: SamplingConfig, train: TrainConfig
+) -> float:
+    """Return the fraction of positive photographs in the loss, as drawn and weighted.
+
+    Args:
+        shards: An open dataset.
+        sampling: The `sampling` section.
+        train: The `train` section.
 
     Raises:
-        DrtfError: if training or validation would have one class only.
+        DrtfError: If training or validation would have one class only.
     """
-    task = config.train.task
-    for split in ("train", config.train.validation_split):
+    task = train.task
+    for split in ("train", train.validation_split):
         binary_labels(shards, split, task)
-    drawn = count_draws(count_examples(shards, "train", task), config.sampling)
-    weighted = np.multiply(drawn, class_weights(config.train))
-    share = float(weighted[TASKS[task].first_positive_class :].sum() / weighted.sum())
-    if not 0 < share < 1:
+    drawn = count_draws(count_examples(shards, "train", task), sampling)
+    weighted = np.multiply(drawn, class_weights(train))
+    prior = float(weighted[TASKS[task].first_positive_class :].sum() / weighted.sum())
+    if not 0 < prior < 1:
         raise ConfigError(
-            "sampling.weights, train.class_weights or train.focal_alpha leave "
-            "photographs of one class only: healthy and diseased ones are both needed"
+            "sampling.weights, train.class_weights or train.focal_alpha leave only one "
+            "class with a weight above 0: both negative and positive photographs are "
+            "required"
         )
-    return share
+    return prior
 
 
 def plan_training(shards: Path, *, config: Config) -> TrainPlan:
-    """Plan a training without a step of it.
+    """Plan a training without running a step.
 
     Args:
-        shards: the set's folder.
-        config: as for `train`.
+        shards: The dataset's folder.
+        config: As for `train`.
 
     Raises:
-        DrtfError: for what `train` would refuse too: a set without a split or a class,
-            weights that don't fit or can't be loaded, devices that are not there.
+        DrtfError: For everything that `train` refuses at its start: a dataset without a
+            split or class, weights that cannot be loaded, missing devices.
     """
     settings = config.train
     strategy = choose_strategy(settings.num_devices, batch_size=settings.batch_size)
     num_devices = strategy.num_replicas_in_sync
     choose_compiler(settings.jit_compile, num_devices=num_devices)
-    with ShardDataset(shards) as shard_set:
-        positive_prior(shard_set, config)
-        image_size = adopt_settings(config, shard_set).images.size
+    with ShardDataset(shards) as dataset:
+        positive_prior(dataset, sampling=config.sampling, train=settings)
+        image_size = adopt_settings(config, dataset).images.size
         counts = {
-            split: count_examples(shard_set, split, settings.task)
+            split: count_examples(dataset, split, settings.task)
             for split in ("train", settings.validation_split)
         }
         num_steps = count_steps(
-            shard_set,
+            dataset,
             split="train",
             task=settings.task,
             sampling=config.sampling,
@@ -147,38 +154,39 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
             config.model,
             task=TASKS[settings.task],
             image_size=image_size,
-            # A file is looked into; Keras's own would be downloaded.
+            # A file of weights is checked. Keras's weights would be downloaded.
             load_weights=config.model.weights != "imagenet",
         )
     num_trained, num_frozen = count_parameters(network)
     batch_size = min(settings.batch_size, sum(num_drawn))
-    image_bytes = 3 * image_size**2
-    variables = num_trained * (2 + SLOTS[settings.optimizer]) + num_frozen
+    batch_bytes = batch_size * 3 * image_size**2
+    # One more is the batch that the step works on.
+    num_batches = NUM_PREFETCHED + NUM_PARALLEL_LOADS + 1
+    variables = num_trained * (2 + NUM_SLOTS[settings.optimizer]) + num_frozen
     if settings.ema_momentum:
         variables += num_trained + num_frozen
     return TrainPlan(
         image_size=image_size,
-        num_photographs={split: found.tolist() for split, found in counts.items()},
+        num_photographs={split: count.tolist() for split, count in counts.items()},
         num_drawn=num_drawn,
         num_steps=num_steps,
         num_trained=num_trained,
         num_frozen=num_frozen,
         precision=precision,
-        # One more is what the step works on.
-        batches_mb=(BATCHES_READY + NUM_CALLS + 1) * batch_size * image_bytes / 1e6,
+        batches_mb=num_batches * batch_bytes / 1e6,
         variables_mb=FLOAT_BYTES * variables / 1e6,
-        activations_mb=batch_size * _count_activation_bytes(network) / 1e6,
+        activations_mb=batch_size * _activation_bytes(network) / 1e6,
     )
 
 
-def _count_activation_bytes(network: keras.Model) -> int:
-    """Count what all layers put out for one photograph."""
+def _activation_bytes(network: keras.Model) -> int:
+    """Return the bytes that all layers put out for one photograph."""
     return sum(
-        math.prod(layer.output.shape[1:]) * np.dtype(_find_numpy_dtype(layer)).itemsize
+        math.prod(layer.output.shape[1:]) * np.dtype(_numpy_dtype(layer)).itemsize
         for layer in network.layers
     )
 
 
-def _find_numpy_dtype(layer: keras.Layer) -> str:
-    # NumPy has no bfloat16; float16 is as large.
+def _numpy_dtype(layer: keras.Layer) -> str:
+    # NumPy has no bfloat16; float16 has the same size.
     return layer.compute_dtype.replace("bfloat16", "float16")

@@ -1,16 +1,16 @@
-"""A network in training: the step, what it changes, and several of them in one call."""
+"""The trainer: a network with its training step, and several steps in one call."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import Config, TrainConfig
-from drtf.data.augment import augment
+from drtf.config import AugmentConfig, ModelConfig, TrainConfig
+from drtf.data.augment import augment as augment_images
 from drtf.models.device import can_compile, choose_compiler
 from drtf.models.losses import build_loss
 from drtf.models.network import build_logit_model, scale_images, set_trainable
@@ -19,38 +19,64 @@ from drtf.tasks import TASKS
 Batch = dict[str, tf.Tensor]
 
 
-class Trainer(keras.Model):
-    """A network with all that trains it: augmentation, loss, optimizer, metrics.
-
-    Takes the pipeline's batches: uint8 images go to the device and become floats there.
-    To be made under the strategy, if there is one, that shares its steps.
+class StepsResult(NamedTuple):
+    """The result of several steps.
 
     Attributes:
-        network: that is trained.
-        num_updates: steps that changed the weights, int64.
-        num_skipped: steps whose loss or gradients were not finite, int64.
-        streak: how many of them were the last ones, int64.
+        num_done: int64, steps that were run.
+        wait_seconds: float64, time spent waiting for batches.
+        has_failed: bool, whether too many steps in a row were non-finite. The last one
+            of them is counted as done.
     """
 
-    def __init__(self, network: keras.Model, config: Config, *, num_steps: int) -> None:
-        """Make a trainer.
+    num_done: tf.Tensor
+    wait_seconds: tf.Tensor
+    has_failed: tf.Tensor
+
+
+class Trainer(keras.Model):
+    """A network with its augmentation, loss, optimizer and metrics.
+
+    It takes the batches of `train_dataset`: uint8 images go to the device and become
+    floats there. Create it in the scope of the strategy that distributes its steps.
+
+    Attributes:
+        network: The network that is trained.
+        execute_steps: Runs several steps in one call; see `_execute_steps`.
+        num_updates: int64, steps that changed the weights.
+        num_skipped: int64, steps skipped because loss or gradients were non-finite.
+        num_consecutive_skips: int64, how many of the last steps were skipped.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        *,
+        augment: AugmentConfig,
+        model: ModelConfig,
+        train: TrainConfig,
+        num_steps: int,
+    ) -> None:
+        """Build the optimizer, the metrics and the compiled functions.
 
         Args:
-            network: from `build_network`.
-            config: its sections `augment`, `model` and `train` are used.
-            num_steps: of the whole training, for the schedule.
+            network: From `build_network`.
+            augment: The `augment` section.
+            model: The `model` section, from which the network was built.
+            train: The `train` section.
+            num_steps: Steps of the whole training, for the learning rate schedule.
         """
         super().__init__(name="trainer")
         self.network = network
-        self.task = TASKS[config.train.task]
+        self.task = TASKS[train.task]
         self.logit_model = build_logit_model(network)
-        self.task_loss = build_loss(config.train)
+        self.task_loss = build_loss(train)
         self.augment = tf.function(
-            lambda images, seeds, classes: augment(
-                images, seeds, classes, config.augment
+            lambda images, seeds, classes: augment_images(
+                images, seeds, classes, augment
             ),
-            # One pass over the pixels and not twenty; the network itself is slower by
-            # far under XLA on CPUs.
+            # XLA fuses some twenty passes over the pixels into one. The network itself
+            # is much slower under XLA on CPUs.
             jit_compile=can_compile(),
         )
         self.loss_mean = keras.metrics.Mean(name="loss")
@@ -61,31 +87,32 @@ class Trainer(keras.Model):
             self.score_metric = keras.metrics.AUC(name="roc_auc", from_logits=True)
         self.num_updates = self._add_state("num_updates", 0, "int64")
         self.num_skipped = self._add_state("num_skipped", 0, "int64")
-        self.streak = self._add_state("streak", 0, "int64")
-        self.ema_momentum = config.train.ema_momentum
-        # Statistics of batch normalization are averaged with the weights they go with.
+        self.num_consecutive_skips = self._add_state(
+            "num_consecutive_skips", 0, "int64"
+        )
+        self.ema_momentum = train.ema_momentum
+        # The statistics of batch normalization are averaged together with the weights.
         self.averages = [
             self._add_state(f"average_{number}", value, "float32")
             for number, value in enumerate(network.get_weights())
             if self.ema_momentum
         ]
-        self._schedule = build_schedule(config.train, num_steps=num_steps)
+        self._schedule = build_schedule(train, num_steps=num_steps)
         self.compile(
-            build_optimizer(config.train, precision=network.dtype_policy.name),
+            build_optimizer(train, precision=network.dtype_policy.name),
             jit_compile=False,
         )
-        # A step that makes no variables is traced once and not twice.
+        # A step that creates no variables is traced only once.
         self.optimizer.build(network.trainable_variables)
-        self._scaled = hasattr(self.optimizer, "dynamic_scale")
-        self._config = config
+        self._has_loss_scale = hasattr(self.optimizer, "dynamic_scale")
+        self._model_config = model
+        self._train_config = train
         self._strategy = tf.distribute.get_strategy()
         num_devices = self._strategy.num_replicas_in_sync
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = num_devices > 1
-        self._jit_compile = choose_compiler(
-            config.train.jit_compile, num_devices=num_devices
-        )
+        self._jit_compile = choose_compiler(train.jit_compile, num_devices=num_devices)
         self._head_only: bool | None = None
         self.begin_epoch(0)
 
@@ -95,19 +122,24 @@ class Trainer(keras.Model):
         return [self.loss_mean, self.score_metric]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Choose what is trained in an epoch, after a checkpoint was loaded."""
-        head_epochs = self._config.train.head_epochs
+        """Choose the layers to train in an epoch, counted from 0.
+
+        Call it after a checkpoint was loaded.
+        """
+        head_epochs = self._train_config.head_epochs
         head_only = epoch < head_epochs
         if head_only != self._head_only:
             self._head_only = head_only
-            set_trainable(self.network, self._config.model, head_only=head_only)
+            set_trainable(self.network, self._model_config, head_only=head_only)
             self._step = tf.function(self.train_step, jit_compile=self._jit_compile)
-            self.run_steps = tf.function(self._run_steps)
+            self.execute_steps = tf.function(self._execute_steps)
         optimizer: Any = self.optimizer
-        steps = [np.asarray(x).item() for x in (optimizer.iterations, self.num_updates)]
-        if head_epochs and not head_only and steps[0] == steps[1]:
-            # All that the optimizer has counted are steps of the head alone. Beside
-            # these Adam's would be several times too long for weights without moments.
+        num_optimizer_steps = np.asarray(optimizer.iterations).item()
+        num_updates = np.asarray(self.num_updates).item()
+        if head_epochs and not head_only and num_optimizer_steps == num_updates:
+            # The optimizer has counted only steps of the head. With that count, Adam's
+            # first steps would be several times too long for the other weights, which
+            # have no moments yet.
             inner = getattr(optimizer, "inner_optimizer", optimizer)
             for variable in inner.variables:
                 if variable is not inner.learning_rate:
@@ -118,7 +150,7 @@ class Trainer(keras.Model):
         return self.logit_model(images, training=training)
 
     def train_step(self, batch: Batch) -> None:
-        """Augment a device's part of a batch, and step down the loss's gradient."""
+        """Augment a device's part of a batch and update the weights."""
         context = tf.distribute.get_replica_context()
         labels = batch["label"][:, None]
         images = self.augment(
@@ -126,7 +158,7 @@ class Trainer(keras.Model):
         )
         size = tf.cast(tf.size(labels), tf.float32)
         size = context.all_reduce(tf.distribute.ReduceOp.SUM, size)
-        statistics = self._find_statistics() if self._scaled else []
+        statistics = self._batch_norm_statistics() if self._has_loss_scale else []
         before = [tf.identity(variable) for variable in statistics]
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
@@ -136,92 +168,94 @@ class Trainer(keras.Model):
         weights = self.trainable_weights
         gradients = tape.gradient(scaled, weights)
         if self._schedule:
-            # Inside the optimizer it would be traced once for each variable.
+            # Inside the optimizer the schedule would be traced once per variable.
             self.optimizer.learning_rate = self._schedule(self.num_updates)
-        both = tf.stack([loss, tf.linalg.global_norm(gradients)])
-        both = context.all_reduce(tf.distribute.ReduceOp.SUM, both)
-        finite = tf.reduce_all(tf.math.is_finite(both))
-        if self._scaled:
-            # A loss scale leaves out steps that are not finite, and looks at the
-            # gradients of one device: these are so on all devices, or on none.
-            gradients[0] = tf.where(finite, gradients[0], np.inf)
+        loss_and_norm = tf.stack([loss, tf.linalg.global_norm(gradients)])
+        loss_and_norm = context.all_reduce(tf.distribute.ReduceOp.SUM, loss_and_norm)
+        is_finite = tf.reduce_all(tf.math.is_finite(loss_and_norm))
+        if self._has_loss_scale:
+            # LossScaleOptimizer skips a step with non-finite gradients, but each device
+            # checks only its own: make them non-finite on all devices or on none.
+            gradients[0] = tf.where(is_finite, gradients[0], np.inf)
         self.optimizer.apply(gradients, weights)
         for variable, value in zip(statistics, before, strict=True):
-            variable.assign(tf.where(finite, variable, value))
-        bad = tf.cast(~finite, tf.int64)
-        self.num_updates.assign_add(1 - bad)
-        self.num_skipped.assign_add(bad)
-        self.streak.assign((self.streak + bad) * bad)
-        self._average()
-        # Of a step that was left out nothing is measured.
-        counted = tf.fill(tf.shape(losses), tf.cast(finite, tf.float32))
-        self.loss_mean.update_state(tf.where(finite, losses, 0), counted)
-        self.score_metric.update_state(labels, tf.where(finite, logits, 0), counted)
+            variable.assign(tf.where(is_finite, variable, value))
+        skipped = tf.cast(~is_finite, tf.int64)
+        self.num_updates.assign_add(1 - skipped)
+        self.num_skipped.assign_add(skipped)
+        self.num_consecutive_skips.assign(
+            (self.num_consecutive_skips + skipped) * skipped
+        )
+        self._update_averages()
+        # The metrics do not count a skipped step.
+        weight = tf.fill(tf.shape(losses), tf.cast(is_finite, tf.float32))
+        self.loss_mean.update_state(tf.where(is_finite, losses, 0), weight)
+        self.score_metric.update_state(labels, tf.where(is_finite, logits, 0), weight)
 
-    def _run_steps(
+    def _execute_steps(
         self, batches: Iterator[Batch], num_steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Run some steps, or until too many in a row were not finite.
+    ) -> StepsResult:
+        """Run several steps, or fewer if too many in a row are non-finite.
 
-        `run_steps` is this, compiled.
+        `execute_steps` is the compiled function.
 
         Args:
-            batches: of a dataset, or a distributed one.
+            batches: Of a dataset or a distributed dataset.
             num_steps: int64.
-
-        Returns:
-            int64, how many were run; float64, seconds waited for their batches; bool,
-            whether too many were not finite.
         """
-        limit = self._config.train.max_skipped_steps if self._scaled else 0
+        limit = self._train_config.max_skipped_steps if self._has_loss_scale else 0
         num_done = tf.zeros([], tf.int64)
-        waited = tf.zeros([], tf.float64)
+        wait_seconds = tf.zeros([], tf.float64)
         for _ in tf.range(num_steps):
-            asked = _read_clock()
-            with tf.control_dependencies([asked]):
+            start = _read_clock()
+            with tf.control_dependencies([start]):
                 batch = next(batches)
             with tf.control_dependencies(
                 tf.nest.flatten(batch, expand_composites=True)
             ):
-                came = _read_clock()
-            waited += came - asked
-            # A single thread might else do the step first, and then read the clock.
-            with tf.control_dependencies([came]):
+                end = _read_clock()
+            wait_seconds += end - start
+            # Otherwise a single thread might run the step before it reads the clock.
+            with tf.control_dependencies([end]):
                 self._strategy.run(self._step, (batch,))
             num_done += 1
-            if self.streak > limit:
+            if self.num_consecutive_skips > limit:
                 break
-        return num_done, waited, self.streak > limit
+        return StepsResult(num_done, wait_seconds, self.num_consecutive_skips > limit)
 
     def test_step(self, batch: Batch) -> tf.Tensor:
         """Return the logits of a batch without augmentation, float32 [B, C]."""
         return self(scale_images(batch["image"]), training=False)
 
     def state_variables(self) -> list[keras.Variable]:
-        """List all that a step reads and changes, each once.
+        """List the variables that a step reads or changes, each once.
 
-        Weights, statistics of batch normalization, the states of dropout's generators,
-        moving averages, the optimizer's variables with its loss scale, and the sums of
-        the epoch's metrics.
+        They are the weights, the statistics of batch normalization, the states of
+        dropout's generators, the moving averages, the optimizer's variables with its
+        loss scale, and the sums of the epoch's metrics.
         """
-        every = (*self.variables, *self.metrics_variables, *self.optimizer.variables)
-        return list({id(variable): variable for variable in every}.values())
+        variables = (
+            *self.variables,
+            *self.metrics_variables,
+            *self.optimizer.variables,
+        )
+        return list({id(variable): variable for variable in variables}.values())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the network stand with its averaged weights, if there are any."""
+        """Give the network its averaged weights inside the block, if it has any."""
         if not self.averages:
             yield
             return
-        held = self.network.get_weights()
+        weights = self.network.get_weights()
         self.network.set_weights([np.asarray(value) for value in self.averages])
         try:
             yield
         finally:
-            self.network.set_weights(held)
+            self.network.set_weights(weights)
 
-    def _find_statistics(self) -> list[keras.Variable]:
-        """List what the way forward changes: batch normalization's statistics."""
+    def _batch_norm_statistics(self) -> list[keras.Variable]:
+        """Return the variables that the forward pass changes."""
         return [
             variable
             for layer in self.network.layers
@@ -229,9 +263,9 @@ class Trainer(keras.Model):
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
 
-    def _average(self) -> None:
-        # As TensorFlow's ExponentialMovingAverage: fast while there is little to
-        # average, since the first weights are not worth to be kept.
+    def _update_averages(self) -> None:
+        # As TensorFlow's ExponentialMovingAverage: the average follows fast at first,
+        # so that it soon forgets the initial weights.
         count = tf.cast(self.num_updates, tf.float32)
         momentum = tf.minimum(self.ema_momentum, (1 + count) / (10 + count))
         for average, weight in zip(self.averages, self.network.weights, strict=False):
@@ -249,19 +283,19 @@ class Trainer(keras.Model):
 
 
 def _read_clock() -> tf.Tensor:
-    # TensorFlow's own clock is refused where determinism is asked for.
+    # With op determinism TensorFlow refuses its own clock.
     return tf.ensure_shape(tf.numpy_function(time.perf_counter, [], tf.float64), [])
 
 
 def build_schedule(
     config: TrainConfig, *, num_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule | None:
-    """Build the learning rate over steps: linear warm-up, then half a cosine to zero.
+    """Build the learning rate schedule: linear warm-up, then half a cosine to zero.
 
     Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts.
 
     Returns:
-        None where the rate is constant, but for what callbacks change.
+        None if only callbacks change the rate.
     """
     if config.schedule != "cosine":
         return None
@@ -270,7 +304,8 @@ def build_schedule(
     if not num_warm:
         return keras.optimizers.schedules.CosineDecay(config.learning_rate, decay_steps)
     return keras.optimizers.schedules.CosineDecay(
-        config.learning_rate / num_warm,  # a step without a rate would be lost
+        config.learning_rate
+        / num_warm,  # with a rate of 0 the first step would be lost
         decay_steps,
         warmup_target=config.learning_rate,
         warmup_steps=num_warm,
@@ -278,9 +313,9 @@ def build_schedule(
 
 
 def build_optimizer(config: TrainConfig, *, precision: str) -> keras.Optimizer:
-    """Build the optimizer; its learning rate is a variable.
+    """Build the optimizer. Its learning rate is a variable.
 
-    Under `mixed_float16` the loss is scaled, since small gradients would be zero.
+    With `mixed_float16` the loss is scaled, because small gradients would underflow.
     """
     if config.optimizer == "adam":
         optimizer = keras.optimizers.Adam(config.learning_rate)

@@ -1,4 +1,4 @@
-"""Validation: what a network in training makes of photographs it does not train on."""
+"""Validation: the metrics of a network on photographs it does not train on."""
 
 from collections.abc import Callable, Iterable
 
@@ -27,11 +27,11 @@ class Validation:
     """
 
     def __init__(self, trainer: Trainer, batches: Iterable[Batch]) -> None:
-        """Make a validation.
+        """Prepare the prediction function.
 
         Args:
-            trainer: whose network is measured.
-            batches: of `eval_dataset`, or such a dataset distributed.
+            trainer: Its network is measured.
+            batches: From `eval_dataset`, or such a dataset distributed.
         """
         self.task = trainer.task
         self._trainer = trainer
@@ -40,33 +40,28 @@ class Validation:
         self._predict = tf.function(
             lambda batch: strategy.run(trainer.test_step, (batch,))
         )
-        self._list_parts = strategy.experimental_local_results
+        self._device_values = strategy.experimental_local_results
         self.classes = np.zeros(0, np.int64)
         self.probabilities = np.zeros((0, 1), np.float32)
 
     def measure(self, stop: Callable[[], bool]) -> dict[str, float] | None:
-        """Predict the whole split, and measure that by scikit-learn.
+        """Predict the whole split and return its metrics by name.
 
         Args:
-            stop: asked after each batch whether to leave it.
+            stop: Called after each batch; true stops the validation.
 
         Returns:
-            None where it was left; `loss` alone where it is not finite; or `loss`,
-            `accuracy`, `balanced_accuracy`, `roc_auc` and `average_precision` of
-            disease, and of grades their quadratic weighted `kappa`. The score from
-            which disease is decided is 0.5.
+            None if stopped. Only `loss` if it is non-finite. Otherwise `loss`,
+            `roc_auc` and `average_precision` of the disease score, `accuracy` and
+            `balanced_accuracy` of the predicted classes (with a threshold of 0.5), and
+            for the task `grades` the quadratic weighted `kappa`.
         """
         labels, logits = [], []
         for batch in self._batches:
-            found = self._list_parts(self._predict(batch))
-            parts = zip(
-                self._list_parts(batch["mask"]),
-                self._list_parts(batch["label"]),
-                found,
-                strict=True,
-            )
-            for mask, label, logit in parts:
-                # Padding does not count.
+            values = (batch["mask"], batch["label"], self._predict(batch))
+            for mask, label, logit in zip(
+                *map(self._device_values, values), strict=True
+            ):
                 labels.append(label.numpy()[mask.numpy()])
                 logits.append(logit.numpy()[mask.numpy()])
             if stop():
@@ -81,34 +76,34 @@ class Validation:
             return {"loss": float(loss)}
         return {"loss": float(loss)} | self._measure()
 
-    def disease_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return whether there is disease, bool [n], and its scores, float32 [n]."""
+    def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the binary labels, bool [n], and the disease scores, float32 [n]."""
         positive = self.classes >= self.task.first_positive_class
         return positive, self.task.disease_scores(self.probabilities)
 
     def predicted_classes(self) -> np.ndarray:
-        """Return the classes decided on, int64 [n]."""
+        """Return the predicted classes, int64 [n]."""
         return self.task.predicted_classes(self.probabilities)
 
     def _measure(self) -> dict[str, float]:
-        positive, scores = self.disease_scores()
-        decisions = self.predicted_classes()
-        found = {
+        positive, scores = self.labels_and_scores()
+        predicted = self.predicted_classes()
+        metrics = {
             "roc_auc": roc_auc_score(positive, scores),
             "average_precision": average_precision_score(positive, scores),
-            "accuracy": accuracy_score(self.classes, decisions),
+            "accuracy": accuracy_score(self.classes, predicted),
             "balanced_accuracy": recall_score(
                 self.classes,
-                decisions,
+                predicted,
                 labels=np.unique(self.classes),
                 average="macro",
                 zero_division=0,
             ),
         }
         if self.task.predicts_grades:
-            # All grades are listed, since a missing one would bring its neighbours
-            # closer together.
-            found["kappa"] = cohen_kappa_score(
-                self.classes, decisions, labels=GRADES, weights="quadratic"
+            # All grades are listed: without a missing one, its neighbours would count
+            # as adjacent.
+            metrics["kappa"] = cohen_kappa_score(
+                self.classes, predicted, labels=GRADES, weights="quadratic"
             )
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in metrics.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from measurement import measure
 
-from drtf.data.pipeline import State, train_dataset
+from drtf.data.pipeline import StreamPosition, train_dataset
 from drtf.records.reader import ShardDataset
 
 NUM_EPOCHS = 1_000_000  # more than are ever read
@@ -22,7 +22,7 @@ def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
         shards,
         batch_size=arguments.batch_size,
         epochs=NUM_EPOCHS,
-        state=State(arguments.seed),
+        start=StreamPosition(arguments.seed),
     )
     for batch in dataset:
         if len(batch["label"]) == arguments.batch_size:
