@@ -17,31 +17,30 @@ def images(tmp_path_factory):
     return folder
 
 
-def test_degraded_photographs_are_flagged_and_good_ones_are_not(images, tmp_path):
-    judged = tmp_path / "judged.csv"
-    judged.write_text("image,gradable\n0_left,1\n1_left,0\n9_left,0\n")
-    found = {
-        kind.name: kind for kind in bench_quality(images, judged=judged, num_workers=1)
-    }
-    assert found["as it is"].num_photographs == 3
-    assert found["as it is"].num_flagged == 0
-    assert found["blurred, sigma 6 px of 256"].num_by_flag["blurred"] == 3
-    assert found["darkened to 20%"].num_by_flag["too_dark"] == 3
-    assert found["judged gradable"].num_photographs == 1
-    assert found["judged ungradable"].num_photographs == 1
+def test_degraded_photographs_are_flagged_and_originals_are_not(images, tmp_path):
+    gradable = tmp_path / "gradable.csv"
+    gradable.write_text("image,gradable\n0_left,1\n1_left,0\n9_left,0\n")
+    groups = bench_quality(images, gradable=gradable, num_workers=1)
+    counts = {group.group: group for group in groups}
+    assert counts["unchanged"].num_photographs == 3
+    assert counts["unchanged"].num_flagged == 0
+    assert counts["blurred, sigma 6 px of 256"].num_by_flag["blurred"] == 3
+    assert counts["darkened to 20%"].num_by_flag["too_dark"] == 3
+    assert counts["gradable"].num_photographs == 1
+    assert counts["ungradable"].num_photographs == 1
 
 
-def test_verdicts_that_can_not_be_read_are_named(images, tmp_path):
-    judged = tmp_path / "judged.csv"
-    judged.write_text("image,good\n0_left,1\n")
-    with raises_naming(LabelError, judged, "image", "gradable", 0, 1):
-        bench_quality(images, judged=judged)
-    judged.write_text("image,gradable\n9_left,1\n")
-    with raises_naming(LabelError, judged, images):
-        bench_quality(images, judged=judged)
+def test_an_unusable_csv_of_assessments_is_named(images, tmp_path):
+    gradable = tmp_path / "gradable.csv"
+    gradable.write_text("image,good\n0_left,1\n")
+    with raises_naming(LabelError, gradable, "image", "gradable", 0, 1):
+        bench_quality(images, gradable=gradable)
+    gradable.write_text("image,gradable\n9_left,1\n")
+    with raises_naming(LabelError, gradable, images):
+        bench_quality(images, gradable=gradable)
 
 
-def test_a_folder_that_can_not_be_read_is_told(tmp_path):
+def test_a_folder_without_a_readable_photograph_is_refused(tmp_path):
     (tmp_path / "0_left.png").write_bytes(b"")
     with raises_naming(LabelError, tmp_path):
-        bench_quality(tmp_path, judged=None, num_workers=1)
+        bench_quality(tmp_path, gradable=None, num_workers=1)

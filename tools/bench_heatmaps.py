@@ -17,30 +17,30 @@ from .options import LocalPath
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Diseased eyes to draw.",
+    help="Number of diseased eyes to draw.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=1000,
     show_default=True,
-    help="Of the drawing; not that of the photographs trained on.",
+    help="Seed of the drawing; it should differ from the training photographs'.",
 )
 @json_option
 def heatmaps(run: Path, num_photographs: int, seed: int, json: Path | None) -> None:
     """Measure whether heat maps point at lesions, by method and layer.
 
-    RUN is one that was trained on drawn photographs, such as DEMO/run of drtf demo:
-    where their lesions are is known.
+    RUN must be a run that was trained on synthetic photographs, such as demo/run of
+    drtf demo. The place of the lesions in such photographs is known.
     """
     from drtf.bench.heatmaps import bench_heatmaps
 
     from .tables import show_table
 
     check_json(json)
-    found = bench_heatmaps(run, num_photographs=num_photographs, seed=seed)
+    results = bench_heatmaps(run, num_photographs=num_photographs, seed=seed)
     show_table(
-        f"{num_photographs:,} drawn photographs of diseased eyes",
+        f"{num_photographs:,} synthetic photographs of diseased eyes",
         (
             "method",
             "layer",
@@ -50,21 +50,32 @@ def heatmaps(run: Path, num_photographs: int, seed: int, json: Path | None) -> N
             "heat on lesions",
             "by chance",
             "blank",
-            "like random",
+            "correlation with random",
         ),
         [
             (
                 result.method,
                 result.layer,
                 f"{result.cells} x {result.cells}",
-                f"{result.pointing:.2f}",
-                f"{result.pointing_chance:.2f}",
-                f"{result.heat_share:.2f}",
-                f"{result.heat_chance:.2f}",
-                f"{result.blank:.2f}",
-                f"{result.likeness:.2f}",
+                f"{result.measures.pointing_fraction:.2f}",
+                f"{result.measures.pointing_by_chance:.2f}",
+                f"{result.measures.heat_fraction:.2f}",
+                f"{result.measures.heat_by_chance:.2f}",
+                f"{result.measures.blank_fraction:.2f}",
+                f"{result.measures.correlation_with_random:.2f}",
             )
-            for result in found
+            for result in results
         ],
     )
-    write_json(json, [asdict(result) for result in found])
+    write_json(
+        json,
+        [
+            {
+                "method": result.method,
+                "layer": result.layer,
+                "cells": result.cells,
+                **asdict(result.measures),
+            }
+            for result in results
+        ],
+    )

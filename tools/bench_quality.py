@@ -13,16 +13,16 @@ from .options import images_option, path_option
 @click.command()
 @images_option("Folder of photographs, or a .csv with a column path.")
 @path_option(
-    "--judged",
-    "CSV with columns image and gradable, 0 or 1, as a clinician judged them.",
+    "--gradable",
+    "CSV with the columns image and gradable (0 or 1), a clinician's assessment.",
     required=False,
 )
 @json_option
-def quality(images: Path | str, judged: Path | None, json: Path | None) -> None:
-    """Measure which photographs the flags of drtf score find hardly gradable.
+def quality(images: Path | str, gradable: Path | None, json: Path | None) -> None:
+    """Measure how well the flags of drtf score detect ungradable photographs.
 
-    The photographs are flagged as they are, blurred, darkened, and, with --judged,
-    apart by a clinician's verdict.
+    The table counts the flags of the original photographs and of blurred and darkened
+    copies; with --gradable, also those of the gradable and the ungradable originals.
     """
     from drtf.bench.quality import bench_quality
     from drtf.images.gradability import Flag
@@ -30,22 +30,22 @@ def quality(images: Path | str, judged: Path | None, json: Path | None) -> None:
     from .tables import show_table
 
     check_json(json)
-    found = bench_quality(images, judged=judged)
+    groups = bench_quality(images, gradable=gradable)
     flags = get_args(Flag)
     show_table(
-        f"{images}: share of photographs with each flag",
+        f"{images}: fraction of photographs with each flag",
         ("", "photographs", "any flag", *flags),
         [
             (
-                kind.name,
-                f"{kind.num_photographs:,}",
-                f"{kind.num_flagged / kind.num_photographs:.3f}",
+                group.group,
+                f"{group.num_photographs:,}",
+                f"{group.num_flagged / group.num_photographs:.3f}",
                 *(
-                    f"{kind.num_by_flag[flag] / kind.num_photographs:.3f}"
+                    f"{group.num_by_flag[flag] / group.num_photographs:.3f}"
                     for flag in flags
                 ),
             )
-            for kind in found
+            for group in groups
         ],
     )
-    write_json(json, [asdict(kind) for kind in found])
+    write_json(json, [asdict(group) for group in groups])

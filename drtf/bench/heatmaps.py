@@ -1,4 +1,4 @@
-"""Whether heat maps mean something: drawn photographs, whose lesions are known."""
+"""Measure whether heat maps point at lesions, on synthetic photographs."""
 
 import functools
 import itertools
@@ -21,15 +21,19 @@ from drtf.progress import progress
 from drtf.synthetic import PlannedPhotograph, plan_photographs
 from drtf.workers import count_workers, map_in_order
 
-# How far from a lesion the hottest point may lie: 15 px of photographs of some 500.
+# How far the hottest point may be from a lesion, as a fraction of the image's side:
+# 15 px of photographs of about 500 px.
 TOLERANCE = 15 / 512
-LEAST_CELLS_A_SIDE = 3
+MIN_CELLS_PER_SIDE = 3
 
 
 class Example(NamedTuple):
-    """A drawn photograph of a diseased eye, as the network takes it.
+    """A synthetic photograph of a diseased eye, preprocessed for the network.
 
-    `image` is uint8 RGB [S, S, 3], `lesions` and `field` are bool [S, S].
+    Attributes:
+        image: uint8 [S, S, 3], RGB.
+        lesions: bool [S, S], True on lesions.
+        field: bool [S, S], True on the visible retina.
     """
 
     image: np.ndarray
@@ -38,32 +42,44 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MapResult:
-    """What the maps of one method at one layer are worth.
+class MapMeasures:
+    """How well heat maps point at lesions.
 
     Attributes:
-        method: of the maps.
-        layer: that they are made at; empty for saliency, which has none.
-        cells: of its grid, a side.
-        pointing: share of photographs whose hottest point lies at a lesion (the
-            pointing game: Zhang et al., 2016, https://arxiv.org/abs/1608.00507).
-        pointing_chance: the same of a random point of the field.
-        heat_share: of the heat in the field, what lies on lesions themselves.
-        heat_chance: the same where all of the field is equally hot.
-        blank: share of maps that are zero everywhere.
-        likeness: correlation with the maps of a network of random weights, which ought
-            to be near 0 (Adebayo et al., 2018, https://arxiv.org/abs/1810.03292).
+        pointing_fraction: Fraction of photographs whose hottest point is at a lesion
+            (the pointing game: Zhang et al., 2016, https://arxiv.org/abs/1608.00507).
+        pointing_by_chance: The same for a random point of the field.
+        heat_fraction: Fraction of the heat in the field that is on lesions.
+        heat_by_chance: The same for uniform heat.
+        blank_fraction: Fraction of the maps that are zero everywhere.
+        correlation_with_random: Correlation with the maps of a network with random
+            weights. It should be near 0 (Adebayo et al., 2018,
+            https://arxiv.org/abs/1810.03292).
+    """
+
+    pointing_fraction: float
+    pointing_by_chance: float
+    heat_fraction: float
+    heat_by_chance: float
+    blank_fraction: float
+    correlation_with_random: float
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """The measures of one method at one layer.
+
+    Attributes:
+        method: Method of the maps.
+        layer: Name of the layer; empty for saliency, which has none.
+        cells: Number of cells per side of the layer's grid.
+        measures: The measures of the maps.
     """
 
     method: MapMethod
     layer: str
     cells: int
-    pointing: float
-    pointing_chance: float
-    heat_share: float
-    heat_chance: float
-    blank: float
-    likeness: float
+    measures: MapMeasures
 
 
 def bench_heatmaps(
@@ -74,92 +90,93 @@ def bench_heatmaps(
     methods: Sequence[MapMethod] = get_args(MapMethod),
     num_workers: int = 0,
 ) -> list[MapResult]:
-    """Measure the maps of a run that was trained on drawn photographs.
+    """Measure the heat maps of a run that was trained on synthetic photographs.
 
     Args:
-        run_folder: what `train` left, on a set such as the demo's.
-        num_photographs: of diseased eyes, to be drawn.
-        seed: of the drawing; it should not be the training set's.
-        methods: of `gradcam.method`.
-        num_workers: processes that draw; 0 is one a CPU.
+        run_folder: Folder of a run, made by `train` on synthetic photographs.
+        num_photographs: Number of diseased eyes to draw.
+        seed: Seed of the drawing; it should differ from the training photographs'.
+        methods: Values of `gradcam.method`.
+        num_workers: Drawing processes; 0 means one per CPU.
 
     Returns:
-        A result for each method, at the last layer of each size of grid.
+        A result for each method, at the last layer of each grid size.
 
     Raises:
-        DrtfError: if the run can't be used, or no photograph shows a lesion.
+        DrtfError: If the run can't be used, or if no photograph shows a lesion.
     """
     run = load_run(run_folder)
     examples = draw_examples(run.config.images, num_photographs, seed, num_workers)
     images, lesions, fields = map(np.stack, zip(*examples, strict=True))
-    near = np.stack([_widen(mask) for mask in lesions]) & fields
-    random = keras.models.clone_model(run.network)
-    shuffle_weights(random, run.network, seed)
-    layers = list_map_layers(run.network, least_cells=LEAST_CELLS_A_SIDE)
-    ways = [
+    near_lesions = np.stack([_dilate(mask) for mask in lesions]) & fields
+    random_network = keras.models.clone_model(run.network)
+    set_shuffled_weights(random_network, run.network, seed)
+    layers = list_map_layers(run.network, least_cells=MIN_CELLS_PER_SIDE)
+    variants = [
         (method, layer)
         for method in methods
         for layer in (layers if method != "saliency" else [None])
     ]
-    found = []
-    with progress("Measuring maps", len(ways)) as advance:
-        for method, layer in ways:
+    results = []
+    with progress("Measuring maps", len(variants)) as advance:
+        for method, layer in variants:
             name = layer.name if layer else ""
-            maps, others = (
+            maps, random_maps = (
                 compute_maps(network, images, task=run.task, layer=name, method=method)
-                for network in (run.network, random)
+                for network in (run.network, random_network)
             )
             cells = layer.output.shape[1] if layer else images.shape[1]
-            found.append(
-                MapResult(
-                    method,
-                    name,
-                    cells,
-                    *measure_maps(maps, others, lesions & fields, near, fields),
-                )
+            measures = measure_maps(
+                maps,
+                random_maps,
+                lesions=lesions & fields,
+                near_lesions=near_lesions,
+                fields=fields,
             )
+            results.append(MapResult(method, name, cells, measures))
             advance(f"{method} {name}")
-    return found
+    return results
 
 
 def measure_maps(
     maps: np.ndarray,
-    others: np.ndarray,
+    random_maps: np.ndarray,
+    *,
     lesions: np.ndarray,
-    near: np.ndarray,
+    near_lesions: np.ndarray,
     fields: np.ndarray,
-) -> tuple[float, ...]:
+) -> MapMeasures:
     """Measure how well maps point at lesions.
 
     Args:
         maps: float32 [N, S, S].
-        others: float32 [N, S, S], the maps of a network with random weights.
+        random_maps: float32 [N, S, S], the maps of a network with random weights.
         lesions: bool [N, S, S].
-        near: bool [N, S, S], the lesions and what is close to them.
+        near_lesions: bool [N, S, S], the lesions and their surroundings.
         fields: bool [N, S, S], the visible retina.
-
-    Returns:
-        The last six fields of `MapResult`.
     """
     inside = np.where(fields, maps, 0)
     heat = inside.sum(axis=(1, 2))
-    lit = heat > 0
-    sizes = fields.sum(axis=(1, 2))
+    has_heat = heat > 0
+    field_areas = fields.sum(axis=(1, 2))
     hottest = inside.reshape(len(maps), -1).argmax(axis=1)
-    hits = near.reshape(len(maps), -1)[np.arange(len(maps)), hottest] & lit
-    on_lesions = np.where(lesions, inside, 0).sum(axis=(1, 2))
-    alike = [
+    flat = near_lesions.reshape(len(maps), -1)
+    hits = flat[np.arange(len(maps)), hottest] & has_heat
+    fractions = np.where(lesions, inside, 0).sum(axis=(1, 2))[has_heat] / heat[has_heat]
+    correlations = [
         np.corrcoef(a[field], b[field])[0, 1]
-        for a, b, field in zip(maps, others, fields, strict=True)
+        for a, b, field in zip(maps, random_maps, fields, strict=True)
         if a[field].std() > 0 and b[field].std() > 0
     ]
-    return (
-        float(hits.mean()),
-        float((near.sum(axis=(1, 2)) / sizes).mean()),
-        float((on_lesions[lit] / heat[lit]).mean()) if lit.any() else float("nan"),
-        float((lesions.sum(axis=(1, 2)) / sizes).mean()),
-        float(1 - maps.any(axis=(1, 2)).mean()),
-        float(np.mean(alike)) if alike else float("nan"),
+    return MapMeasures(
+        pointing_fraction=float(hits.mean()),
+        pointing_by_chance=float((near_lesions.sum(axis=(1, 2)) / field_areas).mean()),
+        heat_fraction=float(fractions.mean()) if has_heat.any() else float("nan"),
+        heat_by_chance=float((lesions.sum(axis=(1, 2)) / field_areas).mean()),
+        blank_fraction=float(1 - maps.any(axis=(1, 2)).mean()),
+        correlation_with_random=(
+            float(np.mean(correlations)) if correlations else float("nan")
+        ),
     )
 
 
@@ -175,7 +192,7 @@ def draw_examples(
     planned = (x for x in plan_photographs(4 * num_photographs, seed=seed) if x.grade)
     chosen = list(itertools.islice(planned, num_photographs))
     drawn = map_in_order(
-        functools.partial(_draw, config=config),
+        functools.partial(_draw_example, config=config),
         chosen,
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
@@ -189,12 +206,13 @@ def draw_examples(
     if not examples:
         raise DrtfError(
             f"none of {num_photographs} photographs drawn with seed {seed} shows a "
-            "lesion: draw more"
+            "lesion; draw more photographs"
         )
     return examples
 
 
-def _draw(photograph: PlannedPhotograph, *, config: ImagesConfig) -> Example:
+def _draw_example(photograph: PlannedPhotograph, *, config: ImagesConfig) -> Example:
+    """Draw a photograph, and preprocess it and its masks for the network."""
     drawn = photograph.draw()
     _, data = cv2.imencode(".png", drawn.image[..., ::-1])
     image = preprocess_photograph(data.tobytes(), config).image
@@ -202,29 +220,34 @@ def _draw(photograph: PlannedPhotograph, *, config: ImagesConfig) -> Example:
     brightness = build_thumbnail(drawn.image).brightness
     field = find_field(brightness)
     mask = np.ones_like(brightness) if field is None else field
-    whole = cv2.resize(mask, drawn.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    visible = cv2.resize(
+        mask, drawn.image.shape[1::-1], interpolation=cv2.INTER_NEAREST
+    )
     if config.crop == "retina":
         frame = square_around(mask, drawn.image.shape, scale=1)
-        lesions, whole = (crop(x, frame, scale=1) for x in (lesions, whole))
-    # A px is of a lesion if any of its part of the photograph is.
+        lesions, visible = (crop(x, frame, scale=1) for x in (lesions, visible))
+    # A pixel is on a lesion if any part of it is.
     size = (config.size, config.size)
-    lesions, whole = (
+    lesions, visible = (
         cv2.resize(x * 255, size, interpolation=cv2.INTER_AREA)
-        for x in (lesions, whole)
+        for x in (lesions, visible)
     )
-    return Example(image, lesions > 0, whole > 127)
+    return Example(image, lesions > 0, visible > 127)
 
 
-def _widen(mask: np.ndarray) -> np.ndarray:
+def _dilate(mask: np.ndarray) -> np.ndarray:
+    """Extend a mask by the tolerance on all sides."""
     radius = round(TOLERANCE * len(mask))
     side = 2 * radius + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     return cv2.dilate(mask.astype(np.uint8), disc) > 0
 
 
-def shuffle_weights(random: keras.Model, network: keras.Model, seed: int) -> None:
-    """Give a network another's weights, each tensor's in a random order."""
+def set_shuffled_weights(
+    random_network: keras.Model, network: keras.Model, seed: int
+) -> None:
+    """Set a network's weights to another's, with each tensor in a random order."""
     rng = np.random.default_rng(seed)
-    random.set_weights(
+    random_network.set_weights(
         [rng.permutation(x.ravel()).reshape(x.shape) for x in network.get_weights()]
     )

@@ -1,4 +1,4 @@
-"""How well flags tell ungradable photographs: as they are, degraded, and as judged."""
+"""Measure how well the gradability flags detect ungradable photographs."""
 
 import csv
 from collections import Counter
@@ -22,104 +22,109 @@ from drtf.images.retina import THUMBNAIL_SIDE, build_thumbnail, find_field
 from drtf.progress import progress
 from drtf.workers import count_workers, map_in_order
 
-AS_IT_IS = "as it is"
-# By sigma in px of a photograph of 256 px, and by factor.
-BLURS = (2, 3, 4, 6)
-EXPOSURES = (0.5, 0.3, 0.2)
+UNCHANGED = "unchanged"
+BLUR_SIGMAS = (2, 3, 4, 6)  # in px of a photograph of THUMBNAIL_SIDE px
+BRIGHTNESS_FACTORS = (0.5, 0.3, 0.2)
 
 Flags = tuple[Flag, ...]
 
 
 @dataclass(frozen=True)
-class FlaggedShares:
-    """How many photographs got which flags.
+class FlagCounts:
+    """How many photographs of one group have each flag.
 
     Attributes:
-        name: of what was done to the photographs, or how they were judged.
-        num_photographs: of this kind.
-        num_flagged: with any flag.
-        num_by_flag: with each flag.
+        group: How the photographs were degraded or graded.
+        num_photographs: Number of photographs in the group.
+        num_flagged: Number of photographs with any flag.
+        num_by_flag: Number of photographs with each flag.
     """
 
-    name: str
+    group: str
     num_photographs: int
     num_flagged: int
     num_by_flag: Mapping[Flag, int]
 
 
 def bench_quality(
-    images: Path | str, *, judged: Path | None, num_workers: int = 0
-) -> list[FlaggedShares]:
-    """Flag photographs as they are, degraded, and by how a clinician judged them.
+    images: Path | str, *, gradable: Path | None, num_workers: int = 0
+) -> list[FlagCounts]:
+    """Flag photographs, originals and degraded copies, and count the flags.
 
     Args:
-        images: a folder of photographs, or a CSV of paths.
-        judged: a CSV with columns `image` and `gradable`, 0 or 1; None for none.
-        num_workers: processes; 0 is one a CPU.
+        images: Folder of photographs, or a CSV of paths.
+        gradable: CSV with the columns `image` and `gradable` (0 or 1), a clinician's
+            assessment; None if there is none.
+        num_workers: Worker processes; 0 means one per CPU.
+
+    Returns:
+        The counts of the originals, of each degradation, and of the gradable and the
+        ungradable originals.
 
     Raises:
-        LabelError: if no photograph can be read, or the CSV can't be or is of others.
+        LabelError: If no photograph can be read, or if the CSV can't be read or
+            contains none of the photographs.
     """
-    verdicts = _load_verdicts(judged) if judged else {}
+    is_gradable = _load_assessments(gradable) if gradable else {}
     photographs = list_photographs(images)
     names = {photograph.id for photograph in photographs}
-    if judged and not names & verdicts.keys():
-        raise LabelError(f"{judged} judges none of the photographs in {images}")
+    if gradable and not names & is_gradable.keys():
+        raise LabelError(f"{gradable} contains none of the photographs in {images}")
     flagged = map_in_order(
-        _flag,
+        _flag_photograph,
         prefetch_photographs(photographs),
         num_workers=count_workers(num_workers),
         initializer=limit_threads,
     )
-    by_kind: dict[str, list[Flags]] = {}
+    by_group: dict[str, list[Flags]] = {}
     num_unreadable = 0
     with progress("Flagging photographs", len(photographs)) as advance:
-        for photograph, found in zip(photographs, flagged, strict=True):
-            for kind, flags in found.items():
-                by_kind.setdefault(kind, []).append(flags)
-            verdict = verdicts.get(photograph.id)
-            if found and verdict is not None:
-                kind = "judged gradable" if verdict else "judged ungradable"
-                by_kind.setdefault(kind, []).append(found[AS_IT_IS])
-            num_unreadable += not found
+        for photograph, flags_by_form in zip(photographs, flagged, strict=True):
+            for form, flags in flags_by_form.items():
+                by_group.setdefault(form, []).append(flags)
+            if flags_by_form and photograph.id in is_gradable:
+                group = "gradable" if is_gradable[photograph.id] else "ungradable"
+                by_group.setdefault(group, []).append(flags_by_form[UNCHANGED])
+            num_unreadable += not flags_by_form
             advance(f"{num_unreadable} unreadable")
-    if not by_kind:
-        raise LabelError(f"none of the photographs in {images} could be read")
-    return [_count(kind, rows) for kind, rows in by_kind.items()]
+    if not by_group:
+        raise LabelError(f"none of the photographs in {images} can be read")
+    return [_count_flags(group, rows) for group, rows in by_group.items()]
 
 
-def _count(kind: str, rows: list[Flags]) -> FlaggedShares:
+def _count_flags(group: str, rows: list[Flags]) -> FlagCounts:
     counts = Counter(flag for flags in rows for flag in flags)
-    return FlaggedShares(kind, len(rows), sum(map(bool, rows)), counts)
+    return FlagCounts(group, len(rows), sum(map(bool, rows)), counts)
 
 
-def _flag(photograph: PhotographRef) -> dict[str, Flags]:
-    """Flag a photograph as it is and in each degraded form; nothing if unreadable."""
+def _flag_photograph(photograph: PhotographRef) -> dict[str, Flags]:
+    """Return the flags of each form of a photograph; none if it is unreadable."""
     try:
         data = photograph.read()
         image, _ = decode_photograph(data, min_side=OVERSAMPLING * THUMBNAIL_SIDE)
     except PhotographError:
         return {}
-    found = {}
-    for kind, form in _degrade(image):
-        surveyed = build_thumbnail(form)
-        found[kind] = gradability_flags(surveyed, find_field(surveyed.brightness))
-    return found
+    flags = {}
+    for form, changed in _degraded_forms(image):
+        thumbnail = build_thumbnail(changed)
+        flags[form] = gradability_flags(thumbnail, find_field(thumbnail.brightness))
+    return flags
 
 
-def _degrade(image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield a photograph as it is, blurred and darkened, each with its name."""
-    yield AS_IT_IS, image
-    pixels = max(image.shape[:2]) / THUMBNAIL_SIDE
-    for sigma in BLURS:
-        blurred = cv2.GaussianBlur(image, (0, 0), sigma * pixels)
+def _degraded_forms(image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a photograph unchanged, blurred and darkened, each with a description."""
+    yield UNCHANGED, image
+    scale = max(image.shape[:2]) / THUMBNAIL_SIDE
+    for sigma in BLUR_SIGMAS:
+        blurred = cv2.GaussianBlur(image, (0, 0), sigma * scale)
         yield f"blurred, sigma {sigma} px of {THUMBNAIL_SIDE}", blurred
-    for factor in EXPOSURES:
+    for factor in BRIGHTNESS_FACTORS:
         darkened = cv2.convertScaleAbs(image, alpha=factor)
         yield f"darkened to {factor:.0%}", darkened
 
 
-def _load_verdicts(path: Path) -> dict[str, bool]:
+def _load_assessments(path: Path) -> dict[str, bool]:
+    """Load whether each photograph is gradable, by its id."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return {
