@@ -124,6 +124,7 @@ def test_damaged_metrics_are_refused(tmp_path, text):
     with raises_naming(RunError, path, "drtf evaluate") as error:
         compare([folder], least_grade=1, **BOOTSTRAP)
     assert isinstance(error.value.__cause__, FileNotFoundError)
+    assert "Errno" not in str(error.value)  # missing, and not a damaged file
 
 
 def test_a_patient_may_be_called_na(tmp_path):
