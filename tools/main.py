@@ -1,4 +1,4 @@
-"""The command group `drtf`, and how its errors are shown."""
+"""The command group `drtf`, its exit codes, and how it shows errors."""
 
 import os
 import sys
@@ -27,18 +27,18 @@ from .train import train
 from .verify import verify
 
 LIBGL_ADVICE = (
-    "apt-get install libgl1, or pip uninstall opencv-python and "
-    "pip install opencv-python-headless, the same module without it"
+    "run apt-get install libgl1, or replace the package: pip uninstall opencv-python, "
+    "then pip install opencv-python-headless"
 )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="drtf")
 def drtf() -> None:
-    """Turn photographs of the retina into shards, once, and train from them.
+    """Convert photographs of the retina to TFRecord shards once, and train from them.
 
-    Start with `drtf demo --out demo`, which does the whole job on drawn photographs,
-    or with `drtf doctor`, which tells what this machine offers.
+    To start, run `drtf demo --out demo`, which does the whole job on synthetic
+    photographs, or `drtf doctor`, which checks this machine.
     """
 
 
@@ -63,13 +63,13 @@ for command in (
 
 
 def main() -> None:
-    """Run a command: exit 0 if all is done, 1 on an error that the user can mend.
+    """Run a command and exit.
 
-    Wrong usage exits 2, as click does; 3 means done, with photographs set aside; 130
-    and 143 mean stopped by Ctrl-C and SIGTERM, with all saved.
+    The exit code is 0 if everything is done, 1 on an error that the user can fix, 2 on
+    wrong usage (from click), 3 if some photographs were rejected, and 130 or 143 if
+    Ctrl-C or SIGTERM stopped the command after everything was saved.
     """
-    # Their C++ speaks on stderr, of each damaged photograph for one; what a user must
-    # know is said by us.
+    # Silence the C++ logs of TensorFlow and OpenCV; drtf reports what users must know.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
@@ -78,24 +78,24 @@ def main() -> None:
         _leave(stopped.code)
     except StoppedError as stopped:
         click.echo(f"Stopped: {stopped}", err=True)
-        _leave(128 + stopped.signal)  # as a shell has it
+        _leave(128 + stopped.signal)  # the shells' convention
     except DrtfError as error:
         click.echo(f"Error: {error}", err=True)
         _leave(1)
-    except OSError as error:  # a full disk, or a folder that may not be written to
+    except OSError as error:  # a full disk, or a folder without write permission
         where = f"{error.filename}: " if error.filename else ""
-        advice = "can it be written to, and has the disk room?"
+        advice = "check that it is writable and that the disk has space"
         click.echo(f"Error: {where}{error.strerror or error}; {advice}", err=True)
         _leave(1)
     except ImportError as error:
         if "libGL" not in str(error):
             raise
-        click.echo(f"Error: OpenCV can't be loaded: {error}; {LIBGL_ADVICE}", err=True)
+        click.echo(f"Error: can't load OpenCV: {error}; {LIBGL_ADVICE}", err=True)
         sys.exit(1)
 
 
 def _leave(code: str | int | None) -> NoReturn:
-    """Exit; at once where tensorflow-io would abort the process on its way out."""
+    """Exit. After tensorflow-io was used, skip its cleanup, which aborts the process."""
     if has_used_store() and isinstance(code, int):
         sys.stdout.flush()
         sys.stderr.flush()
