@@ -27,8 +27,8 @@ from .train import train
 from .verify import verify
 
 LIBGL_ADVICE = (
-    "run apt-get install libgl1, or replace the package: pip uninstall opencv-python, "
-    "then pip install opencv-python-headless"
+    "run apt-get install libgl1, or replace the package: pip uninstall opencv-python "
+    "and pip install opencv-python-headless"
 )
 
 
