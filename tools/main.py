@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _leave(code: str | int | None) -> NoReturn:
-    """Exit. After tensorflow-io was used, skip its cleanup, which aborts the process."""
+    """Exit, without the cleanup that aborts the process once tensorflow-io was used."""
     if has_used_store() and isinstance(code, int):
         sys.stdout.flush()
         sys.stderr.flush()
