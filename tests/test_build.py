@@ -13,7 +13,7 @@ from drtf.errors import DrtfError, LabelError
 from drtf.images.preprocess import decode_image
 from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
 from drtf.records.reader import ShardDataset
-from drtf.records.rejected import Rejection, save_rejected
+from drtf.records.rejected import RejectedRow, save_rejected
 from drtf.records.verify import find_faults
 from naming import assert_names, raises_naming
 
@@ -31,7 +31,7 @@ def build(folder, out, config):
 
 def find_rejected(folder):
     with (folder / REJECTED_FILE).open(newline="") as file:
-        return [Rejection(**row) for row in csv.DictReader(file)]
+        return [RejectedRow(**row) for row in csv.DictReader(file)]
 
 
 def files_of(folder):
@@ -197,5 +197,5 @@ def test_a_missing_folder_is_named(tmp_path, config):
 
 def test_a_name_set_aside_is_no_formula(tmp_path):
     path = tmp_path / "rejected.csv"
-    save_rejected(path, [Rejection("=a.png", "empty", "-", "images")])
+    save_rejected(path, [RejectedRow("=a.png", "empty", "-", "images")])
     assert path.read_text().splitlines()[1] == "'=a.png,empty,'-,images"

@@ -6,7 +6,7 @@ import pytest
 
 from drtf.config import AugmentConfig, load_config
 from drtf.data.build import build_shards
-from drtf.data.inspection import inspect_set
+from drtf.data.inspection import inspect_dataset
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
 from naming import raises_naming
@@ -14,13 +14,13 @@ from naming import raises_naming
 
 def test_the_pictures_are_drawn_and_not_written_over(shards, tmp_path):
     out = tmp_path / "pictures"
-    found = inspect_set(shards, out=out, num_per_grade=3)
+    found = inspect_dataset(shards, out=out, num_per_grade=3)
     assert [path.name for path in found.figures] == ["contact-sheet.png", "quality.png"]
     for path in found.figures:
         assert cv2.imread(str(path)).std() > 10
     with raises_naming(DrtfError, out / "contact-sheet.png", "--overwrite"):
-        inspect_set(shards, out=out, num_per_grade=3)
-    inspect_set(shards, out=out, num_per_grade=2, overwrite=True)
+        inspect_dataset(shards, out=out, num_per_grade=3)
+    inspect_dataset(shards, out=out, num_per_grade=2, overwrite=True)
     assert found.num_identical == 0
     assert found.conflicts == []
 
@@ -28,7 +28,7 @@ def test_the_pictures_are_drawn_and_not_written_over(shards, tmp_path):
 def test_more_photographs_a_grade_make_a_wider_sheet(shards, tmp_path):
     widths = []
     for count in (2, 4):
-        found = inspect_set(shards, out=tmp_path / str(count), num_per_grade=count)
+        found = inspect_dataset(shards, out=tmp_path / str(count), num_per_grade=count)
         widths.append(cv2.imread(str(found.figures[0])).shape[1])
     assert widths[1] == pytest.approx(2 * widths[0], rel=0.02)
 
@@ -44,7 +44,7 @@ def test_the_augmented_sheet_shows_each_grade_changed(shards, tmp_path):
             contrast=0,
         )
         out = tmp_path / str(degrees)
-        found = inspect_set(shards, out=out, num_per_grade=3, augment=policy)
+        found = inspect_dataset(shards, out=out, num_per_grade=3, augment=policy)
         assert found.figures[-1] == out / "augmented.png"
         sheets.append(cv2.imread(str(found.figures[-1])))
     still, turned = sheets
@@ -53,7 +53,7 @@ def test_the_augmented_sheet_shows_each_grade_changed(shards, tmp_path):
     with raises_naming(DrtfError, out / "augmented.png", "--overwrite"):
         (out / "contact-sheet.png").unlink()
         (out / "quality.png").unlink()
-        inspect_set(shards, out=out, num_per_grade=3, augment=policy)
+        inspect_dataset(shards, out=out, num_per_grade=3, augment=policy)
 
 
 def test_the_augmented_sheet_shows_each_class_under_its_own_policy(shards, tmp_path):
@@ -62,7 +62,7 @@ def test_the_augmented_sheet_shows_each_class_under_its_own_policy(shards, tmp_p
     for flip in (False, (False, True)):
         policy = AugmentConfig(horizontal_flip=False, vertical_flip=flip, **nothing)
         out = tmp_path / str(flip)
-        inspect_set(shards, out=out, num_per_grade=8, augment=policy)
+        inspect_dataset(shards, out=out, num_per_grade=8, augment=policy)
         sheets.append(cv2.imread(str(out / "augmented.png")).astype(int))
     changed = np.abs(sheets[0] - sheets[1]).max(axis=(1, 2)) > 0
     # A row for each of the five grades; the healthy are in the first one.
@@ -79,7 +79,7 @@ def test_identical_photographs_and_their_conflicts_are_found(photographs, tmp_pa
     config = load_config("", ("images.size=32", "build.num_workers=1"))
     source = Source(images, folder / "labels.csv")
     build_shards([source], tmp_path / "set", config=config)
-    found = inspect_set(tmp_path / "set", out=tmp_path / "out", num_per_grade=2)
+    found = inspect_dataset(tmp_path / "set", out=tmp_path / "out", num_per_grade=2)
     assert found.num_identical == 4
     (conflict,) = found.conflicts
     assert set(zip(conflict.ids, conflict.grades, strict=True)) == {
@@ -102,6 +102,6 @@ def test_names_that_are_no_captions_disturb_no_picture(photographs, tmp_path):
     config = load_config("", ("images.size=32", "build.num_workers=1"))
     source = Source(images, folder / "labels.csv")
     build_shards([source], tmp_path / "set", config=config)
-    found = inspect_set(tmp_path / "set", out=tmp_path / "out", num_per_grade=48)
+    found = inspect_dataset(tmp_path / "set", out=tmp_path / "out", num_per_grade=48)
     for path in found.figures:
         assert cv2.imread(str(path)).std() > 10

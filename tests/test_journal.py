@@ -1,7 +1,10 @@
 import pytest
 
-from drtf.data.journal import Journal
+from drtf.data.journal import Journal, Written, encode_entry, parse_entry
+from drtf.data.prepare import Rejected
 from drtf.errors import DrtfError
+from drtf.images.quality import Quality
+from drtf.records.writer import Location
 from naming import raises_naming
 
 
@@ -10,42 +13,79 @@ def path(tmp_path):
     return tmp_path / "journal"
 
 
+def written(number):
+    return Written(
+        shard=3,
+        location=Location(number, 20, 30, 40, 50),
+        size_bytes=100,
+        sha256="a" * 64,
+        has_field=True,
+        quality=Quality(0.1, 0.2, 1 / 3, 0.4, is_black=False),
+    )
+
+
 def write(path, *numbers):
     with Journal(path, plan_sha256="p") as journal:
         for number in numbers:
-            journal.append({"number": number})
+            journal.append(written(number))
 
 
 def numbers_in(path):
     with Journal(path, plan_sha256="p") as journal:
-        return [entry["number"] for entry in journal.entries]
+        return [entry.location.offset for entry in journal.entries]
 
 
-def test_what_was_told_is_there_when_it_is_opened_again(path):
+@pytest.mark.parametrize(
+    "entry",
+    [written(7), Rejected("a\n\udcff.png", "undecodable", 'a "quoted" detail')],
+    ids=["written", "rejected"],
+)
+def test_entry_is_equal_when_encoded_and_parsed(entry):
+    line = encode_entry(entry)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert parse_entry(line) == entry
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{}\n", b"1\n", b'{"written": {}}\n', bytes(9) + b"\n", b'{"other": 1}\n'],
+)
+def test_parsing_fails_when_a_line_is_not_an_entry(line):
+    with pytest.raises(ValueError):
+        parse_entry(line)
+
+
+def test_parsing_fails_when_a_line_has_no_end():
+    with pytest.raises(ValueError):
+        parse_entry(encode_entry(written(1))[:-1])
+
+
+def test_entries_are_kept_when_a_journal_is_opened_again(path):
     write(path, 1, 2)
     write(path, 3)
     assert numbers_in(path) == [1, 2, 3]
 
 
-def test_a_line_cut_anywhere_is_dropped_and_the_journal_goes_on(path):
+def test_last_line_is_dropped_when_it_is_cut_anywhere(path):
     write(path, 1, 2)
-    whole = path.read_bytes()
-    last = whole.rindex(b"{")
-    for end in range(last, len(whole)):
-        path.write_bytes(whole[:end])
+    complete = path.read_bytes()
+    last = complete.rindex(b'{"written"')
+    for end in range(last, len(complete)):
+        path.write_bytes(complete[:end])
         assert numbers_in(path) == [1]
         write(path, 5)
         assert numbers_in(path) == [1, 5]
 
 
-def test_a_first_line_that_is_cut_begins_anew(path):
+def test_journal_starts_again_when_its_first_line_is_cut(path):
     write(path, 1)
     for end in range(path.read_bytes().index(b"\n") + 1):
         path.write_bytes(path.read_bytes()[:end])
         assert numbers_in(path) == []
 
 
-def test_what_follows_a_damaged_line_counts_for_nothing(path):
+def test_entries_after_a_damaged_line_are_dropped(path):
     write(path, 1, 2, 3)
     lines = path.read_bytes().splitlines(keepends=True)
     lines[2] = bytes(len(lines[2]) - 1) + b"\n"
@@ -53,22 +93,22 @@ def test_what_follows_a_damaged_line_counts_for_nothing(path):
     assert numbers_in(path) == [1]
 
 
-def test_only_the_first_entries_are_kept(path):
+def test_only_the_first_entries_are_kept_when_truncated(path):
     write(path, 1, 2, 3)
     with Journal(path, plan_sha256="p") as journal:
-        journal.keep(1)
-        journal.append({"number": 9})
+        journal.truncate(1)
+        journal.append(written(9))
     assert numbers_in(path) == [1, 9]
 
 
-def test_another_plan_is_refused_and_nothing_lost(path):
+def test_journal_of_another_plan_is_refused_and_kept(path):
     write(path, 1)
     with raises_naming(DrtfError, path.parent, "--out"):
         Journal(path, plan_sha256="q")
     assert numbers_in(path) == [1]
 
 
-def test_a_second_process_is_refused(path):
+def test_second_process_is_refused(path):
     with (
         Journal(path, plan_sha256="p"),
         raises_naming(DrtfError, path.parent, "--out"),

@@ -3,14 +3,15 @@ import re
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from drtf.config import LabelsConfig
-from drtf.data.labels import (
-    load_labels,
-    match_photographs,
-)
+from drtf.data import labels
+from drtf.data.label_formats import LABEL_FORMATS, LabelFormat
+from drtf.data.labels import load_labels, match_photographs
 from drtf.errors import LabelError
-from naming import raises_naming
+from drtf.tools.main import drtf
+from naming import assert_names, raises_naming
 
 DEFAULT = LabelsConfig()
 
@@ -48,6 +49,38 @@ def test_other_columns_are_named_by_the_config(tmp_path):
     table = load(tmp_path, "person,file,dr\nanna,a.png,3\n", config).table
     row = table.iloc[0]
     assert (row["id"], row["grade"], row["patient"]) == ("a", 3, "anna")
+
+
+@pytest.fixture
+def study_format(monkeypatch):
+    """Add a label format with a patient column."""
+    study = LabelFormat("Study", "photo", "dr", patient="person")
+    monkeypatch.setattr(labels, "LABEL_FORMATS", (*LABEL_FORMATS, study))
+
+
+def test_patients_are_loaded_when_the_format_has_a_patient_column(
+    tmp_path, study_format
+):
+    table = load(tmp_path, "person,photo,dr\nanna,1_left.png,3\n").table
+    assert table["patient"].tolist() == ["anna"]
+
+
+def test_patient_column_of_the_config_is_used_when_the_format_has_one(
+    tmp_path, study_format
+):
+    text = "person,photo,dr,family\nanna,a.png,3,smith\n"
+    table = load(tmp_path, text, LabelsConfig(patient_column="family")).table
+    assert table["patient"].tolist() == ["smith"]
+
+
+def test_known_formats_are_listed_when_none_fits(tmp_path):
+    with raises_naming(LabelError, *LABEL_FORMATS):
+        load(tmp_path, "name,grade\na,1\n")
+
+
+def test_known_formats_are_listed_in_the_help():
+    output = CliRunner().invoke(drtf, ["build-shards", "--help"]).output
+    assert_names(output, *LABEL_FORMATS)
 
 
 def test_without_a_pattern_that_fits_each_image_is_a_patient(tmp_path):

@@ -75,8 +75,8 @@ def test_what_a_later_drtf_adds_is_passed_over(manifest_copy):
     assert hash_manifest(manifest_copy) == contents["sha256"] != before
 
 
-def test_a_newer_format_is_refused_by_its_number(manifest_copy):
-    version = FORMAT_VERSION + 1
+@pytest.mark.parametrize("version", [1, FORMAT_VERSION + 1])
+def test_another_format_version_is_refused_by_its_number(manifest_copy, version):
     change(manifest_copy, format_version=version)
     path = manifest_copy / MANIFEST_FILE
     with raises_naming(RecordError, path, version, FORMAT_VERSION):

@@ -85,7 +85,7 @@ def test_a_blank_photograph_is_refused_by_default(light, reason):
         preprocess_photograph(data, ImagesConfig())
     assert caught.value.reason == reason
     kept = preprocess_photograph(data, ImagesConfig(reject_blank=False))
-    assert kept.quality.black == (reason == "black")
+    assert kept.quality.is_black == (reason == "black")
 
 
 def test_a_small_field_is_decoded_at_a_larger_scale():

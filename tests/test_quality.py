@@ -19,8 +19,10 @@ def test_the_figures_of_a_field_that_is_known():
     assert quality.brightness == pytest.approx(0.4, abs=1e-3)
     assert quality.contrast == pytest.approx(0, abs=1e-3)
     assert quality.sharpness == pytest.approx(0, abs=1e-3)
-    assert quality.field == pytest.approx(np.pi * 80**2 / (200 * 256), rel=0.05)
-    assert not quality.black
+    assert quality.field_fraction == pytest.approx(
+        np.pi * 80**2 / (200 * 256), rel=0.05
+    )
+    assert not quality.is_black
 
 
 def test_contrast_is_the_deviation_of_the_grey_levels():
@@ -45,6 +47,6 @@ def test_figures_do_not_depend_on_the_photographs_size(scale):
 
 def test_black_is_what_has_nothing_lit():
     rng = np.random.default_rng(0)
-    assert measure(rng.integers(0, 12, (200, 300, 3), np.uint8)).black
+    assert measure(rng.integers(0, 12, (200, 300, 3), np.uint8)).is_black
     dark = (draw_fundus(seed=1) * 0.12).astype(np.uint8)
-    assert not measure(dark).black
+    assert not measure(dark).is_black

@@ -211,10 +211,10 @@ def test_what_a_loss_of_power_tore_is_made_again(
 
 def test_the_same_command_on_a_whole_set_changes_nothing(folder, tmp_path):
     out = tmp_path / "set"
-    assert not build(folder, out).found_whole
+    assert not build(folder, out).is_reused
     times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     report = build(folder, out)
-    assert report.found_whole
+    assert report.is_reused
     assert report.manifest == load_manifest(out)
     assert times == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
@@ -299,7 +299,7 @@ def test_a_photograph_replaced_by_one_of_the_same_size_is_noticed(
     with raises_naming(DrtfError, tmp_path / "set", "6_left.png", "--out"):
         build(copy, tmp_path / "set")
     path.write_bytes(original)
-    assert build(copy, tmp_path / "set").found_whole
+    assert build(copy, tmp_path / "set").is_reused
     interrupt(copy, tmp_path / "later", monkeypatch, after=23)
     time.sleep(0.02)
     path.write_bytes(other)
@@ -321,7 +321,7 @@ def test_a_whole_set_on_a_disk_that_can_only_be_read_is_found(
 ):
     build(folder, tmp_path / "set")
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: pytest.fail("written to"))
-    assert build(folder, tmp_path / "set").found_whole
+    assert build(folder, tmp_path / "set").is_reused
 
 
 def test_a_bound_is_exact_in_decimal(tmp_path):

@@ -171,9 +171,10 @@ def test_an_undecodable_image_is_found_by_the_deep_check(
     photographs, tmp_path, encoding, facts
 ):
     """A set whose every checksum is right, and whose fifth image is no picture."""
-    from drtf.data import build
+    from drtf.data import write
+    from drtf.data.build import build_shards
 
-    convert, calls = build.prepare_for_shard, []
+    convert, calls = write.prepare_for_shard, []
 
     def spoil(place, **settings):
         calls.append(place)
@@ -183,8 +184,8 @@ def test_an_undecodable_image_is_found_by_the_deep_check(
     source = Source(photographs / "images", photographs / "labels.csv")
     settings = ("images.size=32", "build.num_workers=1", f"build.encoding={encoding}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "prepare_for_shard", spoil)
-        build.build_shards([source], tmp_path / "set", config=load_config("", settings))
+        patch.setattr(write, "prepare_for_shard", spoil)
+        build_shards([source], tmp_path / "set", config=load_config("", settings))
     assert find_faults(tmp_path / "set") == []
     (fault,) = find_faults(tmp_path / "set", find_image_fault=find_image_fault)
     assert fault.record == 4

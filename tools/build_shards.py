@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from drtf.data.label_formats import LABEL_FORMATS
+
 from .options import (
     SOME_REJECTED,
     AnyPath,
@@ -15,52 +17,67 @@ from .options import (
     path_option,
 )
 
-CONFLICTS_SHOWN = 3
+MAX_CONFLICTS_SHOWN = 3
+FORMATS = "\n".join(f"      {known}" for known in LABEL_FORMATS)
 
 
 class Percentage(click.ParamType):
-    """A share, written as `5%` or `0.05`."""
+    """A fraction, written as `5%` or `0.05`."""
 
     name = "percentage"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the share, in [0, 1]."""
+        """Return the fraction, in [0, 1]."""
         try:
-            share = float(value.removesuffix("%")) / (100 if "%" in value else 1)
+            fraction = float(value.removesuffix("%")) / (100 if "%" in value else 1)
         except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1:
-            self.fail(f"{value!r} is no share such as 5% or 0.05", param, ctx)
-        return share
+            fraction = -1.0
+        if not 0 <= fraction <= 1:
+            self.fail(f"{value!r} is not a fraction such as 5% or 0.05", param, ctx)
+        return fraction
 
 
-@click.command()
-@images_option(
-    "Folder of photographs, or s3://, or a .csv with a column path.", required=False
+@click.command(
+    help=f"""Convert photographs to TFRecord shards, split by patient.
+
+    These label files are recognized by their columns:
+
+    \b
+{FORMATS}
+
+    For any other label file, name its columns:
+
+    \b
+      --set labels.image_column=NAME --set labels.grade_column=NAME
+
+    If a build is stopped, run the same command again to resume it. Photographs that
+    cannot be used are rejected and listed with a reason in rejected.csv; the exit code
+    is then {SOME_REJECTED}.
+    """
 )
-@path_option(
-    "--labels",
-    "CSV of grades: EyePACS, APTOS, IDRiD, or any by --set.",
+@images_option(
+    "Folder of photographs, local or s3://, or a .csv file with a column path.",
     required=False,
 )
+@path_option("--labels", "Label file: a CSV file with the grades, 0-4.", required=False)
 @click.option(
     "--source",
     "named",
     type=(str, AnyPath(), LocalPath()),
     metavar="NAME IMAGES LABELS",
     multiple=True,
-    help="One of several collections for one set, in place of --images and --labels; "
-    "its ids become NAME/id.",
+    help="One of several collections to combine in one dataset, instead of --images "
+    "and --labels; its ids become NAME/id. May be repeated.",
 )
-@out_option("Folder to make, such as tfrecords/NAME, or s3://.", kind=AnyPath())
+@out_option("Folder to create, local or s3://, such as tfrecords/NAME.", kind=AnyPath())
 @click.option(
     "--max-rejected",
     type=Percentage(),
     default="100%",
     show_default=True,
-    help="Fail if more of the photographs had to be set aside.",
+    help="Fail if more than this fraction of the photographs is rejected.",
 )
 @config_options
 def build_shards(
@@ -72,19 +89,11 @@ def build_shards(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Convert photographs to TFRecord shards, split by patient.
-
-    The label file's header tells its kind: EyePACS has image,level; APTOS has
-    id_code,diagnosis; IDRiD is taken as published. For any other name the columns:
-
-        --set labels.image_column=NAME --set labels.grade_column=NAME
-
-    A build that was stopped, by whatever, goes on where it was when the same command is
-    given again. A photograph that can't be used is set aside with its reason in
-    rejected.csv, and the exit code is then 3.
-    """
+    """Build a dataset and print its counts."""
     if bool(named) == bool(images or labels) or bool(images) != bool(labels):
-        raise click.UsageError("give --images and --labels, or --source for each")
+        raise click.UsageError(
+            "give either --images and --labels, or --source once per collection"
+        )
     from drtf.config import load_config
     from drtf.data.build import build_shards as build
     from drtf.data.sources import Source
@@ -101,14 +110,14 @@ def build_shards(
     manifest, plan = report.manifest, report.plan
     show_counts(f"Photographs in {out}", manifest)
     click.echo(f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB")
-    if report.found_whole:
-        click.echo("The set was there already, made by this same command.")
+    if report.is_reused:
+        click.echo("This command had already built the dataset; nothing was changed.")
     num_without_field = manifest.provenance["num_without_field"]
     for count, text in (
         (plan.catalog.num_repeated, "repeated rows in the label file"),
-        (len(plan.catalog.missing), "rows without a photograph"),
-        (len(plan.catalog.unlabelled), "photographs without a row"),
-        (num_without_field, "photographs without a field found, kept whole"),
+        (len(plan.catalog.missing), "labels without a photograph"),
+        (len(plan.catalog.unlabelled), "photographs without a label"),
+        (num_without_field, "photographs not cropped, because no field was found"),
     ):
         if count:
             click.echo(f"{count:,} {text}")
@@ -117,12 +126,12 @@ def build_shards(
             f"{len(plan.conflicts):,} groups of identical photographs with different "
             f"grades (labels.conflicts={config.labels.conflicts}):"
         )
-        for conflict in plan.conflicts[:CONFLICTS_SHOWN]:
+        for conflict in plan.conflicts[:MAX_CONFLICTS_SHOWN]:
             click.echo(f"  {conflict}")
     if manifest.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
         click.echo(
-            f"{sum(manifest.rejected.values()):,} photographs set aside ({reasons}); "
-            f"see {out}/{REJECTED_FILE}"
+            f"{sum(manifest.rejected.values()):,} photographs were rejected "
+            f"({reasons}); see {out}/{REJECTED_FILE}"
         )
         sys.exit(SOME_REJECTED)

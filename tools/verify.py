@@ -11,11 +11,12 @@ from .options import AnyPath
 
 @click.command()
 @click.argument("shards", type=AnyPath())
-@click.option("--deep", is_flag=True, help="Decode every image too.")
+@click.option("--deep", is_flag=True, help="Also decode every image.")
 def verify(shards: Path | str, deep: bool) -> None:
-    """Check every byte of the set SHARDS against its manifest and index.
+    """Check every byte of the dataset SHARDS against its manifest and index.
 
-    Each fault is listed with its shard, record and offset; the exit code is then 1.
+    If there are faults, each is listed with its file, record and offset, and the exit
+    code is 1.
     """
     from drtf.images.preprocess import find_image_fault
     from drtf.records.manifest import load_manifest
@@ -49,7 +50,7 @@ def verify(shards: Path | str, deep: bool) -> None:
         )
         sys.exit(1)
     show_table(
-        f"{shards} is whole",
+        f"No faults in {shards}",
         ("split", "shards", "records", "bytes"),
         [
             (

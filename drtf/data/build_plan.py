@@ -1,18 +1,19 @@
-"""The plan of a build: which photograph stands where, before one is decoded."""
+"""The plan of a build: where each record will be, before any photograph is decoded."""
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from drtf import __version__
-from drtf.config import Config
+from drtf.config import BuildConfig, ImagesConfig, LabelsConfig, SplitConfig
 from drtf.data.contents import (
     Conflict,
     drop_conflicts,
@@ -23,122 +24,182 @@ from drtf.data.sources import Catalog, Source, load_sources
 from drtf.data.splits import plan_splits
 from drtf.errors import DrtfError
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
-from drtf.records.rejected import Rejection
+from drtf.records.rejected import RejectedRow
 
-# Bytes a pixel that fundus photographs were seen to take; only shard sizes lean on it.
+# Typical bytes per pixel of fundus photographs; only the shard sizes depend on them.
 BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
+
+
+class ShardRange(NamedTuple):
+    """A shard, and the rows of the plan's table that it holds.
+
+    Attributes:
+        number: Position in the manifest's list of shards.
+        split: `train`, `val` or `test`.
+        file: Name of the shard's file.
+        start: First row.
+        stop: Row after the last one.
+    """
+
+    number: int
+    split: str
+    file: str
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """All that a build will do, known before a photograph is decoded.
+    """Everything that a build will do.
 
     Attributes:
-        catalog: what the sources hold.
-        table: the photographs to be converted, in the order of the records: the
-            catalog's columns and `split`.
-        shards: which of them stands where.
-        conflicts: identical photographs with different grades.
-        rejected: the photographs dropped for such a conflict.
-        sha256: equal where photographs, labels, settings and versions are.
-        resume_sha256: the same but for the sizes of the photographs' files, since some
-            may be mended before the build goes on.
+        name: Name of the dataset.
+        labels: The `labels` section.
+        split: The `split` section.
+        images: The `images` section.
+        build: The `build` section.
+        catalog: The photographs and labels of the sources.
+        table: The photographs to convert, in the order of their records: the catalog's
+            columns and `split`.
+        shards: How the records of each split are divided into shards.
+        conflicts: Identical photographs with different grades.
+        rejected: The photographs dropped because of such a conflict.
     """
 
+    name: str
+    labels: LabelsConfig
+    split: SplitConfig
+    images: ImagesConfig
+    build: BuildConfig
     catalog: Catalog
     table: pd.DataFrame
     shards: list[ShardPlan]
     conflicts: list[Conflict]
-    rejected: list[Rejection]
-    sha256: str
-    resume_sha256: str
+    rejected: list[RejectedRow]
+
+    @property
+    def num_photographs(self) -> int:
+        """Number of labelled photographs, rejected ones included."""
+        return len(self.table) + len(self.rejected)
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The settings that determine the dataset, except for `images`."""
+        return {
+            "labels": self.labels.model_dump(mode="json"),
+            "split": self.split.model_dump(mode="json"),
+            "build": self.build.model_dump(mode="json", exclude={"num_workers"}),
+        }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The software versions that determine the dataset."""
+        return {"drtf": __version__, "opencv": cv2.__version__}
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of the photographs, labels, settings and versions."""
+        sizes = json.dumps([self.resume_sha256, self.table["size_bytes"].tolist()])
+        return hashlib.sha256(sizes.encode()).hexdigest()
+
+    @functools.cached_property
+    def resume_sha256(self) -> str:
+        """Like `sha256`, without the sizes of the photographs' files.
+
+        A build that failed because of damaged files can resume after they are fixed.
+        """
+        columns = ["id", "patient", "grade", "source", "path", "split"]
+        contents = {
+            "name": self.name,
+            "images": self.images.model_dump(mode="json"),
+            "settings": self.settings,
+            "versions": self.versions,
+            "sources": self.catalog.provenance,
+            "rejected": self.rejected,
+            "photographs": self.table[columns].to_dict("split", index=False)["data"],
+        }
+        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+    def shard_ranges(self) -> Iterator[ShardRange]:
+        """Yield each shard with the rows of `table` that it holds."""
+        start = 0
+        for number, shard in enumerate(self.shards):
+            stop = start + shard.stop - shard.start
+            file = shard.file_name(self.name)
+            yield ShardRange(number, shard.split, file, start, stop)
+            start = stop
 
 
-def plan_build(sources: Sequence[Source], *, name: str, config: Config) -> BuildPlan:
-    """Plan a build: which photographs, in which split, shard and order.
+def plan_build(
+    sources: Sequence[Source],
+    *,
+    name: str,
+    labels: LabelsConfig,
+    split: SplitConfig,
+    images: ImagesConfig,
+    build: BuildConfig,
+) -> BuildPlan:
+    """Assign each photograph to a split, a shard and a place in the order of records.
+
+    Args:
+        sources: Folders of photographs and their label files.
+        name: Name of the dataset.
+        labels: How to read the label files and treat conflicting labels.
+        split: How to split the photographs.
+        images: How to preprocess the photographs.
+        build: How to encode, order and divide the records.
 
     Raises:
-        LabelError: if labels and photographs don't go together.
+        LabelError: If a source's labels and photographs do not match.
+        StorageError: If an object store fails.
+        DrtfError: If there are too few photographs, or all were dropped.
     """
-    catalog = load_sources(sources, config.labels)
+    catalog = load_sources(sources, labels)
     table = catalog.table.assign(content=group_identical_files(catalog.table))
     conflicts = find_conflicts(table)
-    table, dropped = drop_conflicts(table, conflicts, config.labels.conflicts)
+    table, dropped = drop_conflicts(table, conflicts, labels.conflicts)
     if not len(table):
-        raise DrtfError("every photograph was dropped: labels.conflicts is drop")
-    table["split"] = plan_splits(table, config.split)
-    table = _lay_out(table, config.build.seed)
-    pixel_bytes = config.images.size**2 * BYTES_PER_PIXEL[config.build.encoding]
+        raise DrtfError(
+            "every photograph was dropped because of conflicting grades: fix the label "
+            "file, or set labels.conflicts=keep"
+        )
+    table["split"] = plan_splits(table, split)
+    table = _order_records(table, build.seed)
+    pixel_bytes = images.size**2 * BYTES_PER_PIXEL[build.encoding]
     shards = plan_shards(
         {
-            split: int(count)
-            for split in SPLITS
-            if (count := (table["split"] == split).sum())
+            name: int(count)
+            for name in SPLITS
+            if (count := (table["split"] == name).sum())
         },
         record_bytes=math.ceil(pixel_bytes),
-        shard_bytes=int(config.build.shard_size_mb * 1e6),
+        shard_bytes=int(build.shard_size_mb * 1e6),
     )
     rejected = [
-        Rejection(path, "conflicting_grade", f"grade {grade}", source)
+        RejectedRow(path, "conflicting_grade", f"grade {grade}", source)
         for path, grade, source in zip(
             dropped["path"], dropped["grade"], dropped["source"], strict=True
         )
     ]
-    resume_sha256 = _hash_plan(table, rejected, catalog, name=name, config=config)
-    sizes = json.dumps([resume_sha256, table["size_bytes"].tolist()])
-    sha256 = hashlib.sha256(sizes.encode()).hexdigest()
-    return BuildPlan(catalog, table, shards, conflicts, rejected, sha256, resume_sha256)
+    return BuildPlan(
+        name=name,
+        labels=labels,
+        split=split,
+        images=images,
+        build=build,
+        catalog=catalog,
+        table=table,
+        shards=shards,
+        conflicts=conflicts,
+        rejected=rejected,
+    )
 
 
-def _lay_out(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Put the splits one after the other, each in a seeded order of its own."""
+def _order_records(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Put the splits one after the other, each shuffled with its own seed."""
     parts = []
     for number, split in enumerate(SPLITS):
         part = table[table["split"] == split]
         order = np.random.default_rng([seed, number]).permutation(len(part))
         parts.append(part.iloc[order])
     return pd.concat(parts, ignore_index=True)
-
-
-def dataset_settings(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the sections beside `images` that shape a set."""
-    return {
-        "labels": config.labels.model_dump(mode="json"),
-        "split": config.split.model_dump(mode="json"),
-        "build": config.build.model_dump(mode="json", exclude={"num_workers"}),
-    }
-
-
-def dataset_versions() -> dict[str, str]:
-    """Return the versions that shape a set."""
-    return {"drtf": __version__, "opencv": cv2.__version__}
-
-
-def _hash_plan(
-    table: pd.DataFrame,
-    rejected: list[Rejection],
-    catalog: Catalog,
-    *,
-    name: str,
-    config: Config,
-) -> str:
-    columns = ["id", "patient", "grade", "source", "path", "split"]
-    contents = {
-        "name": name,
-        "images": config.images.model_dump(mode="json"),
-        "settings": dataset_settings(config),
-        "versions": dataset_versions(),
-        "sources": catalog.provenance,
-        "rejected": rejected,
-        "photographs": table[columns].to_dict("split", index=False)["data"],
-    }
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-
-
-def place_shards(plan: BuildPlan) -> Iterator[tuple[int, ShardPlan, int, int]]:
-    """Yield each shard with its number, and where in the table it starts and stops."""
-    start = 0
-    for number, shard in enumerate(plan.shards):
-        stop = start + shard.stop - shard.start
-        yield number, shard, start, stop
-        start = stop

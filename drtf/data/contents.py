@@ -1,4 +1,4 @@
-"""Contents: which photographs are the same file, and what if their grades differ."""
+"""Byte-identical photographs, and what to do if their grades differ."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,39 +17,46 @@ class Conflict:
     """Byte-identical photographs whose grades differ.
 
     Attributes:
-        ids: of the photographs.
-        grades: of each, in their order.
+        ids: The photographs' ids.
+        grades: Their grades, in the same order.
     """
 
     ids: tuple[str, ...]
     grades: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Name each photograph with its grade."""
+        """Return each photograph with its grade."""
         pairs = zip(self.ids, self.grades, strict=True)
         return " = ".join(f"{name} (grade {grade})" for name, grade in pairs)
 
 
 def group_identical_files(table: pd.DataFrame) -> pd.Series:
-    """Number contents so that byte-identical photographs, and only they, share one.
+    """Number the photographs so that only byte-identical ones share a number.
 
-    Only photographs of equal size can be identical, so only these are read here.
+    Only photographs of equal size can be identical, so only these are read.
 
     Args:
-        table: columns `photograph` (a PhotographRef) and `size_bytes`.
+        table: Columns `photograph` (a PhotographRef) and `size_bytes`.
+
+    Returns:
+        int64, with the index of `table`.
+
+    Raises:
+        StorageError: If an object store fails.
     """
-    alike = table["size_bytes"].duplicated(keep=False)
+    has_equal_size = table["size_bytes"].duplicated(keep=False)
     photographs = table["photograph"].tolist()
+    # A photograph is named by its hash if it was read, otherwise by its reference.
     names: list[object] = list(photographs)
-    numbers = np.flatnonzero(alike).tolist()
-    if numbers:
+    rows = np.flatnonzero(has_equal_size).tolist()
+    if rows:
         with (
             ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool,
-            progress("Comparing photographs of equal size", len(numbers)) as advance,
+            progress("Comparing photographs of equal size", len(rows)) as advance,
         ):
-            hashes = pool.map(PhotographRef.sha256, [photographs[x] for x in numbers])
-            for number, sha256 in zip(numbers, hashes, strict=True):
-                names[number] = sha256 or photographs[number]
+            hashes = pool.map(PhotographRef.sha256, [photographs[row] for row in rows])
+            for row, sha256 in zip(rows, hashes, strict=True):
+                names[row] = sha256 or photographs[row]
                 advance("")
     first: dict[object, int] = {}
     contents = [first.setdefault(name, len(first)) for name in names]
@@ -57,10 +64,11 @@ def group_identical_files(table: pd.DataFrame) -> pd.Series:
 
 
 def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
-    """List identical photographs with different grades.
+    """Find the groups of byte-identical photographs with different grades.
 
     Args:
-        table: columns `id`, `grade` and `content`.
+        table: Columns `id`, `grade`, and `content`, which is equal for byte-identical
+            photographs.
     """
     num_grades = table.groupby("content")["grade"].transform("nunique")
     return [
@@ -72,18 +80,23 @@ def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
 def drop_conflicts(
     table: pd.DataFrame, conflicts: list[Conflict], policy: Conflicts
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Do with conflicting photographs as `labels.conflicts` says.
+    """Keep or drop the conflicting photographs, or raise an error.
+
+    Args:
+        table: Column `id`, and any others.
+        conflicts: The conflicts in it.
+        policy: The setting `labels.conflicts`.
 
     Returns:
-        The rows that stay, and those that are dropped.
+        The rows that are kept, and those that are dropped.
 
     Raises:
-        LabelError: if the policy is `error` and there are any.
+        LabelError: If the policy is `error` and there are conflicts.
     """
     if conflicts and policy == "error":
         raise LabelError(
             f"{len(conflicts)} groups of identical photographs have different grades; "
-            f"the first: {conflicts[0]}. Mend the label file, or set "
+            f"the first one: {conflicts[0]}. Fix the label file, or set "
             "labels.conflicts=keep or drop"
         )
     names = {name for conflict in conflicts for name in conflict.ids}

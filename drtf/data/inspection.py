@@ -1,4 +1,4 @@
-"""Inspection: what is in a set, in figures and in pictures."""
+"""Inspection: statistics and pictures of what is in a dataset."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,13 @@ QUALITY_FIGURE = "quality.png"
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an inspection found and drew.
+    """The result of an inspection.
 
     Attributes:
-        manifest: of the set.
-        num_identical: photographs that are byte-identical to another one of the set.
-        conflicts: those of them whose grades differ.
-        figures: the pictures' paths.
+        manifest: The dataset's manifest.
+        num_identical: Number of photographs that are byte-identical to another one.
+        conflicts: The groups of them whose grades differ.
+        figures: Paths of the pictures.
     """
 
     manifest: Manifest
@@ -39,8 +39,8 @@ class Inspection:
     figures: list[Path]
 
 
-def inspect_set(
-    shards: Path,
+def inspect_dataset(
+    folder: Path,
     *,
     out: Path,
     num_per_grade: int,
@@ -48,35 +48,35 @@ def inspect_set(
     task: TaskName = "binary",
     overwrite: bool = False,
 ) -> Inspection:
-    """Find what is in a set, and draw it: a contact sheet by grade, and its quality.
+    """Summarize a dataset, and plot a contact sheet by grade and its quality.
 
     Args:
-        shards: the set.
-        out: the folder to write the pictures to.
-        num_per_grade: how many photographs of each grade are shown.
-        augment: if given, one photograph of each grade is drawn as training would see
-            it, as many times.
-        task: whose classes choose among bounds that are lists.
-        overwrite: whether earlier pictures in `out` may be replaced.
+        folder: The dataset.
+        out: Folder for the pictures; created if it does not exist.
+        num_per_grade: Number of photographs to show per grade.
+        augment: If given, one photograph per grade is also plotted with
+            `num_per_grade` random augmentations, as training would see it.
+        task: The task whose classes select from augmentation bounds that are lists.
+        overwrite: Whether existing pictures in `out` may be replaced.
 
     Raises:
-        RecordError: if the set is damaged.
-        DrtfError: if the pictures exist.
+        RecordError: If the dataset is damaged.
+        DrtfError: If the pictures exist.
     """
     sheet, quality = out / CONTACT_SHEET, out / QUALITY_FIGURE
     figures = [sheet, quality, *([out / AUGMENTED_SHEET] if augment else [])]
     check_absent(*figures, overwrite=overwrite)
-    with ShardDataset(shards) as shard_set:
-        manifest, index = shard_set.manifest, shard_set.index
+    with ShardDataset(folder) as dataset:
+        manifest, index = dataset.manifest, dataset.index
         rows = [
-            (title, _read_pictures(shard_set, chosen[:num_per_grade]))
-            for title, chosen in _choose_rows(index)
+            (title, _read_pictures(dataset, selected[:num_per_grade]))
+            for title, selected in _select_rows(index)
         ]
-        changed = (
+        augmented = (
             [
-                _change_picture(shard_set, grade, augment, task, num_per_grade)
+                _augment_pictures(dataset, grade, augment, task, num_per_grade)
                 for grade in GRADES
-                if grade in shard_set.grades
+                if grade in dataset.grades
             ]
             if augment
             else []
@@ -84,24 +84,27 @@ def inspect_set(
     out.mkdir(parents=True, exist_ok=True)
     plot_grid(sheet, rows)
     if augment:
-        plot_grid(out / AUGMENTED_SHEET, changed)
+        plot_grid(out / AUGMENTED_SHEET, augmented)
     plot_histograms(
         quality, {name: index[name].to_numpy() for name in manifest.quality}
     )
-    alike = index.assign(content=index["sha256"])
     return Inspection(
         manifest,
         int(index.duplicated("sha256", keep=False).sum()),
-        find_conflicts(alike),
+        find_conflicts(index.assign(content=index["sha256"])),
         figures,
     )
 
 
-def _choose_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
-    """Choose a fair sample of each grade, and the photographs to look at twice."""
+def _select_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+    """Return the rows of each grade, and of photographs that are worth a second look.
+
+    Returns:
+        Titles with rows of the index, int64 [n].
+    """
     grades = index["grade"].to_numpy()
-    samples = [
-        # Records stand in a random order, so the first ones are a sample.
+    # Records are in random order, so the first ones of a grade are a fair sample.
+    by_grade = [
         (
             f"Grade {grade} ({(grades == grade).sum():,})",
             np.flatnonzero(grades == grade),
@@ -109,32 +112,32 @@ def _choose_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
         for grade in GRADES
     ]
     return [
-        *samples,
+        *by_grade,
         ("Darkest", np.argsort(index["brightness"].to_numpy(), kind="stable")),
         ("Least sharp", np.argsort(index["sharpness"].to_numpy(), kind="stable")),
-        ("No field found", np.flatnonzero(~index["field_found"].to_numpy(bool))),
+        ("No field found", np.flatnonzero(~index["has_field"].to_numpy(bool))),
     ]
 
 
-def _read_pictures(shard_set: ShardDataset, rows: np.ndarray) -> list[Picture]:
-    names = shard_set.index["id"].to_numpy()[rows]
-    return list(zip(names, read_batch(shard_set, rows), strict=True))
+def _read_pictures(dataset: ShardDataset, rows: np.ndarray) -> list[Picture]:
+    names = dataset.index["id"].to_numpy()[rows]
+    return list(zip(names, read_batch(dataset, rows), strict=True))
 
 
-def _change_picture(
-    shard_set: ShardDataset,
+def _augment_pictures(
+    dataset: ShardDataset,
     grade: int,
     config: AugmentConfig,
     task: TaskName,
-    num_changed: int,
+    num_copies: int,
 ) -> tuple[str, list[Picture]]:
-    """Show the first photograph of a grade, then as augmentation changes it."""
-    row = np.flatnonzero(shard_set.grades == grade)[:1]
-    image = read_batch(shard_set, row)
-    seeds = np.stack([np.full(num_changed, grade), np.arange(num_changed)], axis=1)
-    copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_changed, axis=0)
-    classes = TASKS[task].classes(np.full(num_changed, grade))
-    changed = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
-    pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
-    name = str(shard_set.index["id"][row[0]])
+    """Return the first photograph of a grade, followed by augmented copies of it."""
+    row = np.flatnonzero(dataset.grades == grade)[:1]
+    image = read_batch(dataset, row)
+    seeds = np.stack([np.full(num_copies, grade), np.arange(num_copies)], axis=1)
+    copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_copies, axis=0)
+    classes = TASKS[task].classes(np.full(num_copies, grade))
+    augmented = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
+    pixels = tf.cast(tf.round(augmented * 255), tf.uint8).numpy()
+    name = str(dataset.index["id"][row[0]])
     return f"Grade {grade}", [(name, image[0]), *(("", picture) for picture in pixels)]

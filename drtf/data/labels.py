@@ -1,4 +1,4 @@
-"""Label files: which photograph has which grade, and whose eye it is."""
+"""Label files: the grade and the patient of each photograph."""
 
 import csv
 import io
@@ -10,27 +10,21 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from drtf.config import LabelsConfig
+from drtf.data.label_formats import LABEL_FORMATS, LabelFormat
 from drtf.data.photographs import strip_suffix
 from drtf.errors import LabelError
 
-LINE = "\0line"  # no column of a file is called so
-
-# Header of the published label files: image column, grade column.
-KNOWN_HEADERS = {
-    "EyePACS": ("image", "level"),
-    "APTOS": ("id_code", "diagnosis"),
-    "IDRiD": ("Image name", "Retinopathy grade"),
-}
+LINE = "\0line"  # no column of a file can have this name
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A label file as read.
+    """The contents of a label file.
 
     Attributes:
-        table: a row a photograph in the file's order, with columns `id`, `grade`
-            (0-4), `patient` and `line` (in the file, from 1).
-        num_repeated: rows left out since they repeat another one word for word.
+        table: One row per photograph in the file's order, with columns `id`, `grade`
+            (int8, 0-4), `patient` and `line` (in the file, from 1).
+        num_repeated: Number of rows skipped because they repeat an earlier row.
     """
 
     table: pd.DataFrame
@@ -39,12 +33,13 @@ class Labels:
 
 @dataclass(frozen=True)
 class Matches:
-    """Labels and photographs brought together.
+    """Labels matched with photographs.
 
     Attributes:
-        table: the labelled photographs, with `path` below the image folder added.
-        missing: ids that have a row and no photograph.
-        unlabelled: paths of photographs that have no row.
+        table: The labels that have a photograph, with its `path` relative to the image
+            folder added.
+        missing: Ids of labels that have no photograph.
+        unlabelled: Paths of photographs that have no label.
     """
 
     table: pd.DataFrame
@@ -53,28 +48,32 @@ class Matches:
 
 
 def load_labels(path: Path, config: LabelsConfig) -> Labels:
-    """Load a label file; known ones by their header, others by the config's columns.
+    """Load a label file of a known format, or with the columns that the config names.
+
+    Args:
+        path: A CSV file in UTF-8, separated by commas, semicolons or tabs.
+        config: The `labels` section.
 
     Raises:
-        LabelError: if the file can't be read, lacks the columns, has a grade outside
-            0-4, or gives one id two grades; names the lines.
+        LabelError: If the file cannot be read, a column is missing, a grade is not
+            0-4, or an id has two grades or two patients.
     """
     rows = _read_rows(path)
-    image_column, grade_column = _find_columns(path, rows, config)
-    ids = rows[image_column].map(strip_suffix)
-    _refuse_lines(path, rows[LINE][ids == ""], "no image name in")
-    grades = rows[grade_column].str.fullmatch(r"[0-4](\.0+)?")
+    columns = _choose_columns(path, rows, config)
+    ids = rows[columns.image].map(strip_suffix)
+    _check_no_lines(path, rows[LINE][ids == ""], "no image name in")
+    grades = rows[columns.grade].str.fullmatch(r"[0-4](\.0+)?")
     if not grades.all():
         bad = rows[~grades]
         raise LabelError(
-            f"{path}: a grade must be 0, 1, 2, 3 or 4; column {grade_column!r} has "
-            f"{bad[grade_column].iloc[0]!r} in {_name_lines(bad[LINE])}"
+            f"{path}: a grade must be 0, 1, 2, 3 or 4; column {columns.grade!r} has "
+            f"{bad[columns.grade].iloc[0]!r} in {_name_lines(bad[LINE])}"
         )
     table = pd.DataFrame(
         {
             "id": ids,
-            "grade": rows[grade_column].str[0].astype("int8"),
-            "patient": _find_patients(path, rows, ids, config),
+            "grade": rows[columns.grade].str[0].astype("int8"),
+            "patient": _load_patients(path, rows, ids, columns.patient, config),
             "line": rows[LINE],
         }
     )
@@ -92,17 +91,22 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
 
 
 def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
-    """Find each label's photograph: by its path below the folder, or by its name.
+    """Match each label with a photograph, by its path or else by its file name.
+
+    Args:
+        labels: Column `id`, and any others.
+        paths: The photographs' paths relative to the image folder.
 
     Raises:
-        LabelError: if two photographs match one label, or no label has a photograph.
+        LabelError: If a label matches two photographs, two labels match the same one,
+            or no label has a photograph.
     """
     by_path: dict[str, list[str]] = {}
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_path.setdefault(strip_suffix(path), []).append(path)
         by_name.setdefault(strip_suffix(PurePosixPath(path).name), []).append(path)
-    found = []
+    matched_paths: list[str | None] = []
     for name in labels["id"]:
         candidates = by_path.get(name) or by_name.get(name, [])
         if len(candidates) > 1:
@@ -110,21 +114,23 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
                 f"{name} matches {len(candidates)} photographs, {candidates[0]} and "
                 f"{candidates[1]}: name the subfolder in the label file, or move one"
             )
-        found.append(candidates[0] if candidates else None)
+        matched_paths.append(candidates[0] if candidates else None)
     taken: dict[str, str] = {}
-    for name, photograph in zip(labels["id"], found, strict=True):
+    for name, photograph in zip(labels["id"], matched_paths, strict=True):
         if photograph and taken.setdefault(photograph, name) != name:
             raise LabelError(
-                f"{taken[photograph]} and {name} are one photograph, {photograph}: "
-                "keep one of the two rows"
+                f"{taken[photograph]} and {name} are the same photograph, "
+                f"{photograph}: keep only one of the two rows"
             )
-    table = labels.assign(path=pd.Series(found, index=labels.index, dtype=object))
+    table = labels.assign(
+        path=pd.Series(matched_paths, index=labels.index, dtype=object)
+    )
     matched = table.dropna(subset="path").reset_index(drop=True)
     if not len(matched):
         example = next(iter(by_path), "")
         raise LabelError(
-            "no label has a photograph: the label file names "
-            f"{labels['id'].iloc[0]!r}, the folder holds {example!r}"
+            "no label has a photograph: the label file contains "
+            f"{labels['id'].iloc[0]!r}, and the folder contains {example!r}"
         )
     used = set(matched["path"])
     return Matches(
@@ -140,10 +146,12 @@ def _read_rows(path: Path) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise LabelError(f"can't read label file {path}: {error.strerror}") from error
+        raise LabelError(
+            f"cannot read the label file {path}: {error.strerror}"
+        ) from error
     except UnicodeDecodeError as error:
         raise LabelError(
-            f"{path} is not a CSV of labels in UTF-8: {error}; save it as CSV UTF-8"
+            f"{path} is not a CSV file in UTF-8: {error}; save it as CSV UTF-8"
         ) from error
     first_line = text.partition("\n")[0]
     separator = max(",;\t", key=first_line.count)
@@ -153,13 +161,15 @@ def _read_rows(path: Path) -> pd.DataFrame:
         header = [name.strip() for name in next(reader, [])]
         named = [name for name in header if name]
         if len(set(named)) < len(named):
-            raise LabelError(f"{path} names a column twice in its header: {named}")
+            raise LabelError(
+                f"the header of {path} has two equal column names: {named}"
+            )
         for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells[len(header) :]):
                 raise LabelError(
-                    f"{path}: line {reader.line_num} has {len(cells)} cells, the "
-                    f"header names {len(header)}"
+                    f"{path}: line {reader.line_num} has {len(cells)} cells, but the "
+                    f"header has {len(header)}"
                 )
             if any(cells):
                 cells += [""] * (len(header) - len(cells))
@@ -169,48 +179,61 @@ def _read_rows(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*header, LINE], dtype=str)
 
 
-def _find_columns(
+def _choose_columns(
     path: Path, rows: pd.DataFrame, config: LabelsConfig
-) -> tuple[str, str]:
+) -> LabelFormat:
+    """Return the columns that the config names, or those of a known format."""
     columns = rows.columns.drop(LINE).tolist()
     if not len(rows):
-        raise LabelError(f"{path} has no row below its header")
-    pair = (config.image_column, config.grade_column)
-    if any(pair):
-        for key, column in zip(("image_column", "grade_column"), pair, strict=True):
+        raise LabelError(f"{path} has no rows after its header")
+    if config.image_column or config.grade_column:
+        named = LabelFormat("", config.image_column, config.grade_column)
+        for key, column in (
+            ("image_column", named.image),
+            ("grade_column", named.grade),
+        ):
             if column not in columns:
                 raise LabelError(
-                    f"{path} has no column {column!r} (labels.{key}); it has {columns}"
+                    f"{path} has no column {column!r} (labels.{key}); its columns are "
+                    f"{columns}"
                 )
-        return pair
-    for known in KNOWN_HEADERS.values():
-        if set(known) <= set(columns):
+        return named
+    for known in LABEL_FORMATS:
+        if set(known.columns) <= set(columns):
             return known
-    headers = "; ".join(f"{name}: {','.join(h)}" for name, h in KNOWN_HEADERS.items())
     raise LabelError(
-        f"{path} has none of the known headers ({headers}); it has {columns}. Name its "
-        "columns with --set labels.image_column=NAME --set labels.grade_column=NAME"
+        f"{path} has none of the known formats: {'; '.join(map(str, LABEL_FORMATS))}. "
+        f"Its columns are {columns}. Name two of them with --set "
+        "labels.image_column=NAME --set labels.grade_column=NAME"
     )
 
 
-def _find_patients(
-    path: Path, rows: pd.DataFrame, ids: pd.Series, config: LabelsConfig
+def _load_patients(
+    path: Path,
+    rows: pd.DataFrame,
+    ids: pd.Series,
+    column: str,
+    config: LabelsConfig,
 ) -> pd.Series:
-    if config.patient_column:
-        if config.patient_column not in rows:
-            raise LabelError(
-                f"{path} has no column {config.patient_column!r} "
-                "(labels.patient_column)"
-            )
-        patients = rows[config.patient_column]
-        _refuse_lines(path, rows[LINE][patients == ""], "no patient in")
+    """Return each row's patient.
+
+    It is the value of the column that the config names, or else of `column`. Without
+    either, it is the first group of labels.patient_pattern, or the id if that does not
+    match.
+    """
+    column = config.patient_column or column
+    if column:
+        if column not in rows:
+            raise LabelError(f"{path} has no column {column!r} (labels.patient_column)")
+        patients = rows[column]
+        _check_no_lines(path, rows[LINE][patients == ""], "no patient in")
         return patients
     pattern = re.compile(config.patient_pattern)
     patients = ids.map(lambda name: (m := pattern.search(name)) and m[1])
     return patients.where(patients.notna() & (patients != ""), ids)
 
 
-def _refuse_lines(path: Path, lines: pd.Series, problem: str) -> None:
+def _check_no_lines(path: Path, lines: pd.Series, problem: str) -> None:
     if len(lines):
         raise LabelError(f"{path}: {problem} {_name_lines(lines)}")
 

@@ -1,4 +1,4 @@
-"""Sources: folders of photographs with their label files, brought into one table."""
+"""Sources: folders of photographs with label files, combined into one table."""
 
 import re
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class Source:
     """A collection of photographs.
 
     Attributes:
-        images: their folder, local or s3://, searched in depth, or a CSV that lists
-            them.
-        labels: the label file.
-        name: put before its ids and patients as `name/`; empty where there is but one
+        images: Their folder, local or s3://, searched recursively; or a CSV file that
+            lists them.
+        labels: The label file.
+        name: Prefix of the ids and patients, as `name/`; empty if there is only one
             source.
     """
 
@@ -38,16 +38,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Catalog:
-    """What the sources hold.
+    """The labelled photographs of all sources.
 
     Attributes:
-        table: a row a labelled photograph: `id`, `grade` (0-4), `patient`, `source`
-            (its name), `folder` (a Path or s3://), `path` (below it) and `size_bytes`
-            (-1 where the file can't be asked for it).
-        missing: ids that have a row and no photograph.
-        unlabelled: paths of photographs that have no row.
-        num_repeated: rows left out since they repeat another one word for word.
-        provenance: a dict a source: which label file, and what of it was used.
+        table: One row per labelled photograph: `id`, `grade` (0-4), `patient`,
+            `source` (its name), `photograph` (a PhotographRef), `path` (relative to
+            the image folder) and `size_bytes` (-1 if unknown).
+        missing: Ids of labels that have no photograph.
+        unlabelled: Paths of photographs that have no label.
+        num_repeated: Number of rows skipped because they repeat an earlier row.
+        provenance: For each source, its label file and counts, as in the manifest.
     """
 
     table: pd.DataFrame
@@ -58,11 +58,16 @@ class Catalog:
 
 
 def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
-    """Read label files, find photographs, and bring them together.
+    """Load the label files, list the photographs, and match them.
+
+    Args:
+        sources: The sources.
+        config: The `labels` section.
 
     Raises:
-        LabelError: if a source's labels and photographs don't go together, or two
-            sources have one name.
+        LabelError: If a source's labels and photographs do not match, or two sources
+            have the same name.
+        StorageError: If an object store fails.
     """
     _check_names(sources)
     tables, missing, unlabelled, provenance = [], [], [], []
@@ -70,15 +75,17 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     for source in sources:
         labels = load_labels(source.labels, config)
         photographs = list_photographs(source.images)
-        matches = match_photographs(labels.table, [item.path for item in photographs])
         by_path = {photograph.path: photograph for photograph in photographs}
+        matches = match_photographs(labels.table, list(by_path))
         prefix = f"{source.name}/" if source.name else ""
         table = matches.table[["id", "grade", "patient", "path"]].assign(
             source=source.name, photograph=matches.table["path"].map(by_path)
         )
         table["id"] = prefix + table["id"]
         table["patient"] = prefix + table["patient"]
-        with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:  # a store answers slowly
+        with ThreadPoolExecutor(
+            NUM_FETCHED_AHEAD
+        ) as pool:  # object stores respond slowly
             sizes = pool.map(PhotographRef.size_bytes, table["photograph"])
             table["size_bytes"] = list(sizes)
         tables.append(table)
@@ -109,9 +116,9 @@ def _check_names(sources: Sequence[Source]) -> None:
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
-            raise LabelError(f"two sources are named {name!r}: give each its own name")
+            raise LabelError(f"two sources are named {name!r}: choose another name")
         if name and not re.fullmatch(r"\w[\w.-]*", name):
             raise LabelError(
-                "a source's name has letters and digits, and after the first '.', '_' "
-                f"and '-' too; got {name!r}"
+                "the name of a source consists of letters, digits, '_', '.' and '-', "
+                f"and does not begin with '.' or '-'; got {name!r}"
             )

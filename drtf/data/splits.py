@@ -1,4 +1,4 @@
-"""Splits: which photographs train, validate and test; pure and seeded."""
+"""Splits: which photographs are for training, validation and testing."""
 
 import math
 
@@ -13,22 +13,22 @@ from drtf.errors import DrtfError
 def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
     """Assign each photograph to `train`, `val` or `test`.
 
-    Units that must stay together (a patient's photographs, byte-identical ones) are
-    divided by scikit-learn's stratified `train_test_split`: the test split first, then
-    validation from the rest. A unit's stratum is its worst grade. Where some grade has
-    too few units to stand in each split, strata are healthy and diseased, and where
-    even these are too few, there are none.
+    Photographs of one patient, and byte-identical ones, form a unit that is never
+    divided. scikit-learn's stratified `train_test_split` first takes the test units,
+    then the validation units from the rest. A unit's stratum is its worst grade. If a
+    grade has too few units for every split, the strata are healthy and diseased; if
+    these have too few as well, the split is not stratified.
 
     Args:
-        table: columns `id`, `patient`, `grade`, and `content`, equal for photographs
-            that are byte-identical.
-        config: the `split` section.
+        table: Columns `id`, `patient`, `grade`, and `content`, which is equal for
+            byte-identical photographs.
+        config: The `split` section.
 
     Returns:
-        The split's name for each row, indexed like `table`.
+        The split's name for each row, with the index of `table`.
 
     Raises:
-        DrtfError: if there are fewer units than splits.
+        DrtfError: If there are fewer units than splits.
     """
     linked = table["patient" if config.by == "patient" else "id"]
     unit = _join_units(linked, table["content"])
@@ -36,20 +36,20 @@ def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
     names = pd.Series("train", index=grades.index)
     rest = grades
     num_units = len(grades)
-    for name, share in (("test", config.test_size), ("val", config.val_size)):
-        if not share:
+    for name, fraction in (("test", config.test_size), ("val", config.val_size)):
+        if not fraction:
             continue
-        size = math.ceil(num_units * share)
+        size = math.ceil(num_units * fraction)
         if len(rest) - size < 1:
             raise DrtfError(
-                f"{num_units} {config.by}s are too few for train, val and test; add "
-                "photographs or set split.val_size=0 or split.test_size=0"
+                f"{num_units} {config.by}s are too few for train, val and test: add "
+                "photographs, or set split.val_size=0 or split.test_size=0"
             )
         kept, taken = train_test_split(
             rest.index.to_numpy(),
             test_size=size,
             random_state=config.seed,
-            stratify=_find_strata(rest, size, config.stratify),
+            stratify=_choose_strata(rest, size, config.stratify),
         )
         names[taken] = name
         rest = rest[np.sort(kept)]
@@ -57,7 +57,7 @@ def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
 
 
 def _join_units(linked: pd.Series, content: pd.Series) -> pd.Series:
-    """Number the groups that share a patient or a content, by first appearance."""
+    """Number the units that share a patient or a content, by first appearance."""
     unit = pd.Series(pd.factorize(linked)[0], index=linked.index)
     while True:
         joined = unit.groupby(content).transform("min")
@@ -67,7 +67,8 @@ def _join_units(linked: pd.Series, content: pd.Series) -> pd.Series:
         unit = joined
 
 
-def _find_strata(grades: pd.Series, size: int, stratify: str) -> pd.Series | None:
+def _choose_strata(grades: pd.Series, size: int, stratify: str) -> pd.Series | None:
+    """Return the finest strata with enough units to divide, or None."""
     candidates = {"grade": grades, "binary": (grades > 0).astype("int8")}
     order = {"grade": ("grade", "binary"), "binary": ("binary",), "none": ()}
     for name in order[stratify]:

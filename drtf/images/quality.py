@@ -1,4 +1,4 @@
-"""How good a photograph is, in a few figures that cost next to nothing."""
+"""The quality of a photograph, as a few numbers that are quick to compute."""
 
 from typing import NamedTuple
 
@@ -8,43 +8,51 @@ import numpy as np
 from drtf.errors import PhotographError
 from drtf.images.retina import BLACK_BELOW, Thumbnail
 
-BLANK_BELOW = 2  # of 255, the deviation of any channel
+MIN_DEVIATION = 2  # of 255, of at least one channel; anything below is one even colour
 RIM = np.ones((7, 7), np.uint8)
 
 
 class Quality(NamedTuple):
-    """The quality of one photograph, measured at 256 px before any equalization.
+    """The quality of one photograph, measured at 256 px before equalization.
+
+    Each field is a column of a dataset's index.
 
     Attributes:
-        brightness: mean grey level of the field, in [0, 1].
-        contrast: standard deviation of these grey levels (Peli, Contrast in complex
+        brightness: Mean grey level of the field, in [0, 1].
+        contrast: Standard deviation of these grey levels (Peli, Contrast in complex
             images, J. Opt. Soc. Am. A, 1990), in [0, 0.5].
-        sharpness: variance of the Laplacian of the field's grey levels of 0-255
+        sharpness: Variance of the Laplacian of the field's grey levels of 0-255
             (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR
-            2000), >= 0; it compares photographs of one kind of camera.
-        field: share of the photograph's area that is field, in [0, 1].
-        black: whether nothing in it is lit.
+            2000), >= 0. Only values from similar cameras are comparable.
+        field_fraction: Fraction of the photograph's area that is field, in [0, 1].
+        is_black: Whether no part of the photograph is lit.
     """
 
     brightness: float
     contrast: float
     sharpness: float
-    field: float
-    black: bool
+    field_fraction: float
+    is_black: bool
 
 
-def measure_quality(found: Thumbnail, field: np.ndarray | None) -> Quality:
+# The numeric fields of Quality, whose quantiles a dataset's manifest has.
+QUALITY_MEASURES = tuple(
+    name for name in Quality._fields if Quality.__annotations__[name] is float
+)
+
+
+def measure_quality(thumbnail: Thumbnail, field: np.ndarray | None) -> Quality:
     """Measure a photograph's quality.
 
     Args:
-        found: the photograph's survey.
-        field: uint8 [h, w], 1 in the field; None where none was found: then the whole
-            photograph is measured.
+        thumbnail: The photograph's thumbnail.
+        field: uint8 [h, w], 1 in the field; None if no field was found, in which case
+            the whole photograph is measured.
     """
-    grey = cv2.cvtColor(found.image, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(thumbnail.image, cv2.COLOR_RGB2GRAY)
     inside = field
     if field is not None:
-        # The rim's edge is the camera's, not the retina's.
+        # The edge at the rim belongs to the camera's mask, not to the retina.
         inside = cv2.erode(field, RIM, borderValue=1)
     mean, deviation = (x.item() for x in cv2.meanStdDev(grey, mask=inside))
     laplacian = cv2.Laplacian(grey, cv2.CV_16S)
@@ -53,27 +61,29 @@ def measure_quality(found: Thumbnail, field: np.ndarray | None) -> Quality:
         brightness=mean / 255,
         contrast=deviation / 255,
         sharpness=sharpness,
-        field=0.0 if field is None else float(field.mean()),
-        black=int(found.brightness.max()) < BLACK_BELOW,
+        field_fraction=0.0 if field is None else float(field.mean()),
+        is_black=int(thumbnail.brightness.max()) < BLACK_BELOW,
     )
 
 
-def check_not_blank(found: Thumbnail, quality: Quality) -> None:
+def check_not_blank(thumbnail: Thumbnail, quality: Quality) -> None:
     """Refuse a photograph that shows nothing.
 
     Args:
-        found: the photograph's survey.
-        quality: of it.
+        thumbnail: The photograph's thumbnail.
+        quality: The photograph's quality.
 
     Raises:
-        PhotographError: with reason `black` where nothing is lit, `blank` where all is
-            of one colour.
+        PhotographError: With reason `black` if nothing is lit, or `blank` if the whole
+            photograph has one colour.
     """
-    if quality.black:
+    if quality.is_black:
         raise PhotographError(
             "black", f"no part of it reaches a brightness of {BLACK_BELOW} of 255"
         )
-    if cv2.meanStdDev(found.image)[1].max() < BLANK_BELOW:
+    if cv2.meanStdDev(thumbnail.image)[1].max() < MIN_DEVIATION:
         raise PhotographError(
-            "blank", f"one even colour: it deviates by less than {BLANK_BELOW} of 255"
+            "blank",
+            f"one even colour: each channel deviates by less than {MIN_DEVIATION} of "
+            "255",
         )

@@ -1,4 +1,4 @@
-"""The index: one row a record, in the order in which the records stand."""
+"""The index: one row per record, in the order of the records."""
 
 import io
 from collections import Counter
@@ -14,10 +14,11 @@ from drtf.files import write_atomic
 from drtf.records.plan import SPLITS
 from drtf.tasks import GRADES
 
+# The columns that every index has. A build adds its measures of quality.
 COLUMNS = pa.schema(
     [
         ("split", pa.string()),
-        ("shard", pa.int32()),  # number in the manifest's list of shards
+        ("shard", pa.int32()),  # position in the manifest's list of shards
         ("offset", pa.int64()),  # of the frame in the shard
         ("length", pa.int64()),  # of the record's data, without its frame
         ("image_offset", pa.int64()),  # of the image in the data
@@ -26,30 +27,34 @@ COLUMNS = pa.schema(
         ("id", pa.string()),
         ("patient", pa.string()),
         ("grade", pa.int8()),
-        ("source", pa.string()),  # its name; empty where there is but one
-        ("path", pa.string()),  # of the photograph, below the image folder
+        ("source", pa.string()),  # its name; empty if there is only one
+        ("path", pa.string()),  # of the photograph, relative to its image folder
         ("sha256", pa.string()),  # of the photograph's file
-        ("field_found", pa.bool_()),  # the retina's; where not, nothing was cut off
-        # Measured before equalization; drtf.images.quality defines each.
-        ("brightness", pa.float32()),
-        ("contrast", pa.float32()),
-        ("sharpness", pa.float32()),
-        ("field", pa.float32()),
-        ("black", pa.bool_()),
+        ("has_field", pa.bool_()),  # the retina's; without one, nothing was cropped
     ],
 )
 
 
 def save_index(path: Path, index: pd.DataFrame) -> None:
-    """Write the index; equal tables give equal bytes."""
-    table = pa.Table.from_pandas(index, schema=COLUMNS, preserve_index=False)
+    """Save an index; equal tables give equal bytes.
+
+    Args:
+        path: The Parquet file.
+        index: The columns of `COLUMNS`, then any number of bool and float columns;
+            floats are saved as float32.
+    """
+    schema = COLUMNS
+    for name in index.columns.drop(COLUMNS.names):
+        is_bool = pd.api.types.is_bool_dtype(index[name])
+        schema = schema.append(pa.field(name, pa.bool_() if is_bool else pa.float32()))
+    table = pa.Table.from_pandas(index, schema=schema, preserve_index=False)
     data = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None), data)
     write_atomic(path, data.getvalue())
 
 
 def count_records(index: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Count an index's photographs by split and grade, as a manifest does."""
+    """Count the records of an index by split and grade, as a manifest does."""
     counts = Counter(zip(index["split"], index["grade"], strict=True))
     return {
         split: {str(grade): counts[split, grade] for grade in GRADES}
@@ -59,10 +64,10 @@ def count_records(index: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Load an index, or only some columns of it.
+    """Load an index, or only some of its columns.
 
     Raises:
-        RecordError: if it can't be read or lacks a column of ours; others may be there.
+        RecordError: If it cannot be read, or a column of `COLUMNS` is missing.
     """
     try:
         with path.open("rb") as opened:
@@ -70,12 +75,12 @@ def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
             for field in COLUMNS:
                 if field not in file.schema_arrow:
                     raise RecordError(
-                        f"the index {path} has no {field.type} {field.name!r}: "
-                        "another drtf made this set; build it again"
+                        f"the index {path} has no {field.type} column {field.name!r}: "
+                        "another version of drtf built this dataset; build it again"
                     )
             index = file.read(columns).to_pandas()
     except (OSError, pa.ArrowException) as error:
-        raise RecordError(f"can't read the index {path}: {error}") from error
-    # Arrow would keep what reading took, as much again as a large set's columns.
+        raise RecordError(f"cannot read the index {path}: {error}") from error
+    # Arrow would keep the memory that reading took, as much again as the columns.
     pa.default_memory_pool().release_unused()
     return index

@@ -1,4 +1,4 @@
-"""The list of photographs set aside, which stands beside the shards."""
+"""The list of rejected photographs, a CSV file in the dataset's folder."""
 
 import csv
 import io
@@ -9,8 +9,15 @@ from typing import NamedTuple
 from drtf.files import escape_formula, write_atomic
 
 
-class Rejection(NamedTuple):
-    """A photograph set aside, with a reason from the fixed vocabulary."""
+class RejectedRow(NamedTuple):
+    """A row of rejected.csv: a photograph that could not be used.
+
+    Attributes:
+        path: The photograph's path relative to its image folder.
+        reason: A word from a fixed vocabulary, such as `undecodable`.
+        detail: What exactly was wrong.
+        source: Name of the photograph's source; empty if there is only one.
+    """
 
     path: str
     reason: str
@@ -18,10 +25,10 @@ class Rejection(NamedTuple):
     source: str
 
 
-def save_rejected(path: Path, rejected: Iterable[Rejection]) -> None:
-    """Write the list; an odd name's lines and quotes stay one cell."""
+def save_rejected(path: Path, rows: Iterable[RejectedRow]) -> None:
+    """Save the list; quotes and line breaks in a name stay within its cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Rejection._fields)
-    writer.writerows(map(escape_formula, rejection) for rejection in rejected)
+    writer.writerow(RejectedRow._fields)
+    writer.writerows(map(escape_formula, row) for row in rows)
     write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))

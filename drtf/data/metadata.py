@@ -1,0 +1,114 @@
+"""The files of a dataset that describe its shards: index, rejected.csv, manifest."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from drtf.data.build_plan import BuildPlan
+from drtf.data.journal import Entry, Written
+from drtf.files import hash_file
+from drtf.images.quality import QUALITY_MEASURES, Quality
+from drtf.records.index import COLUMNS, count_records, save_index
+from drtf.records.interop import save_interop
+from drtf.records.manifest import (
+    INDEX_FILE,
+    REJECTED_FILE,
+    Manifest,
+    ShardEntry,
+    save_manifest,
+)
+from drtf.records.plan import SPLITS
+from drtf.records.rejected import RejectedRow, save_rejected
+
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+
+
+def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Manifest:
+    """Save all files of a dataset but its shards, the manifest last.
+
+    Args:
+        folder: Folder with the finished shards.
+        plan: The plan of the build.
+        entries: The journal's entries, one per row of the plan's table.
+
+    Returns:
+        The manifest.
+    """
+    index = _index_table(plan, entries)
+    rejected = _rejected_rows(plan, entries)
+    save_index(folder / INDEX_FILE, index)
+    save_rejected(folder / REJECTED_FILE, rejected)
+    manifest = _assemble_manifest(folder, plan, index, rejected)
+    files = [INDEX_FILE, REJECTED_FILE, *save_interop(folder, manifest, index)]
+    hashes = {file: hash_file(folder / file) for file in files}
+    manifest = manifest.model_copy(update={"files": hashes})
+    save_manifest(folder, manifest)
+    return manifest
+
+
+def _index_table(plan: BuildPlan, entries: Sequence[Entry]) -> pd.DataFrame:
+    is_written = [isinstance(entry, Written) for entry in entries]
+    photographs = plan.table[is_written].reset_index(drop=True)
+    records = pd.DataFrame(
+        {
+            "shard": entry.shard,
+            **entry.location._asdict(),
+            "sha256": entry.sha256,
+            "has_field": entry.has_field,
+            **entry.quality._asdict(),
+        }
+        for entry in entries
+        if isinstance(entry, Written)
+    )
+    table = pd.concat([photographs, records], axis=1)
+    return table[[*COLUMNS.names, *Quality._fields]]
+
+
+def _rejected_rows(plan: BuildPlan, entries: Sequence[Entry]) -> list[RejectedRow]:
+    return plan.rejected + [
+        RejectedRow(entry.path, entry.reason, entry.detail, source)
+        for entry, source in zip(entries, plan.table["source"], strict=True)
+        if not isinstance(entry, Written)
+    ]
+
+
+def _assemble_manifest(
+    folder: Path, plan: BuildPlan, index: pd.DataFrame, rejected: list[RejectedRow]
+) -> Manifest:
+    """Assemble the manifest; the hashes in `files` are filled in by the caller."""
+    num_patients = index.groupby("split")["patient"].nunique()
+    return Manifest(
+        name=plan.name,
+        encoding=plan.build.encoding,
+        image_size=plan.images.size,
+        preprocessing=plan.images.model_dump(mode="json"),
+        settings=plan.settings,
+        num_records=count_records(index),
+        num_patients={x: int(num_patients[x]) for x in SPLITS if x in num_patients},
+        shards=tuple(
+            ShardEntry(
+                file=shard.file,
+                split=shard.split,
+                num_records=int((index["shard"] == shard.number).sum()),
+                size_bytes=(folder / shard.file).stat().st_size,
+                sha256=hash_file(folder / shard.file),
+            )
+            for shard in plan.shard_ranges()
+        ),
+        files={},
+        rejected=dict(sorted(Counter(row.reason for row in rejected).items())),
+        quality={
+            name: tuple(round(float(x), 4) for x in index[name].quantile(QUANTILES))
+            for name in QUALITY_MEASURES
+        },
+        provenance={
+            "sources": plan.catalog.provenance,
+            "num_conflicting": sum(len(conflict.ids) for conflict in plan.conflicts),
+            "num_without_field": int((~index["has_field"]).sum()),
+            "num_black": int(index["is_black"].sum()),
+            "versions": plan.versions,
+        },
+        plan_sha256=plan.sha256,
+    )

@@ -1,0 +1,165 @@
+"""Writing the shards of a build."""
+
+import functools
+import shutil
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from drtf.data.build_plan import BuildPlan
+from drtf.data.journal import JOURNAL_FILE, Entry, Journal, Written
+from drtf.data.photographs import prefetch_photographs
+from drtf.data.prepare import (
+    Rejected,
+    ShardImage,
+    prepare_for_shard,
+    reject_crashed,
+)
+from drtf.data.resume import count_valid_entries
+from drtf.errors import DrtfError
+from drtf.files import partial_path
+from drtf.images.preprocess import limit_threads
+from drtf.progress import progress
+from drtf.records.framing import FRAME_BYTES
+from drtf.records.schema import Record
+from drtf.records.writer import ShardWriter
+from drtf.workers import count_workers, map_in_order
+
+
+def write_shards(
+    partial: Path, plan: BuildPlan, journal: Journal, *, max_rejected: float
+) -> None:
+    """Write the shards that are still missing, and one journal entry per photograph.
+
+    Args:
+        partial: Folder of the unfinished dataset.
+        plan: The plan of the build.
+        journal: The journal; entries that no longer hold are dropped.
+        max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
+
+    Raises:
+        StorageError: If an object store fails.
+        DrtfError: If too many photographs, or all of them, were rejected.
+        OSError: If the disk is full.
+    """
+    journal.truncate(count_valid_entries(partial, plan, journal))
+    if not journal.entries:
+        _clear(partial)
+    total, num_done = len(plan.table), len(journal.entries)
+    results = map_in_order(
+        functools.partial(prepare_for_shard, images=plan.images, build=plan.build),
+        prefetch_photographs(plan.table["photograph"][num_done:]),
+        num_workers=count_workers(plan.build.num_workers),
+        initializer=limit_threads,
+        on_crash=reject_crashed,
+    )
+    reasons = Counter(row.reason for row in plan.rejected)
+    reasons.update(x.reason for x in journal.entries if isinstance(x, Rejected))
+    check_num_rejected(plan, reasons, max_rejected)
+    with (
+        closing(results),
+        progress("Converting photographs", total, done=num_done) as advance,
+    ):
+        for shard in plan.shard_ranges():
+            path = partial / shard.file
+            done = journal.entries[shard.start : shard.stop]
+            if path.exists():
+                if len(done) == shard.stop - shard.start:
+                    continue
+                path.rename(partial_path(path))
+            with ShardWriter(path, keep_bytes=_count_bytes(done)) as writer:
+                rows = plan.table[shard.start + len(done) : shard.stop]
+                # The rows come first, so that no result is lost when they end.
+                for row, result in zip(rows.to_dict("records"), results, strict=False):
+                    entry = _write_record(writer, row, result, plan, shard.number)
+                    journal.append(entry)
+                    if isinstance(entry, Rejected):
+                        reasons[entry.reason] += 1
+                        check_num_rejected(plan, reasons, max_rejected)
+                    advance(f"{reasons.total()} rejected")
+                journal.sync()
+    if not any(isinstance(entry, Written) for entry in journal.entries):
+        raise DrtfError(
+            f"none of the {total} photographs could be used; the first one: "
+            f"{plan.table['path'][0]}: {journal.entries[0]}"
+        )
+
+
+def check_num_rejected(
+    plan: BuildPlan, reasons: Mapping[str, int], max_rejected: float
+) -> None:
+    """Refuse a build in which too many photographs are rejected.
+
+    Args:
+        plan: The plan of the build.
+        reasons: Number of rejected photographs by reason.
+        max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
+
+    Raises:
+        DrtfError: If more photographs are rejected.
+    """
+    count = sum(reasons.values())
+    # The tolerance is for bounds such as 0.29 * 100, which is 28.999999999999996.
+    if count > max_rejected * plan.num_photographs + 1e-6:
+        counts = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
+        raise DrtfError(
+            f"{count} of {plan.num_photographs} photographs were rejected ({counts}), "
+            f"more than --max-rejected {max_rejected:.3%} allows: fix them, or allow "
+            "more"
+        )
+
+
+def _write_record(
+    writer: ShardWriter,
+    row: dict[Hashable, Any],
+    result: ShardImage | Rejected,
+    plan: BuildPlan,
+    shard: int,
+) -> Entry:
+    """Write a photograph's record and return its journal entry.
+
+    Args:
+        writer: The writer of the shard.
+        row: The photograph's row in the plan's table.
+        result: The prepared photograph. If it was rejected, nothing is written.
+        plan: The plan of the build.
+        shard: The shard's position in the plan.
+    """
+    if isinstance(result, Rejected):
+        return result
+    location = writer.append(
+        Record(
+            image=result.data,
+            format=plan.build.encoding,
+            height=plan.images.size,
+            width=plan.images.size,
+            grade=row["grade"],
+            id=row["id"],
+            patient=row["patient"],
+        )
+    )
+    return Written(
+        shard=shard,
+        location=location,
+        size_bytes=row["size_bytes"],
+        sha256=result.sha256,
+        has_field=result.has_field,
+        quality=result.quality,
+    )
+
+
+def _clear(partial: Path) -> None:
+    """Remove everything but the journal from an unfinished dataset."""
+    for path in partial.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != JOURNAL_FILE:
+            path.unlink()
+
+
+def _count_bytes(entries: list[Entry]) -> int:
+    """Count the bytes of a shard that these entries' records take."""
+    locations = [entry.location for entry in entries if isinstance(entry, Written)]
+    return max((x.offset + x.length + FRAME_BYTES for x in locations), default=0)
