@@ -8,7 +8,8 @@ from drtf.bench import heatmaps
 from drtf.bench.heatmaps import bench_heatmaps
 from drtf.config import ModelConfig
 from drtf.errors import DrtfError
-from drtf.inference.heatmaps import list_map_layers
+from drtf.inference.heatmaps import last_layers_by_grid
+from drtf.models.backbones import BACKBONES
 from drtf.models.network import build_network
 from naming import raises_naming
 
@@ -70,7 +71,9 @@ def test_drawn_lesions_and_field_match_the_preprocessed_image(config):
 def test_layers_are_the_last_of_each_grid_size():
     config = ModelConfig(weights="none", alpha=0.35)
     network = build_network(config, image_size=96, load_weights=False)
-    layers = list_map_layers(network, least_cells=3)
+    layers = last_layers_by_grid(
+        network, backbone=BACKBONES["mobilenetv2"], min_cells=3
+    )
     assert [layer.output.shape[1] for layer in layers] == [48, 24, 12, 6, 3]
     assert layers[-1].name == "out_relu"
 

@@ -10,7 +10,9 @@ from drtf.config import load_config
 from drtf.errors import DrtfError
 from naming import assert_names, raises_naming
 
-EYENET = load_config("", ["model.name=eyenet", "train.batch_size=8"])
+EYENET = load_config(
+    "", ["model.name=eyenet", "model.weights=none", "train.batch_size=8"]
+)
 
 
 def test_steps_are_measured_resident_and_streamed_with_and_without_xla(shards):

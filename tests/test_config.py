@@ -361,12 +361,6 @@ def test_a_requirement_may_be_met_by_another_override():
     assert load_config("", overrides).train.focal_gamma == 2
 
 
-def test_alpha_is_refused_when_it_has_no_imagenet_weights():
-    message = refuse("", "model.alpha=0.6")
-    assert_names(message, "model.alpha", 0.35, 1.4, 0.6, "model.weights")
-    assert load_config("", ["model.alpha=0.6", "model.weights=none"]).model.alpha == 0.6
-
-
 def test_an_invalid_list_is_reported_as_invalid_toml():
     assert_names(refuse("", "augment.zoom=[0,.1]"), "--set", "TOML")
 
@@ -426,17 +420,6 @@ def test_class_weights_are_refused_when_all_are_zero():
     assert load_config("", ["train.class_weights=[0,1]"]).train.class_weights == (0, 1)
 
 
-def test_alpha_is_refused_for_eyenet():
-    message = refuse("eyenet-256", "model.alpha=0.35")
-    assert_names(message, "model.alpha", "eyenet")
-    assert "{" not in message  # the other settings are not repeated
-
-
 def test_sampling_weights_are_refused_without_one_per_class():
     weights = ["sampling.mode=weights", "sampling.weights=[1,2,3]"]
     assert_names(refuse("", *weights), "sampling.weights", 2)
-
-
-def test_head_epochs_are_refused_for_eyenet():
-    message = refuse("eyenet-256", "train.head_epochs=1")
-    assert_names(message, "train.head_epochs", "eyenet")

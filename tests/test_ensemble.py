@@ -7,7 +7,8 @@ from drtf.errors import RunError
 from drtf.inference.ensemble import build_ensemble, combine
 from drtf.inference.evaluation import evaluate
 from drtf.inference.heatmaps import compute_maps
-from drtf.models.network import LOGITS, build_network
+from drtf.models.head import LOGITS
+from drtf.models.network import build_network
 from drtf.models.run import load_run
 from drtf.tasks import TASKS
 from drtf.training.run import train
@@ -65,7 +66,14 @@ def test_an_ensemble_is_a_run_like_any_other(
     assert run.threshold == found.decision_rule.threshold
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     maps = [
-        compute_maps(x.network, images, task=x.task, layer="conv_2", method="layercam")
+        compute_maps(
+            x.network,
+            images,
+            task=x.task,
+            backbone=x.backbone,
+            layer="conv_2",
+            method="layercam",
+        )
         for x in (run, *members)
     ]
     mean = np.mean(maps[1:], axis=0)

@@ -18,12 +18,14 @@ from drtf.inference.heatmaps import (
     draw_overlay,
     paint,
 )
+from drtf.models.backbones import BACKBONES
 from drtf.models.network import build_disease_logit_model, build_network
 from drtf.models.run import load_run
 from drtf.tasks import TASKS
 from naming import raises_naming
 
 BINARY = TASKS["binary"]
+EYENET, MOBILENET = BACKBONES["eyenet"], BACKBONES["mobilenetv2"]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,18 @@ def image_with(*, red=None, green=None):
     return image
 
 
-def compute_gradcam(network, images, *, layer):
-    return compute_maps(network, images, task=BINARY, layer=layer, method="gradcam")
+def compute_gradcam(network, images, *, layer, backbone=EYENET):
+    return compute_maps(
+        network, images, task=BINARY, backbone=backbone, layer=layer, method="gradcam"
+    )
 
 
 @pytest.mark.parametrize("method", get_args(MapMethod))
 def test_every_method_finds_what_the_network_looks_at(known, method, capsys):
     images = np.concatenate([image_with(red=cell) for cell in ((0, 0), (1, 2))])
-    found = compute_maps(known, images, task=BINARY, layer="features", method=method)
+    found = compute_maps(
+        known, images, task=BINARY, backbone=EYENET, layer="features", method=method
+    )
     assert found.shape == (2, 32, 32)
     assert found.max(axis=(1, 2)) == pytest.approx(1)
     assert capsys.readouterr().out == ""
@@ -77,7 +83,9 @@ def test_saliency_finds_the_pixels_that_change_the_score():
     network = keras.Model(image, keras.layers.Activation("sigmoid")(logits))
     network.get_layer("logits").set_weights([mask.reshape(-1, 1)])
     images = np.full((3, 8, 8, 3), 100, np.uint8)
-    found = compute_maps(network, images, task=BINARY, layer="", method="saliency")
+    found = compute_maps(
+        network, images, task=BINARY, backbone=EYENET, layer="", method="saliency"
+    )
     assert (found == mask[..., 0]).all()
 
 
@@ -93,7 +101,7 @@ def test_maps_are_computed_a_batch_at_a_time(known, monkeypatch):
 def test_a_map_does_not_depend_on_its_neighbours(run_folder, shard_set, method):
     network = load_run(run_folder).network
     images = read_batch(shard_set, np.arange(5))
-    common = {"task": BINARY, "layer": "conv_1", "method": method}
+    common = {"task": BINARY, "backbone": EYENET, "layer": "conv_1", "method": method}
     with (
         mock.patch.object(heatmaps, "BATCH_SIZE", 3),
         mock.patch.object(heatmaps, "NUM_CHANNELS", 4),
@@ -152,7 +160,7 @@ def test_it_agrees_with_the_formula_on_conv_1():
     enlarged = zoom(expected, (1, 96 / 3, 96 / 3), order=1)
     peaks = enlarged.max(axis=(1, 2), keepdims=True)
     enlarged = np.divide(enlarged, peaks, out=enlarged, where=peaks > 0)
-    found = compute_gradcam(network, images, layer="Conv_1")
+    found = compute_gradcam(network, images, layer="Conv_1", backbone=MOBILENET)
     assert found == pytest.approx(enlarged, abs=1e-4)
 
 
@@ -167,15 +175,15 @@ def test_it_agrees_with_the_formula_on_conv_1():
 def test_auto_takes_the_deepest_layer_with_a_useful_grid(size, expected, cells):
     config = ModelConfig(weights="none", alpha=0.35)
     network = build_network(config, image_size=size, load_weights=False)
-    layer = choose_layer(network, "auto")
+    layer = choose_layer(network, "auto", backbone=MOBILENET)
     assert layer.name.startswith(expected)
     assert layer.output.shape[1] == cells
 
 
 def test_an_unknown_layer_names_some_that_are_there(known):
     with raises_naming(DrtfError, "Conv_9", "features"):
-        choose_layer(known, "Conv_9")
-    assert choose_layer(known, "features").name == "features"
+        choose_layer(known, "Conv_9", backbone=EYENET)
+    assert choose_layer(known, "features", backbone=EYENET).name == "features"
 
 
 def test_paint_follows_the_colour_map():
@@ -185,14 +193,16 @@ def test_paint_follows_the_colour_map():
 
 def test_settings_that_no_map_can_have_are_refused(known):
     usual = GradcamConfig(layer="features")
-    assert check_settings(known, usual).name == "features"
+    assert check_settings(known, usual, backbone=EYENET).name == "features"
     with raises_naming(DrtfError, "gradcam.colormap", "jett"):
-        check_settings(known, usual.model_copy(update={"colormap": "jett"}))
+        check_settings(
+            known, usual.model_copy(update={"colormap": "jett"}), backbone=EYENET
+        )
     image = keras.Input((8, 8, 3))
     flat = keras.layers.Flatten()(image)
     network = keras.Model(image, keras.layers.Dense(1, name="logits")(flat))
     with raises_naming(DrtfError, network.name):
-        check_settings(network, GradcamConfig())
+        check_settings(network, GradcamConfig(), backbone=EYENET)
 
 
 def test_other_weights_give_another_map(run_folder, shard_set):
@@ -200,7 +210,12 @@ def test_other_weights_give_another_map(run_folder, shard_set):
     network = load_run(run_folder).network
     rows = np.flatnonzero(shard_set.grades >= 2)[:8]
     images = read_batch(shard_set, rows)
-    common = {"task": BINARY, "layer": "conv_1", "method": "layercam"}
+    common = {
+        "task": BINARY,
+        "backbone": EYENET,
+        "layer": "conv_1",
+        "method": "layercam",
+    }
     trained = compute_maps(network, images, **common)
     rng = np.random.default_rng(0)
     weights = [rng.normal(0, x.std() + 1e-3, x.shape) for x in network.get_weights()]

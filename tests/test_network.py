@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from drtf.config import ModelConfig, load_config
 from drtf.errors import DrtfError
+from drtf.models.backbones import BACKBONES
 from drtf.models.network import (
     build_disease_logit_model,
     build_logit_model,
@@ -28,7 +29,7 @@ def small():
     return build(SMALL, 32)
 
 
-def test_mobilenetv2_has_kerass_parameters_and_one_unit(small):
+def test_mobilenetv2_has_the_parameters_of_keras_and_one_output(small):
     backbone = keras.applications.MobileNetV2(
         alpha=0.35, include_top=False, weights=None, input_shape=(32, 32, 3)
     )
@@ -36,13 +37,13 @@ def test_mobilenetv2_has_kerass_parameters_and_one_unit(small):
     assert small.output_shape == (None, 1)
 
 
-def test_the_backbone_is_flat(small):
+def test_the_backbone_is_not_nested(small):
     assert not any(isinstance(layer, keras.Model) for layer in small.layers)
     assert small.get_layer("Conv_1").output.shape[1:] == (1, 1, 1280)
 
 
 def describe(layers):
-    """List what each layer is, puts out and has, and its activation or dropout."""
+    """List class, output shape, parameters, and activation or dropout of layers."""
     return [
         (
             type(layer).__name__,
@@ -55,7 +56,7 @@ def describe(layers):
     ]
 
 
-def test_the_notebooks_head_is_as_documented():
+def test_the_head_of_the_notebook_preset():
     network = build(NOTEBOOK)
     assert describe(network.layers[-10:]) == [
         ("GlobalAveragePooling2D", (1280,), 0, None),
@@ -72,11 +73,11 @@ def test_the_notebooks_head_is_as_documented():
     backbone = keras.applications.MobileNetV2(
         include_top=False, weights=None, input_shape=(96, 96, 3)
     )
-    # Both begin with their input.
+    # The first layer of both is the input.
     assert describe(network.layers[1:-10]) == describe(backbone.layers[1:])
 
 
-def test_the_notebook_trains_its_last_fifty_layers():
+def test_the_notebook_preset_trains_the_last_fifty_layers():
     network = build(NOTEBOOK)
     names = [layer.name for layer in network.layers]
     backbone = network.layers[: names.index("pool")]
@@ -86,11 +87,11 @@ def test_the_notebook_trains_its_last_fifty_layers():
     assert not any(layer.trainable for layer in frozen)
 
 
-def test_the_notebook_takes_inputs_in_zero_to_one():
+def test_the_notebook_preset_does_not_rescale_images():
     assert "rescaling" not in [layer.name for layer in build(NOTEBOOK).layers]
 
 
-def test_eyenet_is_as_documented():
+def test_the_layers_of_the_eyenet_preset():
     network = build(load_config("eyenet-256").model, 256)
     assert describe(network.layers) == [
         ("InputLayer", (256, 256, 3), 0, None),
@@ -108,7 +109,7 @@ def test_eyenet_is_as_documented():
     ]
 
 
-def test_eyenets_score_is_its_softmaxs_for_disease():
+def test_the_score_of_eyenet_is_its_softmax_probability_of_disease():
     network = build(load_config("eyenet-256").model, 64)
     images = np.random.default_rng(0).random((3, 64, 64, 3), np.float32)
     dense = network.get_layer("class_logits")
@@ -118,10 +119,10 @@ def test_eyenets_score_is_its_softmaxs_for_disease():
     np.testing.assert_allclose(network(images), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "eyenet"])
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("task", ["binary", "grades"])
 def test_the_score_is_the_sigmoid_of_the_logit(name, task):
-    config = load_config("", [f"model.name={name}"]).model
+    config = ModelConfig(name=name, weights="none")
     network = build_network(config, image_size=32, load_weights=False, task=TASKS[task])
     images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
     logits = build_disease_logit_model(network, TASKS[task])(images).numpy()
@@ -135,7 +136,7 @@ def test_the_score_is_the_sigmoid_of_the_logit(name, task):
         assert scores == pytest.approx(referable, abs=1e-6)
 
 
-def test_losses_take_a_logit_or_one_for_each_grade():
+def test_the_logit_model_has_one_output_or_one_per_grade():
     for task, units in (("binary", 1), ("grades", 5)):
         network = build_network(
             SMALL, image_size=32, load_weights=False, task=TASKS[task]
@@ -143,7 +144,7 @@ def test_losses_take_a_logit_or_one_for_each_grade():
         assert build_logit_model(network).output_shape == (None, units)
 
 
-def test_a_head_may_have_layers_of_any_width():
+def test_the_head_has_the_layers_of_the_config():
     config = SMALL.model_copy(
         update={"head_units": (7, 5), "head_batch_norm": True, "dropout": 0.0}
     )
@@ -157,7 +158,7 @@ def test_a_head_may_have_layers_of_any_width():
 
 
 @pytest.mark.parametrize(("num_layers", "head_only"), [(-1, True), (0, False)])
-def test_the_backbone_may_be_frozen(num_layers, head_only):
+def test_the_backbone_can_be_frozen(num_layers, head_only):
     config = SMALL.model_copy(update={"trainable_layers": num_layers})
     network = build(config, 32)
     set_trainable(network, config, head_only=head_only)
@@ -166,12 +167,12 @@ def test_the_backbone_may_be_frozen(num_layers, head_only):
     assert count_parameters(network)[1] < count_parameters(network)[0]
 
 
-def test_the_symmetric_range_is_minus_one_to_one(small):
+def test_the_symmetric_input_range_is_minus_one_to_one(small):
     rescaling = small.get_layer("rescaling")
     assert rescaling(np.array([0.0, 0.5, 1.0])).numpy().tolist() == [-1, 0, 1]
 
 
-def test_photographs_are_enlarged_for_the_backbone_alone():
+def test_upsampling_enlarges_images_within_the_network():
     network = build(SMALL.model_copy(update={"upsampling": 1.5}), 64)
     images = np.random.default_rng(1).random((2, 64, 64, 3), np.float32)
     enlarged = tf.image.resize(images, (96, 96))
@@ -183,7 +184,7 @@ def test_photographs_are_enlarged_for_the_backbone_alone():
     np.testing.assert_allclose(found, other(enlarged, training=False), atol=1e-6)
 
 
-def test_batch_norm_momentum_is_the_configs(small):
+def test_batch_normalization_has_the_momentum_of_the_config(small):
     momenta = {
         layer.momentum
         for layer in small.layers
@@ -210,14 +211,14 @@ def test_a_weights_file_is_loaded_into_the_backbone(tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["no/such.weights.h5", "imagnet", __file__])
-def test_weights_that_are_no_file_are_refused(weights):
+def test_weights_are_refused_when_they_are_not_a_file(weights):
     config = SMALL.model_copy(update={"weights": weights})
     allowed = ("imagenet", "none", ".weights.h5")
     with raises_naming(DrtfError, "model.weights", weights, *allowed):
         build_network(config, image_size=32, load_weights=True)
 
 
-def test_weights_of_another_alpha_are_refused(tmp_path):
+def test_weights_are_refused_when_alpha_differs(tmp_path):
     path = tmp_path / "other.weights.h5"
     keras.applications.MobileNetV2(
         alpha=0.5, include_top=False, weights=None, input_shape=(32, 32, 3)
@@ -227,7 +228,7 @@ def test_weights_of_another_alpha_are_refused(tmp_path):
         build_network(config, image_size=32, load_weights=True)
 
 
-def test_a_file_that_only_claims_to_be_weights_is_refused(tmp_path):
+def test_weights_are_refused_when_the_file_is_not_hdf5(tmp_path):
     path = tmp_path / "fake.weights.h5"
     path.write_bytes(b"not HDF5")
     config = SMALL.model_copy(update={"weights": str(path)})
@@ -235,7 +236,7 @@ def test_a_file_that_only_claims_to_be_weights_is_refused(tmp_path):
         build_network(config, image_size=32, load_weights=True)
 
 
-def test_a_failed_download_names_the_way_out(monkeypatch):
+def test_a_failed_download_names_the_alternatives(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("URL fetch failure on https://example.org: None")
 
@@ -246,13 +247,7 @@ def test_a_failed_download_names_the_way_out(monkeypatch):
         build_network(config, image_size=96, load_weights=True)
 
 
-def test_eyenet_refuses_weights():
-    config = ModelConfig(name="eyenet", weights="imagenet")
-    with raises_naming(DrtfError, "model.weights", "imagenet", "eyenet", "none"):
-        build_network(config, image_size=64, load_weights=True)
-
-
-def test_trained_and_frozen_parameters_add_up():
+def test_trained_and_frozen_parameters_sum_to_all():
     network = build(NOTEBOOK)
     trained, frozen = count_parameters(network)
     assert trained + frozen == network.count_params()

@@ -24,12 +24,11 @@ from naming import assert_names
 
 README = Path(__file__).parents[1] / "README.md"
 SMALL = ("images.size=32", "build.num_workers=1")
-EYENET = ("model.name=eyenet", "model.upsampling=1")
+EYENET = ("model.name=eyenet", "model.weights=none", "model.upsampling=1")
 QUICK = (
     *SMALL,
     "score.num_workers=1",
     *EYENET,
-    "model.weights=none",
     "train.epochs=1",
     "train.batch_size=16",
     "evaluate.num_resamples=100",
@@ -177,7 +176,7 @@ def test_a_dry_run_tells_the_plan_and_makes_nothing(run, shards, tmp_path):
     out = tmp_path / "run"
     code, text, _ = run(
         *("train", "--shards", shards, "--out", out, "--dry-run"),
-        *sets("train.batch_size=8", "model.name=eyenet", "train.epochs=3"),
+        *sets("train.batch_size=8", "train.epochs=3", *EYENET),
     )
     assert code == 0
     assert find_line(text, 12, 8, 3, 4)

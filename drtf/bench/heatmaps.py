@@ -15,7 +15,7 @@ from drtf.config import ImagesConfig, MapMethod
 from drtf.errors import DrtfError
 from drtf.images.preprocess import limit_threads, preprocess_photograph
 from drtf.images.retina import build_thumbnail, crop, find_field, square_around
-from drtf.inference.heatmaps import compute_maps, list_map_layers
+from drtf.inference.heatmaps import compute_maps, last_layers_by_grid
 from drtf.models.run import load_run
 from drtf.progress import progress
 from drtf.synthetic import PlannedPhotograph, plan_photographs
@@ -111,7 +111,9 @@ def bench_heatmaps(
     near_lesions = np.stack([_dilate(mask) for mask in lesions]) & fields
     random_network = keras.models.clone_model(run.network)
     set_shuffled_weights(random_network, run.network, seed)
-    layers = list_map_layers(run.network, least_cells=MIN_CELLS_PER_SIDE)
+    layers = last_layers_by_grid(
+        run.network, backbone=run.backbone, min_cells=MIN_CELLS_PER_SIDE
+    )
     variants = [
         (method, layer)
         for method in methods
@@ -122,7 +124,14 @@ def bench_heatmaps(
         for method, layer in variants:
             name = layer.name if layer else ""
             maps, random_maps = (
-                compute_maps(network, images, task=run.task, layer=name, method=method)
+                compute_maps(
+                    network,
+                    images,
+                    task=run.task,
+                    backbone=run.backbone,
+                    layer=name,
+                    method=method,
+                )
                 for network in (run.network, random_network)
             )
             cells = layer.output.shape[1] if layer else images.shape[1]

@@ -14,13 +14,14 @@ from drtf.config import Config, EvaluateConfig
 from drtf.data.build import build_shards
 from drtf.data.pipeline import binary_labels
 from drtf.data.sources import Source
-from drtf.errors import DrtfError, StoppedError
+from drtf.errors import ConfigError, DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import escape_formula, write_atomic
 from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.inference.evaluation import evaluate, is_evaluated
 from drtf.inference.intervals import Estimate, format_estimate
 from drtf.inference.metrics import measure_mean_roc_auc
+from drtf.models.backbones import check_model
 from drtf.models.run import RunInfo, load_history
 from drtf.records.reader import ShardDataset
 from drtf.training.callbacks import monitor_name
@@ -105,6 +106,11 @@ def sweep(
     names = [name for name, _ in configs]
     if len(set(names)) < len(names):
         raise DrtfError(f"each config needs a name of its own; got {', '.join(names)}")
+    for name, config in configs:  # before hours of training
+        try:
+            check_model(config.model, head_epochs=config.train.head_epochs)
+        except ConfigError as error:
+            raise ConfigError(f"config {name}: {error}") from error
     results: list[Result] = []
     before: dict[str, Config] = {}
     first: Judged | None = None

@@ -43,8 +43,6 @@ OnCorrupt = Literal["error", "skip"]
 OnUngradable = Literal["flag", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
 
-# Keras has its ImageNet weights for these.
-IMAGENET_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 Value = TypeVar("Value")
 # One value for all, or one for each class of the task, or each layer of the head.
 OneOrEach = Annotated[
@@ -245,18 +243,20 @@ class ModelConfig(Section):
 
     section_name = "model"
 
-    name: Literal["mobilenetv2", "eyenet"] = "mobilenetv2"
-    """The network. `eyenet` has a fixed architecture: of the settings below, only
-    `model.weights` and `model.input_range` apply to it."""
+    name: str = "mobilenetv2"
+    """The backbone: `mobilenetv2`, `mobilenetv3-large`, `efficientnetv2-b0` or
+    `eyenet`. A setting that a backbone does not have must keep its default: `eyenet`
+    has only `model.weights` (`none`) and `model.input_range`."""
     weights: str = "imagenet"
     """Initial weights of the backbone: `imagenet` (downloaded by Keras), `none`
     (random) or the path of a `.weights.h5` file."""
     alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """Width multiplier of MobileNetV2. ImageNet weights exist for 0.35, 0.5, 0.75, 1.0,
-    1.3 and 1.4."""
+    """Width multiplier of `mobilenetv2` and `mobilenetv3-large`. ImageNet weights exist
+    for 0.35, 0.5, 0.75, 1.0, 1.3 and 1.4, or for 0.75 and 1.0."""
     input_range: Literal["unit", "symmetric"] = "symmetric"
     """Range of the pixels that the backbone gets: `symmetric` is [-1, 1], the range
-    that the ImageNet weights were trained with; `unit` is [0, 1]."""
+    that the ImageNet weights of both MobileNets were trained with; `unit` is [0, 1].
+    `efficientnetv2-b0` always standardizes pixels to ImageNet's mean and deviation."""
     upsampling: Annotated[float, Field(ge=1, le=4)] = 1.0
     """Factor by which images are enlarged within the network. The ImageNet weights were
     trained at 224 px and expect shapes of that size."""
@@ -284,20 +284,6 @@ class ModelConfig(Section):
                     f"model.{name} must have {expected} values, one more than "
                     f"model.head_units; got {list(value)}"
                 )
-        if self.name == "eyenet":
-            fixed = ModelConfig.model_fields.keys() - {"name", "weights", "input_range"}
-            for name in sorted(fixed):
-                if getattr(self, name) != ModelConfig.model_fields[name].default:
-                    raise ValueError(
-                        f"model.{name} applies only to mobilenetv2; the eyenet "
-                        "architecture is fixed"
-                    )
-        elif self.weights == "imagenet" and self.alpha not in IMAGENET_ALPHAS:
-            raise ValueError(
-                "Keras has ImageNet weights for model.alpha="
-                f"{', '.join(map(str, IMAGENET_ALPHAS))} (got {self.alpha}); other "
-                "widths require model.weights=none or a weights file"
-            )
         return self
 
 
@@ -472,14 +458,6 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     score: ScoreConfig = ScoreConfig()
     gradcam: GradcamConfig = GradcamConfig()
-
-    @model_validator(mode="after")
-    def _has_a_backbone_to_freeze(self) -> Self:
-        if self.train.head_epochs and self.model.name == "eyenet":
-            raise ValueError(
-                "train.head_epochs applies only to mobilenetv2; eyenet has no head"
-            )
-        return self
 
     @model_validator(mode="after")
     def _has_a_value_for_each_class(self) -> Self:

@@ -10,7 +10,7 @@ from keras import ops
 
 from drtf.errors import RunError
 from drtf.files import hash_file, replacing
-from drtf.models.network import LOGITS, add_score
+from drtf.models.head import LOGITS, add_score
 from drtf.models.run import (
     CONFIG_FILE,
     MODEL_FILE,

@@ -108,7 +108,7 @@ def evaluate(
     written = METRICS_FILE, PREDICTIONS_FILE, *REPORT_FILES
     check_absent(*(out / name for name in written), overwrite=overwrite)
     run = load_run(run_folder)
-    check_settings(run.network, config.gradcam)
+    check_settings(run.network, config.gradcam, backbone=run.backbone)
     history = [] if run.info.members else load_history(run_folder)
     dataset_sha256 = hash_manifest(shards)
     trained_on = dataset_sha256 == run.info.dataset_sha256

@@ -148,7 +148,7 @@ def gradcam(
     others = [out / AVERAGES_FIGURE, *([out / OVERLAYS_FOLDER] if images else [])]
     check_absent(*figures, *others, overwrite=overwrite)
     run = load_run(run_folder)
-    layer = check_settings(run.network, settings)
+    layer = check_settings(run.network, settings, backbone=run.backbone)
     averages: list[Picture] = []
     overlays = Overlays(out / OVERLAYS_FOLDER, settings)
     if shards is not None:
@@ -202,7 +202,12 @@ def _explain_rows(
     views = build_predictor(run.network, run.tta)(tf.constant(images)).numpy()
     scores = run.task.disease_scores(views.mean(axis=1)).tolist()
     maps = compute_maps(
-        run.network, images, task=run.task, layer=config.layer, method=config.method
+        run.network,
+        images,
+        task=run.task,
+        backbone=run.backbone,
+        layer=config.layer,
+        method=config.method,
     )
     names = [
         f"{name}, grade {grade}"
@@ -227,6 +232,7 @@ def _average_maps(
                 run.network,
                 read_batch(shards, chosen),
                 task=run.task,
+                backbone=run.backbone,
                 layer=config.layer,
                 method=config.method,
             )
@@ -298,6 +304,7 @@ def _explain_batch(
         run.network,
         np.stack(images),
         task=run.task,
+        backbone=run.backbone,
         layer=config.layer,
         method=config.method,
     )

@@ -18,6 +18,7 @@ from tf_keras_vis.scorecam import Scorecam
 
 from drtf.config import GradcamConfig, MapMethod
 from drtf.errors import DrtfError
+from drtf.models.backbones import Backbone
 from drtf.models.network import (
     build_disease_logit_model,
     ensemble_members,
@@ -37,61 +38,92 @@ PICTURE_SIDE = 512
 CONTOURS = (0.5, 0.8)
 
 
-def check_settings(network: keras.Model, config: GradcamConfig) -> keras.Layer:
-    """Check, before anything is computed, that maps can be made and painted.
+def check_settings(
+    network: keras.Model, config: GradcamConfig, *, backbone: Backbone
+) -> keras.Layer:
+    """Check, before anything is computed, that maps can be computed and painted.
+
+    Args:
+        network: From `build_network`, or an ensemble.
+        config: The `gradcam` section.
+        backbone: The network's, or that of all members of the ensemble.
 
     Returns:
         The layer whose activations are mapped, see `choose_layer`.
 
     Raises:
-        DrtfError: if there is no such layer or colour map.
+        DrtfError: If there is no such layer or colour map.
     """
     if config.colormap not in matplotlib.colormaps:
         raise DrtfError(
-            f"gradcam.colormap is no colour map of matplotlib: {config.colormap!r}; "
-            "try viridis, cividis, magma or jet"
+            f"gradcam.colormap={config.colormap!r} is not a matplotlib colour map; try "
+            "viridis, cividis, magma or jet"
         )
-    return choose_layer(network, config.layer)
+    return choose_layer(network, config.layer, backbone=backbone)
 
 
-def choose_layer(network: keras.Model, name: str) -> keras.Layer:
+def choose_layer(network: keras.Model, name: str, *, backbone: Backbone) -> keras.Layer:
     """Return the layer whose activations are mapped.
 
-    `auto` is the last one whose grid still has 6 cells a side: deeper layers know more
-    of disease, but at 96 px the last one has 3 x 3 cells, which point at nothing.
-
-    Raises:
-        DrtfError: if there is no such layer, or it is no convolution or its ReLU.
-    """
-    grids = _find_grids(network)
-    if not grids:
-        raise DrtfError(f"{network.name} has no convolution to map")
-    if name != "auto":
-        for layer in grids:
-            if layer.name == name:
-                return layer
-        raise DrtfError(
-            f"no layer {name!r} to map in {network.name}; the last ones are "
-            f"{', '.join(layer.name for layer in grids[-5:])}"
-        )
-    return list_map_layers(network, least_cells=MIN_CELLS_A_SIDE)[-1]
-
-
-def list_map_layers(network: keras.Model, *, least_cells: int) -> list[keras.Layer]:
-    """Find the last layer of each size of grid, the finest first.
+    `auto` is the last layer with at least 6 x 6 cells. Deeper layers know more about
+    disease, but at 96 px the last one has 3 x 3 cells, too few to locate anything.
 
     Args:
-        network: from `build_network`, or an ensemble.
-        least_cells: a side that a grid must have.
+        network: From `build_network`, or an ensemble.
+        name: The layer's name, or `auto`.
+        backbone: The network's, or that of all members of the ensemble.
+
+    Raises:
+        DrtfError: If there is no such layer, or heat maps can't show its output.
     """
-    last = {min(layer.output.shape[1:3]): layer for layer in _find_grids(network)}
-    return [last[cells] for cells in sorted(last, reverse=True) if cells >= least_cells]
+    layers = mappable_layers(network, backbone)
+    if not layers:
+        raise DrtfError(f"{network.name} has no layer that heat maps can show")
+    if name == "auto":
+        found = last_layers_by_grid(
+            network, backbone=backbone, min_cells=MIN_CELLS_A_SIDE
+        )
+        return found[-1] if found else layers[0]
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    raise DrtfError(
+        f"gradcam.layer={name!r}: {network.name} has no such layer that heat maps can "
+        f"show; the last ones are {', '.join(layer.name for layer in layers[-5:])}"
+    )
 
 
-def _find_grids(network: keras.Model) -> list[keras.Layer]:
-    kinds = (keras.layers.Conv2D, keras.layers.ReLU)
-    first = ensemble_members(network)[0]  # of an ensemble, whose members are alike
-    return [layer for layer in first.layers if isinstance(layer, kinds)]
+def last_layers_by_grid(
+    network: keras.Model, *, backbone: Backbone, min_cells: int
+) -> list[keras.Layer]:
+    """Return the last mappable layer of each grid size, the finest grid first.
+
+    Args:
+        network: From `build_network`, or an ensemble.
+        backbone: The network's, or that of all members of the ensemble.
+        min_cells: The fewest cells per side.
+    """
+    last = {_num_cells(layer): layer for layer in mappable_layers(network, backbone)}
+    return [last[cells] for cells in sorted(last, reverse=True) if cells >= min_cells]
+
+
+def mappable_layers(network: keras.Model, backbone: Backbone) -> list[keras.Layer]:
+    """Return the layers whose output heat maps can show, in the network's order.
+
+    Layers with a single cell, such as those of squeeze-and-excitation, locate nothing.
+    """
+    first = ensemble_members(network)[0]  # all members have the same layers
+    return [
+        layer
+        for layer in first.layers
+        if type(layer).__name__ in backbone.map_layers
+        and len(layer.output.shape) == 4
+        and _num_cells(layer) > 1
+    ]
+
+
+def _num_cells(layer: keras.Layer) -> int:
+    return min(layer.output.shape[1:3])
 
 
 def compute_maps(
@@ -99,6 +131,7 @@ def compute_maps(
     images: np.ndarray,
     *,
     task: Task,
+    backbone: Backbone,
     layer: str,
     method: MapMethod,
 ) -> np.ndarray:
@@ -118,6 +151,7 @@ def compute_maps(
             members'.
         images: uint8 RGB [B, H, W, 3].
         task: what the network was trained for.
+        backbone: the network's, or that of all members.
         layer: whose activations are weighted, see `choose_layer`; saliency has none.
         method: one of `gradcam`, `gradcam++`, `layercam`, `scorecam` and `saliency`.
 
@@ -125,9 +159,12 @@ def compute_maps(
         float32 [B, H, W] in [0, 1], each map's highest value 1; all zero where nothing
         speaks for disease.
     """
+    name = ""
+    if method != "saliency":
+        name = choose_layer(network, layer, backbone=backbone).name
     mean = np.mean(
         [
-            _compute_all(member, images, task, layer, method)
+            _compute_all(build_disease_logit_model(member, task), images, name, method)
             for member in ensemble_members(network)
         ],
         axis=0,
@@ -136,11 +173,9 @@ def compute_maps(
 
 
 def _compute_all(
-    network: keras.Model, images: np.ndarray, task: Task, layer: str, method: MapMethod
+    model: keras.Model, images: np.ndarray, name: str, method: MapMethod
 ) -> np.ndarray:
-    """Compute the maps of a network that is no ensemble, a batch at a time."""
-    name = "" if method == "saliency" else choose_layer(network, layer).name
-    model = build_disease_logit_model(network, task)
+    """Compute the maps of one member, a batch at a time."""
     # The library gives some of its methods' models a list of inputs.
     explain = _build_explainer(keras.Model([model.input], model.output), name, method)
     # By Score-CAM all images of a batch would be masked by the channels of each, and

@@ -217,7 +217,12 @@ def _show_mistakes(
         explained: list[figures.Picture] = []
         images = read_batch(shards, rows[chosen])
         maps = compute_maps(
-            run.network, images, task=run.task, layer=config.layer, method=config.method
+            run.network,
+            images,
+            task=run.task,
+            backbone=run.backbone,
+            layer=config.layer,
+            method=config.method,
         )
         for image, values, number in zip(images, maps, chosen, strict=True):
             row = table.iloc[number]
@@ -272,9 +277,8 @@ def _find_facts(
 def _describe_model(run: Run) -> str:
     if members := run.info.members:
         return f"ensemble of {len(members)} runs, {run.info.image_size} px"
-    model = run.config.model
     return (
-        f"{model.name}, alpha {model.alpha}, weights {Path(model.weights).name}, "
+        f"{run.backbone.describe(run.config.model)}, "
         f"{run.info.image_size} px, epoch {run.info.best_epoch}, trained in "
         f"{run.info.precision}"
     )

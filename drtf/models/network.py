@@ -1,20 +1,22 @@
-"""The networks: RGB in [0, 1] in, a score for disease out, one flat graph."""
+"""Networks: from RGB in [0, 1] to probabilities, as one flat graph of layers."""
 
 import math
 import warnings
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from drtf.config import ModelConfig
 from drtf.errors import DrtfError
+from drtf.models.backbones import BACKBONES, InputRange, check_model
+from drtf.models.head import HEADS, LOGITS, POOL, add_score
 from drtf.tasks import TASKS, Task
 
-LOGITS = "logits"
-SCORE = "score"
-POOL = "pool"  # the first layer of the head
+# Mean and standard deviation of the channels of ImageNet's photographs, for RGB in
+# [0, 1]: the values that Keras's EfficientNetV2 has built in.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def build_network(
@@ -27,10 +29,10 @@ def build_network(
     """Build an untrained or pretrained network.
 
     Args:
-        config: the `model` section.
-        image_size: height and width of the input in px.
-        load_weights: False leaves random weights, whatever the config says.
-        task: whose classes it is to tell apart.
+        config: The `model` section.
+        image_size: Height and width of the input in px.
+        load_weights: False leaves the weights random, whatever the config says.
+        task: What the network is to learn.
 
     Returns:
         A model from float32 [B, image_size, image_size, 3] in [0, 1] to float32
@@ -39,43 +41,38 @@ def build_network(
         layer can be named, frozen and inspected.
 
     Raises:
-        DrtfError: if the weights can't be loaded.
+        ConfigError: If the backbone is unknown, or a setting does not apply to it.
+        DrtfError: If the weights can't be loaded.
     """
+    check_model(config)
+    backbone = BACKBONES[config.name]
     image = keras.Input((image_size, image_size, 3), name="image")
-    x = image
-    if config.input_range == "symmetric":
-        x = keras.layers.Rescaling(2.0, offset=-1.0, name="rescaling")(x)
+    x = _rescale(image, backbone.choose_input_range(config))
+    if config.upsampling > 1:
+        side = round(config.upsampling * image_size)
+        x = keras.layers.Resizing(side, side, name="upsampling")(x)
     weights = config.weights if load_weights else "none"
-    if config.name == "eyenet":
-        if weights != "none":
-            raise DrtfError(
-                f"model.weights={weights!r} is for mobilenetv2; eyenet has none: "
-                'set model.weights="none"'
-            )
-        logits = _add_eyenet(x, task)
-    else:
-        logits = _add_mobilenetv2(x, config, weights, task.num_logits)
+    features = _build_backbone(image, x, config, weights)
+    logits = HEADS[backbone.head](features, config, task)
     network = keras.Model(image, add_score(logits, task), name=config.name)
     set_trainable(network, config)
     return network
 
 
-def add_score(logits: keras.KerasTensor, task: Task) -> keras.KerasTensor:
-    """Add the last layer, which turns logits into probabilities.
-
-    It is a softmax over the grades, or the sigmoid of the single logit of disease.
-    """
-    activation = "softmax" if task.predicts_grades else "sigmoid"
-    return keras.layers.Activation(activation, dtype="float32", name=SCORE)(logits)
-
-
 def set_trainable(
     network: keras.Model, config: ModelConfig, *, head_only: bool = False
 ) -> None:
-    """Choose what of a network is trained: its head, and the backbone as configured."""
-    names = [layer.name for layer in network.layers]
-    if POOL not in names:  # a network without a backbone
+    """Choose which layers are trained: the head, and the end of the backbone.
+
+    Args:
+        network: From `build_network`.
+        config: Its `model` section, whose `trainable_layers` counts from the end of the
+            backbone.
+        head_only: Whether the whole backbone is frozen instead.
+    """
+    if not BACKBONES[config.name].can_freeze:
         return
+    names = [layer.name for layer in network.layers]
     backbone = network.layers[: names.index(POOL)]
     num_frozen = len(backbone)
     if not head_only:
@@ -86,7 +83,7 @@ def set_trainable(
 
 
 def ensemble_members(network: keras.Model) -> list[keras.Model]:
-    """Return the members of an ensemble; of any other network itself."""
+    """Return the members of an ensemble, or the network itself if it is not one."""
     nested = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     return nested or [network]
 
@@ -116,7 +113,7 @@ def build_disease_logit_model(network: keras.Model, task: Task) -> keras.Model:
 
 
 def scale_images(images: tf.Tensor) -> tf.Tensor:
-    """Turn uint8 pixels into the float32 in [0, 1] that networks take."""
+    """Convert uint8 pixels to the float32 in [0, 1] that networks take."""
     return tf.cast(images, tf.float32) / 255.0
 
 
@@ -126,96 +123,74 @@ def count_parameters(network: keras.Model) -> tuple[int, int]:
     return trained, network.count_params() - trained
 
 
-def _add_mobilenetv2(
-    x: keras.KerasTensor, config: ModelConfig, weights: str, num_units: int
+def _rescale(image: keras.KerasTensor, input_range: InputRange) -> keras.KerasTensor:
+    """Rescale RGB in [0, 1] to the range that a backbone takes."""
+    if input_range == "unit":
+        return image
+    if input_range == "symmetric":
+        layer = keras.layers.Rescaling(2.0, offset=-1.0, name="rescaling")
+    else:
+        channels = list(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+        layer = keras.layers.Rescaling(
+            [1 / std for _, std in channels],
+            offset=[-mean / std for mean, std in channels],
+            name="rescaling",
+        )
+    return layer(image)
+
+
+def _build_backbone(
+    image: keras.KerasTensor, x: keras.KerasTensor, config: ModelConfig, weights: str
 ) -> keras.KerasTensor:
-    if config.upsampling > 1:
-        side = round(config.upsampling * x.shape[1])
-        x = keras.layers.Resizing(side, side, name="upsampling")(x)
-    backbone = _load_backbone(x, config, weights)
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = config.batch_norm_momentum
-    x = keras.layers.GlobalAveragePooling2D(name=POOL)(backbone.output)
-    num_layers = len(config.head_units) + 1
-    for number, units, batch_norm, dropout in zip(
-        range(1, num_layers + 1),
-        (*config.head_units, 0),
-        _repeat(config.head_batch_norm, num_layers),
-        _repeat(config.dropout, num_layers),
-        strict=True,
-    ):
-        if batch_norm:
-            x = keras.layers.BatchNormalization(name=f"head_bn_{number}")(x)
-        if dropout:
-            x = keras.layers.Dropout(dropout, name=f"head_dropout_{number}")(x)
-        if units:
-            name = f"head_dense_{number}"
-            x = keras.layers.Dense(units, activation="relu", name=name)(x)
-    return keras.layers.Dense(num_units, dtype="float32", name=LOGITS)(x)
+    """Build a backbone with its weights, and return its features.
 
-
-def _repeat(value: Any, count: int) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,) * count
-
-
-def _load_backbone(
-    x: keras.KerasTensor, config: ModelConfig, weights: str
-) -> keras.Model:
+    Args:
+        image: The network's input.
+        x: The backbone's input, computed from it.
+        config: The `model` section.
+        weights: "imagenet", "none" or the path of a file.
+    """
+    backbone = BACKBONES[config.name]
     from_keras = weights if weights == "imagenet" else None
     try:
-        # It warns of a size that has no weights of its own: those of 224 px do.
+        # Keras warns of sizes without weights of their own: those for 224 px will do.
         with warnings.catch_warnings(action="ignore", category=UserWarning):
-            backbone = keras.applications.MobileNetV2(
-                input_tensor=x,
-                input_shape=x.shape[1:],
-                alpha=config.alpha,
-                include_top=False,
-                weights=from_keras,
-            )
+            features = backbone.build(x, config, from_keras)
     except Exception as error:
-        # Keras raises a bare Exception where the download fails.
+        # Keras raises a bare Exception if the download fails.
         if from_keras is None:
             raise
         reason = str(error).splitlines()[0]
         raise DrtfError(
-            f"can't get Keras's ImageNet weights for alpha {config.alpha}: {reason}; "
-            "without a network, name a file: --set model.weights=FILE.weights.h5, or "
-            "model.weights=none for random ones"
+            f"can't get Keras's ImageNet weights of {config.name}: "
+            f"{reason}; without internet access name a file, --set "
+            "model.weights=FILE.weights.h5, or use random weights, model.weights=none"
         ) from error
+    model = keras.Model(image, features)
     if weights not in ("imagenet", "none"):
-        _load_file(backbone, weights, config.alpha)
-    return backbone
+        _load_weights(model, config, weights)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = config.batch_norm_momentum
+    return features
 
 
-def _load_file(backbone: keras.Model, weights: str, alpha: float) -> None:
+def _load_weights(model: keras.Model, config: ModelConfig, weights: str) -> None:
     if not Path(weights).is_file() or not weights.endswith(".weights.h5"):
         raise DrtfError(
             f'model.weights must be "imagenet", "none" or the path of a .weights.h5 '
             f"file; no such file: {weights}"
         )
     try:
-        # Keras only warns of layers that it left as they were.
+        # Keras only warns if the file has no weights for a layer.
         with warnings.catch_warnings(action="error", category=UserWarning):
-            backbone.load_weights(weights)
+            model.load_weights(weights)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = str(error).splitlines()[0]
+        hint = ""
+        if "alpha" in BACKBONES[config.name].options:
+            hint = f" with model.alpha={config.alpha}"
         raise DrtfError(
-            f"{weights} does not fit MobileNetV2 with model.alpha={alpha}; set "
-            f"model.alpha to what it was trained with. Keras says: {reason}"
+            f"{weights} does not fit the backbone {config.name}{hint}; set the model "
+            f"section to what the file was trained with. Keras reports: {reason}"
         ) from error
-
-
-def _add_eyenet(x: keras.KerasTensor, task: Task) -> keras.KerasTensor:
-    for number in (1, 2, 3):
-        x = keras.layers.Conv2D(32, 3, activation="relu", name=f"conv_{number}")(x)
-        x = keras.layers.MaxPooling2D(2, name=f"pool_{number}")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
-    x = keras.layers.Dense(128, activation="relu", name="dense")(x)
-    if task.predicts_grades:
-        return keras.layers.Dense(task.num_classes, dtype="float32", name=LOGITS)(x)
-    # EyeNet ends in a softmax over two classes. The softmax's probability of disease is
-    # the sigmoid of the difference of their logits.
-    dense = keras.layers.Dense(task.num_classes, dtype="float32", name="class_logits")
-    healthy, diseased = keras.ops.split(dense(x), task.num_classes, axis=-1)
-    return keras.layers.Identity(dtype="float32", name=LOGITS)(diseased - healthy)

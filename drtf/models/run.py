@@ -25,9 +25,11 @@ from drtf.config import (
 )
 from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
+from drtf.models.backbones import BACKBONES, Backbone, check_model
 from drtf.models.calibration import Calibration
 from drtf.models.device import device_name
-from drtf.models.network import LOGITS, ensemble_members
+from drtf.models.head import LOGITS
+from drtf.models.network import ensemble_members
 from drtf.tasks import TASKS, Task
 
 RUN_FORMAT_VERSION = 5
@@ -166,6 +168,11 @@ class Run:
     def task(self) -> Task:
         """The task that the network was trained for."""
         return TASKS[self.config.train.task]
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of the network, or of all members of an ensemble."""
+        return BACKBONES[self.config.model.name]
 
     @property
     def threshold(self) -> Threshold | None:
@@ -323,6 +330,7 @@ def load_run(folder: Path) -> Run:
     model_path = folder / MODEL_FILE
     try:
         config = load_run_config(folder)
+        check_model(config.model)
     except ConfigError as error:
         raise RunError(f"{folder} is not a whole run: {error}") from error
     try:

@@ -23,6 +23,7 @@ from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
 from drtf.files import check_absent, hash_file, lock_or_fail, partial_path
+from drtf.models.backbones import check_model
 from drtf.models.device import (
     choose_compiler,
     choose_precision,
@@ -82,6 +83,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         DrtfError: If `out` exists, the dataset has no photographs of a split or class,
             the pretrained weights cannot be loaded, or the loss becomes non-finite.
     """
+    check_model(config.model, head_epochs=config.train.head_epochs)
     out = out.resolve()
     with ShardDataset(shards) as dataset:
         config = adopt_settings(config, dataset)

@@ -18,6 +18,7 @@ from drtf.data.pipeline import (
 )
 from drtf.data.sampling import count_draws
 from drtf.errors import ConfigError
+from drtf.models.backbones import check_model
 from drtf.models.device import (
     choose_compiler,
     choose_precision,
@@ -129,6 +130,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
             split or class, weights that cannot be loaded, missing devices.
     """
     settings = config.train
+    check_model(config.model, head_epochs=settings.head_epochs)
     strategy = choose_strategy(settings.num_devices, batch_size=settings.batch_size)
     num_devices = strategy.num_replicas_in_sync
     choose_compiler(settings.jit_compile, num_devices=num_devices)
