@@ -54,7 +54,7 @@ def test_what_is_exported_says_what_keras_says(
     facts = json.loads((tmp_path / f"{name}.json").read_text())
     assert facts["size_bytes"] == found.size_bytes > 0
     assert facts["preprocessing"]["size"] == 32
-    assert facts["views"] == ["as it is"]
+    assert facts["views"] == ["unchanged"]
 
     run = load_run(run_folder)
     images = read_batch(shard_set, shard_set.split_rows("test"))

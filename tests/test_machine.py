@@ -14,23 +14,23 @@ def facts():
     return {fact.name: fact for fact in machine.machine_facts()}
 
 
-def test_versions_precision_disk_and_memory_are_told():
-    found = facts()
-    assert found["tensorflow"].found == tf.__version__
-    assert found["precision auto"].found.endswith(("32", "16"))
+def test_facts_have_versions_precision_disk_and_memory():
+    by_name = facts()
+    assert by_name["tensorflow"].value == tf.__version__
+    assert by_name["precision auto"].value.endswith(("32", "16"))
     for name in ("memory", "disk here"):
         free, total = (
-            float(word) for word in found[name].found.split() if word[0].isdigit()
+            float(word) for word in by_name[name].value.split() if word[0].isdigit()
         )
         assert 0 < free <= total
 
 
-def test_without_a_gpu_there_is_advice(monkeypatch):
+def test_a_missing_gpu_comes_with_advice(monkeypatch):
     monkeypatch.setattr(machine, "list_gpus", list)
     assert "nvidia-smi" in facts()["GPU"].advice
 
 
-def test_a_device_that_xla_cannot_compile_for_is_told(monkeypatch):
+def test_xla_comes_with_advice_when_it_fails(monkeypatch):
     works = facts()["XLA"]
     assert not works.advice
 
@@ -40,11 +40,11 @@ def test_a_device_that_xla_cannot_compile_for_is_told(monkeypatch):
     monkeypatch.setattr(tf, "function", lambda *args, **kwargs: refuse)
     assert not device.can_compile()
     fact = facts()["XLA"]
-    assert fact.found != works.found
+    assert fact.value != works.value
     assert "tensorflow[and-cuda]" in fact.advice
 
 
-def test_xla_is_tried_without_a_word_on_stderr():
+def test_xla_is_tried_without_output_on_stderr():
     code = "from drtf.models.device import can_compile; print(can_compile())"
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
@@ -54,31 +54,31 @@ def test_xla_is_tried_without_a_word_on_stderr():
     assert "XLA" not in done.stderr
 
 
-def test_a_gpu_is_told_with_its_capability(monkeypatch):
+def test_a_gpu_is_listed_with_its_capability(monkeypatch):
     monkeypatch.setattr(machine, "list_gpus", lambda: [("Tesla T4", (7, 5))])
-    assert_names(facts()["GPU"].found, "Tesla T4", "7.5")
+    assert_names(facts()["GPU"].value, "Tesla T4", "7.5")
     assert not facts()["GPU"].advice
 
 
-def test_a_missing_package_is_told_with_what_to_install(monkeypatch):
+def test_a_missing_package_comes_with_advice(monkeypatch):
     monkeypatch.setattr(machine, "PACKAGES", (("no-such-package", "that-one"),))
     fact = facts()["no-such-package"]
-    assert fact.found
+    assert fact.value
     assert_names(fact.advice, "pip install that-one")
 
 
-def test_little_disk_and_memory_are_advised_upon(monkeypatch):
+def test_low_disk_and_memory_come_with_advice(monkeypatch):
     monkeypatch.setattr(machine, "LOW_DISK_GB", 10**9)
     monkeypatch.setattr(machine, "LOW_MEMORY_GB", 10**9)
-    found = facts()
-    assert found["disk here"].advice
-    assert "num_workers" in found["memory"].advice
+    by_name = facts()
+    assert by_name["disk here"].advice
+    assert "num_workers" in by_name["memory"].advice
 
 
-def test_tensorflow_io_is_judged_by_an_op_and_not_by_its_import():
+def test_tensorflow_io_is_tested_by_running_an_op():
     pytest.importorskip("tensorflow_io", exc_type=ImportError)
     fact = facts()["tensorflow-io"]
     works = tuple(map(int, tf.__version__.split(".")[:2])) < (2, 18)
-    assert_names(fact.found, version("tensorflow-io"))
-    assert (tf.__version__ in fact.found) != works
+    assert_names(fact.value, version("tensorflow-io"))
+    assert (tf.__version__ in fact.value) != works
     assert bool(fact.advice) != works

@@ -12,8 +12,8 @@ from drtf.models.prediction import (
     VIEWS,
     build_predictor,
     build_views,
-    fit_batch,
     measure_views_cost,
+    photographs_per_batch,
     predict_split,
 )
 
@@ -26,7 +26,7 @@ def network():
     return build_network(config, image_size=32, load_weights=False)
 
 
-def test_flips5_is_the_notebooks_mean_over_five_views(network):
+def test_flips5_predicts_the_five_views_of_the_notebook(network):
     unit = IMAGES.astype(np.float32) / 255
     views = [
         unit,
@@ -41,7 +41,7 @@ def test_flips5_is_the_notebooks_mean_over_five_views(network):
     assert found.mean(axis=1)[:, -1] == pytest.approx(expected, abs=1e-6)
 
 
-def test_dihedral8_is_all_turns_of_the_image_and_its_mirror_image():
+def test_dihedral8_has_all_rotations_of_the_image_and_its_mirror_image():
     unit = IMAGES.astype(np.float32) / 255
     found = build_views(tf.constant(unit), "dihedral8").numpy()
     expected = [
@@ -53,14 +53,13 @@ def test_dihedral8_is_all_turns_of_the_image_and_its_mirror_image():
     assert {x.tobytes() for x in found} == {x.tobytes() for x in expected}
 
 
-def test_each_view_has_its_name():
-    ways = {
-        "as it is": lambda x: x,
-        "turned by 180 degrees": lambda x: np.rot90(x, 2, axes=(1, 2)),
+def test_the_names_of_views_describe_them():
+    operations = {
+        "unchanged": lambda x: x,
+        "rotated by 180 degrees": lambda x: np.rot90(x, 2, axes=(1, 2)),
         "transposed": lambda x: x.transpose(0, 2, 1, 3),
-        "mirrored": lambda x: x[:, :, ::-1],
-        "mirrored left to right": lambda x: x[:, :, ::-1],
-        "upside down": lambda x: x[:, ::-1],
+        "flipped horizontally": lambda x: x[:, :, ::-1],
+        "flipped vertically": lambda x: x[:, ::-1],
         "1.1 times as bright": lambda x: x * np.float32(1.1),
         "clipped at white": lambda x: np.clip(x, 0, 1),
     }
@@ -69,19 +68,19 @@ def test_each_view_has_its_name():
         views = build_views(tf.constant(unit), tta).numpy()
         for view, name in zip(views, names, strict=True):
             expected = unit
-            for way in name.replace(" and ", ", ").split(", "):
-                expected = ways[way](expected)
+            for operation in name.replace(" and ", ", ").split(", "):
+                expected = operations[operation](expected)
             assert (view == expected).all(), name
 
 
-def test_all_views_of_a_batch_take_the_memory_of_one():
-    sizes = [fit_batch(64, tta) for tta in ("none", "flips5", "dihedral8")]
+def test_batches_have_fewer_photographs_when_there_are_more_views():
+    sizes = [photographs_per_batch(64, tta) for tta in ("none", "flips5", "dihedral8")]
     assert sizes == [64, 12, 8]
-    assert fit_batch(2, "flips5") == 1
+    assert photographs_per_batch(2, "flips5") == 1
 
 
-def test_the_cost_of_the_views_is_the_median_of_times(network, monkeypatch):
-    # Of five views and of one in turn: the first of each, which compiles, and a rest.
+def test_the_cost_of_views_is_a_ratio_of_median_times(network, monkeypatch):
+    # Five views and one view in turn. The first pair includes compilation.
     seconds = [9.0, 9.0, 3.0, 1.0, 3.0, 1.5, 3.0, 2.0]
     assert len(seconds) == 2 * (1 + prediction.NUM_TIMED)
     edges = np.cumsum([edge for x in seconds for edge in (0.0, x)]).tolist()
@@ -91,14 +90,14 @@ def test_the_cost_of_the_views_is_the_median_of_times(network, monkeypatch):
     assert measure_views_cost(network, "none", 2) == 1
 
 
-def test_without_tta_there_is_one_view(network):
+def test_there_is_one_view_without_tta(network):
     unit = IMAGES.astype(np.float32) / 255
     assert (build_views(tf.constant(unit), "none").numpy() == unit[None]).all()
     found = build_predictor(network, "none")(IMAGES).numpy()
     assert found[:, 0] == pytest.approx(network(unit).numpy(), abs=1e-6)
 
 
-def test_the_weights_are_folded_into_what_is_compiled(network):
+def test_a_predictor_keeps_the_weights_it_was_built_with(network):
     predict = build_predictor(network, "none")
     before = predict(IMAGES).numpy()
     assert predict.get_concrete_function(IMAGES).variables == ()
@@ -113,10 +112,10 @@ def test_the_weights_are_folded_into_what_is_compiled(network):
 
 
 @pytest.mark.parametrize("batch_size", [2, 7, 100])
-def test_a_split_is_scored_in_the_order_of_the_index(network, shard_set, batch_size):
+def test_a_split_is_predicted_in_index_order(network, shard_set, batch_size):
     predict = build_predictor(network, "none")
-    scores = predict_split(
+    probabilities = predict_split(
         predict, shard_set, split="test", task="binary", batch_size=batch_size
     )
     images = read_batch(shard_set, shard_set.split_rows("test"))
-    assert scores == pytest.approx(predict(images).numpy(), abs=1e-6)
+    assert probabilities == pytest.approx(predict(images).numpy(), abs=1e-6)

@@ -5,14 +5,14 @@ import click
 
 @click.command()
 def doctor() -> None:
-    """Tell what this machine offers, and what to do about each thing missing."""
+    """Report what this machine has, and what to do if something is missing."""
     from drtf.models.machine import machine_facts
 
     from .tables import show_table
 
     facts = machine_facts()
     show_table(
-        "This machine", ("what", "found"), [(fact.name, fact.found) for fact in facts]
+        "This machine", ("what", "value"), [(fact.name, fact.value) for fact in facts]
     )
     for fact in facts:
         if fact.advice:

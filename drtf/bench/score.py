@@ -15,7 +15,7 @@ from drtf.config import Config
 from drtf.data.photographs import list_photographs
 from drtf.errors import DrtfError
 from drtf.inference.scoring import prepare_photographs, score_photographs
-from drtf.models.prediction import build_predictor, fit_batch
+from drtf.models.prediction import build_predictor, photographs_per_batch
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 
@@ -74,7 +74,7 @@ def bench_score(
     # TensorFlow's threads stay on the cores on which they start.
     with _pin_to_cores(cores[half:]):
         run = load_run(run_folder)
-    batch_size = fit_batch(config.score.batch_size, run.tta)
+    batch_size = photographs_per_batch(config.score.batch_size, run.tta)
     if num_photographs < MIN_BATCHES * batch_size:
         raise DrtfError(
             f"{num_photographs} photographs are fewer than {MIN_BATCHES} batches of "

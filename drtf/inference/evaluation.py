@@ -35,8 +35,8 @@ from drtf.models.calibration import fit_calibration
 from drtf.models.prediction import (
     Predict,
     build_predictor,
-    fit_batch,
     measure_views_cost,
+    photographs_per_batch,
     predict_split,
 )
 from drtf.models.run import (
@@ -155,7 +155,7 @@ def _judge(
 ) -> tuple[Evaluation, pd.DataFrame]:
     """Judge a run on a split, and return the predictions too."""
     predict = build_predictor(run.network, settings.tta)
-    batch_size = fit_batch(settings.batch_size, settings.tta)
+    batch_size = photographs_per_batch(settings.batch_size, settings.tta)
     score = functools.partial(
         _score, run, shards, predict=predict, batch_size=batch_size
     )

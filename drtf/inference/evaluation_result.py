@@ -134,7 +134,7 @@ def describe_calibration(calibration: Calibration) -> str:
     method: str = calibration.method
     if method == "temperature":
         method = f"temperature {calibration.temperature:.2f}"
-        if calibration.at_bound:
+        if calibration.is_at_bound:
             method += " (its bound: not to be relied on)"
     shift = f"prior shift {calibration.prior_shift:+.2f}"
     return f"{method}, {shift}, fitted on split {calibration.split}"

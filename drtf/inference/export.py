@@ -18,7 +18,7 @@ from drtf.data.loader import read_batch
 from drtf.data.pipeline import binary_labels
 from drtf.files import check_absent, replacing, write_atomic
 from drtf.inference.evaluation import check_preprocessing
-from drtf.models.device import silence
+from drtf.models.device import silence_stderr
 from drtf.models.network import scale_images
 from drtf.models.prediction import VIEWS
 from drtf.models.run import Run, load_run, training_versions
@@ -238,7 +238,7 @@ def _quiet() -> Iterator[None]:
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
-        with silence(), warnings.catch_warnings(action="ignore"):
+        with silence_stderr(), warnings.catch_warnings(action="ignore"):
             yield
     finally:
         absl.logging.set_verbosity(verbosity)

@@ -48,7 +48,7 @@ from drtf.inference.score_table import (
     write_kaggle,
     write_parquet,
 )
-from drtf.models.prediction import build_predictor, fit_batch
+from drtf.models.prediction import build_predictor, photographs_per_batch
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.storage import is_remote
@@ -295,7 +295,10 @@ def score_photographs(
         picture_size=picture_size,
     )
     predict = build_predictor(run.network, run.tta)
-    size, batch_size = run.info.image_size, fit_batch(config.score.batch_size, run.tta)
+    size, batch_size = (
+        run.info.image_size,
+        photographs_per_batch(config.score.batch_size, run.tta),
+    )
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
 
     def find_views(batch: Sequence[NetworkInput | Rejected]) -> np.ndarray:

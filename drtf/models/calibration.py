@@ -1,4 +1,4 @@
-"""Calibration: scores turned into probabilities that come true as often as they say."""
+"""Calibration: from the scores of a network to probabilities of disease."""
 
 from typing import Annotated, Any, Self
 
@@ -11,24 +11,25 @@ from sklearn.isotonic import IsotonicRegression
 from drtf.config import CalibrationMethod, Tta
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-MAX_SHIFT = 40.0  # far more than any two shares are apart
-# Scores of 0 and 1 have no logit; float32 scores come no nearer.
+MAX_SHIFT = 40.0  # far more than the logits of any two fractions differ by
+# Scores of 0 and 1 have no finite logit. float32 has few values closer to 1.
 MARGIN = 1e-7
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Calibration(BaseModel):
-    """How scores become probabilities.
+    """A fitted mapping from scores to probabilities.
 
     Attributes:
         method: `none`, `temperature` or `isotonic`.
-        prior_shift: added to a score's logit, first of all.
-        temperature: that the logit is then divided by.
-        scores: float, rising; of the isotonic curve, after the shift.
-        probabilities: float, of the isotonic curve at these.
-        split: that it was fitted on.
-        tta: with which views.
-        num_photographs: on how many.
+        prior_shift: Added to the logit of a score first.
+        temperature: The shifted logit is divided by it. 1 unless `method` is
+            `temperature`.
+        scores: Shifted scores in ascending order: the x values of the isotonic curve.
+        probabilities: The y values of the isotonic curve, in ascending order.
+        split: The split that it was fitted on.
+        tta: The test-time augmentation of the scores.
+        num_photographs: Number of photographs that it was fitted on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,27 +48,36 @@ class Calibration(BaseModel):
         curve = self.scores, self.probabilities
         rising = all(list(values) == sorted(values) for values in curve)
         if len(self.scores) != len(self.probabilities) or not rising:
-            raise ValueError("a curve needs rising scores and as many probabilities")
+            raise ValueError(
+                "scores and probabilities must be ascending and equal in number"
+            )
         if self.method == "isotonic" and not self.scores:
-            raise ValueError("method 'isotonic' needs a curve")
+            raise ValueError("method 'isotonic' requires scores and probabilities")
         return self
 
     @property
-    def at_bound(self) -> bool:
-        """Whether the best temperature is beyond those that are looked through."""
+    def is_at_bound(self) -> bool:
+        """Whether the best temperature may lie outside the range that was searched."""
         low, high = 1.01 * MIN_TEMPERATURE, 0.99 * MAX_TEMPERATURE
         return not low < self.temperature < high
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Return the probabilities, float64 [n], of scores, [n] in [0, 1]."""
-        shifted = _find_logits(scores) + self.prior_shift
+        """Return calibrated probabilities.
+
+        Args:
+            scores: float [n] in [0, 1].
+
+        Returns:
+            float64 [n] in [0, 1].
+        """
+        shifted = _clipped_logits(scores) + self.prior_shift
         if self.method == "isotonic":
             return np.interp(expit(shifted), self.scores, self.probabilities)
         return expit(shifted / self.temperature)
 
 
 def fit_calibration(
-    truth: np.ndarray,
+    labels: np.ndarray,
     scores: np.ndarray,
     *,
     method: CalibrationMethod,
@@ -77,41 +87,41 @@ def fit_calibration(
 ) -> Calibration:
     """Fit a calibration.
 
-    A network trained on as many diseased as healthy photographs takes disease for more
-    common than it is: Saerens et al., Neural Computation 14(1), 2002, eq. 2.4, put that
-    right, here by its share among the photographs fitted on. One temperature then mends
-    what is too sure or not sure enough: Guo et al., 2017,
-    https://arxiv.org/abs/1706.04599. An isotonic curve mends any shape, and needs many
-    photographs.
+    A network trained on balanced classes overestimates how common disease is. The prior
+    shift corrects that, by the fraction of positive labels: Saerens et al., Neural
+    Computation 14(1), 2002, eq. 2.4. A temperature then corrects scores that are too
+    confident or not confident enough: Guo et al., 2017,
+    https://arxiv.org/abs/1706.04599. An isotonic curve corrects any monotonic
+    distortion, but needs many photographs.
 
     Args:
-        truth: int64 [n], 1 for positive; both classes are there.
+        labels: int64 [n], 1 for positive. Both classes must occur.
         scores: float [n] in [0, 1].
-        method: `none` corrects the prior alone.
-        train_prior: of positive photographs among those trained on, as drawn.
-        split: that these are of.
-        tta: that they were scored with.
+        method: `none` applies only the prior shift.
+        train_prior: The fraction of positive photographs in training, after sampling.
+        split: The split of the photographs.
+        tta: The test-time augmentation of the scores.
     """
-    shift = float(logit(truth.mean()) - logit(train_prior))
+    shift = float(logit(labels.mean()) - logit(train_prior))
     common: dict[str, Any] = {
         "method": method,
         "prior_shift": shift,
         "split": split,
         "tta": tta,
-        "num_photographs": len(truth),
+        "num_photographs": len(labels),
     }
-    shifted = _find_logits(scores) + shift
+    shifted = _clipped_logits(scores) + shift
     if method == "temperature":
 
-        def find_loss(log_temperature: float) -> float:
+        def loss(log_temperature: float) -> float:
             values = shifted / np.exp(log_temperature)
-            return float(np.mean(np.logaddexp(0, values) - truth * values))
+            return float(np.mean(np.logaddexp(0, values) - labels * values))
 
         bounds = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE])
-        found = minimize_scalar(find_loss, bounds=bounds, method="bounded")
-        return Calibration(temperature=float(np.exp(found.x)), **common)
+        minimum = minimize_scalar(loss, bounds=bounds, method="bounded")
+        return Calibration(temperature=float(np.exp(minimum.x)), **common)
     if method == "isotonic":
-        curve = IsotonicRegression(y_min=0, y_max=1).fit(expit(shifted), truth)
+        curve = IsotonicRegression(y_min=0, y_max=1).fit(expit(shifted), labels)
         return Calibration(
             scores=curve.X_thresholds_.tolist(),
             probabilities=curve.y_thresholds_.tolist(),
@@ -120,5 +130,5 @@ def fit_calibration(
     return Calibration(**common)
 
 
-def _find_logits(scores: np.ndarray) -> np.ndarray:
+def _clipped_logits(scores: np.ndarray) -> np.ndarray:
     return logit(np.clip(scores.astype(np.float64), MARGIN, 1 - MARGIN))

@@ -1,4 +1,4 @@
-"""What the device can do: its number formats, and whether XLA compiles for it."""
+"""The device: its precision, how steps are distributed, and whether XLA works."""
 
 import os
 import platform
@@ -21,8 +21,8 @@ def choose_precision(requested: str) -> str:
     """Return the Keras dtype policy to use.
 
     `auto` is float32 on CPUs and on GPUs below compute capability 7.0, which gain
-    nothing from half precision; mixed_float16 on 7.x; mixed_bfloat16 from 8.0, which
-    needs no loss scale.
+    nothing from half precision. It is mixed_float16 on 7.x, and mixed_bfloat16 from
+    8.0, which needs no loss scaling.
     """
     if requested != "auto":
         return requested
@@ -33,27 +33,27 @@ def choose_precision(requested: str) -> str:
 
 
 def choose_strategy(num_devices: int, *, batch_size: int) -> tf.distribute.Strategy:
-    """Return how a step is shared: by mirrored devices, or not for a single one.
+    """Return the strategy that distributes training steps over devices.
 
     Args:
-        num_devices: GPUs, or logical CPUs where there is none; 0 is all.
-        batch_size: of a step.
+        num_devices: Number of GPUs, or of logical CPUs if there is no GPU. 0 uses all.
+        batch_size: Images per step.
 
     Raises:
-        DrtfError: if there are fewer devices, or more than photographs in a batch.
+        DrtfError: If there are fewer devices, or fewer images than devices.
     """
     devices = tf.config.list_logical_devices("GPU")
     devices = devices or tf.config.list_logical_devices("CPU")
     if num_devices > len(devices):
         raise DrtfError(
-            f"train.num_devices={num_devices}, and TensorFlow finds {len(devices)} "
-            f"{devices[0].device_type}; 0 takes all"
+            f"train.num_devices={num_devices}: TensorFlow finds only {len(devices)} "
+            f"{devices[0].device_type}; set train.num_devices=0 to use all"
         )
     chosen = devices[: num_devices or None]
     if batch_size < len(chosen):
         raise DrtfError(
-            f"train.batch_size={batch_size} leaves some of {len(chosen)} devices "
-            "without a photograph: raise it, or set train.num_devices"
+            f"train.batch_size={batch_size} is too small for {len(chosen)} devices: "
+            "increase it, or lower train.num_devices"
         )
     if len(chosen) == 1:
         return tf.distribute.get_strategy()
@@ -61,23 +61,28 @@ def choose_strategy(num_devices: int, *, batch_size: int) -> tf.distribute.Strat
 
 
 def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:
-    """Tell whether XLA shall compile the whole step; `auto` is on one GPU.
+    """Return whether XLA is to compile the whole training step.
 
-    On CPUs XLA's convolutions are up to ten times slower, and several devices add up
-    their gradients by what XLA can't compile.
+    `auto` compiles it on a single GPU. On CPUs XLA's convolutions are up to ten times
+    slower, and with several devices XLA can't compile how gradients are summed.
+
+    Raises:
+        DrtfError: If compilation is requested for several devices.
     """
     if requested == "auto":
         return bool(list_gpus()) and num_devices == 1 and can_compile()
     if requested and num_devices > 1:
-        raise DrtfError("train.jit_compile=true goes with one device alone")
+        raise DrtfError(
+            f"train.jit_compile=true requires one device; got {num_devices}"
+        )
     return bool(requested)
 
 
 def can_compile() -> bool:
-    """Tell whether XLA works here; beside some CUDA installations it lacks files."""
+    """Return whether XLA works here; some CUDA installations miss its files."""
     try:
-        # It greets where it is first used.
-        with silence():
+        # XLA writes a message to stderr when it is first used.
+        with silence_stderr():
             tf.function(tf.cos, jit_compile=True)(tf.zeros([1]))
     except tf.errors.OpError:
         return False
@@ -85,35 +90,35 @@ def can_compile() -> bool:
 
 
 @contextmanager
-def silence() -> Iterator[None]:
-    """Let no C++ code write to stderr."""
+def silence_stderr() -> Iterator[None]:
+    """Discard what is written to stderr, also by C++ code."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
         os.dup2(stderr, 2)
-        os.close(nowhere)
+        os.close(devnull)
         os.close(stderr)
 
 
 def device_name() -> str:
-    """Name what networks run on: a GPU, or CPUs and how many.
+    """Return the name of the GPU, or of the CPU with its number of cores.
 
-    Another number of cores adds up in another order, and so rounds otherwise.
+    The number of cores changes the order of sums, and so the last bits of results.
     """
     gpus = list_gpus()
     if gpus:
         return gpus[0][0]
-    found = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
-    name = found[1] if found else platform.machine()
+    match = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
+    name = match[1] if match else platform.machine()
     return f"{name}, {count_cores()} cores"
 
 
 def list_gpus() -> list[tuple[str, tuple[int, int]]]:
-    """List the GPUs that TensorFlow can use: name and CUDA compute capability."""
+    """List name and CUDA compute capability of each GPU that TensorFlow can use."""
     gpus = []
     for device in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(device)
@@ -124,7 +129,7 @@ def list_gpus() -> list[tuple[str, tuple[int, int]]]:
 
 @contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Build the layers of a block under a Keras dtype policy."""
+    """Use a Keras dtype policy for the layers that a block builds."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

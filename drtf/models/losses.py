@@ -1,4 +1,4 @@
-"""Losses on logits: one a photograph, or one for each grade."""
+"""Losses, from integer labels and logits: one logit per image, or one per grade."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,15 @@ import keras
 import tensorflow as tf
 
 from drtf.config import TrainConfig
-from drtf.tasks import TASKS
+from drtf.tasks import NUM_GRADES, TASKS
 
 
 def build_loss(config: TrainConfig) -> keras.losses.Loss:
-    """Build the loss that the `train` section names.
+    """Build the loss that the `train` section describes.
 
-    It takes labels, integers [B, 1], and logits, float32 [B, 1] or of grades [B, 5];
-    its `call` gives the loss of each photograph, float32 [B].
+    Returns:
+        A loss of labels, int [B, 1], and logits, float32 [B, C] with C = `num_logits`
+        of the task. Its `call` returns the loss of each image, float32 [B].
     """
     loss: keras.losses.Loss
     if TASKS[config.task].predicts_grades:
@@ -30,16 +31,16 @@ def build_loss(config: TrainConfig) -> keras.losses.Loss:
 
 
 def class_weights(config: TrainConfig) -> tuple[float, ...]:
-    """Return what a photograph of each class weighs in the loss."""
+    """Return the weight in the loss of an image of each class."""
     weights = config.class_weights or (1.0,) * TASKS[config.task].num_classes
     if config.loss != "focal":
         return weights
-    healthy, diseased = weights
-    return healthy * (1 - config.focal_alpha), diseased * config.focal_alpha
+    negative, positive = weights
+    return negative * (1 - config.focal_alpha), positive * config.focal_alpha
 
 
 class WeightedLoss(keras.losses.Loss):
-    """Another loss, in which the photographs of each class have a weight."""
+    """Multiply another loss by a weight for each class."""
 
     def __init__(self, loss: keras.losses.Loss, weights: Sequence[float]) -> None:
         super().__init__(name=f"weighted_{loss.name}")
@@ -47,11 +48,11 @@ class WeightedLoss(keras.losses.Loss):
         self.weights = tuple(weights)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each photograph.
+        """Return the loss of each image.
 
         Args:
-            y_true: integers [B, 1], the class.
-            y_pred: float32 [B, C], logits.
+            y_true: int [B, 1], the classes.
+            y_pred: float32 [B, C], the logits.
 
         Returns:
             float32 [B].
@@ -62,23 +63,23 @@ class WeightedLoss(keras.losses.Loss):
 
 
 class GradeCrossentropy(keras.losses.Loss):
-    """Crossentropy of a softmax over the grades."""
+    """The cross-entropy of a softmax over the grades."""
 
     def __init__(self, *, label_smoothing: float) -> None:
         super().__init__(name="grade_crossentropy")
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each photograph.
+        """Return the loss of each image.
 
         Args:
-            y_true: integers [B, 1], the grade.
-            y_pred: float32 [B, 5], logits.
+            y_true: int [B, 1], the grades.
+            y_pred: float32 [B, 5], the logits.
 
         Returns:
             float32 [B].
         """
-        grades = tf.one_hot(tf.cast(y_true[:, 0], tf.int32), y_pred.shape[-1])
+        grades = tf.one_hot(tf.cast(y_true[:, 0], tf.int32), NUM_GRADES)
         return keras.losses.categorical_crossentropy(
             grades, y_pred, from_logits=True, label_smoothing=self.label_smoothing
         )
@@ -87,8 +88,8 @@ class GradeCrossentropy(keras.losses.Loss):
 class FocalLoss(keras.losses.Loss):
     """Binary focal loss, Lin et al., 2017, https://arxiv.org/abs/1708.02002, eq. 5.
 
-    FL = -alpha_t (1 - p_t)^gamma log(p_t), where p_t is the score of the true class,
-    and alpha_t is alpha for the diseased and 1 - alpha for the healthy.
+    FL = -alpha_t (1 - p_t)^gamma log(p_t), where p_t is the probability of the true
+    class, and alpha_t is alpha for positive and 1 - alpha for negative labels.
     """
 
     def __init__(self, *, gamma: float, alpha: float) -> None:
@@ -97,11 +98,11 @@ class FocalLoss(keras.losses.Loss):
         self.alpha = alpha
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each photograph.
+        """Return the loss of each image.
 
         Args:
-            y_true: integers [B, 1], 1 for diseased.
-            y_pred: float32 [B, 1], logits.
+            y_true: int [B, 1], 1 for positive.
+            y_pred: float32 [B, 1], the logits.
 
         Returns:
             float32 [B].
@@ -109,7 +110,7 @@ class FocalLoss(keras.losses.Loss):
         y_true = tf.cast(y_true, y_pred.dtype)
         crossentropy = tf.nn.sigmoid_cross_entropy_with_logits(y_true, y_pred)
         miss = 1 - tf.exp(-crossentropy)
-        # The gradient of 0^gamma is not finite for a gamma below 1.
+        # If gamma is below 1, the gradient of 0^gamma is not finite.
         miss = tf.maximum(miss, 1e-7)
         weight = self.alpha * y_true + (1 - self.alpha) * (1 - y_true)
         return tf.reduce_mean(weight * miss**self.gamma * crossentropy, axis=-1)

@@ -1,4 +1,4 @@
-"""What a machine offers to drtf, and what to do about what it lacks."""
+"""Facts about the machine that matter to drtf, with advice if something is missing."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from drtf import __version__
 from drtf.models.device import can_compile, choose_precision, list_gpus
 from drtf.workers import count_cores
 
-# Each under the names that it is distributed by; the last one is what to install.
+# Each package by the names of its distributions. The last one is to be installed.
 PACKAGES = (
     ("tensorflow", "tensorflow-cpu", "tf-nightly", "tensorflow"),
     ("keras",),
@@ -37,30 +37,36 @@ LOW_MEMORY_GB = 4
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing found; `advice` is empty where nothing is missing."""
+    """One fact about the machine.
+
+    Attributes:
+        name: What the fact is about.
+        value: What was found.
+        advice: What to do; empty if nothing is missing.
+    """
 
     name: str
-    found: str
+    value: str
     advice: str = ""
 
 
 def machine_facts() -> list[Fact]:
-    """Look at versions, GPUs, precision, tensorflow-io, disk and memory."""
+    """Return facts about versions, GPUs, precision, tensorflow-io, disk and memory."""
     return [
         Fact("drtf", __version__),
         Fact("Python", platform.python_version()),
-        *(_find_package(names) for names in PACKAGES),
-        *_find_gpus(),
+        *(_package_fact(names) for names in PACKAGES),
+        *_gpu_facts(),
         Fact("precision auto", choose_precision("auto")),
-        _find_compiler(),
-        _find_tensorflow_io(),
+        _compiler_fact(),
+        _tensorflow_io_fact(),
         Fact("CPUs", str(count_cores())),
-        _find_memory(),
-        _find_disk(),
+        _memory_fact(),
+        _disk_fact(),
     ]
 
 
-def _find_package(names: Sequence[str]) -> Fact:
+def _package_fact(names: Sequence[str]) -> Fact:
     for name in names:
         try:
             return Fact(name, version(name))
@@ -69,15 +75,15 @@ def _find_package(names: Sequence[str]) -> Fact:
     return Fact(names[0], "not installed", f"pip install {names[-1]}")
 
 
-def _find_gpus() -> list[Fact]:
+def _gpu_facts() -> list[Fact]:
     gpus = list_gpus()
     if not gpus:
         return [
             Fact(
                 "GPU",
                 "none",
-                "training runs on the CPU, far slower; if nvidia-smi lists a GPU, "
-                "install tensorflow[and-cuda]",
+                "training runs on the CPU, which is much slower; if nvidia-smi lists "
+                "a GPU, install tensorflow[and-cuda]",
             )
         ]
     return [
@@ -86,18 +92,17 @@ def _find_gpus() -> list[Fact]:
     ]
 
 
-def _find_compiler() -> Fact:
+def _compiler_fact() -> Fact:
     if can_compile():
         return Fact("XLA", "works")
     return Fact(
         "XLA",
         "can't compile",
-        "augmentation takes about twice as long; tensorflow[and-cuda] brings what it "
-        "needs",
+        "augmentation takes about twice as long; install tensorflow[and-cuda]",
     )
 
 
-def _find_tensorflow_io() -> Fact:
+def _tensorflow_io_fact() -> Fact:
     name = "tensorflow-io"
     try:
         installed = version(name)
@@ -106,18 +111,21 @@ def _find_tensorflow_io() -> Fact:
 
             tensorflow_io.experimental.image.decode_pnm(ONE_PIXEL)
     except PackageNotFoundError:
-        return Fact(name, "not installed", "only s3:// and its like need it")
+        return Fact(
+            name, "not installed", "it is required only for s3:// and similar addresses"
+        )
     except (ImportError, NotImplementedError, tf.errors.OpError):
         # On TensorFlow 2.18 and later the import succeeds and every op fails.
         return Fact(
             name,
             f"{installed}, does not work with TensorFlow {tf.__version__}",
-            "s3:// and its like need TensorFlow 2.16 or 2.17; all else works",
+            "s3:// and similar addresses require TensorFlow 2.16 or 2.17; everything "
+            "else works",
         )
     return Fact(name, f"{installed}, works")
 
 
-def _find_memory() -> Fact:
+def _memory_fact() -> Fact:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     free = pages
@@ -126,14 +134,20 @@ def _find_memory() -> Fact:
         free = int(fields["MemAvailable"].split()[0]) * 1024
     advice = ""
     if free < LOW_MEMORY_GB * 1e9:
-        advice = "little: lower build.num_workers, score.num_workers, train.batch_size"
+        advice = (
+            "memory is low: lower build.num_workers, score.num_workers or "
+            "train.batch_size"
+        )
     return Fact("memory", f"{free / 1e9:.1f} of {pages / 1e9:.1f} GB free", advice)
 
 
-def _find_disk() -> Fact:
+def _disk_fact() -> Fact:
     usage = shutil.disk_usage(Path.cwd())
     advice = ""
     if usage.free < LOW_DISK_GB * 1e9:
-        advice = "little: EyePACS at 96 px takes 1 GB as shards, at 224 px 5 GB raw"
+        advice = (
+            "disk space is low: EyePACS as shards takes 1 GB at 96 px, and 5 GB at "
+            "224 px raw"
+        )
     text = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free"
     return Fact("disk here", text, advice)

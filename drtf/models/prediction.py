@@ -1,4 +1,4 @@
-"""Prediction: scores of batches of images, over the views of test-time augmentation."""
+"""Prediction: probabilities of images, with test-time augmentation."""
 
 import statistics
 import time
@@ -17,42 +17,43 @@ from drtf.tasks import TaskName
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 NUM_TIMED = 3
-# What `build_views` makes, in its order.
+# The views of `build_views`, in its order.
 VIEWS: Mapping[Tta, Sequence[str]] = {
-    "none": ("as it is",),
+    "none": ("unchanged",),
     "flips5": (
-        "as it is",
-        "mirrored left to right",
-        "upside down",
-        "mirrored and upside down",
+        "unchanged",
+        "flipped horizontally",
+        "flipped vertically",
+        "flipped horizontally and flipped vertically",
         "1.1 times as bright, clipped at white",
     ),
     "dihedral8": (
-        "as it is",
-        "turned by 180 degrees",
+        "unchanged",
+        "rotated by 180 degrees",
         "transposed",
-        "transposed and turned by 180 degrees",
-        "mirrored left to right",
-        "turned by 180 degrees and mirrored left to right",
-        "transposed and mirrored left to right",
-        "transposed, turned by 180 degrees and mirrored left to right",
+        "transposed and rotated by 180 degrees",
+        "flipped horizontally",
+        "rotated by 180 degrees and flipped horizontally",
+        "transposed and flipped horizontally",
+        "transposed, rotated by 180 degrees and flipped horizontally",
     ),
 }
 
 
-def fit_batch(batch_size: int, tta: Tta) -> int:
-    """Return how many photographs, one at least, have no more views than a batch."""
+def photographs_per_batch(batch_size: int, tta: Tta) -> int:
+    """Return the number of photographs whose views fill a batch, at least 1."""
     return max(batch_size // len(VIEWS[tta]), 1)
 
 
 def build_predictor(network: keras.Model, tta: Tta) -> Predict:
-    """Return a compiled function from uint8 images to probabilities of V views.
+    """Build a compiled function from images to the probabilities of their views.
 
-    It takes [B, H, W, 3] and returns float32 [B, V, C], what the network puts out. The
-    mean over the views is what counts under test-time augmentation. The weights are
-    those that the network has now.
+    It takes uint8 [B, H, W, 3] and returns float32 [B, V, C], the output of the network
+    for each of V views. Their mean is the prediction. Later changes to the network's
+    weights have no effect on the function.
     """
-    # As constants, so that TensorFlow folds batch normalization into convolutions.
+    # The weights are constants, so that TensorFlow can fold batch normalization into
+    # convolutions.
     weights = [variable.numpy() for variable in network.trainable_variables]
     state = [variable.numpy() for variable in network.non_trainable_variables]
 
@@ -60,33 +61,34 @@ def build_predictor(network: keras.Model, tta: Tta) -> Predict:
     def predict(images: tf.Tensor) -> tf.Tensor:
         views = build_views(scale_images(images), tta)  # [V, B, H, W, 3]
         flat = tf.reshape(views, [-1, *views.shape[2:]])
-        found, _ = network.stateless_call(weights, state, flat, training=False)
-        shape = [*views.shape[:1], -1, *found.shape[1:]]
-        return tf.transpose(tf.reshape(found, shape), [1, 0, 2])
+        output, _ = network.stateless_call(weights, state, flat, training=False)
+        shape = [*views.shape[:1], -1, *output.shape[1:]]
+        return tf.transpose(tf.reshape(output, shape), [1, 0, 2])
 
     return predict
 
 
 def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
-    """Make the views of each image.
+    """Build the views of each image for test-time augmentation.
 
-    `flips5` is the predecessor's: as it is, mirrored left to right, upside down, both,
-    and 1.1 times as bright, clipped. `dihedral8` are the four quarter turns of the
-    image and of its mirror image. `VIEWS` names them in order.
+    `flips5` are the views of the notebook: unchanged, flipped horizontally, flipped
+    vertically, both, and 1.1 times as bright, clipped. `dihedral8` are the four
+    rotations by 90 degrees of the image and of its mirror image. `VIEWS` names them in
+    order.
 
     Args:
-        images: float32 [B, H, W, 3] in [0, 1]; for `dihedral8` H equals W.
-        tta: which views.
+        images: float32 [B, H, W, 3] in [0, 1]. `dihedral8` requires H = W.
+        tta: The kind of test-time augmentation.
 
     Returns:
-        float32 [V, B, H, W, 3] in [0, 1]; the first view is `images`.
+        float32 [V, B, H, W, 3] in [0, 1]. The first view is `images`.
     """
     if tta == "none":
         return images[None]
     if tta == "dihedral8":
         upright = [images, images[:, ::-1, ::-1]]
-        lying = [tf.transpose(x, [0, 2, 1, 3]) for x in upright]
-        views = [*upright, *lying]
+        transposed = [tf.transpose(x, [0, 2, 1, 3]) for x in upright]
+        views = [*upright, *transposed]
         return tf.stack([*views, *(view[:, :, ::-1] for view in views)])
     return tf.stack(
         [
@@ -100,14 +102,14 @@ def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
 
 
 def measure_views_cost(network: keras.Model, tta: Tta, batch_size: int) -> float:
-    """Measure how many times as long a batch takes with all views as with one."""
+    """Measure the time for all views as a multiple of the time for a single view."""
     if tta == "none":
         return 1.0
     images = tf.zeros([batch_size, *network.input.shape[1:]], tf.uint8)
-    ways = [build_predictor(network, views) for views in (tta, "none")]
+    predictors = [build_predictor(network, views) for views in (tta, "none")]
     seconds: list[list[float]] = [[], []]
     for _ in range(1 + NUM_TIMED):
-        for predict, times in zip(ways, seconds, strict=True):
+        for predict, times in zip(predictors, seconds, strict=True):
             start = time.perf_counter()
             predict(images).numpy()
             times.append(time.perf_counter() - start)
@@ -123,22 +125,22 @@ def predict_split(
     task: TaskName,
     batch_size: int,
 ) -> np.ndarray:
-    """Predict each photograph of a split, in the order of the index.
+    """Predict the probabilities of each photograph of a split, in index order.
 
     Args:
-        predict: from `build_predictor`.
-        shards: an open set.
-        split: of the set.
-        task: what the labels say.
-        batch_size: photographs at once.
+        predict: From `build_predictor`.
+        shards: An open dataset.
+        split: A split of the dataset.
+        task: What the network was trained for.
+        batch_size: Photographs per batch.
 
     Returns:
-        float32 [n, V, C], what the network puts out for each view.
+        float32 [n, V, C], the output of the network for each view.
     """
     dataset = eval_dataset(shards, split=split, task=task, batch_size=batch_size)
-    found = []
+    parts = []
     with record_errors(), progress(f"Scoring split {split}", len(dataset)) as advance:
         for batch in dataset:
-            found.append(predict(batch["image"]).numpy()[batch["mask"].numpy()])
+            parts.append(predict(batch["image"]).numpy()[batch["mask"].numpy()])
             advance("")
-    return np.concatenate(found)
+    return np.concatenate(parts)
