@@ -161,10 +161,10 @@ def test_features_are_those_of_keras_with_its_own_preprocessing(
     expected = application(include_top=False, weights=None, input_shape=(64, 64, 3))
     expected.set_weights(features.get_weights())
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
-    found = features(images).numpy()
-    assert found.std() > 1e-3
-    scale = np.abs(found).max()
-    assert expected(images * 255).numpy() == pytest.approx(found, abs=1e-4 * scale)
+    outputs = features(images).numpy()
+    assert outputs.std() > 1e-3
+    scale = np.abs(outputs).max()
+    assert expected(images * 255).numpy() == pytest.approx(outputs, abs=1e-4 * scale)
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -197,8 +197,7 @@ def settings(request, config):
     """The settings of a short training of a new backbone."""
     overrides = f"model.name={request.param}", "model.weights=none", *NEW[request.param]
     model = load_config("", overrides).model
-    update = {"epochs": 2, "checkpoint_minutes": 0, "steps_per_execution": 1}
-    train_config = config.train.model_copy(update=update)
+    train_config = config.train.model_copy(update={"epochs": 2})
     return config.model_copy(update={"model": model, "train": train_config})
 
 
@@ -237,9 +236,10 @@ def test_a_new_backbone_is_resumed_bit_for_bit(
         raise KeyboardInterrupt
 
     out = tmp_path / "run"
+    often = settings.train.model_copy(update={"checkpoint_minutes": 0})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "save_history", interrupt)
-        train(shards, out=out, config=settings)
+        train(shards, out=out, config=settings.model_copy(update={"train": often}))
     resumed = train(shards, out=out, config=settings, resume=True)
     assert resumed.num_epochs == 2
     first, second = load_newest(trained), load_newest(out)

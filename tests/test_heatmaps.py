@@ -30,7 +30,7 @@ EYENET, MOBILENET = BACKBONES["eyenet"], BACKBONES["mobilenetv2"]
 
 @pytest.fixture(scope="module")
 def known():
-    """A network whose map is known: one channel says red, for disease; one green."""
+    """A network with a known map: red raises the logit, green lowers it."""
     image = keras.Input((32, 32, 3))
     x = keras.layers.AveragePooling2D(4, name="cells")(image)
     x = keras.layers.Conv2D(2, 1, use_bias=False, name="features")(x)
@@ -60,16 +60,16 @@ def compute_gradcam(network, images, *, layer, backbone=EYENET):
 
 
 @pytest.mark.parametrize("method", get_args(MapMethod))
-def test_every_method_finds_what_the_network_looks_at(known, method, capsys):
+def test_every_method_locates_the_decisive_cell(known, method, capsys):
     images = np.concatenate([image_with(red=cell) for cell in ((0, 0), (1, 2))])
-    found = compute_maps(
+    maps = compute_maps(
         known, images, task=BINARY, backbone=EYENET, layer="features", method=method
     )
-    assert found.shape == (2, 32, 32)
-    assert found.max(axis=(1, 2)) == pytest.approx(1)
+    assert maps.shape == (2, 32, 32)
+    assert maps.max(axis=(1, 2)) == pytest.approx(1)
     assert capsys.readouterr().out == ""
     if method != "saliency":  # which of a linear network is the same everywhere
-        for values, cell in zip(found, ((0, 0), (1, 2)), strict=True):
+        for values, cell in zip(maps, ((0, 0), (1, 2)), strict=True):
             y, x = np.unravel_index(values.argmax(), values.shape)
             assert (y // 8, x // 8) == cell
 
@@ -83,22 +83,22 @@ def test_saliency_finds_the_pixels_that_change_the_score():
     network = keras.Model(image, keras.layers.Activation("sigmoid")(logits))
     network.get_layer("logits").set_weights([mask.reshape(-1, 1)])
     images = np.full((3, 8, 8, 3), 100, np.uint8)
-    found = compute_maps(
+    maps = compute_maps(
         network, images, task=BINARY, backbone=EYENET, layer="", method="saliency"
     )
-    assert (found == mask[..., 0]).all()
+    assert (maps == mask[..., 0]).all()
 
 
-def test_maps_are_computed_a_batch_at_a_time(known, monkeypatch):
+def test_maps_are_computed_in_batches(known, monkeypatch):
     images = np.concatenate([image_with(red=(x % 4, x // 4)) for x in range(7)])
     expected = compute_gradcam(known, images, layer="features")
     monkeypatch.setattr(heatmaps, "BATCH_SIZE", 3)
-    found = compute_gradcam(known, images, layer="features")
-    assert found == pytest.approx(expected, abs=1e-6)
+    maps = compute_gradcam(known, images, layer="features")
+    assert maps == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("method", get_args(MapMethod))
-def test_a_map_does_not_depend_on_its_neighbours(run_folder, shard_set, method):
+def test_a_map_does_not_depend_on_other_images(run_folder, shard_set, method):
     network = load_run(run_folder).network
     images = read_batch(shard_set, np.arange(5))
     common = {"task": BINARY, "backbone": EYENET, "layer": "conv_1", "method": method}
@@ -106,16 +106,16 @@ def test_a_map_does_not_depend_on_its_neighbours(run_folder, shard_set, method):
         mock.patch.object(heatmaps, "BATCH_SIZE", 3),
         mock.patch.object(heatmaps, "NUM_CHANNELS", 4),
     ):
-        found = compute_maps(network, images, **common)
+        maps = compute_maps(network, images, **common)
         one_by_one = [compute_maps(network, image[None], **common) for image in images]
-    assert found.any()
+    assert maps.any()
     # Grad-CAM++ divides by sums of gradients, which may be near zero.
     tolerance = 1e-3 if method == "gradcam++" else 1e-5
-    assert found == pytest.approx(np.concatenate(one_by_one), abs=tolerance)
+    assert maps == pytest.approx(np.concatenate(one_by_one), abs=tolerance)
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (1, 2), (3, 3)])
-def test_the_map_is_hot_where_disease_is_seen(known, cell):
+def test_the_map_is_high_where_the_logit_is_raised(known, cell):
     values = compute_gradcam(known, image_with(red=cell), layer="features")[0]
     y, x = np.unravel_index(values.argmax(), values.shape)
     assert values.max() == pytest.approx(1)
@@ -124,25 +124,25 @@ def test_the_map_is_hot_where_disease_is_seen(known, cell):
     assert all(values[8 * row + 3, :].max() < 0.5 for row in far)
 
 
-def test_what_speaks_against_disease_stays_cold(known):
+def test_the_map_is_low_where_the_logit_is_lowered(known):
     image = image_with(red=(0, 0), green=(3, 3))
     values = compute_gradcam(known, image, layer="features")[0]
     assert values[28, 28] == 0
     assert values[4, 4] > 0.9
 
 
-def test_the_map_is_zero_where_nothing_speaks_for_disease(known):
+def test_the_map_is_zero_when_nothing_raises_the_logit(known):
     values = compute_gradcam(known, image_with(green=(1, 1)), layer="features")
     assert not values.any()
 
 
-def test_the_map_lives_where_the_sigmoid_is_flat(known):
+def test_the_map_does_not_vanish_when_the_sigmoid_saturates(known):
     image = image_with(red=(2, 1))
     assert float(known(image / np.float32(255))[0, 0]) == 1.0
     assert compute_gradcam(known, image, layer="features").max() == pytest.approx(1)
 
 
-def test_it_agrees_with_the_formula_on_conv_1():
+def test_gradcam_equals_the_formula_on_conv_1():
     config = ModelConfig(weights="none", alpha=0.35)
     keras.utils.set_random_seed(3)
     network = build_network(config, image_size=96, load_weights=False)
@@ -160,8 +160,8 @@ def test_it_agrees_with_the_formula_on_conv_1():
     enlarged = zoom(expected, (1, 96 / 3, 96 / 3), order=1)
     peaks = enlarged.max(axis=(1, 2), keepdims=True)
     enlarged = np.divide(enlarged, peaks, out=enlarged, where=peaks > 0)
-    found = compute_gradcam(network, images, layer="Conv_1", backbone=MOBILENET)
-    assert found == pytest.approx(enlarged, abs=1e-4)
+    maps = compute_gradcam(network, images, layer="Conv_1", backbone=MOBILENET)
+    assert maps == pytest.approx(enlarged, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_it_agrees_with_the_formula_on_conv_1():
         (160, "block_13_expand_relu", 10),
     ],
 )
-def test_auto_takes_the_deepest_layer_with_a_useful_grid(size, expected, cells):
+def test_auto_is_the_deepest_layer_with_six_cells_per_side(size, expected, cells):
     config = ModelConfig(weights="none", alpha=0.35)
     network = build_network(config, image_size=size, load_weights=False)
     layer = choose_layer(network, "auto", backbone=MOBILENET)
@@ -180,7 +180,7 @@ def test_auto_takes_the_deepest_layer_with_a_useful_grid(size, expected, cells):
     assert layer.output.shape[1] == cells
 
 
-def test_an_unknown_layer_names_some_that_are_there(known):
+def test_an_unknown_layer_is_refused_with_layers_to_choose_from(known):
     with raises_naming(DrtfError, "Conv_9", "features"):
         choose_layer(known, "Conv_9", backbone=EYENET)
     assert choose_layer(known, "features", backbone=EYENET).name == "features"
@@ -191,7 +191,7 @@ def test_paint_follows_the_colour_map():
     assert paint(values, "gray").tolist() == [[[0, 0, 0], [255, 255, 255]]]
 
 
-def test_settings_that_no_map_can_have_are_refused(known):
+def test_settings_are_refused_when_no_map_can_be_computed(known):
     usual = GradcamConfig(layer="features")
     assert check_settings(known, usual, backbone=EYENET).name == "features"
     with raises_naming(DrtfError, "gradcam.colormap", "jett"):
@@ -205,8 +205,8 @@ def test_settings_that_no_map_can_have_are_refused(known):
         check_settings(network, GradcamConfig(), backbone=EYENET)
 
 
-def test_other_weights_give_another_map(run_folder, shard_set):
-    """Adebayo et al., 2018, https://arxiv.org/abs/1810.03292: the sanity check."""
+def test_the_map_depends_on_the_weights(run_folder, shard_set):
+    """The sanity check of Adebayo et al., 2018, https://arxiv.org/abs/1810.03292."""
     network = load_run(run_folder).network
     rows = np.flatnonzero(shard_set.grades >= 2)[:8]
     images = read_batch(shard_set, rows)
@@ -226,7 +226,7 @@ def test_other_weights_give_another_map(run_folder, shard_set):
     assert np.corrcoef(trained.ravel(), random.ravel())[0, 1] < 0.8
 
 
-def test_an_overlay_has_lines_that_need_no_colours():
+def test_an_overlay_has_black_and_white_contours():
     image = np.full((32, 32, 3), 90, np.uint8)
     values = np.zeros((32, 32), np.float32)
     values[8:24, 8:24] = 1

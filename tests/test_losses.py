@@ -28,8 +28,8 @@ def test_focal_loss_equals_keras():
     expected = keras.losses.BinaryFocalCrossentropy(
         apply_class_balancing=True, alpha=0.25, gamma=2.0, from_logits=True
     )(LABELS, LOGITS)
-    found = FocalLoss(gamma=2.0, alpha=0.25)(LABELS, LOGITS)
-    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+    value = FocalLoss(gamma=2.0, alpha=0.25)(LABELS, LOGITS)
+    assert float(value) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_focal_loss_stays_finite_for_extreme_logits():
@@ -77,8 +77,8 @@ def test_class_weights_equal_sample_weights_of_keras(name):
     plain = build_loss(TrainConfig(loss=name))
     each = np.where(LABELS[:, 0] == 1, 3.0, 0.5)
     expected = plain(LABELS, LOGITS, sample_weight=each)
-    found = build_loss(config)(LABELS, LOGITS)
-    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+    value = build_loss(config)(LABELS, LOGITS)
+    assert float(value) == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

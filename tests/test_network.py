@@ -180,8 +180,8 @@ def test_upsampling_enlarges_images_within_the_network():
     other.set_weights(network.get_weights())
     assert network.input_shape == (None, 64, 64, 3)
     assert network.get_layer("Conv1").input.shape == (None, 96, 96, 3)
-    found = network(images, training=False)
-    np.testing.assert_allclose(found, other(enlarged, training=False), atol=1e-6)
+    outputs = network(images, training=False)
+    np.testing.assert_allclose(outputs, other(enlarged, training=False), atol=1e-6)
 
 
 def test_batch_normalization_has_the_momentum_of_the_config(small):
@@ -202,12 +202,12 @@ def test_a_weights_file_is_loaded_into_the_backbone(tmp_path):
     config = SMALL.model_copy(update={"weights": str(path)})
     network = build_network(config, image_size=32, load_weights=True)
     for layer in backbone.layers:
-        for expected, found in zip(
+        for expected, loaded in zip(
             layer.get_weights(),
             network.get_layer(layer.name).get_weights() if layer.weights else [],
             strict=True,
         ):
-            assert (expected == found).all()
+            assert (expected == loaded).all()
 
 
 @pytest.mark.parametrize("weights", ["no/such.weights.h5", "imagnet", __file__])

@@ -36,21 +36,21 @@ def test_flips5_predicts_the_five_views_of_the_notebook(network):
         np.clip(unit * 1.1, 0, 1),
     ]
     expected = np.mean([network(view).numpy()[:, -1] for view in views], axis=0)
-    found = build_predictor(network, "flips5")(IMAGES).numpy()
-    assert found.shape == (3, 5, 1)
-    assert found.mean(axis=1)[:, -1] == pytest.approx(expected, abs=1e-6)
+    probabilities = build_predictor(network, "flips5")(IMAGES).numpy()
+    assert probabilities.shape == (3, 5, 1)
+    assert probabilities.mean(axis=1)[:, -1] == pytest.approx(expected, abs=1e-6)
 
 
 def test_dihedral8_has_all_rotations_of_the_image_and_its_mirror_image():
     unit = IMAGES.astype(np.float32) / 255
-    found = build_views(tf.constant(unit), "dihedral8").numpy()
+    views = build_views(tf.constant(unit), "dihedral8").numpy()
     expected = [
         np.rot90(x, turns, axes=(1, 2))
         for x in (unit, unit[:, :, ::-1])
         for turns in range(4)
     ]
-    assert (found[0] == unit).all()
-    assert {x.tobytes() for x in found} == {x.tobytes() for x in expected}
+    assert (views[0] == unit).all()
+    assert {x.tobytes() for x in views} == {x.tobytes() for x in expected}
 
 
 def test_the_names_of_views_describe_them():
@@ -93,8 +93,8 @@ def test_the_cost_of_views_is_a_ratio_of_median_times(network, monkeypatch):
 def test_there_is_one_view_without_tta(network):
     unit = IMAGES.astype(np.float32) / 255
     assert (build_views(tf.constant(unit), "none").numpy() == unit[None]).all()
-    found = build_predictor(network, "none")(IMAGES).numpy()
-    assert found[:, 0] == pytest.approx(network(unit).numpy(), abs=1e-6)
+    probabilities = build_predictor(network, "none")(IMAGES).numpy()
+    assert probabilities[:, 0] == pytest.approx(network(unit).numpy(), abs=1e-6)
 
 
 def test_a_predictor_keeps_the_weights_it_was_built_with(network):

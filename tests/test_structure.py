@@ -85,6 +85,7 @@ def test_every_module_has_its_tests():
         "convert": "bench_convert",
         "device": "machine",
         "figures": "evaluation",
+        "head": "network",
         "evaluation_result": "evaluation",
         "loader": "pipeline",
         "loading": "config",

@@ -80,10 +80,10 @@ def choose_layer(network: keras.Model, name: str, *, backbone: Backbone) -> kera
     if not layers:
         raise DrtfError(f"{network.name} has no layer that heat maps can show")
     if name == "auto":
-        found = last_layers_by_grid(
+        fine = last_layers_by_grid(
             network, backbone=backbone, min_cells=MIN_CELLS_A_SIDE
         )
-        return found[-1] if found else layers[0]
+        return fine[-1] if fine else layers[0]
     for layer in layers:
         if layer.name == name:
             return layer
