@@ -29,7 +29,7 @@ def build(folder, out, config):
     )
 
 
-def find_rejected(folder):
+def load_rejected(folder):
     with (folder / REJECTED_FILE).open(newline="") as file:
         return [RejectedRow(**row) for row in csv.DictReader(file)]
 
@@ -39,7 +39,9 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_every_photograph_lands_once_with_its_grade_and_patient(shard_set, photographs):
+def test_every_photograph_has_one_record_with_its_grade_and_patient(
+    shard_set, photographs
+):
     labels = pd.read_csv(photographs / "labels.csv").set_index("image")["level"]
     index = shard_set.index.set_index("id")
     assert set(index.index) == set(labels.index)
@@ -48,12 +50,12 @@ def test_every_photograph_lands_once_with_its_grade_and_patient(shard_set, photo
     assert (index["path"] == index.index + ".png").all()
 
 
-def test_records_stand_in_a_seeded_order(shard_set):
+def test_records_are_shuffled_with_a_seed(shard_set):
     ids = shard_set.index["id"][shard_set.split_rows("train")].tolist()
     assert ids != sorted(ids)
 
 
-def test_a_set_does_not_depend_on_the_number_of_workers(
+def test_dataset_is_equal_when_built_with_more_workers(
     photographs, shards, tmp_path, config
 ):
     out = tmp_path / shards.name
@@ -62,7 +64,9 @@ def test_a_set_does_not_depend_on_the_number_of_workers(
     assert files_of(out) == files_of(shards)
 
 
-def test_small_shards_hold_the_same_records(photographs, shard_set, tmp_path, config):
+def test_records_are_the_same_when_shards_are_small(
+    photographs, shard_set, tmp_path, config
+):
     small = config.build.model_copy(update={"shard_size_mb": 0.02})
     config = config.model_copy(update={"build": small})
     report = build(photographs, tmp_path / "small", config)
@@ -73,7 +77,7 @@ def test_small_shards_hold_the_same_records(photographs, shard_set, tmp_path, co
     assert find_faults(tmp_path / "small") == []
 
 
-def test_bad_photographs_are_set_aside_and_the_good_ones_land(folder, tmp_path, config):
+def test_only_damaged_photographs_are_rejected(folder, tmp_path, config):
     images = folder / "images"
     (images / "0_left.png").write_bytes(b"")
     (images / "1_left.png").write_bytes(b"a text")
@@ -83,7 +87,7 @@ def test_bad_photographs_are_set_aside_and_the_good_ones_land(folder, tmp_path, 
     (images / "4_left.png").unlink()
     (images / "4_left.png").mkdir()
     report = build(folder, tmp_path / "out", config)
-    reasons = {item.path: item.reason for item in find_rejected(tmp_path / "out")}
+    reasons = {item.path: item.reason for item in load_rejected(tmp_path / "out")}
     assert reasons == {
         "0_left.png": "empty",
         "1_left.png": "not_an_image",
@@ -99,20 +103,20 @@ def test_bad_photographs_are_set_aside_and_the_good_ones_land(folder, tmp_path, 
     assert find_faults(tmp_path / "out") == []
 
 
-def test_a_path_that_is_not_utf8_is_set_aside(folder, tmp_path, config):
+def test_photograph_is_rejected_when_its_path_is_not_utf8(folder, tmp_path, config):
     images = folder / "images"
     odd = os.fsdecode(os.fsencode(images) + b"/odd\xff")
     os.mkdir(odd)  # noqa: PTH102
     (images / "0_left.png").rename(f"{odd}/0_left.png")
     build(folder, tmp_path / "out", config)
-    (rejection,) = find_rejected(tmp_path / "out")
+    (rejection,) = load_rejected(tmp_path / "out")
     assert rejection.reason == "unreadable"
     assert_names(rejection.detail, "path", "UTF-8")
     assert "odd\\udcff" in (tmp_path / "out" / REJECTED_FILE).read_text()
     assert find_faults(tmp_path / "out") == []
 
 
-def test_a_rejected_photograph_does_not_move_others_between_splits(
+def test_splits_of_other_photographs_stay_when_one_is_rejected(
     folder, shard_set, tmp_path, config
 ):
     (folder / "images" / "5_left.png").write_bytes(b"")
@@ -123,7 +127,9 @@ def test_a_rejected_photograph_does_not_move_others_between_splits(
     assert (after == before[after.index]).all()
 
 
-def test_identical_photographs_of_two_patients_share_a_split(folder, tmp_path, config):
+def test_patients_share_a_split_when_their_photographs_are_identical(
+    folder, tmp_path, config
+):
     images = folder / "images"
     for patient in (8, 14, 20):
         shutil.copy(images / "2_left.png", images / f"{patient}_left.png")
@@ -133,9 +139,7 @@ def test_identical_photographs_of_two_patients_share_a_split(folder, tmp_path, c
     assert index.loc[["2", "8", "14", "20"], "split"].nunique() == 1
 
 
-def test_labels_and_photographs_without_each_other_are_counted(
-    folder, tmp_path, config
-):
+def test_unmatched_labels_and_photographs_are_counted(folder, tmp_path, config):
     (folder / "images" / "extra.png").write_bytes(encode(draw_fundus(seed=99)))
     with (folder / "labels.csv").open("a") as file:
         file.write("99_left,0\n99_right,0\n0_left,0\n")
@@ -148,7 +152,7 @@ def test_labels_and_photographs_without_each_other_are_counted(
 
 
 @pytest.mark.parametrize("encoding", ["png", "jpeg"])
-def test_encoded_sets_hold_the_encoded_photographs(
+def test_images_are_decodable_when_encoded(
     photographs, shard_set, tmp_path, config, encoding
 ):
     settings = config.build.model_copy(update={"encoding": encoding})
@@ -158,12 +162,12 @@ def test_encoded_sets_hold_the_encoded_photographs(
     raw = [image.reshape(32, 32, 3).copy() for image in shard_set.read_images(rows)]
     with ShardDataset(tmp_path / "out") as opened:
         for expected, data in zip(raw, opened.read_images(rows), strict=True):
-            found = decode_image(data.copy(), encoding, size=32)
-            difference = abs(found.astype(int) - expected)
+            image = decode_image(data.copy(), encoding, size=32)
+            difference = abs(image.astype(int) - expected)
             assert difference.mean() < (8 if encoding == "jpeg" else 1e-9)
 
 
-def test_an_existing_folder_is_never_written_over(folder, tmp_path, config):
+def test_build_is_refused_when_the_folder_exists(folder, tmp_path, config):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "precious").write_text("x")
@@ -172,7 +176,7 @@ def test_an_existing_folder_is_never_written_over(folder, tmp_path, config):
     assert files_of(out) == {"precious": b"x"}
 
 
-def test_nothing_is_taken_for_a_set_when_a_build_fails(folder, tmp_path, config):
+def test_no_dataset_exists_when_all_photographs_are_rejected(folder, tmp_path, config):
     for number, path in enumerate((folder / "images").iterdir()):
         path.write_text(f"no picture {number}")
     with raises_naming(DrtfError, 48, "not_an_image"):
@@ -180,14 +184,14 @@ def test_nothing_is_taken_for_a_set_when_a_build_fails(folder, tmp_path, config)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_manifest_says_what_made_the_pixels(shards, config):
+def test_manifest_has_the_settings_of_the_pixels(shards, config):
     manifest = load_manifest(shards)
     assert manifest.preprocessing == config.images.model_dump(mode="json")
     assert manifest.num_patients == {"train": 16, "val": 3, "test": 5}
     assert str(shards.parent) not in (shards / MANIFEST_FILE).read_text()
 
 
-def test_a_missing_folder_is_named(tmp_path, config):
+def test_missing_image_folder_is_named(tmp_path, config):
     labels = write_photographs(tmp_path / "p", num_patients=3)
     with raises_naming(LabelError, tmp_path / "no", "--images"):
         build_shards(
@@ -195,7 +199,7 @@ def test_a_missing_folder_is_named(tmp_path, config):
         )
 
 
-def test_a_name_set_aside_is_no_formula(tmp_path):
+def test_rejected_names_are_not_formulas(tmp_path):
     path = tmp_path / "rejected.csv"
     save_rejected(path, [RejectedRow("=a.png", "empty", "-", "images")])
     assert path.read_text().splitlines()[1] == "'=a.png,empty,'-,images"

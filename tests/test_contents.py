@@ -27,11 +27,11 @@ def table(tmp_path: Path) -> pd.DataFrame:
     return table.assign(content=group_identical_files(table))
 
 
-def test_identical_photographs_alone_share_a_content(table):
+def test_only_identical_photographs_share_a_content(table):
     assert table["content"].tolist() == [0, 1, 0, 2, 1]
 
 
-def test_photographs_that_cannot_be_read_are_each_their_own(tmp_path):
+def test_each_photograph_has_its_own_content_when_unreadable(tmp_path):
     table = pd.DataFrame(
         {
             "photograph": [PhotographRef(tmp_path, name) for name in "ab"],
@@ -41,7 +41,7 @@ def test_photographs_that_cannot_be_read_are_each_their_own(tmp_path):
     assert group_identical_files(table).tolist() == [0, 1]
 
 
-def test_a_conflict_names_its_photographs_and_their_grades(table):
+def test_conflict_has_the_photographs_and_their_grades(table):
     (conflict,) = find_conflicts(table)
     assert re.findall(r"\b(?:a|c|1|2)\b", str(conflict)) == ["a", "1", "c", "2"]
 
@@ -50,18 +50,20 @@ def test_a_conflict_names_its_photographs_and_their_grades(table):
     ("policy", "kept", "dropped"),
     [("keep", "abcde", ""), ("drop", "bde", "ac")],
 )
-def test_conflicts_are_kept_or_dropped(table, policy, kept, dropped):
+def test_conflicting_photographs_are_kept_or_dropped_by_policy(
+    table, policy, kept, dropped
+):
     rows = drop_conflicts(table, find_conflicts(table), policy)
     assert ["".join(part["id"]) for part in rows] == [kept, dropped]
 
 
-def test_conflicts_may_be_an_error(table):
+def test_conflict_is_an_error_when_the_policy_is_error(table):
     (conflict,) = find_conflicts(table)
     with raises_naming(LabelError, 1, conflict, "labels.conflicts"):
         drop_conflicts(table, [conflict], "error")
 
 
-def test_no_conflict_is_no_error(table):
+def test_all_photographs_are_kept_when_there_is_no_conflict(table):
     alike = table[table["id"] != "a"]
     assert find_conflicts(alike) == []
     assert len(drop_conflicts(alike, [], "error")[0]) == 4

@@ -12,28 +12,33 @@ from drtf.errors import DrtfError
 from naming import raises_naming
 
 
-def test_the_pictures_are_drawn_and_not_written_over(shards, tmp_path):
+def test_pictures_are_plotted_and_kept_when_they_exist(shards, tmp_path):
     out = tmp_path / "pictures"
-    found = inspect_dataset(shards, out=out, num_per_grade=3)
-    assert [path.name for path in found.figures] == ["contact-sheet.png", "quality.png"]
-    for path in found.figures:
+    inspection = inspect_dataset(shards, out=out, num_per_grade=3)
+    assert [path.name for path in inspection.figures] == [
+        "contact-sheet.png",
+        "quality.png",
+    ]
+    for path in inspection.figures:
         assert cv2.imread(str(path)).std() > 10
     with raises_naming(DrtfError, out / "contact-sheet.png", "--overwrite"):
         inspect_dataset(shards, out=out, num_per_grade=3)
     inspect_dataset(shards, out=out, num_per_grade=2, overwrite=True)
-    assert found.num_identical == 0
-    assert found.conflicts == []
+    assert inspection.num_identical == 0
+    assert inspection.conflicts == []
 
 
-def test_more_photographs_a_grade_make_a_wider_sheet(shards, tmp_path):
+def test_contact_sheet_is_wider_when_it_shows_more_photographs(shards, tmp_path):
     widths = []
     for count in (2, 4):
-        found = inspect_dataset(shards, out=tmp_path / str(count), num_per_grade=count)
-        widths.append(cv2.imread(str(found.figures[0])).shape[1])
+        inspection = inspect_dataset(
+            shards, out=tmp_path / str(count), num_per_grade=count
+        )
+        widths.append(cv2.imread(str(inspection.figures[0])).shape[1])
     assert widths[1] == pytest.approx(2 * widths[0], rel=0.02)
 
 
-def test_the_augmented_sheet_shows_each_grade_changed(shards, tmp_path):
+def test_augmented_sheet_shows_each_grade_augmented(shards, tmp_path):
     sheets = []
     for degrees in (0, 180):
         policy = AugmentConfig(
@@ -44,9 +49,9 @@ def test_the_augmented_sheet_shows_each_grade_changed(shards, tmp_path):
             contrast=0,
         )
         out = tmp_path / str(degrees)
-        found = inspect_dataset(shards, out=out, num_per_grade=3, augment=policy)
-        assert found.figures[-1] == out / "augmented.png"
-        sheets.append(cv2.imread(str(found.figures[-1])))
+        inspection = inspect_dataset(shards, out=out, num_per_grade=3, augment=policy)
+        assert inspection.figures[-1] == out / "augmented.png"
+        sheets.append(cv2.imread(str(inspection.figures[-1])))
     still, turned = sheets
     assert still.shape == turned.shape
     assert (still != turned).mean() > 0.05
@@ -56,7 +61,7 @@ def test_the_augmented_sheet_shows_each_grade_changed(shards, tmp_path):
         inspect_dataset(shards, out=out, num_per_grade=3, augment=policy)
 
 
-def test_the_augmented_sheet_shows_each_class_under_its_own_policy(shards, tmp_path):
+def test_augmented_sheet_uses_the_bounds_of_each_class(shards, tmp_path):
     nothing = dict.fromkeys(("zoom", "contrast", "max_degrees"), 0)
     sheets = []
     for flip in (False, (False, True)):
@@ -65,13 +70,13 @@ def test_the_augmented_sheet_shows_each_class_under_its_own_policy(shards, tmp_p
         inspect_dataset(shards, out=out, num_per_grade=8, augment=policy)
         sheets.append(cv2.imread(str(out / "augmented.png")).astype(int))
     changed = np.abs(sheets[0] - sheets[1]).max(axis=(1, 2)) > 0
-    # A row for each of the five grades; the healthy are in the first one.
+    # One row per grade; the first one is healthy.
     height = len(changed) // 5
     assert not changed[:height].any()
     assert changed[height:].any()
 
 
-def test_identical_photographs_and_their_conflicts_are_found(photographs, tmp_path):
+def test_identical_photographs_and_conflicts_are_reported(photographs, tmp_path):
     folder = shutil.copytree(photographs, tmp_path / "p")
     images = folder / "images"
     shutil.copy(images / "0_left.png", images / "2_left.png")  # both of grade 0
@@ -79,17 +84,19 @@ def test_identical_photographs_and_their_conflicts_are_found(photographs, tmp_pa
     config = load_config("", ("images.size=32", "build.num_workers=1"))
     source = Source(images, folder / "labels.csv")
     build_shards([source], tmp_path / "set", config=config)
-    found = inspect_dataset(tmp_path / "set", out=tmp_path / "out", num_per_grade=2)
-    assert found.num_identical == 4
-    (conflict,) = found.conflicts
+    inspection = inspect_dataset(
+        tmp_path / "set", out=tmp_path / "out", num_per_grade=2
+    )
+    assert inspection.num_identical == 4
+    (conflict,) = inspection.conflicts
     assert set(zip(conflict.ids, conflict.grades, strict=True)) == {
         ("1_left", 2),
         ("3_left", 4),
     }
 
 
-def test_names_that_are_no_captions_disturb_no_picture(photographs, tmp_path):
-    """A formula, a line end, glyphs that no font has, a name without an end."""
+def test_pictures_are_plotted_when_names_are_odd(photographs, tmp_path):
+    """A formula, a line break, glyphs that no font has, and a very long name."""
     folder = shutil.copytree(photographs, tmp_path / "p")
     images = folder / "images"
     names = ("$x^{$", "two\nlines", "日本🙂", "y" * 200)
@@ -102,6 +109,8 @@ def test_names_that_are_no_captions_disturb_no_picture(photographs, tmp_path):
     config = load_config("", ("images.size=32", "build.num_workers=1"))
     source = Source(images, folder / "labels.csv")
     build_shards([source], tmp_path / "set", config=config)
-    found = inspect_dataset(tmp_path / "set", out=tmp_path / "out", num_per_grade=48)
-    for path in found.figures:
+    inspection = inspect_dataset(
+        tmp_path / "set", out=tmp_path / "out", num_per_grade=48
+    )
+    for path in inspection.figures:
         assert cv2.imread(str(path)).std() > 10

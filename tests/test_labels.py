@@ -35,14 +35,14 @@ def load(tmp_path, text, config=DEFAULT):
         "other,level,image\nx,0,1_left\n\ny,4,1_right\n,,\n",
     ],
 )
-def test_a_label_file_is_read_whatever_its_form(tmp_path, text):
+def test_label_file_is_loaded_in_every_known_form(tmp_path, text):
     table = load(tmp_path, text).table
     assert table["id"].tolist() == ["1_left", "1_right"]
     assert table["grade"].tolist() == [0, 4]
     assert table["patient"].tolist() == ["1", "1"]
 
 
-def test_other_columns_are_named_by_the_config(tmp_path):
+def test_columns_are_those_of_the_config_when_named(tmp_path):
     config = LabelsConfig(
         image_column="file", grade_column="dr", patient_column="person"
     )
@@ -83,33 +83,33 @@ def test_known_formats_are_listed_in_the_help():
     assert_names(output, *LABEL_FORMATS)
 
 
-def test_without_a_pattern_that_fits_each_image_is_a_patient(tmp_path):
+def test_each_image_is_a_patient_when_the_pattern_does_not_match(tmp_path):
     table = load(tmp_path, "id_code,diagnosis\nabc,1\ndef,2\n").table
     assert table["patient"].tolist() == ["abc", "def"]
 
 
-def test_a_repeated_row_is_counted_and_taken_once(tmp_path):
+def test_repeated_rows_are_counted_and_used_once(tmp_path):
     labels = load(tmp_path, "image,level\na,1\nb,2\na,1\na,1\n")
     assert labels.table["id"].tolist() == ["a", "b"]
     assert labels.num_repeated == 2
 
 
-def test_two_grades_for_one_image_name_the_lines(tmp_path):
+def test_lines_are_named_when_an_image_has_two_grades(tmp_path):
     with raises_naming(LabelError, "labels.csv", "b", 3, 5):
         load(tmp_path, "image,level\na,1\nb,2\nc,1\nb,3\n")
 
 
 @pytest.mark.parametrize("grade", ["5", "-1", "", "two", "1.5", "10", "nan"])
-def test_a_grade_outside_the_scale_names_its_line(tmp_path, grade):
+def test_line_is_named_when_a_grade_is_invalid(tmp_path, grade):
     facts = ("labels.csv", "line 3", "level", repr(grade), *range(5))
     with raises_naming(LabelError, *facts):
         load(tmp_path, f"image,level\na,1\nb,{grade}\n")
 
 
-def test_many_bad_lines_are_named_in_short(tmp_path):
+def test_first_lines_are_named_when_many_are_invalid(tmp_path):
     with pytest.raises(LabelError) as caught:
         load(tmp_path, "image,level\n" + "".join(f"a{i},9\n" for i in range(9)))
-    # Five lines, and how many more there are.
+    # Five lines, and the number of further ones.
     assert re.findall(r"\d+", str(caught.value))[-6:] == ["2", "3", "4", "5", "6", "4"]
 
 
@@ -126,14 +126,14 @@ def test_many_bad_lines_are_named_in_short(tmp_path):
         ("image,level\na,1\nb,1,2,3\n", ("line 3", 4, "header", 2)),
     ],
 )
-def test_what_is_no_label_file_is_refused(tmp_path, text, facts):
+def test_invalid_label_file_is_refused(tmp_path, text, facts):
     with raises_naming(LabelError, "labels.csv", *facts) as error:
         load(tmp_path, text)
     asks_for_columns = "labels.image_column" in str(error.value)
     assert asks_for_columns == ("labels.image_column" in facts)
 
 
-def test_two_patients_for_one_image_name_the_lines(tmp_path):
+def test_lines_are_named_when_an_image_has_two_patients(tmp_path):
     config = LabelsConfig(
         image_column="image", grade_column="level", patient_column="who"
     )
@@ -141,24 +141,24 @@ def test_two_patients_for_one_image_name_the_lines(tmp_path):
         load(tmp_path, "image,level,who\na,1,x\na,1,y\n", config)
 
 
-def test_a_pattern_that_finds_no_name_leaves_the_image_its_own_patient(tmp_path):
+def test_image_is_its_own_patient_when_the_pattern_matches_nothing(tmp_path):
     config = LabelsConfig(patient_pattern="^(x)?.*")
     table = load(tmp_path, "image,level\na,1\nxb,2\n", config).table
     assert table["patient"].tolist() == ["a", "x"]
 
 
-def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
+def test_lines_are_numbered_as_in_an_editor(tmp_path):
     text = 'image,level,note\na,1,"two\nlines"\n\nb,7,\n'
     with raises_naming(LabelError, "line 5", "'7'", "level"):
         load(tmp_path, text)
 
 
-def test_a_missing_label_file_is_named(tmp_path):
+def test_label_file_is_named_when_missing(tmp_path):
     with raises_naming(LabelError, tmp_path / "no.csv", "No such file"):
         load_labels(tmp_path / "no.csv", DEFAULT)
 
 
-def test_a_missing_column_of_the_config_is_named(tmp_path):
+def test_column_of_the_config_is_named_when_missing(tmp_path):
     config = LabelsConfig(image_column="image", grade_column="dr")
     facts = ("labels.csv", "dr", "labels.grade_column", "'image', 'level'")
     with raises_naming(LabelError, *facts):
@@ -169,34 +169,34 @@ def labels_of(*ids):
     return pd.DataFrame({"id": ids, "grade": 0})
 
 
-def test_matching_counts_what_is_on_one_side_only():
+def test_unmatched_labels_and_photographs_are_listed():
     matches = match_photographs(labels_of("a", "b"), ["sub/a.jpeg", "c.png"])
     assert matches.table["path"].tolist() == ["sub/a.jpeg"]
     assert matches.missing == ["b"]
     assert matches.unlabelled == ["c.png"]
 
 
-def test_a_label_may_name_the_subfolder():
+def test_label_is_matched_by_its_subfolder():
     matches = match_photographs(labels_of("two/a"), ["one/a.png", "two/a.png"])
     assert matches.table["path"].tolist() == ["two/a.png"]
 
 
-def test_a_label_that_matches_two_photographs_is_an_error():
+def test_matching_fails_when_a_label_matches_two_photographs():
     with raises_naming(LabelError, "a", "one/a.png", "two/a.png"):
         match_photographs(labels_of("a"), ["one/a.png", "two/a.png"])
 
 
-def test_two_labels_for_one_photograph_are_an_error():
+def test_matching_fails_when_two_labels_match_one_photograph():
     with raises_naming(LabelError, "sub/x", "x", "sub/x.jpg"):
         match_photographs(labels_of("sub/x", "x"), ["sub/x.jpg"])
 
 
-def test_a_label_never_leads_out_of_the_folder():
+def test_label_does_not_match_files_outside_the_folder():
     matches = match_photographs(labels_of("../../secret", "a"), ["a.png"])
     assert matches.missing == ["../../secret"]
 
 
-def test_no_match_at_all_is_an_error_that_shows_both_sides():
+def test_label_and_photograph_are_named_when_nothing_matches():
     with raises_naming(LabelError, "'x'", "'a'"):
         match_photographs(labels_of("x"), ["a.png"])
 
@@ -209,7 +209,7 @@ def test_no_match_at_all_is_an_error_that_shows_both_sides():
         ('image,level\n"' + "x\n" * 5_000_000, 2 + 2**16),  # where the limit is reached
     ],
 )
-def test_a_line_of_ten_megabytes_is_refused_with_its_number(tmp_path, text, line):
+def test_line_is_named_when_it_has_ten_megabytes(tmp_path, text, line):
     with raises_naming(
         LabelError, "labels.csv", f"line {line}", csv.field_size_limit()
     ):

@@ -21,13 +21,13 @@ def manifest_copy(shards, tmp_path):
 
 
 def change(folder, **changes):
-    """Change a manifest, and leave its hash as it was."""
+    """Change a manifest without updating its hash."""
     path = folder / MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=2) + "\n")
 
 
 def rehash(folder):
-    """Write the hash that a manifest should have."""
+    """Update the hash of a changed manifest."""
     path = folder / MANIFEST_FILE
     contents = json.loads(path.read_text())
     del contents["sha256"]
@@ -36,22 +36,22 @@ def rehash(folder):
     path.write_text(json.dumps(contents, indent=2) + "\n")
 
 
-def test_a_manifest_counts_what_stands_in_the_shards(shards):
+def test_manifest_counts_the_records_of_its_shards(shards):
     manifest = load_manifest(shards)
     counted = sum(sum(grades.values()) for grades in manifest.num_records.values())
     assert counted == sum(shard.num_records for shard in manifest.shards) == 48
 
 
-def test_an_edited_manifest_is_refused(manifest_copy):
+def test_manifest_is_refused_when_edited(manifest_copy):
     change(manifest_copy, name="another")
     with raises_naming(RecordError, manifest_copy / MANIFEST_FILE):
         load_manifest(manifest_copy)
-    rehash(manifest_copy)  # nothing but the hash was wrong
+    rehash(manifest_copy)  # only the hash was wrong
     assert load_manifest(manifest_copy).name == "another"
 
 
 @pytest.mark.parametrize("file", ["../index.parquet", "/etc/passwd", "idx/../../x"])
-def test_a_manifest_that_names_files_elsewhere_is_refused(shards, tmp_path, file):
+def test_manifest_is_refused_when_a_file_is_outside_its_folder(shards, tmp_path, file):
     manifest = load_manifest(shards)
     changed = manifest.model_copy(update={"files": {file: "0" * 64}})
     save_manifest(tmp_path, changed)
@@ -59,14 +59,14 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(shards, tmp_path, file
         load_manifest(tmp_path)
 
 
-def test_a_manifest_of_a_hundred_thousand_brackets_is_refused(tmp_path):
+def test_manifest_is_refused_when_nested_too_deeply(tmp_path):
     (tmp_path / MANIFEST_FILE).write_text("[" * 100_000)
     with raises_naming(RecordError, tmp_path / MANIFEST_FILE) as error:
         load_manifest(tmp_path)
     assert isinstance(error.value.__cause__, RecursionError)
 
 
-def test_what_a_later_drtf_adds_is_passed_over(manifest_copy):
+def test_unknown_keys_of_a_manifest_are_ignored(manifest_copy):
     before = hash_manifest(manifest_copy)
     change(manifest_copy, novelty={"a": 3})
     rehash(manifest_copy)
@@ -76,7 +76,7 @@ def test_what_a_later_drtf_adds_is_passed_over(manifest_copy):
 
 
 @pytest.mark.parametrize("version", [1, FORMAT_VERSION + 1])
-def test_another_format_version_is_refused_by_its_number(manifest_copy, version):
+def test_manifest_is_refused_when_its_format_version_differs(manifest_copy, version):
     change(manifest_copy, format_version=version)
     path = manifest_copy / MANIFEST_FILE
     with raises_naming(RecordError, path, version, FORMAT_VERSION):
@@ -84,16 +84,16 @@ def test_another_format_version_is_refused_by_its_number(manifest_copy, version)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version"', "\x00"])
-def test_what_is_no_manifest_is_refused(tmp_path, text):
+def test_manifest_is_refused_when_it_is_not_a_manifest(tmp_path, text):
     (tmp_path / MANIFEST_FILE).write_text(text)
     with raises_naming(RecordError, tmp_path / MANIFEST_FILE):
         load_manifest(tmp_path)
 
 
-def test_a_folder_without_one_is_no_set(tmp_path):
+def test_folder_is_refused_when_it_has_no_manifest(tmp_path):
     with raises_naming(RecordError, tmp_path, MANIFEST_FILE, "drtf build-shards"):
         load_manifest(tmp_path)
 
 
-def test_the_hash_names_the_contents(shards, manifest_copy):
+def test_equal_manifests_have_equal_hashes(shards, manifest_copy):
     assert hash_manifest(manifest_copy) == hash_manifest(shards)

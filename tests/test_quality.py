@@ -8,11 +8,11 @@ from drtf.images.retina import build_thumbnail, find_field
 
 
 def measure(image: np.ndarray):
-    found = build_thumbnail(image)
-    return measure_quality(found, find_field(found.brightness))
+    thumbnail = build_thumbnail(image)
+    return measure_quality(thumbnail, find_field(thumbnail.brightness))
 
 
-def test_the_figures_of_a_field_that_is_known():
+def test_quality_of_a_known_field():
     image = np.zeros((200, 256, 3), np.uint8)
     cv2.circle(image, (128, 100), 80, (102, 102, 102), -1)
     quality = measure(image)
@@ -31,21 +31,21 @@ def test_contrast_is_the_deviation_of_the_grey_levels():
     assert measure(image).contrast == pytest.approx(20 / 255, abs=1e-3)
 
 
-def test_a_blurred_photograph_is_less_sharp():
+def test_sharpness_is_lower_when_blurred():
     image = draw_fundus(seed=1, width=512, diseased=True)
     blurred = cv2.GaussianBlur(image, (0, 0), 6)
     assert measure(blurred).sharpness < 0.5 * measure(image).sharpness
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_figures_do_not_depend_on_the_photographs_size(scale):
+def test_quality_is_similar_when_the_photograph_is_larger(scale):
     image = cv2.GaussianBlur(draw_fundus(seed=1, width=512), (0, 0), 3)
     large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    expected, found = measure(image), measure(large)
-    assert found[:4] == pytest.approx(expected[:4], rel=0.1)
+    expected, measured = measure(image), measure(large)
+    assert measured[:4] == pytest.approx(expected[:4], rel=0.1)
 
 
-def test_black_is_what_has_nothing_lit():
+def test_photograph_is_black_only_when_nothing_is_lit():
     rng = np.random.default_rng(0)
     assert measure(rng.integers(0, 12, (200, 300, 3), np.uint8)).is_black
     dark = (draw_fundus(seed=1) * 0.12).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A build killed anywhere, and gone on with, makes the same bytes."""
+"""A build that was killed and resumed gives the same bytes."""
 
 import os
 import random
@@ -28,8 +28,8 @@ from naming import raises_naming
 SETTINGS = ("images.size=32", "build.shard_size_mb=0.03", "build.num_workers=1")
 NUM_PHOTOGRAPHS = 24
 
-# Builds in a child that kills itself at one of the points where it could be killed: at
-# each use of the file system (Python's audit events) and each record and journal line.
+# Builds in a child process that kills itself at one of many points: a use of the file
+# system (a Python audit event), a record, or a journal entry.
 KILLED_BUILDS = """
 import os, random, signal, sys
 from pathlib import Path
@@ -55,10 +55,10 @@ def audit(event, arguments):
 
 sys.addaudithook(audit)
 for kind, name in ((writer.ShardWriter, "append"), (journal.Journal, "append")):
-    def told(*arguments, original=getattr(kind, name)):
+    def counted(*arguments, original=getattr(kind, name)):
         count()
         return original(*arguments)
-    setattr(kind, name, told)
+    setattr(kind, name, counted)
 
 def build_until(point, out):
     global points, deadline
@@ -68,7 +68,7 @@ def build_until(point, out):
 
 num_points = build_until(0, Path(outs) / "undisturbed")
 rng = random.Random(7)
-# The end of a build is where most is renamed: every third point there, few before.
+# Most files are renamed at the end of a build: every third point there, few before.
 end = num_points - 30
 chosen = [*rng.sample(range(1, end), 8), *range(end, num_points + 1, 3)]
 for point in chosen:
@@ -112,7 +112,7 @@ def files_of(out):
 
 
 def interrupt(folder, out, monkeypatch, after: int) -> None:
-    """Let a build fail after some photographs."""
+    """Interrupt a build after a number of photographs."""
     append = Journal.append
 
     def fail(journal, entry):
@@ -128,14 +128,16 @@ def interrupt(folder, out, monkeypatch, after: int) -> None:
 
 @contextmanager
 def refuses_to_replace(out: Path) -> Iterator[None]:
-    """Expect that a folder is refused as a whole, not for one of its files."""
+    """Expect that a folder is refused, not one of its files."""
     with raises_naming(DrtfError, out, "--out") as error:
         yield
     message = str(error.value).replace(str(out), "")
     assert not re.search(r"\.(json|png|parquet|tfrecord)", message)
 
 
-def test_killed_at_many_points_the_bytes_are_the_same(folder, undisturbed, tmp_path):
+def test_dataset_is_equal_when_its_build_was_killed_at_many_points(
+    folder, undisturbed, tmp_path
+):
     command = [sys.executable, "-c", KILLED_BUILDS, str(folder), str(tmp_path)]
     done = subprocess.run([*command, *SETTINGS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -147,7 +149,7 @@ def test_killed_at_many_points_the_bytes_are_the_same(folder, undisturbed, tmp_p
         assert files_of(out / "set") == undisturbed
 
 
-def test_the_command_killed_with_its_workers_goes_on(folder, undisturbed, tmp_path):
+def test_command_resumes_when_killed_with_its_workers(folder, undisturbed, tmp_path):
     code = "from drtf.tools.main import main; main()"
     command = [sys.executable, "-c", code, "build-shards", "--out", "set"]
     command += ["--images", str(folder / "images")]
@@ -170,14 +172,16 @@ def test_the_command_killed_with_its_workers_goes_on(folder, undisturbed, tmp_pa
 
 
 @pytest.mark.parametrize("num_workers", [2, 5])
-def test_the_number_of_workers_changes_no_byte(
+def test_dataset_is_equal_when_built_with_several_workers(
     folder, undisturbed, tmp_path, num_workers
 ):
     build(folder, tmp_path / "set", f"build.num_workers={num_workers}")
     assert files_of(tmp_path / "set") == undisturbed
 
 
-def test_a_build_goes_on_where_it_was(folder, undisturbed, tmp_path, monkeypatch):
+def test_only_missing_photographs_are_read_when_a_build_resumes(
+    folder, undisturbed, tmp_path, monkeypatch
+):
     out = tmp_path / "set"
     interrupt(folder, out, monkeypatch, after=13)
     read = []
@@ -186,20 +190,20 @@ def test_a_build_goes_on_where_it_was(folder, undisturbed, tmp_path, monkeypatch
         PhotographRef, "read", lambda ref: read.append(ref) or original(ref)
     )
     build(folder, out)
-    num_compared = 2  # two photographs have equal sizes, so planning compares them
+    num_compared = 2  # planning compares the two photographs of equal size
     assert len(read) == num_compared + NUM_PHOTOGRAPHS - 13
     assert files_of(out) == undisturbed
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_a_loss_of_power_tore_is_made_again(
+def test_dataset_is_equal_when_a_power_loss_damaged_files(
     folder, undisturbed, tmp_path, monkeypatch, seed
 ):
-    """Files end anywhere or hold zeros, as after an unclean stop of the machine."""
+    """Files are cut anywhere or end with zeros, as after a power loss."""
     out = tmp_path / "set"
     interrupt(folder, out, monkeypatch, after=17)
     rng = random.Random(seed)
-    for path in (tmp_path / ".set.partial").iterdir():  # no folder is there yet
+    for path in (tmp_path / ".set.partial").iterdir():
         data = path.read_bytes()
         if data and rng.random() < 0.7:
             cut = rng.randrange(len(data))
@@ -209,7 +213,7 @@ def test_what_a_loss_of_power_tore_is_made_again(
     assert files_of(out) == undisturbed
 
 
-def test_the_same_command_on_a_whole_set_changes_nothing(folder, tmp_path):
+def test_nothing_changes_when_the_dataset_is_complete(folder, tmp_path):
     out = tmp_path / "set"
     assert not build(folder, out).is_reused
     times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -219,7 +223,7 @@ def test_the_same_command_on_a_whole_set_changes_nothing(folder, tmp_path):
     assert times == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
-def test_other_settings_do_not_go_on_with_an_unfinished_build(
+def test_resuming_is_refused_when_settings_differ(
     folder, undisturbed, tmp_path, monkeypatch
 ):
     out = tmp_path / "set"
@@ -230,7 +234,7 @@ def test_other_settings_do_not_go_on_with_an_unfinished_build(
     assert files_of(out) == undisturbed
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(
+def test_completed_work_is_kept_when_the_disk_is_full(
     folder, undisturbed, tmp_path, monkeypatch
 ):
     from drtf.records import writer
@@ -255,7 +259,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 
 
 @pytest.mark.parametrize("size", ["same", "other"])
-def test_a_photograph_mended_after_the_build_failed_is_taken(
+def test_photograph_is_used_when_it_was_fixed_after_a_failed_build(
     folder, undisturbed, tmp_path, size
 ):
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -269,7 +273,7 @@ def test_a_photograph_mended_after_the_build_failed_is_taken(
     assert files_of(tmp_path / "set") == undisturbed
 
 
-def test_a_photograph_changed_before_the_build_went_on_is_converted_anew(
+def test_photograph_is_converted_again_when_it_changed_before_resuming(
     folder, tmp_path, monkeypatch
 ):
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -282,7 +286,7 @@ def test_a_photograph_changed_before_the_build_went_on_is_converted_anew(
     assert files_of(tmp_path / "set") == files_of(tmp_path / "other" / "set")
 
 
-def test_a_photograph_replaced_by_one_of_the_same_size_is_noticed(
+def test_change_is_detected_when_the_new_file_has_the_same_size(
     folder, tmp_path, monkeypatch
 ):
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -291,11 +295,11 @@ def test_a_photograph_replaced_by_one_of_the_same_size_is_noticed(
     original, other = data + b"1", data + b"2"
     path.write_bytes(original)
     build(copy, tmp_path / "set")
-    time.sleep(0.02)  # file systems tell the time in steps
-    aside = tmp_path / "aside"
-    aside.write_bytes(other)
-    os.utime(aside, (0, 0))  # as a copy that keeps the old time
-    aside.replace(path)
+    time.sleep(0.02)  # file times have a coarse resolution
+    replacement = tmp_path / "replacement"
+    replacement.write_bytes(other)
+    os.utime(replacement, (0, 0))  # as if copied with its old time
+    replacement.replace(path)
     with raises_naming(DrtfError, tmp_path / "set", "6_left.png", "--out"):
         build(copy, tmp_path / "set")
     path.write_bytes(original)
@@ -308,7 +312,7 @@ def test_a_photograph_replaced_by_one_of_the_same_size_is_noticed(
     assert files_of(tmp_path / "later") == files_of(tmp_path / "fresh" / "later")
 
 
-def test_a_set_that_lost_a_shard_is_not_said_to_be_there(folder, tmp_path):
+def test_reuse_is_refused_when_a_shard_is_missing(folder, tmp_path):
     build(folder, tmp_path / "set")
     shard = min((tmp_path / "set").glob("*train.tfrecord-*"))
     shard.unlink()
@@ -316,15 +320,13 @@ def test_a_set_that_lost_a_shard_is_not_said_to_be_there(folder, tmp_path):
         build(folder, tmp_path / "set")
 
 
-def test_a_whole_set_on_a_disk_that_can_only_be_read_is_found(
-    folder, tmp_path, monkeypatch
-):
+def test_dataset_is_reused_when_the_disk_is_read_only(folder, tmp_path, monkeypatch):
     build(folder, tmp_path / "set")
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: pytest.fail("written to"))
     assert build(folder, tmp_path / "set").is_reused
 
 
-def test_a_bound_is_exact_in_decimal(tmp_path):
+def test_max_rejected_is_exact_when_not_a_binary_fraction(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     good = encode(draw_fundus(seed=1, width=64))
@@ -340,35 +342,33 @@ def test_a_bound_is_exact_in_decimal(tmp_path):
         build(tmp_path, tmp_path / "set", max_rejected=0.28)
 
 
-def test_a_set_may_lie_below_a_folder_whose_name_is_not_utf8(folder, tmp_path):
+def test_dataset_is_built_when_its_folder_is_not_utf8(folder, tmp_path):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff")
     os.mkdir(odd)  # noqa: PTH102
     build(folder, Path(odd) / "set")
     assert find_faults(Path(odd) / "set") == []
 
 
-def test_a_whole_set_with_too_many_set_aside_fails_too(folder, tmp_path):
+def test_reuse_is_refused_when_too_many_were_rejected(folder, tmp_path):
     build(folder, tmp_path / "set")
     facts = (1, NUM_PHOTOGRAPHS, "not_an_image", "--max-rejected")
     with raises_naming(DrtfError, *facts):
         build(folder, tmp_path / "set", max_rejected=0)
 
 
-def test_a_link_that_leads_nowhere_is_no_place_for_a_set(folder, tmp_path):
+def test_build_is_refused_when_out_is_a_broken_link(folder, tmp_path):
     (tmp_path / "set").symlink_to("nowhere")
     with refuses_to_replace(tmp_path / "set"):
         build(folder, tmp_path / "set")
 
 
 @pytest.mark.parametrize("name", ["b\udcff", "two\nlines"])
-def test_a_name_that_no_set_can_have_is_refused_at_once(folder, tmp_path, name):
+def test_build_is_refused_when_the_name_is_not_printable(folder, tmp_path, name):
     with raises_naming(DrtfError, "--out", repr(name)):
         build(folder, tmp_path / name)
 
 
-def test_too_many_set_aside_fail_and_may_be_allowed_later(
-    folder, undisturbed, tmp_path
-):
+def test_build_resumes_when_more_rejections_are_allowed(folder, undisturbed, tmp_path):
     out = tmp_path / "set"
     for _ in range(2):
         with raises_naming(DrtfError, 1, NUM_PHOTOGRAPHS, "--max-rejected"):
@@ -378,7 +378,7 @@ def test_too_many_set_aside_fail_and_may_be_allowed_later(
     assert files_of(out) == undisturbed
 
 
-def test_a_set_of_something_else_is_never_written_over(folder, tmp_path):
+def test_build_is_refused_when_out_is_another_dataset(folder, tmp_path):
     out = tmp_path / "set"
     build(folder, out)
     before = files_of(out)
@@ -390,7 +390,7 @@ def test_a_set_of_something_else_is_never_written_over(folder, tmp_path):
     assert files_of(out).keys() == before.keys() - {MANIFEST_FILE}
 
 
-def test_another_photograph_makes_another_plan(folder, tmp_path):
+def test_build_is_refused_when_a_photograph_was_removed(folder, tmp_path):
     out = tmp_path / "set"
     copy = shutil.copytree(folder, tmp_path / "copy")
     build(copy, out)

@@ -16,7 +16,7 @@ def make(folder, header, **grades):
     return Source(folder, folder / "labels.csv", folder.name)
 
 
-def test_sources_keep_their_ids_and_patients_apart(tmp_path):
+def test_ids_and_patients_have_the_name_of_their_source(tmp_path):
     kaggle = make(tmp_path / "kaggle", "image,level", **{"10_left": 0, "10_right": 2})
     aptos = make(tmp_path / "aptos", "id_code,diagnosis", **{"10_left": 4, "x": 1})
     catalog = load_sources([kaggle, aptos], LabelsConfig())
@@ -34,13 +34,13 @@ def test_sources_keep_their_ids_and_patients_apart(tmp_path):
     assert [entry["name"] for entry in catalog.provenance] == ["kaggle", "aptos"]
 
 
-def test_one_source_without_a_name_keeps_its_ids(tmp_path):
+def test_ids_have_no_prefix_when_the_source_has_no_name(tmp_path):
     source = make(tmp_path / "a", "image,level", x=1)
     table = load_sources([Source(source.images, source.labels)], LabelsConfig()).table
     assert table["id"].tolist() == ["x"]
 
 
-def test_what_is_on_one_side_only_is_told_with_its_source(tmp_path):
+def test_unmatched_labels_and_photographs_are_listed_with_their_source(tmp_path):
     source = make(tmp_path / "a", "image,level", x=1)
     source.labels.write_text("image,level\nx,1\ny,2\nx,1\n")
     (source.images / "z.png").touch()
@@ -50,7 +50,7 @@ def test_what_is_on_one_side_only_is_told_with_its_source(tmp_path):
     assert catalog.num_repeated == 1
 
 
-def test_a_photograph_that_cannot_be_asked_for_its_size_stays_in(tmp_path):
+def test_photograph_is_kept_when_its_size_is_unknown(tmp_path):
     source = make(tmp_path / "a", "image,level", x=1, y=0)
     (source.images / "x.png").unlink()
     (source.images / "x.png").symlink_to("x.png")
@@ -62,7 +62,7 @@ def test_a_photograph_that_cannot_be_asked_for_its_size_stays_in(tmp_path):
 @pytest.mark.parametrize(
     "names", [("a", "a"), ("", ""), ("a/b", "c"), ("a b", "c"), ("..", "c")]
 )
-def test_names_must_tell_sources_apart(tmp_path, names):
+def test_invalid_names_of_sources_are_refused(tmp_path, names):
     source = make(tmp_path / "x", "image,level", x=1)
     sources = [Source(source.images, source.labels, name) for name in names]
     with raises_naming(LabelError, repr(names[0])):

@@ -36,7 +36,7 @@ def both_eyes(num_patients: int, seed: int = 0) -> pd.DataFrame:
     return table_of(grades, [f"p{number // 2}" for number in range(2 * num_patients)])
 
 
-def test_the_notebooks_split_of_eyepacs_has_its_counts():
+def test_notebook_split_of_eyepacs_has_its_counts():
     grades = np.repeat(np.arange(5), (25_810, 2_443, 5_292, 873, 708))
     grades = np.random.default_rng(0).permutation(grades)
     splits = plan_splits(table_of(grades), NOTEBOOK)
@@ -46,7 +46,7 @@ def test_the_notebooks_split_of_eyepacs_has_its_counts():
 
 
 @pytest.mark.skipif(not TRAIN_LABELS.exists(), reason="needs Kaggle's trainLabels.csv")
-def test_the_notebooks_split_is_scikit_learns_row_for_row():
+def test_notebook_split_equals_that_of_scikit_learn():
     labels = pd.read_csv(TRAIN_LABELS)
     patients = labels["image"].str.rsplit("_", n=1).str[0]
     table = labels.assign(
@@ -64,19 +64,19 @@ def test_the_notebooks_split_is_scikit_learns_row_for_row():
     assert (per_patient > 1).sum() == 5_660
 
 
-def test_patients_are_never_divided():
+def test_photographs_of_a_patient_share_a_split():
     table = both_eyes(300)
     splits = plan_splits(table, SplitConfig())
     assert splits.groupby(table["patient"]).nunique().max() == 1
 
 
-def test_sizes_are_shares_of_the_whole():
+def test_split_sizes_are_fractions_of_all_photographs():
     splits = plan_splits(both_eyes(300), SplitConfig(val_size=0.1, test_size=0.2))
     counts = splits.value_counts()
     assert (counts["train"], counts["val"], counts["test"]) == (420, 60, 120)
 
 
-def test_grades_are_stratified():
+def test_splits_are_stratified_by_grade():
     grades = [0] * 600 + [1] * 200 + [4] * 100
     splits = plan_splits(table_of(grades), SplitConfig(val_size=0.1, test_size=0.2))
     counts = pd.crosstab(splits, np.array(grades))
@@ -84,7 +84,7 @@ def test_grades_are_stratified():
     assert counts.loc["val"].tolist() == [60, 20, 10]
 
 
-def test_identical_photographs_stay_together_and_link_their_patients():
+def test_patients_share_a_split_when_photographs_are_identical():
     table = both_eyes(60)
     table.loc[[0, 50, 90], "content"] = "same"
     for seed in range(10):
@@ -92,7 +92,7 @@ def test_identical_photographs_stay_together_and_link_their_patients():
         assert splits[[0, 1, 50, 51, 90, 91]].nunique() == 1
 
 
-def test_identical_photographs_stay_together_when_split_by_image():
+def test_identical_photographs_share_a_split_when_split_by_image():
     table = table_of([0, 1] * 50)
     table.loc[[3, 70], "content"] = "same"
     for seed in range(10):
@@ -100,7 +100,7 @@ def test_identical_photographs_stay_together_when_split_by_image():
         assert splits[3] == splits[70]
 
 
-def test_equal_seeds_give_equal_splits_and_others_do_not():
+def test_splits_differ_only_when_seeds_differ():
     table = both_eyes(100)
     first = plan_splits(table, SplitConfig(seed=1))
     assert first.equals(plan_splits(table, SplitConfig(seed=1)))
@@ -108,12 +108,12 @@ def test_equal_seeds_give_equal_splits_and_others_do_not():
 
 
 @pytest.mark.parametrize("num_patients", [3, 4, 5, 8])
-def test_a_handful_of_patients_still_fills_every_split(num_patients):
+def test_every_split_has_photographs_when_patients_are_few(num_patients):
     splits = plan_splits(both_eyes(num_patients), SplitConfig())
     assert set(splits) == {"train", "val", "test"}
 
 
-def test_too_few_patients_are_an_error_that_says_what_to_do():
+def test_setting_is_named_when_patients_are_too_few():
     with raises_naming(DrtfError, 2, "split.val_size=0"):
         plan_splits(both_eyes(2), SplitConfig())
 
@@ -122,7 +122,7 @@ def test_too_few_patients_are_an_error_that_says_what_to_do():
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=60),
     st.integers(0, 2**32 - 1),
 )
-def test_every_photograph_is_in_one_split_or_the_plan_is_refused(rows, seed):
+def test_every_photograph_has_a_split_unless_patients_are_too_few(rows, seed):
     grades, patients = zip(*rows, strict=True)
     table = table_of(grades, patients)
     try:

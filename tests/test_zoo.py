@@ -1,4 +1,4 @@
-"""Every kind of bad input that we know of, beside good photographs that must land."""
+"""Every kind of bad input that we know of, among good photographs."""
 
 import csv
 import os
@@ -45,7 +45,7 @@ def insert_chunk(kind: bytes, *, declared: int) -> bytes:
 
 
 def declare(width: int, height: int) -> bytes:
-    """A PNG whose header declares another size than it has, its CRC made good."""
+    """A PNG whose header declares another size than it has, with a valid CRC."""
     header = PNG[12:16] + struct.pack(">II", width, height) + PNG[24:29]
     return PNG[:12] + header + struct.pack(">I", zlib.crc32(header)) + PNG[33:]
 
@@ -112,7 +112,7 @@ def write_labels(path: Path, names: list[str]) -> Path:
 
 
 def build(folder: Path, labels: Path, name: str = "set") -> dict[str, str]:
-    """Build, check the set, and return what was set aside and why."""
+    """Build and check a dataset, and return the reasons of rejected photographs."""
     out = folder / name
     build_shards([Source(folder / "images", labels)], out, config=CONFIG)
     assert find_faults(out) == []
@@ -120,14 +120,14 @@ def build(folder: Path, labels: Path, name: str = "set") -> dict[str, str]:
         return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def landed(folder: Path, name: str = "set") -> set[str]:
+def ids_of(folder: Path, name: str = "set") -> set[str]:
     with ShardDataset(folder / name) as shards:
         rows = np.arange(len(shards.index))
         assert sum(1 for _ in shards.read_images(rows)) == len(rows)
         return set(shards.index["id"])
 
 
-def test_each_bad_file_has_its_own_reason_and_the_good_ones_land(tmp_path):
+def test_each_bad_file_is_rejected_with_its_reason(tmp_path):
     images = tmp_path / "images"
     write_good(images)
     for name, (data, _) in ZOO.items():
@@ -142,18 +142,18 @@ def test_each_bad_file_has_its_own_reason_and_the_good_ones_land(tmp_path):
     rejected = build(tmp_path, write_labels(tmp_path / "labels.csv", names))
     expected = {name: reason for name, (_, reason) in ZOO.items()}
     assert rejected == expected | dict.fromkeys(unreadable, "unreadable")
-    assert landed(tmp_path) == set(GOOD)
+    assert ids_of(tmp_path) == set(GOOD)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_that_may_not_be_read_is_set_aside(tmp_path):
+def test_file_is_rejected_when_it_is_not_readable(tmp_path):
     write_good(tmp_path / "images")
     (tmp_path / "images" / "good0.png").chmod(0)
     rejected = build(tmp_path, write_labels(tmp_path / "labels.csv", GOOD))
     assert rejected == {"good0.png": "unreadable"}
 
 
-def test_photographs_with_odd_names_land_under_them(tmp_path):
+def test_photographs_with_odd_names_keep_their_names(tmp_path):
     images = tmp_path / "images"
     write_good(images)
     for number, name in enumerate(ODD_NAMES):
@@ -164,27 +164,27 @@ def test_photographs_with_odd_names_land_under_them(tmp_path):
     names = [*GOOD, *ODD_NAMES, "deep/er/same", "same.png"]
     rejected = build(tmp_path, write_labels(tmp_path / "labels.csv", names))
     assert rejected == {}
-    assert landed(tmp_path) == {*GOOD, *ODD_NAMES, "deep/er/same", "same"}
+    assert ids_of(tmp_path) == {*GOOD, *ODD_NAMES, "deep/er/same", "same"}
 
 
-def test_a_bad_photograph_with_an_odd_name_is_listed_under_it(tmp_path):
+def test_rejected_photographs_with_odd_names_keep_their_names(tmp_path):
     write_good(tmp_path / "images")
     for name in ODD_NAMES:
         (tmp_path / "images" / f"{name}.png").write_bytes(b"")
     labels = write_labels(tmp_path / "labels.csv", [*GOOD, *ODD_NAMES])
-    # No spreadsheet shall run one of them.
+    # A spreadsheet must not run a name as a formula.
     assert build(tmp_path, labels) == {
         f"'{name}.png" if name.startswith("-") else f"{name}.png": "empty"
         for name in ODD_NAMES
     }
 
 
-def test_a_label_never_reaches_out_of_the_image_folder(tmp_path):
+def test_label_does_not_match_files_outside_the_image_folder(tmp_path):
     write_good(tmp_path / "images")
     (tmp_path / "secret.png").write_bytes(PNG)
     names = [*GOOD, "../secret", "../../etc/passwd", str(tmp_path / "secret"), "~/x"]
     assert build(tmp_path, write_labels(tmp_path / "labels.csv", names)) == {}
-    assert landed(tmp_path) == set(GOOD)
+    assert ids_of(tmp_path) == set(GOOD)
 
 
 TABLE = [("image", "level"), *((name, number % 5) for number, name in enumerate(GOOD))]
@@ -209,7 +209,7 @@ def join(separator: str, end: str, quote: str = "") -> str:
         pytest.param(join(",", ",,,\n"), id="trailing commas"),
     ],
 )
-def test_every_way_to_write_a_label_file_is_read(tmp_path, text):
+def test_label_file_is_read_in_every_form(tmp_path, text):
     write_good(tmp_path / "images")
     (tmp_path / "labels.csv").write_text(text, newline="")
     assert build(tmp_path, tmp_path / "labels.csv") == {}
