@@ -21,7 +21,7 @@ def change(config, **update):
     return config.model_copy(update={"train": config.train.model_copy(update=update)})
 
 
-def test_configs_are_trained_judged_and_compared(
+def test_configs_are_trained_evaluated_and_compared(
     photographs, config, tmp_path, monkeypatch
 ):
     first = change(config, epochs=1)
@@ -33,13 +33,13 @@ def test_configs_are_trained_judged_and_compared(
     assert (plain.nearest, plain.changes) == ("", [])
     assert focal.nearest == "plain"
     assert focal.changes == ["train.epochs=2", 'train.loss="focal"']
-    assert plain.gain == {}
-    for grade, gain in focal.gain.items():
-        above = focal.roc_auc[grade].value - plain.roc_auc[grade].value
-        assert gain.value == pytest.approx(above)
+    assert plain.difference == {}
+    for grade, difference in focal.difference.items():
+        expected = focal.roc_auc[grade].value - plain.roc_auc[grade].value
+        assert difference.value == pytest.approx(expected)
     assert plain.seeds == [42]
     assert len(plain.validation) == 1
-    assert len(list((tmp_path / "sweep" / "sets").iterdir())) == 1
+    assert len(list((tmp_path / "sweep" / "datasets").iterdir())) == 1
     for result in results:
         for grade, estimate in result.roc_auc.items():
             assert 0 <= estimate.ci_low <= estimate.value <= estimate.ci_high <= 1, (
@@ -52,16 +52,16 @@ def test_configs_are_trained_judged_and_compared(
     assert table["roc_auc_grade_1"].tolist() == pytest.approx(
         [result.roc_auc[1].value for result in results]
     )
-    assert table["gain_grade_2_ci_low"].tolist() == pytest.approx(
-        [np.nan, focal.gain[2].ci_low], nan_ok=True
+    assert table["difference_grade_2_ci_low"].tolist() == pytest.approx(
+        [np.nan, focal.difference[2].ci_low], nan_ok=True
     )
     page = (tmp_path / "sweep" / "results-test.md").read_text()
     assert page.count("\n") == 4
-    picture = np.asarray(Image.open(tmp_path / "sweep" / "results-test.png"))
-    assert picture.std() > 0
+    figure = np.asarray(Image.open(tmp_path / "sweep" / "results-test.png"))
+    assert figure.std() > 0
 
     def refuse(*args, **kwargs):
-        raise AssertionError("was done already")
+        raise AssertionError("the evaluation is complete already")
 
     monkeypatch.setattr(module, "evaluate", refuse)
     files = {
@@ -72,21 +72,19 @@ def test_configs_are_trained_judged_and_compared(
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
 
 
-def test_what_a_config_changes_is_told_of_the_one_it_is_most_like(config):
-    before = {
+def test_changes_are_relative_to_the_most_similar_earlier_config(config):
+    earlier = {
         "plain": config,
         "focal": change(config, loss="focal"),
         "again": change(config, loss="focal"),
     }
     other = change(config, seed=7)
-    assert module.nearest_config(before, other) == ("plain", ["train.seed=7"])
+    assert module.nearest_config(earlier, other) == ("plain", ["train.seed=7"])
     other = change(config, loss="focal", seed=7)
-    assert module.nearest_config(before, other) == ("again", ["train.seed=7"])
+    assert module.nearest_config(earlier, other) == ("again", ["train.seed=7"])
 
 
-def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
-    photographs, config, tmp_path
-):
+def test_a_changed_config_does_not_reuse_old_results(photographs, config, tmp_path):
     source = Source(photographs / "images", photographs / "labels.csv")
     call = {"out": tmp_path / "sweep", "num_seeds": 1}
     sweep([("one", change(config, epochs=1))], [source], **call)
@@ -94,16 +92,18 @@ def test_a_config_that_was_changed_is_not_given_the_old_ones_results(
     with raises_naming(DrtfError, "one", run, "train.epochs", 1, 2):
         sweep([("one", change(config, epochs=2))], [source], **call)
     settings = config.evaluate.model_copy(update={"tta": "dihedral8"})
-    judged = change(config, epochs=1).model_copy(update={"evaluate": settings})
-    sweep([("one", judged)], [source], **call)
-    path = tmp_path / "sweep" / "runs" / "one-seed-42" / "evaluation-test"
-    found = sweep([("one", judged)], [source], **call, split="val")
-    judged_on = pd.read_csv(path.parent / "evaluation-val" / "predictions.csv")
-    roc_auc = roc_auc_score(judged_on["grade"] >= 1, judged_on["score"])
-    assert found[0].roc_auc[1].value == pytest.approx(roc_auc)
-    tested_on = pd.read_csv(path / "predictions.csv")
-    assert not set(judged_on["id"]) & set(tested_on["id"])
-    assert json.loads((path / "metrics.json").read_text())["tta"] == "dihedral8"
+    changed = change(config, epochs=1).model_copy(update={"evaluate": settings})
+    sweep([("one", changed)], [source], **call)
+    (result,) = sweep([("one", changed)], [source], **call, split="val")
+    val = pd.read_csv(run / "evaluation-val" / "predictions.csv")
+    roc_auc = roc_auc_score(val["grade"] >= 1, val["score"])
+    assert result.roc_auc[1].value == pytest.approx(roc_auc)
+    test = pd.read_csv(run / "evaluation-test" / "predictions.csv")
+    assert not set(val["id"]) & set(test["id"])
+    assert (
+        json.loads((run / "evaluation-test" / "metrics.json").read_text())["tta"]
+        == "dihedral8"
+    )
 
 
 def test_labels_without_a_grade_leave_its_columns_empty(photographs, config, tmp_path):
@@ -113,20 +113,20 @@ def test_labels_without_a_grade_leave_its_columns_empty(photographs, config, tmp
     lines = [rows[0], *(f"{name},{min(int(grade), 1)}" for name, grade in pairs)]
     labels.write_text("\n".join(lines) + "\n")
     config = change(config, epochs=1)
-    found = sweep(
+    results = sweep(
         [("one", config), ("two", change(config, loss="focal"))],
         [Source(photographs / "images", labels)],
         out=tmp_path / "sweep",
         num_seeds=1,
     )
-    for row in module.list_rows(found):
+    for row in module.list_rows(results):
         cells = dict(zip(module.COLUMNS, row, strict=True))
         assert next(cells[name] for name in cells if "grade >= 1" in name)
         unknown = [cells[name] for name in cells if "grade >= 2" in name]
         assert unknown == ["", ""]
 
 
-def test_a_config_judged_on_other_photographs_says_so(tmp_path):
+def test_a_config_evaluated_on_other_photographs_has_no_difference(tmp_path):
     estimates = {grade: Estimate(0.5, 0.4, 0.6) for grade in (1, 2)}
     first, second = (
         module.Result(
@@ -137,7 +137,7 @@ def test_a_config_judged_on_other_photographs_says_so(tmp_path):
             seeds=[42, 43],
             validation=[0.5, 0.6],
             roc_auc=estimates,
-            gain={},
+            difference={},
             seconds=60,
             peak_memory_mb=1000,
         )
@@ -153,16 +153,14 @@ def test_a_config_judged_on_other_photographs_says_so(tmp_path):
     alone, compared = module.list_rows([first, second])
     for place in places:
         assert alone[place] == ""
-        assert re.fullmatch(r"\D+", compared[place])  # a reason, and no figure
+        assert re.fullmatch(r"\D+", compared[place])  # a reason, not a number
         assert compared[place] in lines[3]
     assert r'labels.patient_pattern="a\|b"' in lines[3]
     table = pd.read_csv(tmp_path / "results-val.csv")
-    assert table["gain_grade_1"].isna().all()
+    assert table["difference_grade_1"].isna().all()
 
 
-def test_a_stopped_sweep_says_where_and_how_it_goes_on(
-    photographs, config, tmp_path, monkeypatch
-):
+def test_a_stopped_sweep_names_the_config(photographs, config, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise StoppedError("with --resume", signal.SIGTERM)
 
@@ -173,7 +171,7 @@ def test_a_stopped_sweep_says_where_and_how_it_goes_on(
     assert stopped.value.signal == signal.SIGTERM
 
 
-def test_a_split_that_is_not_there_is_told_before_any_training(
+def test_a_missing_split_is_an_error_before_any_training(
     photographs, config, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(module, "train", None)
@@ -188,7 +186,7 @@ def test_a_split_that_is_not_there_is_told_before_any_training(
         )
 
 
-def test_two_configs_of_one_name_are_refused(photographs, config, tmp_path):
+def test_two_configs_with_the_same_name_are_refused(photographs, config, tmp_path):
     source = Source(photographs / "images", photographs / "labels.csv")
     with raises_naming(DrtfError, "same"):
         sweep(
@@ -199,32 +197,32 @@ def test_two_configs_of_one_name_are_refused(photographs, config, tmp_path):
         )
 
 
-def test_the_mean_roc_auc_is_that_of_each_model():
+def test_mean_roc_auc_averages_the_models_and_compares_with_a_baseline():
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, 2, 60)
+    y_true = rng.integers(0, 2, 60)
     scores = rng.random((3, 60))
     patients = np.arange(60) // 2
-    found = measure_mean_roc_auc(
-        truth, scores, patients=patients, num_resamples=300, seed=1
+    mean = measure_mean_roc_auc(
+        y_true, scores, patients=patients, num_resamples=300, seed=1
     )
-    expected = np.mean([roc_auc_score(truth, x) for x in scores])
-    assert found.value == pytest.approx(expected)
-    alone = measure_mean_roc_auc(
-        truth, scores[:1], patients=patients, num_resamples=300, seed=1
+    expected = np.mean([roc_auc_score(y_true, x) for x in scores])
+    assert mean.value == pytest.approx(expected)
+    single = measure_mean_roc_auc(
+        y_true, scores[:1], patients=patients, num_resamples=300, seed=1
     )
-    gain = measure_mean_roc_auc(
-        truth,
+    difference = measure_mean_roc_auc(
+        y_true,
         scores[:2],
         patients=patients,
         num_resamples=300,
         seed=1,
         baseline=scores[2:],
     )
-    areas = [roc_auc_score(truth, x) for x in scores]
-    assert gain.value == pytest.approx((areas[0] + areas[1]) / 2 - areas[2])
-    assert gain.ci_low < gain.value < gain.ci_high
+    areas = [roc_auc_score(y_true, x) for x in scores]
+    assert difference.value == pytest.approx((areas[0] + areas[1]) / 2 - areas[2])
+    assert difference.ci_low < difference.value < difference.ci_high
     itself = measure_mean_roc_auc(
-        truth,
+        y_true,
         scores,
         patients=patients,
         num_resamples=100,
@@ -233,5 +231,5 @@ def test_the_mean_roc_auc_is_that_of_each_model():
     )
     assert itself.ci_low == pytest.approx(0, abs=1e-12)
     assert itself.ci_high == pytest.approx(0, abs=1e-12)
-    # What three models have in common is less than what one has.
-    assert found.ci_high - found.ci_low < alone.ci_high - alone.ci_low
+    # The mean of three models varies less than one model.
+    assert mean.ci_high - mean.ci_low < single.ci_high - single.ci_low

@@ -11,16 +11,18 @@ from .options import images_option, out_option, path_option
 @click.argument("configs", nargs=-1, required=True, metavar="CONFIG...")
 @images_option("Folder of photographs, or s3://, or a .csv with a column path.")
 @path_option("--labels", "CSV of grades.")
-@out_option("Folder for sets, runs and the table.")
+@out_option("Folder for datasets, runs and the table.")
 @click.option(
     "--seeds",
     "num_seeds",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Trainings of each config, with seeds from its own on.",
+    help="Number of trainings of each config; their seeds count up from its own.",
 )
-@click.option("--split", default="test", show_default=True, help="Split to judge on.")
+@click.option(
+    "--split", default="test", show_default=True, help="Split to evaluate on."
+)
 @click.option(
     "--set",
     "overrides",
@@ -37,13 +39,13 @@ def sweep(
     split: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train and judge several configs on the same photographs, and compare them.
+    """Train and evaluate several configs on the same photographs, and compare them.
 
-    A CONFIG is a preset or a TOML file. Each is built, trained with several seeds, and
-    judged on one split, val for a search among many; results-SPLIT.csv, .md and .png
-    in --out tell what each one changes of the one above that it is most like, its ROC
-    AUC, and what it took. A sweep that was stopped goes on where it was when the same
-    command is given again.
+    A CONFIG is a preset or a TOML file. Each config is trained with several seeds and
+    evaluated on one split; use val to search for the best of many. The files
+    results-SPLIT.csv, .md and .png in --out have each config's changes to the most
+    similar one above it, its ROC AUC, its training time and its memory. Run the same
+    command again to resume a sweep that was stopped.
     """
     from drtf.bench.sweep import COLUMNS, FIGURE_FILE, PAGE_FILE, list_rows
     from drtf.bench.sweep import sweep as run_sweep
@@ -56,7 +58,7 @@ def sweep(
     results = run_sweep(
         named, [Source(images, labels)], out=out, num_seeds=num_seeds, split=split
     )
-    # What a config changes may be long: a line each beneath.
+    # Changes may be long, so they are printed below the table, one line each.
     rows = list_rows(results)
     name, _, *columns = COLUMNS
     show_table(
@@ -65,6 +67,6 @@ def sweep(
         [(x[0], *x[2:]) for x in rows],
     )
     for name, changes, *_ in rows[1:]:
-        click.echo(f"{name} is {changes}")
+        click.echo(f"{name}: {changes}")
     page, figure = (out / name.format(split) for name in (PAGE_FILE, FIGURE_FILE))
-    click.echo(f"Table: {page}; picture: {figure}")
+    click.echo(f"Table: {page}; figure: {figure}")

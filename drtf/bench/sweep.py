@@ -1,11 +1,11 @@
-"""Many configs on the same photographs: trained, judged, and put into one table."""
+"""Train and evaluate many configs on the same photographs, and compare them."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,35 +28,34 @@ from drtf.training.callbacks import monitor_name
 from drtf.training.run import train
 from drtf.workers import run_in_process
 
-# Each split that the configs are judged on has its own.
+# Each split that the configs are evaluated on has its own files.
 TABLE_FILE = "results-{}.csv"
 PAGE_FILE = "results-{}.md"
 FIGURE_FILE = "results-{}.png"
-# The sections that make a set.
-MADE_BY = ("labels", "split", "images", "build")
-# Those that change nothing of what is measured.
-UNMEASURED = ("score", "gradcam")
-GRADES = (1, 2)
+DATASET_SECTIONS = ("labels", "split", "images", "build")  # which determine a dataset
+IGNORED_SECTIONS = ("score", "gradcam")  # which have no effect on the results
+# Lowest grades that count as positive.
+POSITIVE_FROM = (1, 2)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a config came to.
+    """The result of one config.
 
     Attributes:
-        name: of the config.
-        nearest: the config above it that it is most like; empty for the first one.
-        changes: what it says otherwise than that one, as `--set` takes it.
-        task: what was trained.
-        seeds: of the trainings.
-        validation: of each of them, the best epoch's value of what is monitored.
-        roc_auc: on the split judged, the mean over the trainings, by the grade from
-            which on a photograph is positive, whatever was trained; NaN where all or
-            none are.
-        gain: what that is above the first config's; nothing for this one itself, and
-            where other photographs were judged.
-        seconds: of a training's steps, the median.
-        peak_memory_mb: of a training's process, the median.
+        name: Name of the config.
+        nearest: The most similar earlier config; empty for the first one.
+        changes: Settings that differ from it, in the form that `--set` takes.
+        task: Task of the training.
+        seeds: Seeds of the trainings.
+        validation: The best epoch's value of the monitored metric, for each training.
+        roc_auc: Mean ROC AUC over the trainings on the evaluated split, by the lowest
+            grade that counts as positive, for every task. NaN if all or no photographs
+            are positive.
+        difference: Difference of the mean ROC AUC from the first config's. Empty for
+            the first config itself, and if other photographs were evaluated.
+        seconds: Median duration of the training steps.
+        peak_memory_mb: Median peak memory of the training processes.
     """
 
     name: str
@@ -66,19 +65,37 @@ class Result:
     seeds: list[int]
     validation: list[float]
     roc_auc: dict[int, Estimate]
-    gain: dict[int, Estimate]
+    difference: dict[int, Estimate]
     seconds: float
     peak_memory_mb: float
 
 
-class Judged(NamedTuple):
-    """What the trainings of a config say of the photographs of a split.
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of all trainings of a config for the photographs of a split.
 
-    `photographs` has their ids, patients and grades, `scores` is float [m, n].
+    Attributes:
+        photographs: Ids, patients and grades, one row per photograph.
+        scores: float [m, n], the score of each training for each photograph.
     """
 
     photographs: pd.DataFrame
     scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """All trainings of a config.
+
+    Attributes:
+        infos: Information about each run.
+        validation: The best epoch's value of the monitored metric, for each run.
+        predictions: Their predictions for the evaluated split.
+    """
+
+    infos: list[RunInfo]
+    validation: list[float]
+    predictions: Predictions
 
 
 def sweep(
@@ -89,44 +106,50 @@ def sweep(
     num_seeds: int,
     split: str = "test",
 ) -> list[Result]:
-    """Build, train and judge each config, with several seeds, and write a table.
+    """Train and evaluate each config with several seeds, and write a table.
 
-    What an earlier call did is taken as it is, and what it began is gone on with.
+    Work that an earlier call completed is reused, and work that it began is resumed.
 
     Args:
-        configs: names and configs, in the order of the table.
-        sources: the photographs and their labels.
-        out: the folder for sets, runs, and `results-SPLIT.csv`, `.md` and `.png`.
-        num_seeds: trainings of each config, from its own seed on.
-        split: to judge them on; a search for the best of them keeps off `test`.
+        configs: Names and configs, in the order of the table.
+        sources: The photographs and their labels.
+        out: Folder for datasets, runs, and `results-SPLIT.csv`, `.md` and `.png`.
+        num_seeds: Number of trainings of each config. Their seeds count up from the
+            config's own.
+        split: Split to evaluate on. A search for the best config must not use `test`.
 
     Raises:
-        DrtfError: if a config can't be built, trained or judged, or two have one name.
+        DrtfError: If a config can't be built, trained or evaluated, or if two configs
+            have the same name.
+        StoppedError: If the sweep was stopped; the same call resumes it.
     """
     names = [name for name, _ in configs]
     if len(set(names)) < len(names):
-        raise DrtfError(f"each config needs a name of its own; got {', '.join(names)}")
+        raise DrtfError(f"config names must be unique (got {', '.join(names)})")
     for name, config in configs:  # before hours of training
         try:
             check_model(config.model, head_epochs=config.train.head_epochs)
         except ConfigError as error:
             raise ConfigError(f"config {name}: {error}") from error
     results: list[Result] = []
-    before: dict[str, Config] = {}
-    first: Judged | None = None
+    earlier: dict[str, Config] = {}
+    first: Predictions | None = None
     for name, config in configs:
         seeds = [(config.train.seed + x) % 2**32 for x in range(num_seeds)]
         try:
-            infos, validation, judged = _run(name, config, sources, out, seeds, split)
+            trainings = _train_and_evaluate(
+                name, config, sources=sources, out=out, seeds=seeds, split=split
+            )
         except StoppedError as error:
             raise StoppedError(
-                f"stopped in config {name}; all is saved, and the same command goes on",
+                f"stopped in config {name}; run the same command again to resume",
                 error.signal,
             ) from error
         except DrtfError as error:
             raise DrtfError(f"config {name}: {error}") from error
-        nearest, changes = nearest_config(before, config)
-        alike = first and first.photographs.equals(judged.photographs)
+        nearest, changes = nearest_config(earlier, config)
+        predictions = trainings.predictions
+        is_comparable = first and first.photographs.equals(predictions.photographs)
         results.append(
             Result(
                 name=name,
@@ -134,31 +157,50 @@ def sweep(
                 changes=changes,
                 task=config.train.task,
                 seeds=seeds,
-                validation=validation,
-                roc_auc=_measure(judged, config.evaluate),
-                gain=_measure(judged, config.evaluate, first) if alike else {},
-                seconds=float(np.median([info.seconds for info in infos])),
-                peak_memory_mb=float(np.median([x.peak_memory_mb for x in infos])),
+                validation=trainings.validation,
+                roc_auc=_mean_roc_auc(predictions, config.evaluate),
+                difference=(
+                    _mean_roc_auc(predictions, config.evaluate, baseline=first)
+                    if is_comparable
+                    else {}
+                ),
+                seconds=float(np.median([x.seconds for x in trainings.infos])),
+                peak_memory_mb=float(
+                    np.median([x.peak_memory_mb for x in trainings.infos])
+                ),
             )
         )
-        before[name], first = config, first or judged
-        # A table of what there is so far.
+        earlier[name], first = config, first or predictions
+        # After each config, so that the results so far can be read.
         save_results(results, out, split)
     return results
 
 
+COLUMNS = (
+    "config",
+    "changes",
+    "task",
+    "seeds",
+    "validation",
+    *(f"ROC AUC, grade >= {grade}" for grade in POSITIVE_FROM),
+    *(f"difference from the first, grade >= {grade}" for grade in POSITIVE_FROM),
+    "minutes",
+    "MB",
+)
+
+
 def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """List results as text, a row each; `COLUMNS` says what stands in them."""
+    """Return one row of text per result, with the columns `COLUMNS`."""
     return [
         (
             result.name,
             describe_changes(result),
             result.task,
             str(len(result.seeds)),
-            _describe_validation(result),
-            # Of labels that tell but healthy from diseased, there is none of grade 2.
-            *(format_estimate(result.roc_auc[grade]) for grade in GRADES),
-            *(_describe_gain(result, grade) for grade in GRADES),
+            _format_validation(result),
+            # Empty for grade 2 if the labels only distinguish healthy and diseased.
+            *(format_estimate(result.roc_auc[grade]) for grade in POSITIVE_FROM),
+            *(_format_difference(result, grade) for grade in POSITIVE_FROM),
             f"{result.seconds / 60:.1f}",
             f"{result.peak_memory_mb:,.0f}",
         )
@@ -167,136 +209,138 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def describe_changes(result: Result) -> str:
-    """Tell what a config changes, and to which other one; nothing of the first one."""
+    """Return what a config changes, and compared with which; empty for the first."""
     if not result.nearest:
         return ""
     return f"{result.nearest} with {', '.join(result.changes) or 'the same settings'}"
 
 
-def _describe_validation(result: Result) -> str:
-    """Tell the mean over the trainings, and the lowest and the highest of several."""
+def _format_validation(result: Result) -> str:
+    """Format the mean over the trainings, and the range if there are several."""
     values = result.validation
     spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{spread}"
 
 
-def _describe_gain(result: Result, grade: int) -> str:
-    if result.gain:
-        return format_estimate(result.gain[grade], sign="+")
-    return "judged on others" if result.nearest else ""
+def _format_difference(result: Result, grade: int) -> str:
+    if result.difference:
+        return format_estimate(result.difference[grade], sign="+")
+    return "other photographs" if result.nearest else ""
 
 
-COLUMNS = (
-    "config",
-    "what it changes",
-    "task",
-    "seeds",
-    "validation",
-    *(f"ROC AUC, grade >= {grade}" for grade in GRADES),
-    *(f"above the first, grade >= {grade}" for grade in GRADES),
-    "minutes",
-    "MB",
-)
-
-
-def _run(
+def _train_and_evaluate(
     name: str,
     config: Config,
+    *,
     sources: Sequence[Source],
     out: Path,
     seeds: Sequence[int],
     split: str,
-) -> tuple[list[RunInfo], list[float], Judged]:
-    """Train and judge a config with each seed, but for what was done before."""
-    shards = out / "sets" / _name_set(config)
+) -> Trainings:
+    """Build, train and evaluate a config with each seed, except what is complete."""
+    shards = out / "datasets" / _dataset_name(config)
     build_shards(sources, shards, config=config)
-    with ShardDataset(shards) as shard_set:  # before hours of training
-        binary_labels(shard_set, split, config.train.task)
+    with ShardDataset(shards) as dataset:  # fails before hours of training
+        binary_labels(dataset, split, config.train.task)
     infos, validation, tables = [], [], []
     for seed in seeds:
         settings = config.train.model_copy(update={"seed": seed})
         seeded = config.model_copy(update={"train": settings})
         run = out / "runs" / f"{name}-seed-{seed}"
         run.parent.mkdir(parents=True, exist_ok=True)
-        # Each in a process of its own: TensorFlow gives back no memory of a device.
+        # TensorFlow frees the memory of a device only when its process ends.
         info = run_in_process(train, shards, out=run, config=seeded, resume=True)
-        judged = run / f"evaluation-{split}"
-        if not is_evaluated(judged, info, seeded.evaluate):
+        evaluation = run / f"evaluation-{split}"
+        if not is_evaluated(evaluation, info, seeded.evaluate):
             run_in_process(
                 evaluate,
                 run,
                 shards,
                 split=split,
-                out=judged,
+                out=evaluation,
                 config=seeded,
                 overwrite=True,
             )
         infos.append(info)
         best = load_history(run)[info.best_epoch - 1]
         validation.append(best[monitor_name(settings)])
-        tables.append(load_predictions(judged))
+        tables.append(load_predictions(evaluation))
     scores = np.stack([table["score"].to_numpy() for table in tables])
-    return infos, validation, Judged(tables[0][PHOTOGRAPH_COLUMNS], scores)
+    predictions = Predictions(tables[0][PHOTOGRAPH_COLUMNS], scores)
+    return Trainings(infos, validation, predictions)
 
 
-def _measure(
-    judged: Judged, config: EvaluateConfig, first: Judged | None = None
+def _mean_roc_auc(
+    predictions: Predictions,
+    config: EvaluateConfig,
+    *,
+    baseline: Predictions | None = None,
 ) -> dict[int, Estimate]:
-    """Measure the mean ROC AUC by each grade, or what it is above the first one's."""
-    photographs = judged.photographs
+    """Return the mean ROC AUC, or its difference from a baseline.
+
+    Args:
+        predictions: The predictions to measure.
+        config: The number of resamples and their seed.
+        baseline: Predictions for the same photographs; None for no difference.
+
+    Returns:
+        The estimate for each lowest grade that counts as positive.
+    """
+    photographs = predictions.photographs
     return {
         grade: measure_mean_roc_auc(
             (photographs["grade"] >= grade).to_numpy().astype(int),
-            judged.scores,
+            predictions.scores,
             patients=photographs["patient"].to_numpy(),
             num_resamples=config.num_resamples,
             seed=config.seed,
-            baseline=first.scores if first else None,
+            baseline=baseline.scores if baseline else None,
         )
-        for grade in GRADES
+        for grade in POSITIVE_FROM
     }
 
 
-def _name_set(config: Config) -> str:
-    """Name a set by its size and the hash of the settings that make it."""
-    settings = config.model_dump(mode="json", include=set(MADE_BY))
+def _dataset_name(config: Config) -> str:
+    """Return a name made of the image size and a hash of the dataset's settings."""
+    settings = config.model_dump(mode="json", include=set(DATASET_SECTIONS))
     text = json.dumps(settings, sort_keys=True)
     return f"{config.images.size}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def nearest_config(before: dict[str, Config], config: Config) -> tuple[str, list[str]]:
+def nearest_config(earlier: dict[str, Config], config: Config) -> tuple[str, list[str]]:
     """Return the earlier config that differs least, and the settings that differ.
 
     Args:
-        before: Earlier configs by name, in the order of the table.
+        earlier: Earlier configs by name, in the order of the table.
         config: The config to compare with them.
 
     Returns:
         The name, the latest of several that differ equally little, and the changes as
-        `section.key=value`. An empty name and no changes if `before` is empty.
+        `section.key=value`. An empty name and no changes if `earlier` is empty.
     """
     new = _flatten(config)
-    found = []
-    for name, other in before.items():
+    candidates = []
+    for name, other in earlier.items():
         old = _flatten(other)
         changed = [key for key in new if new[key] != old[key]]
-        found.append((name, [f"{key}={json.dumps(new[key])}" for key in changed]))
-    return min(reversed(found), key=lambda x: len(x[1]), default=("", []))
+        candidates.append((name, [f"{key}={json.dumps(new[key])}" for key in changed]))
+    return min(reversed(candidates), key=lambda x: len(x[1]), default=("", []))
 
 
 def _flatten(config: Config) -> dict[str, Any]:
+    """Return all settings with an effect on the results, by dotted key."""
     return {
         f"{section}.{key}": value
         for section, settings in config.model_dump(
-            mode="json", exclude=set(UNMEASURED)
+            mode="json", exclude=set(IGNORED_SECTIONS)
         ).items()
         for key, value in settings.items()
     }
 
 
-def _list_values(result: Result) -> dict[str, str | float]:
-    """List a result for the CSV, by column; empty where there is none."""
-    none = Estimate(np.nan, np.nan, np.nan)
+def _csv_values(result: Result) -> dict[str, str | float]:
+    """Return the row of a result in the CSV, by column; NaN where there is no value."""
+    unknown = Estimate(np.nan, np.nan, np.nan)
     values: dict[str, str | float] = {
         "config": escape_formula(result.name),
         "nearest": escape_formula(result.nearest),
@@ -304,12 +348,15 @@ def _list_values(result: Result) -> dict[str, str | float]:
         "task": result.task,
         "seeds": " ".join(map(str, result.seeds)),
         "validation": float(np.mean(result.validation)),
-        "validation_lowest": min(result.validation),
-        "validation_highest": max(result.validation),
+        "validation_min": min(result.validation),
+        "validation_max": max(result.validation),
     }
-    for grade in GRADES:
-        found = {"roc_auc": result.roc_auc[grade], "gain": result.gain.get(grade, none)}
-        for name, estimate in found.items():
+    for grade in POSITIVE_FROM:
+        estimates = {
+            "roc_auc": result.roc_auc[grade],
+            "difference": result.difference.get(grade, unknown),
+        }
+        for name, estimate in estimates.items():
             for key, value in asdict(estimate).items():
                 suffix = "" if key == "value" else f"_{key}"
                 values[f"{name}_grade_{grade}{suffix}"] = value
@@ -321,7 +368,7 @@ def _list_values(result: Result) -> dict[str, str | float]:
 
 def save_results(results: Sequence[Result], out: Path, split: str) -> None:
     """Save results as a CSV file, a Markdown page and a figure in the folder `out`."""
-    table = pd.DataFrame([_list_values(result) for result in results])
+    table = pd.DataFrame([_csv_values(result) for result in results])
     write_atomic(out / TABLE_FILE.format(split), table.to_csv(index=False))
     rows = [[cell.replace("|", r"\|") for cell in row] for row in list_rows(results)]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
@@ -335,7 +382,7 @@ def save_results(results: Sequence[Result], out: Path, split: str) -> None:
                 (x.value, x.ci_low, x.ci_high)
                 for x in (result.roc_auc[grade] for result in results)
             ]
-            for grade in GRADES
+            for grade in POSITIVE_FROM
         },
-        title=f"ROC AUC on split {split}, mean over seeds, 95 % interval",
+        title=f"Mean ROC AUC over seeds on split {split}, 95 % interval",
     )
