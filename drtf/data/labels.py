@@ -58,7 +58,7 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
         LabelError: If the file cannot be read, a column is missing, a grade is not
             0-4, or an id has two grades or two patients.
     """
-    rows = _read_rows(path)
+    rows = _load_rows(path)
     columns = _choose_columns(path, rows, config)
     ids = rows[columns.image].map(strip_suffix)
     _check_no_lines(path, rows[LINE][ids == ""], "no image name in")
@@ -142,7 +142,7 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
     )
 
 
-def _read_rows(path: Path) -> pd.DataFrame:
+def _load_rows(path: Path) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

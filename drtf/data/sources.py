@@ -83,9 +83,8 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         )
         table["id"] = prefix + table["id"]
         table["patient"] = prefix + table["patient"]
-        with ThreadPoolExecutor(
-            NUM_FETCHED_AHEAD
-        ) as pool:  # object stores respond slowly
+        # In parallel, because object stores respond slowly.
+        with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
             sizes = pool.map(PhotographRef.size_bytes, table["photograph"])
             table["size_bytes"] = list(sizes)
         tables.append(table)
