@@ -8,20 +8,26 @@ from .options import out_option
 
 
 @click.command()
-@out_option("Folder to make.")
+@out_option("Folder to create.")
 @click.option(
     "--patients",
     type=click.IntRange(min=20),
     default=400,
     show_default=True,
-    help="Patients to draw; each has two eyes.",
+    help="Number of patients to draw, with two eyes each.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the drawing.",
+)
 def demo(out: Path, patients: int, seed: int) -> None:
-    """Do the whole job on drawn photographs, in a few minutes on two CPU cores.
+    """Run all steps on synthetic photographs, in a few minutes on two CPU cores.
 
-    Draws photographs, builds shards, trains, evaluates with test-time augmentation,
-    scores the test photographs from their files and paints Grad-CAM.
+    Draws photographs, builds shards, trains a model, evaluates it with test-time
+    augmentation, scores the photographs, and makes Grad-CAM heat maps.
     """
     from drtf.config import load_config
     from drtf.data.build import build_shards
@@ -50,7 +56,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     scores = score(run, images, out=out / "scores.csv", config=config)
     gradcam(run, shards=shards, out=out / "gradcam", config=config)
     show_table(
-        f"Test split: {evaluation.num_photographs:,} drawn photographs of "
+        f"Test split: {evaluation.num_photographs:,} synthetic photographs of "
         f"{evaluation.num_patients:,} patients",
         METRIC_COLUMNS,
         list_rows(evaluation),

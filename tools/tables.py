@@ -12,9 +12,9 @@ from drtf.records.manifest import Manifest
 def show_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    """Print a title and a table; all columns but the first stand to the right."""
+    """Print a title and a table; only the first column is aligned left."""
     console = Console()
-    if not console.is_terminal:  # in a pipe or a log nothing is cut
+    if not console.is_terminal:  # nothing is cut off in pipes and logs
         console.width = 200
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     table = Table()
@@ -28,13 +28,15 @@ def show_table(
 
 
 def format_spread(values: Sequence[float], *, digits: int = 1) -> str:
-    """Format a median, and the lowest and highest of the values."""
-    found = (f"{x:,.{digits}f}" for x in (median(values), min(values), max(values)))
-    return "{} ({} to {})".format(*found)
+    """Format the median of some values, with the lowest and the highest in brackets."""
+    middle, low, high = (
+        f"{x:,.{digits}f}" for x in (median(values), min(values), max(values))
+    )
+    return f"{middle} ({low} to {high})"
 
 
 def show_counts(title: str, manifest: Manifest) -> None:
-    """Print how many photographs of which grade stand in each split of a set."""
+    """Print how many photographs of each grade each split of a dataset has."""
     show_table(
         title,
         ("split", *(f"grade {grade}" for grade in range(5)), "all", "patients"),
