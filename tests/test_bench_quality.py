@@ -1,9 +1,15 @@
+import json
+from typing import get_args
+
 import pytest
+from click.testing import CliRunner
 
 from drawing import encode
 from drtf.bench.quality import bench_quality
 from drtf.errors import LabelError
+from drtf.images.gradability import Flag
 from drtf.synthetic import draw_photograph
+from drtf.tools.bench import bench
 from naming import raises_naming
 
 
@@ -28,6 +34,17 @@ def test_degraded_photographs_are_flagged_and_originals_are_not(images, tmp_path
     assert counts["darkened to 20%"].num_by_flag["too_dark"] == 3
     assert counts["gradable"].num_photographs == 1
     assert counts["ungradable"].num_photographs == 1
+
+
+def test_the_json_file_has_a_row_per_group_and_all_flags(images, tmp_path):
+    path = tmp_path / "quality.json"
+    command = ["quality", "--images", str(images), "--json", str(path)]
+    result = CliRunner().invoke(bench, command)
+    assert result.exit_code == 0, result.output
+    unchanged, *degraded = json.loads(path.read_text())
+    assert unchanged["group"] == "unchanged"
+    assert unchanged["num_by_flag"] == dict.fromkeys(get_args(Flag), 0)
+    assert all(group["num_photographs"] == 3 for group in degraded)
 
 
 def test_an_unusable_csv_of_assessments_is_named(images, tmp_path):

@@ -1,10 +1,10 @@
 """Measure how well the gradability flags detect ungradable photographs."""
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -93,8 +93,10 @@ def bench_quality(
 
 
 def _count_flags(group: str, rows: list[Flags]) -> FlagCounts:
-    counts = Counter(flag for flags in rows for flag in flags)
-    return FlagCounts(group, len(rows), sum(map(bool, rows)), counts)
+    num_by_flag = {
+        flag: sum(flag in flags for flags in rows) for flag in get_args(Flag)
+    }
+    return FlagCounts(group, len(rows), sum(map(bool, rows)), num_by_flag)
 
 
 def _flag_photograph(photograph: PhotographRef) -> dict[str, Flags]:
