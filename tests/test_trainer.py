@@ -336,7 +336,7 @@ def test_two_devices_give_the_result_of_one(shards, tmp_path, changes, tolerance
         model = keras.saving.load_model(out / "model.keras", compile=False)
         weights.append(np.concatenate([x.ravel() for x in model.get_weights()]))
         rows = np.genfromtxt(out / "history.csv", delimiter=",", names=True)
-        metrics.append([rows["loss"], rows["val_loss"], rows["val_roc_auc"]])
+        metrics.append(np.array([rows["loss"], rows["val_loss"], rows["val_roc_auc"]]))
     assert weights[1] == pytest.approx(weights[0], abs=tolerance)
     assert metrics[1] == pytest.approx(metrics[0], abs=tolerance)
 
