@@ -14,7 +14,7 @@ from drtf.models.backbones import BACKBONES, check_model
 from drtf.models.network import build_network
 from drtf.models.run import load_run
 from drtf.training import loop
-from drtf.training.checkpoint import load_newest
+from drtf.training.checkpoint import load_newest_checkpoint
 from drtf.training.run import train
 from drtf.training.train_plan import plan_training
 from naming import assert_names, raises_naming
@@ -242,7 +242,7 @@ def test_a_new_backbone_is_resumed_bit_for_bit(
         train(shards, out=out, config=settings.model_copy(update={"train": often}))
     resumed = train(shards, out=out, config=settings, resume=True)
     assert resumed.num_epochs == 2
-    first, second = load_newest(trained), load_newest(out)
+    first, second = load_newest_checkpoint(trained), load_newest_checkpoint(out)
     for one, other in zip(first.arrays, second.arrays, strict=True):
         np.testing.assert_array_equal(one, other)
     runs = load_run(trained), load_run(out)
