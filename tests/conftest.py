@@ -14,7 +14,8 @@ from drtf.config import Config, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.models.calibration import Calibration
-from drtf.models.run import DecisionRule, Threshold, load_info, save_decision_rule
+from drtf.models.decision_rule import DecisionRule, Threshold, save_decision_rule
+from drtf.models.run import load_info
 from drtf.records.reader import ShardDataset
 
 SETTINGS = (

@@ -18,7 +18,8 @@ from drtf.config import dump_config
 from drtf.data.pipeline import StreamPosition, train_dataset
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_or_fail
-from drtf.models.run import load_history, load_run
+from drtf.models.history import load_history
+from drtf.models.run import load_run
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.training import checkpoint, loop

@@ -7,17 +7,15 @@ import keras
 import pytest
 
 from drtf.errors import RunError
+from drtf.models.decision_rule import DECISION_RULE_FILE, save_decision_rule
+from drtf.models.history import HISTORY_FILE, load_history
 from drtf.models.run import (
     CONFIG_FILE,
-    DECISION_RULE_FILE,
-    HISTORY_FILE,
     INFO_FILE,
     MODEL_FILE,
     RUN_FORMAT_VERSION,
-    load_history,
     load_run,
     load_run_config,
-    save_decision_rule,
 )
 from naming import raises_naming
 
@@ -29,7 +27,7 @@ def copy(run_folder, tmp_path):
     return shutil.copytree(run_folder, tmp_path / "run")
 
 
-def test_a_run_moved_elsewhere_loads(copy, run_folder):
+def test_load_run_reads_a_copied_folder(copy, run_folder):
     assert load_run(copy).info == load_run(run_folder).info
 
 
@@ -45,7 +43,7 @@ def test_load_run_returns_the_saved_decision_rule(copy, save_rule):
     ("name", "facts"),
     [(INFO_FILE, ("drtf train",)), (MODEL_FILE, ()), (CONFIG_FILE, ())],
 )
-def test_a_missing_part_is_named(copy, name, facts):
+def test_load_run_names_a_missing_file(copy, name, facts):
     (copy / name).unlink()
     with raises_naming(RunError, copy, name, *facts) as error:
         load_run(copy)
@@ -53,47 +51,47 @@ def test_a_missing_part_is_named(copy, name, facts):
     assert not any(other in str(error.value) for other in others)
 
 
-def test_no_folder_at_all_is_named(tmp_path):
+def test_load_run_names_a_missing_folder(tmp_path):
     with raises_naming(RunError, tmp_path / "nothing", "drtf train"):
         load_run(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, CONFIG_FILE])
-@pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_a_changed_part_is_refused(copy, name, share):
+@pytest.mark.parametrize("place", [0, 0.5, 0.99])
+def test_load_run_refuses_a_changed_file(copy, name, place):
     data = bytearray((copy / name).read_bytes())
-    data[int(share * len(data))] ^= 1
+    data[int(place * len(data))] ^= 1
     (copy / name).write_bytes(data)
     with raises_naming(RunError, copy / name, INFO_FILE):
         load_run(copy)
 
 
 def seal(folder, model):
-    """Put another model into a run as if it had been trained there."""
+    """Replace the model of a run and the hash in run.json."""
     (folder / MODEL_FILE).write_bytes(model)
     info = json.loads((folder / INFO_FILE).read_text())
     info["model_sha256"] = hashlib.sha256(model).hexdigest()
     (folder / INFO_FILE).write_text(json.dumps(info))
 
 
-def test_a_file_that_is_no_model_is_refused_in_one_line(copy):
+def test_load_run_refuses_an_unreadable_model_in_one_line(copy):
     seal(copy, b"not a model")
-    with raises_naming(RunError, copy / MODEL_FILE) as caught:
+    with raises_naming(RunError, copy / MODEL_FILE) as error:
         load_run(copy)
-    assert INFO_FILE not in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert INFO_FILE not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_model_that_brings_code_is_refused(copy, tmp_path):
+def test_load_run_refuses_a_model_that_contains_code(copy, tmp_path):
     image = keras.Input((32, 32, 3))
     flat = keras.layers.Flatten()(image)
     code = keras.layers.Lambda(lambda x: x * 2)(flat)
     path = tmp_path / "code.keras"
     keras.Model(image, keras.layers.Dense(1)(code)).save(path)
     seal(copy, path.read_bytes())
-    with raises_naming(RunError, copy / MODEL_FILE, "Lambda") as caught:
+    with raises_naming(RunError, copy / MODEL_FILE, "Lambda") as error:
         load_run(copy)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -105,16 +103,16 @@ def test_a_model_that_brings_code_is_refused(copy, tmp_path):
         ({"jpeg_quality": -5}, (INFO_FILE, "jpeg_quality", 1)),
     ],
 )
-def test_parts_that_do_not_fit_together_are_refused(copy, change, facts):
+def test_load_run_refuses_a_run_json_that_does_not_fit(copy, change, facts):
     info = json.loads((copy / INFO_FILE).read_text()) | change
     (copy / INFO_FILE).write_text(json.dumps(info))
-    with raises_naming(RunError, copy, *facts) as caught:
+    with raises_naming(RunError, copy, *facts) as error:
         load_run(copy)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("size", "width"), [(32, 3), (64, 1), (32, 5)])
-def test_another_kind_of_model_is_refused(copy, tmp_path, size, width):
+def test_load_run_refuses_a_model_of_another_shape(copy, tmp_path, size, width):
     image = keras.Input((size, size, 3))
     flat = keras.layers.GlobalAveragePooling2D()(image)
     path = tmp_path / "other.keras"
@@ -140,7 +138,7 @@ def build_with_other_logits():
     ],
     ids=["three logits", "never built", "a layer"],
 )
-def test_what_keras_loads_beside_networks_is_refused(copy, tmp_path, build):
+def test_load_run_refuses_other_keras_objects(copy, tmp_path, build):
     path = tmp_path / "other.keras"
     with warnings.catch_warnings(action="ignore"):
         keras.saving.save_model(build(), path)
@@ -149,7 +147,7 @@ def test_what_keras_loads_beside_networks_is_refused(copy, tmp_path, build):
         load_run(copy)
 
 
-def test_a_config_that_leads_elsewhere_is_refused(copy, tmp_path):
+def test_load_run_refuses_a_config_that_extends_another(copy, tmp_path):
     (tmp_path / "outside.toml").write_text("")
     text = f'extends = "{tmp_path}/outside.toml"\n'
     (copy / CONFIG_FILE).write_text(text)
@@ -162,7 +160,7 @@ def test_a_config_that_leads_elsewhere_is_refused(copy, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "epoch,loss\n", "epoch\n1\n"])
-def test_a_history_without_epochs_is_refused(copy, text):
+def test_load_history_refuses_a_history_without_validation(copy, text):
     (copy / HISTORY_FILE).write_text(text)
     with raises_naming(RunError, copy / HISTORY_FILE, "drtf train"):
         load_history(copy)
@@ -170,11 +168,11 @@ def test_a_history_without_epochs_is_refused(copy, text):
 
 @pytest.mark.parametrize("name", [INFO_FILE, DECISION_RULE_FILE])
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"value": "high"}'])
-def test_a_damaged_part_is_named(copy, name, text):
+def test_load_run_names_a_damaged_json_file(copy, name, text):
     (copy / name).write_text(text)
-    with raises_naming(RunError, copy / name) as caught:
+    with raises_naming(RunError, copy / name) as error:
         load_run(copy)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("version", [4, 9])

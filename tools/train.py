@@ -47,7 +47,7 @@ def train(
     if dry_run:
         _show_plan(shards, config)
         return
-    from drtf.models.run import load_history
+    from drtf.models.history import load_history
     from drtf.training.callbacks import monitor_name
     from drtf.training.run import train as run_training
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from drtf import __version__
 from drtf.errors import DrtfError
 from drtf.workers import count_cores
 
@@ -115,6 +116,17 @@ def device_name() -> str:
     match = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
     name = match[1] if match else platform.machine()
     return f"{name}, {count_cores()} cores"
+
+
+def training_versions() -> dict[str, str]:
+    """Return the versions of the software, and the device, that shape a model."""
+    return {
+        "device": device_name(),
+        "drtf": __version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+    }
 
 
 def list_gpus() -> list[tuple[str, tuple[int, int]]]:

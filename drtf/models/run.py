@@ -1,21 +1,16 @@
-"""The run folder: all that scoring needs, in one place that can be checked."""
+"""The run folder: a trained model with everything that is needed to use it."""
 
 import contextlib
-import csv
-import io
 import os
-import platform
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, TypeVar
 
 import keras
-import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from drtf import __version__
 from drtf.config import (
     Config,
     Encoding,
@@ -27,7 +22,7 @@ from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
 from drtf.models.backbones import BACKBONES, Backbone, check_model
 from drtf.models.calibration import Calibration
-from drtf.models.device import device_name
+from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
 from drtf.models.head import LOGITS
 from drtf.models.network import ensemble_members
 from drtf.tasks import TASKS, Task
@@ -36,10 +31,6 @@ RUN_FORMAT_VERSION = 5
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
-DECISION_RULE_FILE = "decision_rule.json"
-HISTORY_FILE = "history.csv"
-HISTORY_FIGURE = "history.png"
-
 
 Contents = TypeVar("Contents", bound=BaseModel)
 
@@ -48,29 +39,30 @@ class RunInfo(BaseModel):
     """The contents of run.json.
 
     Attributes:
-        format_version: of the run folder.
-        dataset_name: the shards trained on.
-        dataset_sha256: the hash of their manifest.
-        encoding: of their images: `raw`, `png` or `jpeg`.
-        jpeg_quality: of these, for `jpeg`.
-        image_size: in px.
-        train_prior: of positive photographs in training, as they were drawn and
-            weighted.
-        model_sha256: of model.keras.
-        config_sha256: of config.toml.
-        best_epoch: from 1; the one whose weights are in model.keras.
-        num_epochs: that were run.
-        num_trained: trained parameters.
-        num_frozen: frozen parameters.
-        num_damaged: records that were skipped, each for another one.
-        num_skipped_steps: whose gradients were not finite in half precision.
-        precision: the dtype policy trained in.
-        num_devices: that shared each step.
-        seconds: spent on steps.
-        peak_memory_mb: of the process, resident.
-        versions: of what it was trained with.
-        members: of an ensemble, the hashes of their models; the first one's config is
-            its own.
+        format_version: Version of the run folder's format.
+        dataset_name: Name of the dataset that the model was trained on.
+        dataset_sha256: Hash of this dataset's manifest.
+        encoding: Encoding of its images: `raw`, `png` or `jpeg`.
+        jpeg_quality: JPEG quality of its images, 1 to 100, for `jpeg`.
+        image_size: Height and width of the model's input, in px.
+        train_prior: Fraction of positive photographs in training, after sampling and
+            class weights, above 0 and below 1.
+        model_sha256: Hash of model.keras.
+        config_sha256: Hash of config.toml.
+        best_epoch: The epoch whose weights are in model.keras, counted from 1.
+        num_epochs: Number of epochs that were run.
+        num_trained: Number of trained parameters.
+        num_frozen: Number of frozen parameters.
+        num_damaged: Number of damaged records that were replaced by others.
+        num_skipped_steps: Number of steps skipped in half precision because their
+            gradients were not finite.
+        precision: Keras dtype policy of the training.
+        num_devices: Number of devices that shared each step.
+        seconds: Time spent on training steps, in seconds.
+        peak_memory_mb: Peak resident memory of the training process, in MB.
+        versions: Versions of the software and name of the device, by name.
+        members: For an ensemble, the hashes of its members' models. Its config is that
+            of the first member.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -99,62 +91,20 @@ class RunInfo(BaseModel):
 
 
 class Versioned(BaseModel):
-    """What run.json of any version has."""
+    """The part of run.json that every format version has."""
 
     format_version: int
 
 
-class Threshold(BaseModel):
-    """The score from which a photograph is positive.
-
-    Attributes:
-        value: in [0, 1].
-        rule: how it was chosen.
-        split: on which split.
-        tta: with which views.
-        num_photographs: on how many.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: Annotated[float, Field(ge=0, le=1)]
-    rule: str
-    split: str
-    tta: Tta
-    num_photographs: int
-
-
-class DecisionRule(BaseModel):
-    """The contents of decision_rule.json: how a score becomes a label.
-
-    Attributes:
-        threshold: the score from which a photograph is positive.
-        calibration: turns scores into probabilities.
-        model_sha256: hash of the model whose scores these apply to.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    threshold: Threshold
-    calibration: Calibration
-    model_sha256: str
-
-    @model_validator(mode="after")
-    def _has_one_tta(self) -> Self:
-        if self.threshold.tta != self.calibration.tta:
-            raise ValueError("threshold and calibration were chosen with different TTA")
-        return self
-
-
 @dataclass(frozen=True)
 class Run:
-    """An opened run folder.
+    """A loaded run folder.
 
     Attributes:
-        folder: where it lies.
-        config: as it was resolved for training.
-        info: run.json.
-        network: the trained model, from float32 RGB in [0, 1] to scores.
+        folder: Path of the folder.
+        config: The complete config of the training.
+        info: Contents of run.json.
+        network: The trained model, from float32 RGB in [0, 1] to probabilities.
         decision_rule: None until an evaluation has chosen a threshold.
     """
 
@@ -181,7 +131,7 @@ class Run:
 
     @property
     def cutoff(self) -> float:
-        """The score from which a photograph is positive; 0.5 until one is chosen."""
+        """The score from which a photograph is positive; 0.5 without a threshold."""
         return self.threshold.value if self.threshold else 0.5
 
     @property
@@ -191,36 +141,31 @@ class Run:
 
     @property
     def tta(self) -> Tta:
-        """The views that the threshold was chosen with; one where there is none."""
+        """TTA that the threshold was chosen with; `none` without a threshold."""
         return self.threshold.tta if self.threshold else "none"
 
 
 def save_model(folder: Path, network: keras.Model) -> None:
-    """Write model.keras aside, then rename it into place."""
-    aside = folder / f".partial.{MODEL_FILE}"  # Keras looks at the name's end
+    """Write model.keras to a partial file, then rename it."""
+    partial = folder / f".partial.{MODEL_FILE}"  # Keras requires the suffix .keras
     try:
-        network.save(aside)
-        with aside.open("rb") as file:
+        network.save(partial)
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
     except OSError:
-        aside.unlink(missing_ok=True)  # on a full disk its room is wanted
+        partial.unlink(missing_ok=True)  # free the space of a full disk
         raise
-    aside.replace(folder / MODEL_FILE)
+    partial.replace(folder / MODEL_FILE)
 
 
 def save_config(folder: Path, config: Config) -> None:
-    """Write the resolved config."""
+    """Write the complete config to config.toml."""
     write_atomic(folder / CONFIG_FILE, dump_config(config))
 
 
 def save_info(folder: Path, info: RunInfo) -> None:
-    """Write run.json; from then on the folder is a run."""
+    """Write run.json, which makes the folder a finished run."""
     write_atomic(folder / INFO_FILE, info.model_dump_json(indent=2) + "\n")
-
-
-def save_decision_rule(folder: Path, rule: DecisionRule) -> None:
-    """Write decision_rule.json."""
-    write_atomic(folder / DECISION_RULE_FILE, rule.model_dump_json(indent=2) + "\n")
 
 
 def load_run_config(
@@ -230,61 +175,35 @@ def load_run_config(
     *,
     sections: Iterable[str] = tuple(Config.model_fields),
 ) -> Config:
-    """Load the settings to use a run with: its own, where `source` names no others.
+    """Load the config to use a run with: its own one unless `source` names another.
 
     Args:
-        folder: of the run; without a config the defaults stand in for it.
-        source: a preset's name, the path of a TOML file, or empty.
-        overrides: as `load_config` takes them.
-        sections: likewise.
+        folder: The run folder. If it has no config, the defaults are used.
+        source: Name of a preset, path of a TOML file, or empty.
+        overrides: `section.key=value`, as in `load_config`.
+        sections: Sections that may be overridden, as in `load_config`.
 
     Raises:
-        ConfigError: as `load_config` raises it.
-        RunError: if the run's config has settings from elsewhere.
+        ConfigError: If the config is invalid, as in `load_config`.
+        RunError: If the run's config extends another file.
     """
     path = folder / CONFIG_FILE
     if not source and path.exists():
         source = str(path)
-        with contextlib.suppress(ValueError):  # for whoever reads it whole
+        with contextlib.suppress(ValueError):  # load_config reports invalid TOML
             if "extends" in tomllib.loads(path.read_bytes().decode()):
                 raise RunError(
-                    f"{path} extends another file: a run's config stands alone"
+                    f"{path} extends another file, but the config of a run must be "
+                    "complete"
                 )
     return load_config(source, overrides, sections=sections)
-
-
-def save_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Write what each epoch measured, a row each."""
-    file = io.StringIO(newline="")
-    rows = csv.DictWriter(file, list(history[0]), lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(history)
-    write_atomic(folder / HISTORY_FILE, file.getvalue())
-
-
-def load_history(folder: Path) -> list[dict[str, float]]:
-    """Load what each epoch measured.
-
-    Raises:
-        RunError: if it is missing or damaged.
-    """
-    path = folder / HISTORY_FILE
-    try:
-        with path.open(newline="") as file:
-            rows = csv.DictReader(file)
-            epochs = [{key: float(x) for key, x in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"can't read {path}: {error}") from error
-    if not epochs or "val_loss" not in epochs[0]:
-        raise RunError(f"{path} is not what drtf train wrote: it has no validation")
-    return epochs
 
 
 def load_info(folder: Path) -> RunInfo:
     """Load run.json.
 
     Raises:
-        RunError: if it is missing, damaged, or of another version.
+        RunError: If it is missing, damaged, or has another format version.
     """
     version = _load_json(folder, INFO_FILE, Versioned).format_version
     if version != RUN_FORMAT_VERSION:
@@ -295,25 +214,14 @@ def load_info(folder: Path) -> RunInfo:
     return _load_json(folder, INFO_FILE, RunInfo)
 
 
-def training_versions() -> dict[str, str]:
-    """Return the versions that shape a trained model, and the device."""
-    return {
-        "device": device_name(),
-        "drtf": __version__,
-        "keras": keras.__version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-    }
-
-
 def load_run(folder: Path) -> Run:
-    """Open a run folder, and load its model in Keras's safe mode.
+    """Load a run folder, with its model in Keras's safe mode.
 
     Raises:
-        RunError: if a part is missing, damaged, changed, or of another version.
+        RunError: If a file is missing, damaged, changed or of another format version.
     """
     if not folder.is_dir():
-        raise RunError(f"no run folder {folder}: drtf train makes one")
+        raise RunError(f"there is no run folder {folder}: create one with drtf train")
     info = load_info(folder)
     for name, expected in (
         (CONFIG_FILE, info.config_sha256),
@@ -321,24 +229,24 @@ def load_run(folder: Path) -> Run:
     ):
         path = folder / name
         if not path.is_file():
-            raise RunError(f"{folder} is not a whole run: it has no {name}")
+            raise RunError(f"the run {folder} is incomplete: {name} is missing")
         if hash_file(path) != expected:
             raise RunError(
-                f"{path} was changed: it is not the one that {INFO_FILE} names. Other "
-                "settings are given with --set or --config"
+                f"{path} was changed: its hash differs from the one in {INFO_FILE}. To "
+                "use other settings, give --set or --config"
             )
     model_path = folder / MODEL_FILE
     try:
         config = load_run_config(folder)
         check_model(config.model)
     except ConfigError as error:
-        raise RunError(f"{folder} is not a whole run: {error}") from error
+        raise RunError(f"the config of the run {folder} is invalid: {error}") from error
     try:
         network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     except Exception as error:
-        # Keras raises many kinds for a file that it can't load or doesn't trust.
+        # Keras raises many error types for a file that it cannot load or trust.
         reason = str(error).splitlines()[0]
-        raise RunError(f"can't load {model_path}: {reason}") from error
+        raise RunError(f"cannot load {model_path}: {reason}") from error
     _check_network(folder, config, info, network)
     rule = None
     if (folder / DECISION_RULE_FILE).exists():
@@ -354,9 +262,9 @@ def load_run(folder: Path) -> Run:
 def _check_network(
     folder: Path, config: Config, info: RunInfo, network: keras.Model
 ) -> None:
-    """Refuse parts that are each whole and do not fit together."""
+    """Refuse files that are each valid but do not belong together."""
     size, task = config.images.size, config.train.task
-    # What Keras loads may be a layer, or a model that was never built.
+    # Keras may also load a layer, or a model that was never built.
     ends = *getattr(network, "inputs", ()), *getattr(network, "outputs", ())
     shapes = [tuple(x.shape[1:]) for x in ends]
     fits = (
@@ -369,7 +277,8 @@ def _check_network(
         raise RunError(
             f"{folder}: {MODEL_FILE} ({' to '.join(map(str, shapes))}), {CONFIG_FILE} "
             f"({size} px, task {task}) and {INFO_FILE} "
-            f"({info.image_size} px, {len(info.members)} members) are not of one run"
+            f"({info.image_size} px, {len(info.members)} members) do not belong to one "
+            "run"
         )
 
 
@@ -384,11 +293,11 @@ def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder} is not a finished run: it has no {name}; drtf train makes one"
+            f"{folder} is not a finished run: {name} is missing; drtf train writes it"
         ) from error
     except ValidationError as error:
-        found = error.errors()[0]
-        reason = ": ".join([*map(str, found["loc"]), found["msg"]])
-        raise RunError(f"{path} is not what drtf wrote: {reason}") from error
+        first = error.errors()[0]
+        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise RunError(f"{path} is damaged: {reason}") from error
     except OSError as error:
-        raise RunError(f"can't read {path}: {error.strerror}") from error
+        raise RunError(f"cannot read {path}: {error.strerror}") from error

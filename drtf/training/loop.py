@@ -21,7 +21,9 @@ from drtf.config import TrainConfig
 from drtf.data.pipeline import StreamPosition
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import write_atomic
-from drtf.models.run import MODEL_FILE, save_history, training_versions
+from drtf.models.device import training_versions
+from drtf.models.history import save_history
+from drtf.models.run import MODEL_FILE
 from drtf.progress import Advance, progress
 from drtf.training.callbacks import BestModel, monitor_name
 from drtf.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint

@@ -29,11 +29,12 @@ from drtf.models.device import (
     choose_precision,
     choose_strategy,
     dtype_policy,
+    training_versions,
 )
+from drtf.models.history import HISTORY_FIGURE
 from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
-    HISTORY_FIGURE,
     INFO_FILE,
     MODEL_FILE,
     RunInfo,
@@ -41,7 +42,6 @@ from drtf.models.run import (
     save_config,
     save_info,
     save_model,
-    training_versions,
 )
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset

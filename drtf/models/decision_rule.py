@@ -1,0 +1,60 @@
+"""The decision rule: how a score becomes a label and a probability."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from drtf.config import Tta
+from drtf.files import write_atomic
+from drtf.models.calibration import Calibration
+
+DECISION_RULE_FILE = "decision_rule.json"
+GIVEN = "given"  # the rule of a threshold that was given as a number
+
+
+class Threshold(BaseModel):
+    """The score from which a photograph is predicted positive.
+
+    Attributes:
+        value: In [0, 1].
+        rule: How it was chosen, such as `youden`; `given` if it was given as a number.
+        split: The split that it was chosen on.
+        tta: The test-time augmentation of the scores.
+        num_photographs: Number of photographs that it was chosen on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: Annotated[float, Field(ge=0, le=1)]
+    rule: str
+    split: str
+    tta: Tta
+    num_photographs: int
+
+
+class DecisionRule(BaseModel):
+    """The contents of decision_rule.json.
+
+    Attributes:
+        threshold: The score from which a photograph is predicted positive.
+        calibration: Turns scores into probabilities.
+        model_sha256: Hash of the model whose scores these apply to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: Threshold
+    calibration: Calibration
+    model_sha256: str
+
+    @model_validator(mode="after")
+    def _has_one_tta(self) -> Self:
+        if self.threshold.tta != self.calibration.tta:
+            raise ValueError("threshold and calibration were chosen with different TTA")
+        return self
+
+
+def save_decision_rule(folder: Path, rule: DecisionRule) -> None:
+    """Write decision_rule.json to a run folder."""
+    write_atomic(folder / DECISION_RULE_FILE, rule.model_dump_json(indent=2) + "\n")
