@@ -1,4 +1,4 @@
-"""Figures by matplotlib, written as PNG without a screen."""
+"""Figures as PNG files, by matplotlib."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 DPI = 120
-# Okabe and Ito's colours, told apart by colour-blind readers.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
 
 CAPTION_LENGTH = 34
-NUM_PARTS = 10
-PANELS = {"loss": "Loss", "roc_auc": "ROC AUC of disease", "kappa": "Kappa of grades"}
+NUM_BINS = 10
+PANELS = {"loss": "Loss", "roc_auc": "ROC AUC", "kappa": "Quadratic weighted kappa"}
 
 # A caption and uint8 RGB [H, W, 3].
 Picture = tuple[str, np.ndarray]
@@ -26,7 +26,12 @@ Row = tuple[str, Sequence[Picture]]
 
 
 def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Draw what was measured over epochs, training beside validation."""
+    """Plot loss and metrics over epochs, for training and validation.
+
+    Args:
+        path: The PNG file to write.
+        history: The measured values of each epoch, by name.
+    """
     epochs = np.arange(1, len(history) + 1)
     panels = {
         name: title for name, title in PANELS.items() if f"val_{name}" in history[0]
@@ -36,13 +41,13 @@ def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         for key, color, label in (
-            (name, GREY, "training (augmented)"),
-            (f"val_{name}", BLUE, "validation"),
+            (name, GREY, "Training (augmented)"),
+            (f"val_{name}", BLUE, "Validation"),
         ):
             if key in history[0]:
                 values = [row[key] for row in history]
                 axes.plot(epochs, values, color=color, label=label, marker=".")
-        axes.set(title=title, xlabel="epoch")
+        axes.set(title=title, xlabel="Epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
         axes.grid(alpha=0.3)
@@ -52,119 +57,124 @@ def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
 def plot_confusion(
     path: Path | IO[bytes], matrix: np.ndarray, *, labels: Sequence[str]
 ) -> None:
-    """Draw a confusion matrix: counts, and shares of each true class.
+    """Plot a confusion matrix: counts, and the fraction of each row.
 
     Args:
-        path: of the PNG, or a file to write it to.
-        matrix: int64 [C, C], rows are truth and columns are decisions.
-        labels: of the classes.
+        path: The PNG file to write.
+        matrix: int64 [C, C]; rows are labels, columns are predictions.
+        labels: Name of each class.
     """
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(4.6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
         axes.text(
             column,
             row,
-            f"{count:,}\n{shares[row, column]:.1%}",
+            f"{count:,}\n{fractions[row, column]:.1%}",
             ha="center",
             va="center",
             fontsize=13 if len(labels) == 2 else 8,
-            color="white" if shares[row, column] > 0.5 else "black",
+            color="white" if fractions[row, column] > 0.5 else "black",
         )
     ticks = range(len(labels))
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels, rotation=90, va="center")
-    axes.set(title="Confusion matrix", xlabel="decision", ylabel="truth")
+    axes.set(title="Confusion matrix", xlabel="Predicted label", ylabel="True label")
     figure.savefig(path, dpi=DPI)
 
 
 def plot_roc(
     path: Path | IO[bytes],
-    truth: np.ndarray,
-    scores: np.ndarray,
+    y_true: np.ndarray,
+    y_score: np.ndarray,
     *,
     caption: str,
     threshold: float,
     others: Sequence[float] = (),
 ) -> None:
-    """Draw the ROC curve and where on it the threshold lies.
+    """Plot the ROC curve and the point of the threshold on it.
 
     Args:
-        path: of the PNG, or a file to write it to.
-        truth: int64 or bool [n], 1 for positive.
-        scores: float [n] in [0, 1].
-        caption: shown beside the curve.
-        threshold: the score from which a photograph is positive.
-        others: thresholds that might be used in its place.
+        path: The PNG file to write.
+        y_true: int64 or bool [n], 1 for positive.
+        y_score: float [n] in [0, 1].
+        caption: Legend entry of the curve.
+        threshold: The score from which a photograph is predicted positive.
+        others: Alternative thresholds to mark.
     """
-    false_positive, true_positive, _ = roc_curve(truth, scores)
-    figure, axes = _square("ROC curve", "1 - specificity", "sensitivity")
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+    false_positive, true_positive, _ = roc_curve(y_true, y_score)
+    figure, axes = _square("ROC curve", "1 - specificity", "Sensitivity")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="Chance")
     axes.plot(false_positive, true_positive, color=BLUE, label=caption)
-    for positive, style in _mark(scores, threshold, others):
-        share, false_share = positive[truth == 1].mean(), positive[truth == 0].mean()
-        axes.plot(false_share, share, **style)
+    for positive, style in _marked_points(y_score, threshold, others):
+        x, y = positive[y_true == 0].mean(), positive[y_true == 1].mean()
+        axes.plot(x, y, **style)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=DPI)
 
 
 def plot_precision_recall(
     path: Path,
-    truth: np.ndarray,
-    scores: np.ndarray,
+    y_true: np.ndarray,
+    y_score: np.ndarray,
     *,
     caption: str,
     threshold: float,
     others: Sequence[float] = (),
 ) -> None:
-    """Draw precision over recall; arguments as for `plot_roc`."""
-    precision, recall, _ = precision_recall_curve(truth, scores)
-    figure, axes = _square("Precision and recall", "recall (sensitivity)", "precision")
-    share = truth.mean()
-    axes.axhline(share, color=GREY, linestyle=":", label=f"prevalence {share:.2f}")
+    """Plot precision against recall; the arguments are those of `plot_roc`."""
+    precision, recall, _ = precision_recall_curve(y_true, y_score)
+    figure, axes = _square(
+        "Precision-recall curve", "Recall (sensitivity)", "Precision"
+    )
+    prevalence = y_true.mean()
+    label = f"Prevalence {prevalence:.2f}"
+    axes.axhline(prevalence, color=GREY, linestyle=":", label=label)
     axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=caption)
-    for positive, style in _mark(scores, threshold, others):
+    for positive, style in _marked_points(y_score, threshold, others):
         if positive.any():
-            axes.plot(positive[truth == 1].mean(), truth[positive].mean(), **style)
+            axes.plot(positive[y_true == 1].mean(), y_true[positive].mean(), **style)
     axes.legend(loc="lower left")
     figure.savefig(path, dpi=DPI)
 
 
 def plot_reliability(
-    path: Path, truth: np.ndarray, chances: Mapping[str, np.ndarray]
+    path: Path, y_true: np.ndarray, probabilities: Mapping[str, np.ndarray]
 ) -> None:
-    """Draw how often what is given a chance comes true, in tenths of the photographs.
+    """Plot a reliability diagram with ten equal-count bins.
 
     Args:
-        path: of the PNG.
-        truth: int64 [n], 1 for positive.
-        chances: float [n] in [0, 1] by label.
+        path: The PNG file to write.
+        y_true: int64 [n], 1 for positive.
+        probabilities: float [n] in [0, 1], by legend entry.
     """
-    figure, axes = _square("Reliability", "predicted chance", "share that is positive")
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as it should be")
-    for (label, values), color in zip(chances.items(), (GREY, BLUE), strict=True):
-        parts = equal_count_bins(values)
-        predicted = [values[part].mean() for part in parts]
-        found = [truth[part].mean() for part in parts]
-        axes.plot(predicted, found, color=color, marker="o", label=label)
+    figure, axes = _square(
+        "Reliability diagram", "Mean predicted probability", "Fraction of positives"
+    )
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="Perfect calibration")
+    for (label, values), color in zip(probabilities.items(), (GREY, BLUE), strict=True):
+        bins = equal_count_bins(values)
+        predicted = [values[members].mean() for members in bins]
+        observed = [y_true[members].mean() for members in bins]
+        axes.plot(predicted, observed, color=color, marker="o", label=label)
     axes.legend(loc="upper left")
     figure.savefig(path, dpi=DPI)
 
 
 def equal_count_bins(values: np.ndarray) -> list[np.ndarray]:
-    """Sort values into ten bins of about equal counts, never parting equal values.
+    """Divide values into ten bins of nearly equal counts; equal values share a bin.
 
     Args:
         values: float [n].
 
     Returns:
-        int64 arrays of indices into `values`, one for each bin, in rising order of the
-        values; fewer than ten where many values are equal.
+        For each bin, int64 indices into `values`, in ascending order of the values.
+        There are fewer than ten bins if many values are equal.
     """
     order = np.argsort(values, kind="stable")
-    last = [part[-1] for part in np.array_split(order, NUM_PARTS) if len(part)]
+    last = [part[-1] for part in np.array_split(order, NUM_BINS) if len(part)]
     ends = np.searchsorted(values[order], values[last], side="right")
     return np.split(order, np.unique(ends)[:-1])
 
@@ -172,13 +182,13 @@ def equal_count_bins(values: np.ndarray) -> list[np.ndarray]:
 def plot_scores(
     path: Path, grades: np.ndarray, scores: np.ndarray, *, threshold: float
 ) -> None:
-    """Draw how scores are spread within each grade.
+    """Plot a histogram of the scores for each grade.
 
     Args:
-        path: of the PNG.
+        path: The PNG file to write.
         grades: int64 [n], 0-4.
         scores: float [n] in [0, 1].
-        threshold: the score from which a photograph is positive.
+        threshold: The score from which a photograph is predicted positive.
     """
     present = np.unique(grades)
     bins = np.linspace(0, 1, 26)
@@ -189,9 +199,9 @@ def plot_scores(
         axes.hist(chosen, bins, color=BLUE if grade else GREEN)
         axes.axvline(threshold, color=ORANGE)
         axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel(f"grade {grade}\n({len(chosen):,})")
-    rows[0].set_title("Scores by grade; the line is the threshold")
-    rows[-1].set(xlabel="score", xlim=(0, 1))
+        axes.set_ylabel(f"Grade {grade}\n(n = {len(chosen):,})")
+    rows[0].set_title("Scores by grade (line: threshold)")
+    rows[-1].set(xlabel="Score", xlim=(0, 1))
     figure.savefig(path, dpi=DPI)
 
 
@@ -201,12 +211,12 @@ def plot_grid(
     *,
     colormap: str = "",
 ) -> None:
-    """Draw rows of captioned pictures.
+    """Plot rows of captioned pictures.
 
     Args:
-        path: of the PNG, or a file to write it to.
-        rows: a title and its pictures.
-        colormap: that pictures are painted by, for a bar beside them.
+        path: The PNG file to write.
+        rows: Titles and their pictures.
+        colormap: Colour map of the pictures, for a colour bar; empty for none.
     """
     rows = [row for row in rows if row[1]]
     num_columns = max(len(pictures) for _, pictures in rows)
@@ -218,7 +228,7 @@ def plot_grid(
         for number, (caption, picture) in enumerate(pictures):
             cells[number].imshow(picture)
             heading = f"{title}\n" if number == 0 else "\n"
-            # A name may hold anything, and "$" would begin a formula.
+            # Names may contain "$", which would start a formula.
             lines = [_shorten(line) for line in caption.splitlines()]
             cells[number].set_title(
                 heading + "\n".join(lines),
@@ -228,7 +238,7 @@ def plot_grid(
             )
     if colormap:
         bar = ScalarMappable(cmap=colormap)
-        label = "heat, as a share of the map's own highest"
+        label = "Heat (fraction of each map's maximum)"
         figure.colorbar(bar, ax=grid, fraction=0.03, pad=0.01, shrink=0.6, label=label)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
@@ -236,17 +246,17 @@ def plot_grid(
 
 
 def _shorten(line: str) -> str:
-    """Keep a caption's line to a picture's width: of a path, its end."""
+    """Shorten a line to the width of a picture; keep its end, as for a path."""
     line = line.encode(errors="replace").decode()
     return line if len(line) <= CAPTION_LENGTH else f"…{line[1 - CAPTION_LENGTH :]}"
 
 
 def plot_histograms(path: Path, values: Mapping[str, np.ndarray]) -> None:
-    """Draw how each of several figures is spread.
+    """Plot a histogram of each of several measures.
 
     Args:
-        path: of the PNG.
-        values: float [n] by the figure's name.
+        path: The PNG file to write.
+        values: float [n], by the name of the measure.
     """
     figure = Figure(figsize=(3.2 * len(values), 2.8), layout="constrained")
     rows = figure.subplots(1, len(values), squeeze=False)[0]
@@ -254,8 +264,8 @@ def plot_histograms(path: Path, values: Mapping[str, np.ndarray]) -> None:
         axes.hist(numbers, 40, color=BLUE)
         axes.axvline(np.median(numbers), color=ORANGE)
         axes.set_title(name)
-    rows[0].set_ylabel("photographs")
-    figure.suptitle("Quality; the line is the median")
+    rows[0].set_ylabel("Photographs")
+    figure.suptitle("Image quality (line: median)")
     figure.savefig(path, dpi=DPI)
 
 
@@ -266,13 +276,13 @@ def plot_estimates(
     *,
     title: str,
 ) -> None:
-    """Draw values with their intervals, a row a name.
+    """Plot values with their intervals, one row per name.
 
     Args:
-        path: of the PNG.
-        names: of the rows, the first one on top.
-        estimates: for each colour its label, and value, low and high of each row.
-        title: above all.
+        path: The PNG file to write.
+        names: Names of the rows, from the top.
+        estimates: For each legend entry, the value, lower and upper bound of each row.
+        title: Title of the figure.
     """
     figure = Figure(figsize=(7, 1.4 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -282,7 +292,9 @@ def plot_estimates(
         axes.errorbar(
             value,
             rows + 0.16 * (2 * number - len(estimates) + 1),
-            xerr=np.maximum([value - low, high - value], 0),  # but for rounding
+            xerr=np.maximum(
+                [value - low, high - value], 0
+            ),  # negative only by rounding
             fmt="o",
             color=(BLUE, ORANGE, GREEN)[number],
             capsize=3,
@@ -296,16 +308,16 @@ def plot_estimates(
     figure.savefig(path, dpi=DPI)
 
 
-def _mark(
-    scores: np.ndarray, threshold: float, others: Sequence[float]
+def _marked_points(
+    y_score: np.ndarray, threshold: float, others: Sequence[float]
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Yield what each threshold takes for positive, and how its point is drawn."""
+    """Yield the positive predictions of each threshold, and the style of its point."""
     for number, other in enumerate(others):
-        label = "_" if number else "other thresholds"  # one entry of the legend for all
-        yield scores >= other, {"marker": "x", "color": GREY, "ls": "", "label": label}
-    label = f"threshold {threshold:.3f}"
+        label = "_" if number else "Other thresholds"  # one legend entry for all
+        yield y_score >= other, {"marker": "x", "color": GREY, "ls": "", "label": label}
+    label = f"Threshold {threshold:.3f}"
     style = {"marker": "o", "color": ORANGE, "ls": "", "label": label}
-    yield scores >= threshold, style
+    yield y_score >= threshold, style
 
 
 def _square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

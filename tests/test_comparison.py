@@ -51,7 +51,7 @@ def test_runs_are_compared_with_the_first_one(tmp_path):
         write(tmp_path / name / "evaluation-test", grades, scores)
         for name, scores in (("good", good), ("alike", alike), ("poor", poor))
     ]
-    first, second, third = compare(folders, least_grade=2, **BOOTSTRAP)
+    first, second, third = compare(folders, min_grade=2, **BOOTSTRAP)
     for item, scores in ((first, good), (second, alike), (third, poor)):
         assert item.roc_auc.value == pytest.approx(roc_auc_score(grades >= 2, scores))
         assert item.difference.value == pytest.approx(
@@ -69,7 +69,7 @@ def test_runs_are_compared_with_the_first_one(tmp_path):
 def test_a_run_keeps_how_it_was_evaluated(tmp_path):
     grades, good, *_ = sample()
     folder = write(tmp_path / "a" / "evaluation-test", grades, good)
-    (found,) = compare([folder], least_grade=1, **BOOTSTRAP)
+    (found,) = compare([folder], min_grade=1, **BOOTSTRAP)
     positive_from, tta, threshold, metrics = found.summary
     assert (positive_from, tta, threshold) == (2, "flips5", 0.25)
     assert metrics["sensitivity"] == Estimate(0.8, 0.7, 0.9)
@@ -83,10 +83,10 @@ def test_the_order_of_the_photographs_does_not_matter(tmp_path):
         write(tmp_path / name / "evaluation-test", grades, scores)
         for name, scores in (("a", good), ("b", alike))
     ]
-    before = compare(folders, least_grade=1, **BOOTSTRAP)[1]
+    before = compare(folders, min_grade=1, **BOOTSTRAP)[1]
     path = folders[1] / "predictions.csv"
     pd.read_csv(path)[::-1].to_csv(path, index=False)
-    after = compare(folders, least_grade=1, **BOOTSTRAP)[1]
+    after = compare(folders, min_grade=1, **BOOTSTRAP)[1]
     assert (after.roc_auc, after.difference) == (before.roc_auc, before.difference)
 
 
@@ -99,7 +99,7 @@ def test_damaged_predictions_are_refused(tmp_path, score):
     table.loc[3, "score"] = score
     table.to_csv(path, index=False)
     with raises_naming(RunError, path, "drtf evaluate"):
-        compare([folder], least_grade=1, **BOOTSTRAP)
+        compare([folder], min_grade=1, **BOOTSTRAP)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_damaged_metrics_are_refused(tmp_path, text):
     path = folder / "metrics.json"
     path.write_text(text)
     with raises_naming(RunError, path, "drtf evaluate") as error:
-        compare([folder], least_grade=1, **BOOTSTRAP)
+        compare([folder], min_grade=1, **BOOTSTRAP)
     assert not isinstance(error.value.__cause__, OSError)
     path.unlink()
     with raises_naming(RunError, path, "drtf evaluate") as error:
-        compare([folder], least_grade=1, **BOOTSTRAP)
+        compare([folder], min_grade=1, **BOOTSTRAP)
     assert isinstance(error.value.__cause__, FileNotFoundError)
     assert "Errno" not in str(error.value)  # missing, and not a damaged file
 
@@ -138,7 +138,7 @@ def test_a_patient_may_be_called_na(tmp_path):
         lines = path.read_text().splitlines()
         lines[1] = lines[1].replace("0_right", "NA_right").rpartition(",")[0] + ",NA"
         path.write_text("\n".join(lines) + "\n")
-    assert len(compare(folders, least_grade=2, **BOOTSTRAP)) == 2
+    assert len(compare(folders, min_grade=2, **BOOTSTRAP)) == 2
 
 
 def test_a_p_value_is_never_zero():
@@ -170,10 +170,10 @@ def test_other_photographs_are_refused(tmp_path):
     first = write(tmp_path / "a" / "evaluation-test", grades, good)
     second = write(tmp_path / "b" / "evaluation-test", grades[:-2], alike[:-2])
     with raises_naming(RunError, first, second):
-        compare([first, second], least_grade=1, **BOOTSTRAP)
+        compare([first, second], min_grade=1, **BOOTSTRAP)
     path = tmp_path / "c" / "predictions.csv"
     with raises_naming(RunError, path, "drtf evaluate"):
-        compare([first, path.parent], least_grade=1, **BOOTSTRAP)
+        compare([first, path.parent], min_grade=1, **BOOTSTRAP)
     third = write(tmp_path / "d" / "evaluation-test", np.minimum(grades, 1), good)
     with raises_naming(RunError, third, 2, "--grade"):
-        compare([third, third], least_grade=2, **BOOTSTRAP)
+        compare([third, third], min_grade=2, **BOOTSTRAP)

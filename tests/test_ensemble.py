@@ -61,7 +61,14 @@ def test_an_ensemble_is_a_run_like_any_other(
     info = combine([run_folder, other_run], out=out, mean="scores")
     members = [load_run(folder) for folder in (run_folder, other_run)]
     assert info.members == tuple(run.info.model_sha256 for run in members)
-    found = evaluate(out, shards, split="test", out=tmp_path / "judged", config=config)
+    found = evaluate(
+        out,
+        shards,
+        split="test",
+        out=tmp_path / "judged",
+        config=config.evaluate,
+        gradcam=config.gradcam,
+    )
     run = load_run(out)
     assert run.threshold == found.decision_rule.threshold
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)

@@ -3,29 +3,32 @@ import pytest
 
 from drawing import draw_scores
 from drtf.inference.intervals import Estimate
-from drtf.inference.metrics import compare_roc_auc, measure, measure_mean_roc_auc
+from drtf.inference.metrics import compare_roc_auc, disease_metrics, mean_roc_auc
 
 
-def test_intervals_hold_the_value_and_repeat_with_the_seed():
-    truth, scores, patients = draw_scores()
-    common = {"threshold": 0.5, "patients": patients, "num_resamples": 300}
-    first = measure(truth, scores, seed=1, **common)
-    assert first == measure(truth, scores, seed=1, **common)
-    assert first["roc_auc"] != measure(truth, scores, seed=2, **common)["roc_auc"]
+def test_intervals_contain_the_value_and_depend_only_on_the_seed():
+    y_true, y_score, patients = draw_scores()
+    data = y_true, y_score, y_score >= 0.5
+    first, again, other = (
+        disease_metrics(*data, patients=patients, num_resamples=300, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first["roc_auc"] != other["roc_auc"]
     for estimate in first.values():
         assert estimate.ci_low < estimate.value < estimate.ci_high
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_true_value_with_its_confidence():
     covered = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        truth = rng.integers(0, 2, 150)
-        scores = np.where(rng.random(150) < 0.8, truth, 1 - truth).astype(float)
-        estimate = measure(
-            truth,
-            scores,
-            threshold=0.5,
+        y_true = rng.integers(0, 2, 150)
+        y_score = np.where(rng.random(150) < 0.8, y_true, 1 - y_true).astype(float)
+        estimate = disease_metrics(
+            y_true,
+            y_score,
+            y_score >= 0.5,
             patients=np.arange(150),
             num_resamples=200,
             seed=seed,
@@ -34,34 +37,38 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_the_bootstrap_takes_patients_whole():
-    truth, scores, _ = draw_scores(100)
-    doubled_truth, doubled_scores = np.repeat(truth, 8), np.repeat(scores, 8)
-    patients = np.repeat(np.arange(100), 8)
-    common = {"threshold": 0.5, "num_resamples": 500, "seed": 0}
-    whole = measure(truth, scores, patients=np.arange(100), **common)["accuracy"]
-    copies = measure(doubled_truth, doubled_scores, patients=patients, **common)
-    naive = measure(doubled_truth, doubled_scores, patients=np.arange(800), **common)
+def test_bootstrap_resamples_whole_patients():
+    y_true, y_score, _ = draw_scores(100)
 
-    def width(estimate: Estimate) -> float:
-        return estimate.ci_high - estimate.ci_low
+    def width(num_copies, patients):
+        labels, scores = np.repeat(y_true, num_copies), np.repeat(y_score, num_copies)
+        metrics = disease_metrics(
+            labels,
+            scores,
+            scores >= 0.5,
+            patients=patients,
+            num_resamples=500,
+            seed=0,
+        )
+        return metrics["accuracy"].ci_high - metrics["accuracy"].ci_low
 
-    assert width(copies["accuracy"]) == pytest.approx(width(whole), rel=0.05)
-    assert width(naive["accuracy"]) < 0.5 * width(whole)
+    whole = width(1, np.arange(100))
+    assert width(8, np.repeat(np.arange(100), 8)) == pytest.approx(whole, rel=0.05)
+    assert width(8, np.arange(800)) < 0.5 * whole
 
 
-def test_where_no_mistake_was_made_the_interval_still_has_a_width():
-    truth = np.repeat([0, 1], [40, 20])
-    scores = np.where(truth == 1, 0.9, 0.1)
+def test_intervals_have_a_width_without_mistakes():
+    y_true = np.repeat([0, 1], [40, 20])
+    y_score = np.where(y_true == 1, 0.9, 0.1)
     patients = np.arange(60) // 2  # 20 healthy patients and 10 diseased
-    found = measure(
-        truth,
-        scores,
-        threshold=0.5,
+    metrics = disease_metrics(
+        y_true,
+        y_score,
+        y_score >= 0.5,
         patients=patients,
         num_resamples=100,
         seed=0,
-        grades=truth * 2,
+        grades=y_true * 2,
     )
     for name, num in {
         "sensitivity": 10,
@@ -74,19 +81,19 @@ def test_where_no_mistake_was_made_the_interval_still_has_a_width():
         "sensitivity_at_specificity_0.95": 10,
         "specificity_at_sensitivity_0.80": 20,
     }.items():
-        # Where all n are right, n * log(bound) = log(0.025).
+        # If all n are correct, n * log(bound) = log(0.025).
         expected = Estimate(1.0, pytest.approx(0.025 ** (1 / num)), 1.0)
-        assert found[name] == expected
-    area = found["roc_auc"]
+        assert metrics[name] == expected
+    area = metrics["roc_auc"]
     assert (area.value, area.ci_high) == (1.0, 1.0)
     low = area.ci_low
     spread = 1 + 14 * ((1 - low) / (2 - low) + low / (1 + low))
     error = np.sqrt(low * (1 - low) * spread / (10 * 20))
     assert 1 - low == pytest.approx(1.959964 * error, abs=1e-6)
     for name in ("average_precision", "f1", "cohen_kappa", "balanced_accuracy"):
-        assert found[name].value == 1
-        assert np.isnan([found[name].ci_low, found[name].ci_high]).all(), name
+        assert metrics[name].value == 1
+        assert np.isnan([metrics[name].ci_low, metrics[name].ci_high]).all(), name
     common = {"patients": patients, "num_resamples": 100, "seed": 0}
-    both = np.stack([scores, scores])
-    assert measure_mean_roc_auc(truth, both, **common) == area
-    assert [x for x, _, _ in compare_roc_auc(truth, both, **common)] == [area, area]
+    both = np.stack([y_score, y_score])
+    assert mean_roc_auc(y_true, both, **common) == area
+    assert [x for x, _, _ in compare_roc_auc(y_true, both, **common)] == [area, area]

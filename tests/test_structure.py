@@ -103,6 +103,11 @@ def test_every_module_has_its_tests():
         "score": "bench_score",
         "train": "bench_train",
         "train_plan": "training_run",
+        "compatibility": "evaluation",
+        "decision_rule": "run",
+        "decision_rules": "evaluation",
+        "history": "run",
+        "predictions": "evaluation",
         "writer": "reader",
     }
     assert {elsewhere.get(module, module) for module in modules} <= tested

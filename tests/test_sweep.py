@@ -13,7 +13,7 @@ from drtf.bench.sweep import sweep
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.inference.intervals import Estimate
-from drtf.inference.metrics import measure_mean_roc_auc
+from drtf.inference.metrics import mean_roc_auc
 from naming import raises_naming
 
 
@@ -202,15 +202,13 @@ def test_mean_roc_auc_averages_the_models_and_compares_with_a_baseline():
     y_true = rng.integers(0, 2, 60)
     scores = rng.random((3, 60))
     patients = np.arange(60) // 2
-    mean = measure_mean_roc_auc(
-        y_true, scores, patients=patients, num_resamples=300, seed=1
-    )
+    mean = mean_roc_auc(y_true, scores, patients=patients, num_resamples=300, seed=1)
     expected = np.mean([roc_auc_score(y_true, x) for x in scores])
     assert mean.value == pytest.approx(expected)
-    single = measure_mean_roc_auc(
+    single = mean_roc_auc(
         y_true, scores[:1], patients=patients, num_resamples=300, seed=1
     )
-    difference = measure_mean_roc_auc(
+    difference = mean_roc_auc(
         y_true,
         scores[:2],
         patients=patients,
@@ -221,7 +219,7 @@ def test_mean_roc_auc_averages_the_models_and_compares_with_a_baseline():
     areas = [roc_auc_score(y_true, x) for x in scores]
     assert difference.value == pytest.approx((areas[0] + areas[1]) / 2 - areas[2])
     assert difference.ci_low < difference.value < difference.ci_high
-    itself = measure_mean_roc_auc(
+    itself = mean_roc_auc(
         y_true,
         scores,
         patients=patients,

@@ -34,7 +34,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.data.sources import Source
     from drtf.files import check_absent
     from drtf.inference.evaluation import evaluate
-    from drtf.inference.evaluation_result import METRIC_COLUMNS, list_rows
+    from drtf.inference.evaluation_result import METRIC_COLUMNS, metric_rows
     from drtf.inference.gradcam import gradcam
     from drtf.inference.report import REPORT_FILE
     from drtf.inference.scoring import score
@@ -50,16 +50,27 @@ def demo(out: Path, patients: int, seed: int) -> None:
     shards, run = out / "tfrecords", out / "run"
     build_shards([Source(images, labels)], shards, config=config)
     train(shards, out=run, config=config)
-    evaluation = evaluate(
-        run, shards, split="test", out=out / "evaluation", config=config
+    result = evaluate(
+        run,
+        shards,
+        split="test",
+        out=out / "evaluation",
+        config=config.evaluate,
+        gradcam=config.gradcam,
     )
-    scores = score(run, images, out=out / "scores.csv", config=config)
-    gradcam(run, shards=shards, out=out / "gradcam", config=config)
+    scores = score(run, images, out=out / "scores.csv", config=config.score)
+    gradcam(
+        run,
+        shards=shards,
+        out=out / "gradcam",
+        config=config.gradcam,
+        score=config.score,
+    )
     show_table(
-        f"Test split: {evaluation.num_photographs:,} synthetic photographs of "
-        f"{evaluation.num_patients:,} patients",
+        f"Test split: {result.num_photographs:,} synthetic photographs of "
+        f"{result.num_patients:,} patients",
         METRIC_COLUMNS,
-        list_rows(evaluation),
+        metric_rows(result),
     )
     click.echo(f"Scores of {scores.num_scored:,} photographs: {out / 'scores.csv'}")
     click.echo(f"Heat maps: {out / 'gradcam'}")

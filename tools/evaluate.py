@@ -15,22 +15,22 @@ from .options import (
 
 @click.command()
 @click.argument("run", type=LocalPath())
-@shards_option("Set made by build-shards, a folder or s3://.")
-@click.option("--split", default="test", show_default=True, help="Split to judge.")
+@shards_option("Dataset written by build-shards: a folder or s3://.")
+@click.option("--split", default="test", show_default=True, help="Split to evaluate.")
 @click.option(
     "--tta",
     type=click.Choice(["none", "flips5", "dihedral8"]),
-    help="Test-time augmentation; without it the config's evaluate.tta.",
+    help="Test-time augmentation. Default: evaluate.tta of the config.",
 )
 @path_option(
-    "--out", "Folder to write to; without it RUN/evaluation-SPLIT.", required=False
+    "--out", "Folder to write to. Default: RUN/evaluation-SPLIT.", required=False
 )
 @overwrite_option
 @click.option(
     "--keep",
     is_flag=True,
-    help="Have score decide by this threshold and calibration though the set is not "
-    "the one trained on.",
+    help="Store threshold and calibration in RUN even if this is not its training "
+    "dataset.",
 )
 @config_options
 def evaluate(
@@ -44,22 +44,22 @@ def evaluate(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Judge the model in RUN on a split of a set of shards.
+    """Evaluate the model in RUN on a split of a dataset.
 
-    Without --config the run's own settings hold. The threshold is chosen on the
-    validation split, and kept in RUN for score if the set is the one trained on; on
-    another, --set evaluate.threshold=stored judges RUN as it scores. Writes
-    metrics.json, predictions.csv, figures and report.html.
+    Without --config, RUN's own settings apply. The threshold is chosen on the
+    validation split. It is stored in RUN, where score uses it, if the dataset is RUN's
+    training dataset. For another dataset, --set evaluate.threshold=stored uses RUN's
+    own threshold. Writes metrics.json, predictions.csv, figures and report.html.
     """
     from drtf.inference.evaluation import evaluate as run_evaluation
     from drtf.inference.evaluation_result import (
         CLASS_COLUMNS,
         METRIC_COLUMNS,
+        class_rows,
         describe_calibration,
         describe_threshold,
         describe_views,
-        list_classes,
-        list_rows,
+        metric_rows,
     )
     from drtf.inference.report import REPORT_FILE
     from drtf.models.run import load_run_config
@@ -69,40 +69,38 @@ def evaluate(
     if tta:
         overrides = (*overrides, f"evaluate.tta={tta}")
     out = out or run / f"evaluation-{split}"
-    evaluation = run_evaluation(
+    config = load_run_config(
+        run, config_source, overrides, sections=("evaluate", "gradcam")
+    )
+    result = run_evaluation(
         run,
         shards,
         split=split,
         out=out,
-        config=load_run_config(
-            run, config_source, overrides, sections=("evaluate", "gradcam")
-        ),
+        config=config.evaluate,
+        gradcam=config.gradcam,
         overwrite=overwrite,
         keep=keep,
     )
     show_table(
-        f"{run} on split {split}: {evaluation.num_photographs:,} photographs of "
-        f"{evaluation.num_patients:,} patients",
+        f"{run} on split {split}: {result.num_photographs:,} photographs of "
+        f"{result.num_patients:,} patients",
         METRIC_COLUMNS,
-        list_rows(evaluation),
+        metric_rows(result),
     )
-    show_table("Decisions by class", CLASS_COLUMNS, list_classes(evaluation.classes))
-    if evaluation.grade_classes:
-        rows = list_classes(evaluation.grade_classes)
-        show_table("Decisions by grade", CLASS_COLUMNS, rows)
-    threshold = evaluation.decision_rule.threshold
-    click.echo(
-        f"Threshold {describe_threshold(threshold)}; {describe_views(evaluation)}."
-    )
-    click.echo(
-        f"Calibration: {describe_calibration(evaluation.decision_rule.calibration)}."
-    )
-    old = evaluation.replaced
+    show_table("Predictions by class", CLASS_COLUMNS, class_rows(result.labels))
+    if result.grades:
+        show_table("Predictions by grade", CLASS_COLUMNS, class_rows(result.grades))
+    threshold = result.decision_rule.threshold
+    click.echo(f"Threshold: {describe_threshold(threshold)}")
+    click.echo(f"Calibration: {describe_calibration(result.decision_rule.calibration)}")
+    click.echo(f"Test-time augmentation: {describe_views(result)}")
+    old = result.replaced
     if old and old != threshold:
         click.echo(
-            f"Note: drtf score now decides by this threshold and these views; before, "
-            f"{run} had {old.value:.4f} ({old.rule}, views {old.tta})."
+            f"Note: drtf score now uses this threshold with TTA {threshold.tta}. It "
+            f"replaces {old.value:.4f} (rule {old.rule}, TTA {old.tta}) in {run}."
         )
-    for note in evaluation.notes:
+    for note in result.notes:
         click.echo(f"Note: {note}")
     click.echo(f"Report: {out / REPORT_FILE}")

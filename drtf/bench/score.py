@@ -97,7 +97,7 @@ def bench_score(
                 _measure_predicting(run, batch_size, num_photographs)
             )
             advance("predicting")
-            scored = score_photographs(run, photographs, config=config)
+            scored = score_photographs(run, photographs, config=config.score)
             rates["scoring"].append(_measure(scored, skip=num_photographs // 2))
             advance("scoring")
     return ScoreRates(num_photographs, run.tta, **rates)

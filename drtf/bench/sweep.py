@@ -17,12 +17,14 @@ from drtf.data.sources import Source
 from drtf.errors import ConfigError, DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import escape_formula, write_atomic
-from drtf.inference.comparison import PHOTOGRAPH_COLUMNS, load_predictions
-from drtf.inference.evaluation import evaluate, is_evaluated
+from drtf.inference.evaluation import evaluate
+from drtf.inference.evaluation_result import is_evaluated
 from drtf.inference.intervals import Estimate, format_estimate
-from drtf.inference.metrics import measure_mean_roc_auc
+from drtf.inference.metrics import mean_roc_auc
+from drtf.inference.predictions import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.models.backbones import check_model
-from drtf.models.run import RunInfo, load_history
+from drtf.models.history import load_history
+from drtf.models.run import RunInfo
 from drtf.records.reader import ShardDataset
 from drtf.training.callbacks import monitor_name
 from drtf.training.run import train
@@ -258,7 +260,8 @@ def _train_and_evaluate(
                 shards,
                 split=split,
                 out=evaluation,
-                config=seeded,
+                config=seeded.evaluate,
+                gradcam=seeded.gradcam,
                 overwrite=True,
             )
         infos.append(info)
@@ -288,7 +291,7 @@ def _mean_roc_auc(
     """
     photographs = predictions.photographs
     return {
-        grade: measure_mean_roc_auc(
+        grade: mean_roc_auc(
             (photographs["grade"] >= grade).to_numpy().astype(int),
             predictions.scores,
             patients=photographs["patient"].to_numpy(),

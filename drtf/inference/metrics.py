@@ -1,369 +1,302 @@
-"""Metrics of a binary decision, each with an interval by patient bootstrap."""
+"""Metrics of predictions, with intervals by bootstrap over patients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    classification_report,
+    confusion_matrix,
+    roc_auc_score,
+)
 
 from drtf.inference.intervals import (
     Estimate,
-    clopper_pearson_intervals,
-    drop_empty,
-    find_interval,
-    mend_roc_auc,
-    resample,
+    bootstrap_interval,
+    bootstrap_weights,
+    drop_zero_width,
+    exact_fraction_intervals,
+    exact_roc_auc_interval,
 )
-from drtf.inference.thresholds import TINY
+from drtf.inference.weighted_metrics import (
+    OPERATING_POINTS,
+    calibration_metrics,
+    ranking_metrics,
+    recalls_by_grade,
+    weighted_metrics,
+)
 from drtf.tasks import NUM_GRADES
 
-OPERATING_POINTS = (0.8, 0.9, 0.95)
-NUM_BINS = 15
-# As scikit-learn does, a score of 0 or 1 is taken for the nearest one that is neither.
-TINIEST = np.finfo(np.float64).eps
+
+@dataclass(frozen=True)
+class ClassReport:
+    """Metrics of each class, and the confusion matrix.
+
+    Attributes:
+        metrics: By class, then `macro avg` and `weighted avg`: `precision`, `recall`,
+            `f1-score` and `support`, as in scikit-learn's `classification_report`. The
+            precision of a class that is never predicted is NaN and is left out of the
+            averages.
+        confusion_matrix: Counts [C][C]; rows are labels, columns are predictions.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    confusion_matrix: list[list[int]]
 
 
-def measure(
-    truth: np.ndarray,
-    scores: np.ndarray,
+def class_report(
+    y_true: np.ndarray, y_pred: np.ndarray, *, names: Sequence[str]
+) -> ClassReport:
+    """Compute precision, recall, F1 and support of each class, and count confusions.
+
+    Args:
+        y_true: int64 [n], classes from 0.
+        y_pred: int64 [n], classes from 0.
+        names: Name of each class.
+    """
+    classes = range(len(names))
+    report = classification_report(
+        y_true,
+        y_pred,
+        labels=classes,
+        target_names=names,
+        output_dict=True,
+        zero_division=np.nan,
+    )
+    report.pop("accuracy", None)
+    return ClassReport(
+        metrics={
+            name: {key: float(value) for key, value in values.items()}
+            for name, values in report.items()
+        },
+        confusion_matrix=confusion_matrix(y_true, y_pred, labels=classes).tolist(),
+    )
+
+
+def disease_metrics(
+    y_true: np.ndarray,
+    y_score: np.ndarray,
+    y_pred: np.ndarray,
     *,
-    threshold: float,
     patients: np.ndarray,
     num_resamples: int,
     seed: int,
     grades: np.ndarray | None = None,
-    probabilities: np.ndarray | None = None,
+    y_prob: np.ndarray | None = None,
 ) -> dict[str, Estimate]:
-    """Measure scores and the decisions made from them.
+    """Compute the metrics of a binary prediction, each with its 95 % interval.
 
-    The interval is that of Efron's percentile bootstrap over patients, not over
-    photographs, since the two eyes of a patient are not independent. Resamples in which
-    a metric is undefined are left out of its interval. Where all resamples agree, as
-    they do where no mistake was made, the bootstrap says nothing: a share then has the
-    exact interval of Clopper and Pearson, and the ROC AUC that of Newcombe; what is
-    neither has none.
+    Intervals are Efron's percentile bootstrap over patients rather than photographs,
+    because the two eyes of a patient are not independent. Resamples in which a metric
+    is undefined are left out of its interval. If all resamples agree, as they do when
+    there are no mistakes, the bootstrap is uninformative. A fraction then gets the
+    exact interval of Clopper and Pearson, the ROC AUC gets Newcombe's, and any other
+    metric gets none.
 
     Args:
-        truth: int64 [n], 1 for positive.
-        scores: float [n] in [0, 1].
-        threshold: the score from which a photograph is positive.
+        y_true: int64 [n], 1 for positive.
+        y_score: float [n] in [0, 1].
+        y_pred: bool or int64 [n], 1 for positive: the scores compared with a threshold.
         patients: [n], names.
-        num_resamples: bootstrap resamples.
-        seed: of the resampling.
-        grades: int [n], 0-4; with them the recall of each grade is measured too.
-        probabilities: float [n], what calibration makes of the scores; with them what
-            the scores say of chances is measured of these.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+        grades: int [n], 0-4. Adds the recall of each grade.
+        y_prob: float [n] in [0, 1], calibrated probabilities for the calibration
+            metrics. Default: the scores.
 
     Returns:
-        Estimates by the metrics' names; see the functions `weighted_…`.
+        Estimates by name: the metrics of `weighted_metrics` and `calibration_metrics`,
+        and `recall_grade_0` and so on.
     """
-    everyone = np.ones((1, len(truth)), np.float32)
-    chances = scores if probabilities is None else probabilities
+    y_prob = y_score if y_prob is None else y_prob
+    y_pred = y_pred.astype(bool)
 
-    def measure_weighted(weights: np.ndarray) -> dict[str, np.ndarray]:
-        found = weighted_metrics(truth, scores, weights, threshold=threshold)
-        found |= weighted_chances(truth, chances, weights)
-        return found | weighted_recalls(truth, scores >= threshold, weights, grades)
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+        metrics = weighted_metrics(y_true, y_score, y_pred, weights)
+        metrics |= calibration_metrics(y_true, y_prob, weights)
+        if grades is not None:
+            recalls = recalls_by_grade(grades, y_pred == y_true, weights)
+            metrics |= {f"recall_grade_{grade}": x for grade, x in recalls.items()}
+        return metrics
 
-    values = measure_weighted(everyone)
-    if 0 < truth.sum() < len(truth):
-        values["roc_auc"][0] = roc_auc_score(truth, scores)
-        values["average_precision"][0] = average_precision_score(truth, scores)
+    values = compute(np.ones((1, len(y_true)), np.float32))
+    if 0 < y_true.sum() < len(y_true):
+        values["roc_auc"][0] = roc_auc_score(y_true, y_score)
+        values["average_precision"][0] = average_precision_score(y_true, y_score)
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for weights in resample(patients, num_resamples, seed):
-        for name, result in measure_weighted(weights).items():
+    for weights in bootstrap_weights(patients, num_resamples, seed):
+        for name, result in compute(weights).items():
             resampled[name].append(result)
     estimates = {
-        name: find_interval(float(value[0]), np.concatenate(resampled[name]))
+        name: bootstrap_interval(float(value[0]), np.concatenate(resampled[name]))
         for name, value in values.items()
     }
-    positive = scores >= threshold
-    shares = {
-        "accuracy": np.full(len(truth), True),
-        "sensitivity": truth == 1,
-        "specificity": truth == 0,
-        "precision": positive,
-        "negative_predictive_value": ~positive,
+    counted = {
+        "accuracy": np.full(len(y_true), True),
+        "sensitivity": y_true == 1,
+        "specificity": y_true == 0,
+        "precision": y_pred,
+        "negative_predictive_value": ~y_pred,
     }
-    for least in OPERATING_POINTS:
-        shares[f"sensitivity_at_specificity_{least:.2f}"] = truth == 1
-        shares[f"specificity_at_sensitivity_{least:.2f}"] = truth == 0
+    for level in OPERATING_POINTS:
+        counted[f"sensitivity_at_specificity_{level:.2f}"] = y_true == 1
+        counted[f"specificity_at_sensitivity_{level:.2f}"] = y_true == 0
     if grades is not None:
-        shares |= {f"recall_grade_{grade}": grades == grade for grade in _list(grades)}
-    estimates |= clopper_pearson_intervals(estimates, shares, patients)
-    estimates["roc_auc"] = mend_roc_auc(estimates["roc_auc"], truth, patients)
-    return {name: drop_empty(x) for name, x in estimates.items()}
+        present = np.unique(grades).tolist()
+        counted |= {f"recall_grade_{grade}": grades == grade for grade in present}
+    estimates |= exact_fraction_intervals(estimates, counted, patients)
+    roc_auc = exact_roc_auc_interval(estimates["roc_auc"], y_true, patients)
+    estimates["roc_auc"] = roc_auc
+    return {name: drop_zero_width(x) for name, x in estimates.items()}
 
 
-def measure_grades(
-    grades: np.ndarray,
-    decided: np.ndarray,
+def grade_metrics(
+    y_true: np.ndarray,
+    y_pred: np.ndarray,
     *,
     patients: np.ndarray,
     num_resamples: int,
     seed: int,
 ) -> dict[str, Estimate]:
-    """Measure decisions between the five grades.
+    """Compute the metrics of predicted grades, each with its 95 % interval.
 
-    Cohen's kappa with quadratic weights: Psychological Bulletin 70(4), 1968.
+    The kappa is Cohen's with quadratic weights: Psychological Bulletin 70(4), 1968.
+    Intervals are those of `disease_metrics`.
 
     Args:
-        grades: int [n], 0-4.
-        decided: int [n], 0-4.
-        patients: [n], names, by which photographs are resampled.
-        num_resamples: bootstrap resamples.
-        seed: of the resampling.
+        y_true: int [n], grades 0-4.
+        y_pred: int [n], predicted grades 0-4.
+        patients: [n], names.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
 
     Returns:
-        Estimates of `grades_accuracy` and `grades_quadratic_kappa`, and of the recall
-        of each grade that is there, `grades_recall_0` and so on.
+        Estimates of `grades_accuracy`, `grades_quadratic_kappa`, and the recall of each
+        grade that occurs, `grades_recall_0` and so on.
     """
-    cells = np.eye(NUM_GRADES**2, dtype=np.float32)[NUM_GRADES * grades + decided]
-    steps = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
-    present = _list(grades)
-    shares = {"grades_accuracy": np.full(len(grades), True)}
-    shares |= {f"grades_recall_{grade}": grades == grade for grade in present}
+    cells = np.eye(NUM_GRADES**2, dtype=np.float32)[NUM_GRADES * y_true + y_pred]
+    penalties = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
+    present = np.unique(y_true).tolist()
+    counted = {"grades_accuracy": np.full(len(y_true), True)}
+    counted |= {f"grades_recall_{grade}": y_true == grade for grade in present}
 
-    def measure_weighted(weights: np.ndarray) -> np.ndarray:
+    def compute(weights: np.ndarray) -> np.ndarray:
         counts = (weights @ cells).astype(np.float64)
         matrices = counts.reshape(-1, NUM_GRADES, NUM_GRADES)
         total = counts.sum(axis=1)
         rows, columns = matrices.sum(axis=2), matrices.sum(axis=1)
-        by_chance = np.einsum("ri,rj,ij->r", rows, columns, steps) / total
-        right = np.diagonal(matrices, axis1=1, axis2=2)
+        by_chance = np.einsum("ri,rj,ij->r", rows, columns, penalties) / total
+        correct = np.diagonal(matrices, axis1=1, axis2=2)
         with np.errstate(divide="ignore", invalid="ignore"):
-            kappa = 1 - np.einsum("rij,ij->r", matrices, steps) / by_chance
-            recalls = (right / rows)[:, present].T
-        return np.stack([right.sum(axis=1) / total, *recalls, kappa])
+            kappa = 1 - np.einsum("rij,ij->r", matrices, penalties) / by_chance
+            recalls = (correct / rows)[:, present].T
+        return np.stack([correct.sum(axis=1) / total, *recalls, kappa])
 
-    values = measure_weighted(np.ones((1, len(grades)), np.float32))[:, 0]
+    values = compute(np.ones((1, len(y_true)), np.float32))[:, 0]
     resampled = np.concatenate(
-        [measure_weighted(x) for x in resample(patients, num_resamples, seed)], axis=1
+        [compute(x) for x in bootstrap_weights(patients, num_resamples, seed)], axis=1
     )
-    names = [*shares, "grades_quadratic_kappa"]
+    names = [*counted, "grades_quadratic_kappa"]
     estimates = {
-        name: find_interval(float(value), found)
-        for name, value, found in zip(names, values, resampled, strict=True)
+        name: bootstrap_interval(float(value), results)
+        for name, value, results in zip(names, values, resampled, strict=True)
     }
-    estimates |= clopper_pearson_intervals(estimates, shares, patients)
-    return {name: drop_empty(x) for name, x in estimates.items()}
+    estimates |= exact_fraction_intervals(estimates, counted, patients)
+    return {name: drop_zero_width(x) for name, x in estimates.items()}
 
 
-def measure_mean_roc_auc(
-    truth: np.ndarray,
-    scores: np.ndarray,
+def mean_roc_auc(
+    y_true: np.ndarray,
+    y_scores: np.ndarray,
     *,
     patients: np.ndarray,
     num_resamples: int,
     seed: int,
     baseline: np.ndarray | None = None,
 ) -> Estimate:
-    """Measure the mean ROC AUC of several models on the same photographs.
+    """Compute the mean ROC AUC of several models on the same photographs.
 
     Args:
-        truth: int64 [n], 1 for positive.
-        scores: float [m, n] in [0, 1], of each model.
-        patients: [n], names, by which photographs are resampled.
-        num_resamples: bootstrap resamples.
-        seed: of the resampling.
-        baseline: float [k, n] in [0, 1], of models whose mean is taken off; None takes
-            nothing off.
+        y_true: int64 [n], 1 for positive.
+        y_scores: float [m, n] in [0, 1], scores of each model.
+        patients: [n], names. Photographs are resampled by patient.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+        baseline: float [k, n] in [0, 1], scores of models whose mean ROC AUC is
+            subtracted. Default: none.
     """
-    shares = np.full(len(scores), 1 / len(scores))
+    factors = np.full(len(y_scores), 1 / len(y_scores))
     if baseline is not None:
-        scores = np.concatenate([scores, baseline])
-        shares = np.append(shares, np.full(len(baseline), -1 / len(baseline)))
-    values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
-    found = find_interval(float(shares @ values), shares @ resampled)
+        y_scores = np.concatenate([y_scores, baseline])
+        factors = np.append(factors, np.full(len(baseline), -1 / len(baseline)))
+    values, resampled = _resampled_roc_auc(
+        y_true, y_scores, patients, num_resamples, seed
+    )
+    estimate = bootstrap_interval(float(factors @ values), factors @ resampled)
     if baseline is not None:
-        return drop_empty(found)
-    return mend_roc_auc(found, truth, patients)
+        return drop_zero_width(estimate)
+    return exact_roc_auc_interval(estimate, y_true, patients)
 
 
 def compare_roc_auc(
-    truth: np.ndarray,
-    scores: np.ndarray,
+    y_true: np.ndarray,
+    y_scores: np.ndarray,
     *,
     patients: np.ndarray,
     num_resamples: int,
     seed: int,
 ) -> list[tuple[Estimate, Estimate, float]]:
-    """Compare the ROC AUC of several models on the same photographs with the first.
+    """Compare the ROC AUC of several models with that of the first model.
 
     Args:
-        truth: int64 [n], 1 for positive.
-        scores: float [m, n], of each model.
-        patients: [n], names, by which photographs are resampled, alike for all models.
-        num_resamples: bootstrap resamples.
-        seed: of the resampling.
+        y_true: int64 [n], 1 for positive.
+        y_scores: float [m, n], scores of each model for the same photographs.
+        patients: [n], names. All models get the same resamples of patients.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
 
     Returns:
-        For each model its ROC AUC, what that is above the first one's, and twice the
-        smaller share of resamples on either side of no difference; those in which it
-        is undefined are left out.
+        For each model: its ROC AUC, the difference from the first model, and the
+        two-sided p-value of no difference. The p-value is twice the smaller fraction of
+        resamples on either side of zero; undefined resamples are left out.
     """
-    values, resampled = _resample_roc_auc(truth, scores, patients, num_resamples, seed)
-    found = []
+    values, resampled = _resampled_roc_auc(
+        y_true, y_scores, patients, num_resamples, seed
+    )
+    comparisons = []
     for value, results in zip(values, resampled, strict=True):
-        gains = results - resampled[0]
-        defined = gains[np.isfinite(gains)]
-        # Counting the photographs as they are among the resamples, it is never zero.
+        differences = results - resampled[0]
+        defined = differences[np.isfinite(differences)]
+        # The original sample counts as one resample, so the p-value is never zero.
         rarer = 1 + min(np.sum(defined <= 0), np.sum(defined >= 0))
-        sides = rarer / (1 + len(defined))
-        found.append(
+        fraction = rarer / (1 + len(defined))
+        roc_auc = bootstrap_interval(float(value), results)
+        difference = bootstrap_interval(float(value - values[0]), differences)
+        comparisons.append(
             (
-                mend_roc_auc(find_interval(float(value), results), truth, patients),
-                drop_empty(find_interval(float(value - values[0]), gains)),
-                min(1.0, 2 * float(sides)),
+                exact_roc_auc_interval(roc_auc, y_true, patients),
+                drop_zero_width(difference),
+                min(1.0, 2 * float(fraction)),
             )
         )
-    return found
+    return comparisons
 
 
-def weighted_metrics(
-    truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, *, threshold: float
-) -> dict[str, np.ndarray]:
-    """Compute each metric under many weightings of the photographs at once.
-
-    The sensitivity at a specificity is the highest of the ROC curve's points that have
-    that specificity or a higher one, and the reverse likewise.
-
-    Args:
-        truth: int64 [n], 1 for positive.
-        scores: float [n] in [0, 1].
-        weights: float32 [r, n], how often each photograph counts in each resample.
-        threshold: the score from which a photograph is positive.
-
-    Returns:
-        float64 [r] by metric; NaN where undefined. Equal to scikit-learn's functions
-        with `sample_weight`.
-    """
-    positive = (scores >= threshold).astype(np.float32)
-    cells = np.stack(
-        [truth * positive, (1 - truth) * positive, truth * (1 - positive)], axis=1
-    )
-    counts = weights @ cells.astype(np.float32)
-    tp, fp, fn = counts.astype(np.float64).T
-    total = weights.sum(axis=1, dtype=np.float64)
-    tn = total - tp - fp - fn
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
-        accuracy = (tp + tn) / total
-        by_chance = ((tp + fn) * (tp + fp) + (tn + fp) * (tn + fn)) / total**2
-        f1, f1_negative = 2 * tp / (2 * tp + fp + fn), 2 * tn / (2 * tn + fp + fn)
-        ranked = _rank(truth, scores, weights)
-        return {
-            "roc_auc": ranked.pop("roc_auc"),
-            "average_precision": ranked.pop("average_precision"),
-            "accuracy": accuracy,
-            "balanced_accuracy": (sensitivity + specificity) / 2,
-            "sensitivity": sensitivity,
-            "specificity": specificity,
-            "precision": tp / (tp + fp),
-            "negative_predictive_value": tn / (tn + fn),
-            "f1": f1,
-            "f1_negative": f1_negative,
-            "f1_macro": (f1 + f1_negative) / 2,
-            "f1_weighted": (f1 * (tp + fn) + f1_negative * (tn + fp)) / total,
-            "cohen_kappa": (accuracy - by_chance) / (1 - by_chance),
-            **ranked,
-        }
-
-
-def weighted_chances(
-    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Compute how well probabilities tell what comes true; as `weighted_metrics`.
-
-    The expected calibration error is that of Guo et al., 2017,
-    https://arxiv.org/abs/1706.04599, with 15 bins of equal width.
-    """
-    total = weights.sum(axis=1, dtype=np.float64)
-    clipped = np.clip(probabilities.astype(np.float64), TINIEST, 1 - TINIEST)
-    surprise = -np.log(np.where(truth == 1, clipped, 1 - clipped))
-    bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
-    gaps = (probabilities - truth)[:, None] * np.eye(NUM_BINS)[bins]
-    return {
-        "brier_score": weights @ ((probabilities - truth) ** 2) / total,
-        "log_loss": weights @ surprise / total,
-        "expected_calibration_error": np.abs(weights @ gaps).sum(axis=1) / total,
-    }
-
-
-def weighted_recalls(
-    truth: np.ndarray,
-    positive: np.ndarray,
-    weights: np.ndarray,
-    grades: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    """Compute the share of each grade decided rightly; as `weighted_metrics`."""
-    found = {}
-    for grade in [] if grades is None else _list(grades):
-        counted = weights[:, grades == grade].astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = counted @ (positive == truth)[grades == grade] / counted.sum(axis=1)
-        found[f"recall_grade_{grade}"] = share
-    return found
-
-
-def _list(grades: np.ndarray) -> list[int]:
-    return np.unique(grades).tolist()
-
-
-def _resample_roc_auc(
-    truth: np.ndarray,
-    scores: np.ndarray,
+def _resampled_roc_auc(
+    y_true: np.ndarray,
+    y_scores: np.ndarray,
     patients: np.ndarray,
     num_resamples: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ROC AUC of each model, [m], and in each resample, [m, r]."""
+    """Return the ROC AUC of each model, [m], and on each resample, [m, r]."""
     with np.errstate(divide="ignore", invalid="ignore"):
         resampled = [
-            [_rank(truth, x, weights)["roc_auc"] for x in scores]
-            for weights in resample(patients, num_resamples, seed)
+            [ranking_metrics(y_true, x, weights)["roc_auc"] for x in y_scores]
+            for weights in bootstrap_weights(patients, num_resamples, seed)
         ]
-    values = np.full(len(scores), np.nan)
-    if 0 < truth.sum() < len(truth):
-        values = np.array([roc_auc_score(truth, x) for x in scores])
+    values = np.full(len(y_scores), np.nan)
+    if 0 < y_true.sum() < len(y_true):
+        values = np.array([roc_auc_score(y_true, x) for x in y_scores])
     return values, np.concatenate(resampled, axis=1)
-
-
-def _rank(
-    truth: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Compute the metrics that follow from the order of the scores."""
-    order = np.argsort(-scores, kind="stable")
-    # Equal scores are one point of the curves.
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
-    ordered = weights[:, order].astype(np.float64)
-    positives = np.add.reduceat(ordered * truth[order], starts, axis=1)
-    negatives = np.add.reduceat(ordered * (1 - truth[order]), starts, axis=1)
-    true_positives, false_positives = positives.cumsum(axis=1), negatives.cumsum(axis=1)
-    num_positive, num_negative = true_positives[:, -1], false_positives[:, -1]
-    # Each negative outranked counts whole, each tied one half.
-    area = (negatives * (true_positives - positives / 2)).sum(axis=1)
-    chosen = true_positives + false_positives
-    precision = np.divide(
-        true_positives, chosen, out=np.zeros_like(chosen), where=chosen > 0
-    )
-    found = {
-        "roc_auc": area / (num_positive * num_negative),
-        "average_precision": (precision * positives).sum(axis=1) / num_positive,
-    }
-    sensitivity = true_positives / num_positive[:, None]
-    false_alarms = false_positives / num_negative[:, None]
-    # The curve begins where nothing is positive.
-    sensitivity, false_alarms = (
-        np.pad(values, ((0, 0), (1, 0))) for values in (sensitivity, false_alarms)
-    )
-    rows = np.arange(len(weights))
-    undefined = ~np.isfinite(found["roc_auc"])
-    for least in OPERATING_POINTS:
-        last = (false_alarms <= 1 - least + TINY).sum(axis=1) - 1
-        found[f"sensitivity_at_specificity_{least:.2f}"] = np.where(
-            undefined, np.nan, sensitivity[rows, last]
-        )
-    for least in OPERATING_POINTS:
-        first = np.minimum((sensitivity < least - TINY).sum(axis=1), len(starts))
-        found[f"specificity_at_sensitivity_{least:.2f}"] = np.where(
-            undefined, np.nan, 1 - false_alarms[rows, first]
-        )
-    return found

@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing beside it, on a screen, a phone or paper."""
+"""A self-contained HTML page for a screen, a phone or paper."""
 
 import base64
 import html
@@ -42,7 +42,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 
 
 def write_page(path: Path, *, title: str, sections: Iterable[str]) -> None:
-    """Write a page of sections that the other functions made."""
+    """Write a page of sections, which the other functions format."""
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -53,7 +53,7 @@ def write_page(path: Path, *, title: str, sections: Iterable[str]) -> None:
 
 
 def format_headline(figures: Iterable[tuple[str, str, str]]) -> str:
-    """Show a few figures large: name, value, and what stands small beneath."""
+    """Format a few values in large type, each with a name and a small line below."""
     cells = "".join(
         f"<div><small>{html.escape(name)}</small><b>{html.escape(value)}</b>"
         f"<small>{html.escape(below)}</small></div>"
@@ -63,12 +63,12 @@ def format_headline(figures: Iterable[tuple[str, str, str]]) -> str:
 
 
 def format_notes(notes: Iterable[str]) -> str:
-    """Show what a reader must not miss."""
+    """Format highlighted notes."""
     return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
 
 
 def format_text(heading: str, *paragraphs: str) -> str:
-    """Show paragraphs under a heading, on one sheet with what follows."""
+    """Format paragraphs under a heading; printing keeps them with the next section."""
     return _head(heading) + "".join(
         f'<p class="lead">{html.escape(text)}</p>' for text in paragraphs
     )
@@ -77,7 +77,7 @@ def format_text(heading: str, *paragraphs: str) -> str:
 def format_table(
     heading: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> str:
-    """Show a table whose first column names its rows."""
+    """Format a table whose first column names the rows."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     body = "".join(
         f"<tr><td>{html.escape(name)}</td>"
@@ -85,13 +85,13 @@ def format_table(
         + "</tr>"
         for name, *cells in rows
     )
-    # A table over several sheets has its head on each.
+    # A table that is printed on several sheets has its header on each.
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'{_head(heading)}<div class="scroll">{table}</div>'
 
 
 def format_facts(heading: str, facts: Mapping[str, str]) -> str:
-    """Show names with a text each."""
+    """Format a table of names and texts."""
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
         for name, text in facts.items()
@@ -100,7 +100,7 @@ def format_facts(heading: str, facts: Mapping[str, str]) -> str:
 
 
 def format_details(heading: str, text: str) -> str:
-    """Show a long text that is folded until it is asked for."""
+    """Format a long text that is collapsed until it is opened."""
     return (
         f"<details><summary>{html.escape(heading)}</summary>"
         f"<pre>{html.escape(text)}</pre></details>"
@@ -108,7 +108,7 @@ def format_details(heading: str, text: str) -> str:
 
 
 def format_figures(heading: str, paths: Iterable[Path], *, wide: bool = False) -> str:
-    """Embed PNGs, side by side where there is room unless they are wide."""
+    """Embed PNG figures, side by side if they fit and are not wide."""
     images = "".join(map(_embed, paths))
     kind = "scroll wide" if wide else "figures"
     return f'{_head(heading)}<div class="{kind}">{images}</div>'

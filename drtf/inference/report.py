@@ -1,4 +1,4 @@
-"""The report of an evaluation: figures, and a page for those who must judge it."""
+"""The report of an evaluation: figures, and a page for its readers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +14,18 @@ from drtf.inference.evaluation_result import (
     CLASS_COLUMNS,
     METRIC_COLUMNS,
     POINT_COLUMNS,
-    Evaluation,
+    EvaluationResult,
+    class_rows,
     describe_calibration,
     describe_threshold,
     describe_views,
-    list_classes,
-    list_operating_points,
-    list_rows,
+    metric_rows,
+    operating_point_rows,
 )
 from drtf.inference.heatmaps import compute_maps, describe_map, draw_overlay
-from drtf.inference.intervals import format_interval, format_value
-from drtf.models.run import HISTORY_FIGURE, Run
-from drtf.records.manifest import hash_manifest
+from drtf.inference.intervals import format_estimate, format_interval, format_value
+from drtf.models.history import HISTORY_FIGURE
+from drtf.models.run import Run
 from drtf.records.reader import ShardDataset
 
 REPORT_FILE = "report.html"
@@ -40,182 +40,252 @@ GRADES_FIGURE = "grade_confusion_matrix.png"
 MISTAKES_FIGURE = "mistakes.png"
 REPORT_FILES = (REPORT_FILE, *FIGURES, GRADES_FIGURE, MISTAKES_FIGURE, HISTORY_FIGURE)
 NUM_MISTAKES = 4  # of each kind
+# With fewer photographs of a class, one photograph changes sensitivity or specificity
+# by more than 0.05.
+MIN_PER_CLASS = 20
 LIMITS = (
-    "For research; not a medical device. The figures hold for photographs like those "
-    "judged: another camera, population or rate of disease gives others. Choose the "
-    "threshold anew, with drtf evaluate --keep, on photographs of the place where the "
-    "model is to be used.",
-    "Grades are on the ICDR scale, 0 to 4, as the label file has them, mistakes "
-    "included. Photographs that could not be used were set aside when the set was "
-    "built, and are in none of the figures.",
+    "This report is for research. The model is not a medical device. The results hold "
+    "for photographs like the evaluated ones and will differ for other cameras, "
+    "populations and disease prevalences. Before using the model elsewhere, choose a "
+    "new threshold on photographs from that place, with drtf evaluate --keep.",
+    "Grades follow the ICDR scale, 0 to 4, and are taken from the label file, with any "
+    "mistakes it contains. Photographs that could not be used were rejected when the "
+    "dataset was built and are not part of the results.",
 )
 INTERVALS = (
-    "Intervals of 95 %: bootstrap over patients, and exact ones where no mistake was "
-    "made. A patient has the grade and the score of the worse eye. Brier score, log "
-    "loss and calibration error are of the calibrated probabilities."
+    "CI: confidence interval, by bootstrap over patients; exact intervals are used "
+    "where no mistake was made. Per patient, the worse eye counts: the highest grade "
+    "and the highest score. Brier score, log loss and calibration error are computed "
+    "from the calibrated probabilities, ROC AUC and average precision from the scores."
 )
+
+
+def reader_notes(
+    run: Run,
+    split: str,
+    *,
+    same_dataset: bool,
+    used_by_score: bool,
+    patients: pd.Series,
+    validation_labels: pd.Series | None,
+) -> list[str]:
+    """Return what a reader must know to interpret an evaluation.
+
+    Args:
+        run: The evaluated run.
+        split: The evaluated split.
+        same_dataset: Whether the run was trained on this dataset.
+        used_by_score: Whether `drtf score` uses the evaluated threshold.
+        patients: Patient of each evaluated photograph.
+        validation_labels: Labels that the threshold was chosen on; None if it was not
+            chosen in this evaluation.
+    """
+    notes = []
+    if not same_dataset:
+        notes.append(
+            "This dataset is not the training dataset, but may contain some of the "
+            "same photographs."
+        )
+    if not used_by_score:
+        notes.append(
+            "drtf score keeps using the run's own threshold, not this one, unless the "
+            "evaluation is repeated with --keep. To evaluate the run's own threshold, "
+            "use --set evaluate.threshold=stored."
+        )
+    if same_dataset and split == run.config.train.validation_split:
+        notes.append(
+            f"The best epoch, and any threshold chosen by a rule, were chosen on this "
+            f"split ({split}), so the results are optimistic."
+        )
+    if same_dataset and split == "train":
+        notes.append("The model was trained on this split.")
+    if run.config.split.by == "image":
+        notes.append(
+            "The photographs were split by image, so the two eyes of a patient may be "
+            "in different splits."
+        )
+    if validation_labels is not None:
+        num_positive = int(validation_labels.sum())
+        rarer = min(num_positive, len(validation_labels) - num_positive)
+        if rarer < MIN_PER_CLASS:
+            notes.append(
+                f"Threshold and calibration were chosen on only "
+                f"{len(validation_labels):,} photographs, {rarer:,} of them in the "
+                "rarer class. Other photographs may lead to a different threshold."
+            )
+    if patients.is_unique:
+        notes.append(
+            "Every photograph counts as a separate patient. If this is because the "
+            "patients are not known, both eyes of a patient may be in different "
+            "splits, and the intervals are too narrow."
+        )
+    return notes
 
 
 def write_report(
     out: Path,
     run: Run,
-    table: pd.DataFrame,
-    evaluation: Evaluation,
+    predictions: pd.DataFrame,
+    result: EvaluationResult,
     *,
     history: Sequence[dict[str, float]],
-    shards: ShardDataset,
+    dataset: ShardDataset,
     gradcam: GradcamConfig,
 ) -> None:
-    """Draw the figures of an evaluation, and write its page.
+    """Draw the figures of an evaluation and write report.html.
 
     Args:
-        out: the folder.
-        run: that was judged.
-        table: its predictions, in the order of the split.
-        evaluation: what was found.
-        history: what each epoch of the training measured; empty for an ensemble.
-        shards: the set judged on, open.
-        gradcam: how the worst mistakes are explained.
+        out: The folder to write to.
+        run: The evaluated run.
+        predictions: The predictions for the split, in the order of the index.
+        result: The result of the evaluation.
+        history: What each epoch of the training measured; empty for an ensemble.
+        dataset: The evaluated dataset, open.
+        gradcam: How to explain the worst mistakes.
     """
-    for name in (GRADES_FIGURE, MISTAKES_FIGURE):  # an earlier one's, replaced
+    for name in (GRADES_FIGURE, MISTAKES_FIGURE):  # may be left by an earlier report
         (out / name).unlink(missing_ok=True)
-    _plot_figures(out, run, table, evaluation)
+    _plot_figures(out, run, predictions, result)
     sections = [
-        page.format_notes(evaluation.notes),
-        page.format_headline(_find_headline(evaluation)),
-        page.format_text("", _describe_decision(run, evaluation)),
+        page.format_notes(result.notes),
+        page.format_headline(_headline(result)),
+        page.format_text("", _describe_evaluation(run, result)),
         page.format_figures("", [out / name for name in FIGURES]),
-        page.format_table("Metrics", METRIC_COLUMNS, list_rows(evaluation)),
+        page.format_table("Metrics", METRIC_COLUMNS, metric_rows(result)),
         page.format_text("", INTERVALS),
         page.format_table(
-            "Decisions by class", CLASS_COLUMNS, list_classes(evaluation.classes)
+            "Predictions by class", CLASS_COLUMNS, class_rows(result.labels)
         ),
     ]
-    if evaluation.grade_classes:
-        rows = list_classes(evaluation.grade_classes)
-        matrix = np.array(evaluation.grade_confusion_matrix)
+    if result.grades:
+        matrix = np.array(result.grades.confusion_matrix)
         figures.plot_confusion(out / GRADES_FIGURE, matrix, labels=run.task.class_names)
         sections += [
-            page.format_table("Decisions by grade", CLASS_COLUMNS, rows),
+            page.format_table(
+                "Predictions by grade", CLASS_COLUMNS, class_rows(result.grades)
+            ),
             page.format_figures("", [out / GRADES_FIGURE]),
         ]
-    if evaluation.operating_points:
-        title = "Other thresholds, chosen on validation too"
-        rows = list_operating_points(evaluation)
+    if result.operating_points:
+        title = "Other thresholds chosen on the validation split"
+        rows = operating_point_rows(result)
         sections.append(page.format_table(title, POINT_COLUMNS, rows))
-    sections.append(_show_mistakes(out, run, table, evaluation, shards, gradcam))
+    sections.append(_mistakes_section(out, run, predictions, result, dataset, gradcam))
     if history:
         figures.plot_history(out / HISTORY_FIGURE, history)
         sections.append(
             page.format_figures("Learning curves", [out / HISTORY_FIGURE], wide=True)
         )
     sections += [
-        page.format_facts("Model and data", _find_facts(run, evaluation, shards)),
-        page.format_text("Limits", *LIMITS),
-        page.format_details(
-            "Settings that the model was trained with", dump_config(run.config)
-        ),
+        page.format_facts("Model and data", _facts(run, result, dataset)),
+        page.format_text("Limitations", *LIMITS),
+        page.format_details("Training settings", dump_config(run.config)),
     ]
     name = run.folder.resolve().name
     page.write_page(
         out / REPORT_FILE,
-        title=f"Evaluation of {name} on split {evaluation.split}",
+        title=f"Evaluation of {name} on split {result.split}",
         sections=sections,
     )
 
 
-def _find_headline(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    shown = {
+def _headline(result: EvaluationResult) -> list[tuple[str, str, str]]:
+    names = {
         "ROC AUC": "roc_auc",
         "Sensitivity": "sensitivity",
         "Specificity": "specificity",
     }
-    found = []
-    for title, name in shown.items():
-        estimate = evaluation.metrics[name]
-        found.append((title, format_value(estimate.value), format_interval(estimate)))
-    return found
+    cells = []
+    for title, name in names.items():
+        estimate = result.metrics[name]
+        interval = format_interval(estimate)
+        below = f"95 % CI {interval}" if interval else ""
+        cells.append((title, format_value(estimate.value), below))
+    return cells
 
 
-def _describe_decision(run: Run, evaluation: Evaluation) -> str:
-    """Tell of what, and of how many, the headline's figures are."""
-    num_healthy, num_diseased = map(sum, evaluation.confusion_matrix)
+def _describe_evaluation(run: Run, result: EvaluationResult) -> str:
+    """Describe which photographs, classes and threshold the headline refers to."""
+    num_negative, num_positive = map(sum, result.labels.confusion_matrix)
+    threshold = describe_threshold(result.decision_rule.threshold)
     return (
-        f"Positive is grade {run.task.positive_from} and above: "
-        f"{num_diseased:,} photographs are, {num_healthy:,} are not. Threshold: "
-        f"{describe_threshold(evaluation.decision_rule.threshold)}."
+        f"Positive means grade {run.task.positive_from} or higher: "
+        f"{num_positive:,} of the {result.num_photographs:,} photographs are positive, "
+        f"{num_negative:,} are negative. Threshold: {threshold}."
     )
 
 
 def _plot_figures(
-    out: Path, run: Run, table: pd.DataFrame, evaluation: Evaluation
+    out: Path, run: Run, predictions: pd.DataFrame, result: EvaluationResult
 ) -> None:
-    truth, scores = table["label"].to_numpy(), table["score"].to_numpy()
-    threshold = evaluation.decision_rule.threshold.value
-    others = [point.threshold for point in evaluation.operating_points]
-    roc_auc = evaluation.metrics["roc_auc"]
-    average_precision = evaluation.metrics["average_precision"]
+    y_true, y_score = predictions["label"].to_numpy(), predictions["score"].to_numpy()
+    threshold = result.decision_rule.threshold.value
+    others = [point.threshold for point in result.operating_points]
+    roc_auc = format_estimate(result.metrics["roc_auc"])
+    average_precision = format_estimate(result.metrics["average_precision"])
     figures.plot_roc(
         out / "roc.png",
-        truth,
-        scores,
-        caption=f"AUC {format_value(roc_auc.value)} ({format_interval(roc_auc)})",
+        y_true,
+        y_score,
+        caption=f"AUC {roc_auc}",
         threshold=threshold,
         others=others,
     )
     figures.plot_precision_recall(
         out / "precision_recall.png",
-        truth,
-        scores,
-        caption=f"AP {format_value(average_precision.value)} "
-        f"({format_interval(average_precision)})",
+        y_true,
+        y_score,
+        caption=f"AP {average_precision}",
         threshold=threshold,
         others=others,
     )
     figures.plot_scores(
-        out / "scores.png", table["grade"].to_numpy(), scores, threshold=threshold
+        out / "scores.png",
+        predictions["grade"].to_numpy(),
+        y_score,
+        threshold=threshold,
     )
     figures.plot_reliability(
         out / "reliability.png",
-        truth,
-        {"scores": scores, "calibrated": table["probability"].to_numpy()},
+        y_true,
+        {"scores": y_score, "calibrated": predictions["probability"].to_numpy()},
     )
     figures.plot_confusion(
         out / "confusion_matrix.png",
-        np.array(evaluation.confusion_matrix),
+        np.array(result.labels.confusion_matrix),
         labels=run.task.label_names,
     )
 
 
-def _show_mistakes(
+def _mistakes_section(
     out: Path,
     run: Run,
-    table: pd.DataFrame,
-    evaluation: Evaluation,
-    shards: ShardDataset,
+    predictions: pd.DataFrame,
+    result: EvaluationResult,
+    dataset: ShardDataset,
     config: GradcamConfig,
 ) -> str:
-    """Show the decisions that were most wrong, with what the network saw."""
+    """Plot the worst mistakes with their heat maps and return the section."""
     heading = "Worst mistakes"
-    scores, truth = table["score"].to_numpy(), table["label"].to_numpy()
-    wrong = truth != table["predicted_label"].to_numpy()
+    y_score, y_true = predictions["score"].to_numpy(), predictions["label"].to_numpy()
+    wrong = y_true != predictions["predicted_label"].to_numpy()
     if not wrong.any():
-        return page.format_text(heading, "No photograph was decided wrongly.")
-    order = np.argsort(scores, kind="stable")
-    healthy, diseased = run.task.label_names
+        return page.format_text(heading, "All photographs were predicted correctly.")
+    order = np.argsort(y_score, kind="stable")
+    negative, positive = run.task.label_names
     kinds = {
-        f"{diseased}, scored lowest": order[(wrong & (truth == 1))[order]],
-        f"{healthy}, scored highest": order[(wrong & (truth == 0))[order]][::-1],
+        f"{positive}, lowest scores": order[(wrong & (y_true == 1))[order]],
+        f"{negative}, highest scores": order[(wrong & (y_true == 0))[order]][::-1],
     }
-    rows = shards.split_rows(evaluation.split)
+    rows = dataset.split_rows(result.split)
     grid: list[figures.Row] = []
-    for title, chosen in kinds.items():
-        chosen = chosen[:NUM_MISTAKES]
-        if not len(chosen):
+    for title, mistakes in kinds.items():
+        mistakes = mistakes[:NUM_MISTAKES]
+        if not len(mistakes):
             continue
         plain: list[figures.Picture] = []
-        explained: list[figures.Picture] = []
-        images = read_batch(shards, rows[chosen])
+        overlaid: list[figures.Picture] = []
+        images = read_batch(dataset, rows[mistakes])
         maps = compute_maps(
             run.network,
             images,
@@ -224,53 +294,54 @@ def _show_mistakes(
             layer=config.layer,
             method=config.method,
         )
-        for image, values, number in zip(images, maps, chosen, strict=True):
-            row = table.iloc[number]
+        for image, values, number in zip(images, maps, mistakes, strict=True):
+            row = predictions.iloc[number]
             caption = f"{row['id']}, grade {row['grade']}\nscore {row['score']:.3f}"
             plain.append((caption, image))
             caption += describe_map(values)
-            explained.append((caption, draw_overlay(image, values, config)))
-        grid += [(title, plain), (title, explained)]
+            overlaid.append((caption, draw_overlay(image, values, config)))
+        grid += [(title, plain), (title, overlaid)]
     figures.plot_grid(out / MISTAKES_FIGURE, grid, colormap=config.colormap)
     text = (
-        f"Of {wrong.sum():,} wrong decisions. Beneath each photograph, as the network "
-        f"takes it, what in it speaks for disease, by {config.method}."
+        f"{wrong.sum():,} photographs were predicted incorrectly. The worst ones are "
+        "shown as the model sees them; below each, a heat map marks the regions that "
+        f"raise its score ({config.method})."
     )
-    shown = page.format_figures("", [out / MISTAKES_FIGURE], wide=True)
-    return page.format_text(heading, text) + shown
+    figure = page.format_figures("", [out / MISTAKES_FIGURE], wide=True)
+    return page.format_text(heading, text) + figure
 
 
-def _find_facts(
-    run: Run, evaluation: Evaluation, shards: ShardDataset
-) -> dict[str, str]:
-    split, manifest = run.config.split, shards.manifest
+def _facts(run: Run, result: EvaluationResult, dataset: ShardDataset) -> dict[str, str]:
+    split, manifest = run.config.split, dataset.manifest
     facts = {
-        "Photographs": f"{evaluation.num_photographs:,} of "
-        f"{evaluation.num_patients:,} patients, split {evaluation.split} of "
-        f"{manifest.name}",
-        "Positive": f"{run.task.name}: grade {run.task.positive_from} and above",
-        "Threshold": describe_threshold(evaluation.decision_rule.threshold),
-        "Calibration": describe_calibration(evaluation.decision_rule.calibration),
-        "Views (TTA)": describe_views(evaluation),
+        "Evaluated photographs": f"{result.num_photographs:,} photographs of "
+        f"{result.num_patients:,} patients, split {result.split} of {manifest.name}",
+        "Task": f"{run.task.name}; positive means grade "
+        f"{run.task.positive_from} or higher",
+        "Threshold": describe_threshold(result.decision_rule.threshold),
+        "Calibration": describe_calibration(result.decision_rule.calibration),
+        "Test-time augmentation": describe_views(result),
     }
     for name, counts in manifest.num_records.items():
         grades = ", ".join(f"grade {grade}: {n:,}" for grade, n in counts.items())
-        facts[f"Judged set, {name}"] = (
+        facts[f"Evaluated dataset, {name}"] = (
             f"{sum(counts.values()):,} photographs of "
             f"{manifest.num_patients[name]:,} patients; {grades}"
         )
-    set_aside = [f"{count:,} {why}" for why, count in manifest.rejected.items()]
+    rejected = [f"{count:,} {reason}" for reason, count in manifest.rejected.items()]
     images = manifest.preprocessing.items()
     return facts | {
-        "Judged set, set aside": ", ".join(set_aside) or "none",
-        "Judged set, SHA-256": hash_manifest(shards.folder),
+        "Evaluated dataset, rejected": ", ".join(rejected) or "none",
+        "Evaluated dataset, SHA-256": result.dataset_sha256,
         "Preprocessing": ", ".join(f"{key} {value}" for key, value in images),
         "Model": _describe_model(run),
         "Model, SHA-256": run.info.model_sha256,
-        "Trained on": f"{run.info.dataset_name}, split by {split.by}, "
+        "Training dataset": f"{run.info.dataset_name}, split by {split.by}, "
         f"seed {split.seed}",
-        "Trained on, SHA-256": run.info.dataset_sha256,
-        "Trained with": ", ".join(f"{k} {v}" for k, v in run.info.versions.items()),
+        "Training dataset, SHA-256": run.info.dataset_sha256,
+        "Training software": ", ".join(
+            f"{k} {v}" for k, v in run.info.versions.items()
+        ),
     }
 
 

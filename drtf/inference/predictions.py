@@ -1,0 +1,105 @@
+"""Predictions: a table with one row per photograph of a split."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from drtf.data.pipeline import binary_labels
+from drtf.errors import RunError
+from drtf.files import escape_formula, write_atomic
+from drtf.models.decision_rule import DecisionRule
+from drtf.models.prediction import Predict, predict_split
+from drtf.models.run import Run
+from drtf.records.reader import ShardDataset
+
+PREDICTIONS_FILE = "predictions.csv"
+PHOTOGRAPH_COLUMNS = ["id", "patient", "grade"]
+
+
+def score_split(
+    run: Run, dataset: ShardDataset, split: str, *, predict: Predict, batch_size: int
+) -> pd.DataFrame:
+    """Score each photograph of a split.
+
+    Args:
+        run: The run to score with.
+        dataset: An open dataset.
+        split: The split to score.
+        predict: From `build_predictor`.
+        batch_size: Number of photographs per batch.
+
+    Returns:
+        One row per photograph, in the order of the index: `id`, `patient`, `grade`,
+        `label` (0 or 1), `score` (mean over the views, in [0, 1]), `first_view_score`
+        (without test-time augmentation) and, if the run predicts grades,
+        `predicted_grade`.
+    """
+    task = run.task
+    labels = binary_labels(dataset, split, task.name)
+    by_view = predict_split(
+        predict, dataset, split=split, task=task.name, batch_size=batch_size
+    )  # [n, V, C]
+    table = dataset.index.loc[dataset.split_rows(split), PHOTOGRAPH_COLUMNS]
+    table = table.reset_index(drop=True)
+    table["label"] = labels
+    probabilities = by_view.mean(axis=1)
+    table["score"] = task.disease_scores(probabilities)
+    table["first_view_score"] = task.disease_scores(by_view[:, 0])
+    if task.predicts_grades:
+        table["predicted_grade"] = task.predicted_classes(probabilities)
+    return table
+
+
+def apply_decision_rule(scores: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
+    """Add `predicted_label` (0 or 1) and the calibrated `probability` to scores."""
+    positive = scores["score"] >= rule.threshold.value
+    return scores.assign(
+        predicted_label=positive.astype(int),
+        probability=rule.calibration.apply(scores["score"].to_numpy()),
+    )
+
+
+def patient_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Reduce predictions to one row per patient: the highest value of each column.
+
+    This is the worse eye: the highest grade, and the highest score.
+    """
+    columns = predictions.drop(columns=["id", "first_view_score"])
+    return columns.groupby("patient", as_index=False).max()
+
+
+def save_predictions(folder: Path, predictions: pd.DataFrame) -> None:
+    """Write predictions.csv, with names that no spreadsheet runs as a formula."""
+    columns = [*PHOTOGRAPH_COLUMNS, "score", "probability", "predicted_label"]
+    columns += [name for name in ("predicted_grade",) if name in predictions]
+    names = {name: predictions[name].map(escape_formula) for name in ("id", "patient")}
+    text = predictions[columns].assign(**names).to_csv(index=False)
+    write_atomic(folder / PREDICTIONS_FILE, text)
+
+
+def load_predictions(folder: Path) -> pd.DataFrame:
+    """Load `id`, `patient`, `grade` and `score` from predictions.csv, sorted by id.
+
+    Raises:
+        RunError: If the file is missing or damaged.
+    """
+    path = folder / PREDICTIONS_FILE
+    try:
+        # A patient may be called NA.
+        types = {"id": str, "patient": str}
+        table = pd.read_csv(path, dtype=types, na_filter=False)
+        table = table[[*PHOTOGRAPH_COLUMNS, "score"]]
+        table = table.astype({"grade": int, "score": float})
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} is missing: evaluate the run with drtf evaluate first"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{path} is damaged, or drtf evaluate did not write it: {error}"
+        ) from error
+    if not len(table) or table["score"].isna().any():
+        raise RunError(
+            f"{path} is damaged, or drtf evaluate did not write it: scores are missing"
+        )
+    return table.sort_values(["id", "patient"], ignore_index=True)
