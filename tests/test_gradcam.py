@@ -12,6 +12,10 @@ from drtf.inference.gradcam import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER, gr
 from naming import raises_naming
 
 
+def sections(config):
+    return {"config": config.gradcam, "score": config.score}
+
+
 @pytest.mark.parametrize("source", ["shards", "images"])
 def test_the_three_figures_are_written(
     run_folder, shards, photographs, config, tmp_path, source
@@ -19,14 +23,14 @@ def test_the_three_figures_are_written(
     given = (
         {"shards": shards} if source == "shards" else {"images": photographs / "images"}
     )
-    report = gradcam(run_folder, out=tmp_path, config=config, **given)
+    report = gradcam(run_folder, out=tmp_path, **sections(config), **given)
     assert [path.name for path in report.figures] == [
         *FIGURES,
         *([AVERAGES_FIGURE] if source == "shards" else []),
     ]
     assert all(cv2.imread(str(path)).std() > 10 for path in report.figures)
     with raises_naming(DrtfError, tmp_path / FIGURES[0]):
-        gradcam(run_folder, out=tmp_path, config=config, **given)
+        gradcam(run_folder, out=tmp_path, **sections(config), **given)
 
 
 def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
@@ -38,7 +42,9 @@ def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
     shutil.copy(first, images / first.name)
     shutil.copy(second, images / "below" / second.name)
     (images / "broken.jpeg").write_bytes(b"not a photograph")
-    report = gradcam(run_folder, out=tmp_path / "out", config=config, images=images)
+    report = gradcam(
+        run_folder, out=tmp_path / "out", **sections(config), images=images
+    )
     assert report.num_overlays == 2
     assert report.failed == ["broken.jpeg"]
     overlays = tmp_path / "out" / OVERLAYS_FOLDER
@@ -46,7 +52,7 @@ def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
     assert [str(path) for path in found] == [first.name, f"below/{second.name}"]
     assert cv2.imread(str(overlays / first.name)).shape == (512, 512, 3)
     (images / first.name).unlink()
-    again = {"out": tmp_path / "out", "config": config, "overwrite": True}
+    again = {"out": tmp_path / "out", **sections(config), "overwrite": True}
     report = gradcam(run_folder, images=images, **again)
     assert (report.num_overlays, report.num_others) == (1, 1)
     before = {path: path.read_bytes() for path in overlays.rglob("*.*")}
@@ -66,7 +72,7 @@ def test_overlays_stay_in_their_folder(run_folder, photographs, config, tmp_path
     shutil.copy(path, listed.parent / path.name)
     listed.write_text(f"path\n../{path.name}\n{path.name}\n{path}\n/{copy}\n")
     out = tmp_path / "out"
-    report = gradcam(run_folder, out=out, config=config, images=listed)
+    report = gradcam(run_folder, out=out, **sections(config), images=listed)
     assert report.num_overlays == 4
     assert len([p for p in (out / OVERLAYS_FOLDER).rglob("*.*") if p.is_file()]) == 4
     assert copy.read_bytes() == path.read_bytes()
@@ -78,7 +84,7 @@ def test_any_name_is_painted_and_its_end_is_kept(run_folder, config, tmp_path):
     name = os.fsdecode(b"a_long_name_without_any_blank_" * 2 + b"\xff.png")
     (images / name).write_bytes(encode(draw_fundus(seed=1)))
     with mock.patch.object(Axes, "set_title") as titled:
-        gradcam(run_folder, out=tmp_path / "out", config=config, images=images)
+        gradcam(run_folder, out=tmp_path / "out", **sections(config), images=images)
     title = titled.call_args_list[0].args[0]
     _, shown, score = title.splitlines()
     assert shown.startswith("…")
@@ -93,7 +99,7 @@ def test_the_mean_maps_can_be_left_out(
         update={"gradcam": config.gradcam.model_copy(update={"num_averaged": 0})}
     )
     (tmp_path / AVERAGES_FIGURE).write_bytes(b"of an earlier call")
-    call = {"out": tmp_path, "config": config}
+    call = {"out": tmp_path, **sections(config)}
     for source in ({"shards": shards}, {"images": photographs / "images"}):
         with raises_naming(DrtfError, tmp_path / AVERAGES_FIGURE):
             gradcam(run_folder, **call, **source)

@@ -14,9 +14,9 @@ from drtf.inference import heatmaps
 from drtf.inference.heatmaps import (
     check_settings,
     choose_layer,
+    color_map,
     compute_maps,
     draw_overlay,
-    paint,
 )
 from drtf.models.backbones import BACKBONES
 from drtf.models.network import build_disease_logit_model, build_network
@@ -186,9 +186,9 @@ def test_an_unknown_layer_is_refused_with_layers_to_choose_from(known):
     assert choose_layer(known, "features", backbone=EYENET).name == "features"
 
 
-def test_paint_follows_the_colour_map():
+def test_color_map_uses_the_given_colour_map():
     values = np.array([[0.0, 1.0]])
-    assert paint(values, "gray").tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    assert color_map(values, "gray").tolist() == [[[0, 0, 0], [255, 255, 255]]]
 
 
 def test_settings_are_refused_when_no_map_can_be_computed(known):

@@ -52,7 +52,7 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
         assert isinstance(item, NetworkInput)
         assert (item.image == expected).all()
     report = score(
-        run_folder, photographs / "images", out=tmp_path / "s.csv", config=config
+        run_folder, photographs / "images", out=tmp_path / "s.csv", config=config.score
     )
     assert report.num_scored == 48
     batch = np.zeros((config.score.batch_size, 32, 32, 3), np.uint8)
@@ -108,7 +108,7 @@ def test_rows_stand_in_order_and_errors_are_filled_in(run_copy, config, tmp_path
         (images / name).write_bytes(encode(draw_fundus(seed=number)))
     (images / "d.jpeg").write_bytes(b"")
     (images / "e.jpg").write_bytes(b"text")
-    report = score(run_copy, images, out=tmp_path / "out.csv", config=config)
+    report = score(run_copy, images, out=tmp_path / "out.csv", config=config.score)
     assert (report.num_scored, report.num_failed) == (3, 2)
     rows = read(tmp_path / "out.csv")
     assert [row["id"] for row in rows] == ["a,1", "b", "d", "e", "c"]
@@ -124,7 +124,7 @@ def test_a_name_that_is_not_utf8_has_its_row_too(run_folder, config, tmp_path):
     images.mkdir()
     name = os.fsdecode(b"odd\xff.png")
     (images / name).write_bytes(encode(draw_fundus(seed=1)))
-    report = score(run_folder, images, out=tmp_path / "out.csv", config=config)
+    report = score(run_folder, images, out=tmp_path / "out.csv", config=config.score)
     assert report.num_scored == 1
     assert read(tmp_path / "out.csv")[0]["path"] == "odd\\udcff.png"
 
@@ -140,7 +140,7 @@ def test_the_number_of_workers_and_batches_changes_no_row(
             run_folder,
             photographs / "images",
             out=tmp_path / name,
-            config=config.model_copy(update={"score": changed}),
+            config=changed,
         )
         written.append(read(tmp_path / name))
     assert [row["path"] for row in written[0]] == [row["path"] for row in written[1]]
@@ -152,12 +152,12 @@ def test_decisions_follow_the_threshold_of_the_last_evaluation(
     run_copy, photographs, config, tmp_path, save_rule
 ):
     images = photographs / "images"
-    report = score(run_copy, images, out=tmp_path / "before.csv", config=config)
+    report = score(run_copy, images, out=tmp_path / "before.csv", config=config.score)
     assert (report.threshold, report.threshold_chosen) == (0.5, False)
     scores = sorted(float(row["score"]) for row in read(tmp_path / "before.csv"))
     value = (scores[9] + scores[10]) / 2
     save_rule(run_copy, value)
-    report = score(run_copy, images, out=tmp_path / "after.csv", config=config)
+    report = score(run_copy, images, out=tmp_path / "after.csv", config=config.score)
     assert report.threshold_chosen
     decisions = [int(row["predicted_label"]) for row in read(tmp_path / "after.csv")]
     assert sum(decisions) == report.num_positive == 38
@@ -169,16 +169,18 @@ def test_an_existing_table_is_replaced_only_when_asked(
     out = tmp_path / "scores.csv"
     out.write_text("precious")
     with raises_naming(DrtfError, out, "--overwrite"):
-        score(run_folder, photographs / "images", out=out, config=config)
+        score(run_folder, photographs / "images", out=out, config=config.score)
     assert out.read_text() == "precious"
-    score(run_folder, photographs / "images", out=out, config=config, overwrite=True)
+    score(
+        run_folder, photographs / "images", out=out, config=config.score, overwrite=True
+    )
     assert len(read(out)) == 48
 
 
 def test_a_folder_without_photographs_is_an_error(run_folder, config, tmp_path):
     (tmp_path / "notes.txt").touch()
     with raises_naming(LabelError, tmp_path, ".jpeg", ".dcm"):
-        score(run_folder, tmp_path, out=tmp_path / "s.csv", config=config)
+        score(run_folder, tmp_path, out=tmp_path / "s.csv", config=config.score)
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -200,7 +202,8 @@ def write_and_die(file, data):
     write(file, data)
 
 scoring.write_unbuffered = write_and_die
-scoring.score(Path(run), images, out=Path(out), config=load_config(config))
+config = load_config(config).score
+scoring.score(Path(run), images, out=Path(out), config=config)
 """
 
 
@@ -215,9 +218,9 @@ def test_a_killed_scoring_goes_on_without_losing_or_doubling_a_row(
     killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
     assert killed.returncode == -9
     assert not out.exists()
-    report = score(run_folder, images, out=out, config=config)
+    report = score(run_folder, images, out=out, config=config.score)
     assert report.num_scored == 48
-    score(run_folder, images, out=tmp_path / "whole.csv", config=config)
+    score(run_folder, images, out=tmp_path / "whole.csv", config=config.score)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.toml",
@@ -231,15 +234,15 @@ def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp
     images = photographs / "images"
     partial = tmp_path / ".scores.csv.partial"
     with lock_or_fail(partial), raises_naming(DrtfError, partial):
-        score(run_folder, images, out=out, config=config)
-    assert score(run_folder, images, out=out, config=config).num_scored == 48
+        score(run_folder, images, out=out, config=config.score)
+    assert score(run_folder, images, out=out, config=config.score).num_scored == 48
 
 
 def test_what_another_model_scored_is_not_gone_on_with(
     run_copy, photographs, config, tmp_path, save_rule
 ):
     images, out = photographs / "images", tmp_path / "scores.csv"
-    score(run_copy, images, out=out, config=config)
+    score(run_copy, images, out=out, config=config.score)
     lines = out.read_bytes().splitlines(keepends=True)
     partial = tmp_path / ".scores.csv.partial"
     partial.write_bytes(b"".join(lines[:20]))
@@ -247,8 +250,8 @@ def test_what_another_model_scored_is_not_gone_on_with(
     out.unlink()
     save_rule(run_copy, 0.25)
     with raises_naming(DrtfError, partial, "--overwrite"):
-        score(run_copy, images, out=out, config=config)
-    score(run_copy, images, out=out, config=config, overwrite=True)
+        score(run_copy, images, out=out, config=config.score)
+    score(run_copy, images, out=out, config=config.score, overwrite=True)
     rows = read(out)
     assert len({row["settings"] for row in rows}) == 1
     assert rows[0]["settings"] not in lines[1].decode()
@@ -259,7 +262,7 @@ def test_rows_are_not_dropped_where_a_photograph_came_between(
 ):
     images, out = tmp_path / "images", tmp_path / "scores.csv"
     shutil.copytree(photographs / "images", images)
-    score(run_folder, images, out=out, config=config)
+    score(run_folder, images, out=out, config=config.score)
     partial = tmp_path / ".scores.csv.partial"
     out.replace(partial)
     before = partial.read_bytes()
@@ -267,9 +270,9 @@ def test_rows_are_not_dropped_where_a_photograph_came_between(
     names = sorted(path.name for path in images.iterdir())
     shutil.copy(images / names[0], images / f"{Path(names[0]).stem}-b.png")
     with raises_naming(DrtfError, partial, "--overwrite"):
-        score(run_folder, images, out=out, config=config)
+        score(run_folder, images, out=out, config=config.score)
     assert partial.read_bytes() == before
-    report = score(run_folder, images, out=out, config=config, overwrite=True)
+    report = score(run_folder, images, out=out, config=config.score, overwrite=True)
     assert report.num_scored == 49
 
 
@@ -286,7 +289,7 @@ def test_a_table_finished_by_another_process_is_not_replaced(
         mock.patch.object(scoring, "load_run", finish),
         raises_naming(DrtfError, out, "--overwrite"),
     ):
-        score(run_folder, images, out=out, config=config)
+        score(run_folder, images, out=out, config=config.score)
     assert out.read_text() == "done meanwhile"
 
 
@@ -307,11 +310,11 @@ def test_what_was_scored_of_another_folder_is_not_gone_on_with(
     before = partial.read_bytes()
     assert len(before.splitlines()) == 6
     with raises_naming(DrtfError, partial, "--overwrite"):
-        score(run_folder, folders[1], out=out, config=config)
+        score(run_folder, folders[1], out=out, config=config.score)
     assert partial.read_bytes() == before
-    score(run_folder, folders[1], out=out, config=config, overwrite=True)
+    score(run_folder, folders[1], out=out, config=config.score, overwrite=True)
     whole = tmp_path / "whole.csv"
-    score(run_folder, folders[1], out=whole, config=config)
+    score(run_folder, folders[1], out=whole, config=config.score)
     assert out.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob(".scores*"))
 
@@ -327,7 +330,7 @@ def test_a_table_that_can_not_be_is_refused_first(
             run_folder,
             photographs / "images",
             out=tmp_path / name,
-            config=config,
+            config=config.score,
             overwrite=True,
         )
 
@@ -336,7 +339,7 @@ def test_parts_are_merged_and_nothing_may_be_missing(
     run_folder, photographs, config, tmp_path
 ):
     images, out = photographs / "images", tmp_path / "scores.csv"
-    call = {"out": out, "config": config}
+    call = {"out": out, "config": config.score}
     score(run_folder, images, **call)
     whole = out.read_bytes()
     out.unlink()
@@ -370,8 +373,8 @@ def test_a_parquet_table_holds_what_the_csv_does(
     run_folder, photographs, config, tmp_path
 ):
     images = photographs / "images"
-    score(run_folder, images, out=tmp_path / "scores.csv", config=config)
-    score(run_folder, images, out=tmp_path / "scores.parquet", config=config)
+    score(run_folder, images, out=tmp_path / "scores.csv", config=config.score)
+    score(run_folder, images, out=tmp_path / "scores.parquet", config=config.score)
     expected = pd.read_csv(tmp_path / "scores.csv", dtype={"id": str})
     found = pd.read_parquet(tmp_path / "scores.parquet")
     assert found["path"].tolist() == expected["path"].tolist()
@@ -392,13 +395,12 @@ def test_hardly_gradable_photographs_are_flagged_or_rejected(
     (images / "b_dark.png").write_bytes(encode((good * 0.15).astype(np.uint8)))
     (images / "c_text.png").write_bytes(encode(page))
     out = tmp_path / "scores.csv"
-    report = score(run_folder, images, out=out, config=config)
+    report = score(run_folder, images, out=out, config=config.score)
     assert (report.num_scored, report.num_flagged) == (3, 2)
     rows = read(out)
     assert [row["flags"] for row in rows] == ["", "too_dark", "not_a_fundus"]
     strict = config.score.model_copy(update={"on_ungradable": "reject"})
-    config = config.model_copy(update={"score": strict})
-    report = score(run_folder, images, out=out, config=config, overwrite=True)
+    report = score(run_folder, images, out=out, config=strict, overwrite=True)
     assert (report.num_scored, report.num_failed, report.num_flagged) == (1, 2, 2)
     rejected = read(out)
     assert rejected[0]["score"] == rows[0]["score"]
@@ -413,12 +415,12 @@ def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
         path = images / f"{number}_left.png"
         path.write_bytes(encode(draw_fundus(seed=number)))
     (images / "3_left.png").write_bytes(b"")
-    score(run_folder, images, out=tmp_path / "scores.csv", config=config)
+    score(run_folder, images, out=tmp_path / "scores.csv", config=config.score)
     out = tmp_path / "submission.csv"
-    score(run_folder, images, out=out, config=config, kaggle=True)
+    score(run_folder, images, out=out, config=config.score, kaggle=True)
     parquet = tmp_path / "s.parquet"
     with raises_naming(DrtfError, "--out", ".csv", parquet) as error:
-        score(run_folder, images, out=parquet, config=config, kaggle=True)
+        score(run_folder, images, out=parquet, config=config.score, kaggle=True)
     assert str(error.value).count(".parquet") == 1  # the one that was given
     labels = [row["predicted_label"] or "0" for row in read(tmp_path / "scores.csv")]
     assert read(out) == [
@@ -434,7 +436,7 @@ def test_a_submission_has_no_name_twice(run_folder, photographs, config, tmp_pat
     out = tmp_path / "submission.csv"
     facts = ("a/1_left.png", "b/1_left.png", "--format kaggle")
     with raises_naming(DrtfError, *facts):
-        score(run_folder, tmp_path, out=out, config=config, kaggle=True)
+        score(run_folder, tmp_path, out=out, config=config.score, kaggle=True)
     assert not out.exists()
 
 
@@ -443,11 +445,11 @@ def test_a_run_of_grades_tells_the_grade(shards, photographs, config, tmp_path):
     config = config.model_copy(update={"train": settings})
     train(shards, out=tmp_path / "run", config=config)
     images, out = photographs / "images", tmp_path / "scores.csv"
-    score(tmp_path / "run", images, out=out, config=config)
+    score(tmp_path / "run", images, out=out, config=config.score)
     grades = [row["predicted_grade"] for row in read(out)]
     assert set(grades) <= set("01234")
     out = tmp_path / "submission.csv"
-    score(tmp_path / "run", images, out=out, config=config, kaggle=True)
+    score(tmp_path / "run", images, out=out, config=config.score, kaggle=True)
     assert [row["level"] for row in read(out)] == grades
 
 
@@ -457,13 +459,13 @@ def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_pa
     for number, name in enumerate(("=1+1.png", "@a.png", "b\nc.png", "b\\nc.png")):
         (images / name).write_bytes(encode(draw_fundus(seed=number)))
     out = tmp_path / "scores.csv"
-    assert score(run_folder, images, out=out, config=config).num_scored == 4
+    assert score(run_folder, images, out=out, config=config.score).num_scored == 4
     assert len(out.read_bytes().splitlines()) == 5
     rows = read(out)
     assert [row["id"] for row in rows] == ["'=1+1", "'@a", "b\\nc", r"b\\nc"]
     assert rows[2]["path"] == "b\\nc.png"
     out = tmp_path / "scores.parquet"
-    score(run_folder, images, out=out, config=config)
+    score(run_folder, images, out=out, config=config.score)
     ids = pd.read_parquet(out)["id"].tolist()
     assert ids == ["=1+1", "@a", "b\\nc", r"b\\nc"]
 
@@ -473,6 +475,6 @@ def test_several_views_tell_their_spread(
 ):
     save_rule(run_copy, 0.25, tta="flips5")
     images = photographs / "images"
-    score(run_copy, images, out=tmp_path / "scores.csv", config=config)
+    score(run_copy, images, out=tmp_path / "scores.csv", config=config.score)
     spreads = [float(row["spread"]) for row in read(tmp_path / "scores.csv")]
     assert 0 < max(spreads) < 1

@@ -16,15 +16,15 @@ from .options import LocalPath, out_option
     type=click.Choice(["scores", "logits"]),
     default="scores",
     show_default=True,
-    help="What the mean of the runs is taken of.",
+    help="What to average: the scores of the runs, or their logits.",
 )
 def ensemble(
     runs: tuple[Path, ...], out: Path, mean: Literal["scores", "logits"]
 ) -> None:
-    """Join several RUNs of one set and task into a run folder of its own.
+    """Combine several RUNs with the same dataset and task into an ensemble.
 
-    evaluate, score, gradcam and export take it as they take any other. It has no
-    threshold until evaluate has chosen one.
+    The ensemble is a run folder, which evaluate, score, gradcam and export accept. It
+    has no threshold until you run evaluate on it.
     """
     from drtf.inference.ensemble import combine
 

@@ -18,37 +18,40 @@ if TYPE_CHECKING:
     "target",
     type=click.Choice(["savedmodel", "tflite", "tflite-int8"]),
     required=True,
-    help="What to write; int8 is calibrated on validation photographs.",
+    help="Format to write; tflite-int8 is quantized on validation photographs.",
 )
-@shards_option("Set like the one trained on, to calibrate and compare on.")
+@shards_option("Dataset to quantize and compare on, preprocessed as in training.")
 @click.option("--split", default="test", show_default=True, help="Split to compare on.")
 @out_option("Folder (savedmodel) or file (tflite) to write.")
 def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> None:
-    """Write the network in RUN for other runtimes, and try it beside Keras's.
+    """Export the network in RUN to another runtime and compare it with Keras.
 
-    What is written takes uint8 RGB of any size, cropped and equalised as the run's
-    config says, and gives the score of one view. A JSON file beside it has
-    preprocessing, views, threshold, calibration and what was measured.
+    The exported network takes uint8 RGB images of any size, cropped and equalized as in
+    RUN's config, and returns the score of one view. A JSON file next to it describes
+    preprocessing, views, threshold and calibration, and contains the comparison.
     """
     from drtf.inference.export import export as run_export
 
     from .tables import show_table
 
-    found = run_export(run, shards, out=out, target=target, split=split)
-    ways = {
-        "Keras": (found.keras_roc_auc, found.keras_images_per_second),
-        target: (found.roc_auc, found.images_per_second),
+    exported = run_export(run, shards, out=out, target=target, split=split)
+    networks = {
+        "Keras": (exported.keras_roc_auc, exported.keras_images_per_second),
+        target: (exported.roc_auc, exported.images_per_second),
     }
     show_table(
-        f"{found.path}, {found.size_bytes / 1e6:,.2f} MB, on {found.num_photographs:,} "
-        f"photographs of split {split}",
+        f"{exported.path}, {exported.size_bytes / 1e6:,.2f} MB, on "
+        f"{exported.num_photographs:,} photographs of split {split}",
         ("", "ROC AUC", "images/s, one at a time"),
-        [(name, f"{auc:.4f}", f"{rate:,.0f}") for name, (auc, rate) in ways.items()],
+        [
+            (name, f"{auc:.4f}", f"{rate:,.0f}")
+            for name, (auc, rate) in networks.items()
+        ],
     )
-    click.echo(f"Largest difference of a score: {found.max_difference:.2g}")
-    if found.num_changed_predictions:
+    click.echo(f"Largest difference between two scores: {exported.max_difference:.2g}")
+    if exported.num_changed_predictions:
         click.echo(
-            f"Note: {found.num_changed_predictions:,} of {found.num_photographs:,} "
-            "photographs are decided otherwise than by Keras's scores: choose "
-            f"threshold and calibration anew, by scores of {found.path}."
+            f"Note: the predicted label of {exported.num_changed_predictions:,} of "
+            f"{exported.num_photographs:,} photographs differs from Keras. Choose a "
+            f"new threshold and calibration from the scores of {exported.path}."
         )

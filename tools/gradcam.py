@@ -18,9 +18,13 @@ from .options import (
 
 @click.command()
 @click.argument("run", type=LocalPath())
-@shards_option("Set made by build-shards; or give --images.", required=False)
-@click.option("--split", default="test", show_default=True, help="Split of the set.")
-@images_option("Folder of photographs, or s3://.", required=False)
+@shards_option("Dataset written by build-shards; or give --images.", required=False)
+@click.option(
+    "--split", default="test", show_default=True, help="Split of the dataset."
+)
+@images_option(
+    "Folder of photographs, local or s3://; or give --shards.", required=False
+)
 @out_option("Folder to write the figures to.")
 @overwrite_option
 @config_options
@@ -34,24 +38,27 @@ def gradcam(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Paint where the model in RUN sees disease, by Grad-CAM.
+    """Show which regions raise the disease score of the model in RUN (Grad-CAM).
 
-    Writes images.png, heatmaps.png and overlays.png: of shards, three healthy and three
-    diseased photographs, and averages.png with the mean map of each grade; of a folder,
-    the three lowest and the three highest scored, and an overlay of every photograph.
+    Writes images.png, heatmaps.png and overlays.png. For a dataset they show three
+    healthy and three diseased photographs, and averages.png shows the mean map of each
+    grade. For a folder they show the photographs with the three lowest and the three
+    highest scores, and an overlay is written for every photograph.
     """
     if (shards is None) == (images is None):
-        raise click.UsageError("give either --shards or --images")
+        raise click.UsageError("give exactly one of --shards and --images")
     from drtf.inference.gradcam import OVERLAYS_FOLDER
     from drtf.inference.gradcam import gradcam as run_gradcam
     from drtf.models.run import load_run_config
 
+    config = load_run_config(
+        run, config_source, overrides, sections=("gradcam", "score")
+    )
     report = run_gradcam(
         run,
         out=out,
-        config=load_run_config(
-            run, config_source, overrides, sections=("gradcam", "score")
-        ),
+        config=config.gradcam,
+        score=config.score,
         shards=shards,
         split=split,
         images=images,
@@ -66,17 +73,16 @@ def gradcam(
         click.echo(f"{report.num_overlays:,} overlays in {out / OVERLAYS_FOLDER}")
     if report.num_others:
         click.echo(
-            f"Note: {report.num_others:,} files that stood in {out / OVERLAYS_FOLDER} "
-            "before are left."
+            f"Note: {out / OVERLAYS_FOLDER} also has {report.num_others:,} older files."
         )
     for name in report.blank:
         click.echo(
-            f"Note: the map of {name} is zero everywhere: nothing in it speaks "
-            "for disease at this layer."
+            f"Note: the heat map of {name} is empty: no region raises its score at "
+            "this layer."
         )
     if report.failed:
         click.echo(
-            f"{len(report.failed):,} photographs could not be read, the first of them "
-            f"{report.failed[0]}; drtf score tells why."
+            f"{len(report.failed):,} photographs could not be read (first: "
+            f"{report.failed[0]}). drtf score reports the reasons."
         )
         sys.exit(SOME_REJECTED)

@@ -18,41 +18,43 @@ from .options import (
 
 
 class Part(click.ParamType):
-    """One of several parts, written as `2/8`."""
+    """One of several parts, such as `2/8`."""
 
     name = "part"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        """Return number, from 1, and count."""
+        """Return the part's number, from 1, and the number of parts."""
         if isinstance(value, tuple):  # click converts a default twice
             return value
-        found = re.fullmatch(r"(\d+)/(\d+)", value)
-        number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
         if not 1 <= number <= count:
-            self.fail(f"{value!r} is no part such as 2/8", param, ctx)
+            self.fail(f"{value!r} is not a part such as 2/8", param, ctx)
         return number, count
 
 
 @click.command()
 @click.argument("run", type=LocalPath())
 @images_option(
-    "Folder of photographs, or s3://, searched in depth; or a .csv with a column path."
+    "Folder of photographs, local or s3://, searched recursively; or a .csv file with "
+    "a column path."
 )
-@out_option("Table to write: a .csv or .parquet.")
+@out_option("Table to write: a .csv or .parquet file.")
 @click.option(
     "--shard",
     "part",
     type=Part(),
     default="1/1",
-    help="Score the I-th of N parts of the photographs, into a file of its own.",
+    metavar="I/N",
+    help="Score part I of N of the photographs and write it to a separate file.",
 )
 @click.option(
     "--merge",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Join the files that --shard 1/N to N/N wrote, and check that no row lacks.",
+    help="Merge the outputs of --shard 1/N to N/N and check that no rows are missing.",
 )
 @click.option(
     "--format",
@@ -60,14 +62,14 @@ class Part(click.ParamType):
     type=click.Choice(["table", "kaggle"]),
     default="table",
     show_default=True,
-    help="All columns; or a submission, image,level: the grade, or else the decision, "
-    "and 0 for what has no score.",
+    help="table: all columns. kaggle: a submission, image,level, with the predicted "
+    "grade or label, and 0 for photographs without a score.",
 )
 @click.option(
     "--on-ungradable",
     type=click.Choice(["flag", "reject"]),
-    help="What becomes of photographs that are dark, blurred or no fundus: flag them, "
-    "or give them no score either; without it the config's score.on_ungradable.",
+    help="Flag photographs that are dark, blurred or not of a retina, or reject them, "
+    "so that they get no score. Default: score.on_ungradable of the config.",
 )
 @overwrite_option
 @config_options
@@ -85,37 +87,39 @@ def score(
 ) -> None:
     """Score a folder of photographs with the model in RUN.
 
-    They are preprocessed just as the shards were that the model was trained on;
-    threshold, views and calibration are those that an evaluation kept in RUN. A row
-    that could not be scored says why, and the exit code is then 3. A scoring that was
-    stopped, by whatever, goes on where it was when the same command is given again.
+    The photographs are preprocessed as in training. Threshold, test-time augmentation
+    and calibration are those that evaluate stored in RUN. If a photograph cannot be
+    scored, its row gives the reason and the exit code is 3. Run the same command again
+    to resume after an interruption.
     """
     if merge and part != (1, 1):
-        raise click.UsageError("give --shard or --merge, not both")
+        raise click.UsageError("--shard and --merge cannot be combined")
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import load_run_config
 
     if on_ungradable:
         overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
+    config = load_run_config(run, config_source, overrides, sections=("score",))
     report = run_scoring(
         run,
         images,
         out=out,
-        config=load_run_config(run, config_source, overrides, sections=("score",)),
+        config=config.score,
         overwrite=overwrite,
         part=part,
         merge=merge or 0,
         kaggle=form == "kaggle",
     )
     click.echo(
-        f"{report.table}: {report.num_scored:,} scored, {report.num_positive:,} at or "
-        f"above the threshold of {report.threshold:.4f}, {report.num_failed:,} with an "
-        f"error, {report.num_flagged:,} flagged as hardly gradable"
+        f"{report.table}: {report.num_scored:,} photographs scored, "
+        f"{report.num_positive:,} of them positive (threshold "
+        f"{report.threshold:.4f}), {report.num_failed:,} without a score, "
+        f"{report.num_flagged:,} flagged as possibly ungradable"
     )
     if not report.threshold_chosen:
         click.echo(
-            "Note: no evaluation has chosen a threshold and views yet; 0.5 and one "
-            "view were taken."
+            "Note: the run has no threshold yet, so 0.5 was used, without test-time "
+            "augmentation. Choose a threshold with drtf evaluate."
         )
     if report.num_failed:
         sys.exit(SOME_REJECTED)

@@ -1,4 +1,4 @@
-"""Ensembles: several runs joined into one, which is a run like any other."""
+"""Ensembles: several runs combined into one run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,36 +27,38 @@ Mean = Literal["scores", "logits"]
 
 
 def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
-    """Join runs into an ensemble, and write it as a run folder of its own.
+    """Combine runs into an ensemble and write it as a run folder.
 
     The mean of the scores is the mixture of Lakshminarayanan et al., 2017,
-    https://arxiv.org/abs/1612.01474; the mean of the logits is the geometric one, which
-    lets a member that is sure of itself say more.
+    https://arxiv.org/abs/1612.01474. The mean of the logits is the geometric mean,
+    which gives more weight to members that are certain.
 
     Args:
-        run_folders: of two or more runs of one task, trained on one set.
-        out: the folder to write; it has no threshold yet.
-        mean: of what the members say.
+        run_folders: Two or more runs with the same task and training dataset.
+        out: The run folder to write. It has no threshold until it is evaluated.
+        mean: What to average, the members' scores or their logits.
 
     Raises:
-        RunError: if `out` exists, or the runs don't fit together.
+        RunError: If `out` exists, or the runs do not fit together.
     """
     if out.exists():
-        raise RunError(f"{out} exists already: name another folder")
+        raise RunError(f"{out} already exists: choose another folder")
     if len(run_folders) < 2:
         raise RunError(f"an ensemble needs at least 2 runs; got {len(run_folders)}")
     runs = [load_run(folder) for folder in run_folders]
     for run in runs:
         if run.info.members:
-            raise RunError(f"{run.folder} is an ensemble itself: name its members")
-        _check_alike(runs[0], run)
+            raise RunError(
+                f"{run.folder} is already an ensemble: give its members instead"
+            )
+        _check_compatible(runs[0], run)
     hashes = [run.info.model_sha256 for run in runs]
     for run in runs:
         first = runs[hashes.index(run.info.model_sha256)]
         if first is not run:
             raise RunError(
                 f"{first.folder} and {run.folder} are the same model: give each run "
-                "once"
+                "only once"
             )
     network = build_ensemble(
         [run.network for run in runs], mean=mean, task=runs[0].task
@@ -85,60 +87,61 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
 def build_ensemble(
     networks: Sequence[keras.Model], *, mean: Mean, task: Task
 ) -> keras.Model:
-    """Build one network of several; its logits are those of their mean.
+    """Build a network that averages several networks.
 
     Args:
-        networks: from `build_network`, alike in input and output.
-        mean: of what they say.
-        task: what they were trained for.
+        networks: From `build_network`, with equal input and output shapes.
+        mean: What to average, scores or logits.
+        task: The task that they were trained for.
 
     Returns:
-        A model like its members, which are nested in it.
+        A model with the members' input and output, in which they are nested. Its layer
+        `logits` holds the logits of the mean.
     """
     image = keras.Input(networks[0].input.shape[1:], name="image")
-    found = []
+    outputs = []
     for number, network in enumerate(networks):
         logits = network.get_layer(LOGITS).output
         member = keras.Model(network.input, logits, name=f"member_{number}")
-        found.append(member(image))
-    logits = ops.stack(found)  # [N, B, C]
+        outputs.append(member(image))
+    logits = ops.stack(outputs)  # [N, B, C]
     if mean == "logits":
-        joined = ops.mean(logits, axis=0)
+        averaged = ops.mean(logits, axis=0)
     elif task.predicts_grades:
-        joined = _log_mean(ops.log_softmax(logits, axis=-1))
+        averaged = _log_mean(ops.log_softmax(logits, axis=-1))
     else:
-        joined = _log_mean(ops.log_sigmoid(logits))
-        joined -= _log_mean(ops.log_sigmoid(-logits))
-    joined = keras.layers.Identity(name=LOGITS, dtype="float32")(joined)
-    return keras.Model(image, add_score(joined, task), name="ensemble")
+        averaged = _log_mean(ops.log_sigmoid(logits))
+        averaged -= _log_mean(ops.log_sigmoid(-logits))
+    averaged = keras.layers.Identity(name=LOGITS, dtype="float32")(averaged)
+    return keras.Model(image, add_score(averaged, task), name="ensemble")
 
 
 def _log_mean(logs: keras.KerasTensor) -> keras.KerasTensor:
-    """Return the logarithm of the mean over the first axis, but for a constant."""
+    """Return the logarithm of the mean over the first axis, up to a constant."""
     return ops.logsumexp(logs, axis=0)
 
 
-def _check_alike(first: Run, other: Run) -> None:
+def _check_compatible(first: Run, other: Run) -> None:
     tasks = first.config.train.task, other.config.train.task
     if tasks[0] != tasks[1]:
         raise RunError(
-            f"{other.folder} was trained for the task {tasks[1]!r}, {first.folder} for "
-            f"{tasks[0]!r}: only runs of one task can be joined"
+            f"{other.folder} has the task {tasks[1]!r}, but {first.folder} has "
+            f"{tasks[0]!r}: all runs of an ensemble must have the same task"
         )
     names = first.config.model.name, other.config.model.name
     if names[0] != names[1]:
         raise RunError(
-            f"{other.folder} has the backbone {names[1]!r}, {first.folder} "
-            f"{names[0]!r}: an ensemble requires runs with the same backbone"
+            f"{other.folder} has the backbone {names[1]!r}, but {first.folder} has "
+            f"{names[0]!r}: all runs of an ensemble must have the same backbone"
         )
     splits = tuple(run.config.train.validation_split for run in (first, other))
     if splits[0] != splits[1]:
         raise RunError(
-            f"{other.folder} was validated on split {splits[1]!r}, {first.folder} on "
-            f"{splits[0]!r}: no split would be unseen by both"
+            f"{other.folder} was validated on split {splits[1]!r}, but {first.folder} "
+            f"on {splits[0]!r}: no split would be unseen by both"
         )
     if first.info.dataset_sha256 != other.info.dataset_sha256:
         raise RunError(
-            f"{other.folder} was trained on another set than {first.folder}: only runs "
-            "of one set can be joined, or one's test split would have taught the other"
+            f"{other.folder} and {first.folder} were trained on different datasets: a "
+            "test photograph of one may be a training photograph of the other"
         )

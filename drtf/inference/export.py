@@ -1,4 +1,4 @@
-"""Export: a run's network for other runtimes, tried before it is handed over."""
+"""Export of a run's network to other runtimes, compared with Keras."""
 
 import json
 import time
@@ -17,18 +17,18 @@ from sklearn.metrics import roc_auc_score
 from drtf.data.loader import read_batch
 from drtf.data.pipeline import binary_labels
 from drtf.files import check_absent, replacing, write_atomic
-from drtf.inference.evaluation import check_preprocessing
-from drtf.models.device import silence_stderr
+from drtf.models.compatibility import check_preprocessing
+from drtf.models.device import silence_stderr, training_versions
 from drtf.models.network import scale_images
 from drtf.models.prediction import VIEWS
-from drtf.models.run import Run, load_run, training_versions
+from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
 
 Format = Literal["savedmodel", "tflite", "tflite-int8"]
-# From uint8 RGB [B, H, W, 3] to scores, float32 [B].
+# From uint8 RGB [B, H, W, 3] to float32 scores [B].
 Score = Callable[[np.ndarray], np.ndarray]
-# The same of tensors, as a graph.
+# The same on tensors, as a compiled function.
 Serve: TypeAlias = "tf.types.experimental.PolymorphicFunction"
 
 NUM_REPRESENTATIVE = 256
@@ -36,18 +36,18 @@ NUM_REPRESENTATIVE = 256
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and what it is worth beside the network in Keras.
+    """An exported network compared with the Keras network.
 
     Attributes:
-        path: of the folder or file.
-        size_bytes: of it.
-        num_photographs: of the split that both were tried on, one at a time.
-        max_difference: the largest between both scores of one photograph.
-        num_changed_predictions: photographs whose predicted label differs.
-        roc_auc: of the exported network.
-        keras_roc_auc: of Keras's.
-        images_per_second: of the exported network.
-        keras_images_per_second: of Keras's, compiled.
+        path: The written folder or file.
+        size_bytes: Its size.
+        num_photographs: Number of photographs that both networks scored, one at a time.
+        max_difference: Largest absolute difference between the scores of a photograph.
+        num_changed_predictions: Number of photographs whose predicted label differs.
+        roc_auc: ROC AUC of the exported network.
+        keras_roc_auc: ROC AUC of the Keras network.
+        images_per_second: Speed of the exported network.
+        keras_images_per_second: Speed of the Keras network, compiled.
     """
 
     path: Path
@@ -64,64 +64,64 @@ class Exported:
 def export(
     run_folder: Path, shards: Path, *, out: Path, target: Format, split: str = "test"
 ) -> Exported:
-    """Write a run's network as SavedModel or TFLite, and compare it with Keras's.
+    """Write a run's network as SavedModel or TFLite and compare it with Keras.
 
-    What is written takes uint8 RGB [B, H, W, 3] of any size, preprocessed (cropped,
-    equalised) as the run's config says, and gives float32 `score` [B] of one view; TTA
-    and calibration are the caller's. Beside it stands a JSON file with all that a
-    caller must know.
+    The exported network takes uint8 RGB [B, H, W, 3] of any size, preprocessed (cropped
+    and equalized) as in the run's config, and returns the float32 `score` [B] of one
+    view. The caller must apply test-time augmentation and calibration. Everything that
+    a caller must know is written to a JSON file next to it.
 
     Args:
-        run_folder: what `train` or `ensemble` left.
-        shards: a set preprocessed like the one trained on.
-        out: the folder (SavedModel) or file (TFLite) to write.
-        target: the format; `tflite-int8` is calibrated on validation photographs.
-        split: of the set, to compare on.
+        run_folder: The run folder, written by `train` or `ensemble`.
+        shards: A dataset with the same preprocessing as in training.
+        out: The folder (SavedModel) or file (TFLite) to write.
+        target: The format; `tflite-int8` is quantized on validation photographs.
+        split: The split to compare on.
 
     Raises:
-        DrtfError: if `out` exists, or run and set don't fit together.
+        DrtfError: If `out` exists, or run and dataset do not fit together.
     """
     check_absent(out)
-    facts = out.with_name(f"{out.name}.json")
-    check_absent(facts)
+    description = out.with_name(f"{out.name}.json")
+    check_absent(description)
     run = load_run(run_folder)
     serve = build_serving(run)
-    with ShardDataset(shards) as shard_set, replacing(out) as aside:
-        check_preprocessing(run, shard_set)
-        truth = binary_labels(shard_set, split, run.task.name)
+    with ShardDataset(shards) as dataset, replacing(out) as partial:
+        check_preprocessing(run, dataset)
+        y_true = binary_labels(dataset, split, run.task.name)
         if target == "savedmodel":
             module = tf.Module()
             module.network, module.serve = run.network, serve
-            tf.saved_model.save(module, str(aside), signatures=serve)
-            exported = _load_saved_model(aside)
+            tf.saved_model.save(module, str(partial), signatures=serve)
+            exported = _load_saved_model(partial)
         else:
             samples = None
             if target == "tflite-int8":
-                rows = shard_set.split_rows(run.config.train.validation_split)
-                samples = read_batch(shard_set, rows[:NUM_REPRESENTATIVE])
-            aside.write_bytes(convert_to_tflite(serve, samples))
-            exported = _load_tflite(aside)
-        rows = shard_set.split_rows(split)
-        scores, seconds = _score_by_both(shard_set, rows, serve, exported)
-        files = [aside] if aside.is_file() else aside.rglob("*")
+                rows = dataset.split_rows(run.config.train.validation_split)
+                samples = read_batch(dataset, rows[:NUM_REPRESENTATIVE])
+            partial.write_bytes(convert_to_tflite(serve, samples))
+            exported = _load_tflite(partial)
+        rows = dataset.split_rows(split)
+        scores, seconds = _score_with_both(dataset, rows, serve, exported)
+        files = [partial] if partial.is_file() else partial.rglob("*")
         result = Exported(
             path=out,
             size_bytes=sum(path.stat().st_size for path in files if path.is_file()),
             num_photographs=len(rows),
             max_difference=float(np.abs(scores[0] - scores[1]).max()),
             num_changed_predictions=int(np.logical_xor(*(scores >= run.cutoff)).sum()),
-            roc_auc=float(roc_auc_score(truth, scores[1])),
-            keras_roc_auc=float(roc_auc_score(truth, scores[0])),
+            roc_auc=float(roc_auc_score(y_true, scores[1])),
+            keras_roc_auc=float(roc_auc_score(y_true, scores[0])),
             images_per_second=len(rows) / seconds[1],
             keras_images_per_second=len(rows) / seconds[0],
         )
-        described = _describe(run, result, target, split)
-        write_atomic(facts, json.dumps(described, indent=2) + "\n")
+        contents = _describe(run, result, target, split)
+        write_atomic(description, json.dumps(contents, indent=2) + "\n")
     return result
 
 
 def build_serving(run: Run) -> Serve:
-    """Return a function from uint8 images of any size to `score`."""
+    """Return a compiled function from uint8 images of any size to `score`."""
     size = run.info.image_size
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -135,15 +135,16 @@ def build_serving(run: Run) -> Serve:
 
 
 def convert_to_tflite(serve: Serve, samples: np.ndarray | None) -> bytes:
-    """Convert to TFLite: float32, or int8 inside where there are samples.
+    """Convert to TFLite: float32, or int8 if there are samples.
 
     Args:
-        serve: from `build_serving`.
-        samples: uint8 RGB [N, H, W, 3], to find the ranges of activations with.
+        serve: From `build_serving`.
+        samples: uint8 RGB [N, H, W, 3], to measure the ranges of activations on; None
+            converts to float32.
     """
-    # By the whole module the converter aborts the process on TensorFlow 2.16 and 2.17:
-    # github.com/tensorflow/tensorflow/issues/63987. By the function alone it freezes
-    # the variables first.
+    # Given the whole module, the converter aborts the process on TensorFlow 2.16 and
+    # 2.17: github.com/tensorflow/tensorflow/issues/63987. Given only the function, it
+    # freezes the variables first.
     with _quiet():
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [serve.get_concrete_function()]
@@ -177,30 +178,31 @@ def _load_tflite(path: Path) -> Score:
     return score
 
 
-def _score_by_both(
+def _score_with_both(
     shards: ShardDataset, rows: np.ndarray, serve: Serve, exported: Score
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score photographs one at a time, as where exported networks are used.
+    """Score photographs one at a time, as users of exported networks do.
 
     Returns:
-        Scores by Keras and as exported, float32 [2, N], and the seconds of each, [2].
+        Scores of Keras and of the exported network, float32 [2, N], and the seconds
+        that each took, [2].
     """
 
-    def in_keras(images: np.ndarray) -> np.ndarray:
+    def score_with_keras(images: np.ndarray) -> np.ndarray:
         return serve(tf.constant(images))["score"].numpy()
 
     size = shards.manifest.image_size
     scores = np.empty((2, len(rows)), np.float32)
     seconds = np.zeros(2)
-    for predict in (in_keras, exported):
-        predict(np.zeros((1, size, size, 3), np.uint8))  # traced, and memory allotted
+    for predict in (score_with_keras, exported):
+        predict(np.zeros((1, size, size, 3), np.uint8))  # compile and allocate memory
     with progress("Comparing scores", len(rows)) as advance:
         for number, row in enumerate(rows):
             image = read_batch(shards, row[None])
-            for way, predict in enumerate((in_keras, exported)):
+            for which, predict in enumerate((score_with_keras, exported)):
                 start = time.perf_counter()
-                scores[way, number] = predict(image)[0]
-                seconds[way] += time.perf_counter() - start
+                scores[which, number] = predict(image)[0]
+                seconds[which] += time.perf_counter() - start
             advance()
     return scores, seconds
 
@@ -208,17 +210,17 @@ def _score_by_both(
 def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[str, Any]:
     return {
         "format": target,
-        "input": "image: uint8 RGB [B, H, W, 3], preprocessed as below; another size "
-        "than preprocessing.size is resized bilinearly",
-        "output": "score: float32 [B] in [0, 1], of one view, that the grade is "
-        "positive",
+        "input": "image: uint8 RGB [B, H, W, 3], preprocessed as described below; "
+        "images that do not have preprocessing.size are resized bilinearly",
+        "output": "score: float32 [B] in [0, 1], that the grade is positive, for one "
+        "view",
         "views": VIEWS[run.tta],
-        "predicted_label": "positive if the mean score of all views of a photograph is "
-        "threshold.value or more; 0.5 where there is no threshold yet",
+        "predicted_label": "1 if the mean score of all views of a photograph is at "
+        "least threshold.value (0.5 if there is no threshold), otherwise 0",
         "probability": "sigmoid((logit(mean score) + calibration.prior_shift) / "
-        "calibration.temperature); method isotonic: interpolated linearly between "
+        "calibration.temperature). With method isotonic: linear interpolation between "
         "calibration.scores and calibration.probabilities at sigmoid(logit(mean score) "
-        "+ prior_shift)",
+        "+ calibration.prior_shift)",
         "task": run.task.name,
         "positive_from_grade": run.task.positive_from,
         "preprocessing": run.config.images.model_dump(mode="json"),
@@ -234,7 +236,7 @@ def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[st
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what TFLite says of itself off the screen: its C++ knows no log level."""
+    """Silence TFLite, whose C++ code has no log level."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:

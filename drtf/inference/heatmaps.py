@@ -1,4 +1,4 @@
-"""Heat maps: which parts of a photograph speak for disease, and how to show them."""
+"""Heat maps: which regions of a photograph raise its score, and how to show them."""
 
 import functools
 import io
@@ -29,11 +29,11 @@ from drtf.tasks import Task
 MIN_CELLS_A_SIDE = 6
 BATCH_SIZE = 16
 NUM_SMOOTHED = 20
-SMOOTHING = 0.2  # the noise's standard deviation, in ranges of the image
+SMOOTHING = 0.2  # standard deviation of the noise, as a fraction of the image's range
 NUM_CHANNELS = 64
 CAMS = {"gradcam": Gradcam, "gradcam++": GradcamPlusPlus, "layercam": Layercam}
-# Pictures for people have this many px a side at least, and lines around where a map
-# reaches these shares of its highest value: a printer without colours shows them too.
+# Displayed pictures have at least this many px per side. Contours are drawn where a map
+# reaches these fractions of its maximum, so that they are visible without colours too.
 PICTURE_SIDE = 512
 CONTOURS = (0.5, 0.8)
 
@@ -41,7 +41,7 @@ CONTOURS = (0.5, 0.8)
 def check_settings(
     network: keras.Model, config: GradcamConfig, *, backbone: Backbone
 ) -> keras.Layer:
-    """Check, before anything is computed, that maps can be computed and painted.
+    """Check, before anything is computed, that maps can be computed and drawn.
 
     Args:
         network: From `build_network`, or an ensemble.
@@ -135,29 +135,30 @@ def compute_maps(
     layer: str,
     method: MapMethod,
 ) -> np.ndarray:
-    """Compute which parts of images speak for disease, by tf-keras-vis.
+    """Compute which regions of images raise the disease score, with tf-keras-vis.
 
     Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391; Grad-CAM++,
     Chattopadhay et al., 2018, https://arxiv.org/abs/1710.11063; Layer-CAM, Jiang et
     al., IEEE Transactions on Image Processing 30, 2021; Score-CAM, Wang et al., 2020,
-    https://arxiv.org/abs/1910.01279, of the channels that vary most; saliency, Simonyan
-    et al., 2014, https://arxiv.org/abs/1312.6034, smoothed after Smilkov et al., 2017,
-    https://arxiv.org/abs/1706.03825. Gradients are of the logit, since the sigmoid's
-    vanishes just where the network is sure; Score-CAM, which takes none, weighs its
-    channels by the score.
+    https://arxiv.org/abs/1910.01279, for the channels that vary most; saliency,
+    Simonyan et al., 2014, https://arxiv.org/abs/1312.6034, smoothed as in Smilkov et
+    al., 2017, https://arxiv.org/abs/1706.03825. Gradients are those of the logit,
+    because the gradient of the sigmoid vanishes where the network is certain. Score-CAM
+    uses no gradients and weights its channels by the score.
 
     Args:
-        network: from `build_network`, or an ensemble, whose maps are the mean of its
-            members'.
+        network: From `build_network`, or an ensemble; the maps of an ensemble are the
+            mean of its members' maps.
         images: uint8 RGB [B, H, W, 3].
-        task: what the network was trained for.
-        backbone: the network's, or that of all members.
-        layer: whose activations are weighted, see `choose_layer`; saliency has none.
-        method: one of `gradcam`, `gradcam++`, `layercam`, `scorecam` and `saliency`.
+        task: The task that the network was trained for.
+        backbone: The backbone of the network, or of all members of an ensemble.
+        layer: Name of the layer whose activations are weighted, see `choose_layer`;
+            unused for saliency.
+        method: How to compute the maps.
 
     Returns:
-        float32 [B, H, W] in [0, 1], each map's highest value 1; all zero where nothing
-        speaks for disease.
+        float32 [B, H, W] in [0, 1]. The maximum of each map is 1, unless no region
+        raises the score and the map is zero everywhere.
     """
     name = ""
     if method != "saliency":
@@ -169,25 +170,25 @@ def compute_maps(
         ],
         axis=0,
     )
-    return _stretch(mean)
+    return _normalize(mean)
 
 
 def _compute_all(
     model: keras.Model, images: np.ndarray, name: str, method: MapMethod
 ) -> np.ndarray:
-    """Compute the maps of one member, a batch at a time."""
-    # The library gives some of its methods' models a list of inputs.
+    """Compute the maps of a single network, in batches."""
+    # tf-keras-vis passes a list of inputs to the model for some methods.
     explain = _build_explainer(keras.Model([model.input], model.output), name, method)
-    # By Score-CAM all images of a batch would be masked by the channels of each, and
-    # saliency makes a batch of one image itself, with different noise.
+    # Score-CAM would mask all images of a batch by the channels of each image, and
+    # saliency fills a batch with noisy copies of one image.
     batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
     parts = np.array_split(images, -(-len(images) // batch_size))
     maps = [explain(scale_images(tf.constant(part))) for part in parts]
-    return _stretch(np.concatenate(maps))
+    return _normalize(np.concatenate(maps))
 
 
-def _stretch(maps: np.ndarray) -> np.ndarray:
-    """Bring each map's highest value to 1, unless all of it is zero."""
+def _normalize(maps: np.ndarray) -> np.ndarray:
+    """Scale the maximum of each map to 1, unless the map is zero everywhere."""
     peaks = maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
 
@@ -195,15 +196,15 @@ def _stretch(maps: np.ndarray) -> np.ndarray:
 def _build_explainer(
     model: keras.Model, layer: str, method: MapMethod
 ) -> Callable[[tf.Tensor], np.ndarray]:
-    """Return what computes maps [B, H, W] of a batch, not normalised.
+    """Return a function that computes maps [B, H, W] of a batch, not normalized.
 
-    Saliency and Score-CAM take one image at a time.
+    For saliency and Score-CAM a batch has one image.
     """
 
-    def find_logits(logits: tf.Tensor) -> tf.Tensor:
+    def disease_logits(logits: tf.Tensor) -> tf.Tensor:
         return logits[:, 0]
 
-    # The library's own normalization would also stretch the coldest cell down to zero.
+    # normalize_map and normalize_cam would also shift the minimum to zero.
     if method == "saliency":
         saliency = Saliency(model, clone=False)
         shape = NUM_SMOOTHED, *model.inputs[0].shape[1:]
@@ -212,7 +213,10 @@ def _build_explainer(
         def compute_saliency(images: tf.Tensor) -> np.ndarray:
             sigma = SMOOTHING * (tf.reduce_max(images) - tf.reduce_min(images))
             gradients = saliency(
-                find_logits, images + sigma * noise, keepdims=True, normalize_map=False
+                disease_logits,
+                images + sigma * noise,
+                keepdims=True,
+                normalize_map=False,
             )
             return np.mean(gradients, axis=0, keepdims=True).max(axis=-1)
 
@@ -224,13 +228,13 @@ def _build_explainer(
     }
     if method == "scorecam":
         num_channels = model.get_layer(layer).output.shape[-1]
-        # It takes a softmax, which of a single logit would always be 1.
+        # Score-CAM applies a softmax, which is always 1 for a single logit.
         logits = [keras.ops.zeros_like(model.output), model.output]
         pair = keras.Model(model.inputs, keras.ops.concatenate(logits, axis=-1))
         scorecam = Scorecam(pair, clone=False)
 
         def compute_scorecam(images: tf.Tensor) -> np.ndarray:
-            with redirect_stdout(io.StringIO()):  # it draws a bar there
+            with redirect_stdout(io.StringIO()):  # it prints a progress bar
                 return scorecam(
                     lambda scores: scores[:, 1],
                     images.numpy(),
@@ -239,16 +243,16 @@ def _build_explainer(
                 )
 
         return compute_scorecam
-    return functools.partial(CAMS[method](model, clone=False), find_logits, **common)
+    return functools.partial(CAMS[method](model, clone=False), disease_logits, **common)
 
 
 def describe_map(values: np.ndarray) -> str:
-    """Return what a caption must add of a map: that it is zero everywhere."""
-    return "" if values.any() else ", map all zero"
+    """Return the remark that a caption needs if a map is zero everywhere."""
+    return "" if values.any() else ", empty map"
 
 
-def paint(values: np.ndarray, colormap: str) -> np.ndarray:
-    """Turn a map in [0, 1], [H, W], into uint8 RGB [H, W, 3]."""
+def color_map(values: np.ndarray, colormap: str) -> np.ndarray:
+    """Convert a map [H, W] in [0, 1] to uint8 RGB [H, W, 3]."""
     colors = matplotlib.colormaps[colormap](values)[..., :3]
     return np.rint(colors * 255).astype(np.uint8)
 
@@ -256,12 +260,12 @@ def paint(values: np.ndarray, colormap: str) -> np.ndarray:
 def draw_overlay(
     image: np.ndarray, values: np.ndarray, config: GradcamConfig
 ) -> np.ndarray:
-    """Lay a map over its photograph, with lines around where it is high.
+    """Draw a map over its photograph, with contours around its highest regions.
 
     Args:
         image: uint8 RGB [H, W, 3], square.
-        values: float32 [h, w] in [0, 1]; all zero leaves the photograph as it is.
-        config: the `gradcam` section.
+        values: float32 [h, w] in [0, 1]. A map that is zero everywhere is not drawn.
+        config: Opacity and colour map of the overlay; its method.
 
     Returns:
         uint8 RGB [S, S, 3], S at least `PICTURE_SIDE`.
@@ -270,9 +274,9 @@ def draw_overlay(
     if not values.any():
         return image
     alpha = config.overlay_alpha
-    heat = paint(values, config.colormap)
+    heat = color_map(values, config.colormap)
     picture = cv2.addWeighted(image, 1 - alpha, heat, alpha, 0)
-    # A map of single px has no lines.
+    # A saliency map consists of single pixels, so it has no contours.
     for level in CONTOURS if config.method != "saliency" else ():
         lines, _ = cv2.findContours(
             (values >= level).astype(np.uint8),

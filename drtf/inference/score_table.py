@@ -1,4 +1,4 @@
-"""The table of scores: a line a photograph, in order, so that a scoring can go on."""
+"""The table of scores: one line per photograph, in order, so that it can resume."""
 
 import csv
 import dataclasses
@@ -35,22 +35,22 @@ COLUMNS = (
     "settings",
 )
 GUARDED = ("id", "path", "error")
-STAMP_LENGTH = 12
+HASH_LENGTH = 12
 
-Stamp = dict[str, str]
+Provenance = dict[str, str]
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What the rows of a table say.
+    """Counts of the rows of a table.
 
     Attributes:
-        num_rows: all of them.
-        num_failed: with an error in place of a score.
-        num_flagged: of photographs that can hardly be graded.
-        num_positive: decided as positive.
-        size_bytes: of the lines.
+        num_rows: Number of rows.
+        num_failed: Number of rows with an error instead of a score.
+        num_flagged: Number of rows of photographs that may be ungradable.
+        num_positive: Number of rows that are predicted positive.
+        size_bytes: Size of the lines, with the header.
     """
 
     num_rows: int = 0
@@ -60,7 +60,7 @@ class Counts:
     size_bytes: int = 0
 
     def add(self, row: Mapping[str, str], size_bytes: int) -> Self:
-        """Count one more row, which may lack empty cells."""
+        """Return the counts with one more row; empty cells may be missing."""
         return dataclasses.replace(
             self,
             num_rows=self.num_rows + 1,
@@ -71,11 +71,12 @@ class Counts:
         )
 
 
-def row_provenance(run: Run, config: ScoreConfig) -> Stamp:
-    """Return what each row says of its making, by column.
+def row_provenance(run: Run, config: ScoreConfig) -> Provenance:
+    """Return the columns that tell what a row was made with.
 
-    These are the model's hash, and that of all else that shapes a row: preprocessing,
-    views, threshold, calibration, and what becomes of ungradable photographs.
+    `model` is the model's hash. `settings` is the hash of everything else that shapes a
+    row: preprocessing, encoding, threshold and its TTA, calibration, and the handling
+    of ungradable photographs.
     """
     settings = {
         "images": run.config.images.model_dump(mode="json"),
@@ -87,47 +88,49 @@ def row_provenance(run: Run, config: ScoreConfig) -> Stamp:
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return {
-        "model": run.info.model_sha256[:STAMP_LENGTH],
-        "settings": digest[:STAMP_LENGTH],
+        "model": run.info.model_sha256[:HASH_LENGTH],
+        "settings": digest[:HASH_LENGTH],
     }
 
 
 def photograph_id(path: str) -> str:
-    """Return what a photograph is called by: its file's name, without the ending."""
+    """Return the file name of a photograph without its extension."""
     return strip_suffix(PurePosixPath(path).name)
 
 
-def check_names(paths: Iterable[str]) -> None:
-    """Refuse photographs of one name, of which a submission can't have two rows.
+def check_unique_ids(paths: Iterable[str]) -> None:
+    """Refuse photographs with equal ids, which a submission cannot tell apart.
 
     Raises:
-        DrtfError: names two of them.
+        DrtfError: Names two of them.
     """
     known: dict[str, str] = {}
     for path in paths:
         other = known.setdefault(photograph_id(path), path)
         if other != path:
             raise DrtfError(
-                f"{other} and {path} have one name, and a submission takes a row for "
-                "each name: score their folders one by one, or without --format kaggle"
+                f"{other} and {path} have the same name, but a submission has one row "
+                "per name: score their folders separately, or without --format kaggle"
             )
 
 
 def encode_row(cells: Sequence[str]) -> bytes:
-    """Write a row of CSV as one line that no spreadsheet runs."""
+    """Encode cells as one line of CSV without formulas for a spreadsheet to run."""
     file = io.StringIO(newline="")
     csv.writer(file, lineterminator="\n").writerow([_escape(cell) for cell in cells])
     return file.getvalue().encode("utf-8", errors="backslashreplace")
 
 
-def count_rows(lines: Iterable[bytes], paths: Iterator[str], stamp: Stamp) -> Counts:
-    """Count the lines from the first one that are those of a scoring.
+def count_rows(
+    lines: Iterable[bytes], paths: Iterator[str], provenance: Provenance
+) -> Counts:
+    """Count the leading rows of a table that belong to the given photographs.
 
     Args:
-        lines: of a table, with their ends; what follows a line that is damaged or
-            unfinished does not count.
-        paths: of the photographs that are to be scored, in order.
-        stamp: from `row_provenance`.
+        lines: The lines of the table, with their ends. Counting stops at a line that is
+            damaged, incomplete, or belongs to another photograph, run or settings.
+        paths: Paths of the photographs to score, in order.
+        provenance: From `row_provenance`.
     """
     counts = Counts()
     for number, line in enumerate(lines):
@@ -141,62 +144,71 @@ def count_rows(lines: Iterable[bytes], paths: Iterator[str], stamp: Stamp) -> Co
             row = dict(zip(COLUMNS, cells, strict=True))
         except (ValueError, StopIteration, csv.Error):
             break
-        # As it was written, which for a strange name is not as it is.
+        # encode_row changes unusual names, so compare encoded paths.
         expected = next(csv.reader([encode_row([next(paths, "")]).decode()]))[0]
         if not line.endswith(b"\n") or row["path"] != expected:
             break
-        if row | stamp != row:
+        if row | provenance != row:
             break
         counts = counts.add(row, len(line))
     return counts
 
 
-def name_part(out: Path, number: int, num_parts: int) -> Path:
-    """Return where one of several processes writes its rows, counted from 1."""
+def part_path(out: Path, number: int, num_parts: int) -> Path:
+    """Return the file that one of several processes writes; numbers start at 1."""
     return out.with_name(f"{out.stem}-{number:05d}-of-{num_parts:05d}.csv")
 
 
 def slice_part(items: Sequence[Item], number: int, num_parts: int) -> Sequence[Item]:
-    """Return the items that one of several processes works on, counted from 1."""
+    """Return the items of one of several processes; numbers start at 1."""
     start, stop = (len(items) * edge // num_parts for edge in (number - 1, number))
     return items[start:stop]
 
 
 def merge_parts(
-    out: Path, paths: Sequence[str], num_parts: int, stamp: Stamp, aside: Path
+    out: Path,
+    paths: Sequence[str],
+    num_parts: int,
+    provenance: Provenance,
+    partial: Path,
 ) -> Counts:
-    """Join the parts of a table, after a look at each of their rows.
+    """Merge the parts of a table after checking each of their rows.
 
     Args:
-        out: the table's own name.
-        paths: of all photographs, in order.
-        num_parts: how many processes there were.
-        stamp: from `row_provenance`.
-        aside: the file to write.
+        out: Path of the merged table, from which the parts' names are derived.
+        paths: Paths of all photographs, in order.
+        num_parts: Number of parts.
+        provenance: From `row_provenance`.
+        partial: The file to write.
+
+    Returns:
+        The counts of all rows.
 
     Raises:
-        DrtfError: if a part or a row is missing, or of another model or photograph.
+        DrtfError: If a part or a row is missing, or belongs to another photograph, run
+            or settings.
     """
     total = Counts()
-    parts = [name_part(out, number, num_parts) for number in range(1, num_parts + 1)]
+    parts = [part_path(out, number, num_parts) for number in range(1, num_parts + 1)]
     for number, part in enumerate(parts, start=1):
-        mine = slice_part(paths, number, num_parts)
+        expected = slice_part(paths, number, num_parts)
         if not part.exists():
             raise DrtfError(
                 f"{part} is missing: score it with --shard {number}/{num_parts}"
             )
         with part.open("rb") as lines:
-            found = count_rows(lines, iter(mine), stamp)
+            counts = count_rows(lines, iter(expected), provenance)
         size_bytes = part.stat().st_size
-        if (found.num_rows, found.size_bytes or -1) != (len(mine), size_bytes):
+        if (counts.num_rows, counts.size_bytes or -1) != (len(expected), size_bytes):
             raise DrtfError(
-                f"{part} has not the {len(mine):,} rows that it should have for these "
-                "photographs, this run and these settings, from line "
-                f"{found.num_rows + 2:,} on: merge with what it was scored with, or "
-                f"remove it and score it again with --shard {number}/{num_parts}"
+                f"{part} should have {len(expected):,} rows for these photographs, "
+                "this run and these settings, but differs from line "
+                f"{counts.num_rows + 2:,} on: merge with the original photographs, run "
+                "and settings, or remove the file and score it again with --shard "
+                f"{number}/{num_parts}"
             )
-        total = Counts(*map(operator.add, astuple(total), astuple(found)))
-    with aside.open("wb") as file:
+        total = Counts(*map(operator.add, astuple(total), astuple(counts)))
+    with partial.open("wb") as file:
         for number, part in enumerate(parts):
             with part.open("rb") as lines:
                 header = next(lines)
@@ -207,9 +219,9 @@ def merge_parts(
 
 
 def write_parquet(table: Path, out: Path) -> None:
-    """Turn a table into a Parquet file, a part of it at a time.
+    """Convert a table to Parquet, in batches.
 
-    Names are as they are there: what guards a CSV from spreadsheets is taken off.
+    The quotes that protect spreadsheets from formulas in a CSV are removed.
     """
     numbers = {"score": float64(), "spread": float64(), "probability": float64()}
     types = dict.fromkeys(COLUMNS, string()) | numbers
@@ -230,7 +242,7 @@ def write_parquet(table: Path, out: Path) -> None:
 
 
 def write_kaggle(table: Path, out: Path) -> None:
-    """Turn a table into a submission as Kaggle took them in 2015, `image,level`.
+    """Convert a table to a submission to Kaggle's competition of 2015, `image,level`.
 
     The level is the predicted grade if the run predicts grades, otherwise the predicted
     label. Photographs without a score get level 0, the most common one, because a

@@ -1,4 +1,4 @@
-"""Scoring: a folder of photographs in, a table of scores out."""
+"""Scoring: a folder of photographs in, a table with one row per photograph out."""
 
 import functools
 import itertools
@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import Config, ScoreConfig
+from drtf.config import ScoreConfig
 from drtf.data.photographs import (
     PhotographRef,
     list_photographs,
@@ -36,12 +35,12 @@ from drtf.images.preprocess import limit_threads
 from drtf.inference.score_table import (
     COLUMNS,
     Counts,
-    Stamp,
-    check_names,
+    Provenance,
+    check_unique_ids,
     count_rows,
     encode_row,
     merge_parts,
-    name_part,
+    part_path,
     photograph_id,
     row_provenance,
     slice_part,
@@ -56,30 +55,33 @@ from drtf.tasks import Task
 from drtf.workers import count_workers, map_in_order
 
 
-class Scored(NamedTuple):
-    """What the network makes of a photograph.
+@dataclass(frozen=True)
+class Scored:
+    """The score of a photograph.
 
-    `score` is the mean over the views, `spread` the highest less the lowest of them;
-    `grade` is the likeliest, None of a network that tells only two classes apart.
+    Attributes:
+        score: Mean over the views, in [0, 1].
+        spread: Highest minus lowest score of the views.
+        predicted_grade: The most probable grade; None if the run predicts none.
     """
 
     score: float
     spread: float
-    grade: int | None
+    predicted_grade: int | None
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What a scoring did.
+    """What was scored.
 
     Attributes:
-        table: the file written.
-        num_scored: photographs with a score.
-        num_failed: photographs with an error instead.
-        num_flagged: photographs that can hardly be graded.
-        num_positive: scores at or above the threshold.
-        threshold: the score from which a photograph is positive.
-        threshold_chosen: False where no evaluation had chosen one.
+        table: The written file.
+        num_scored: Number of photographs with a score.
+        num_failed: Number of photographs with an error instead.
+        num_flagged: Number of photographs that may be ungradable.
+        num_positive: Number of scores at or above the threshold.
+        threshold: The score from which a photograph is positive.
+        threshold_chosen: False if no evaluation has chosen the threshold.
     """
 
     table: Path
@@ -96,73 +98,74 @@ def score(
     images: Path | str,
     *,
     out: Path,
-    config: Config,
+    config: ScoreConfig,
     overwrite: bool = False,
     part: tuple[int, int] = (1, 1),
     merge: int = 0,
     kaggle: bool = False,
 ) -> ScoreReport:
-    """Score each photograph of a folder, and write a row for each, in sorted order.
+    """Score each photograph of a folder and write one row per photograph.
 
-    Threshold and test-time augmentation are those that an evaluation kept in the run;
-    without one the threshold is 0.5 and there is one view. A photograph that can't be
-    scored has its row too, with the reason. A scoring that was killed goes on after its
-    last whole row.
+    Threshold and test-time augmentation are those of the run's decision rule; without
+    one, the threshold is 0.5 and there is one view. A photograph that cannot be scored
+    has a row with the reason. If scoring is interrupted, the same call resumes after
+    the last complete row.
 
     Args:
-        run_folder: what `train` left.
-        images: the folder, local or s3://, searched in depth, or a CSV of paths.
-        out: the .csv or .parquet to be written.
-        config: its `score` section is used.
-        overwrite: whether `out`, and what another scoring left unfinished there, may be
-            replaced.
-        part: number, from 1, and count of the processes that share the photographs;
-            each of several writes a file of its own, see `name_part`.
-        merge: join the files of so many processes, and score nothing.
-        kaggle: write `image,level` alone, as a submission.
+        run_folder: The run folder, written by `train` or `ensemble`.
+        images: A folder, local or s3://, searched recursively, or a CSV of paths.
+        out: The .csv or .parquet file to write.
+        config: How to score.
+        overwrite: Whether to replace `out` and the partial rows of another call.
+        part: Number, from 1, and count of the processes that share the photographs. If
+            there are several, each writes its own file, see `part_path`.
+        merge: Merge the files of this many processes instead of scoring; 0 scores.
+        kaggle: Write only `image,level`, as a submission to Kaggle.
 
     Raises:
-        RunError: if the run can't be used.
-        LabelError: if the folder has no photographs.
-        DrtfError: if `out` exists, was begun otherwise or can't be such a file, another
-            process writes it, a part is missing or another's, or photographs of a
-            submission share a name.
+        RunError: If the run cannot be loaded.
+        LabelError: If the folder has no photographs.
+        DrtfError: If `out` exists or has another suffix, the partial rows belong to
+            another call, another process is writing them, a part is missing or does not
+            fit, or photographs of a submission have the same name.
     """
     suffixes = (".csv",) if kaggle else (".csv", ".parquet")
     if out.suffix.lower() not in suffixes or out.is_dir():
         raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
-    target = out if part == (1, 1) else name_part(out, *part)
+    target = out if part == (1, 1) else part_path(out, *part)
     check_absent(target, overwrite=overwrite)
     run = load_run(run_folder)
     photographs = list_photographs(images)
     paths = [photograph.path for photograph in photographs]
     if kaggle:
-        check_names(paths)
-    stamp = row_provenance(run, config.score)
-    aside = partial_path(target)
+        check_unique_ids(paths)
+    provenance = row_provenance(run, config)
+    partial = partial_path(target)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with lock_or_fail(aside):
-        check_absent(target, overwrite=overwrite)  # another process may have ended
+    with lock_or_fail(partial):
+        check_absent(target, overwrite=overwrite)  # another process may have written it
         if merge:
-            if _find_source(aside).exists() and not overwrite:
+            if _source_file(partial).exists() and not overwrite:
                 raise DrtfError(
-                    f"{aside} holds rows of a scoring without --shard that was "
-                    "stopped: go on with that one, or give --overwrite to drop it"
+                    f"{partial} has rows of an interrupted call without --shard: "
+                    "resume that call, or give --overwrite to discard the rows"
                 )
-            counts = merge_parts(out, paths, merge, stamp, aside)
+            counts = merge_parts(out, paths, merge, provenance, partial)
         else:
             paths = list(slice_part(paths, *part))
             photographs = list(slice_part(photographs, *part))
-            counts = _find_begun(aside, images, paths, stamp, overwrite=overwrite)
-            counts = _write_rows(run, photographs, aside, counts, stamp, config)
-        if write := _find_form(target, out, kaggle):
-            table = aside.with_suffix(".form")
-            write(aside, table)
-            table.replace(target)
-            aside.unlink()
+            counts = _resume_rows(
+                partial, images, paths, provenance, overwrite=overwrite
+            )
+            counts = _write_rows(run, photographs, partial, counts, provenance, config)
+        if convert := _table_converter(target, out, kaggle):
+            converted = partial.with_suffix(".form")
+            convert(partial, converted)
+            converted.replace(target)
+            partial.unlink()
         else:
-            aside.replace(target)
-        _find_source(aside).unlink(missing_ok=True)
+            partial.replace(target)
+        _source_file(partial).unlink(missing_ok=True)
     return ScoreReport(
         table=target,
         num_scored=counts.num_rows - counts.num_failed,
@@ -174,48 +177,51 @@ def score(
     )
 
 
-def _find_source(aside: Path) -> Path:
-    return aside.with_suffix(".source")
+def _source_file(partial: Path) -> Path:
+    """Return the file that remembers which photographs the partial rows belong to."""
+    return partial.with_suffix(".source")
 
 
-def _find_begun(
-    aside: Path,
+def _resume_rows(
+    partial: Path,
     images: Path | str,
     paths: Sequence[str],
-    stamp: Stamp,
+    provenance: Provenance,
     *,
     overwrite: bool,
 ) -> Counts:
-    """Count the rows that a scoring before, stopped, left of this one.
+    """Count the rows that an interrupted call left and that can be kept.
+
+    If none can be kept, record the photographs' location in the source file.
 
     Raises:
-        DrtfError: if they are of another scoring, and may not be replaced.
+        DrtfError: If the rows belong to another call and `overwrite` is False.
     """
-    source = _find_source(aside)
+    source = _source_file(partial)
     location = os.fsencode(images if is_remote(images) else Path(images).resolve())
-    with aside.open("rb") as lines:
-        counts = count_rows(lines, iter(paths), stamp)
+    with partial.open("rb") as lines:
+        counts = count_rows(lines, iter(paths), provenance)
         lines.seek(counts.size_bytes)
-        # One line there may be without its end, of whoever was killed.
+        # A killed process may leave one incomplete line, but not two.
         has_others = len(list(itertools.islice(lines, 2))) == 2
-    alike = source.exists() and source.read_bytes() == location
-    if (has_others or (counts.num_rows and not alike)) and not overwrite:
+    same_source = source.exists() and source.read_bytes() == location
+    if (has_others or (counts.num_rows and not same_source)) and not overwrite:
         raise DrtfError(
-            f"{aside} holds rows of a scoring that was stopped, of other photographs, "
-            "another run or other settings: go on with what it was begun with, or give "
-            "--overwrite to begin anew"
+            f"{partial} has rows of an interrupted call with other photographs, "
+            "another run or other settings: resume with the original ones, or give "
+            "--overwrite to discard the rows"
         )
-    if alike:
+    if same_source:
         return counts
     write_atomic(source, location)
     return Counts()
 
 
-def _find_form(
+def _table_converter(
     target: Path, out: Path, kaggle: bool
 ) -> Callable[[Path, Path], None] | None:
-    """Return what turns the table into its last form; a part stays as it is."""
-    if target != out:
+    """Return the function that converts the rows to the target's format, if any."""
+    if target != out:  # a part stays a CSV until it is merged
         return None
     if kaggle:
         return write_kaggle
@@ -225,20 +231,20 @@ def _find_form(
 def _write_rows(
     run: Run,
     photographs: Sequence[PhotographRef],
-    aside: Path,
+    partial: Path,
     counts: Counts,
-    stamp: Stamp,
-    config: Config,
+    provenance: Provenance,
+    config: ScoreConfig,
 ) -> Counts:
-    """Write the rows that are not there yet, and count all."""
-    with aside.open("ab", buffering=0) as file:
+    """Write the missing rows and return the counts of all rows."""
+    with partial.open("ab", buffering=0) as file:
         file.truncate(counts.size_bytes)
         if not counts.size_bytes:
             write_unbuffered(file, encode_row(COLUMNS))
-        left, total = photographs[counts.num_rows :], len(photographs)
+        missing, total = photographs[counts.num_rows :], len(photographs)
         with progress("Scoring photographs", total, done=counts.num_rows) as advance:
-            for prepared, scored in score_photographs(run, left, config=config):
-                row = _describe(run, prepared, scored, config.score) | stamp
+            for prepared, scored in score_photographs(run, missing, config=config):
+                row = _row(run, prepared, scored, config) | provenance
                 line = encode_row([row.get(column, "") for column in COLUMNS])
                 write_unbuffered(file, line)
                 counts = counts.add(row, len(line))
@@ -246,13 +252,13 @@ def _write_rows(
     return counts
 
 
-def _describe(
+def _row(
     run: Run,
     prepared: NetworkInput | Rejected,
     scored: Scored | None,
     config: ScoreConfig,
 ) -> dict[str, str]:
-    """Return a row's cells by column, all but those of the stamp."""
+    """Return the cells of a row by column, without the provenance."""
     cells = {"id": photograph_id(prepared.path), "path": prepared.path}
     if isinstance(prepared, Rejected):
         return cells | {"error": str(prepared)}
@@ -268,8 +274,8 @@ def _describe(
     if run.calibration:
         probability = run.calibration.apply(np.array([scored.score]))[0]
         cells["probability"] = f"{probability:.6f}"
-    if scored.grade is not None:
-        cells["predicted_grade"] = str(scored.grade)
+    if scored.predicted_grade is not None:
+        cells["predicted_grade"] = str(scored.predicted_grade)
     return cells
 
 
@@ -277,59 +283,58 @@ def score_photographs(
     run: Run,
     photographs: Sequence[PhotographRef],
     *,
-    config: Config,
+    config: ScoreConfig,
     picture_size: int = 0,
 ) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
-    """Yield each photograph with its score, in order; None where there is an error.
+    """Prepare and score photographs, in order.
 
     Args:
-        run: an opened run.
-        photographs: to score.
-        config: its `score` section is used.
-        picture_size: of a picture of each to be shown, in px; 0 is none.
+        run: The run to score with.
+        photographs: The photographs to score.
+        config: Batch size and number of workers.
+        picture_size: Side in px of an additional picture to display; 0 means none.
+
+    Yields:
+        Each photograph with its score, or its rejection with None.
     """
     prepared = prepare_photographs(
-        run,
-        photographs,
-        num_workers=config.score.num_workers,
-        picture_size=picture_size,
+        run, photographs, num_workers=config.num_workers, picture_size=picture_size
     )
     predict = build_predictor(run.network, run.tta)
-    size, batch_size = (
-        run.info.image_size,
-        photographs_per_batch(config.score.batch_size, run.tta),
-    )
+    size = run.info.image_size
+    batch_size = photographs_per_batch(config.batch_size, run.tta)
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
 
-    def find_views(batch: Sequence[NetworkInput | Rejected]) -> np.ndarray:
-        # One shape for all batches: a second one would be compiled anew.
+    def predict_batch(batch: Sequence[NetworkInput | Rejected]) -> np.ndarray:
+        # All batches have one shape, because each new shape is compiled again.
         pixels = np.zeros((batch_size, size, size, 3), np.uint8)
         for row, item in zip(pixels, batch, strict=False):
             if isinstance(item, NetworkInput):
                 row[...] = item.image
         return predict(tf.constant(pixels)).numpy()
 
-    # A batch is predicted, by whatever device, while the next one is gathered.
+    # One batch is predicted while the next one is prepared.
     with ThreadPoolExecutor(1) as device:
         last = None
         for batch in batches:
-            current = batch, device.submit(find_views, batch)
+            current = batch, device.submit(predict_batch, batch)
             if last:
-                yield from _find_scored(run.task, *last)
+                yield from _scored_batch(run.task, *last)
             last = current
         if last:
-            yield from _find_scored(run.task, *last)
+            yield from _scored_batch(run.task, *last)
 
 
-def _find_scored(
+def _scored_batch(
     task: Task,
     batch: Sequence[NetworkInput | Rejected],
     predicted: Future[np.ndarray],
 ) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
-    views = predicted.result()  # [B, V, C]
-    means = views.mean(axis=1)
+    """Wait for the predictions of a batch and yield its photographs with scores."""
+    by_view = predicted.result()  # [B, V, C]
+    means = by_view.mean(axis=1)
     scores = task.disease_scores(means)
-    spreads = np.ptp(task.disease_scores(views), axis=1)
+    spreads = np.ptp(task.disease_scores(by_view), axis=1)
     classes = task.predicted_classes(means)
     for number, item in enumerate(batch):
         if isinstance(item, Rejected):
