@@ -45,7 +45,7 @@ def write(folder, grades, scores):
     return folder
 
 
-def test_runs_are_compared_with_the_first_one(tmp_path):
+def test_compare_compares_each_run_with_the_first(tmp_path):
     grades, good, alike, poor = sample(seed=1)
     folders = [
         write(tmp_path / name / "evaluation-test", grades, scores)
@@ -66,7 +66,7 @@ def test_runs_are_compared_with_the_first_one(tmp_path):
     assert third.p_value < 0.01
 
 
-def test_a_run_keeps_how_it_was_evaluated(tmp_path):
+def test_compare_returns_the_evaluation_of_each_run(tmp_path):
     grades, good, *_ = sample()
     folder = write(tmp_path / "a" / "evaluation-test", grades, good)
     (found,) = compare([folder], min_grade=1, **BOOTSTRAP)
@@ -77,7 +77,7 @@ def test_a_run_keeps_how_it_was_evaluated(tmp_path):
     assert set(metrics) == {"sensitivity", "specificity"}
 
 
-def test_the_order_of_the_photographs_does_not_matter(tmp_path):
+def test_compare_is_independent_of_the_order_of_photographs(tmp_path):
     grades, good, alike, _ = sample()
     folders = [
         write(tmp_path / name / "evaluation-test", grades, scores)
@@ -91,7 +91,7 @@ def test_the_order_of_the_photographs_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("score", ["", "x", "nan"])
-def test_damaged_predictions_are_refused(tmp_path, score):
+def test_compare_refuses_damaged_predictions(tmp_path, score):
     grades, good, *_ = sample()
     folder = write(tmp_path / "a" / "evaluation-test", grades, good)
     path = folder / "predictions.csv"
@@ -112,7 +112,7 @@ def test_damaged_predictions_are_refused(tmp_path, score):
         '"sensitivity": {"value": "x", "ci_low": 0, "ci_high": 1}}',
     ],
 )
-def test_damaged_metrics_are_refused(tmp_path, text):
+def test_compare_refuses_damaged_metrics(tmp_path, text):
     grades, good, *_ = sample()
     folder = write(tmp_path / "a" / "evaluation-test", grades, good)
     path = folder / "metrics.json"
@@ -127,7 +127,7 @@ def test_damaged_metrics_are_refused(tmp_path, text):
     assert "Errno" not in str(error.value)  # missing, and not a damaged file
 
 
-def test_a_patient_may_be_called_na(tmp_path):
+def test_compare_accepts_a_patient_called_na(tmp_path):
     grades, good, alike, _ = sample(seed=1)
     folders = [
         write(tmp_path / name / "evaluation-test", grades, scores)
@@ -141,7 +141,7 @@ def test_a_patient_may_be_called_na(tmp_path):
     assert len(compare(folders, min_grade=2, **BOOTSTRAP)) == 2
 
 
-def test_a_p_value_is_never_zero():
+def test_p_value_is_never_zero():
     truth = np.repeat([1, 0], [5, 15])
     scores = np.stack([np.arange(20) / 20, np.arange(20)[::-1] / 20])
     (_, (_, _, p_value)) = compare_roc_auc(
@@ -150,7 +150,7 @@ def test_a_p_value_is_never_zero():
     assert 1 / 1000 < p_value < 0.01
 
 
-def test_equal_runs_differ_as_often_as_the_level_says():
+def test_p_value_rejects_equal_runs_at_its_level():
     rejected = 0
     for seed in range(100):
         grades, first, second, _ = sample(200, seed)
@@ -165,7 +165,7 @@ def test_equal_runs_differ_as_often_as_the_level_says():
     assert 2 <= rejected <= 20
 
 
-def test_other_photographs_are_refused(tmp_path):
+def test_compare_refuses_other_photographs(tmp_path):
     grades, good, alike, _ = sample()
     first = write(tmp_path / "a" / "evaluation-test", grades, good)
     second = write(tmp_path / "b" / "evaluation-test", grades[:-2], alike[:-2])

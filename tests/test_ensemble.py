@@ -26,7 +26,7 @@ def other_run(shards, config, tmp_path_factory):
 
 @pytest.mark.parametrize("task", ["binary", "grades"])
 @pytest.mark.parametrize("mean", ["scores", "logits"])
-def test_an_ensemble_says_the_mean_of_its_members(task, mean, tmp_path):
+def test_build_ensemble_averages_its_members(task, mean, tmp_path):
     config = ModelConfig(alpha=0.35, head_units=(8,))
     networks = []
     for seed in range(3):
@@ -54,7 +54,7 @@ def test_an_ensemble_says_the_mean_of_its_members(task, mean, tmp_path):
     assert (loaded(images).numpy() == ensemble(images).numpy()).all()
 
 
-def test_an_ensemble_is_a_run_like_any_other(
+def test_combine_writes_a_run_that_can_be_evaluated(
     run_folder, other_run, shards, config, shard_set, tmp_path
 ):
     out = tmp_path / "ensemble"
@@ -65,7 +65,7 @@ def test_an_ensemble_is_a_run_like_any_other(
         out,
         shards,
         split="test",
-        out=tmp_path / "judged",
+        out=tmp_path / "evaluation",
         config=config.evaluate,
         gradcam=config.gradcam,
     )
@@ -88,7 +88,7 @@ def test_an_ensemble_is_a_run_like_any_other(
     assert maps[0] == pytest.approx(mean / np.where(peaks > 0, peaks, 1), abs=1e-5)
 
 
-def test_what_does_not_fit_together_is_refused(
+def test_combine_refuses_runs_that_do_not_fit_together(
     run_folder, other_run, shards, config, tmp_path
 ):
     with raises_naming(RunError, 2, 1):

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is depreca
         ("tflite-int8", "model.tflite", 0.1),
     ],
 )
-def test_what_is_exported_says_what_keras_says(
+def test_exported_network_gives_the_scores_of_keras(
     run_folder, shards, shard_set, tmp_path, target, name, tolerance
 ):
     out = tmp_path / name
@@ -73,7 +73,7 @@ def test_what_is_exported_says_what_keras_says(
         export(run_folder, shards, out=out, target=target)
 
 
-def test_decisions_that_change_are_counted_by_the_runs_threshold(
+def test_export_counts_changed_predictions_by_the_run_threshold(
     run_folder, shards, shard_set, tmp_path, save_rule, monkeypatch
 ):
     run_copy = shutil.copytree(run_folder, tmp_path / "run")
@@ -92,7 +92,7 @@ def test_decisions_that_change_are_counted_by_the_runs_threshold(
     assert found.num_changed_predictions == expected > 0
 
 
-def test_int8_is_smaller(run_folder, shards, tmp_path):
+def test_int8_export_is_smaller(run_folder, shards, tmp_path):
     sizes = [
         export(run_folder, shards, out=tmp_path / target, target=target).size_bytes
         for target in ("tflite", "tflite-int8")
@@ -100,7 +100,9 @@ def test_int8_is_smaller(run_folder, shards, tmp_path):
     assert sizes[1] < sizes[0] / 2
 
 
-def test_a_set_of_other_pixels_is_refused(run_folder, photographs, config, tmp_path):
+def test_export_refuses_a_dataset_with_other_preprocessing(
+    run_folder, photographs, config, tmp_path
+):
     images = config.images.model_copy(update={"clahe_tiles": 4})
     other = tmp_path / "other"
     build_shards(
@@ -113,7 +115,7 @@ def test_a_set_of_other_pixels_is_refused(run_folder, photographs, config, tmp_p
     assert not (tmp_path / "model").exists()
 
 
-def test_what_fails_leaves_nothing_behind(run_folder, shards, tmp_path):
+def test_failed_export_leaves_no_files(run_folder, shards, tmp_path):
     out = tmp_path / "model"
     with raises_naming(RecordError, shards, "dev"):
         export(run_folder, shards, out=out, target="tflite", split="dev")

@@ -17,7 +17,7 @@ def sections(config):
 
 
 @pytest.mark.parametrize("source", ["shards", "images"])
-def test_the_three_figures_are_written(
+def test_gradcam_writes_three_figures(
     run_folder, shards, photographs, config, tmp_path, source
 ):
     given = (
@@ -33,7 +33,7 @@ def test_the_three_figures_are_written(
         gradcam(run_folder, out=tmp_path, **sections(config), **given)
 
 
-def test_a_folder_gets_an_overlay_of_each_photograph_under_its_own_name(
+def test_gradcam_writes_an_overlay_per_photograph_of_a_folder(
     run_folder, photographs, config, tmp_path
 ):
     images = tmp_path / "images"
@@ -78,7 +78,7 @@ def test_overlays_stay_in_their_folder(run_folder, photographs, config, tmp_path
     assert copy.read_bytes() == path.read_bytes()
 
 
-def test_any_name_is_painted_and_its_end_is_kept(run_folder, config, tmp_path):
+def test_gradcam_accepts_any_file_name(run_folder, config, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     name = os.fsdecode(b"a_long_name_without_any_blank_" * 2 + b"\xff.png")
@@ -92,7 +92,7 @@ def test_any_name_is_painted_and_its_end_is_kept(run_folder, config, tmp_path):
     assert 0 <= float(score.split()[-1]) <= 1
 
 
-def test_the_mean_maps_can_be_left_out(
+def test_gradcam_omits_mean_maps_if_asked(
     run_folder, shards, photographs, config, tmp_path
 ):
     config = config.model_copy(

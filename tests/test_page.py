@@ -38,7 +38,7 @@ def path(tmp_path_factory):
     return folder / "page.html"
 
 
-def test_text_is_escaped_and_nothing_is_fetched(path):
+def test_page_escapes_text_and_fetches_nothing(path):
     text = path.read_text()
     assert "<run>" not in text
     assert "Take &lt;care&gt;" in text
@@ -48,7 +48,7 @@ def test_text_is_escaped_and_nothing_is_fetched(path):
 
 @pytest.mark.skipif(not browser, reason="needs Chromium or Chrome")
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_a_browser_shows_all_of_it_without_scrolling_sideways(path, tmp_path, width):
+def test_page_fits_the_width_of_a_browser(path, tmp_path, width):
     found = show(path, width=width, folder=tmp_path)
     assert found["wide"] <= width
     assert found["images"] == [True] * 4
@@ -60,7 +60,7 @@ def test_a_browser_shows_all_of_it_without_scrolling_sideways(path, tmp_path, wi
 
 
 @pytest.mark.skipif(not browser, reason="needs Chromium or Chrome")
-def test_it_prints(path, tmp_path):
+def test_page_prints(path, tmp_path):
     pdf = tmp_path / "page.pdf"
     run_browser(f"--print-to-pdf={pdf}", path.as_uri())
     assert pdf.read_bytes().startswith(b"%PDF")

@@ -101,7 +101,7 @@ def test_jpeg_shards_and_photographs_give_the_same_pixels(
             assert (item.image == image).all()
 
 
-def test_rows_stand_in_order_and_errors_are_filled_in(run_copy, config, tmp_path):
+def test_score_writes_rows_in_order_with_errors(run_copy, config, tmp_path):
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     for number, name in enumerate(("b.png", "a,1.png", "sub/c.png")):
@@ -119,7 +119,7 @@ def test_rows_stand_in_order_and_errors_are_filled_in(run_copy, config, tmp_path
     assert all(bool(row["score"]) != bool(row["error"]) for row in rows)
 
 
-def test_a_name_that_is_not_utf8_has_its_row_too(run_folder, config, tmp_path):
+def test_score_writes_a_row_for_a_name_that_is_not_utf8(run_folder, config, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     name = os.fsdecode(b"odd\xff.png")
@@ -129,7 +129,7 @@ def test_a_name_that_is_not_utf8_has_its_row_too(run_folder, config, tmp_path):
     assert read(tmp_path / "out.csv")[0]["path"] == "odd\\udcff.png"
 
 
-def test_the_number_of_workers_and_batches_changes_no_row(
+def test_score_is_independent_of_workers_and_batch_size(
     run_folder, photographs, config, tmp_path
 ):
     written = []
@@ -148,7 +148,7 @@ def test_the_number_of_workers_and_batches_changes_no_row(
     assert scores[0] == pytest.approx(scores[1], abs=2e-6)
 
 
-def test_decisions_follow_the_threshold_of_the_last_evaluation(
+def test_predicted_labels_follow_the_stored_threshold(
     run_copy, photographs, config, tmp_path, save_rule
 ):
     images = photographs / "images"
@@ -163,7 +163,7 @@ def test_decisions_follow_the_threshold_of_the_last_evaluation(
     assert sum(decisions) == report.num_positive == 38
 
 
-def test_an_existing_table_is_replaced_only_when_asked(
+def test_score_overwrites_a_table_only_if_asked(
     run_folder, photographs, config, tmp_path
 ):
     out = tmp_path / "scores.csv"
@@ -177,7 +177,7 @@ def test_an_existing_table_is_replaced_only_when_asked(
     assert len(read(out)) == 48
 
 
-def test_a_folder_without_photographs_is_an_error(run_folder, config, tmp_path):
+def test_score_refuses_a_folder_without_photographs(run_folder, config, tmp_path):
     (tmp_path / "notes.txt").touch()
     with raises_naming(LabelError, tmp_path, ".jpeg", ".dcm"):
         score(run_folder, tmp_path, out=tmp_path / "s.csv", config=config.score)
@@ -208,7 +208,7 @@ scoring.score(Path(run), images, out=Path(out), config=config)
 
 
 @pytest.mark.parametrize("number", [1, 2, 30])
-def test_a_killed_scoring_goes_on_without_losing_or_doubling_a_row(
+def test_score_resumes_after_a_kill_without_losing_or_repeating_rows(
     run_folder, photographs, config, tmp_path, number
 ):
     settings = tmp_path / "config.toml"
@@ -229,7 +229,9 @@ def test_a_killed_scoring_goes_on_without_losing_or_doubling_a_row(
     ]
 
 
-def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp_path):
+def test_score_refuses_a_table_that_another_process_writes(
+    run_folder, photographs, config, tmp_path
+):
     out = tmp_path / "scores.csv"
     images = photographs / "images"
     partial = tmp_path / ".scores.csv.partial"
@@ -238,7 +240,7 @@ def test_two_at_once_do_not_write_one_table(run_folder, photographs, config, tmp
     assert score(run_folder, images, out=out, config=config.score).num_scored == 48
 
 
-def test_what_another_model_scored_is_not_gone_on_with(
+def test_score_does_not_resume_rows_of_another_model(
     run_copy, photographs, config, tmp_path, save_rule
 ):
     images, out = photographs / "images", tmp_path / "scores.csv"
@@ -257,7 +259,7 @@ def test_what_another_model_scored_is_not_gone_on_with(
     assert rows[0]["settings"] not in lines[1].decode()
 
 
-def test_rows_are_not_dropped_where_a_photograph_came_between(
+def test_score_keeps_rows_when_a_photograph_was_added(
     run_folder, photographs, config, tmp_path
 ):
     images, out = tmp_path / "images", tmp_path / "scores.csv"
@@ -276,7 +278,7 @@ def test_rows_are_not_dropped_where_a_photograph_came_between(
     assert report.num_scored == 49
 
 
-def test_a_table_finished_by_another_process_is_not_replaced(
+def test_score_keeps_a_table_that_another_process_finished(
     run_folder, photographs, config, tmp_path
 ):
     out, images = tmp_path / "scores.csv", photographs / "images"
@@ -293,7 +295,7 @@ def test_a_table_finished_by_another_process_is_not_replaced(
     assert out.read_text() == "done meanwhile"
 
 
-def test_what_was_scored_of_another_folder_is_not_gone_on_with(
+def test_score_does_not_resume_rows_of_another_folder(
     run_folder, photographs, config, tmp_path
 ):
     names = sorted(path.name for path in (photographs / "images").iterdir())[:8]
@@ -320,9 +322,7 @@ def test_what_was_scored_of_another_folder_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize("name", ["scores.txt", "folder.csv", "."])
-def test_a_table_that_can_not_be_is_refused_first(
-    run_folder, photographs, config, tmp_path, name
-):
+def test_score_refuses_an_invalid_out(run_folder, photographs, config, tmp_path, name):
     (tmp_path / "folder.csv").mkdir()
     facts = ("--out", ".csv", ".parquet", tmp_path / name)
     with raises_naming(DrtfError, *facts):
@@ -335,7 +335,7 @@ def test_a_table_that_can_not_be_is_refused_first(
         )
 
 
-def test_parts_are_merged_and_nothing_may_be_missing(
+def test_merge_requires_every_row_of_every_part(
     run_folder, photographs, config, tmp_path
 ):
     images, out = photographs / "images", tmp_path / "scores.csv"
@@ -346,18 +346,18 @@ def test_parts_are_merged_and_nothing_may_be_missing(
     for number in (1, 3):
         score(run_folder, images, part=(number, 3), **call)
     # What another scoring left there, stopped, outlives a merge that can't be done.
-    aside = partial_path(out)
-    aside.write_bytes(whole[:-1])
+    partial = partial_path(out)
+    partial.write_bytes(whole[:-1])
     part = tmp_path / "scores-00002-of-00003.csv"
     with raises_naming(DrtfError, part, "--shard 2/3"):
         score(run_folder, images, merge=3, **call)
-    assert aside.read_bytes() == whole[:-1]
+    assert partial.read_bytes() == whole[:-1]
     report = score(run_folder, images, part=(2, 3), **call)
     assert report.table == part
     assert report.num_scored == 16
-    source = aside.with_suffix(".source")
+    source = partial.with_suffix(".source")
     source.write_text(str(images))
-    with raises_naming(DrtfError, aside, "--shard", "--overwrite"):
+    with raises_naming(DrtfError, partial, "--shard", "--overwrite"):
         score(run_folder, images, merge=3, **call)
     source.unlink()  # as where it is a merge that was killed
     assert score(run_folder, images, merge=3, **call).num_scored == 48
@@ -369,9 +369,7 @@ def test_parts_are_merged_and_nothing_may_be_missing(
     assert out.read_bytes() == whole
 
 
-def test_a_parquet_table_holds_what_the_csv_does(
-    run_folder, photographs, config, tmp_path
-):
+def test_parquet_has_the_same_rows_as_csv(run_folder, photographs, config, tmp_path):
     images = photographs / "images"
     score(run_folder, images, out=tmp_path / "scores.csv", config=config.score)
     score(run_folder, images, out=tmp_path / "scores.parquet", config=config.score)
@@ -383,9 +381,7 @@ def test_a_parquet_table_holds_what_the_csv_does(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_hardly_gradable_photographs_are_flagged_or_rejected(
-    run_folder, config, tmp_path
-):
+def test_score_flags_or_rejects_ungradable_photographs(run_folder, config, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     good = draw_photograph(1, patient_seed=0, eye="left", seed=0).image[::2, ::2]
@@ -408,7 +404,7 @@ def test_hardly_gradable_photographs_are_flagged_or_rejected(
     assert rejected[1]["error"] == "ungradable: too_dark"
 
 
-def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
+def test_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for number in range(3):
@@ -429,7 +425,7 @@ def test_a_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
     ]
 
 
-def test_a_submission_has_no_name_twice(run_folder, photographs, config, tmp_path):
+def test_submission_refuses_equal_names(run_folder, photographs, config, tmp_path):
     for name in ("a/1_left.png", "b/1_left.png"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(photographs / "images" / "0_left.png", tmp_path / name)
@@ -440,7 +436,9 @@ def test_a_submission_has_no_name_twice(run_folder, photographs, config, tmp_pat
     assert not out.exists()
 
 
-def test_a_run_of_grades_tells_the_grade(shards, photographs, config, tmp_path):
+def test_score_predicts_grades_with_a_run_of_grades(
+    shards, photographs, config, tmp_path
+):
     settings = config.train.model_copy(update={"task": "grades", "epochs": 1})
     config = config.model_copy(update={"train": settings})
     train(shards, out=tmp_path / "run", config=config)
@@ -453,7 +451,7 @@ def test_a_run_of_grades_tells_the_grade(shards, photographs, config, tmp_path):
     assert [row["level"] for row in read(out)] == grades
 
 
-def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_path):
+def test_score_escapes_formulas_and_line_breaks(run_folder, config, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for number, name in enumerate(("=1+1.png", "@a.png", "b\nc.png", "b\\nc.png")):
@@ -470,7 +468,7 @@ def test_no_cell_is_a_formula_and_no_row_is_two_lines(run_folder, config, tmp_pa
     assert ids == ["=1+1", "@a", "b\\nc", r"b\\nc"]
 
 
-def test_several_views_tell_their_spread(
+def test_score_writes_the_spread_of_several_views(
     run_copy, photographs, config, tmp_path, save_rule
 ):
     save_rule(run_copy, 0.25, tta="flips5")

@@ -6,51 +6,51 @@ from drawing import draw_scores
 from drtf.inference.thresholds import choose_threshold
 
 
-@pytest.mark.parametrize("share", [0.07, 0.55, 0.93])
-def test_a_rule_takes_what_it_asks_for_to_the_last_digit(share):
-    scores = np.arange(200) / 200
-    truth = np.repeat([0, 1], 100)
-    value = choose_threshold(truth, scores, f"sensitivity>={share}")
-    assert (scores >= value)[truth == 1].sum() == round(100 * share)
-    value = choose_threshold(truth, scores, f"specificity>={share}")
-    assert (scores < value)[truth == 0].sum() == round(100 * share)
+@pytest.mark.parametrize("bound", [0.07, 0.55, 0.93])
+def test_rule_reaches_its_bound_exactly(bound):
+    y_score = np.arange(200) / 200
+    y_true = np.repeat([0, 1], 100)
+    value = choose_threshold(y_true, y_score, f"sensitivity>={bound}")
+    assert (y_score >= value)[y_true == 1].sum() == round(100 * bound)
+    value = choose_threshold(y_true, y_score, f"specificity>={bound}")
+    assert (y_score < value)[y_true == 0].sum() == round(100 * bound)
 
 
-@pytest.mark.parametrize("least", [0.5, 0.85, 1.0])
-def test_a_rule_keeps_the_least_that_it_asks_for_and_no_more(least):
-    truth, scores, _ = draw_scores()
-    value = choose_threshold(truth, scores, f"sensitivity>={least}")
-    assert (scores >= value)[truth == 1].mean() >= least
-    higher = scores >= min(scores[scores > value + 0.005])
-    assert higher[truth == 1].mean() < least
-    value = choose_threshold(truth, scores, f"specificity>={least}")
-    assert (scores < value)[truth == 0].mean() >= least
-    lower = scores < max(scores[scores < value - 0.005])
-    assert lower[truth == 0].mean() < least
+@pytest.mark.parametrize("bound", [0.5, 0.85, 1.0])
+def test_rule_takes_the_nearest_threshold_to_its_bound(bound):
+    y_true, y_score, _ = draw_scores()
+    value = choose_threshold(y_true, y_score, f"sensitivity>={bound}")
+    assert (y_score >= value)[y_true == 1].mean() >= bound
+    higher = y_score >= min(y_score[y_score > value + 0.005])
+    assert higher[y_true == 1].mean() < bound
+    value = choose_threshold(y_true, y_score, f"specificity>={bound}")
+    assert (y_score < value)[y_true == 0].mean() >= bound
+    lower = y_score < max(y_score[y_score < value - 0.005])
+    assert lower[y_true == 0].mean() < bound
 
 
-def test_a_specificity_that_no_score_reaches_gets_the_highest_threshold():
-    truth, scores = np.array([0, 0, 1]), np.array([0.2, 1.0, 1.0])
-    assert choose_threshold(truth, scores, "specificity>=0.9") == 1.0
+def test_unreachable_specificity_gives_the_highest_threshold():
+    y_true, y_score = np.array([0, 0, 1]), np.array([0.2, 1.0, 1.0])
+    assert choose_threshold(y_true, y_score, "specificity>=0.9") == 1.0
 
 
-def test_youden_finds_the_best_sum_of_sensitivity_and_specificity():
-    truth, scores, _ = draw_scores()
-    false_positive, true_positive, _ = roc_curve(truth, scores)
-    value = choose_threshold(truth, scores, "youden")
-    decisions = scores >= value
-    reached = decisions[truth == 1].mean() - decisions[truth == 0].mean()
+def test_youden_maximizes_sensitivity_plus_specificity():
+    y_true, y_score, _ = draw_scores()
+    false_positive, true_positive, _ = roc_curve(y_true, y_score)
+    value = choose_threshold(y_true, y_score, "youden")
+    predicted = y_score >= value
+    reached = predicted[y_true == 1].mean() - predicted[y_true == 0].mean()
     assert reached == pytest.approx((true_positive - false_positive).max())
 
 
-def test_accuracy_is_the_notebooks_sweep():
-    truth, scores, _ = draw_scores()
+def test_accuracy_reproduces_the_sweep_of_the_notebook():
+    y_true, y_score, _ = draw_scores()
     sweep = [0.30 + 0.01 * step for step in range(41)]
-    accuracy = [((scores >= round(value, 2)) == truth).mean() for value in sweep]
+    accuracy = [((y_score >= round(value, 2)) == y_true).mean() for value in sweep]
     expected = round(sweep[int(np.argmax(accuracy))], 2)
-    assert choose_threshold(truth, scores, "accuracy") == expected
+    assert choose_threshold(y_true, y_score, "accuracy") == expected
 
 
-def test_a_number_is_its_own_threshold():
-    truth, scores, _ = draw_scores()
-    assert choose_threshold(truth, scores, 0.37) == 0.37
+def test_number_is_used_as_the_threshold():
+    y_true, y_score, _ = draw_scores()
+    assert choose_threshold(y_true, y_score, 0.37) == 0.37

@@ -248,7 +248,7 @@ def _plot_figures(
     figures.plot_reliability(
         out / "reliability.png",
         y_true,
-        {"scores": y_score, "calibrated": predictions["probability"].to_numpy()},
+        {"Scores": y_score, "Calibrated": predictions["probability"].to_numpy()},
     )
     figures.plot_confusion(
         out / "confusion_matrix.png",
