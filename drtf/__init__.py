@@ -1,3 +1,61 @@
-"""Convert retinal photographs to TFRecord shards, and train, evaluate and score."""
+"""drtf: photographs of the retina as TFRecord shards, and training from them.
+
+The public API is listed in `__all__`; see `drtf.api`. Each name is imported when it is
+first used, so that `import drtf` does not load TensorFlow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drtf.api import (
+        Config,
+        DrtfError,
+        Run,
+        ShardDataset,
+        Source,
+        StreamPosition,
+        build_shards,
+        eval_dataset,
+        evaluate,
+        explain,
+        load_config,
+        load_run,
+        open_dataset,
+        save_run,
+        score,
+        train,
+        train_dataset,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "DrtfError",
+    "Run",
+    "ShardDataset",
+    "Source",
+    "StreamPosition",
+    "build_shards",
+    "eval_dataset",
+    "evaluate",
+    "explain",
+    "load_config",
+    "load_run",
+    "open_dataset",
+    "save_run",
+    "score",
+    "train",
+    "train_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'drtf' has no attribute {name!r}")
+    return getattr(importlib.import_module("drtf.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -11,13 +11,12 @@ from browsing import DESK, PHONE, browser, show
 from scipy.special import logit
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
-from drtf import figures
+from drtf import figures, page
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
 from drtf.files import hash_file
 from drtf.inference import evaluation as module
-from drtf.inference import page
 from drtf.inference.decision_rules import OPERATING_POINT_RULES
 from drtf.inference.evaluation import evaluate
 from drtf.inference.evaluation_result import (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from browsing import DESK, PHONE, browser, run_browser, show
 
+from drtf import page
 from drtf.figures import plot_grid
-from drtf.inference import page
 
 
 @pytest.fixture(scope="module")

@@ -184,15 +184,21 @@ def test_a_dry_run_tells_the_plan_and_makes_nothing(run, shards, tmp_path):
     assert not out.exists()
 
 
-def test_the_readmes_example_trains_a_model(shards, tmp_path, monkeypatch):
+def test_the_readmes_python_examples_run(shards, photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tfrecords").mkdir()
     Path("tfrecords/mine").symlink_to(shards)
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    Path("photographs").symlink_to(photographs / "images")
+    Path("labels.csv").symlink_to(photographs / "labels.csv")
+    workflow, own_model = re.findall(
+        r"```python\n(.*?)```", README.read_text(), re.DOTALL
+    )
     names: dict[str, Any] = {}
-    exec(example, names)
-    assert names["model"].history.epoch == [0]
+    exec(workflow, names)
+    assert len(names["scores"]) == len(list(Path("photographs").iterdir()))
+    exec(own_model, names)
     assert set(names["model"].history.history) == {"loss", "val_loss"}
+    assert names["run"].config.model.name == "own-model"
 
 
 def test_a_photograph_set_aside_exits_3_and_is_listed(run, tmp_path):

@@ -36,6 +36,10 @@ class BuildReport:
     plan: BuildPlan
     is_reused: bool
 
+    def _repr_html_(self) -> str:
+        """Show the dataset in a notebook: photographs by split and grade."""
+        return self.manifest._repr_html_()
+
 
 def build_shards(
     sources: Sequence[Source],

@@ -88,7 +88,7 @@ def evaluate(
     check_absent(*(out / name for name in files), overwrite=overwrite)
     run = load_run(run_folder)
     check_settings(run.network, gradcam, backbone=run.backbone)
-    history = [] if run.info.members else load_history(run_folder)
+    history = load_history(run_folder) if run.has_history else []
     dataset_sha256 = hash_manifest(shards)
     keep = keep or dataset_sha256 == run.info.dataset_sha256
     with ShardDataset(shards) as dataset:

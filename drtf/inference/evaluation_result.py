@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drtf import page
 from drtf.config import EvaluateConfig, Tta
 from drtf.files import write_atomic
 from drtf.inference.decision_rules import OperatingPoint
@@ -71,6 +72,15 @@ class EvaluationResult:
     notes: list[str]
     config: EvaluateConfig
     replaced: Threshold | None = field(compare=False)
+
+    def _repr_html_(self) -> str:
+        """Show the metrics in a notebook."""
+        title = f"Split {self.split}: {self.num_photographs:,} photographs"
+        return (
+            page.format_notes(self.notes)
+            + page.format_table(title, METRIC_COLUMNS, metric_rows(self))
+            + page.format_table("Labels", CLASS_COLUMNS, class_rows(self.labels))
+        )
 
 
 def metric_rows(result: EvaluationResult) -> list[tuple[str, ...]]:

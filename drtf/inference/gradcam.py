@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from drtf import page
 from drtf.config import GradcamConfig, ScoreConfig
 from drtf.data.loader import read_batch
 from drtf.data.photographs import PhotographRef, list_photographs
@@ -114,6 +115,10 @@ class GradcamReport:
     num_others: int
     blank: list[str]
     failed: list[str]
+
+    def _repr_html_(self) -> str:
+        """Show the figures in a notebook."""
+        return page.format_figures("Heat maps", self.figures, wide=True)
 
 
 def gradcam(

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from drtf import figures
+from drtf import figures, page
 from drtf.config import GradcamConfig, dump_config
 from drtf.data.loader import read_batch
-from drtf.inference import page
 from drtf.inference.evaluation_result import (
     CLASS_COLUMNS,
     METRIC_COLUMNS,
@@ -139,7 +138,7 @@ def write_report(
         run: The evaluated run.
         predictions: The predictions for the split, in the order of the index.
         result: The result of the evaluation.
-        history: What each epoch of the training measured; empty for an ensemble.
+        history: What each epoch of the training measured; empty if there is none.
         dataset: The evaluated dataset, open.
         gradcam: How to explain the worst mistakes.
     """
@@ -334,7 +333,7 @@ def _facts(run: Run, result: EvaluationResult, dataset: ShardDataset) -> dict[st
         "Evaluated dataset, rejected": ", ".join(rejected) or "none",
         "Evaluated dataset, SHA-256": result.dataset_sha256,
         "Preprocessing": ", ".join(f"{key} {value}" for key, value in images),
-        "Model": _describe_model(run),
+        "Model": run.describe(),
         "Model, SHA-256": run.info.model_sha256,
         "Training dataset": f"{run.info.dataset_name}, split by {split.by}, "
         f"seed {split.seed}",
@@ -343,13 +342,3 @@ def _facts(run: Run, result: EvaluationResult, dataset: ShardDataset) -> dict[st
             f"{k} {v}" for k, v in run.info.versions.items()
         ),
     }
-
-
-def _describe_model(run: Run) -> str:
-    if members := run.info.members:
-        return f"ensemble of {len(members)} runs, {run.info.image_size} px"
-    return (
-        f"{run.backbone.describe(run.config.model)}, "
-        f"{run.info.image_size} px, epoch {run.info.best_epoch}, trained in "
-        f"{run.info.precision}"
-    )

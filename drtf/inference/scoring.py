@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
+from drtf import page
 from drtf.config import ScoreConfig
 from drtf.data.photographs import (
     PhotographRef,
@@ -70,6 +72,10 @@ class Scored:
     predicted_grade: int | None
 
 
+# Rows of the table that a notebook shows.
+NUM_ROWS_SHOWN = 5
+
+
 @dataclass(frozen=True)
 class ScoreReport:
     """What was scored.
@@ -91,6 +97,26 @@ class ScoreReport:
     num_positive: int
     threshold: float
     threshold_chosen: bool
+
+    def load_table(self) -> pd.DataFrame:
+        """Load the table, one row per photograph."""
+        if self.table.suffix.lower() == ".parquet":
+            return pd.read_parquet(self.table)
+        return pd.read_csv(self.table, dtype={"id": str, "path": str, "error": str})
+
+    def _repr_html_(self) -> str:
+        """Show the counts in a notebook, and the first rows of the table."""
+        chosen = "" if self.threshold_chosen else " (no evaluation has chosen one)"
+        facts = {
+            "Scored": f"{self.num_scored:,} photographs",
+            "Failed": f"{self.num_failed:,}",
+            "Flagged as hardly gradable": f"{self.num_flagged:,}",
+            "Positive": f"{self.num_positive:,}",
+            "Threshold": f"{self.threshold:.4f}{chosen}",
+            "Table": str(self.table),
+        }
+        head = self.load_table().head(NUM_ROWS_SHOWN)
+        return page.format_facts("Scores", facts) + head.to_html(index=False)
 
 
 def score(

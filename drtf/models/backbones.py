@@ -178,6 +178,12 @@ def _build_eyenet(
     return keras.layers.Dense(128, activation="relu", name="dense")(x)
 
 
+def _refuse_to_build(
+    x: "keras.KerasTensor", config: ModelConfig, weights: str | None
+) -> "keras.KerasTensor":
+    raise ConfigError(f"model.name={config.name!r}: drtf can't build your own model")
+
+
 def _number_names(backbone: "keras.Model") -> None:
     """Number the layers that Keras named automatically, from 0 in this backbone.
 
@@ -231,3 +237,17 @@ BACKBONES: Mapping[str, Backbone] = {
         ),
     )
 }
+
+# A user's own network, saved by `drtf.save_run`. drtf can use it, but not build it.
+OWN_MODEL = Backbone(
+    name="own-model",
+    build=_refuse_to_build,
+    options=frozenset(),
+    input_range="unit",
+    map_layers=("Activation", "Conv2D", "LeakyReLU", "ReLU"),
+)
+
+
+def backbone_of(config: ModelConfig) -> Backbone:
+    """Return the backbone of a checked `model` section, or of a user's own network."""
+    return OWN_MODEL if config.name == OWN_MODEL.name else BACKBONES[config.name]

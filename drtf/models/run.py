@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import keras
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from drtf import page
 from drtf.config import (
     Config,
     Encoding,
@@ -20,10 +21,11 @@ from drtf.config import (
 )
 from drtf.errors import ConfigError, RunError
 from drtf.files import hash_file, write_atomic
-from drtf.models.backbones import BACKBONES, Backbone, check_model
+from drtf.models.backbones import OWN_MODEL, Backbone, backbone_of, check_model
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
 from drtf.models.head import LOGITS
+from drtf.models.history import HISTORY_FIGURE
 from drtf.models.network import ensemble_members
 from drtf.tasks import TASKS, Task
 
@@ -122,7 +124,41 @@ class Run:
     @property
     def backbone(self) -> Backbone:
         """The backbone of the network, or of all members of an ensemble."""
-        return BACKBONES[self.config.model.name]
+        return backbone_of(self.config.model)
+
+    @property
+    def has_history(self) -> bool:
+        """Whether drtf trained this network itself, so that history.csv exists."""
+        return not self.info.members and self.backbone is not OWN_MODEL
+
+    def describe(self) -> str:
+        """Return the backbone with its settings, the image size and the best epoch."""
+        size = f"{self.info.image_size} px"
+        if members := self.info.members:
+            return f"ensemble of {len(members)} runs, {size}"
+        model = f"{self.backbone.describe(self.config.model)}, {size}"
+        if not self.has_history:
+            return model
+        return (
+            f"{model}, epoch {self.info.best_epoch}, trained in {self.info.precision}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook: its facts, and its learning curves."""
+        facts = {
+            "Model": self.describe(),
+            "Task": self.task.name,
+            "Trained on": self.info.dataset_name,
+            "Parameters": f"{self.info.num_trained:,} trained, "
+            f"{self.info.num_frozen:,} frozen",
+            "Threshold": "none yet; evaluate the run to choose one"
+            if self.threshold is None
+            else f"{self.threshold.value:.4f} by {self.threshold.rule}",
+        }
+        curves = self.folder / HISTORY_FIGURE
+        return page.format_facts(self.folder.name, facts) + (
+            page.format_figures("", [curves], wide=True) if curves.exists() else ""
+        )
 
     @property
     def threshold(self) -> Threshold | None:
@@ -238,7 +274,8 @@ def load_run(folder: Path) -> Run:
     model_path = folder / MODEL_FILE
     try:
         config = load_run_config(folder)
-        check_model(config.model)
+        if config.model.name != OWN_MODEL.name:
+            check_model(config.model)
     except ConfigError as error:
         raise RunError(f"the config of the run {folder} is invalid: {error}") from error
     try:

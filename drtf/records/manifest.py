@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from drtf import page
 from drtf.errors import RecordError
 from drtf.files import write_atomic
 
@@ -74,6 +75,28 @@ class Manifest(_Table):
             if path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"{file!r} is outside its folder")
         return self
+
+    def _repr_html_(self) -> str:
+        """Show the counts in a notebook: photographs by split and grade."""
+        grades = next(iter(self.num_records.values()), {})
+        rows = [
+            (
+                split,
+                *(f"{count:,}" for count in counts.values()),
+                f"{sum(counts.values()):,}",
+                f"{self.num_patients[split]:,}",
+            )
+            for split, counts in self.num_records.items()
+        ]
+        rejected = ", ".join(f"{n:,} {reason}" for reason, n in self.rejected.items())
+        title = (
+            f"{self.name}: {self.image_size} px, {self.encoding}, "
+            f"{self.size_bytes / 1e6:,.1f} MB"
+        )
+        columns = ("split", *(f"grade {grade}" for grade in grades), "all", "patients")
+        return page.format_table(title, columns, rows) + page.format_text(
+            "", f"Rejected: {rejected or 'none'}"
+        )
 
     @property
     def size_bytes(self) -> int:

@@ -89,6 +89,10 @@ class ShardDataset:
         )
         self._num_threads = count_workers(0)
 
+    def _repr_html_(self) -> str:
+        """Show the counts in a notebook: photographs by split and grade."""
+        return self.manifest._repr_html_()
+
     def __enter__(self) -> Self:
         return self
 

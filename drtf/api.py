@@ -1,0 +1,327 @@
+"""The public API: each step of the work as one function, with results that show.
+
+`import drtf` offers everything here without loading TensorFlow until it is needed.
+Paths may be `str` or `Path`. A config may be a `Config`, the name of a preset, or the
+path of a TOML file.
+"""
+
+from pathlib import Path
+
+import keras
+
+from drtf.config import Config, SamplingConfig, load_config
+from drtf.data.build import BuildReport
+from drtf.data.build import build_shards as build_from_sources
+from drtf.data.pipeline import StreamPosition, eval_dataset, train_dataset
+from drtf.data.sources import Source
+from drtf.errors import DrtfError
+from drtf.inference.evaluation import evaluate as evaluate_run
+from drtf.inference.evaluation_result import EvaluationResult
+from drtf.inference.gradcam import GradcamReport, gradcam
+from drtf.inference.scoring import ScoreReport
+from drtf.inference.scoring import score as score_photographs
+from drtf.models.run import Run, load_run_config
+from drtf.models.run import load_run as load_run_folder
+from drtf.records.reader import ShardDataset
+from drtf.records.remote import fetch_dataset
+from drtf.storage import is_remote
+from drtf.tasks import TaskName
+from drtf.training.own_model import save_run as save_own_model
+from drtf.training.run import train as train_run
+
+__all__ = [
+    "Config",
+    "DrtfError",
+    "Run",
+    "ShardDataset",
+    "Source",
+    "StreamPosition",
+    "build_shards",
+    "eval_dataset",
+    "evaluate",
+    "explain",
+    "load_config",
+    "load_run",
+    "open_dataset",
+    "save_run",
+    "score",
+    "train",
+    "train_dataset",
+]
+
+AnyPath = Path | str
+AnyConfig = Config | AnyPath
+BALANCED = SamplingConfig()
+
+
+def build_shards(
+    images: AnyPath,
+    labels: AnyPath,
+    out: AnyPath,
+    *,
+    config: AnyConfig = "",
+    max_rejected: float = 1.0,
+) -> BuildReport:
+    """Convert a folder of labelled photographs to a dataset of shards.
+
+    The same call resumes a build that was stopped, and returns at once if the dataset
+    is complete.
+
+    Args:
+        images: Folder of photographs, local or s3://, or a CSV that lists them.
+        labels: The label file.
+        out: Folder of the new dataset, local or s3://.
+        config: Its sections `labels`, `split`, `images` and `build` are used.
+        max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
+
+    Returns:
+        What was built. A notebook shows it as a table.
+
+    Raises:
+        DrtfError: If the labels do not fit the photographs, `out` is something else, or
+            too many photographs are rejected.
+    """
+    source = Source(_any_path(images), Path(labels))
+    return build_from_sources(
+        [source], _any_path(out), config=_config(config), max_rejected=max_rejected
+    )
+
+
+def open_dataset(folder: AnyPath) -> ShardDataset:
+    """Open a dataset of shards; one in an object store is first copied to the cache.
+
+    Close it at the end, or use it in a `with` block.
+
+    Args:
+        folder: Folder of the dataset, local or s3://.
+
+    Raises:
+        DrtfError: If it is not a dataset, or damaged.
+    """
+    return ShardDataset(_local(folder))
+
+
+def train(
+    dataset: ShardDataset | AnyPath,
+    out: AnyPath,
+    *,
+    config: AnyConfig = "",
+    resume: bool = False,
+) -> Run:
+    """Train a network on a dataset.
+
+    Args:
+        dataset: The dataset, or its folder.
+        out: Run folder to write.
+        config: Its sections `sampling`, `augment`, `model` and `train` are used.
+        resume: Continue a stopped training in `out`, if there is one.
+
+    Returns:
+        The run. A notebook shows its facts and its learning curves.
+
+    Raises:
+        DrtfError: If `out` exists, the dataset does not fit, or the loss becomes
+            non-finite.
+    """
+    folder = _dataset_folder(dataset)
+    train_run(folder, out=Path(out), config=_config(config), resume=resume)
+    return load_run_folder(Path(out))
+
+
+def load_run(folder: AnyPath) -> Run:
+    """Open a run folder.
+
+    Raises:
+        DrtfError: If a part is missing, damaged or changed.
+    """
+    return load_run_folder(Path(folder))
+
+
+def save_run(
+    model: keras.Model,
+    dataset: ShardDataset | AnyPath,
+    out: AnyPath,
+    *,
+    task: TaskName = "binary",
+    takes_unit_range: bool = False,
+    sampling: SamplingConfig = BALANCED,
+) -> Run:
+    """Save your own Keras model as a run folder, which all other functions accept.
+
+    Args:
+        model: A Functional or Sequential model from RGB images [B, S, S, 3] to one
+            logit or probability per image, or to one per grade.
+        dataset: The dataset that it was trained on, or its folder.
+        out: Run folder to write.
+        task: What it predicts: `binary`, `referable` or `grades`.
+        takes_unit_range: True if it takes floats in [0, 1], False if it takes pixels in
+            [0, 255], as `train_dataset` yields them.
+        sampling: The sampling that it was trained with.
+
+    Returns:
+        The run.
+
+    Raises:
+        DrtfError: If `out` exists, or the model does not fit the dataset or the task.
+    """
+    with _opened(dataset) as shards:
+        save_own_model(
+            model,
+            shards,
+            Path(out),
+            task=task,
+            takes_unit_range=takes_unit_range,
+            sampling=sampling,
+        )
+    return load_run_folder(Path(out))
+
+
+def evaluate(
+    run: Run | AnyPath,
+    dataset: ShardDataset | AnyPath,
+    out: AnyPath,
+    *,
+    split: str = "test",
+    config: AnyConfig = "",
+    overwrite: bool = False,
+    keep: bool = False,
+) -> EvaluationResult:
+    """Evaluate a run on a split, and write metrics, predictions, figures and a report.
+
+    Args:
+        run: The run, or its folder.
+        dataset: The dataset, or its folder.
+        out: Folder to write.
+        split: The split to evaluate.
+        config: Its sections `evaluate` and `gradcam` are used; by default the run's.
+        overwrite: Whether an earlier evaluation in `out` may be replaced.
+        keep: Store threshold and calibration in the run even if it was trained on
+            another dataset.
+
+    Returns:
+        The metrics with intervals. A notebook shows them as tables.
+
+    Raises:
+        DrtfError: If run and dataset do not fit, or `out` has an earlier evaluation.
+    """
+    folder = _run_folder(run)
+    settings = _run_config(folder, config)
+    return evaluate_run(
+        folder,
+        _dataset_folder(dataset),
+        split=split,
+        out=Path(out),
+        config=settings.evaluate,
+        gradcam=settings.gradcam,
+        overwrite=overwrite,
+        keep=keep,
+    )
+
+
+def score(
+    run: Run | AnyPath,
+    images: AnyPath,
+    out: AnyPath,
+    *,
+    config: AnyConfig = "",
+    overwrite: bool = False,
+) -> ScoreReport:
+    """Score every photograph of a folder, one row each.
+
+    The same call resumes a scoring that was stopped.
+
+    Args:
+        run: The run, or its folder.
+        images: Folder of photographs, local or s3://, or a CSV that lists them.
+        out: The .csv or .parquet file to write.
+        config: Its section `score` is used; by default the run's.
+        overwrite: Whether `out` may be replaced.
+
+    Returns:
+        Counts and the path of the table; `load_table()` returns it as a DataFrame.
+
+    Raises:
+        DrtfError: If there are no photographs, or `out` exists.
+    """
+    folder = _run_folder(run)
+    return score_photographs(
+        folder,
+        _any_path(images),
+        out=Path(out),
+        config=_run_config(folder, config).score,
+        overwrite=overwrite,
+    )
+
+
+def explain(
+    run: Run | AnyPath,
+    out: AnyPath,
+    *,
+    images: AnyPath | None = None,
+    dataset: ShardDataset | AnyPath | None = None,
+    split: str = "test",
+    config: AnyConfig = "",
+    overwrite: bool = False,
+) -> GradcamReport:
+    """Draw heat maps: the regions that raise a run's score for disease.
+
+    Args:
+        run: The run, or its folder.
+        out: Folder to write.
+        images: Folder of photographs, or a CSV that lists them; or
+        dataset: The dataset, or its folder.
+        split: Split of the dataset.
+        config: Its sections `gradcam` and `score` are used; by default the run's.
+        overwrite: Whether earlier figures in `out` may be replaced.
+
+    Returns:
+        The figures. A notebook shows them.
+
+    Raises:
+        DrtfError: If neither or both of `images` and `dataset` are given, or nothing
+            can be drawn.
+    """
+    if (images is None) == (dataset is None):
+        raise DrtfError("explain takes either images or dataset; got both or neither")
+    folder = _run_folder(run)
+    settings = _run_config(folder, config)
+    return gradcam(
+        folder,
+        out=Path(out),
+        config=settings.gradcam,
+        score=settings.score,
+        shards=None if dataset is None else _dataset_folder(dataset),
+        split=split,
+        images=None if images is None else _any_path(images),
+        overwrite=overwrite,
+    )
+
+
+def _any_path(path: AnyPath) -> AnyPath:
+    return path if is_remote(path) else Path(path)
+
+
+def _local(folder: AnyPath) -> Path:
+    return fetch_dataset(str(folder)) if is_remote(folder) else Path(folder)
+
+
+def _dataset_folder(dataset: ShardDataset | AnyPath) -> Path:
+    return dataset.folder if isinstance(dataset, ShardDataset) else _local(dataset)
+
+
+def _opened(dataset: ShardDataset | AnyPath) -> ShardDataset:
+    return ShardDataset(_dataset_folder(dataset))
+
+
+def _run_folder(run: Run | AnyPath) -> Path:
+    return run.folder if isinstance(run, Run) else Path(run)
+
+
+def _config(config: AnyConfig) -> Config:
+    return config if isinstance(config, Config) else load_config(str(config))
+
+
+def _run_config(folder: Path, config: AnyConfig) -> Config:
+    if isinstance(config, Config):
+        return config
+    return load_run_config(folder, str(config))
