@@ -222,13 +222,23 @@ def _map_chunk(
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C while a pool starts its processes, and in these permanently.
+    """Defer Ctrl-C while a pool starts its processes, and block it in these for good.
 
     Otherwise it could hit a pool that is half started, or a worker that holds a queue's
-    lock, and the parent would wait forever. Processes started here inherit the mask.
+    lock, and the parent would wait forever.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    received: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is inherited
+    # The mask holds for this thread only; a thread of OpenCV may get the signal, and
+    # Python would then raise KeyboardInterrupt here.
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main:
+        handler = signal.signal(signal.SIGINT, lambda *_: received.append(1))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if received:
+        signal.raise_signal(signal.SIGINT)
