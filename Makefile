@@ -8,7 +8,7 @@ VENV_TF221 := .venv-tf221
 PARALLEL := --numprocesses auto --dist loadfile
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
-.PHONY: setup demo test test-slow test-tf221 lint types settings clean
+.PHONY: setup demo test test-slow test-tf221 lint types settings messages clean
 
 setup: $(VENV)/.installed
 
@@ -32,7 +32,7 @@ demo: setup
 	$(VENV)/bin/drtf demo --out demo
 
 test: setup
-	$(VENV)/bin/python -m pytest $(PARALLEL)
+	$(VENV)/bin/python -m pytest $(PARALLEL) --cov --cov-report term:skip-covered
 
 test-slow: setup
 	$(VENV)/bin/python -m pytest -m slow
@@ -49,6 +49,9 @@ types: setup
 
 settings: setup
 	$(VENV)/bin/drtf settings --markdown > docs/settings.md
+
+messages: setup
+	$(VENV)/bin/python tests/test_messages.py
 
 clean:
 	rm -rf $(VENV) $(VENV_TF221) build demo *.egg-info drtf/records/*.so

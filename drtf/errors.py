@@ -10,11 +10,11 @@ class ConfigError(DrtfError):
 
 
 class LabelError(DrtfError):
-    """A label file or an image folder can't be used as given."""
+    """A label file or an image folder cannot be used as given."""
 
 
 class PhotographError(DrtfError):
-    """One photograph can't be used.
+    """One photograph cannot be used.
 
     Attributes:
         reason: A word from a fixed vocabulary, such as `unreadable`.
@@ -47,7 +47,7 @@ class DamagedRecordError(RecordError):
 
 
 class StorageError(DrtfError):
-    """An object store can't be reached or refuses a request."""
+    """An object store cannot be reached or refuses a request."""
 
 
 class StoppedError(DrtfError):

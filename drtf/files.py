@@ -68,7 +68,7 @@ def write_unbuffered(file: FileIO, data: bytes) -> None:
         OSError: If the disk is full.
     """
     if file.write(data) != len(data):
-        raise OSError(f"can't write to {file.name}: the disk is full")
+        raise OSError(f"cannot write to {file.name}: the disk is full")
 
 
 def escape_formula(cell: str) -> str:

@@ -61,7 +61,7 @@ def list_files(location: str, *, is_file: Callable[[str], bool]) -> list[str]:
             checked in the store, which costs two requests.
 
     Raises:
-        StorageError: If the store can't be listed.
+        StorageError: If the store cannot be listed.
     """
     gfile = _load_s3_filesystem().io.gfile
     check_bucket(location)
@@ -89,7 +89,7 @@ def read_object(location: str) -> bytes:
 
     Raises:
         MissingObjectError: If it does not exist.
-        StorageError: If the store can't be read.
+        StorageError: If the store cannot be read.
     """
     gfile = _load_s3_filesystem().io.gfile
     with _translated_errors(location), gfile.GFile(location, "rb") as file:
@@ -103,7 +103,7 @@ def write_object(location: str, data: bytes) -> None:
     """Write an object, which appears complete or not at all.
 
     Raises:
-        StorageError: If the store can't be written to.
+        StorageError: If the store cannot be written to.
     """
     gfile = _load_s3_filesystem().io.gfile
     with _translated_errors(location), gfile.GFile(location, "wb") as file:
@@ -155,7 +155,7 @@ def _check_endpoint() -> None:
         socket.create_connection((host, port), CONNECT_SECONDS).close()
     except OSError as error:
         raise StorageError(
-            f"can't reach S3_ENDPOINT {endpoint}: {error.strerror or error}"
+            f"cannot reach S3_ENDPOINT {endpoint}: {error.strerror or error}"
         ) from error
 
 

@@ -90,7 +90,7 @@ def main() -> None:
     except ImportError as error:
         if "libGL" not in str(error):
             raise
-        click.echo(f"Error: can't load OpenCV: {error}; {LIBGL_ADVICE}", err=True)
+        click.echo(f"Error: cannot load OpenCV: {error}; {LIBGL_ADVICE}", err=True)
         sys.exit(1)
 
 

@@ -89,7 +89,7 @@ def bench_augment(
     }
     results = [AugmentResult(name) for name in methods]
     if not can_compile():
-        results[0] = AugmentResult("drtf", failure="XLA can't compile on this device")
+        results[0] = AugmentResult("drtf", failure="XLA cannot compile on this device")
     runs = [
         (result.ms, method)
         for result, method in zip(results, methods.values(), strict=True)

@@ -103,7 +103,7 @@ def bench_heatmaps(
         A result for each method, at the last layer of each grid size.
 
     Raises:
-        DrtfError: If the run can't be used, or if no photograph shows a lesion.
+        DrtfError: If the run cannot be used, or if no photograph shows a lesion.
     """
     run = load_run(run_folder)
     examples = draw_examples(run.config.images, num_photographs, seed, num_workers)

@@ -62,7 +62,7 @@ def bench_quality(
         ungradable originals.
 
     Raises:
-        LabelError: If no photograph can be read, or if the CSV can't be read or
+        LabelError: If no photograph can be read, or if the CSV cannot be read or
             contains none of the photographs.
     """
     is_gradable = _load_assessments(gradable) if gradable else {}
@@ -133,7 +133,7 @@ def _load_assessments(path: Path) -> dict[str, bool]:
                 row["image"]: bool(int(row["gradable"])) for row in csv.DictReader(file)
             }
     except OSError as error:
-        raise LabelError(f"can't read {path}: {error.strerror}") from error
+        raise LabelError(f"cannot read {path}: {error.strerror}") from error
     except (KeyError, ValueError, TypeError) as error:
         raise LabelError(
             f"{path} must be a CSV with the columns image and gradable, 0 or 1"

@@ -257,7 +257,7 @@ def run_reader(
             command, capture_output=True, text=True, check=False, env=environment
         )
     except OSError as error:
-        raise ReaderError(f"can't start {python}: {error.strerror}") from error
+        raise ReaderError(f"cannot start {python}: {error.strerror}") from error
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         output = done.stderr.strip().splitlines() or ["it printed nothing"]

@@ -121,7 +121,7 @@ def sweep(
         split: Split to evaluate on. A search for the best config must not use `test`.
 
     Raises:
-        DrtfError: If a config can't be built, trained or evaluated, or if two configs
+        DrtfError: If a config cannot be built, trained or evaluated, or if two configs
             have the same name.
         StoppedError: If the sweep was stopped; the same call resumes it.
     """

@@ -62,7 +62,7 @@ def preprocess_photograph(data: bytes, config: ImagesConfig) -> Preprocessed:
         config: The `images` section.
 
     Raises:
-        PhotographError: If the bytes can't be decoded or processed, or the photograph
+        PhotographError: If the bytes cannot be decoded or processed, or the photograph
             is blank.
     """
     try:
@@ -240,7 +240,7 @@ def find_image_fault(data: np.ndarray, encoding: str, size: int) -> str:
         return "" if len(data) == expected else f"{len(data)} of {expected} image bytes"
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None:
-        return f"the {encoding} image can't be decoded"
+        return f"the {encoding} image cannot be decoded"
     if image.shape != (size, size, 3):
         return f"the image is {image.shape}; the manifest says {(size, size, 3)}"
     return ""

@@ -74,7 +74,7 @@ def choose_layer(network: keras.Model, name: str, *, backbone: Backbone) -> kera
         backbone: The network's, or that of all members of the ensemble.
 
     Raises:
-        DrtfError: If there is no such layer, or heat maps can't show its output.
+        DrtfError: If there is no such layer, or heat maps cannot show its output.
     """
     layers = mappable_layers(network, backbone)
     if not layers:

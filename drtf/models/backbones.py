@@ -115,7 +115,7 @@ def check_model(config: ModelConfig, *, head_epochs: int = 0) -> None:
         )
     if head_epochs and not backbone.can_freeze:
         raise ConfigError(
-            f"train.head_epochs={head_epochs}: {name} can't be trained without its "
+            f"train.head_epochs={head_epochs}: {name} cannot be trained without its "
             "backbone; set train.head_epochs=0"
         )
 
@@ -181,7 +181,7 @@ def _build_eyenet(
 def _refuse_to_build(
     x: "keras.KerasTensor", config: ModelConfig, weights: str | None
 ) -> "keras.KerasTensor":
-    raise ConfigError(f"model.name={config.name!r}: drtf can't build your own model")
+    raise ConfigError(f"model.name={config.name!r}: drtf cannot build your own model")
 
 
 def _number_names(backbone: "keras.Model") -> None:

@@ -65,7 +65,7 @@ def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:
     """Return whether XLA is to compile the whole training step.
 
     `auto` compiles it on a single GPU. On CPUs XLA's convolutions are up to ten times
-    slower, and with several devices XLA can't compile how gradients are summed.
+    slower, and with several devices XLA cannot compile how gradients are summed.
 
     Raises:
         DrtfError: If compilation is requested for several devices.

@@ -97,7 +97,7 @@ def _compiler_fact() -> Fact:
         return Fact("XLA", "works")
     return Fact(
         "XLA",
-        "can't compile",
+        "cannot compile",
         "augmentation takes about twice as long; install tensorflow[and-cuda]",
     )
 

@@ -42,7 +42,7 @@ def build_network(
 
     Raises:
         ConfigError: If the backbone is unknown, or a setting does not apply to it.
-        DrtfError: If the weights can't be loaded.
+        DrtfError: If the weights cannot be loaded.
     """
     check_model(config)
     backbone = BACKBONES[config.name]
@@ -162,7 +162,7 @@ def _build_backbone(
             raise
         reason = str(error).splitlines()[0]
         raise DrtfError(
-            f"can't get Keras's ImageNet weights of {config.name}: "
+            f"cannot get Keras's ImageNet weights of {config.name}: "
             f"{reason}; without internet access name a file, --set "
             "model.weights=FILE.weights.h5, or use random weights, model.weights=none"
         ) from error

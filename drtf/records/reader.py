@@ -185,7 +185,7 @@ class ShardDataset:
             file = self._files[self._shard[row]]
             data = os.pread(file, length + FRAME_BYTES, int(self._frames.offsets[row]))
         except OSError as error:
-            return np.empty(0, np.uint8), f"can't be read: {error.strerror}"
+            return np.empty(0, np.uint8), f"cannot be read: {error.strerror}"
         frame = np.frombuffer(data, np.uint8)
         fault = find_frame_fault(frame, length=length)
         if not fault and read_footer(frame) != self._frames.crcs[row]:
@@ -218,7 +218,7 @@ def _open_shard(path: Path, size_bytes: int) -> int:
         # Without O_NONBLOCK, a pipe in place of a shard would block.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise RecordError(f"can't open shard {path}: {error.strerror}") from error
+        raise RecordError(f"cannot open shard {path}: {error.strerror}") from error
     actual_bytes = os.fstat(file).st_size
     if actual_bytes != size_bytes:
         os.close(file)
@@ -233,4 +233,4 @@ def _hash_index(path: Path) -> str:
     try:
         return hash_file(path)
     except OSError as error:
-        raise RecordError(f"can't read {path}: {error.strerror}") from error
+        raise RecordError(f"cannot read {path}: {error.strerror}") from error

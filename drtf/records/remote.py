@@ -36,7 +36,7 @@ def load_remote_manifest(location: str) -> Manifest | None:
 
     Raises:
         RecordError: If it is damaged.
-        StorageError: If the store can't be read.
+        StorageError: If the store cannot be read.
     """
     data = _read_manifest(location)
     return None if data is None else parse_manifest(data, path=location)
@@ -51,7 +51,7 @@ def fetch_dataset(location: str) -> Path:
     Raises:
         RecordError: If there is no dataset, or a file does not match its manifest.
         DrtfError: If the dataset is larger than the whole cache.
-        StorageError: If the store can't be read.
+        StorageError: If the store cannot be read.
     """
     location = location.rstrip("/")
     data = _read_manifest(location)
@@ -95,7 +95,7 @@ def copy_dataset(location: str, folder: Path) -> None:
 
     Raises:
         RecordError: If there is no dataset.
-        StorageError: If the store can't be read.
+        StorageError: If the store cannot be read.
     """
     location = location.rstrip("/")
     files = list_files(location, is_file=lambda name: "." in name.lstrip("."))
@@ -113,7 +113,7 @@ def upload_dataset(folder: Path, location: str) -> None:
     """Upload a dataset to a store; the manifest comes last and completes it.
 
     Raises:
-        StorageError: If the store can't be written to.
+        StorageError: If the store cannot be written to.
     """
     check_bucket(location)
     files = sorted(

@@ -79,8 +79,8 @@ def find_faults(
             if hash_file(folder / file) != sha256:
                 faults.append(Fault(file, HASH_DIFFERS))
         except OSError as error:
-            faults.append(Fault(file, f"can't be read: {error.strerror}"))
-    # With a damaged index, records can't be checked, only the hashes of their shards.
+            faults.append(Fault(file, f"cannot be read: {error.strerror}"))
+    # With a damaged index, records cannot be checked, only the hashes of their shards.
     intact = INDEX_FILE not in {fault.file for fault in faults}
     index = load_index(folder / INDEX_FILE) if intact else None
     if index is not None and count_records(index) != manifest.num_records:
@@ -120,7 +120,7 @@ def _find_shard_faults(
             return
         data = np.fromfile(path, np.uint8)
     except OSError as error:
-        yield Fault(shard.file, f"can't be read: {error.strerror}")
+        yield Fault(shard.file, f"cannot be read: {error.strerror}")
         return
     if len(data) != shard.size_bytes:
         yield Fault(

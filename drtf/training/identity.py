@@ -65,7 +65,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     try:
         saved = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise RunError(f"can't read {path}: {error}") from error
+        raise RunError(f"cannot read {path}: {error}") from error
     for name, value in identity.items():
         if saved.get(name) != value:
             raise RunError(

@@ -300,7 +300,7 @@ def save_training(context: TrainingContext, status: TrainingStatus) -> Path:
         )
     except OSError as error:
         raise DrtfError(
-            f"can't save a checkpoint in {context.out}: {error.strerror or error}. "
+            f"cannot save a checkpoint in {context.out}: {error.strerror or error}. "
             "Earlier checkpoints are kept: free disk space and run the same command "
             "with --resume"
         ) from error

@@ -209,8 +209,8 @@ def _exhaustion_error(
     """
     if "No space left" in str(error):
         return DrtfError(
-            f"can't write to {out}: the disk is full. Free disk space and run the same "
-            "command with --resume"
+            f"cannot write to {out}: the disk is full. Free disk space and run the "
+            "same command with --resume"
         )
     return DrtfError(
         "the device has too little memory: try a smaller train.batch_size than "
