@@ -51,6 +51,22 @@ def test_columns_are_those_of_the_config_when_named(tmp_path):
     assert (row["id"], row["grade"], row["patient"]) == ("a", 3, "anna")
 
 
+@pytest.mark.parametrize("known", LABEL_FORMATS, ids=str)
+def test_known_format_is_recognized_by_its_columns(tmp_path, known):
+    cells = {known.image: "1_left", known.grade: "2", known.patient: "anna"}
+    row = ",".join(cells[column] for column in known.columns)
+    row = load(tmp_path, f"{','.join(known.columns)}\n{row}\n").table.iloc[0]
+    patient = "anna" if known.patient else "1"
+    assert (row["id"], row["grade"], row["patient"]) == ("1_left", 2, patient)
+
+
+def test_format_with_the_most_columns_is_used_when_several_match(tmp_path, monkeypatch):
+    wide = LabelFormat("Wide", "image", "level", patient="person")
+    monkeypatch.setattr(labels, "LABEL_FORMATS", (*LABEL_FORMATS, wide))
+    table = load(tmp_path, "image,level,person\n1_left,3,anna\n").table
+    assert table["patient"].tolist() == ["anna"]
+
+
 @pytest.fixture
 def study_format(monkeypatch):
     """Add a label format with a patient column."""

@@ -33,7 +33,7 @@ class LabelFormat:
         return f"{self.name} ({','.join(self.columns)})"
 
 
-# If a file has the columns of several formats, the first of these is used.
+# If a file has the columns of several formats, the one with the most columns is used.
 LABEL_FORMATS = (
     LabelFormat("EyePACS", "image", "level"),
     LabelFormat("APTOS", "id_code", "diagnosis"),

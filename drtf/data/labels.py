@@ -198,9 +198,9 @@ def _choose_columns(
                     f"{columns}"
                 )
         return named
-    for known in LABEL_FORMATS:
-        if set(known.columns) <= set(columns):
-            return known
+    known = [x for x in LABEL_FORMATS if set(x.columns) <= set(columns)]
+    if known:
+        return max(known, key=lambda x: len(x.columns))
     raise LabelError(
         f"{path} has none of the known formats: {'; '.join(map(str, LABEL_FORMATS))}. "
         f"Its columns are {columns}. Name two of them with --set "
