@@ -56,7 +56,7 @@ BALANCED = SamplingConfig()
 
 def build_shards(
     images: AnyPath,
-    labels: AnyPath,
+    labels: AnyPath | None,
     out: AnyPath,
     *,
     config: AnyConfig = "",
@@ -69,7 +69,7 @@ def build_shards(
 
     Args:
         images: Folder of photographs, local or s3://, or a CSV that lists them.
-        labels: The label file.
+        labels: The label file. None: the folders of the photographs are their labels.
         out: Folder of the new dataset, local or s3://.
         config: Its sections `labels`, `split`, `images` and `build` are used.
         max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
@@ -81,7 +81,7 @@ def build_shards(
         DrtfError: If the labels do not fit the photographs, `out` is something else, or
             too many photographs are rejected.
     """
-    source = Source(_any_path(images), Path(labels))
+    source = Source(_any_path(images), None if labels is None else Path(labels))
     return build_from_sources(
         [source], _any_path(out), config=_config(config), max_rejected=max_rejected
     )

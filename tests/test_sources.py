@@ -67,3 +67,34 @@ def test_invalid_names_of_sources_are_refused(tmp_path, names):
     sources = [Source(source.images, source.labels, name) for name in names]
     with raises_naming(LabelError, repr(names[0])):
         load_sources(sources, LabelsConfig())
+
+
+def test_class_folders_are_the_labels_without_a_label_file(tmp_path):
+    for folder, name in (("No_DR", "1_left"), ("Mild", "1_right"), ("No_DR", "x")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.png").write_bytes(encode(draw_fundus(seed=0)))
+    catalog = load_sources([Source(tmp_path, None, "kaggle")], LabelsConfig())
+    table = catalog.table
+    assert table["id"].tolist() == [
+        "kaggle/Mild/1_right",
+        "kaggle/No_DR/1_left",
+        "kaggle/No_DR/x",
+    ]
+    assert table["patient"].tolist() == ["kaggle/1", "kaggle/1", "kaggle/No_DR/x"]
+    assert table["grade"].tolist() == [1, 0, 0]
+    assert catalog.provenance == [
+        {
+            "name": "kaggle",
+            "class_folders": {"No_DR": 0, "Mild": 1},
+            "num_labels": 3,
+            "num_labels_repeated": 0,
+            "num_labels_without_photograph": 0,
+            "num_photographs_without_label": 0,
+        }
+    ]
+
+
+def test_image_folder_is_named_when_it_has_no_class_folders(tmp_path):
+    source = make(tmp_path / "a", "image,level", x=1)
+    with raises_naming(LabelError, source.images, "x.png", "--labels"):
+        load_sources([Source(source.images, None)], LabelsConfig())

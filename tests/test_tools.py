@@ -17,7 +17,8 @@ from typing import Any
 import cv2
 import pytest
 
-from drawing import write_photographs
+from drawing import draw_fundus, encode, write_photographs
+from drtf.records.manifest import load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tools.main import drtf, main
 from naming import assert_names
@@ -263,6 +264,52 @@ def test_sources_are_given_by_name(run, photographs, tmp_path):
     assert (tmp_path / "set-inspection" / "contact-sheet.png").exists()
 
 
+def test_class_folders_are_the_labels_without_a_label_file(run, photographs, tmp_path):
+    images = tmp_path / "images"
+    for line in (photographs / "labels.csv").read_text().splitlines()[1:]:
+        name, grade = line.split(",")
+        folder = (
+            images / ("No_DR", "Mild", "Moderate", "", "Proliferate_DR")[int(grade)]
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photographs / "images" / f"{name}.png", folder)
+    words = ("build-shards", "--images", images, "--out", tmp_path / "set")
+    code, out, _ = run(*words, *sets(*SMALL))
+    assert code == 0
+    find_line(out, "No_DR", 0, "Mild", 1, "Moderate", 2, "Proliferate_DR", 4)
+    manifest = load_manifest(tmp_path / "set")
+    assert sum(manifest.num_patients.values()) == 24
+    assert sum(counts["4"] for counts in manifest.num_records.values()) == 8
+    (images / "0_left.png").write_bytes(b"")
+    code, _, err = run(*words[:-1], tmp_path / "other", *sets(*SMALL))
+    assert code == 1
+    assert_names(find_error(err), images, 1, 49, "'0_left.png'", "--labels")
+
+
+def test_sweep_expects_class_folders_without_a_label_file(run, photographs, tmp_path):
+    images = photographs / "images"
+    code, _, err = run("sweep", "demo", "--images", images, "--out", tmp_path / "sweep")
+    assert code == 1
+    assert_names(find_error(err), images, 48, "'0_left.png'", "--labels")
+
+
+def test_class_folders_can_be_one_of_several_sources(run, photographs, tmp_path):
+    (tmp_path / "images" / "3").mkdir(parents=True)
+    image = encode(draw_fundus(seed=99, diseased=True))
+    (tmp_path / "images" / "3" / "a.png").write_bytes(image)
+    code, _, _ = run(
+        "build-shards",
+        *("--source", "one", photographs / "images", photographs / "labels.csv"),
+        *("--source", "two", tmp_path / "images", "-"),
+        *("--out", tmp_path / "set", *sets(*SMALL)),
+    )
+    assert code == 0
+    with ShardDataset(tmp_path / "set") as shards:
+        index = shards.index.set_index("id")
+    assert len(index) == 49
+    assert index.loc["two/3/a", ["patient", "grade"]].tolist() == ["two/3/a", 3]
+
+
 def test_conflicting_grades_are_shown_and_may_be_dropped(run, photographs, tmp_path):
     folder = shutil.copytree(photographs, tmp_path / "p")
     images = folder / "images"
@@ -409,7 +456,8 @@ def test_a_users_mistake_is_one_line_and_exit_1(
         "gradcam x --out y --shards a --images b",
         "demo --out x --patients 1",
         "build-shards --out x",
-        "build-shards --out x --images a",
+        "build-shards --out x --labels b",
+        "build-shards --out x --labels b --source n a b",
         "build-shards --out x --images a --labels b --source n a b",
         "build-shards --out x --images a --labels b --max-rejected 101%",
         "bench",

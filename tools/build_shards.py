@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from drtf.data.label_formats import LABEL_FORMATS
+from drtf.data.label_formats import FOLDER_FORMATS, LABEL_FORMATS
 
 from .options import (
     SOME_REJECTED,
@@ -13,12 +13,16 @@ from .options import (
     LocalPath,
     config_options,
     images_option,
+    labels_option,
     out_option,
-    path_option,
 )
 
 MAX_CONFLICTS_SHOWN = 3
 FORMATS = "\n".join(f"      {known}" for known in LABEL_FORMATS)
+FOLDERS = "\n".join(f"      {known}" for known in FOLDER_FORMATS)
+
+
+NO_FILE = "-"
 
 
 class Percentage(click.ParamType):
@@ -52,6 +56,12 @@ class Percentage(click.ParamType):
     \b
       --set labels.image_column=NAME --set labels.grade_column=NAME
 
+    Without a label file, the folders of the photographs are their labels. These names
+    are recognized:
+
+    \b
+{FOLDERS}
+
     If a build is stopped, run the same command again to resume it. Photographs that
     cannot be used are rejected and listed with a reason in rejected.csv; the exit code
     is then {SOME_REJECTED}.
@@ -61,7 +71,7 @@ class Percentage(click.ParamType):
     "Folder of photographs, local or s3://, or a .csv file with a column path.",
     required=False,
 )
-@path_option("--labels", "Label file: a CSV file with the grades, 0-4.", required=False)
+@labels_option
 @click.option(
     "--source",
     "named",
@@ -69,7 +79,8 @@ class Percentage(click.ParamType):
     metavar="NAME IMAGES LABELS",
     multiple=True,
     help="One of several collections to combine in one dataset, instead of --images "
-    "and --labels; its ids become NAME/id. May be repeated.",
+    f"and --labels; its ids become NAME/id. LABELS is {NO_FILE} for class folders. May "
+    "be repeated.",
 )
 @out_option("Folder to create, local or s3://, such as tfrecords/NAME.", kind=AnyPath())
 @click.option(
@@ -90,9 +101,10 @@ def build_shards(
     overrides: tuple[str, ...],
 ) -> None:
     """Build a dataset and print its counts."""
-    if bool(named) == bool(images or labels) or bool(images) != bool(labels):
+    if bool(named) == bool(images) or (named and labels):
         raise click.UsageError(
-            "give either --images and --labels, or --source once per collection"
+            "give either --images, with or without --labels, or --source once per "
+            "collection"
         )
     from drtf.config import load_config
     from drtf.data.build import build_shards as build
@@ -101,10 +113,13 @@ def build_shards(
 
     from .tables import show_counts
 
-    if images and labels:
+    if images:
         sources = [Source(images, labels)]
     else:
-        sources = [Source(folder, file, name) for name, folder, file in named]
+        sources = [
+            Source(folder, None if str(file) == NO_FILE else file, name)
+            for name, folder, file in named
+        ]
     config = load_config(config_source, overrides)
     report = build(sources, out, config=config, max_rejected=max_rejected)
     manifest, plan = report.manifest, report.plan
@@ -112,6 +127,10 @@ def build_shards(
     click.echo(f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB")
     if report.is_reused:
         click.echo("This command had already built the dataset; nothing was changed.")
+    for source in plan.catalog.provenance:
+        if folders := source.get("class_folders"):
+            grades = ", ".join(f"{x} = grade {grade}" for x, grade in folders.items())
+            click.echo(f"Labels from class folders: {grades}")
     num_without_field = manifest.provenance["num_without_field"]
     for count, text in (
         (plan.catalog.num_repeated, "repeated rows in the label file"),

@@ -97,6 +97,14 @@ def images_option(help_text: str, *, required: bool = True) -> Any:
     return path_option("--images", help_text, required=required, kind=AnyPath())
 
 
+labels_option = path_option(
+    "--labels",
+    "Label file: a CSV file with the grades, 0-4. Default: the class folders below "
+    "--images are the labels.",
+    required=False,
+)
+
+
 def shards_option(help_text: str, *, required: bool = True) -> Any:
     """Return the option --shards: a local folder or an s3:// location."""
     return path_option("--shards", help_text, required=required, kind=DatasetPath())

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from .options import images_option, out_option, path_option
+from .options import images_option, labels_option, out_option
 
 
 @click.command()
 @click.argument("configs", nargs=-1, required=True, metavar="CONFIG...")
 @images_option("Folder of photographs, or s3://, or a .csv with a column path.")
-@path_option("--labels", "CSV of grades.")
+@labels_option
 @out_option("Folder for datasets, runs and the table.")
 @click.option(
     "--seeds",
@@ -33,7 +33,7 @@ from .options import images_option, out_option, path_option
 def sweep(
     configs: tuple[str, ...],
     images: Path | str,
-    labels: Path,
+    labels: Path | None,
     out: Path,
     num_seeds: int,
     split: str,

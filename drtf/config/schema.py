@@ -85,7 +85,7 @@ class Section(BaseModel):
 
 
 class LabelsConfig(Section):
-    """How the label file is read."""
+    """How photographs are labelled."""
 
     section_name = "labels"
 
@@ -99,8 +99,9 @@ class LabelsConfig(Section):
     """Column with the patient. Empty: taken from the photograph's name by
     `labels.patient_pattern`."""
     patient_pattern: str = r"^(.+)_(?:left|right)$"
-    """Regular expression whose one group is the patient in a photograph's name. A
-    photograph that does not match counts as its own patient."""
+    """Regular expression whose one group is the patient in a photograph's name (with
+    class folders, in its path below the class folder). A photograph that does not match
+    counts as its own patient."""
     conflicts: Conflicts = "keep"
     """What to do with identical photographs that have different grades: keep all of
     them, drop all of them, or stop with an error."""

@@ -51,12 +51,12 @@ def build_shards(
     """Convert labelled photographs to a dataset of shards.
 
     The dataset is built in a hidden folder next to `out`, which is renamed when it is
-    complete. Its bytes depend only on the photographs, the label files and the config,
+    complete. Its bytes depend only on the photographs, their labels and the config,
     not on the number of workers or on how often the build was killed: the same call
     resumes where the last one stopped.
 
     Args:
-        sources: Folders of photographs and their label files.
+        sources: Folders of photographs and their labels.
         out: The folder to create. For s3://, the dataset is built in the cache and
             then uploaded.
         config: Its sections `labels`, `split`, `images` and `build` are used.

@@ -142,9 +142,9 @@ def plan_build(
     """Assign each photograph to a split, a shard and a place in the order of records.
 
     Args:
-        sources: Folders of photographs and their label files.
+        sources: Folders of photographs and their labels.
         name: Name of the dataset.
-        labels: How to read the label files and treat conflicting labels.
+        labels: How to label the photographs and treat conflicting labels.
         split: How to split the photographs.
         images: How to preprocess the photographs.
         build: How to encode, order and divide the records.
@@ -160,8 +160,8 @@ def plan_build(
     table, dropped = drop_conflicts(table, conflicts, labels.conflicts)
     if not len(table):
         raise DrtfError(
-            "every photograph was dropped because of conflicting grades: fix the label "
-            "file, or set labels.conflicts=keep"
+            "every photograph was dropped because of conflicting grades: fix the "
+            "labels, or set labels.conflicts=keep"
         )
     table["split"] = plan_splits(table, split)
     table = _order_records(table, build.seed)

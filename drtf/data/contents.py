@@ -96,7 +96,7 @@ def drop_conflicts(
     if conflicts and policy == "error":
         raise LabelError(
             f"{len(conflicts)} groups of identical photographs have different grades; "
-            f"the first one: {conflicts[0]}. Fix the label file, or set "
+            f"the first one: {conflicts[0]}. Fix the labels, or set "
             "labels.conflicts=keep or drop"
         )
     names = {name for conflict in conflicts for name in conflict.ids}

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -142,6 +141,17 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
     )
 
 
+def patients_by_name(names: pd.Series, pattern: str) -> pd.Series:
+    """Return the patient in each photograph's name, or NaN where there is none.
+
+    Args:
+        names: The names, without extensions.
+        pattern: Regular expression whose one group is the patient.
+    """
+    patients = names.str.extract(pattern, expand=False)
+    return patients.where(patients != "")
+
+
 def _load_rows(path: Path) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -228,9 +238,7 @@ def _load_patients(
         patients = rows[column]
         _check_no_lines(path, rows[LINE][patients == ""], "no patient in")
         return patients
-    pattern = re.compile(config.patient_pattern)
-    patients = ids.map(lambda name: (m := pattern.search(name)) and m[1])
-    return patients.where(patients.notna() & (patients != ""), ids)
+    return patients_by_name(ids, config.patient_pattern).fillna(ids)
 
 
 def _check_no_lines(path: Path, lines: pd.Series, problem: str) -> None:

@@ -1,15 +1,17 @@
-"""Sources: folders of photographs with label files, combined into one table."""
+"""Sources: folders of photographs with their labels, combined into one table."""
 
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from drtf.config import LabelsConfig
-from drtf.data.labels import load_labels, match_photographs
+from drtf.data.class_folders import label_by_folder
+from drtf.data.labels import Matches, load_labels, match_photographs
 from drtf.data.photographs import (
     NUM_FETCHED_AHEAD,
     PhotographRef,
@@ -26,13 +28,13 @@ class Source:
     Attributes:
         images: Their folder, local or s3://, searched recursively; or a CSV file that
             lists them.
-        labels: The label file.
+        labels: The label file. None: the folders of the photographs are their labels.
         name: Prefix of the ids and patients, as `name/`; empty if there is only one
             source.
     """
 
     images: Path | str
-    labels: Path
+    labels: Path | None
     name: str = ""
 
 
@@ -47,18 +49,36 @@ class Catalog:
         missing: Ids of labels that have no photograph.
         unlabelled: Paths of photographs that have no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
-        provenance: For each source, its label file and counts, as in the manifest.
+        provenance: For each source, its label file or class folders, and counts, as in
+            the manifest.
     """
 
     table: pd.DataFrame
     missing: list[str]
     unlabelled: list[str]
     num_repeated: int
-    provenance: list[dict[str, object]]
+    provenance: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The photographs and labels of one source.
+
+    Attributes:
+        photographs: Every photograph, by its path.
+        matches: The labels matched with the photographs.
+        num_repeated: Number of rows skipped because they repeat an earlier row.
+        origin: Where the labels come from, as in the manifest.
+    """
+
+    photographs: dict[str, PhotographRef]
+    matches: Matches
+    num_repeated: int
+    origin: dict[str, object]
 
 
 def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
-    """Load the label files, list the photographs, and match them.
+    """List the photographs and label them, by a label file or by their folders.
 
     Args:
         sources: The sources.
@@ -73,13 +93,12 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     tables, missing, unlabelled, provenance = [], [], [], []
     num_repeated = 0
     for source in sources:
-        labels = load_labels(source.labels, config)
-        photographs = list_photographs(source.images)
-        by_path = {photograph.path: photograph for photograph in photographs}
-        matches = match_photographs(labels.table, list(by_path))
+        labelled = _label_photographs(source, config)
+        matches = labelled.matches
         prefix = f"{source.name}/" if source.name else ""
         table = matches.table[["id", "grade", "patient", "path"]].assign(
-            source=source.name, photograph=matches.table["path"].map(by_path)
+            source=source.name,
+            photograph=matches.table["path"].map(labelled.photographs),
         )
         table["id"] = prefix + table["id"]
         table["patient"] = prefix + table["patient"]
@@ -90,14 +109,13 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         tables.append(table)
         missing += [prefix + name for name in matches.missing]
         unlabelled += [prefix + path for path in matches.unlabelled]
-        num_repeated += labels.num_repeated
+        num_repeated += labelled.num_repeated
         provenance.append(
             {
                 "name": source.name,
-                "labels_file": source.labels.name,
-                "labels_sha256": hash_file(source.labels),
-                "num_labels": len(labels.table),
-                "num_labels_repeated": labels.num_repeated,
+                **labelled.origin,
+                "num_labels": len(matches.table) + len(matches.missing),
+                "num_labels_repeated": labelled.num_repeated,
                 "num_labels_without_photograph": len(matches.missing),
                 "num_photographs_without_label": len(matches.unlabelled),
             }
@@ -109,6 +127,38 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         num_repeated,
         provenance,
     )
+
+
+def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
+    if source.labels is not None:
+        labels = load_labels(source.labels, config)
+        photographs = _photographs_by_path(source.images)
+        return _Labelled(
+            photographs,
+            match_photographs(labels.table, list(photographs)),
+            num_repeated=labels.num_repeated,
+            origin={
+                "labels_file": source.labels.name,
+                "labels_sha256": hash_file(source.labels),
+            },
+        )
+    photographs = _photographs_by_path(source.images)
+    try:
+        table = label_by_folder(list(photographs), config)
+    except LabelError as error:
+        raise LabelError(f"{source.images}: {error}") from error
+    by_grade = table.sort_values("grade", kind="stable")
+    grades = zip(by_grade["folder"], by_grade["grade"].tolist(), strict=True)
+    return _Labelled(
+        photographs,
+        Matches(table, missing=[], unlabelled=[]),
+        num_repeated=0,
+        origin={"class_folders": dict(grades)},
+    )
+
+
+def _photographs_by_path(images: Path | str) -> dict[str, PhotographRef]:
+    return {photograph.path: photograph for photograph in list_photographs(images)}
 
 
 def _check_names(sources: Sequence[Source]) -> None:

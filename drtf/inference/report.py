@@ -47,9 +47,9 @@ LIMITS = (
     "for photographs like the evaluated ones and will differ for other cameras, "
     "populations and disease prevalences. Before using the model elsewhere, choose a "
     "new threshold on photographs from that place, with drtf evaluate --keep.",
-    "Grades follow the ICDR scale, 0 to 4, and are taken from the label file, with any "
-    "mistakes it contains. Photographs that could not be used were rejected when the "
-    "dataset was built and are not part of the results.",
+    "Grades follow the ICDR scale, 0 to 4, and are those of the dataset's labels, with "
+    "any mistakes they contain. Photographs that could not be used were rejected when "
+    "the dataset was built and are not part of the results.",
 )
 INTERVALS = (
     "CI: confidence interval, by bootstrap over patients; exact intervals are used "

@@ -49,7 +49,7 @@ class Manifest(_Table):
         rejected: Number of rejected photographs by reason.
         quality: For each measure of quality in the index, the minimum, 5th percentile,
             median, 95th percentile and maximum.
-        provenance: The label files, counts, and software versions.
+        provenance: The label files or class folders, counts, and software versions.
         plan_sha256: Hash of the photographs, labels, settings and versions.
     """
 

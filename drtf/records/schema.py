@@ -27,7 +27,7 @@ class Record:
         height: Height in px.
         width: Width in px.
         grade: Grade on the ICDR scale, 0-4; never a binary label.
-        id: Name of the photograph in its label file.
+        id: Name of the photograph in its label file, or its path in class folders.
         patient: Name of the patient; equal to `id` if patients are unknown.
     """
 
