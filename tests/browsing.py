@@ -42,7 +42,7 @@ def run_browser(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def show(path: Path, *, width: int, folder: Path) -> dict[str, Any]:
-    """Show a page in a window of a width, and tell how it came out."""
+    """Show a page in a window of the given width; return how it was laid out."""
     frame = folder / "frame.html"
     frame.write_text(FRAME.format(width=width, page=html.escape(path.read_text())))
     shown = run_browser("--dump-dom", frame.as_uri()).stdout

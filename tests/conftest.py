@@ -1,4 +1,4 @@
-"""What the tests share: drawn photographs, a set of shards, a trained run."""
+"""Shared fixtures: synthetic photographs, a dataset of shards, a trained run."""
 
 import os
 
@@ -37,7 +37,7 @@ def config() -> Config:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images/ and labels.csv, not to be written to."""
+    """A folder with images/ and labels.csv, which tests must not change."""
     folder = tmp_path_factory.mktemp("photographs")
     write_photographs(folder)
     return folder
@@ -47,7 +47,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(
     photographs: Path, config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A built set, not to be written to."""
+    """A built dataset, which tests must not change."""
     out = tmp_path_factory.mktemp("tfrecords") / "drawn"
     labels = photographs / "labels.csv"
     build_shards([Source(photographs / "images", labels)], out=out, config=config)
@@ -55,14 +55,14 @@ def shards(
 
 
 @pytest.fixture
-def shard_set(shards: Path):
+def shard_dataset(shards: Path):
     with ShardDataset(shards) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def save_rule() -> Callable[..., DecisionRule]:
-    """Keep a threshold and a calibration in a run, as an evaluation would."""
+    """Store a threshold and a calibration in a run, as an evaluation does."""
 
     def save(run_folder: Path, value: float, *, tta: str = "none") -> DecisionRule:
         common = {"split": "val", "tta": tta, "num_photographs": 6}
@@ -81,7 +81,7 @@ def save_rule() -> Callable[..., DecisionRule]:
 def run_folder(
     shards: Path, config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A trained run without a threshold, not to be written to."""
+    """A trained run without a threshold, which tests must not change."""
     from drtf.training.run import train
 
     out = tmp_path_factory.mktemp("runs") / "drawn"

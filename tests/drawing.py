@@ -50,10 +50,10 @@ def write_photographs(
 def draw_scores(
     num: int = 400, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw truth, scores with ties, and patients of two photographs each."""
+    """Draw labels, scores with ties, and patients of two photographs each."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, 2, num)
+    y_true = rng.integers(0, 2, num)
     # Two decimals make ties.
-    scores = np.clip(0.3 * truth + rng.random(num) * 0.7, 0, 1).round(2)
+    scores = np.clip(0.3 * y_true + rng.random(num) * 0.7, 0, 1).round(2)
     patients = np.repeat(np.arange(num // 2), 2)
-    return truth, scores, patients
+    return y_true, scores, patients

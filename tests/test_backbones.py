@@ -209,10 +209,10 @@ def trained(settings, shards, tmp_path_factory):
 
 
 def test_a_new_backbone_is_trained_mapped_and_exported(
-    trained, shards, shard_set, tmp_path
+    trained, shards, shard_dataset, tmp_path
 ):
     run = load_run(trained)
-    images = read_batch(shard_set, shard_set.split_rows("test"))
+    images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
     maps = compute_maps(
         run.network,
         images,

@@ -49,13 +49,13 @@ def test_a_map_of_the_lesions_scores_best_and_one_outside_scores_worst():
         )
         return astuple(measures)[:-1]
 
-    chances = 36 / (30 * 32), 16 / (30 * 32)
+    by_chance = 36 / (30 * 32), 16 / (30 * 32)
     on_lesions = measure(lesions * (1 + noise))
-    assert on_lesions == pytest.approx((1, chances[0], 1, chances[1], 0))
+    assert on_lesions == pytest.approx((1, by_chance[0], 1, by_chance[1], 0))
     next_to_lesions = measure((near & ~lesions) * (1 + noise))
-    assert next_to_lesions == pytest.approx((1, chances[0], 0, chances[1], 0))
+    assert next_to_lesions == pytest.approx((1, by_chance[0], 0, by_chance[1], 0))
     elsewhere = measure((fields & ~near) * (1 + noise))
-    assert elsewhere == pytest.approx((0, chances[0], 0, chances[1], 0))
+    assert elsewhere == pytest.approx((0, by_chance[0], 0, by_chance[1], 0))
     assert measure(1.0 * ~fields)[0] == 0
 
 

@@ -40,18 +40,18 @@ def files_of(folder):
 
 
 def test_every_photograph_has_one_record_with_its_grade_and_patient(
-    shard_set, photographs
+    shard_dataset, photographs
 ):
     labels = pd.read_csv(photographs / "labels.csv").set_index("image")["level"]
-    index = shard_set.index.set_index("id")
+    index = shard_dataset.index.set_index("id")
     assert set(index.index) == set(labels.index)
     assert (index["grade"] == labels[index.index]).all()
     assert (index["patient"] == index.index.str.split("_").str[0]).all()
     assert (index["path"] == index.index + ".png").all()
 
 
-def test_records_are_shuffled_with_a_seed(shard_set):
-    ids = shard_set.index["id"][shard_set.split_rows("train")].tolist()
+def test_records_are_shuffled_with_a_seed(shard_dataset):
+    ids = shard_dataset.index["id"][shard_dataset.split_rows("train")].tolist()
     assert ids != sorted(ids)
 
 
@@ -65,7 +65,7 @@ def test_dataset_is_equal_when_built_with_more_workers(
 
 
 def test_records_are_the_same_when_shards_are_small(
-    photographs, shard_set, tmp_path, config
+    photographs, shard_dataset, tmp_path, config
 ):
     small = config.build.model_copy(update={"shard_size_mb": 0.02})
     config = config.model_copy(update={"build": small})
@@ -73,7 +73,7 @@ def test_records_are_the_same_when_shards_are_small(
     assert len(report.manifest.shards) > 8
     assert max(shard.size_bytes for shard in report.manifest.shards) < 22_000
     with ShardDataset(tmp_path / "small") as small_set:
-        assert small_set.index["id"].tolist() == shard_set.index["id"].tolist()
+        assert small_set.index["id"].tolist() == shard_dataset.index["id"].tolist()
     assert find_faults(tmp_path / "small") == []
 
 
@@ -98,8 +98,8 @@ def test_only_damaged_photographs_are_rejected(folder, tmp_path, config):
     assert report.manifest.rejected["unreadable"] == 1
     written = pd.read_csv(tmp_path / "out" / REJECTED_FILE)
     assert dict(zip(written["path"], written["reason"], strict=True)) == reasons
-    with ShardDataset(tmp_path / "out") as shard_set:
-        assert len(shard_set.index) == 43
+    with ShardDataset(tmp_path / "out") as shard_dataset:
+        assert len(shard_dataset.index) == 43
     assert find_faults(tmp_path / "out") == []
 
 
@@ -117,11 +117,11 @@ def test_photograph_is_rejected_when_its_path_is_not_utf8(folder, tmp_path, conf
 
 
 def test_splits_of_other_photographs_stay_when_one_is_rejected(
-    folder, shard_set, tmp_path, config
+    folder, shard_dataset, tmp_path, config
 ):
     (folder / "images" / "5_left.png").write_bytes(b"")
     build(folder, tmp_path / "out", config)
-    before = shard_set.index.set_index("id")["split"]
+    before = shard_dataset.index.set_index("id")["split"]
     with ShardDataset(tmp_path / "out") as opened:
         after = opened.index.set_index("id")["split"]
     assert (after == before[after.index]).all()
@@ -153,13 +153,13 @@ def test_unmatched_labels_and_photographs_are_counted(folder, tmp_path, config):
 
 @pytest.mark.parametrize("encoding", ["png", "jpeg"])
 def test_images_are_decodable_when_encoded(
-    photographs, shard_set, tmp_path, config, encoding
+    photographs, shard_dataset, tmp_path, config, encoding
 ):
     settings = config.build.model_copy(update={"encoding": encoding})
     config = config.model_copy(update={"build": settings})
     build(photographs, tmp_path / "out", config)
     rows = np.array([0, 20])
-    raw = [image.reshape(32, 32, 3).copy() for image in shard_set.read_images(rows)]
+    raw = [image.reshape(32, 32, 3).copy() for image in shard_dataset.read_images(rows)]
     with ShardDataset(tmp_path / "out") as opened:
         for expected, data in zip(raw, opened.read_images(rows), strict=True):
             image = decode_image(data.copy(), encoding, size=32)

@@ -142,10 +142,10 @@ def test_compare_accepts_a_patient_called_na(tmp_path):
 
 
 def test_p_value_is_never_zero():
-    truth = np.repeat([1, 0], [5, 15])
+    y_true = np.repeat([1, 0], [5, 15])
     scores = np.stack([np.arange(20) / 20, np.arange(20)[::-1] / 20])
     (_, (_, _, p_value)) = compare_roc_auc(
-        truth, scores, patients=np.arange(20), **BOOTSTRAP
+        y_true, scores, patients=np.arange(20), **BOOTSTRAP
     )
     assert 1 / 1000 < p_value < 0.01
 

@@ -138,10 +138,10 @@ def test_a_text_file_is_refused():
     assert reason_of(b"not a photograph, whatever its name says" * 9) == "not_an_image"
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_truncated_jpeg_is_refused(share):
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
+def test_a_truncated_jpeg_is_refused(fraction):
     data = encode(FUNDUS, ".jpg")
-    assert reason_of(data[: int(len(data) * share)]) == "undecodable"
+    assert reason_of(data[: int(len(data) * fraction)]) == "undecodable"
 
 
 def test_a_damaged_png_is_undecodable():

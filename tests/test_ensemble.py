@@ -55,7 +55,7 @@ def test_build_ensemble_averages_its_members(task, mean, tmp_path):
 
 
 def test_combine_writes_a_run_that_can_be_evaluated(
-    run_folder, other_run, shards, config, shard_set, tmp_path
+    run_folder, other_run, shards, config, shard_dataset, tmp_path
 ):
     out = tmp_path / "ensemble"
     info = combine([run_folder, other_run], out=out, mean="scores")

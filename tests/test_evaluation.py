@@ -66,8 +66,8 @@ def predictions(run, evaluation):
     return pd.read_csv(run / "test" / "predictions.csv", dtype={"patient": str})
 
 
-def test_predictions_have_one_row_per_photograph(predictions, shard_set):
-    rows = shard_set.index.loc[shard_set.split_rows("test")]
+def test_predictions_have_one_row_per_photograph(predictions, shard_dataset):
+    rows = shard_dataset.index.loc[shard_dataset.split_rows("test")]
     for column in ("id", "patient", "grade"):
         assert predictions[column].tolist() == rows[column].tolist()
 

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is depreca
     ],
 )
 def test_exported_network_gives_the_scores_of_keras(
-    run_folder, shards, shard_set, tmp_path, target, name, tolerance
+    run_folder, shards, shard_dataset, tmp_path, target, name, tolerance
 ):
     out = tmp_path / name
     found = export(run_folder, shards, out=out, target=target)
@@ -57,7 +57,7 @@ def test_exported_network_gives_the_scores_of_keras(
     assert facts["views"] == ["unchanged"]
 
     run = load_run(run_folder)
-    images = read_batch(shard_set, shard_set.split_rows("test"))
+    images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
     expected = run.task.disease_scores(run.network(images / np.float32(255)).numpy())
     call = run_saved if target == "savedmodel" else run_lite
     scores = call(out, images)
@@ -74,7 +74,7 @@ def test_exported_network_gives_the_scores_of_keras(
 
 
 def test_export_counts_changed_predictions_by_the_run_threshold(
-    run_folder, shards, shard_set, tmp_path, save_rule, monkeypatch
+    run_folder, shards, shard_dataset, tmp_path, save_rule, monkeypatch
 ):
     run_copy = shutil.copytree(run_folder, tmp_path / "run")
 
@@ -84,7 +84,7 @@ def test_export_counts_changed_predictions_by_the_run_threshold(
     loaded = SimpleNamespace(signatures={"serving_default": serve})
     monkeypatch.setattr(tf.saved_model, "load", lambda folder: loaded)
     run = load_run(run_copy)
-    images = read_batch(shard_set, shard_set.split_rows("test"))
+    images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
     scores = run.task.disease_scores(run.network(images / np.float32(255)).numpy())
     save_rule(run_copy, float(np.sort(scores)[-3:].mean()))
     expected = (scores >= load_run(run_copy).cutoff).sum()

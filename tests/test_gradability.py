@@ -7,7 +7,7 @@ from drtf.images.retina import build_thumbnail, find_field
 from drtf.synthetic import draw_photograph
 
 
-def judge(image):
+def flags_of(image):
     found = build_thumbnail(image)
     return gradability_flags(found, find_field(found.brightness))
 
@@ -19,7 +19,7 @@ def fundus(request):
 
 
 def test_a_good_photograph_has_no_flags(fundus):
-    assert judge(fundus) == ()
+    assert flags_of(fundus) == ()
 
 
 def test_a_fundus_that_fills_the_picture_has_no_flags(fundus):
@@ -27,16 +27,16 @@ def test_a_fundus_that_fills_the_picture_has_no_flags(fundus):
     side = int(min(height, width) * 0.5)
     top, left = (height - side) // 2, (width - side) // 2
     inside = fundus[top : top + side, left : left + side]
-    assert "not_a_fundus" not in judge(inside)
+    assert "not_a_fundus" not in flags_of(inside)
 
 
 def test_a_dark_photograph_is_flagged_but_not_as_blurred(fundus):
-    assert judge((fundus * 0.15).astype(np.uint8)) == ("too_dark",)
+    assert flags_of((fundus * 0.15).astype(np.uint8)) == ("too_dark",)
 
 
 def test_a_blurred_photograph_is_flagged(fundus):
     sigma = max(fundus.shape) / 256 * 5
-    assert judge(cv2.GaussianBlur(fundus, (0, 0), sigma)) == ("blurred",)
+    assert flags_of(cv2.GaussianBlur(fundus, (0, 0), sigma)) == ("blurred",)
 
 
 def test_sharpness_hardly_depends_on_exposure(fundus):
@@ -51,7 +51,7 @@ def test_sharpness_hardly_depends_on_exposure(fundus):
 
 
 def test_a_black_photograph_has_no_retina():
-    assert judge(np.zeros((300, 300, 3), np.uint8)) == ("no_retina",)
+    assert flags_of(np.zeros((300, 300, 3), np.uint8)) == ("no_retina",)
 
 
 def draw_text():
@@ -73,10 +73,10 @@ def draw_text():
     ids=["text", "noise", "gradient", "blue"],
 )
 def test_other_pictures_are_not_a_fundus(image):
-    assert judge(image) == ("not_a_fundus",)
+    assert flags_of(image) == ("not_a_fundus",)
 
 
 def test_swapped_channels_are_not_a_fundus(fundus):
-    assert judge(fundus[..., ::-1]) == ("not_a_fundus",)
+    assert flags_of(fundus[..., ::-1]) == ("not_a_fundus",)
     grey = cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY)
-    assert judge(np.dstack([grey] * 3)) == ("not_a_fundus",)
+    assert flags_of(np.dstack([grey] * 3)) == ("not_a_fundus",)

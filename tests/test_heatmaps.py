@@ -98,9 +98,9 @@ def test_maps_are_computed_in_batches(known, monkeypatch):
 
 
 @pytest.mark.parametrize("method", get_args(MapMethod))
-def test_a_map_does_not_depend_on_other_images(run_folder, shard_set, method):
+def test_a_map_does_not_depend_on_other_images(run_folder, shard_dataset, method):
     network = load_run(run_folder).network
-    images = read_batch(shard_set, np.arange(5))
+    images = read_batch(shard_dataset, np.arange(5))
     common = {"task": BINARY, "backbone": EYENET, "layer": "conv_1", "method": method}
     with (
         mock.patch.object(heatmaps, "BATCH_SIZE", 3),
@@ -205,11 +205,11 @@ def test_settings_are_refused_when_no_map_can_be_computed(known):
         check_settings(network, GradcamConfig(), backbone=EYENET)
 
 
-def test_the_map_depends_on_the_weights(run_folder, shard_set):
+def test_the_map_depends_on_the_weights(run_folder, shard_dataset):
     """The sanity check of Adebayo et al., 2018, https://arxiv.org/abs/1810.03292."""
     network = load_run(run_folder).network
-    rows = np.flatnonzero(shard_set.grades >= 2)[:8]
-    images = read_batch(shard_set, rows)
+    rows = np.flatnonzero(shard_dataset.grades >= 2)[:8]
+    images = read_batch(shard_dataset, rows)
     common = {
         "task": BINARY,
         "backbone": EYENET,

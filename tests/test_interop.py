@@ -18,7 +18,7 @@ from drtf.data.sources import Source
 from drtf.images.preprocess import decode_image
 from drtf.records.reader import ShardDataset
 
-# It brings protocol buffers of its own that can't stand beside TensorFlow's.
+# It has its own protocol buffers, which clash with TensorFlow's.
 READ_BY_TFRECORD = """
 import json, sys
 from tfrecord.reader import tfrecord_loader

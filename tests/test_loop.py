@@ -329,9 +329,9 @@ def test_a_signal_after_the_last_step_is_ignored(
 
 def test_resume_remembers_the_damaged_records(shards, settings, tmp_path, monkeypatch):
     damaged = shutil.copytree(shards, tmp_path / "dataset")
-    with ShardDataset(damaged) as shard_set:
-        record = shard_set.index.iloc[shard_set.split_rows("train")[0]]
-        shard = damaged / shard_set.manifest.shards[record["shard"]].file
+    with ShardDataset(damaged) as shard_dataset:
+        record = shard_dataset.index.iloc[shard_dataset.split_rows("train")[0]]
+        shard = damaged / shard_dataset.manifest.shards[record["shard"]].file
     data = bytearray(shard.read_bytes())
     data[record["image_offset"]] ^= 1
     shard.write_bytes(data)
@@ -440,10 +440,12 @@ def test_the_error_names_step_and_photographs_when_the_loss_is_non_finite(
         train(shards, out=out, config=settings)
     assert len(list_checkpoints(out)) == 2
     ids = (out / "failed_batch.csv").read_text().splitlines()
-    with ShardDataset(shards) as shard_set:
-        batches = train_dataset(shard_set, batch_size=8, start=StreamPosition(42, 0, 2))
+    with ShardDataset(shards) as shard_dataset:
+        batches = train_dataset(
+            shard_dataset, batch_size=8, start=StreamPosition(42, 0, 2)
+        )
         rows = next(iter(batches))["row"].numpy()
-        assert ids == ["id", *shard_set.index["id"].to_numpy()[rows]]
+        assert ids == ["id", *shard_dataset.index["id"].to_numpy()[rows]]
 
 
 @pytest.mark.parametrize("steps_per_execution", ["auto", 3])

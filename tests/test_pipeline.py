@@ -29,60 +29,62 @@ from naming import assert_names, raises_naming
 COMMON = {"split": "train", "task": "binary", "sampling": SamplingConfig()}
 
 
-def batches(shard_set, **changes):
+def batches(shard_dataset, **changes):
     settings = (
         COMMON | {"batch_size": 6, "epochs": 2, "start": StreamPosition(3)} | changes
     )
-    return list(train_dataset(shard_set, **settings).as_numpy_iterator())
+    return list(train_dataset(shard_dataset, **settings).as_numpy_iterator())
 
 
-def test_batches_follow_the_planned_order(shard_set):
-    rows = shard_set.split_rows("train")
-    classes = (shard_set.index["grade"][rows] > 0).astype(int).to_numpy()
+def test_batches_follow_the_planned_order(shard_dataset):
+    rows = shard_dataset.split_rows("train")
+    classes = (shard_dataset.index["grade"][rows] > 0).astype(int).to_numpy()
     order = np.concatenate(
         [plan_epoch(classes, SamplingConfig(), seed=3, epoch=e) for e in (0, 1)]
     )
-    streamed = np.concatenate([batch["row"] for batch in batches(shard_set)])
+    streamed = np.concatenate([batch["row"] for batch in batches(shard_dataset)])
     assert (streamed == rows[order]).all()
 
 
-def test_images_and_labels_belong_to_their_rows(shard_set):
-    for batch in batches(shard_set):
-        assert (batch["image"] == read_batch(shard_set, batch["row"])).all()
-        grades = shard_set.index["grade"].to_numpy()[batch["row"]]
+def test_images_and_labels_belong_to_their_rows(shard_dataset):
+    for batch in batches(shard_dataset):
+        assert (batch["image"] == read_batch(shard_dataset, batch["row"])).all()
+        grades = shard_dataset.index["grade"].to_numpy()[batch["row"]]
         assert batch["label"].dtype == np.int64
         assert (batch["label"] == (grades > 0)).all()
 
 
-def test_count_steps_includes_the_smaller_last_batch(shard_set):
-    steps = count_steps(shard_set, batch_size=6, **COMMON)
-    streamed = batches(shard_set)
+def test_count_steps_includes_the_smaller_last_batch(shard_dataset):
+    steps = count_steps(shard_dataset, batch_size=6, **COMMON)
+    streamed = batches(shard_dataset)
     assert len(streamed) == 2 * steps
     assert len(streamed[steps - 1]["row"]) < 6
 
 
-def test_seeds_differ_when_a_photograph_is_repeated(shard_set):
-    seeds = np.concatenate([batch["seed"] for batch in batches(shard_set)])
+def test_seeds_differ_when_a_photograph_is_repeated(shard_dataset):
+    seeds = np.concatenate([batch["seed"] for batch in batches(shard_dataset)])
     assert len(np.unique(seeds, axis=0)) == len(seeds)
 
 
-def test_seeds_do_not_depend_on_the_batch_size(shard_set):
-    small = np.concatenate([b["seed"] for b in batches(shard_set, batch_size=2)])
-    large = np.concatenate([b["seed"] for b in batches(shard_set, batch_size=9)])
+def test_seeds_do_not_depend_on_the_batch_size(shard_dataset):
+    small = np.concatenate([b["seed"] for b in batches(shard_dataset, batch_size=2)])
+    large = np.concatenate([b["seed"] for b in batches(shard_dataset, batch_size=9)])
     assert (small == large).all()
 
 
-def test_equal_seeds_stream_equal_batches(shard_set):
-    for first, again in zip(batches(shard_set), batches(shard_set), strict=True):
+def test_equal_seeds_stream_equal_batches(shard_dataset):
+    for first, again in zip(
+        batches(shard_dataset), batches(shard_dataset), strict=True
+    ):
         assert all((first[key] == again[key]).all() for key in first)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
 def test_eval_dataset_gives_each_photograph_once_and_masks_the_padding(
-    shard_set, batch_size
+    shard_dataset, batch_size
 ):
     dataset = eval_dataset(
-        shard_set, split="test", task="binary", batch_size=batch_size
+        shard_dataset, split="test", task="binary", batch_size=batch_size
     )
     rows = []
     for batch in dataset.as_numpy_iterator():
@@ -90,10 +92,10 @@ def test_eval_dataset_gives_each_photograph_once_and_masks_the_padding(
         assert (batch["row"][~batch["mask"]] == -1).all()
         assert not batch["image"][~batch["mask"]].any()
         rows.append(batch["row"][batch["mask"]])
-    assert (np.concatenate(rows) == shard_set.split_rows("test")).all()
+    assert (np.concatenate(rows) == shard_dataset.split_rows("test")).all()
 
 
-def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
+def test_encoded_images_are_decoded(photographs, shard_dataset, tmp_path, config):
     png = config.build.model_copy(update={"encoding": "png"})
     build_shards(
         [Source(photographs / "images", photographs / "labels.csv")],
@@ -102,41 +104,43 @@ def test_encoded_images_are_decoded(photographs, shard_set, tmp_path, config):
     )
     rows = np.array([3, 1, 40])
     with ShardDataset(tmp_path / "png") as opened:
-        assert (read_batch(opened, rows) == read_batch(shard_set, rows)).all()
+        assert (read_batch(opened, rows) == read_batch(shard_dataset, rows)).all()
         assert read_batch(opened, rows[:0]).shape == (0, 32, 32, 3)
         # With a batch of one, only one core has an image to decode.
         single = eval_dataset(opened, split="test", batch_size=1)
         assert [int(batch["row"][0]) for batch in single] == [
-            *shard_set.split_rows("test")
+            *shard_dataset.split_rows("test")
         ]
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 4, 8])
-def test_the_parts_joined_are_the_whole_batch(shard_set, num_parts):
+def test_the_parts_joined_are_the_whole_batch(shard_dataset, num_parts):
     parts = [
-        batches(shard_set, batch_size=9, parts=[part], num_parts=num_parts)
+        batches(shard_dataset, batch_size=9, parts=[part], num_parts=num_parts)
         for part in range(num_parts)
     ]
-    whole = batches(shard_set, batch_size=9)
+    whole = batches(shard_dataset, batch_size=9)
     for key in whole[0]:
         joined = [part[key] for step in zip(*parts, strict=True) for part in step]
         expected = np.concatenate([batch[key] for batch in whole])
         assert (np.concatenate(joined) == expected).all()
 
 
-def test_a_last_batch_too_small_for_all_parts_is_merged_into_the_one_before(shard_set):
+def test_a_last_batch_too_small_for_all_parts_is_merged_into_the_one_before(
+    shard_dataset,
+):
     # 32 photographs are drawn: with batches of 31 one is left over.
-    assert [len(x["row"]) for x in batches(shard_set, batch_size=31, epochs=1)] == [
+    assert [len(x["row"]) for x in batches(shard_dataset, batch_size=31, epochs=1)] == [
         31,
         1,
     ]
-    parts = batches(shard_set, batch_size=31, epochs=1, parts=range(2), num_parts=2)
+    parts = batches(shard_dataset, batch_size=31, epochs=1, parts=range(2), num_parts=2)
     assert [len(x["row"]) for x in parts] == [16, 16]
 
 
-def test_several_parts_of_a_batch_alternate(shard_set):
-    each = [batches(shard_set, parts=[part], num_parts=4) for part in (2, 3)]
-    both = batches(shard_set, parts=[2, 3], num_parts=4)
+def test_several_parts_of_a_batch_alternate(shard_dataset):
+    each = [batches(shard_dataset, parts=[part], num_parts=4) for part in (2, 3)]
+    both = batches(shard_dataset, parts=[2, 3], num_parts=4)
     assert len(both) == 2 * len(each[0])
     for number, part in enumerate(both):
         expected = each[number % 2][number // 2]
@@ -144,11 +148,11 @@ def test_several_parts_of_a_batch_alternate(shard_set):
 
 
 @pytest.mark.parametrize("num_taken", [0, 1, 5, 6])
-def test_a_stream_continues_from_its_position(shard_set, num_taken):
-    num_steps = count_steps(shard_set, batch_size=6, **COMMON)
-    whole = batches(shard_set, epochs=4, start=StreamPosition(3, epoch=1))
+def test_a_stream_continues_from_its_position(shard_dataset, num_taken):
+    num_steps = count_steps(shard_dataset, batch_size=6, **COMMON)
+    whole = batches(shard_dataset, epochs=4, start=StreamPosition(3, epoch=1))
     saved = json.dumps(asdict(StreamPosition(3, epoch=1).advance(num_taken)))
-    rest = batches(shard_set, epochs=4, start=StreamPosition(**json.loads(saved)))
+    rest = batches(shard_dataset, epochs=4, start=StreamPosition(**json.loads(saved)))
     assert num_steps == 6
     assert len(rest) == 3 * num_steps - num_taken
     for first, again in zip(whole[num_taken:], rest, strict=True):
@@ -167,10 +171,10 @@ def test_a_stream_continues_from_its_position(shard_set, num_taken):
     ],
 )
 def test_train_dataset_is_refused_when_the_step_or_part_does_not_exist(
-    shard_set, changes, facts
+    shard_dataset, changes, facts
 ):
     with raises_naming(ValueError, *facts):
-        batches(shard_set, **changes)
+        batches(shard_dataset, **changes)
 
 
 def test_a_position_is_refused_when_negative():
@@ -179,15 +183,15 @@ def test_a_position_is_refused_when_negative():
 
 
 def test_the_error_names_the_dataset_when_it_was_closed(shards):
-    with ShardDataset(shards) as shard_set:
-        dataset = train_dataset(shard_set, batch_size=6)
+    with ShardDataset(shards) as shard_dataset:
+        dataset = train_dataset(shard_dataset, batch_size=6)
         next(iter(dataset))
     with raises_naming(RecordError, shards) as error, record_errors():
         list(dataset)
     assert type(error.value) is RecordError  # nothing is damaged
 
 
-def test_loaders_and_threads_end_with_their_dataset(shard_set):
+def test_loaders_and_threads_end_with_their_dataset(shard_dataset):
     def count_loaders() -> int:
         gc.collect()
         return sum(isinstance(x, Loader) for x in gc.get_objects())
@@ -198,9 +202,9 @@ def test_loaders_and_threads_end_with_their_dataset(shard_set):
 
     num_loaders, num_threads = count_loaders(), count_threads()
     for _ in range(3):
-        list(train_dataset(shard_set, batch_size=6))
-        next(iter(train_dataset(shard_set, batch_size=6, epochs=99)))
-        list(eval_dataset(shard_set))
+        list(train_dataset(shard_dataset, batch_size=6))
+        next(iter(train_dataset(shard_dataset, batch_size=6, epochs=99)))
+        list(eval_dataset(shard_dataset))
     assert count_loaders() <= num_loaders
     end = time.monotonic() + 10
     while count_threads() > num_threads and time.monotonic() < end:
@@ -208,16 +212,18 @@ def test_loaders_and_threads_end_with_their_dataset(shard_set):
     assert count_threads() <= num_threads
 
 
-def test_batches_are_not_overwritten_while_they_are_held(shard_set):
-    kept = list(train_dataset(shard_set, batch_size=6, epochs=10))
+def test_batches_are_not_overwritten_while_they_are_held(shard_dataset):
+    kept = list(train_dataset(shard_dataset, batch_size=6, epochs=10))
     for batch in kept:
-        expected = read_batch(shard_set, batch["row"].numpy())
+        expected = read_batch(shard_dataset, batch["row"].numpy())
         assert (batch["image"].numpy() == expected).all()
 
 
-def test_memory_is_reused_after_a_batch_is_released(shard_set):
+def test_memory_is_reused_after_a_batch_is_released(shard_dataset):
     addresses = set()
-    for batch in train_dataset(shard_set, batch_size=6, epochs=30).as_numpy_iterator():
+    for batch in train_dataset(
+        shard_dataset, batch_size=6, epochs=30
+    ).as_numpy_iterator():
         addresses.add(batch["image"].ctypes.data)
     assert len(addresses) < 20
 
@@ -245,25 +251,25 @@ def test_the_error_names_the_record_when_it_is_damaged(damaged_dataset):
 
 
 def test_skip_replaces_a_damaged_record_by_one_of_its_class(
-    damaged_dataset, shard_set, caplog
+    damaged_dataset, shard_dataset, caplog
 ):
     sampling = SamplingConfig(on_corrupt="skip")
     skipping = batches(damaged_dataset, sampling=sampling)
-    rows, classes = shard_set.split_rows("train"), shard_set.grades > 0
+    rows, classes = shard_dataset.split_rows("train"), shard_dataset.grades > 0
     same_class = rows[classes[rows] == classes[2]]
     replacement = same_class[np.searchsorted(same_class, 2) + 1]
-    for batch, whole in zip(skipping, batches(shard_set), strict=True):
+    for batch, whole in zip(skipping, batches(shard_dataset), strict=True):
         expected = np.where(whole["row"] == 2, replacement, whole["row"])
         assert (batch["row"] == expected).all()
         assert (batch["label"] == whole["label"]).all()
-        assert (batch["image"] == read_batch(shard_set, expected)).all()
+        assert (batch["image"] == read_batch(shard_dataset, expected)).all()
     assert list(damaged_dataset.damaged) == [2]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     shard = damaged_dataset.folder / damaged_dataset.manifest.shards[0].file
     assert_names(caplog.messages[0], shard, "record 2")
 
 
-def test_eval_dataset_masks_damaged_records_when_told_to_skip(damaged_dataset):
+def test_eval_dataset_masks_damaged_records_when_skipping(damaged_dataset):
     dataset = eval_dataset(
         damaged_dataset, split="train", batch_size=8, on_corrupt="skip"
     )

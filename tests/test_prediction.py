@@ -112,10 +112,10 @@ def test_a_predictor_keeps_the_weights_it_was_built_with(network):
 
 
 @pytest.mark.parametrize("batch_size", [2, 7, 100])
-def test_a_split_is_predicted_in_index_order(network, shard_set, batch_size):
+def test_a_split_is_predicted_in_index_order(network, shard_dataset, batch_size):
     predict = build_predictor(network, "none")
     probabilities = predict_split(
-        predict, shard_set, split="test", task="binary", batch_size=batch_size
+        predict, shard_dataset, split="test", task="binary", batch_size=batch_size
     )
-    images = read_batch(shard_set, shard_set.split_rows("test"))
+    images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
     assert probabilities == pytest.approx(predict(images).numpy(), abs=1e-6)

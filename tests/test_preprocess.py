@@ -115,7 +115,7 @@ def test_subtract_local_average_centres_the_image_on_grey():
     out = subtract_local_average(image)
     assert (out[:, :50] == 128).all()
     assert (out[:, 70:] == 128).all()
-    # Beside the step the average is half way: 128 -+ 4 * 15, less a px's share.
+    # At the step, the average is half way: 128 -+ 4 * 15, minus the blur within one px.
     assert 70 <= out[60, 59, 0] <= 84
     assert 172 <= out[60, 60, 0] <= 186
 

@@ -27,17 +27,17 @@ def first_shard(folder):
     return min(folder.glob("*train.tfrecord-*"))
 
 
-def test_images_are_the_preprocessed_photographs(shard_set, photographs, config):
+def test_images_are_the_preprocessed_photographs(shard_dataset, photographs, config):
     rows = np.array([5, 0, 30])
-    read = [image.copy() for image in shard_set.read_images(rows)]
+    read = [image.copy() for image in shard_dataset.read_images(rows)]
     for row, image in zip(rows, read, strict=True):
-        data = (photographs / "images" / shard_set.index["path"][row]).read_bytes()
+        data = (photographs / "images" / shard_dataset.index["path"][row]).read_bytes()
         expected = preprocess_photograph(data, config.images).image
         assert image.tobytes() == expected.tobytes()
 
 
-def test_tf_data_reads_the_same_records_in_index_order(shards, shard_set):
-    files = [str(shards / shard.file) for shard in shard_set.manifest.shards]
+def test_tf_data_reads_the_same_records_in_index_order(shards, shard_dataset):
+    files = [str(shards / shard.file) for shard in shard_dataset.manifest.shards]
     features = {
         "image/id": tf.io.FixedLenFeature([], tf.string),
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -48,37 +48,37 @@ def test_tf_data_reads_the_same_records_in_index_order(shards, shard_set):
         tf.io.parse_single_example(record, features)
         for record in tf.data.TFRecordDataset(files)
     ]
-    index = shard_set.index
+    index = shard_dataset.index
     assert [p["image/id"].numpy().decode() for p in parsed] == index["id"].tolist()
     assert [p["patient/id"].numpy().decode() for p in parsed] == (
         index["patient"].tolist()
     )
     assert [int(p["image/class/label"]) for p in parsed] == index["grade"].tolist()
-    images = shard_set.read_images(np.arange(len(index)))
+    images = shard_dataset.read_images(np.arange(len(index)))
     for record, image in zip(parsed, images, strict=True):
         assert record["image/encoded"].numpy() == image.tobytes()
 
 
-def test_reading_no_rows_returns_no_images(shard_set):
-    assert shard_set.read_images(np.empty(0, np.int64)) == []
+def test_reading_no_rows_returns_no_images(shard_dataset):
+    assert shard_dataset.read_images(np.empty(0, np.int64)) == []
 
 
-def test_pixels_of_another_size_are_refused(shard_set):
+def test_pixels_of_another_size_are_refused(shard_dataset):
     rows = np.array([5, 0])
-    shard_set.read_pixels(rows, np.empty((2, 32, 32, 3), np.uint8))
-    with raises_naming(RecordError, f"drtf verify {shard_set.folder}") as error:
-        shard_set.read_pixels(rows, np.empty((2, 32, 31, 3), np.uint8))
+    shard_dataset.read_pixels(rows, np.empty((2, 32, 32, 3), np.uint8))
+    with raises_naming(RecordError, f"drtf verify {shard_dataset.folder}") as error:
+        shard_dataset.read_pixels(rows, np.empty((2, 32, 31, 3), np.uint8))
     assert error.type is RecordError  # the record itself is whole
 
 
-def test_the_rows_of_all_splits_cover_the_dataset(shard_set):
-    rows = [shard_set.split_rows(split) for split in ("train", "val", "test")]
+def test_the_rows_of_all_splits_cover_the_dataset(shard_dataset):
+    rows = [shard_dataset.split_rows(split) for split in ("train", "val", "test")]
     assert np.concatenate(rows).tolist() == list(range(48))
 
 
-def test_an_unknown_split_is_an_error_that_names_the_known_ones(shard_set):
+def test_an_unknown_split_is_an_error_that_names_the_known_ones(shard_dataset):
     with raises_naming(RecordError, "'dev'", "train", "val", "test"):
-        shard_set.split_rows("dev")
+        shard_dataset.split_rows("dev")
 
 
 def test_a_changed_byte_is_reported_with_shard_record_and_offset(copy):

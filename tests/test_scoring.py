@@ -41,13 +41,13 @@ def read(path):
 
 
 def test_photographs_and_shards_give_the_same_pixels_and_scores(
-    run_folder, photographs, shard_set, config, tmp_path
+    run_folder, photographs, shard_dataset, config, tmp_path
 ):
     run = load_run(run_folder)
-    index = shard_set.index.sort_values("path")
+    index = shard_dataset.index.sort_values("path")
     refs = [PhotographRef(photographs / "images", path) for path in index["path"]]
     prepared = prepare_photographs(run, refs, num_workers=1)
-    images = read_batch(shard_set, index.index.to_numpy())
+    images = read_batch(shard_dataset, index.index.to_numpy())
     for item, expected in zip(prepared, images, strict=True):
         assert isinstance(item, NetworkInput)
         assert (item.image == expected).all()

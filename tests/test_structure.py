@@ -51,12 +51,12 @@ def test_no_module_imports_upward(path):
     assert not above
 
 
-def test_records_and_images_know_nothing_of_each_other():
+def test_images_do_not_import_records():
     for path in ROOT.glob("drtf/images/*.py"):
         assert not {n for n in find_imports(path) if n.startswith("drtf.records")}
 
 
-def test_training_and_inference_know_nothing_of_each_other():
+def test_training_and_inference_do_not_import_each_other():
     for path in ROOT.glob("drtf/training/*.py"):
         assert not {n for n in find_imports(path) if n.startswith("drtf.inference")}
     for path in ROOT.glob("drtf/inference/*.py"):
@@ -64,7 +64,7 @@ def test_training_and_inference_know_nothing_of_each_other():
 
 
 @pytest.mark.parametrize("folder", ["records", "images", "synthetic"])
-def test_the_lower_floors_do_without_tensorflow(folder):
+def test_the_lower_floors_do_not_import_tensorflow(folder):
     for path in ROOT.glob(f"drtf/{folder}/*.py"):
         imported = {name.split(".")[0] for name in find_imports(path)}
         assert not imported & {"tensorflow", "keras"}

@@ -73,7 +73,7 @@ def sets(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def test_help_needs_nothing_heavy():
+def test_help_does_not_load_tensorflow():
     code = (
         "import sys\n"
         "from drtf.tools.main import drtf\n"
@@ -91,7 +91,7 @@ def test_help_needs_nothing_heavy():
     assert done.stderr == "set()\n"
 
 
-def test_every_command_has_help_and_its_options_are_explained():
+def test_every_command_and_option_has_help():
     for command in drtf.commands.values():
         assert command.help
         for parameter in command.params:
@@ -99,7 +99,7 @@ def test_every_command_has_help_and_its_options_are_explained():
                 assert parameter.help or parameter.name == "seed"
 
 
-def test_the_readmes_commands_do_the_whole_job(run, tmp_path, monkeypatch):
+def test_the_readmes_commands_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     labels = write_photographs(tmp_path / "written", suffix=".jpg")
     labels.rename("labels.csv")
@@ -166,14 +166,14 @@ def test_set_is_refused_when_the_command_does_not_read_the_section(
     assert_names(find_error(err), f"--set {setting}", *sections)
 
 
-def test_a_run_alone_is_not_compared(run, run_folder):
+def test_compare_refuses_a_single_run(run, run_folder):
     code, _, err = run("compare", run_folder)
     assert code == 2
     assert "Usage:" in err
     assert run("compare", run_folder, run_folder)[0] == 1  # two are, once evaluated
 
 
-def test_a_dry_run_tells_the_plan_and_makes_nothing(run, shards, tmp_path):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(run, shards, tmp_path):
     out = tmp_path / "run"
     code, text, _ = run(
         *("train", "--shards", shards, "--out", out, "--dry-run"),
@@ -202,7 +202,7 @@ def test_the_readmes_python_examples_run(shards, photographs, tmp_path, monkeypa
     assert names["run"].config.model.name == "own-model"
 
 
-def test_a_photograph_set_aside_exits_3_and_is_listed(run, tmp_path):
+def test_a_rejected_photograph_exits_3_and_is_listed(run, tmp_path):
     labels = write_photographs(tmp_path / "p")
     (tmp_path / "p" / "images" / "3_left.png").write_bytes(b"")
     code, out, _ = run(
@@ -229,7 +229,7 @@ def test_a_score_with_an_error_exits_3(run, run_folder, tmp_path):
     assert_names(row["error"], "empty")
 
 
-def test_verify_tells_a_whole_set_from_a_damaged_one(run, shards, tmp_path):
+def test_verify_exits_1_when_the_dataset_is_damaged(run, shards, tmp_path):
     code, out, _ = run("verify", shards)
     assert code == 0
     assert_names(out, shards)
@@ -243,7 +243,7 @@ def test_verify_tells_a_whole_set_from_a_damaged_one(run, shards, tmp_path):
     assert_names(out, copy, path.name)
 
 
-def test_sources_are_given_by_name(run, photographs, tmp_path):
+def test_sources_combine_named_collections(run, photographs, tmp_path):
     images, labels = photographs / "images", photographs / "labels.csv"
     code, out, _ = run(
         "build-shards",
@@ -310,7 +310,7 @@ def test_class_folders_can_be_one_of_several_sources(run, photographs, tmp_path)
     assert index.loc["two/3/a", ["patient", "grade"]].tolist() == ["two/3/a", 3]
 
 
-def test_conflicting_grades_are_shown_and_may_be_dropped(run, photographs, tmp_path):
+def test_conflicting_grades_are_listed_and_can_be_dropped(run, photographs, tmp_path):
     folder = shutil.copytree(photographs, tmp_path / "p")
     images = folder / "images"
     shutil.copy(images / "1_left.png", images / "3_left.png")
@@ -330,7 +330,7 @@ def test_conflicting_grades_are_shown_and_may_be_dropped(run, photographs, tmp_p
     assert_names(error, "1_left", 2, "3_left", 4, "labels.conflicts")
 
 
-def test_too_many_set_aside_fail_the_build(run, tmp_path):
+def test_a_build_fails_when_too_many_photographs_are_rejected(run, tmp_path):
     labels = write_photographs(tmp_path / "p")
     (tmp_path / "p" / "images" / "3_left.png").write_bytes(b"")
     words = ("build-shards", "--images", tmp_path / "p" / "images", "--labels", labels)
@@ -341,7 +341,7 @@ def test_too_many_set_aside_fail_the_build(run, tmp_path):
     assert run(*words, "--max-rejected", "0.05")[0] == 3
 
 
-def test_a_list_of_paths_stands_for_a_folder(run, photographs, tmp_path):
+def test_images_may_be_a_list_of_paths(run, photographs, tmp_path):
     listed = tmp_path / "list.csv"
     names = sorted(path for path in (photographs / "images").iterdir())
     listed.write_text("path\n" + "\n".join(map(str, names[:30])))
@@ -353,7 +353,7 @@ def test_a_list_of_paths_stands_for_a_folder(run, photographs, tmp_path):
     assert find_line(out, 18)
 
 
-def test_the_same_build_twice_says_that_the_set_was_there(run, photographs, tmp_path):
+def test_a_repeated_build_reports_that_nothing_changed(run, photographs, tmp_path):
     words = ("build-shards", "--images", photographs / "images", "--labels")
     words = (*words, photographs / "labels.csv", "--out", tmp_path / "s", *sets(*SMALL))
     built = run(*words)[1]
@@ -364,7 +364,7 @@ def test_the_same_build_twice_says_that_the_set_was_there(run, photographs, tmp_
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_verify_looks_deep_when_asked(run, shards):
+def test_verify_decodes_images_when_deep(run, shards):
     code, out, _ = run("verify", "--deep", shards)
     assert code == 0
     assert_names(out, shards)
@@ -427,7 +427,7 @@ def test_verify_looks_deep_when_asked(run, shards):
         ),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_1(
+def test_a_users_mistake_exits_1_with_one_line(
     run, words, facts, tmp_path, photographs, shards, run_folder
 ):
     other = tmp_path / "other.csv"
@@ -470,7 +470,7 @@ def test_wrong_usage_exits_2(run, words):
     assert "Usage:" in err
 
 
-def test_a_server_without_libgl_is_told_what_to_install(run, monkeypatch):
+def test_a_missing_libgl_is_an_error_that_names_the_fix(run, monkeypatch):
     def fail(*args, **kwargs):
         raise ImportError("libGL.so.1: cannot open shared object file")
 
@@ -481,7 +481,7 @@ def test_a_server_without_libgl_is_told_what_to_install(run, monkeypatch):
     assert_names(find_error(err), *facts)
 
 
-def test_an_output_that_cannot_be_made_is_one_line(run, photographs, tmp_path):
+def test_an_output_that_cannot_be_created_is_an_error(run, photographs, tmp_path):
     (tmp_path / "file").touch()
     code, _, err = run(
         "build-shards",
@@ -494,7 +494,7 @@ def test_an_output_that_cannot_be_made_is_one_line(run, photographs, tmp_path):
     assert_names(find_error(err), tmp_path / "file", reason, "--out")
 
 
-def test_ctrl_c_ends_a_build_at_once_and_leaves_no_set(photographs, tmp_path):
+def test_ctrl_c_ends_a_build_at_once_and_leaves_no_dataset(photographs, tmp_path):
     code = "from drtf.tools.main import main; main()"
     command = [sys.executable, "-c", code, "build-shards", "--set"]
     command += ["build.num_workers=2", "--images", str(photographs / "images")]

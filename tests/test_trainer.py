@@ -37,9 +37,9 @@ def build_trainer(*overrides, policy="float32", num_steps=100):
         )
 
 
-def stream(shard_set, task="binary", batch_size=8, epochs=1):
+def stream(shard_dataset, task="binary", batch_size=8, epochs=1):
     dataset = train_dataset(
-        shard_set,
+        shard_dataset,
         task=task,
         batch_size=batch_size,
         epochs=epochs,
@@ -57,7 +57,7 @@ def flat_weights(trainer):
 
 
 @pytest.mark.parametrize("task", ["binary", "referable", "grades"])
-def test_training_lowers_the_loss(shard_set, task):
+def test_training_lowers_the_loss(shard_dataset, task):
     trainer = build_trainer(
         f"train.task={task}",
         "train.learning_rate=2e-3",
@@ -66,7 +66,7 @@ def test_training_lowers_the_loss(shard_set, task):
         "augment.zoom=0",
         "augment.contrast=0",
     )
-    batches = stream(shard_set, task, batch_size=16, epochs=99)
+    batches = stream(shard_dataset, task, batch_size=16, epochs=99)
     run(trainer, batches, 60)
     early = trainer.get_metrics_result()
     trainer.reset_metrics()
@@ -78,10 +78,10 @@ def test_training_lowers_the_loss(shard_set, task):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_weights_and_output_are_float32_with_mixed_precision(shard_set, policy):
+def test_weights_and_output_are_float32_with_mixed_precision(shard_dataset, policy):
     trainer = build_trainer(policy=policy)
     before = flat_weights(trainer)
-    run(trainer, stream(shard_set), 4)
+    run(trainer, stream(shard_dataset), 4)
     network = trainer.network
     assert np.isfinite(float(trainer.get_metrics_result()["loss"]))
     assert network.get_layer("conv_1").compute_dtype == policy.removeprefix("mixed_")
@@ -90,24 +90,24 @@ def test_weights_and_output_are_float32_with_mixed_precision(shard_set, policy):
     assert (flat_weights(trainer) != before).any()
 
 
-def test_float16_skips_steps_with_non_finite_gradients(shard_set):
+def test_float16_skips_steps_with_non_finite_gradients(shard_dataset):
     trainer = build_trainer("train.max_skipped_steps=3", policy="mixed_float16")
     before = flat_weights(trainer)
     trainer.optimizer.dynamic_scale.assign(float("inf"))
-    num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 3)
+    num_done, _, failed = run(trainer, stream(shard_dataset, epochs=9), 3)
     assert (int(num_done), bool(failed)) == (3, False)
     assert int(trainer.num_skipped) == int(trainer.num_consecutive_skips) == 3
     assert (flat_weights(trainer) == before).all()
     trainer.optimizer.dynamic_scale.assign(2.0)
-    run(trainer, stream(shard_set), 1)
+    run(trainer, stream(shard_dataset), 1)
     assert (int(trainer.num_skipped), int(trainer.num_consecutive_skips)) == (3, 0)
     assert (flat_weights(trainer) != before).any()
     trainer.optimizer.dynamic_scale.assign(float("inf"))
-    num_done, _, failed = run(trainer, stream(shard_set, epochs=9), 9)
+    num_done, _, failed = run(trainer, stream(shard_dataset, epochs=9), 9)
     assert (int(num_done), bool(failed)) == (4, True)
 
 
-def test_a_step_skipped_in_float16_changes_nothing(shard_set):
+def test_a_step_skipped_in_float16_changes_nothing(shard_dataset):
     trainer = build_trainer(
         "model.name=mobilenetv2",
         "model.alpha=0.35",
@@ -115,7 +115,7 @@ def test_a_step_skipped_in_float16_changes_nothing(shard_set):
         policy="mixed_float16",
     )
     trainer.optimizer.dynamic_scale.assign(2.0)
-    batches = stream(shard_set, epochs=9)
+    batches = stream(shard_dataset, epochs=9)
     augment = trainer.augment
     trainer.augment = lambda images, *rest: tf.where(
         trainer.num_updates + trainer.num_skipped == 1, np.inf, augment(images, *rest)
@@ -133,20 +133,20 @@ def test_a_step_skipped_in_float16_changes_nothing(shard_set):
         assert np.isfinite(np.asarray(variable)).all(), variable.path
 
 
-def test_steps_end_when_the_loss_becomes_non_finite(shard_set):
+def test_steps_end_when_the_loss_becomes_non_finite(shard_dataset):
     trainer = build_trainer()
-    batches = stream(shard_set, epochs=9)
+    batches = stream(shard_dataset, epochs=9)
     assert not run(trainer, batches, 2)[2]
     trainer.network.get_layer("class_logits").bias.assign(np.full(2, np.nan))
     num_done, _, failed = run(trainer, batches, 5)
     assert (int(num_done), bool(failed)) == (1, True)
 
 
-def test_the_result_does_not_depend_on_the_steps_per_execution(shard_set):
+def test_the_result_does_not_depend_on_the_steps_per_execution(shard_dataset):
     results = []
     for sizes in ((1, 1, 1, 1, 1, 1), (6,), (2, 4)):
         trainer = build_trainer()
-        batches = stream(shard_set, epochs=9)
+        batches = stream(shard_dataset, epochs=9)
         for size in sizes:
             run(trainer, batches, size)
         results.append(flat_weights(trainer))
@@ -154,17 +154,17 @@ def test_the_result_does_not_depend_on_the_steps_per_execution(shard_set):
     assert (results[0] == results[2]).all()
 
 
-def test_xla_compiles_the_whole_step(shard_set):
+def test_xla_compiles_the_whole_step(shard_dataset):
     plain, compiled = build_trainer(), build_trainer("train.jit_compile=true")
     for trainer in (plain, compiled):
-        run(trainer, stream(shard_set), 3)
+        run(trainer, stream(shard_dataset), 3)
     assert flat_weights(compiled) == pytest.approx(flat_weights(plain), abs=2e-4)
 
 
-def test_only_the_head_is_trained_during_head_epochs(shard_set):
+def test_only_the_head_is_trained_during_head_epochs(shard_dataset):
     settings = ("model.name=mobilenetv2", "model.alpha=0.35", "train.head_epochs=2")
     trainer = build_trainer(*settings)
-    batches = stream(shard_set, epochs=9)
+    batches = stream(shard_dataset, epochs=9)
     expected = [False, False, True]
     for epoch, changes in enumerate(expected):
         stem = trainer.network.get_layer("Conv1").kernel.numpy()
@@ -190,9 +190,9 @@ def test_only_the_head_is_trained_during_head_epochs(shard_set):
         assert (np.asarray(variable) == value).all()
 
 
-def test_the_average_follows_its_formula(shard_set):
+def test_the_average_follows_its_formula(shard_dataset):
     trainer = build_trainer("train.ema_momentum=0.9")
-    batches = stream(shard_set, epochs=9)
+    batches = stream(shard_dataset, epochs=9)
     expected = flat_weights(trainer)
     for number in range(1, 4):
         run(trainer, batches, 1)
@@ -205,7 +205,7 @@ def test_the_average_follows_its_formula(shard_set):
     assert (flat_weights(trainer) == weights).all()
 
 
-def test_averaged_keeps_the_weights_when_there_is_no_average(shard_set):
+def test_averaged_keeps_the_weights_when_there_is_no_average(shard_dataset):
     trainer = build_trainer()
     before = flat_weights(trainer)
     with trainer.averaged():
@@ -286,9 +286,9 @@ def test_all_devices_skip_a_step_that_one_must_skip(replica):
 
 
 def test_the_photographs_of_all_devices_are_listed_when_a_step_fails(
-    shards, shard_set, tmp_path
+    shards, shard_dataset, tmp_path
 ):
-    counts = count_examples(shard_set, "train", "binary")
+    counts = count_examples(shard_dataset, "train", "binary")
     num_drawn = sum(count_draws(counts, SamplingConfig()))
     # One photograph is left over, too few for two devices: it is merged into the step.
     batch = f"train.batch_size={num_drawn - 1}"
@@ -382,10 +382,10 @@ def test_the_first_step_has_the_full_rate_without_warm_up():
     assert float(schedule(0)) == pytest.approx(0.1)
 
 
-def test_a_step_uses_the_rate_of_the_schedule(shard_set):
+def test_a_step_uses_the_rate_of_the_schedule(shard_dataset):
     settings = "train.learning_rate=0.1", "train.schedule=cosine"
     trainer = build_trainer(*settings, num_steps=10)
-    batches = stream(shard_set, epochs=9)
+    batches = stream(shard_dataset, epochs=9)
     config = TrainConfig(learning_rate=0.1, schedule="cosine")
     schedule = build_schedule(config, num_steps=10)
     for step in range(3):

@@ -123,7 +123,7 @@ def test_train_is_refused_when_the_folder_has_other_files(shards, config, tmp_pa
     assert (tmp_path / "config.toml").read_text() == "# mine\n"
 
 
-def test_a_full_disk_and_too_little_memory_are_told_apart(
+def test_a_full_disk_is_not_reported_as_too_little_memory(
     shards, config, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
@@ -146,10 +146,10 @@ def test_the_error_names_the_shard_when_the_first_batch_is_damaged(
     config, shards, tmp_path
 ):
     damaged = shutil.copytree(shards, tmp_path / "dataset")
-    with ShardDataset(damaged) as shard_set:
-        row = shard_set.split_rows("train")[0]
-        record = shard_set.index.iloc[row]
-        shard = shard_set.manifest.shards[record["shard"]].file
+    with ShardDataset(damaged) as shard_dataset:
+        row = shard_dataset.split_rows("train")[0]
+        record = shard_dataset.index.iloc[row]
+        shard = shard_dataset.manifest.shards[record["shard"]].file
     data = bytearray((damaged / shard).read_bytes())
     for offset in range(200, len(data), 400):
         data[offset] ^= 1
@@ -177,12 +177,12 @@ def test_the_run_has_the_settings_that_the_dataset_was_built_with(
     assert_names(warning, tmp_path / "dataset", 32, 64)
 
 
-def test_the_plan_agrees_with_the_training(run_folder, shards, shard_set, config):
+def test_the_plan_agrees_with_the_training(run_folder, shards, shard_dataset, config):
     plan = plan_training(shards, config=config)
     assert plan.image_size == 32
-    positive = shard_set.grades > 0
+    positive = shard_dataset.grades > 0
     for split, counts in plan.num_photographs.items():
-        is_positive = positive[shard_set.split_rows(split)]
+        is_positive = positive[shard_dataset.split_rows(split)]
         assert counts == [(~is_positive).sum(), is_positive.sum()]
     assert plan.num_drawn == [max(plan.num_photographs["train"])] * 2
     network = load_run(run_folder).network
@@ -286,13 +286,13 @@ def test_sampling_weights_are_refused_when_they_draw_one_class_only(
     ],
 )
 def test_train_prior_is_the_fraction_of_positives_as_drawn_and_weighted(
-    shards, shard_set, tmp_path, config, mode, update
+    shards, shard_dataset, tmp_path, config, mode, update
 ):
     sampling = config.sampling.model_copy(update={"mode": mode})
     config = change(config, epochs=1, **update)
     config = config.model_copy(update={"sampling": sampling})
     info = train(shards, out=tmp_path / "run", config=config)
-    grades = shard_set.grades[shard_set.split_rows("train")]
+    grades = shard_dataset.grades[shard_dataset.split_rows("train")]
     if mode == "balanced":  # each grade of the dataset equally often
         grades = np.unique(grades)
     expected = TASKS[config.train.task].labels(grades).mean()

@@ -40,11 +40,11 @@ def test_an_intact_dataset_has_no_faults(shards):
     assert find_faults(shards) == []
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-def test_a_changed_byte_is_found_with_its_record(copy, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.999])
+def test_a_changed_byte_is_found_with_its_record(copy, fraction):
     path = first_shard(copy)
     data = bytearray(path.read_bytes())
-    position = int(share * len(data))
+    position = int(fraction * len(data))
     data[position] ^= 1
     path.write_bytes(data)
     index = load_index(copy / INDEX_FILE)

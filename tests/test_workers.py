@@ -76,7 +76,7 @@ ORPHANS = """
 import os, sys, time
 from drtf.workers import map_in_order
 
-def tell(number):
+def report(number):
     print(os.getpid(), flush=True)
     time.sleep(60)
 
@@ -84,7 +84,7 @@ def nothing():
     pass
 
 if __name__ == "__main__":
-    list(map_in_order(tell, range(8), num_workers=2, initializer=nothing))
+    list(map_in_order(report, range(8), num_workers=2, initializer=nothing))
 """
 
 
@@ -146,7 +146,7 @@ if __name__ == "__main__":
 
 
 def wait_for_a_signal(folder):
-    """Save what a training saves on SIGTERM, and tell."""
+    """Save on a signal, as a training does, and raise."""
     caught = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: caught.append(1))
