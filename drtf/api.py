@@ -184,7 +184,7 @@ def evaluate(
     split: str = "test",
     config: AnyConfig = "",
     overwrite: bool = False,
-    keep: bool = False,
+    store_threshold: bool = False,
 ) -> EvaluationResult:
     """Evaluate a run on a split, and write metrics, predictions, figures and a report.
 
@@ -195,8 +195,8 @@ def evaluate(
         split: The split to evaluate.
         config: Its sections `evaluate` and `gradcam` are used; by default the run's.
         overwrite: Whether an earlier evaluation in `out` may be replaced.
-        keep: Store threshold and calibration in the run even if it was trained on
-            another dataset.
+        store_threshold: Store threshold and calibration in the run even if it was
+            trained on another dataset.
 
     Returns:
         The metrics with intervals. A notebook shows them as tables.
@@ -214,7 +214,7 @@ def evaluate(
         config=settings.evaluate,
         gradcam=settings.gradcam,
         overwrite=overwrite,
-        keep=keep,
+        store_threshold=store_threshold,
     )
 
 
@@ -282,7 +282,8 @@ def explain(
             can be drawn.
     """
     if (images is None) == (dataset is None):
-        raise DrtfError("explain takes either images or dataset; got both or neither")
+        given = "neither" if images is None else "both"
+        raise DrtfError(f"explain requires either images or dataset; got {given}")
     folder = _run_folder(run)
     settings = _run_config(folder, config)
     return gradcam(

@@ -119,7 +119,7 @@ def run_in_process(
         process.join()
         raise DrtfError(
             f"a process died with exit code {process.exitcode}, usually because memory "
-            "ran out"
+            "ran out; close other programs, or lower batch size and num_workers"
         ) from None
     except KeyboardInterrupt:
         process.terminate()

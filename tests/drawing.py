@@ -31,7 +31,7 @@ def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
 def write_photographs(
     folder: Path, *, num_patients: int = NUM_PATIENTS, suffix: str = ".png"
 ) -> Path:
-    """Write two eyes a patient, every second patient diseased; return the labels."""
+    """Write two eyes per patient, every second patient diseased; return the labels."""
     images = folder / "images"
     images.mkdir(parents=True)
     lines = ["image,level"]

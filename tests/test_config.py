@@ -61,7 +61,7 @@ def test_a_preset_is_unchanged_after_dump_and_load(name, tmp_path):
 # Settings of the predecessors that two presets reproduce. A preset has to set them
 # itself, so that defaults may change.
 COMMON = {
-    "sampling": {"mode": "balanced", "on_corrupt": "error"},
+    "sampling": {"mode": "balanced", "on_damaged": "error"},
     "train": {
         "task": "binary",
         "head_epochs": 0,

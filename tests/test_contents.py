@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from drtf.data.contents import drop_conflicts, find_conflicts, group_identical_files
+from drtf.data.contents import find_conflicts, group_identical_files, resolve_conflicts
 from drtf.data.photographs import PhotographRef
 from drtf.errors import LabelError
 from naming import raises_naming
@@ -53,17 +53,17 @@ def test_conflict_has_the_photographs_and_their_grades(table):
 def test_conflicting_photographs_are_kept_or_dropped_by_policy(
     table, policy, kept, dropped
 ):
-    rows = drop_conflicts(table, find_conflicts(table), policy)
+    rows = resolve_conflicts(table, find_conflicts(table), policy)
     assert ["".join(part["id"]) for part in rows] == [kept, dropped]
 
 
 def test_conflict_is_an_error_when_the_policy_is_error(table):
     (conflict,) = find_conflicts(table)
     with raises_naming(LabelError, 1, conflict, "labels.conflicts"):
-        drop_conflicts(table, [conflict], "error")
+        resolve_conflicts(table, [conflict], "error")
 
 
 def test_all_photographs_are_kept_when_there_is_no_conflict(table):
     alike = table[table["id"] != "a"]
     assert find_conflicts(alike) == []
-    assert len(drop_conflicts(alike, [], "error")[0]) == 4
+    assert len(resolve_conflicts(alike, [], "error")[0]) == 4

@@ -134,7 +134,7 @@ def notes_for(run, split="test", **changes):
         ({"same_dataset": False}, []),
         (
             {"used_by_score": False},
-            ["drtf score", "--keep", "evaluate.threshold=stored"],
+            ["drtf score", "--store-threshold", "evaluate.threshold=stored"],
         ),
         ({"patients": pd.Series(["anna", "bert"])}, []),
         ({"validation_labels": pd.Series([0] * 38 + [1] * 19)}, [57, 19]),
@@ -397,12 +397,12 @@ def test_evaluate_keeps_the_run_threshold_on_another_dataset(
         split="test",
         out=tmp_path / "kept",
         **sections(config),
-        keep=True,
+        store_threshold=True,
     )
     assert kept.replaced == before
     assert load_run(run).threshold == kept.decision_rule.threshold
     assert kept.decision_rule.threshold == found.decision_rule.threshold
-    assert not any("--keep" in note for note in kept.notes)
+    assert not any("--store-threshold" in note for note in kept.notes)
     with ShardDataset(tmp_path / "other") as other:
         diseased = other.grades[other.split_rows("val")] > 0
     shift = logit(diseased.mean()) - logit(0.3)

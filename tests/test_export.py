@@ -87,7 +87,7 @@ def test_export_counts_changed_predictions_by_the_run_threshold(
     images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
     scores = run.task.disease_scores(run.network(images / np.float32(255)).numpy())
     save_rule(run_copy, float(np.sort(scores)[-3:].mean()))
-    expected = (scores >= load_run(run_copy).cutoff).sum()
+    expected = (scores >= load_run(run_copy).effective_threshold).sum()
     found = export(run_copy, shards, out=tmp_path / "model", target="savedmodel")
     assert found.num_changed_predictions == expected > 0
 

@@ -335,7 +335,7 @@ def test_resume_remembers_the_damaged_records(shards, settings, tmp_path, monkey
     data = bytearray(shard.read_bytes())
     data[record["image_offset"]] ^= 1
     shard.write_bytes(data)
-    sampling = settings.sampling.model_copy(update={"on_corrupt": "skip"})
+    sampling = settings.sampling.model_copy(update={"on_damaged": "skip"})
     config = change(settings, epochs=1).model_copy(update={"sampling": sampling})
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:

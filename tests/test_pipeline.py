@@ -17,8 +17,8 @@ from drtf.data.pipeline import (
     StreamPosition,
     count_steps,
     eval_dataset,
-    record_errors,
     train_dataset,
+    translate_record_errors,
 )
 from drtf.data.sampling import plan_epoch
 from drtf.data.sources import Source
@@ -186,7 +186,7 @@ def test_the_error_names_the_dataset_when_it_was_closed(shards):
     with ShardDataset(shards) as shard_dataset:
         dataset = train_dataset(shard_dataset, batch_size=6)
         next(iter(dataset))
-    with raises_naming(RecordError, shards) as error, record_errors():
+    with raises_naming(RecordError, shards) as error, translate_record_errors():
         list(dataset)
     assert type(error.value) is RecordError  # nothing is damaged
 
@@ -246,14 +246,14 @@ def test_the_error_names_the_record_when_it_is_damaged(damaged_dataset):
     folder = damaged_dataset.folder
     shard = folder / damaged_dataset.manifest.shards[0].file
     facts = (shard, "record 2", f"drtf verify {folder}")
-    with raises_naming(RecordError, *facts), record_errors():
+    with raises_naming(RecordError, *facts), translate_record_errors():
         batches(damaged_dataset)
 
 
 def test_skip_replaces_a_damaged_record_by_one_of_its_class(
     damaged_dataset, shard_dataset, caplog
 ):
-    sampling = SamplingConfig(on_corrupt="skip")
+    sampling = SamplingConfig(on_damaged="skip")
     skipping = batches(damaged_dataset, sampling=sampling)
     rows, classes = shard_dataset.split_rows("train"), shard_dataset.grades > 0
     same_class = rows[classes[rows] == classes[2]]
@@ -271,7 +271,7 @@ def test_skip_replaces_a_damaged_record_by_one_of_its_class(
 
 def test_eval_dataset_masks_damaged_records_when_skipping(damaged_dataset):
     dataset = eval_dataset(
-        damaged_dataset, split="train", batch_size=8, on_corrupt="skip"
+        damaged_dataset, split="train", batch_size=8, on_damaged="skip"
     )
     masked = np.concatenate([batch["mask"] for batch in dataset.as_numpy_iterator()])
     rows = np.concatenate([batch["row"] for batch in dataset.as_numpy_iterator()])
@@ -281,7 +281,7 @@ def test_eval_dataset_masks_damaged_records_when_skipping(damaged_dataset):
 def test_eval_dataset_skips_when_no_record_of_the_class_is_intact(damaged_dataset):
     positive = np.flatnonzero(damaged_dataset.grades > 0)
     damaged_dataset.damaged |= dict.fromkeys(positive.tolist(), "")
-    dataset = eval_dataset(damaged_dataset, split="test", on_corrupt="skip")
+    dataset = eval_dataset(damaged_dataset, split="test", on_damaged="skip")
     (batch,) = dataset
     assert (batch["label"].numpy()[batch["mask"]] == 0).all()
     assert 0 < batch["mask"].numpy().sum() < len(damaged_dataset.split_rows("test"))
@@ -290,8 +290,8 @@ def test_eval_dataset_skips_when_no_record_of_the_class_is_intact(damaged_datase
 def test_a_record_skipped_before_is_an_error_in_a_stream_that_does_not_skip(
     damaged_dataset,
 ):
-    batches(damaged_dataset, sampling=SamplingConfig(on_corrupt="skip"))
-    with raises_naming(RecordError, "record 2"), record_errors():
+    batches(damaged_dataset, sampling=SamplingConfig(on_damaged="skip"))
+    with raises_naming(RecordError, "record 2"), translate_record_errors():
         batches(damaged_dataset)
 
 
@@ -302,8 +302,11 @@ def test_the_error_names_the_dataset_when_all_records_of_a_class_are_damaged(
         np.flatnonzero(damaged_dataset.grades == 0), ""
     )
     folder = damaged_dataset.folder
-    with raises_naming(RecordError, f"drtf verify {folder}") as error, record_errors():
-        batches(damaged_dataset, sampling=SamplingConfig(on_corrupt="skip"))
+    with (
+        raises_naming(RecordError, f"drtf verify {folder}") as error,
+        translate_record_errors(),
+    ):
+        batches(damaged_dataset, sampling=SamplingConfig(on_damaged="skip"))
     assert damaged_dataset.manifest.shards[0].file not in str(error.value)
 
 

@@ -349,7 +349,7 @@ def test_merge_requires_every_row_of_every_part(
     partial = partial_path(out)
     partial.write_bytes(whole[:-1])
     part = tmp_path / "scores-00002-of-00003.csv"
-    with raises_naming(DrtfError, part, "--shard 2/3"):
+    with raises_naming(DrtfError, part, "--part 2/3"):
         score(run_folder, images, merge=3, **call)
     assert partial.read_bytes() == whole[:-1]
     report = score(run_folder, images, part=(2, 3), **call)
@@ -357,14 +357,14 @@ def test_merge_requires_every_row_of_every_part(
     assert report.num_scored == 16
     source = partial.with_suffix(".source")
     source.write_text(str(images))
-    with raises_naming(DrtfError, partial, "--shard", "--overwrite"):
+    with raises_naming(DrtfError, partial, "--part", "--overwrite"):
         score(run_folder, images, merge=3, **call)
     source.unlink()  # as where it is a merge that was killed
     assert score(run_folder, images, merge=3, **call).num_scored == 48
     assert out.read_bytes() == whole
     lines = part.read_bytes().splitlines(keepends=True)
     part.write_bytes(b"".join([*lines[:5], *lines[6:]]))
-    with raises_naming(DrtfError, part, 16, "line 6", "--shard 2/3"):
+    with raises_naming(DrtfError, part, 16, "line 6", "--part 2/3"):
         score(run_folder, images, merge=3, overwrite=True, **call)
     assert out.read_bytes() == whole
 

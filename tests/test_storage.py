@@ -33,7 +33,7 @@ BUCKET = "s3://eyes"
 
 
 class Proxy:
-    """Forward to a server, and cut every so-manieth answer in the middle."""
+    """Forward to a server, and cut every n-th response in the middle."""
 
     def __init__(self, port: int, cut_path: bytes, *, every: int) -> None:
         self.target = port

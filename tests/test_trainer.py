@@ -9,7 +9,7 @@ import tensorflow as tf
 from drtf.config import SamplingConfig, TrainConfig, load_config
 from drtf.data.pipeline import StreamPosition, count_examples, train_dataset
 from drtf.data.sampling import count_draws
-from drtf.models.device import dtype_policy
+from drtf.models.device import use_dtype_policy
 from drtf.models.network import build_network
 from drtf.tasks import TASKS
 from drtf.training.trainer import Trainer, build_optimizer, build_schedule
@@ -21,7 +21,7 @@ SETTINGS = ("model.name=eyenet", "model.weights=none", "train.batch_size=8")
 def build_trainer(*overrides, policy="float32", num_steps=100):
     keras.utils.set_random_seed(1)
     config = load_config("", [*SETTINGS, *overrides])
-    with dtype_policy(policy):
+    with use_dtype_policy(policy):
         network = build_network(
             config.model,
             image_size=32,
@@ -199,7 +199,7 @@ def test_the_average_follows_its_formula(shard_dataset):
         momentum = min(0.9, (1 + number) / (10 + number))
         expected = momentum * expected + (1 - momentum) * flat_weights(trainer)
     weights = flat_weights(trainer)
-    with trainer.averaged():
+    with trainer.use_averaged_weights():
         assert flat_weights(trainer) == pytest.approx(expected, abs=1e-6)
         assert (flat_weights(trainer) != weights).any()
     assert (flat_weights(trainer) == weights).all()
@@ -208,7 +208,7 @@ def test_the_average_follows_its_formula(shard_dataset):
 def test_averaged_keeps_the_weights_when_there_is_no_average(shard_dataset):
     trainer = build_trainer()
     before = flat_weights(trainer)
-    with trainer.averaged():
+    with trainer.use_averaged_weights():
         assert (flat_weights(trainer) == before).all()
 
 
@@ -236,13 +236,13 @@ assert info.num_devices == int(num_devices)
 
 ONE_OVERFLOWS = """
 from drtf.config import load_config
-from drtf.models.device import choose_strategy, dtype_policy
+from drtf.models.device import choose_strategy, use_dtype_policy
 from drtf.models.network import build_network
 from drtf.training.trainer import Trainer
 
 config = load_config("eyenet-256", ["images.size=32"])
 strategy = choose_strategy(2, batch_size=2)
-with strategy.scope(), dtype_policy("mixed_float16"):
+with strategy.scope(), use_dtype_policy("mixed_float16"):
     network = build_network(config.model, image_size=32, load_weights=False)
     trainer = Trainer(
         network,

@@ -11,7 +11,7 @@ from .options import path_option
 
 json_option = path_option(
     "--json",
-    "Also write every single measurement to this file: a list with one object per row.",
+    "Also write every measurement to this file: a list with one object per row.",
     required=False,
 )
 batch_size_option = click.option(

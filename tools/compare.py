@@ -21,7 +21,7 @@ from .options import LocalPath
     type=click.IntRange(1, 4),
     default=1,
     show_default=True,
-    help="Lowest grade that counts as positive, whatever the runs were trained for.",
+    help="Lowest grade that counts as positive, regardless of train.task.",
 )
 @click.option(
     "--resamples",

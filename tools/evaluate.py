@@ -27,7 +27,7 @@ from .options import (
 )
 @overwrite_option
 @click.option(
-    "--keep",
+    "--store-threshold",
     is_flag=True,
     help="Store threshold and calibration in RUN even if this is not its training "
     "dataset.",
@@ -40,7 +40,7 @@ def evaluate(
     tta: str | None,
     out: Path | None,
     overwrite: bool,
-    keep: bool,
+    store_threshold: bool,
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -80,7 +80,7 @@ def evaluate(
         config=config.evaluate,
         gradcam=config.gradcam,
         overwrite=overwrite,
-        keep=keep,
+        store_threshold=store_threshold,
     )
     show_table(
         f"{run} on split {split}: {result.num_photographs:,} photographs of "

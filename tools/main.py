@@ -37,7 +37,7 @@ LIBGL_ADVICE = (
 def drtf() -> None:
     """Convert photographs of the retina to TFRecord shards once, and train from them.
 
-    To start, run `drtf demo --out demo`, which does the whole job on synthetic
+    To start, run `drtf demo --out demo`, which runs every step on synthetic
     photographs, or `drtf doctor`, which checks this machine.
     """
 

@@ -74,7 +74,7 @@ class DatasetPath(LocalPath):
 
 
 overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace the output of an earlier call in --out."
+    "--overwrite", is_flag=True, help="Overwrite existing output in --out."
 )
 
 

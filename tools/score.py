@@ -43,7 +43,7 @@ class Part(click.ParamType):
 )
 @out_option("Table to write: a .csv or .parquet file.")
 @click.option(
-    "--shard",
+    "--part",
     "part",
     type=Part(),
     default="1/1",
@@ -54,7 +54,7 @@ class Part(click.ParamType):
     "--merge",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Merge the outputs of --shard 1/N to N/N and check that no rows are missing.",
+    help="Merge the outputs of --part 1/N to N/N and check that no rows are missing.",
 )
 @click.option(
     "--format",
@@ -93,7 +93,7 @@ def score(
     to resume after an interruption.
     """
     if merge and part != (1, 1):
-        raise click.UsageError("--shard and --merge cannot be combined")
+        raise click.UsageError("--part and --merge cannot be combined")
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import load_run_config
 

@@ -10,7 +10,7 @@ MAX_WIDTH = 100
 @click.command()
 @click.argument("section", required=False)
 @click.option(
-    "--markdown", is_flag=True, help="Print a Markdown page, as docs/settings.md is."
+    "--markdown", is_flag=True, help="Print in Markdown, as in docs/settings.md."
 )
 def settings(section: str | None, markdown: bool) -> None:
     """Print every setting, or those of SECTION, with default and allowed values."""

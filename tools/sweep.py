@@ -18,7 +18,7 @@ from .options import images_option, labels_option, out_option
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Number of trainings of each config; their seeds count up from its own.",
+    help="Number of training runs per config, with consecutive seeds from train.seed.",
 )
 @click.option(
     "--split", default="test", show_default=True, help="Split to evaluate on."

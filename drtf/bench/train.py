@@ -11,7 +11,7 @@ import tensorflow as tf
 from drtf.bench.read import check_batch_size
 from drtf.config import Config
 from drtf.data.pipeline import train_dataset
-from drtf.models.device import dtype_policy
+from drtf.models.device import use_dtype_policy
 from drtf.models.network import build_network
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
@@ -105,7 +105,7 @@ def _measure(
     num_repeats: int,
     advance: Callable[[], None],
 ) -> None:
-    with dtype_policy(result.precision):
+    with use_dtype_policy(result.precision):
         network = build_network(
             config.model,
             task=TASKS[config.train.task],

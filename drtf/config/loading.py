@@ -43,7 +43,7 @@ def load_config(
         ConfigError: If the preset is unknown, the file is not valid TOML, a key is
             unknown, a value is not allowed, or an override has no effect.
     """
-    settings, where = _load_source(source) if source else ({}, "defaults")
+    settings, where = _load_source(source) if source else ({}, "")
     for override in overrides:
         section = override.partition(".")[0].strip()
         if section in Config.model_fields.keys() - set(sections):
@@ -52,7 +52,7 @@ def load_config(
                 f"sections {', '.join(sections)}"
             )
         _apply_override(settings, override)
-        where = f"{where} with --set {override}"
+        where = f"{where} with --set {override}" if where else f"--set {override}"
     return parse_config(settings, where=where)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from drtf.config.schema import Config, section_model
+from drtf.config.values import allowed_values
 
 
 def validation_message(validation_error: ValidationError) -> str:
     """Return one line about the first setting that failed validation."""
-    errors = validation_error.errors()
-    error = errors[0]
+    error = validation_error.errors()[0]
     keys = [str(part) for part in error["loc"]]
     key = ".".join(keys[:2])
     if error["type"] == "extra_forbidden":
@@ -20,16 +20,18 @@ def validation_message(validation_error: ValidationError) -> str:
             names = section_model(keys[0]).model_fields
             known = [f"{keys[0]}.{name}" for name in names]
         return f"unknown key {key!r}{did_you_mean(key, known)}"
-    # A value that may have several types has one error for each of them.
-    expected = [
-        other["msg"].removeprefix("Value error, ")
-        for other in errors
-        if other["loc"][:2] == error["loc"][:2]
-    ]
+    text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" and len(keys) < 2:
-        return expected[0]  # from a check of several settings, which names their keys
-    wanted = ", or ".join(text[0].lower() + text[1:] for text in expected)
-    return f"{key}: {wanted}; got {error['input']!r}"
+        return text  # from a check of several settings, which names their keys
+    got = f"got {error['input']!r}"
+    if error["type"] == "value_error":
+        return f"{key}: {text}; {got}"
+    if len(keys) < 2:
+        return f"{key}: expected a section of settings; {got}"
+    values = allowed_values(*keys[:2]).replace("`", "")
+    if error["type"] == "finite_number":
+        values = f"finite {values}"
+    return f"{key}: expected {values}; {got}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -3,18 +3,13 @@
 import inspect
 import json
 import textwrap
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from pydantic.fields import FieldInfo
 
 from drtf.config.requirements import REQUIREMENTS
 from drtf.config.schema import section_model
+from drtf.config.values import allowed_values
 
-NOUNS = {int: "integer", float: "number", str: "text"}
-SYMBOLS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 MARKDOWN_HEAD = """\
 # Settings
 A config file in TOML has one table per section, and `--set train.epochs=5` overrides
@@ -48,12 +43,11 @@ def list_settings(section: str) -> list[Setting]:
         KeyError: If there is no such section.
     """
     model = section_model(section)
-    hints = get_type_hints(model, include_extras=True)
     return [
         Setting(
             key=f"{section}.{name}",
             default=json.dumps(field.default),
-            values=_describe_type(hints[name]),
+            values=allowed_values(section, name),
             requires=_requirements(f"{section}.{name}"),
             description=" ".join((field.description or "").split()),
         )
@@ -117,49 +111,6 @@ def _requirements(key: str) -> tuple[str, ...]:
             subject = "Requires" if only is None else f"`{json.dumps(only)}` requires"
             sentences.append(f"{subject} {other}.")
     return tuple(sentences)
-
-
-def _describe_type(hint: Any) -> str:
-    """Describe the values that a type hint allows."""
-    if hint is bool:
-        return "`true`, `false`"
-    if hint in NOUNS:
-        return NOUNS[hint]
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return ", ".join(f"`{json.dumps(value)}`" for value in arguments)
-    if origin is Annotated:
-        infos = [info for info in arguments[1:] if isinstance(info, FieldInfo)]
-        if infos and infos[0].description:
-            return infos[0].description
-        bounds = [bound for info in infos for bound in info.metadata]
-        return _describe_type(arguments[0]) + _describe_bounds(bounds)
-    if origin in (Union, types.UnionType):
-        first, *others = (_describe_type(part) for part in arguments)
-        if others == [_list_of(first)]:
-            others = ["or a list of these"]
-        return ", ".join([first, *others])
-    if origin is tuple:
-        return _list_of(_describe_type(arguments[0]))
-    raise TypeError(f"cannot describe settings of type {hint}")
-
-
-def _list_of(values: str) -> str:
-    noun, *bounds = values.split(" ", 1)
-    return " ".join([f"list of {noun}s", *bounds])
-
-
-def _describe_bounds(bounds: Sequence[Any]) -> str:
-    """Describe the bounds of a number; empty if there are none."""
-    limits = {
-        name: getattr(bound, name)
-        for bound in bounds
-        for name in SYMBOLS
-        if hasattr(bound, name)
-    }
-    if limits.keys() == {"ge", "le"}:
-        return f" from {limits['ge']} to {limits['le']}"
-    return " and".join(f" {SYMBOLS[name]} {limit}" for name, limit in limits.items())
 
 
 def _wrap(text: str, width: int, *, indent: str = "") -> list[str]:

@@ -39,7 +39,7 @@ Monitor = Literal[
 MapMethod = Literal["gradcam", "gradcam++", "layercam", "scorecam", "saliency"]
 Encoding = Literal["raw", "png", "jpeg"]
 CalibrationMethod = Literal["none", "temperature", "isotonic"]
-OnCorrupt = Literal["error", "skip"]
+OnDamaged = Literal["error", "skip"]
 OnUngradable = Literal["flag", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
 
@@ -204,7 +204,7 @@ class SamplingConfig(Section):
     `sampling.weights`."""
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Relative frequency of each class of `train.task`."""
-    on_corrupt: OnCorrupt = "error"
+    on_damaged: OnDamaged = "error"
     """What to do with a damaged record: stop with an error, or skip it. Skipped records
     are logged, and another photograph of the same class takes their place."""
 
@@ -306,7 +306,7 @@ class TrainConfig(Section):
     loss: Literal["crossentropy", "focal"] = "crossentropy"
     """Loss function. `train.class_weights` apply to both."""
     focal_gamma: Annotated[float, Field(ge=0)] = 1.5
-    """Exponent of the focal loss. The higher it is, the less easy photographs count."""
+    """Exponent of the focal loss. Higher values give easy photographs less weight."""
     focal_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Weight of diseased photographs in the focal loss; healthy ones get 1 - alpha."""
     label_smoothing: Fraction = 0.0
@@ -314,7 +314,7 @@ class TrainConfig(Section):
     class_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Weight of each class of `train.task` in the loss; empty: 1 for each."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    """Optimizer of the weights."""
+    """Optimizer."""
     momentum: Fraction = 0.9
     """Momentum of SGD."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3

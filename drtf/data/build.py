@@ -158,9 +158,8 @@ def _reuse_finished(out: Path, plan: BuildPlan) -> Manifest | None:
 def _check_same_plan(manifest: Manifest | None, plan: BuildPlan, out: str) -> None:
     if manifest is None or manifest.plan_sha256 != plan.sha256:
         raise DrtfError(
-            f"{out} already exists and is not overwritten, because these photographs, "
-            "labels, settings and versions would build something else: move it away, "
-            "or choose another --out"
+            f"{out} already exists and was built from other photographs, labels, "
+            "settings or versions: move it away, or choose another --out"
         )
 
 

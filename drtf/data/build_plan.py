@@ -16,9 +16,9 @@ from drtf import __version__
 from drtf.config import BuildConfig, ImagesConfig, LabelsConfig, SplitConfig
 from drtf.data.contents import (
     Conflict,
-    drop_conflicts,
     find_conflicts,
     group_identical_files,
+    resolve_conflicts,
 )
 from drtf.data.sources import Catalog, Source, load_sources
 from drtf.data.splits import plan_splits
@@ -157,7 +157,7 @@ def plan_build(
     catalog = load_sources(sources, labels)
     table = catalog.table.assign(content=group_identical_files(catalog.table))
     conflicts = find_conflicts(table)
-    table, dropped = drop_conflicts(table, conflicts, labels.conflicts)
+    table, dropped = resolve_conflicts(table, conflicts, labels.conflicts)
     if not len(table):
         raise DrtfError(
             "every photograph was dropped because of conflicting grades: fix the "

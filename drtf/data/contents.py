@@ -77,7 +77,7 @@ def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
     ]
 
 
-def drop_conflicts(
+def resolve_conflicts(
     table: pd.DataFrame, conflicts: list[Conflict], policy: Conflicts
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Keep or drop the conflicting photographs, or raise an error.

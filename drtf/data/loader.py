@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
-from drtf.config import OnCorrupt
+from drtf.config import OnDamaged
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.images.preprocess import decode_image
 from drtf.records.reader import ShardDataset
@@ -54,7 +54,7 @@ class Loader:
         rows: np.ndarray,
         classes: np.ndarray,
         *,
-        on_corrupt: OnCorrupt,
+        on_damaged: OnDamaged,
     ) -> None:
         """Start the threads.
 
@@ -63,12 +63,12 @@ class Loader:
             rows: int64 [n], the index rows of the split.
             classes: int8 [n], the class of each row. With `skip`, a damaged record is
                 replaced by one of the same class.
-            on_corrupt: Whether a damaged record is an error or is skipped.
+            on_damaged: Whether a damaged record is an error or is skipped.
         """
         self._shards = shards
         self._rows = rows
         self._classes = classes
-        self._on_corrupt = on_corrupt
+        self._on_corrupt = on_damaged
         self._free_buffers: list[np.ndarray] = []
         # Raw images are read by threads of their own, in compiled code. Encoded images
         # are decoded in chunks: one by the calling thread, the others by these threads.
@@ -130,8 +130,8 @@ class Loader:
             intact = np.flatnonzero(same_class & ~is_damaged)
             if not len(intact):
                 raise RecordError(
-                    "all records of a class are damaged: run drtf verify "
-                    f"{self._shards.folder}"
+                    f"all records of class {self._classes[example]} are damaged: run "
+                    f"drtf verify {self._shards.folder}"
                 )
             examples[place] = intact[np.searchsorted(intact, example) % len(intact)]
         return examples

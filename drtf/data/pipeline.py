@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import OnCorrupt, SamplingConfig
+from drtf.config import OnDamaged, SamplingConfig
 from drtf.data.loader import Loader
 from drtf.data.sampling import count_draws, plan_epoch
 from drtf.errors import DrtfError, RecordError
@@ -111,7 +111,7 @@ def train_dataset(
     Raises:
         ValueError: If an epoch has no such step, or a batch no such part.
         RecordError: At a damaged record, while batches are read. TensorFlow wraps it in
-            an error of its own; see `record_errors`.
+            an error of its own; see `translate_record_errors`.
     """
     if batch_size < 1 or not parts or not 0 <= min(parts) <= max(parts) < num_parts:
         raise ValueError(
@@ -131,7 +131,7 @@ def train_dataset(
         raise ValueError(
             f"an epoch has {num_steps} steps of {batch_size} photographs; got {start}"
         )
-    loader = Loader(shards, rows, classes, on_corrupt=sampling.on_corrupt)
+    loader = Loader(shards, rows, classes, on_damaged=sampling.on_damaged)
 
     # A single thread plans all epochs: each thread keeps the memory it has once used.
     planner = ThreadPoolExecutor(1)
@@ -189,7 +189,7 @@ def eval_dataset(
     split: str = "test",
     task: TaskName = "binary",
     batch_size: int = 256,
-    on_corrupt: OnCorrupt = "error",
+    on_damaged: OnDamaged = "error",
     num_parts: int = 1,
 ) -> tf.data.Dataset:
     """Stream each photograph of a split exactly once, in the order of the index.
@@ -199,7 +199,7 @@ def eval_dataset(
         split: Of the dataset.
         task: Defines the labels.
         batch_size: Images per batch.
-        on_corrupt: Whether a damaged record is an error or is skipped.
+        on_damaged: Whether a damaged record is an error or is skipped.
         num_parts: Devices that take batches in turn. The number of batches is a
             multiple of it.
 
@@ -211,7 +211,7 @@ def eval_dataset(
     rows, classes = rows_and_classes(shards, split, task)
     size = shards.manifest.image_size
     # A damaged record's replacement is masked, so it may be of any class.
-    loader = Loader(shards, rows, np.zeros_like(classes), on_corrupt=on_corrupt)
+    loader = Loader(shards, rows, np.zeros_like(classes), on_damaged=on_damaged)
 
     def load_batch(step: np.ndarray) -> tuple[np.ndarray, ...]:
         first = int(step) * batch_size
@@ -239,7 +239,7 @@ def eval_dataset(
 
 
 @contextmanager
-def record_errors() -> Iterator[None]:
+def translate_record_errors() -> Iterator[None]:
     """Turn TensorFlow's error about a damaged record back into a RecordError.
 
     Raises:

@@ -139,7 +139,10 @@ def _read_header(data: bytes) -> tuple[int, int, str]:
         ) from error
     kind = str(header.format)
     if kind not in KINDS:
-        raise PhotographError("unsupported", f"a {kind} file, whatever its name says")
+        raise PhotographError(
+            "unsupported",
+            f"its content is {kind}, which is not supported; convert it to JPEG or PNG",
+        )
     if kind == "TIFF" and header.mode in UNSUPPORTED_MODES:
         raise PhotographError(
             "unsupported",

@@ -60,7 +60,7 @@ def evaluate(
     config: EvaluateConfig,
     gradcam: GradcamConfig,
     overwrite: bool = False,
-    keep: bool = False,
+    store_threshold: bool = False,
 ) -> EvaluationResult:
     """Evaluate a run on a split and write metrics, predictions, figures and a report.
 
@@ -76,8 +76,8 @@ def evaluate(
         config: How to evaluate.
         gradcam: How to explain the worst mistakes in the report.
         overwrite: Whether to replace an earlier evaluation in `out`.
-        keep: Whether to store threshold and calibration in the run folder even if the
-            dataset is another one than in training.
+        store_threshold: Whether to store threshold and calibration in the run folder
+            even if the dataset is another one than in training.
 
     Raises:
         DrtfError: If run and dataset do not fit together, a split is missing or has
@@ -90,13 +90,18 @@ def evaluate(
     check_settings(run.network, gradcam, backbone=run.backbone)
     history = load_history(run_folder) if run.has_history else []
     dataset_sha256 = hash_manifest(shards)
-    keep = keep or dataset_sha256 == run.info.dataset_sha256
+    store_threshold = store_threshold or dataset_sha256 == run.info.dataset_sha256
     with ShardDataset(shards) as dataset:
         check_preprocessing(run, dataset)
         # Fail before the work if the split is missing or has only one class.
         binary_labels(dataset, split, run.task.name)
         result, predictions = _evaluate_split(
-            run, dataset, split, config, dataset_sha256=dataset_sha256, keep=keep
+            run,
+            dataset,
+            split,
+            config,
+            dataset_sha256=dataset_sha256,
+            store_threshold=store_threshold,
         )
         out.mkdir(parents=True, exist_ok=True)
         # Written last, so that a folder with this file is complete.
@@ -112,7 +117,7 @@ def evaluate(
         )
     save_predictions(out, predictions)
     save_result(out, result)
-    if keep:
+    if store_threshold:
         save_decision_rule(run.folder, result.decision_rule)
     return result
 
@@ -124,7 +129,7 @@ def _evaluate_split(
     config: EvaluateConfig,
     *,
     dataset_sha256: str,
-    keep: bool,
+    store_threshold: bool,
 ) -> tuple[EvaluationResult, pd.DataFrame]:
     """Evaluate a run on a split; return the predictions too."""
     batch_size = photographs_per_batch(config.batch_size, config.tta)
@@ -147,7 +152,7 @@ def _evaluate_split(
         run,
         split,
         same_dataset=dataset_sha256 == run.info.dataset_sha256,
-        used_by_score=keep or validation is None,
+        used_by_score=store_threshold or validation is None,
         patients=predictions["patient"],
         validation_labels=None if validation is None else validation["label"],
     )
@@ -174,7 +179,7 @@ def _evaluate_split(
         num_patients=predictions["patient"].nunique(),
         notes=notes,
         config=config,
-        replaced=run.threshold if keep else None,
+        replaced=run.threshold if store_threshold else None,
     )
     return result, predictions
 

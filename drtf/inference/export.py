@@ -109,7 +109,9 @@ def export(
             size_bytes=sum(path.stat().st_size for path in files if path.is_file()),
             num_photographs=len(rows),
             max_difference=float(np.abs(scores[0] - scores[1]).max()),
-            num_changed_predictions=int(np.logical_xor(*(scores >= run.cutoff)).sum()),
+            num_changed_predictions=int(
+                np.logical_xor(*(scores >= run.effective_threshold)).sum()
+            ),
             roc_auc=float(roc_auc_score(y_true, scores[1])),
             keras_roc_auc=float(roc_auc_score(y_true, scores[0])),
             images_per_second=len(rows) / seconds[1],

@@ -46,7 +46,8 @@ LIMITS = (
     "This report is for research. The model is not a medical device. The results hold "
     "for photographs like the evaluated ones and will differ for other cameras, "
     "populations and disease prevalences. Before using the model elsewhere, choose a "
-    "new threshold on photographs from that place, with drtf evaluate --keep.",
+    "new threshold on photographs from that place, with drtf evaluate "
+    "--store-threshold.",
     "Grades follow the ICDR scale, 0 to 4, and are those of the dataset's labels, with "
     "any mistakes they contain. Photographs that could not be used were rejected when "
     "the dataset was built and are not part of the results.",
@@ -88,8 +89,8 @@ def reader_notes(
     if not used_by_score:
         notes.append(
             "drtf score keeps using the run's own threshold, not this one, unless the "
-            "evaluation is repeated with --keep. To evaluate the run's own threshold, "
-            "use --set evaluate.threshold=stored."
+            "evaluation is repeated with --store-threshold. To evaluate the run's own "
+            "threshold, use --set evaluate.threshold=stored."
         )
     if same_dataset and split == run.config.train.validation_split:
         notes.append(

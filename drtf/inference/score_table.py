@@ -194,7 +194,7 @@ def merge_parts(
         expected = slice_part(paths, number, num_parts)
         if not part.exists():
             raise DrtfError(
-                f"{part} is missing: score it with --shard {number}/{num_parts}"
+                f"{part} is missing: score it with --part {number}/{num_parts}"
             )
         with part.open("rb") as lines:
             counts = count_rows(lines, iter(expected), provenance)
@@ -204,7 +204,7 @@ def merge_parts(
                 f"{part} should have {len(expected):,} rows for these photographs, "
                 "this run and these settings, but differs from line "
                 f"{counts.num_rows + 2:,} on: merge with the original photographs, run "
-                "and settings, or remove the file and score it again with --shard "
+                "and settings, or remove the file and score it again with --part "
                 f"{number}/{num_parts}"
             )
         total = Counts(*map(operator.add, astuple(total), astuple(counts)))

@@ -173,7 +173,7 @@ def score(
         if merge:
             if _source_file(partial).exists() and not overwrite:
                 raise DrtfError(
-                    f"{partial} has rows of an interrupted call without --shard: "
+                    f"{partial} has rows of an interrupted call without --part: "
                     "resume that call, or give --overwrite to discard the rows"
                 )
             counts = merge_parts(out, paths, merge, provenance, partial)
@@ -198,7 +198,7 @@ def score(
         num_failed=counts.num_failed,
         num_flagged=counts.num_flagged,
         num_positive=counts.num_positive,
-        threshold=run.cutoff,
+        threshold=run.effective_threshold,
         threshold_chosen=run.threshold is not None,
     )
 
@@ -294,7 +294,7 @@ def _row(
     if scored is None:
         return cells
     cells["score"] = f"{scored.score:.6f}"
-    cells["predicted_label"] = str(int(scored.score >= run.cutoff))
+    cells["predicted_label"] = str(int(scored.score >= run.effective_threshold))
     if run.tta != "none":
         cells["spread"] = f"{scored.spread:.6f}"
     if run.calibration:

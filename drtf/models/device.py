@@ -74,7 +74,8 @@ def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:
         return bool(list_gpus()) and num_devices == 1 and can_compile()
     if requested and num_devices > 1:
         raise DrtfError(
-            f"train.jit_compile=true requires one device; got {num_devices}"
+            f"train.jit_compile=true requires one device, got {num_devices}; set "
+            "train.jit_compile=auto"
         )
     return bool(requested)
 
@@ -140,7 +141,7 @@ def list_gpus() -> list[tuple[str, tuple[int, int]]]:
 
 
 @contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
+def use_dtype_policy(name: str) -> Iterator[None]:
     """Use a Keras dtype policy for the layers that a block builds."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)

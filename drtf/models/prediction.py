@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Tta
-from drtf.data.pipeline import eval_dataset, record_errors
+from drtf.data.pipeline import eval_dataset, translate_record_errors
 from drtf.models.network import scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
@@ -139,7 +139,10 @@ def predict_split(
     """
     dataset = eval_dataset(shards, split=split, task=task, batch_size=batch_size)
     parts = []
-    with record_errors(), progress(f"Scoring split {split}", len(dataset)) as advance:
+    with (
+        translate_record_errors(),
+        progress(f"Scoring split {split}", len(dataset)) as advance,
+    ):
         for batch in dataset:
             parts.append(predict(batch["image"]).numpy()[batch["mask"].numpy()])
             advance("")

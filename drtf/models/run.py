@@ -166,7 +166,7 @@ class Run:
         return self.decision_rule.threshold if self.decision_rule else None
 
     @property
-    def cutoff(self) -> float:
+    def effective_threshold(self) -> float:
         """The score from which a photograph is positive; 0.5 without a threshold."""
         return self.threshold.value if self.threshold else 0.5
 

@@ -192,7 +192,7 @@ def _finish_epoch(
     trainer, epoch = context.trainer, status.position.epoch
     logs = {name: float(x) for name, x in trainer.get_metrics_result().items()}
     start = time.monotonic()
-    with trainer.averaged():
+    with trainer.use_averaged_weights():
         metrics = context.validation.measure(lambda: bool(signals))
         if metrics and not np.isfinite(metrics["loss"]):
             last = _last_position(context, status)

@@ -16,8 +16,8 @@ from drtf.data.pipeline import (
     count_examples,
     count_steps,
     eval_dataset,
-    record_errors,
     train_dataset,
+    translate_record_errors,
 )
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
@@ -28,8 +28,8 @@ from drtf.models.device import (
     choose_compiler,
     choose_precision,
     choose_strategy,
-    dtype_policy,
     training_versions,
+    use_dtype_policy,
 )
 from drtf.models.history import HISTORY_FIGURE
 from drtf.models.network import build_network, count_parameters
@@ -112,7 +112,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         with (
             lock_or_fail(lock),
             strategy.scope(),
-            record_errors(),
+            translate_record_errors(),
             catch_signals() as signals,
         ):
             return _train_locked(dataset, out, config, identity, train_prior, signals)
@@ -132,7 +132,7 @@ def _train_locked(
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     precision = identity["precision"]
-    with dtype_policy(precision):
+    with use_dtype_policy(precision):
         network = build_network(
             config.model,
             task=TASKS[config.train.task],
@@ -261,7 +261,7 @@ def build_context(
         return shards.index["id"].to_numpy()[rows].tolist()
 
     def save_float32() -> None:
-        with dtype_policy("float32"):
+        with use_dtype_policy("float32"):
             clone = build_network(
                 config.model,
                 task=TASKS[settings.task],
@@ -289,7 +289,7 @@ def build_context(
                 split=settings.validation_split,
                 task=settings.task,
                 batch_size=-(-settings.batch_size // num_devices),
-                on_corrupt=config.sampling.on_corrupt,
+                on_damaged=config.sampling.on_damaged,
                 num_parts=num_devices,
             )
         ),

@@ -23,7 +23,7 @@ from drtf.models.device import (
     choose_compiler,
     choose_precision,
     choose_strategy,
-    dtype_policy,
+    use_dtype_policy,
 )
 from drtf.models.losses import class_weights
 from drtf.models.network import build_network, count_parameters
@@ -151,7 +151,7 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
         )
     num_drawn = count_draws(counts["train"], config.sampling)
     precision = choose_precision(settings.precision)
-    with dtype_policy(precision):
+    with use_dtype_policy(precision):
         network = build_network(
             config.model,
             task=TASKS[settings.task],

@@ -242,7 +242,7 @@ class Trainer(keras.Model):
         return list({id(variable): variable for variable in variables}.values())
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def use_averaged_weights(self) -> Iterator[None]:
         """Give the network its averaged weights inside the block, if it has any."""
         if not self.averages:
             yield
