@@ -14,7 +14,7 @@ from .bench_train import train
 
 @click.group()
 def bench() -> None:
-    """Compare the speed and memory of drtf with its alternatives, in one run."""
+    """Benchmark drtf, in comparison with the usual alternatives."""
 
 
 for command in (convert, read, memory, augment, train, score, heatmaps, quality):

@@ -16,7 +16,7 @@ from .options import config_options, images_option
     type=click.IntRange(min=1),
     default=12,
     show_default=True,
-    help="Largest number of photographs, spread evenly over all.",
+    help="Maximum number of photographs, sampled evenly.",
 )
 @repeats_option(5)
 @json_option

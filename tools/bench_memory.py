@@ -29,7 +29,7 @@ from .options import shards_option
     type=click.IntRange(min=2),
     default=8,
     show_default=True,
-    help="How many times as large the second dataset is; its shards are links.",
+    help="Size of a second dataset, as a multiple of the first; its shards are links.",
 )
 @json_option
 def memory(

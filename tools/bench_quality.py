@@ -11,7 +11,7 @@ from .options import images_option, path_option
 
 
 @click.command()
-@images_option("Folder of photographs, or a .csv with a column path.")
+@images_option("Folder of photographs, or a CSV file with a `path` column.")
 @path_option(
     "--gradable",
     "CSV with the columns image and gradable (0 or 1), a clinician's assessment.",

@@ -11,7 +11,7 @@ from .options import LocalPath, config_options, images_option
 
 @click.command()
 @click.argument("run", type=LocalPath())
-@images_option("Folder of photographs, or a .csv with a column path.")
+@images_option("Folder of photographs, or a CSV file with a `path` column.")
 @click.option(
     "--photographs",
     "num_photographs",

@@ -68,7 +68,7 @@ class Percentage(click.ParamType):
     """
 )
 @images_option(
-    "Folder of photographs, local or s3://, or a .csv file with a column path.",
+    "Folder of photographs, local or s3://, or a CSV file with a `path` column.",
     required=False,
 )
 @labels_option

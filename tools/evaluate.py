@@ -47,9 +47,9 @@ def evaluate(
     """Evaluate the model in RUN on a split of a dataset.
 
     Without --config, RUN's own settings apply. The threshold is chosen on the
-    validation split. It is stored in RUN, where score uses it, if the dataset is RUN's
-    training dataset. For another dataset, --set evaluate.threshold=stored uses RUN's
-    own threshold. Writes metrics.json, predictions.csv, figures and report.html.
+    validation split. If RUN was trained on this dataset, the threshold is stored in
+    RUN, and score uses it. For another dataset, --set evaluate.threshold=stored uses
+    RUN's own threshold. Writes metrics.json, predictions.csv, figures and report.html.
     """
     from drtf.inference.evaluation import evaluate as run_evaluation
     from drtf.inference.evaluation_result import (

@@ -27,8 +27,9 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
     """Export the network in RUN to another runtime and compare it with Keras.
 
     The exported network takes uint8 RGB images of any size, cropped and equalized as in
-    RUN's config, and returns the score of one view. A JSON file next to it describes
-    preprocessing, views, threshold and calibration, and contains the comparison.
+    RUN's config, and returns the score without test-time augmentation. A JSON file next
+    to it describes preprocessing, views, threshold and calibration, and contains the
+    comparison.
     """
     from drtf.inference.export import export as run_export
 

@@ -9,7 +9,9 @@ from .options import images_option, labels_option, out_option
 
 @click.command()
 @click.argument("configs", nargs=-1, required=True, metavar="CONFIG...")
-@images_option("Folder of photographs, or s3://, or a .csv with a column path.")
+@images_option(
+    "Folder of photographs, local or s3://, or a CSV file with a `path` column."
+)
 @labels_option
 @out_option("Folder for datasets, runs and the table.")
 @click.option(
@@ -43,8 +45,8 @@ def sweep(
 
     A CONFIG is a preset or a TOML file. Each config is trained with several seeds and
     evaluated on one split; use val to search for the best of many. The files
-    results-SPLIT.csv, .md and .png in --out have each config's changes to the most
-    similar one above it, its ROC AUC, its training time and its memory. Run the same
+    results-SPLIT.csv, .md and .png in --out list how each config differs from the most
+    similar earlier one, its ROC AUC, its training time and its memory. Run the same
     command again to resume a sweep that was stopped.
     """
     from drtf.bench.sweep import COLUMNS, FIGURE_FILE, PAGE_FILE, list_rows
