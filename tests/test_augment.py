@@ -20,16 +20,7 @@ from drtf.data.augment import (
 )
 from drtf.data.resampling import affine_map, compose, resample
 
-NONE = AugmentConfig(
-    horizontal_flip=False,
-    vertical_flip=False,
-    max_degrees=0,
-    zoom=0,
-    shift=0,
-    brightness=0,
-    contrast=0,
-    saturation=0,
-)
+NONE = AugmentConfig(**dict.fromkeys(AugmentConfig.model_fields, 0))
 ALL = AugmentConfig(zoom=0.2, shift=0.1, brightness=0.1, contrast=0.2, saturation=0.2)
 CLASSES = np.array([0, 1, 1, 0, 1, 0])
 BY_CLASS = AugmentConfig(
@@ -257,6 +248,13 @@ def test_an_operation_that_is_off_changes_no_draws_of_the_others(setting):
     assert len(received) == len(every) - 1
     for name, draws in received.items():
         assert (draws == every[name]).all()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_each_operation_is_in_the_configs_of_these_tests(operation):
+    assert operation.name in GOLDEN_DRAWS
+    for config in (ALL, BY_CLASS):
+        assert np.any(getattr(config, operation.setting))
 
 
 def test_names_of_operations_are_unique_and_settings_are_all_used():

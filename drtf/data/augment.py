@@ -51,7 +51,9 @@ class Color:
         setting: The key of its bound in the `augment` section. It does nothing where
             the bound is 0.
         change: Takes images, floating [B, H, W, 3], draws, float32 [B, num_draws] in
-            [0, 1), and the bound, a scalar or [B]. Returns images.
+            [0, 1), and the bound, a scalar or [B]. Returns images. Images are clipped
+            to [0, 1] only after the last operation, so earlier ones can leave values
+            outside.
         num_draws: Draws that it needs for each image.
     """
 
