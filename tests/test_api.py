@@ -1,5 +1,6 @@
 """The public API: what `import drtf` offers, used as in a notebook."""
 
+import shutil
 import subprocess
 import sys
 
@@ -111,3 +112,17 @@ def test_a_notebook_shows_progress_and_results(photographs, tmp_path):
     assert "roc_auc" in evaluation[0]
     assert "scores.csv" in scores[0]
     assert maps[0].count("<img") >= 3
+
+
+def test_build_shards_takes_class_folders_without_labels(photographs, tmp_path):
+    for folder, name in (("No_DR", "0_left"), ("Moderate", "1_left")):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        shutil.copy(
+            photographs / "images" / f"{name}.png", tmp_path / "images" / folder
+        )
+    settings = ["split.val_size=0", "split.test_size=0", "build.num_workers=1"]
+    config = drtf.load_config("demo", settings)
+    out = tmp_path / "dataset"
+    report = drtf.build_shards(tmp_path / "images", None, out, config=config)
+    counts = report.manifest.num_records["train"]
+    assert counts == {"0": 1, "1": 0, "2": 1, "3": 0, "4": 0}
