@@ -238,7 +238,7 @@ def plot_grid(
             )
     if colormap:
         bar = ScalarMappable(cmap=colormap)
-        label = "Heat (fraction of each map's maximum)"
+        label = "Heat (fraction of maximum)"
         figure.colorbar(bar, ax=grid, fraction=0.03, pad=0.01, shrink=0.6, label=label)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)

@@ -185,7 +185,7 @@ def test_features_are_those_of_keras_with_its_preprocessing(name):
     expected.set_weights(features.get_weights())
     outputs = features(images).numpy()
     assert outputs.std() > 1e-3
-    scale = np.abs(outputs).max()
+    scale = float(np.abs(outputs).max())
     pixels = application.preprocess(images * 255)
     assert expected(pixels).numpy() == pytest.approx(outputs, abs=1e-4 * scale)
 

@@ -98,7 +98,12 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         prefix = f"{source.name}/" if source.name else ""
         table = matches.table[["id", "grade", "patient", "path"]].assign(
             source=source.name,
-            photograph=matches.table["path"].map(labelled.photographs),
+            # Not by Series.map: pandas 3 refuses keys that are not UTF-8.
+            photograph=pd.Series(
+                [labelled.photographs[path] for path in matches.table["path"]],
+                index=matches.table.index,
+                dtype=object,
+            ),
         )
         table["id"] = prefix + table["id"]
         table["patient"] = prefix + table["patient"]
