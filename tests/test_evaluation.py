@@ -204,7 +204,7 @@ def test_views_gain_is_the_difference_in_roc_auc(run, shards, config, tmp_path):
     info = json.loads((run / "run.json").read_text())
     info["model_sha256"] = hash_file(run / "model.keras")
     (run / "run.json").write_text(json.dumps(info))
-    (run / "decision_rule.json").unlink()
+    (run / "decision_rule.json").unlink(missing_ok=True)
     found = {}
     for tta in ("none", "flips5"):
         settings = config.evaluate.model_copy(update={"tta": tta})

@@ -91,14 +91,14 @@ def bench_score(
             prepared = prepare_photographs(
                 run, photographs, num_workers=config.score.num_workers
             )
-            rates["preparing"].append(_measure(prepared, skip=num_photographs // 2))
+            rates["preparing"].append(_rate(prepared, skip=num_photographs // 2))
             advance("preparing")
             rates["predicting"].append(
-                _measure_predicting(run, batch_size, num_photographs)
+                _predicting_rate(run, batch_size, num_photographs)
             )
             advance("predicting")
             scored = score_photographs(run, photographs, config=config.score)
-            rates["scoring"].append(_measure(scored, skip=num_photographs // 2))
+            rates["scoring"].append(_rate(scored, skip=num_photographs // 2))
             advance("scoring")
     return ScoreRates(num_photographs, run.tta, **rates)
 
@@ -114,10 +114,11 @@ def _pin_to_cores(cores: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _measure(results: Iterable[object], *, skip: int) -> float:
-    """Return results per second, without the first ones.
+def _rate(results: Iterable[object], *, skip: int) -> float:
+    """Consume results, and return how many per second came after the first `skip`.
 
-    At first the worker processes start, and they get ahead while the network compiles.
+    The first ones are slow while the workers start, and then fast, because the workers
+    got ahead while the network was compiled.
     """
     remaining = iter(results)
     for _ in itertools.islice(remaining, skip):
@@ -127,7 +128,7 @@ def _measure(results: Iterable[object], *, skip: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _measure_predicting(run: Run, batch_size: int, count: int) -> float:
+def _predicting_rate(run: Run, batch_size: int, count: int) -> float:
     """Return photographs per second of the network, with batches of zeros."""
     size = run.info.image_size
     pixels = np.zeros((batch_size, size, size, 3), np.uint8)

@@ -143,7 +143,7 @@ def _evaluate_split(
         scores = score(split)
     else:
         validation_split = run.config.train.validation_split
-        _check_split(dataset, validation_split)
+        _check_has_split(dataset, validation_split)
         validation = score(validation_split)
         scores = validation if split == validation_split else score(split)
         rule = fit_decision_rule(run, validation, config)
@@ -184,7 +184,8 @@ def _evaluate_split(
     return result, predictions
 
 
-def _check_split(dataset: ShardDataset, validation_split: str) -> None:
+def _check_has_split(dataset: ShardDataset, validation_split: str) -> None:
+    """Check that a dataset has the split to choose a threshold on."""
     if validation_split not in dataset.manifest.num_records:
         raise DrtfError(
             f"{dataset.folder} has no split {validation_split!r} to choose a threshold "

@@ -33,8 +33,8 @@ def choose_threshold(
     candidates = np.concatenate(
         [candidates[:1], (candidates[1:] + candidates[:-1]) / 2, [1.0]]
     )
-    sensitivity = _fraction_from(y_score[y_true == 1], candidates)
-    specificity = 1 - _fraction_from(y_score[y_true == 0], candidates)
+    sensitivity = _fraction_at_or_above(y_score[y_true == 1], candidates)
+    specificity = 1 - _fraction_at_or_above(y_score[y_true == 0], candidates)
     if match := re.fullmatch(r"(sensitivity|specificity)>=(.*)", rule):
         bound = float(match[2]) - TOLERANCE
         if match[1] == "sensitivity":
@@ -44,7 +44,7 @@ def choose_threshold(
     return float(candidates[np.argmax(sensitivity + specificity)])
 
 
-def _fraction_from(y_score: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def _fraction_at_or_above(y_score: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Return the fraction of scores at or above each threshold."""
     below = np.searchsorted(np.sort(y_score), thresholds, side="left")
     return 1 - below / len(y_score)

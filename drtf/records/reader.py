@@ -162,7 +162,11 @@ class ShardDataset:
         self._read(rows, out.reshape(-1), num_threads=self._num_threads)
 
     def _read(self, rows: np.ndarray, out: np.ndarray, *, num_threads: int) -> None:
-        """Read images back to back into `out`, uint8 [sum of image lengths]."""
+        """Read images into `out`, uint8 [sum of lengths], one directly after another.
+
+        Raises:
+            DamagedRecordError: At the first damaged record.
+        """
         num_intact = read_frames(
             self._frames, rows, out, num_threads, self._verify_checksums
         )
