@@ -40,7 +40,7 @@ class PhotographRef:
     @property
     def id(self) -> str:
         """The file's name without its extension."""
-        return strip_suffix(PurePosixPath(self.path).name)
+        return photograph_id(self.path)
 
     @property
     def is_remote(self) -> bool:
@@ -179,6 +179,11 @@ def prefetch_photographs(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def photograph_id(path: str) -> str:
+    """Return the id of the photograph at a path: its name without the extension."""
+    return strip_suffix(PurePosixPath(path).name)
 
 
 def strip_suffix(name: str) -> str:

@@ -8,7 +8,7 @@ import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Self, TypeVar
 
 from pyarrow import csv as arrow_csv
@@ -16,7 +16,7 @@ from pyarrow import float64, int8, parquet, string
 from pyarrow.compute import replace_substring_regex
 
 from drtf.config import ScoreConfig
-from drtf.data.photographs import strip_suffix
+from drtf.data.photographs import photograph_id
 from drtf.errors import DrtfError
 from drtf.files import ESCAPED_FORMULA, escape_formula
 from drtf.models.run import Run
@@ -91,11 +91,6 @@ def row_provenance(run: Run, config: ScoreConfig) -> Provenance:
         "model": run.info.model_sha256[:HASH_LENGTH],
         "settings": digest[:HASH_LENGTH],
     }
-
-
-def photograph_id(path: str) -> str:
-    """Return the file name of a photograph without its extension."""
-    return strip_suffix(PurePosixPath(path).name)
 
 
 def check_unique_ids(paths: Iterable[str]) -> None:

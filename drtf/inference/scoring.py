@@ -17,6 +17,7 @@ from drtf.config import ScoreConfig
 from drtf.data.photographs import (
     PhotographRef,
     list_photographs,
+    photograph_id,
     prefetch_photographs,
 )
 from drtf.data.prepare import (
@@ -43,7 +44,6 @@ from drtf.inference.score_table import (
     encode_row,
     merge_parts,
     part_path,
-    photograph_id,
     row_provenance,
     slice_part,
     write_kaggle,
