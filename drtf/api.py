@@ -102,7 +102,7 @@ def open_dataset(folder: AnyPath) -> ShardDataset:
 
 
 def train(
-    dataset: ShardDataset | AnyPath,
+    shards: ShardDataset | AnyPath,
     out: AnyPath,
     *,
     config: AnyConfig = "",
@@ -111,7 +111,7 @@ def train(
     """Train a network on a dataset.
 
     Args:
-        dataset: The dataset, or its folder.
+        shards: The dataset, or its folder.
         out: Run folder to write.
         config: Its sections `sampling`, `augment`, `model` and `train` are used.
         resume: Continue a stopped training in `out`, if there is one.
@@ -123,7 +123,7 @@ def train(
         DrtfError: If `out` exists, the dataset does not fit, or the loss becomes
             non-finite.
     """
-    folder = _dataset_folder(dataset)
+    folder = _dataset_folder(shards)
     train_run(folder, out=Path(out), config=_config(config), resume=resume)
     return load_run_folder(Path(out))
 
@@ -139,7 +139,7 @@ def load_run(folder: AnyPath) -> Run:
 
 def save_run(
     model: keras.Model,
-    dataset: ShardDataset | AnyPath,
+    shards: ShardDataset | AnyPath,
     out: AnyPath,
     *,
     task: TaskName = "binary",
@@ -151,7 +151,7 @@ def save_run(
     Args:
         model: A Functional or Sequential model from RGB images [B, S, S, 3] to one
             logit or probability per image, or to one per grade.
-        dataset: The dataset that it was trained on, or its folder.
+        shards: The dataset that it was trained on, or its folder.
         out: Run folder to write.
         task: What it predicts: `binary`, `referable` or `grades`.
         takes_unit_range: True if it takes floats in [0, 1], False if it takes pixels in
@@ -164,10 +164,10 @@ def save_run(
     Raises:
         DrtfError: If `out` exists, or the model does not fit the dataset or the task.
     """
-    with _opened(dataset) as shards:
+    with _opened(shards) as opened:
         save_own_model(
             model,
-            shards,
+            opened,
             Path(out),
             task=task,
             takes_unit_range=takes_unit_range,
@@ -178,7 +178,7 @@ def save_run(
 
 def evaluate(
     run: Run | AnyPath,
-    dataset: ShardDataset | AnyPath,
+    shards: ShardDataset | AnyPath,
     out: AnyPath,
     *,
     split: str = "test",
@@ -190,7 +190,7 @@ def evaluate(
 
     Args:
         run: The run, or its folder.
-        dataset: The dataset, or its folder.
+        shards: The dataset, or its folder.
         out: Folder to write.
         split: The split to evaluate.
         config: Its sections `evaluate` and `gradcam` are used; by default the run's.
@@ -208,7 +208,7 @@ def evaluate(
     settings = _run_config(folder, config)
     return evaluate_run(
         folder,
-        _dataset_folder(dataset),
+        _dataset_folder(shards),
         split=split,
         out=Path(out),
         config=settings.evaluate,
@@ -258,7 +258,7 @@ def explain(
     out: AnyPath,
     *,
     images: AnyPath | None = None,
-    dataset: ShardDataset | AnyPath | None = None,
+    shards: ShardDataset | AnyPath | None = None,
     split: str = "test",
     config: AnyConfig = "",
     overwrite: bool = False,
@@ -269,7 +269,7 @@ def explain(
         run: The run, or its folder.
         out: Folder to write.
         images: Folder of photographs, or a CSV that lists them; or
-        dataset: The dataset, or its folder.
+        shards: The dataset, or its folder.
         split: Split of the dataset.
         config: Its sections `gradcam` and `score` are used; by default the run's.
         overwrite: Whether earlier figures in `out` may be replaced.
@@ -278,12 +278,12 @@ def explain(
         The figures. A notebook shows them.
 
     Raises:
-        DrtfError: If neither or both of `images` and `dataset` are given, or nothing
+        DrtfError: If neither or both of `images` and `shards` are given, or nothing
             can be drawn.
     """
-    if (images is None) == (dataset is None):
+    if (images is None) == (shards is None):
         given = "neither" if images is None else "both"
-        raise DrtfError(f"explain requires either images or dataset; got {given}")
+        raise DrtfError(f"explain requires either images or shards; got {given}")
     folder = _run_folder(run)
     settings = _run_config(folder, config)
     return gradcam(
@@ -291,7 +291,7 @@ def explain(
         out=Path(out),
         config=settings.gradcam,
         score=settings.score,
-        shards=None if dataset is None else _dataset_folder(dataset),
+        shards=None if shards is None else _dataset_folder(shards),
         split=split,
         images=None if images is None else _any_path(images),
         overwrite=overwrite,
@@ -306,12 +306,12 @@ def _local(folder: AnyPath) -> Path:
     return fetch_dataset(str(folder)) if is_remote(folder) else Path(folder)
 
 
-def _dataset_folder(dataset: ShardDataset | AnyPath) -> Path:
-    return dataset.folder if isinstance(dataset, ShardDataset) else _local(dataset)
+def _dataset_folder(shards: ShardDataset | AnyPath) -> Path:
+    return shards.folder if isinstance(shards, ShardDataset) else _local(shards)
 
 
-def _opened(dataset: ShardDataset | AnyPath) -> ShardDataset:
-    return ShardDataset(_dataset_folder(dataset))
+def _opened(shards: ShardDataset | AnyPath) -> ShardDataset:
+    return ShardDataset(_dataset_folder(shards))
 
 
 def _run_folder(run: Run | AnyPath) -> Path:

@@ -36,8 +36,8 @@ def test_importing_drtf_does_not_load_tensorflow():
 
 
 def test_explain_requires_images_or_a_dataset(run_folder, shards, tmp_path):
-    for given in ({}, {"images": tmp_path, "dataset": shards}):
-        with raises_naming(DrtfError, "images", "dataset"):
+    for given in ({}, {"images": tmp_path, "shards": shards}):
+        with raises_naming(DrtfError, "images", "shards"):
             drtf.explain(run_folder, tmp_path / "out", **given)
 
 
@@ -67,7 +67,7 @@ run
 """,
     'drtf.evaluate(run, dataset, "evaluation", config=config)',
     'drtf.score(run, "{photographs}/images", "scores.csv")',
-    'drtf.explain(run, "heatmaps", dataset=dataset)',
+    'drtf.explain(run, "heatmaps", shards=dataset)',
 )
 SETTINGS = [
     "images.size=32",

@@ -267,8 +267,8 @@ def run_reader(
     return json.loads(lines[-1])
 
 
-def _check_free_space(dataset: ShardDataset, work: Path) -> None:
-    needed = NUM_FORMATS * dataset.manifest.size_bytes
+def _check_free_space(shards: ShardDataset, work: Path) -> None:
+    needed = NUM_FORMATS * shards.manifest.size_bytes
     free = shutil.disk_usage(work).free
     if free < needed:
         raise DrtfError(
@@ -278,11 +278,11 @@ def _check_free_space(dataset: ShardDataset, work: Path) -> None:
         )
 
 
-def _export_arrays(dataset: ShardDataset, work: Path) -> None:
+def _export_arrays(shards: ShardDataset, work: Path) -> None:
     """Write the train split as plain arrays, which the other readers convert."""
-    rows = dataset.split_rows("train")
+    rows = shards.split_rows("train")
     with (work / IMAGES_FILE).open("wb") as file:
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[start : start + CHUNK_ROWS]
-            file.write(read_batch(dataset, chunk).tobytes())
-    (dataset.grades[rows] > 0).astype(np.int64).tofile(work / LABELS_FILE)
+            file.write(read_batch(shards, chunk).tobytes())
+    (shards.grades[rows] > 0).astype(np.int64).tofile(work / LABELS_FILE)

@@ -119,25 +119,25 @@ def _select_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def _read_pictures(dataset: ShardDataset, rows: np.ndarray) -> list[Picture]:
-    names = dataset.index["id"].to_numpy()[rows]
-    return list(zip(names, read_batch(dataset, rows), strict=True))
+def _read_pictures(shards: ShardDataset, rows: np.ndarray) -> list[Picture]:
+    names = shards.index["id"].to_numpy()[rows]
+    return list(zip(names, read_batch(shards, rows), strict=True))
 
 
 def _augment_pictures(
-    dataset: ShardDataset,
+    shards: ShardDataset,
     grade: int,
     config: AugmentConfig,
     task: TaskName,
     num_copies: int,
 ) -> tuple[str, list[Picture]]:
     """Return the first photograph of a grade, followed by augmented copies of it."""
-    row = np.flatnonzero(dataset.grades == grade)[:1]
-    image = read_batch(dataset, row)
+    row = np.flatnonzero(shards.grades == grade)[:1]
+    image = read_batch(shards, row)
     seeds = np.stack([np.full(num_copies, grade), np.arange(num_copies)], axis=1)
     copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_copies, axis=0)
     classes = TASKS[task].classes(np.full(num_copies, grade))
     augmented = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
     pixels = tf.cast(tf.round(augmented * 255), tf.uint8).numpy()
-    name = str(dataset.index["id"][row[0]])
+    name = str(shards.index["id"][row[0]])
     return f"Grade {grade}", [(name, image[0]), *(("", picture) for picture in pixels)]

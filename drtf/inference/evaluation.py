@@ -112,7 +112,7 @@ def evaluate(
             predictions,
             result,
             history=history,
-            dataset=dataset,
+            shards=dataset,
             gradcam=gradcam,
         )
     save_predictions(out, predictions)
@@ -124,7 +124,7 @@ def evaluate(
 
 def _evaluate_split(
     run: Run,
-    dataset: ShardDataset,
+    shards: ShardDataset,
     split: str,
     config: EvaluateConfig,
     *,
@@ -135,7 +135,7 @@ def _evaluate_split(
     batch_size = photographs_per_batch(config.batch_size, config.tta)
     predict = build_predictor(run.network, config.tta)
     score = functools.partial(
-        score_split, run, dataset, predict=predict, batch_size=batch_size
+        score_split, run, shards, predict=predict, batch_size=batch_size
     )
     validation = None
     if config.threshold == "stored":
@@ -143,7 +143,7 @@ def _evaluate_split(
         scores = score(split)
     else:
         validation_split = run.config.train.validation_split
-        _check_has_split(dataset, validation_split)
+        _check_has_split(shards, validation_split)
         validation = score(validation_split)
         scores = validation if split == validation_split else score(split)
         rule = fit_decision_rule(run, validation, config)
@@ -184,11 +184,11 @@ def _evaluate_split(
     return result, predictions
 
 
-def _check_has_split(dataset: ShardDataset, validation_split: str) -> None:
+def _check_has_split(shards: ShardDataset, validation_split: str) -> None:
     """Check that a dataset has the split to choose a threshold on."""
-    if validation_split not in dataset.manifest.num_records:
+    if validation_split not in shards.manifest.num_records:
         raise DrtfError(
-            f"{dataset.folder} has no split {validation_split!r} to choose a threshold "
+            f"{shards.folder} has no split {validation_split!r} to choose a threshold "
             "on: use the threshold of the run with --set evaluate.threshold=stored"
         )
 

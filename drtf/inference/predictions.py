@@ -17,13 +17,13 @@ PHOTOGRAPH_COLUMNS = ["id", "patient", "grade"]
 
 
 def score_split(
-    run: Run, dataset: ShardDataset, split: str, *, predict: Predict, batch_size: int
+    run: Run, shards: ShardDataset, split: str, *, predict: Predict, batch_size: int
 ) -> pd.DataFrame:
     """Score each photograph of a split.
 
     Args:
         run: The run to score with.
-        dataset: An open dataset.
+        shards: An open dataset.
         split: The split to score.
         predict: From `build_predictor`.
         batch_size: Number of photographs per batch.
@@ -35,11 +35,11 @@ def score_split(
         `predicted_grade`.
     """
     task = run.task
-    labels = binary_labels(dataset, split, task.name)
+    labels = binary_labels(shards, split, task.name)
     by_view = predict_split(
-        predict, dataset, split=split, task=task.name, batch_size=batch_size
+        predict, shards, split=split, task=task.name, batch_size=batch_size
     )  # [n, V, C]
-    table = dataset.index.loc[dataset.split_rows(split), PHOTOGRAPH_COLUMNS]
+    table = shards.index.loc[shards.split_rows(split), PHOTOGRAPH_COLUMNS]
     table = table.reset_index(drop=True)
     table["label"] = labels
     probabilities = by_view.mean(axis=1)

@@ -129,7 +129,7 @@ def write_report(
     result: EvaluationResult,
     *,
     history: Sequence[dict[str, float]],
-    dataset: ShardDataset,
+    shards: ShardDataset,
     gradcam: GradcamConfig,
 ) -> None:
     """Draw the figures of an evaluation and write report.html.
@@ -140,7 +140,7 @@ def write_report(
         predictions: The predictions for the split, in the order of the index.
         result: The result of the evaluation.
         history: What each epoch of the training measured; empty if there is none.
-        dataset: The evaluated dataset, open.
+        shards: The evaluated dataset, open.
         gradcam: How to explain the worst mistakes.
     """
     for name in (GRADES_FIGURE, MISTAKES_FIGURE):  # may be left by an earlier report
@@ -170,14 +170,14 @@ def write_report(
         title = "Other thresholds chosen on the validation split"
         rows = operating_point_rows(result)
         sections.append(page.format_table(title, POINT_COLUMNS, rows))
-    sections.append(_mistakes_section(out, run, predictions, result, dataset, gradcam))
+    sections.append(_mistakes_section(out, run, predictions, result, shards, gradcam))
     if history:
         figures.plot_history(out / HISTORY_FIGURE, history)
         sections.append(
             page.format_figures("Learning curves", [out / HISTORY_FIGURE], wide=True)
         )
     sections += [
-        page.format_facts("Model and data", _facts(run, result, dataset)),
+        page.format_facts("Model and data", _facts(run, result, shards)),
         page.format_text("Limitations", *LIMITS),
         page.format_details("Training settings", dump_config(run.config)),
     ]
@@ -262,7 +262,7 @@ def _mistakes_section(
     run: Run,
     predictions: pd.DataFrame,
     result: EvaluationResult,
-    dataset: ShardDataset,
+    shards: ShardDataset,
     config: GradcamConfig,
 ) -> str:
     """Plot the worst mistakes with their heat maps and return the section."""
@@ -277,7 +277,7 @@ def _mistakes_section(
         f"{positive}, lowest scores": order[(wrong & (y_true == 1))[order]],
         f"{negative}, highest scores": order[(wrong & (y_true == 0))[order]][::-1],
     }
-    rows = dataset.split_rows(result.split)
+    rows = shards.split_rows(result.split)
     grid: list[figures.Row] = []
     for title, mistakes in kinds.items():
         mistakes = mistakes[:NUM_MISTAKES]
@@ -285,7 +285,7 @@ def _mistakes_section(
             continue
         plain: list[figures.Picture] = []
         overlaid: list[figures.Picture] = []
-        images = read_batch(dataset, rows[mistakes])
+        images = read_batch(shards, rows[mistakes])
         maps = compute_maps(
             run.network,
             images,
@@ -311,8 +311,8 @@ def _mistakes_section(
     return page.format_text(heading, text) + figure
 
 
-def _facts(run: Run, result: EvaluationResult, dataset: ShardDataset) -> dict[str, str]:
-    split, manifest = run.config.split, dataset.manifest
+def _facts(run: Run, result: EvaluationResult, shards: ShardDataset) -> dict[str, str]:
+    split, manifest = run.config.split, shards.manifest
     facts = {
         "Evaluated photographs": f"{result.num_photographs:,} photographs of "
         f"{result.num_patients:,} patients, split {result.split} of {manifest.name}",
