@@ -228,7 +228,7 @@ def score(
 ) -> ScoreReport:
     """Score every photograph of a folder, one row each.
 
-    The same call resumes a scoring that was stopped.
+    The same call resumes if scoring was stopped.
 
     Args:
         run: The run, or its folder.

@@ -178,7 +178,7 @@ def _retry_separately(
     initializer: Callable[[], None],
     on_crash: Callable[[Item], Result] | None,
 ) -> Result:
-    """Retry one item of a chunk that crashed its process, in a process of its own."""
+    """Retry one item of a chunk that crashed its process, in a separate process."""
     with _start_pool(1, initializer) as pool:
         try:
             (result,) = _submit(pool, function, [item]).result()

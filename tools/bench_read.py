@@ -50,7 +50,7 @@ def read(
 ) -> None:
     """Measure how fast drtf and other readers yield shuffled, balanced batches.
 
-    Each reader runs in a process of its own, with its files in the page cache. The
+    Each reader runs in a separate process, with its files in the page cache. The
     readers of other libraries are in benchmarks/readers of the source checkout; a
     library that is not installed is reported in its row. The extra "bench" installs
     those that work with TensorFlow in one environment. The built datasets and the other

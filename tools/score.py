@@ -114,7 +114,7 @@ def score(
         f"{report.table}: {report.num_scored:,} photographs scored, "
         f"{report.num_positive:,} of them positive (threshold "
         f"{report.threshold:.4f}), {report.num_failed:,} without a score, "
-        f"{report.num_flagged:,} flagged as possibly ungradable"
+        f"{report.num_flagged:,} may be ungradable"
     )
     if not report.threshold_chosen:
         click.echo(

@@ -166,7 +166,7 @@ def bench_read(
     num_repeats: int,
     pythons: Mapping[str, str],
 ) -> ReadBench:
-    """Measure each method in a process of its own, alternating in each repetition.
+    """Measure each method in a separate process, alternating in each repetition.
 
     Args:
         shards: A dataset; its train split is read. Raw images are compared with all

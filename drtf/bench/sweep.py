@@ -49,9 +49,9 @@ class Result:
         nearest: The most similar earlier config; empty for the first one.
         changes: Settings that differ from it, in the form that `--set` takes.
         task: Task of the training.
-        seeds: Seeds of the trainings.
-        validation: The best epoch's value of the monitored metric, for each training.
-        roc_auc: Mean ROC AUC over the trainings on the evaluated split, by the lowest
+        seeds: Seeds of the training runs.
+        validation: The best epoch's value of the monitored metric, for each run.
+        roc_auc: Mean ROC AUC over the runs on the evaluated split, by the lowest
             grade that counts as positive, for every task. NaN if all or no photographs
             are positive.
         difference: Difference of the mean ROC AUC from the first config's. Empty for
@@ -74,7 +74,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of all trainings of a config for the photographs of a split.
+    """The predictions of all training runs of a config for the photographs of a split.
 
     Attributes:
         photographs: Ids, patients and grades, one row per photograph.
@@ -87,7 +87,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Trainings:
-    """All trainings of a config.
+    """All training runs of a config.
 
     Attributes:
         infos: Information about each run.
@@ -116,7 +116,7 @@ def sweep(
         configs: Names and configs, in the order of the table.
         sources: The photographs and their labels.
         out: Folder for datasets, runs, and `results-SPLIT.csv`, `.md` and `.png`.
-        num_seeds: Number of trainings of each config. Their seeds count up from the
+        num_seeds: Number of training runs of each config. Their seeds count up from the
             config's own.
         split: Split to evaluate on. A search for the best config must not use `test`.
 
@@ -218,7 +218,7 @@ def describe_changes(result: Result) -> str:
 
 
 def _format_validation(result: Result) -> str:
-    """Format the mean over the trainings, and the range if there are several."""
+    """Format the mean over the training runs, and the range if there are several."""
     values = result.validation
     spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{spread}"

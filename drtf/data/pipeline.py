@@ -111,7 +111,7 @@ def train_dataset(
     Raises:
         ValueError: If an epoch has no such step, or a batch no such part.
         RecordError: At a damaged record, while batches are read. TensorFlow wraps it in
-            an error of its own; see `translate_record_errors`.
+            an error; see `translate_record_errors`.
     """
     if batch_size < 1 or not parts or not 0 <= min(parts) <= max(parts) < num_parts:
         raise ValueError(

@@ -110,7 +110,7 @@ class ScoreReport:
         facts = {
             "Scored": f"{self.num_scored:,} photographs",
             "Failed": f"{self.num_failed:,}",
-            "Flagged as hardly gradable": f"{self.num_flagged:,}",
+            "May be ungradable": f"{self.num_flagged:,}",
             "Positive": f"{self.num_positive:,}",
             "Threshold": f"{self.threshold:.4f}{chosen}",
             "Table": str(self.table),

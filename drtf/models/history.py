@@ -1,4 +1,4 @@
-"""The history of a training: what each epoch measured."""
+"""The history of a training run: what each epoch measured."""
 
 import csv
 import io

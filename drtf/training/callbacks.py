@@ -1,4 +1,4 @@
-"""Callbacks of a training, in addition to Keras's own."""
+"""Callbacks of a training run, in addition to Keras's own."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""Checkpoints: the complete state of a training after a step, written atomically."""
+"""Checkpoints: the complete state of training after a step, written atomically."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""The identity of a training: the settings and data that shape its weights."""
+"""The identity of a training run: the settings and data that shape its weights."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from drtf.models.run import RUN_FORMAT_VERSION
 IDENTITY_FILE = "identity.json"
 # Sections that shape the weights, given the dataset.
 SECTIONS = ("sampling", "augment", "model", "train")
-# Settings of `train` that may change when a training resumes. They do not affect the
+# Settings of `train` that may change when training resumes. They do not affect the
 # weights, or the identity holds the value that they were resolved to.
 CHANGEABLE_SETTINGS = {
     "checkpoint_minutes",
@@ -27,7 +27,7 @@ CHANGEABLE_SETTINGS = {
 def training_identity(
     config: Config, *, precision: str, num_devices: int, dataset_sha256: str
 ) -> dict[str, Any]:
-    """Return everything that shapes the weights of a training, by name.
+    """Return everything that shapes the weights of a training run, by name.
 
     Args:
         config: Its sections `sampling`, `augment`, `model` and `train` are used.

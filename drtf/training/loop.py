@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class TrainingStatus:
-    """How far a training is. A checkpoint holds it.
+    """How far a training run is. A checkpoint holds it.
 
     Attributes:
         position: Of the next batch.
@@ -68,7 +68,7 @@ class TrainingStatus:
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """The parts of a training, which stay the same from its first to its last step.
+    """The parts of a training run, which stay the same from its first to its last step.
 
     Attributes:
         trainer: Holds the network and trains it.
@@ -270,7 +270,7 @@ def _raise_non_finite(
 
 
 def save_training(context: TrainingContext, status: TrainingStatus) -> Path:
-    """Save a checkpoint of a training and return its path.
+    """Save a checkpoint of a training run and return its path.
 
     Raises:
         DrtfError: If the file cannot be written, or weights are non-finite. Earlier
@@ -319,7 +319,7 @@ def _last_position(context: TrainingContext, status: TrainingStatus) -> StreamPo
 def restore_training(
     context: TrainingContext, checkpoint: Checkpoint
 ) -> TrainingStatus:
-    """Load a checkpoint into the parts of a training and into its run folder.
+    """Load a checkpoint into the parts of a training run and into its run folder.
 
     Raises:
         RunError: If the checkpoint is of another network or optimizer.

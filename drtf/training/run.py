@@ -107,7 +107,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
             dataset, sampling=config.sampling, train=config.train
         )
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Next to the folder, because a training that fails to start leaves no folder.
+        # Next to the folder: a training run that fails to start leaves no folder.
         lock = out.with_name(f".{out.name}.lock")
         with (
             lock_or_fail(lock),
@@ -176,7 +176,7 @@ def _train_locked(
 
 
 def _check_out(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
-    """Check that a training with this identity may write to a folder.
+    """Check that a training run with this identity may write to a folder.
 
     Raises:
         DrtfError: If the folder has other files, another training, or an unfinished
@@ -191,7 +191,7 @@ def _check_out(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     elif resume:
         check_identity(out, identity)
     else:
-        # A training that failed before its first checkpoint may start again.
+        # A training run that failed before its first checkpoint may start again.
         check_absent(out / INFO_FILE)
         if list_checkpoints(out):
             raise DrtfError(
@@ -221,7 +221,7 @@ def _exhaustion_error(
 def build_context(
     network: keras.Model, shards: ShardDataset, *, config: Config, out: Path
 ) -> TrainingContext:
-    """Build the parts of a training, in the scope of its strategy.
+    """Build the parts of a training run, in the scope of its strategy.
 
     Args:
         network: Untrained, from `build_network`.

@@ -1,4 +1,4 @@
-"""The plan of a training: its steps, parameters and memory, before it starts."""
+"""The plan of a training run: its steps, parameters and memory, before it starts."""
 
 import logging
 import math
@@ -39,7 +39,7 @@ NUM_SLOTS = {"adam": 2, "adamw": 2, "sgd": 1}
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """The steps, parameters and memory of a training.
+    """The steps, parameters and memory of a training run.
 
     Attributes:
         image_size: In px.
@@ -119,7 +119,7 @@ def positive_prior(
 
 
 def plan_training(shards: Path, *, config: Config) -> TrainPlan:
-    """Plan a training without running a step.
+    """Plan a training run without running a step.
 
     Args:
         shards: The dataset's folder.

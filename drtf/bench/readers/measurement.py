@@ -1,4 +1,4 @@
-"""Measure how fast a reader yields batches, in a process of its own.
+"""Measure how fast a reader yields batches, in a separate process.
 
 It also runs in environments that have neither drtf nor TensorFlow, so it uses only the
 standard library.
