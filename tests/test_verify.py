@@ -257,3 +257,56 @@ def test_a_folder_without_a_manifest_cannot_be_checked(copy):
     (copy / MANIFEST_FILE).unlink()
     with raises_naming(RecordError, copy, MANIFEST_FILE, "drtf build-shards"):
         find_faults(copy)
+
+
+def reseal(folder, **update):
+    """Save the manifest with the hashes that the files have now."""
+    manifest = load_manifest(folder)
+    shards = tuple(
+        shard.model_copy(
+            update={
+                "sha256": hash_file(folder / shard.file),
+                "size_bytes": (folder / shard.file).stat().st_size,
+            }
+        )
+        for shard in manifest.shards
+    )
+    files = {file: hash_file(folder / file) for file in manifest.files}
+    save_manifest(
+        folder, manifest.model_copy(update={"shards": shards, "files": files, **update})
+    )
+
+
+def test_bytes_after_the_last_record_are_found_in_a_sealed_shard(copy):
+    path = first_shard(copy)
+    path.write_bytes(path.read_bytes() + b"12345")
+    reseal(copy)
+    (fault,) = find_faults(copy)
+    assert (fault.file, fault.record) == (path.name, -1)
+    assert_names(fault.problem, 5)
+
+
+@pytest.mark.parametrize("column", ["split", "offset", "id", "grade"])
+def test_empty_cells_in_a_sealed_index_are_found(copy, column):
+    table = pq.read_table(copy / INDEX_FILE)
+    number = table.column_names.index(column)
+    cells = [None, *table[column].to_pylist()[1:]]
+    cells = pa.array(cells, type=table.schema.field(number).type)
+    pq.write_table(table.set_column(number, column, cells), copy / INDEX_FILE)
+    reseal(copy)
+    (fault,) = find_faults(copy)
+    assert fault.file == INDEX_FILE
+    assert_names(fault.problem, column)
+    with raises_naming(RecordError, copy / INDEX_FILE, column):
+        ShardDataset(copy).index  # noqa: B018
+
+
+def test_processes_find_the_same_faults_as_one(copy, monkeypatch):
+    for path in copy.glob("*tfrecord*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    faults = find_faults(copy)
+    monkeypatch.setattr("drtf.records.verify.MIN_BYTES_PER_WORKER", 1)
+    assert find_faults(copy) == faults
+    assert len(faults) > 2

@@ -91,7 +91,7 @@ def link_copies(shards: Path, out: Path, *, num_copies: int) -> None:
     save_index(out / INDEX_FILE, copies)
     update = {
         "shards": tuple(entries),
-        "num_records": count_records(copies),
+        "num_records": count_records([copies]),
         "files": {INDEX_FILE: hash_file(out / INDEX_FILE)},
     }
     save_manifest(out, manifest.model_copy(update=update))

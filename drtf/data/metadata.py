@@ -85,7 +85,7 @@ def _assemble_manifest(
         image_size=plan.images.size,
         preprocessing=plan.images.model_dump(mode="json"),
         settings=plan.settings,
-        num_records=count_records(index),
+        num_records=count_records([index]),
         num_patients={x: int(num_patients[x]) for x in SPLITS if x in num_patients},
         shards=tuple(
             ShardEntry(

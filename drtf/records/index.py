@@ -2,7 +2,8 @@
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,8 @@ from drtf.errors import RecordError
 from drtf.files import write_atomic
 from drtf.records.plan import SPLITS
 from drtf.tasks import GRADES
+
+ROWS_PER_BATCH = 1 << 16
 
 # The columns that every index has. A build adds its measures of quality.
 COLUMNS = pa.schema(
@@ -53,13 +56,20 @@ def save_index(path: Path, index: pd.DataFrame) -> None:
     write_atomic(path, data.getvalue())
 
 
-def count_records(index: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Count the records of an index by split and grade, as a manifest does."""
-    counts = Counter(zip(index["split"], index["grade"], strict=True))
+def count_records(batches: Iterable[pd.DataFrame]) -> dict[str, dict[str, int]]:
+    """Count the records of an index by split and grade, as a manifest does.
+
+    Args:
+        batches: The index, in any number of parts, with the columns split and grade.
+    """
+    counts: Counter[tuple[str, int]] = Counter()
+    for batch in batches:
+        counts.update(zip(batch["split"], batch["grade"].tolist(), strict=True))
+    present = {split for split, _ in counts}
     return {
         split: {str(grade): counts[split, grade] for grade in GRADES}
         for split in SPLITS
-        if (index["split"] == split).any()
+        if split in present
     }
 
 
@@ -67,7 +77,41 @@ def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     """Load an index, or only some of its columns.
 
     Raises:
-        RecordError: If it cannot be read, or a column of `COLUMNS` is missing.
+        RecordError: If it cannot be read, or a column of `COLUMNS` is missing, has
+            another type or has empty cells.
+    """
+    with _opened_index(path) as file:
+        table = file.read(columns)
+        _check_no_empty_cells(path, table)
+        index = table.to_pandas()
+    # Arrow would keep the memory that reading took, as much again as the columns.
+    del table
+    pa.default_memory_pool().release_unused()
+    return index
+
+
+def iterate_index(
+    path: Path, columns: Sequence[str] | None = None
+) -> Iterator[pd.DataFrame]:
+    """Yield an index, or only some of its columns, in batches of rows.
+
+    This takes little memory however many records there are.
+
+    Raises:
+        RecordError: As `load_index`.
+    """
+    with _opened_index(path) as file:
+        for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
+            _check_no_empty_cells(path, batch)
+            yield batch.to_pandas()
+
+
+@contextmanager
+def _opened_index(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open an index and check its columns.
+
+    Raises:
+        RecordError: If it cannot be read, also while the block reads it.
     """
     try:
         with path.open("rb") as opened:
@@ -78,9 +122,15 @@ def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
                         f"the index {path} has no {field.type} column {field.name!r}: "
                         "another version of drtf built this dataset; build it again"
                     )
-            index = file.read(columns).to_pandas()
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"cannot read the index {path}: {error}") from error
-    # Arrow would keep the memory that reading took, as much again as the columns.
-    pa.default_memory_pool().release_unused()
-    return index
+
+
+def _check_no_empty_cells(path: Path, rows: pa.Table | pa.RecordBatch) -> None:
+    for name in COLUMNS.names:
+        if name in rows.schema.names and rows.column(name).null_count:
+            raise RecordError(
+                f"the index {path} has empty cells in the column {name!r}; build the "
+                "dataset again"
+            )

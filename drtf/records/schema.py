@@ -4,6 +4,7 @@ The encoding is protobuf's deterministic serialization (sorted map keys, packed 
 lists). Every reader of tf.train.Example accepts it, and equal records have equal bytes.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -49,18 +50,52 @@ class Encoded(NamedTuple):
 
 def encode_record(record: Record) -> Encoded:
     """Encode a record as a serialized tf.train.Example."""
-    image = _bytes_entry("image/encoded", record.image)
-    before = _int64_entry("image/class/label", record.grade)
-    after = (
-        _bytes_entry("image/format", record.format.encode()),
-        _int64_entry("image/height", record.height),
-        _bytes_entry("image/id", record.id.encode()),
-        _int64_entry("image/width", record.width),
-        _bytes_entry("patient/id", record.patient.encode()),
+    before, after = encode_around_image(
+        image_length=len(record.image),
+        encoding=record.format,
+        height=record.height,
+        width=record.width,
+        grade=record.grade,
+        id=record.id,
+        patient=record.patient,
     )
-    data = _message(LENGTH_DELIMITED_1, b"".join((before, image, *after)))
-    image_end = len(data) - sum(map(len, after))
-    return Encoded(data, image_end - len(record.image))
+    return Encoded(before + record.image + after, len(before))
+
+
+def encode_around_image(
+    *,
+    image_length: int,
+    encoding: str,
+    height: int,
+    width: int,
+    grade: int,
+    id: str,  # noqa: A002
+    patient: str,
+) -> tuple[bytes, bytes]:
+    """Return the bytes of a record before and after those of its image.
+
+    Args:
+        image_length: Length of the encoded image, in bytes.
+        encoding: As `Record.format`.
+        height: As in `Record`.
+        width: As in `Record`.
+        grade: As in `Record`.
+        id: As in `Record`.
+        patient: As in `Record`.
+    """
+    after = b"".join(
+        (
+            _bytes_entry("image/format", encoding.encode()),
+            _int64_entry("image/height", height),
+            _bytes_entry("image/id", id.encode()),
+            _int64_entry("image/width", width),
+            _bytes_entry("patient/id", patient.encode()),
+        )
+    )
+    before = _entry_start("image/encoded", image_length)
+    before = _int64_entry("image/class/label", grade) + before
+    features_length = len(before) + image_length + len(after)
+    return _message_start(LENGTH_DELIMITED_1, features_length) + before, after
 
 
 def parse_record(data: bytes) -> Record:
@@ -100,8 +135,12 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+def _message_start(tag: int, length: int) -> bytes:
+    return bytes((tag,)) + _varint(length)
+
+
 def _message(tag: int, body: bytes) -> bytes:
-    return bytes((tag,)) + _varint(len(body)) + body
+    return _message_start(tag, len(body)) + body
 
 
 def _entry(key: str, feature: bytes) -> bytes:
@@ -109,11 +148,21 @@ def _entry(key: str, feature: bytes) -> bytes:
     return _message(LENGTH_DELIMITED_1, body + _message(LENGTH_DELIMITED_2, feature))
 
 
+@functools.lru_cache  # most lengths occur in many records
+def _entry_start(key: str, length: int) -> bytes:
+    """Return an entry with a value of `length` bytes, up to where the value starts."""
+    start = _message_start(LENGTH_DELIMITED_1, length)
+    for tag in (LENGTH_DELIMITED_1, LENGTH_DELIMITED_2):
+        start = _message_start(tag, len(start) + length) + start
+    start = _message(LENGTH_DELIMITED_1, key.encode()) + start
+    return _message_start(LENGTH_DELIMITED_1, len(start) + length) + start
+
+
 def _bytes_entry(key: str, value: bytes) -> bytes:
-    bytes_list = _message(LENGTH_DELIMITED_1, value)
-    return _entry(key, _message(LENGTH_DELIMITED_1, bytes_list))
+    return _entry_start(key, len(value)) + value
 
 
+@functools.lru_cache  # most records have the same few numbers
 def _int64_entry(key: str, value: int) -> bytes:
     packed = _message(LENGTH_DELIMITED_1, _varint(value))
     return _entry(key, _message(INT64_LIST, packed))

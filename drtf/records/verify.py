@@ -1,11 +1,12 @@
 """Verification: checks every byte of a dataset against its manifest and index."""
 
+import functools
 import hashlib
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,17 +21,21 @@ from drtf.records.framing import (
     find_frame_fault,
     read_footer,
 )
-from drtf.records.index import count_records, load_index
+from drtf.records.index import count_records, iterate_index
 from drtf.records.manifest import (
     INDEX_FILE,
+    Manifest,
     ShardEntry,
     load_manifest,
 )
-from drtf.records.schema import Record, encode_record, parse_record
+from drtf.records.schema import encode_around_image, encode_record, parse_record
+from drtf.workers import count_workers, map_in_order
 
 ImageCheck = Callable[[np.ndarray, str, int], str]
 
 HASH_DIFFERS = "its hash differs from the manifest"
+# Starting a process takes as long as checking this many bytes.
+MIN_BYTES_PER_WORKER = 250_000_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,20 @@ class Fault:
     offset: int = -1
 
 
+class _IndexRow(NamedTuple):
+    """The part of an index row that a record must match."""
+
+    split: str
+    offset: int
+    length: int
+    image_offset: int
+    image_length: int
+    crc32c: int
+    id: str
+    patient: str
+    grade: int
+
+
 def find_faults(
     folder: Path, *, find_image_fault: ImageCheck | None = None
 ) -> list[Fault]:
@@ -65,15 +84,7 @@ def find_faults(
         RecordError: If the folder has no readable manifest to check against.
     """
     manifest = load_manifest(folder)
-    known = {shard.file for shard in manifest.shards} | set(manifest.files)
-    present = (
-        path.relative_to(folder).as_posix() for path in folder.rglob("*tfrecord*")
-    )
-    faults = [
-        Fault(file, "not in the manifest, so not part of this dataset")
-        for file in sorted(present)
-        if file not in known
-    ]
+    faults = [*_find_extra_shards(folder, manifest)]
     for file, sha256 in manifest.files.items():
         try:
             if hash_file(folder / file) != sha256:
@@ -81,68 +92,135 @@ def find_faults(
         except OSError as error:
             faults.append(Fault(file, f"cannot be read: {error.strerror}"))
     # With a damaged index, records cannot be checked, only the hashes of their shards.
-    intact = INDEX_FILE not in {fault.file for fault in faults}
-    index = load_index(folder / INDEX_FILE) if intact else None
-    if index is not None and count_records(index) != manifest.num_records:
-        faults.append(Fault(INDEX_FILE, "its counts by grade differ from the manifest"))
-
-    def check(record: Record) -> str:
-        for name, expected in (
-            ("format", manifest.encoding),
-            ("height", manifest.image_size),
-            ("width", manifest.image_size),
-        ):
-            stored = getattr(record, name)
-            if stored != expected:
-                return f"{name} is {stored!r}; the manifest says {expected!r}"
-        if find_image_fault is None:
-            return ""
-        data = np.frombuffer(record.image, np.uint8)
-        return find_image_fault(data, manifest.encoding, manifest.image_size)
-
+    has_index = INDEX_FILE not in {fault.file for fault in faults}
+    if has_index:
+        index_faults, has_index = _find_index_faults(folder / INDEX_FILE, manifest)
+        faults += index_faults
+    shards = (
+        _index_rows(folder / INDEX_FILE, manifest)
+        if has_index
+        else ((entry, None) for entry in manifest.shards)
+    )
+    check = functools.partial(
+        _find_shard_faults,
+        folder,
+        encoding=manifest.encoding,
+        image_size=manifest.image_size,
+        find_image_fault=find_image_fault,
+    )
+    num_workers = min(
+        count_workers(0), max(1, manifest.size_bytes // MIN_BYTES_PER_WORKER)
+    )
     with progress("Checking shards", len(manifest.shards)) as advance:
-        for number, shard in enumerate(manifest.shards):
-            rows = index[index["shard"] == number] if index is not None else None
-            faults += _find_shard_faults(folder / shard.file, shard, rows, check)
-            advance(shard.file)
+        for entry, shard_faults in zip(
+            manifest.shards,
+            map_in_order(
+                check, shards, num_workers=num_workers, initializer=_do_nothing
+            ),
+            strict=True,
+        ):
+            faults += shard_faults
+            advance(entry.file)
     return faults
 
 
+def _do_nothing() -> None:
+    pass
+
+
+def _find_extra_shards(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    known = {shard.file for shard in manifest.shards} | set(manifest.files)
+    for path in sorted(folder.rglob("*tfrecord*")):
+        file = path.relative_to(folder).as_posix()
+        if file not in known:
+            yield Fault(file, "not in the manifest, so not part of this dataset")
+
+
+def _find_index_faults(path: Path, manifest: Manifest) -> tuple[list[Fault], bool]:
+    """Return the faults of the index, and whether its rows can be used."""
+    try:
+        counts = count_records(iterate_index(path))
+    except RecordError as error:
+        return [Fault(path.name, str(error))], False
+    if counts == manifest.num_records:
+        return [], True
+    num_rows = sum(sum(by_grade.values()) for by_grade in counts.values())
+    fault = Fault(path.name, "its counts by grade differ from the manifest")
+    return [fault], num_rows == sum(shard.num_records for shard in manifest.shards)
+
+
+def _index_rows(
+    path: Path, manifest: Manifest
+) -> Iterator[tuple[ShardEntry, pd.DataFrame]]:
+    """Yield each shard with its rows of the index."""
+    batches = iterate_index(path, _IndexRow._fields)
+    rows = next(batches)
+    for entry in manifest.shards:
+        while len(rows) < entry.num_records:
+            rows = pd.concat([rows, next(batches)], ignore_index=True)
+        yield entry, rows[: entry.num_records]
+        rows = rows[entry.num_records :]
+
+
 def _find_shard_faults(
-    path: Path,
-    shard: ShardEntry,
-    rows: pd.DataFrame | None,
-    check: Callable[[Record], str],
-) -> Iterator[Fault]:
+    folder: Path,
+    shard: tuple[ShardEntry, pd.DataFrame | None],
+    *,
+    encoding: str,
+    image_size: int,
+    find_image_fault: ImageCheck | None,
+) -> list[Fault]:
+    """Find the faults of one shard.
+
+    Args:
+        folder: Folder of the dataset.
+        shard: The shard, and its rows of the index if the index is intact.
+        encoding: Encoding of its images.
+        image_size: Height and width of its images, in px.
+        find_image_fault: As in `find_faults`.
+    """
+    entry, rows = shard
+    path = folder / entry.file
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
-            yield Fault(shard.file, "not a regular file")
-            return
+            return [Fault(entry.file, "not a regular file")]
         data = np.fromfile(path, np.uint8)
     except OSError as error:
-        yield Fault(shard.file, f"cannot be read: {error.strerror}")
-        return
-    if len(data) != shard.size_bytes:
-        yield Fault(
-            shard.file, f"{len(data)} bytes; the manifest says {shard.size_bytes}"
+        return [Fault(entry.file, f"cannot be read: {error.strerror}")]
+    faults = []
+    if len(data) != entry.size_bytes:
+        faults.append(
+            Fault(
+                entry.file, f"{len(data)} bytes; the manifest says {entry.size_bytes}"
+            )
         )
     if rows is not None:
-        if len(rows) != shard.num_records:
-            yield Fault(
-                shard.file,
-                f"{len(rows)} records in the index; the manifest says "
-                f"{shard.num_records}",
+        expected_offset = 0
+        columns = (rows[name].tolist() for name in _IndexRow._fields)
+        for number, row in enumerate(map(_IndexRow._make, zip(*columns, strict=True))):
+            problem = _find_record_problem(
+                data,
+                row,
+                split=entry.split,
+                expected_offset=expected_offset,
+                encoding=encoding,
+                image_size=image_size,
             )
-        offset = 0
-        for number, row in enumerate(rows.itertuples()):
-            problem = _find_record_problem(data, row, shard.split, offset, check)
+            if not problem and find_image_fault is not None:
+                start = row.offset + HEADER.size + row.image_offset
+                image = data[start : start + row.image_length]
+                problem = find_image_fault(image, encoding, image_size)
             if problem:
-                yield Fault(shard.file, problem, number, int(row.offset))  # type: ignore[arg-type]
-            offset += int(row.length) + FRAME_BYTES  # type: ignore[arg-type]
-    if hashlib.sha256(data).hexdigest() != shard.sha256:
-        yield Fault(shard.file, HASH_DIFFERS)
+                faults.append(Fault(entry.file, problem, number, row.offset))
+            expected_offset += row.length + FRAME_BYTES
+        if expected_offset < len(data):
+            extra = len(data) - expected_offset
+            faults.append(Fault(entry.file, f"{extra} bytes after the last record"))
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        faults.append(Fault(entry.file, HASH_DIFFERS))
         if rows is None:
-            yield from _find_first_damaged(data, shard.file)
+            faults += _find_first_damaged(data, entry.file)
+    return faults
 
 
 def _find_first_damaged(data: np.ndarray, file: str) -> Iterator[Fault]:
@@ -161,37 +239,64 @@ def _find_first_damaged(data: np.ndarray, file: str) -> Iterator[Fault]:
 
 def _find_record_problem(
     data: np.ndarray,
-    row: Any,
+    row: _IndexRow,
+    *,
     split: str,
-    offset: int,
-    check: Callable[[Record], str],
+    expected_offset: int,
+    encoding: str,
+    image_size: int,
 ) -> str:
-    """Compare a record with its index row; `offset` is where the record should be."""
-    if (row.offset, row.split) != (offset, split) or row.length < 0:
+    """Compare a record with its row of the index, and with the manifest."""
+    if (row.offset, row.split) != (expected_offset, split) or row.length < 0:
         return (
             f"the index says offset {row.offset} of split {row.split}; expected "
-            f"offset {offset} of split {split}"
+            f"offset {expected_offset} of split {split}"
         )
-    length = int(row.length)
-    frame = data[offset : offset + length + FRAME_BYTES]
-    problem = find_frame_fault(frame, length=length)
+    frame = data[row.offset : row.offset + row.length + FRAME_BYTES]
+    problem = find_frame_fault(frame, length=row.length)
     if problem:
         return problem
     if read_footer(frame) != row.crc32c:
         return OTHER_RECORD
+    # Equal records have equal bytes, so comparing bytes is enough, and fast.
+    before, after = encode_around_image(
+        image_length=max(row.image_length, 0),
+        encoding=encoding,
+        height=image_size,
+        width=image_size,
+        grade=max(row.grade, 0),
+        id=row.id,
+        patient=row.patient,
+    )
+    record = frame[HEADER.size : HEADER.size + row.length]
+    image_stop = row.image_offset + row.image_length
+    if (
+        row.image_offset == len(before)
+        and record[: row.image_offset].tobytes() == before
+        and record[image_stop:].tobytes() == after
+    ):
+        return ""
+    return _find_difference(record.tobytes(), row, encoding, image_size)
+
+
+def _find_difference(
+    data: bytes, row: _IndexRow, encoding: str, image_size: int
+) -> str:
+    """Name the first value of a record that differs from the index or manifest."""
     try:
-        record = parse_record(frame[HEADER.size : HEADER.size + length].tobytes())
+        record = parse_record(data)
     except RecordError as error:
         return str(error)
-    image_offset = encode_record(record).image_offset
-    for name, stored in (
-        ("id", record.id),
-        ("patient", record.patient),
-        ("grade", record.grade),
-        ("image_offset", image_offset),
-        ("image_length", len(record.image)),
+    for name, stored, expected, source in (
+        ("id", record.id, row.id, "index"),
+        ("patient", record.patient, row.patient, "index"),
+        ("grade", record.grade, row.grade, "index"),
+        ("image_length", len(record.image), row.image_length, "index"),
+        ("format", record.format, encoding, "manifest"),
+        ("height", record.height, image_size, "manifest"),
+        ("width", record.width, image_size, "manifest"),
+        ("image_offset", encode_record(record).image_offset, row.image_offset, "index"),
     ):
-        expected = getattr(row, name)
         if stored != expected:
-            return f"{name} is {stored!r}; the index says {expected!r}"
-    return check(record)
+            return f"{name} is {stored!r}; the {source} says {expected!r}"
+    return "its bytes are not those of its values in drtf's encoding"
