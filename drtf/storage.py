@@ -61,7 +61,8 @@ def list_files(location: str, *, is_file: Callable[[str], bool]) -> list[str]:
             checked in the store, which costs two requests.
 
     Raises:
-        StorageError: If the store cannot be listed.
+        StorageError: If the store cannot be listed, or an object's name would lead
+            outside a folder that it is copied to.
     """
     gfile = _load_s3_filesystem().io.gfile
     check_bucket(location)
@@ -72,6 +73,7 @@ def list_files(location: str, *, is_file: Callable[[str], bool]) -> list[str]:
             entries = gfile.listdir(f"{location}/{below}")
         for entry in entries:
             path = f"{below}{entry}"
+            _check_inside(path, location)
             if not is_file(entry) and gfile.isdir(f"{location}/{path}"):
                 walk(f"{path}/")
             else:
@@ -134,6 +136,22 @@ def check_bucket(location: str) -> None:
     _check_endpoint()
     with _translated_errors(f"{SCHEME}{bucket}/"):
         gfile.stat(f"{SCHEME}{bucket}/")
+
+
+def _check_inside(path: str, location: str) -> None:
+    """Refuse a name that leads outside the folder that holds it.
+
+    Whoever can write to a bucket could otherwise write any file of whoever copies it.
+
+    Raises:
+        StorageError: If a part of the name is empty, `.` or `..`.
+    """
+    parts = path.rstrip("/").split("/")
+    if not {"", ".", ".."}.isdisjoint(parts) or "\0" in path:
+        raise StorageError(
+            f"{location} has an object whose name leads outside its folder: {path!r}; "
+            "rename or delete it"
+        )
 
 
 def _check_endpoint() -> None:

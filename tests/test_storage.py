@@ -210,6 +210,20 @@ def test_verify_checks_the_current_files_in_the_store(server, remote_set):
 
 
 @needs_s3
+def test_an_object_whose_name_leads_outside_its_folder_is_refused(
+    server, remote_set, tmp_path
+):
+    put(server, "sets/hostile/manifest.json", get(server, "sets/drawn/manifest.json"))
+    put(server, "sets/hostile/../../../owned", b"x")
+    temporary = tmp_path / "a" / "b"
+    temporary.mkdir(parents=True)
+    location = f"{BUCKET}/sets/hostile"
+    error = error_of(server | {"TMPDIR": str(temporary)}, "verify", location)
+    assert_names(error, location, "..")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+
+@needs_s3
 def test_training_and_scoring_read_from_the_store(server, remote_set, tmp_path):
     sets = [word for setting in QUICK for word in ("--set", setting)]
     out = tmp_path / "run"

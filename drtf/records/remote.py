@@ -105,7 +105,8 @@ def copy_dataset(location: str, folder: Path) -> None:
         for file in files:
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(read_object(f"{location}/{file}"))
+            with path.open("xb") as copy:
+                copy.write(read_object(f"{location}/{file}"))
             advance(file)
 
 
