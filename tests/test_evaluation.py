@@ -67,7 +67,7 @@ def predictions(run, evaluation):
 
 
 def test_predictions_have_one_row_per_photograph(predictions, shard_dataset):
-    rows = shard_dataset.index.loc[shard_dataset.split_rows("test")]
+    rows = shard_dataset.load_index().loc[shard_dataset.split_rows("test")]
     for column in ("id", "patient", "grade"):
         assert predictions[column].tolist() == rows[column].tolist()
 

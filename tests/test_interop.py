@@ -53,7 +53,7 @@ def encoded(request, tmp_path_factory):
 def records_of(shards: ShardDataset, split: str) -> list[tuple[str, int, bytes]]:
     rows = shards.split_rows(split)
     images = [image.tobytes() for image in shards.read_images(rows)]
-    index = shards.index.iloc[rows]
+    index = shards.load_index().iloc[rows]
     return list(zip(index["id"], index["grade"], images, strict=True))
 
 
@@ -198,7 +198,7 @@ def test_a_shard_whose_photographs_were_all_rejected_disturbs_no_reader(
     config = load_config("", settings)
     build_shards([source], tmp_path / "one", config=config)
     with ShardDataset(tmp_path / "one") as opened:
-        (folder / "images" / opened.index["path"][1]).write_bytes(b"")
+        (folder / "images" / opened.load_index()["path"][1]).write_bytes(b"")
     build_shards([source], tmp_path / "two", config=config)
     with ShardDataset(tmp_path / "two") as opened:
         assert opened.manifest.shards[1].num_records == 0

@@ -330,7 +330,7 @@ def test_a_signal_after_the_last_step_is_ignored(
 def test_resume_remembers_the_damaged_records(shards, settings, tmp_path, monkeypatch):
     damaged = shutil.copytree(shards, tmp_path / "dataset")
     with ShardDataset(damaged) as shard_dataset:
-        record = shard_dataset.index.iloc[shard_dataset.split_rows("train")[0]]
+        record = shard_dataset.load_index().iloc[shard_dataset.split_rows("train")[0]]
         shard = damaged / shard_dataset.manifest.shards[record["shard"]].file
     data = bytearray(shard.read_bytes())
     data[record["image_offset"]] ^= 1
@@ -445,7 +445,7 @@ def test_the_error_names_step_and_photographs_when_the_loss_is_non_finite(
             shard_dataset, batch_size=8, start=StreamPosition(42, 0, 2)
         )
         rows = next(iter(batches))["row"].numpy()
-        assert ids == ["id", *shard_dataset.index["id"].to_numpy()[rows]]
+        assert ids == ["id", *shard_dataset.load_index()["id"].to_numpy()[rows]]
 
 
 @pytest.mark.parametrize("steps_per_execution", ["auto", 3])

@@ -38,7 +38,7 @@ def batches(shard_dataset, **changes):
 
 def test_batches_follow_the_planned_order(shard_dataset):
     rows = shard_dataset.split_rows("train")
-    classes = (shard_dataset.index["grade"][rows] > 0).astype(int).to_numpy()
+    classes = (shard_dataset.load_index()["grade"][rows] > 0).astype(int).to_numpy()
     order = np.concatenate(
         [plan_epoch(classes, SamplingConfig(), seed=3, epoch=e) for e in (0, 1)]
     )
@@ -49,7 +49,7 @@ def test_batches_follow_the_planned_order(shard_dataset):
 def test_images_and_labels_belong_to_their_rows(shard_dataset):
     for batch in batches(shard_dataset):
         assert (batch["image"] == read_batch(shard_dataset, batch["row"])).all()
-        grades = shard_dataset.index["grade"].to_numpy()[batch["row"]]
+        grades = shard_dataset.load_index()["grade"].to_numpy()[batch["row"]]
         assert batch["label"].dtype == np.int64
         assert (batch["label"] == (grades > 0)).all()
 
@@ -233,7 +233,7 @@ def damaged_dataset(shards, tmp_path):
     """A dataset whose third record is damaged."""
     folder = shutil.copytree(shards, tmp_path / "damaged")
     with ShardDataset(folder) as whole:
-        row = whole.index.iloc[2]
+        row = whole.load_index().iloc[2]
         path = folder / whole.manifest.shards[0].file
     data = bytearray(path.read_bytes())
     data[row.offset + row.length // 2] ^= 4

@@ -2,14 +2,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from drtf.errors import DamagedRecordError, RecordError
+from drtf.files import hash_file
 from drtf.images.preprocess import preprocess_photograph
 from drtf.records.framing import FRAME_BYTES, HEADER
-from drtf.records.index import load_index
-from drtf.records.manifest import INDEX_FILE
+from drtf.records.index import load_index, save_index
+from drtf.records.manifest import INDEX_FILE, load_manifest, save_manifest
 from drtf.records.reader import ShardDataset
 from naming import raises_naming
 
@@ -30,8 +32,9 @@ def first_shard(folder):
 def test_images_are_the_preprocessed_photographs(shard_dataset, photographs, config):
     rows = np.array([5, 0, 30])
     read = [image.copy() for image in shard_dataset.read_images(rows)]
-    for row, image in zip(rows, read, strict=True):
-        data = (photographs / "images" / shard_dataset.index["path"][row]).read_bytes()
+    paths = shard_dataset.load_index(["path"], rows)["path"]
+    for path, image in zip(paths, read, strict=True):
+        data = (photographs / "images" / path).read_bytes()
         expected = preprocess_photograph(data, config.images).image
         assert image.tobytes() == expected.tobytes()
 
@@ -48,7 +51,7 @@ def test_tf_data_reads_the_same_records_in_index_order(shards, shard_dataset):
         tf.io.parse_single_example(record, features)
         for record in tf.data.TFRecordDataset(files)
     ]
-    index = shard_dataset.index
+    index = shard_dataset.load_index()
     assert [p["image/id"].numpy().decode() for p in parsed] == index["id"].tolist()
     assert [p["patient/id"].numpy().decode() for p in parsed] == (
         index["patient"].tolist()
@@ -149,7 +152,7 @@ def test_a_shard_truncated_while_open_is_an_error_and_not_a_crash(copy):
     with ShardDataset(copy) as opened:
         with first_shard(copy).open("r+b") as file:
             file.truncate(100)
-        size = opened.index["length"][5] + FRAME_BYTES
+        size = opened.load_index()["length"][5] + FRAME_BYTES
         with raises_naming(DamagedRecordError, "record 5", 0, size):
             opened.read_images(np.array([5]))
 
@@ -184,3 +187,52 @@ def test_no_file_stays_open_after_a_failed_open(copy):
     with raises_naming(RecordError, path):
         ShardDataset(copy)
     assert count_open_files() == before
+
+
+def reseal_index(folder, index):
+    save_index(folder / INDEX_FILE, index)
+    manifest = load_manifest(folder)
+    files = manifest.files | {INDEX_FILE: hash_file(folder / INDEX_FILE)}
+    save_manifest(folder, manifest.model_copy(update={"files": files}))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("shard", 1),
+        ("shard", -1),
+        ("offset", -1),
+        ("offset", 2**63 - 1),
+        ("length", -1),
+        ("length", 2**62),
+        ("image_offset", -1),
+        ("image_offset", 2**63 - 1),
+        ("image_length", -1),
+        ("image_length", 2**32),
+        ("grade", 5),
+        ("grade", -1),
+    ],
+)
+def test_an_index_that_does_not_fit_its_sealed_manifest_is_refused(copy, column, value):
+    index = load_index(copy / INDEX_FILE)
+    index.loc[3, column] = value
+    reseal_index(copy, index)
+    with raises_naming(RecordError, copy / INDEX_FILE, "row 3"):
+        ShardDataset(copy)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: pd.concat([x, x])])
+def test_an_index_with_another_number_of_rows_is_refused(copy, change):
+    reseal_index(copy, change(load_index(copy / INDEX_FILE)))
+    with raises_naming(RecordError, copy / INDEX_FILE):
+        ShardDataset(copy)
+
+
+def test_rows_of_the_index_are_loaded_in_the_requested_order(shard_dataset):
+    index = shard_dataset.load_index()
+    rows = np.array([4, 1, 4, 0])
+    pd.testing.assert_frame_equal(
+        shard_dataset.load_index(["id", "grade"], rows),
+        index.loc[rows, ["id", "grade"]].reset_index(drop=True),
+    )
+    assert shard_dataset.load_index(["id"], rows[:0]).shape == (0, 1)

@@ -44,7 +44,7 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
     run_folder, photographs, shard_dataset, config, tmp_path
 ):
     run = load_run(run_folder)
-    index = shard_dataset.index.sort_values("path")
+    index = shard_dataset.load_index().sort_values("path")
     refs = [PhotographRef(photographs / "images", path) for path in index["path"]]
     prepared = prepare_photographs(run, refs, num_workers=1)
     images = read_batch(shard_dataset, index.index.to_numpy())
@@ -92,7 +92,7 @@ def test_jpeg_shards_and_photographs_give_the_same_pixels(
     )
     train(shards, out=run_folder, config=config)
     with ShardDataset(shards) as opened:
-        paths = opened.index["path"]
+        paths = opened.load_index()["path"]
         refs = [PhotographRef(images, path) for path in paths]
         prepared = prepare_photographs(load_run(run_folder), refs, num_workers=1)
         expected = read_batch(opened, np.arange(len(paths)))

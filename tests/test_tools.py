@@ -253,7 +253,7 @@ def test_sources_combine_named_collections(run, photographs, tmp_path):
     )
     assert code == 0
     with ShardDataset(tmp_path / "set") as shards:
-        index = shards.index
+        index = shards.load_index()
     assert set(index["source"]) == {"one", "two"}
     assert len(index) == 96
     # Each photograph is in both, and they never stand in two splits.
@@ -305,7 +305,7 @@ def test_class_folders_can_be_one_of_several_sources(run, photographs, tmp_path)
     )
     assert code == 0
     with ShardDataset(tmp_path / "set") as shards:
-        index = shards.index.set_index("id")
+        index = shards.load_index().set_index("id")
     assert len(index) == 49
     assert index.loc["two/3/a", ["patient", "grade"]].tolist() == ["two/3/a", 3]
 

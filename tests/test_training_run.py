@@ -148,7 +148,7 @@ def test_the_error_names_the_shard_when_the_first_batch_is_damaged(
     damaged = shutil.copytree(shards, tmp_path / "dataset")
     with ShardDataset(damaged) as shard_dataset:
         row = shard_dataset.split_rows("train")[0]
-        record = shard_dataset.index.iloc[row]
+        record = shard_dataset.load_index().iloc[row]
         shard = shard_dataset.manifest.shards[record["shard"]].file
     data = bytearray((damaged / shard).read_bytes())
     for offset in range(200, len(data), 400):

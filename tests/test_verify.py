@@ -197,7 +197,7 @@ def test_any_damage_is_found(copy, seed):
     """Bytes are flipped, cut, inserted, moved or zeroed in any file of the set."""
     rng = random.Random(seed)
     with ShardDataset(copy) as opened:
-        rows = np.arange(len(opened.index))
+        rows = np.arange(len(opened.load_index()))
         expected = [image.tobytes() for image in opened.read_images(rows)]
     path = rng.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
     data = path.read_bytes()
@@ -298,7 +298,7 @@ def test_empty_cells_in_a_sealed_index_are_found(copy, column):
     assert fault.file == INDEX_FILE
     assert_names(fault.problem, column)
     with raises_naming(RecordError, copy / INDEX_FILE, column):
-        ShardDataset(copy).index  # noqa: B018
+        ShardDataset(copy).load_index()
 
 
 def test_processes_find_the_same_faults_as_one(copy, monkeypatch):

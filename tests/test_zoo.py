@@ -122,9 +122,9 @@ def build(folder: Path, labels: Path, name: str = "set") -> dict[str, str]:
 
 def ids_of(folder: Path, name: str = "set") -> set[str]:
     with ShardDataset(folder / name) as shards:
-        rows = np.arange(len(shards.index))
+        rows = np.arange(len(shards.load_index()))
         assert sum(1 for _ in shards.read_images(rows)) == len(rows)
-        return set(shards.index["id"])
+        return set(shards.load_index()["id"])
 
 
 def test_each_bad_file_is_rejected_with_its_reason(tmp_path):
@@ -214,5 +214,6 @@ def test_label_file_is_read_in_every_form(tmp_path, text):
     (tmp_path / "labels.csv").write_text(text, newline="")
     assert build(tmp_path, tmp_path / "labels.csv") == {}
     with ShardDataset(tmp_path / "set") as shards:
-        grades = dict(zip(shards.index["id"], shards.index["grade"], strict=True))
+        index = shards.load_index(["id", "grade"])
+    grades = dict(zip(index["id"], index["grade"], strict=True))
     assert grades == {name: number % 5 for number, name in enumerate(GOOD)}

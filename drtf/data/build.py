@@ -168,14 +168,14 @@ def _check_unchanged(out: Path, plan: BuildPlan) -> None:
     hint = "move it away, or choose another --out"
     try:
         with ShardDataset(out) as shards:
-            index = shards.index
+            index = shards.load_index(["source", "path", "sha256"])
     except RecordError as error:
         raise DrtfError(
             f"{out} was built by this command before, but is damaged: {error}; {hint}"
         ) from error
     build_time = (out / MANIFEST_FILE).stat().st_mtime
     columns = ["source", "path"]
-    table = plan.table.merge(index[[*columns, "sha256"]], "left", on=columns)
+    table = plan.table.merge(index, "left", on=columns)
     touched = [
         (photograph, sha256)
         for photograph, sha256 in zip(table["photograph"], table["sha256"], strict=True)

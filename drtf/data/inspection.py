@@ -67,7 +67,7 @@ def inspect_dataset(
     figures = [sheet, quality, *([out / AUGMENTED_SHEET] if augment else [])]
     check_absent(*figures, overwrite=overwrite)
     with ShardDataset(folder) as dataset:
-        manifest, index = dataset.manifest, dataset.index
+        manifest, index = dataset.manifest, dataset.load_index()
         rows = [
             (title, _read_pictures(dataset, selected[:num_per_grade]))
             for title, selected in _select_rows(index)
@@ -120,7 +120,7 @@ def _select_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
 
 
 def _read_pictures(shards: ShardDataset, rows: np.ndarray) -> list[Picture]:
-    names = shards.index["id"].to_numpy()[rows]
+    names = shards.load_index(["id"], rows)["id"]
     return list(zip(names, read_batch(shards, rows), strict=True))
 
 
@@ -139,5 +139,5 @@ def _augment_pictures(
     classes = TASKS[task].classes(np.full(num_copies, grade))
     augmented = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
     pixels = tf.cast(tf.round(augmented * 255), tf.uint8).numpy()
-    name = str(shards.index["id"][row[0]])
+    name = str(shards.load_index(["id"], row)["id"][0])
     return f"Grade {grade}", [(name, image[0]), *(("", picture) for picture in pixels)]

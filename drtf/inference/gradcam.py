@@ -221,7 +221,7 @@ def _explain_rows(
     names = [
         f"{name}, grade {grade}"
         for name, grade in zip(
-            shards.index["id"][rows], shards.grades[rows], strict=True
+            shards.load_index(["id"], rows)["id"], shards.grades[rows], strict=True
         )
     ]
     return list(map(Explained, names, images, maps, scores))

@@ -39,8 +39,7 @@ def score_split(
     by_view = predict_split(
         predict, shards, split=split, task=task.name, batch_size=batch_size
     )  # [n, V, C]
-    table = shards.index.loc[shards.split_rows(split), PHOTOGRAPH_COLUMNS]
-    table = table.reset_index(drop=True)
+    table = shards.load_index(PHOTOGRAPH_COLUMNS, shards.split_rows(split))
     table["label"] = labels
     probabilities = by_view.mean(axis=1)
     table["score"] = task.disease_scores(probabilities)

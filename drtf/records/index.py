@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,21 +74,41 @@ def count_records(batches: Iterable[pd.DataFrame]) -> dict[str, dict[str, int]]:
     }
 
 
-def load_index(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Load an index, or only some of its columns.
+def load_index(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    rows: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Load an index, or only some of its columns or rows.
+
+    Args:
+        path: The Parquet file.
+        columns: Names of the columns, by default all.
+        rows: int64 [n], the rows to load, in any order; by default all.
+
+    Returns:
+        One row per record, numbered from 0.
 
     Raises:
         RecordError: If it cannot be read, or a column of `COLUMNS` is missing, has
             another type or has empty cells.
     """
     with _opened_index(path) as file:
-        table = file.read(columns)
-        _check_no_empty_cells(path, table)
-        index = table.to_pandas()
+        parts = [file.schema_arrow.empty_table().select(columns or file.schema.names)]
+        for start, batch in _iterate_batches(path, file, columns):
+            if rows is None:
+                parts.append(pa.Table.from_batches([batch]))
+                continue
+            chosen = np.unique(rows[(rows >= start) & (rows < start + len(batch))])
+            parts.append(pa.Table.from_batches([batch.take(pa.array(chosen - start))]))
+        index = pa.concat_tables(parts).to_pandas()
     # Arrow would keep the memory that reading took, as much again as the columns.
-    del table
+    del parts
     pa.default_memory_pool().release_unused()
-    return index
+    if rows is None:
+        return index
+    order = np.searchsorted(np.unique(rows), rows)
+    return index.iloc[order].reset_index(drop=True)
 
 
 def iterate_index(
@@ -101,9 +122,24 @@ def iterate_index(
         RecordError: As `load_index`.
     """
     with _opened_index(path) as file:
-        for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
-            _check_no_empty_cells(path, batch)
+        for _, batch in _iterate_batches(path, file, columns):
             yield batch.to_pandas()
+
+
+def _iterate_batches(
+    path: Path, file: pq.ParquetFile, columns: Sequence[str] | None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the number of the first row of each batch of rows, and the batch."""
+    start = 0
+    for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
+        for name in COLUMNS.names:
+            if name in batch.schema.names and batch.column(name).null_count:
+                raise RecordError(
+                    f"the index {path} has empty cells in the column {name!r}; build "
+                    "the dataset again"
+                )
+        yield start, batch
+        start += len(batch)
 
 
 @contextmanager
@@ -125,12 +161,3 @@ def _opened_index(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"cannot read the index {path}: {error}") from error
-
-
-def _check_no_empty_cells(path: Path, rows: pa.Table | pa.RecordBatch) -> None:
-    for name in COLUMNS.names:
-        if name in rows.schema.names and rows.column(name).null_count:
-            raise RecordError(
-                f"the index {path} has empty cells in the column {name!r}; build the "
-                "dataset again"
-            )

@@ -1,9 +1,9 @@
 """The indexed reader: reads any records by row number and checks each one."""
 
 import contextlib
-import functools
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,19 +19,20 @@ from drtf.records.framing import (
     read_footer,
 )
 from drtf.records.gather import Frames, read_frames
-from drtf.records.index import load_index
+from drtf.records.index import iterate_index, load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
+from drtf.tasks import GRADES
 from drtf.workers import count_workers
 
-POSITIONS = (
-    "split",
-    "shard",
-    "offset",
-    "length",
-    "image_offset",
-    "image_length",
-    "crc32c",
-)
+# The columns that reading needs, as they are kept in memory.
+POSITIONS = {
+    "offset": np.int64,
+    "length": np.int32,
+    "image_offset": np.int32,
+    "image_length": np.int32,
+    "crc32c": np.uint32,
+    "grade": np.int8,
+}
 
 
 class ShardDataset:
@@ -67,25 +68,18 @@ class ShardDataset:
                 f"{folder / INDEX_FILE} does not match the manifest; run drtf verify "
                 f"{folder}"
             )
-        index = load_index(folder / INDEX_FILE, [*POSITIONS, "grade"])
-        splits = index["split"].astype("category")
-        self._split_names = splits.cat.categories.to_list()
-        self._split = splits.cat.codes.to_numpy()
-        self.grades: np.ndarray = index["grade"].to_numpy()
+        positions = _load_positions(folder / INDEX_FILE, self.manifest)
+        self.grades: np.ndarray = positions["grade"]
         self.damaged: dict[int, str] = {}
-        self._shard = index["shard"].to_numpy()
+        self._starts = _first_rows(self.manifest)
         self._files = _open_shards(folder, self.manifest)
-
-        def column(name: str, dtype: type[np.generic]) -> np.ndarray:
-            return np.ascontiguousarray(index[name], dtype)
-
         self._frames = Frames(
-            files=np.asarray(self._files, np.int32)[self._shard],
-            offsets=column("offset", np.int64),
-            lengths=column("length", np.int32),
-            image_offsets=column("image_offset", np.int32),
-            image_lengths=column("image_length", np.int32),
-            crcs=column("crc32c", np.uint32),
+            files=np.repeat(np.asarray(self._files, np.int32), np.diff(self._starts)),
+            offsets=positions["offset"],
+            lengths=positions["length"],
+            image_offsets=positions["image_offset"],
+            image_lengths=positions["image_length"],
+            crcs=positions["crc32c"],
         )
         self._num_threads = count_workers(0)
 
@@ -106,10 +100,19 @@ class ShardDataset:
         # The system may reuse these descriptors for other files.
         self._frames.files.fill(-1)
 
-    @functools.cached_property
-    def index(self) -> pd.DataFrame:
-        """The whole index, one row per record; loaded on first use."""
-        return load_index(self.folder / INDEX_FILE)
+    def load_index(
+        self, columns: Sequence[str] | None = None, rows: np.ndarray | None = None
+    ) -> pd.DataFrame:
+        """Load the index, or only some of its columns or rows.
+
+        Args:
+            columns: Names of the columns, by default all.
+            rows: int64 [n], the rows to load, in any order; by default all.
+
+        Raises:
+            RecordError: If it cannot be read, or has empty cells.
+        """
+        return load_index(self.folder / INDEX_FILE, columns, rows)
 
     def split_rows(self, split: str) -> np.ndarray:
         """Return the rows of a split, int64 [n], in the order of the index.
@@ -117,10 +120,19 @@ class ShardDataset:
         Raises:
             RecordError: If the dataset has no such split.
         """
-        if split not in self._split_names:
+        if split not in self.manifest.num_records:
             splits = ", ".join(self.manifest.num_records)
             raise RecordError(f"{self.folder} has no split {split!r}; it has {splits}")
-        return np.flatnonzero(self._split == self._split_names.index(split))
+        shards = zip(
+            self.manifest.shards, self._starts[:-1], self._starts[1:], strict=True
+        )
+        return np.concatenate(
+            [
+                np.arange(start, stop)
+                for shard, start, stop in shards
+                if shard.split == split
+            ]
+        )
 
     def read_images(self, rows: np.ndarray) -> list[np.ndarray]:
         """Read the stored bytes of each record's image.
@@ -186,7 +198,7 @@ class ShardDataset:
             )
         length = int(self._frames.lengths[row])
         try:
-            file = self._files[self._shard[row]]
+            file = self._files[self._shard_number(row)]
             data = os.pread(file, length + FRAME_BYTES, int(self._frames.offsets[row]))
         except OSError as error:
             return np.empty(0, np.uint8), f"cannot be read: {error.strerror}"
@@ -196,15 +208,87 @@ class ShardDataset:
             fault = OTHER_RECORD
         return frame, fault
 
+    def _shard_number(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
     def _damaged_record_error(self, row: int, fault: str) -> DamagedRecordError:
-        shard = int(self._shard[row])
-        number = row - int(np.searchsorted(self._shard, shard))
+        shard = self._shard_number(row)
+        number = row - self._starts[shard]
         return DamagedRecordError(
             row,
             f"shard {self.folder / self.manifest.shards[shard].file}, record "
             f"{number} at offset {self._frames.offsets[row]}: {fault}; "
             f"run drtf verify {self.folder}",
         )
+
+
+def _first_rows(manifest: Manifest) -> np.ndarray:
+    """Return the first row of each shard, and the number of all rows, int64 [n + 1]."""
+    counts = [shard.num_records for shard in manifest.shards]
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _load_positions(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Load where each record is, and check that every record lies in its shard.
+
+    Raises:
+        RecordError: If the index cannot be read, or does not fit the manifest.
+    """
+    starts = _first_rows(manifest)
+    sizes = np.array([shard.size_bytes for shard in manifest.shards], np.int64)
+    positions = {name: np.empty(starts[-1], dtype) for name, dtype in POSITIONS.items()}
+    start = 0
+    for batch in iterate_index(path, ["shard", *POSITIONS]):
+        rows = np.arange(start, start + len(batch))
+        shards = np.searchsorted(starts, rows, side="right") - 1
+        fits = rows < starts[-1]
+        if fits.all():
+            fits = _lie_in_shards(batch, shards, sizes[shards])
+        if not fits.all():
+            raise RecordError(
+                f"row {rows[np.argmin(fits)]} of {path} does not fit the manifest; "
+                f"run drtf verify {path.parent}"
+            )
+        for name, values in positions.items():
+            values[rows] = batch[name]
+        start += len(batch)
+    if start < starts[-1]:
+        raise RecordError(
+            f"{path} has {start} rows; the manifest says {starts[-1]}; run drtf verify "
+            f"{path.parent}"
+        )
+    return positions
+
+
+def _lie_in_shards(
+    batch: pd.DataFrame, shards: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """Return whether each record lies in its shard, and its image in the record.
+
+    Args:
+        batch: Rows of the index, [n].
+        shards: int64 [n], the number of the shard of each row by the manifest.
+        sizes: int64 [n], the size of this shard in bytes.
+
+    Returns:
+        bool [n].
+    """
+    offset, length = batch["offset"].to_numpy(), batch["length"].to_numpy()
+    image_offset = batch["image_offset"].to_numpy()
+    image_length = batch["image_length"].to_numpy()
+    # No sum of two values is compared, because it could exceed 64 bits.
+    return (
+        (batch["shard"].to_numpy() == shards)
+        & (length >= 0)
+        & (length <= np.minimum(sizes - FRAME_BYTES, np.iinfo(np.int32).max))
+        & (offset >= 0)
+        & (offset <= sizes - FRAME_BYTES - length)
+        & (image_length >= 0)
+        & (image_length <= length)
+        & (image_offset >= 0)
+        & (image_offset <= length - image_length)
+        & batch["grade"].isin(GRADES).to_numpy()
+    )
 
 
 def _open_shards(folder: Path, manifest: Manifest) -> list[int]:

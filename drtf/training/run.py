@@ -258,7 +258,7 @@ def build_context(
     def batch_ids(position: StreamPosition) -> Sequence[str]:
         parts = parts_dataset(position).take(num_devices)
         rows = np.concatenate([part["row"].numpy() for part in parts])
-        return shards.index["id"].to_numpy()[rows].tolist()
+        return shards.load_index(["id"], rows)["id"].tolist()
 
     def save_float32() -> None:
         with use_dtype_policy("float32"):
