@@ -87,6 +87,7 @@ def _assemble_manifest(
         settings=plan.settings,
         num_records=count_records([index]),
         num_patients={x: int(num_patients[x]) for x in SPLITS if x in num_patients},
+        patients_from=plan.catalog.patients_from,
         shards=tuple(
             ShardEntry(
                 file=shard.file,

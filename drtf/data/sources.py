@@ -19,6 +19,10 @@ from drtf.data.photographs import (
 )
 from drtf.errors import LabelError
 from drtf.files import hash_file
+from drtf.records.manifest import PatientsFrom
+
+# From the least to the most certain.
+_CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Catalog:
         missing: Ids of labels that have no photograph.
         unlabelled: Paths of photographs that have no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
+        patients_from: Where the patients come from, as in the manifest.
         provenance: For each source, its label file or class folders, and counts, as in
             the manifest.
     """
@@ -57,6 +62,7 @@ class Catalog:
     missing: list[str]
     unlabelled: list[str]
     num_repeated: int
+    patients_from: PatientsFrom
     provenance: list[dict[str, Any]]
 
 
@@ -119,6 +125,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
             {
                 "name": source.name,
                 **labelled.origin,
+                "patients_from": _patients_from(matches.table, config),
                 "num_labels": len(matches.table) + len(matches.missing),
                 "num_labels_repeated": labelled.num_repeated,
                 "num_labels_without_photograph": len(matches.missing),
@@ -130,6 +137,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         missing,
         unlabelled,
         num_repeated,
+        min((x["patients_from"] for x in provenance), key=_CERTAINTY.index),
         provenance,
     )
 
@@ -160,6 +168,12 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
         num_repeated=0,
         origin={"class_folders": dict(grades)},
     )
+
+
+def _patients_from(table: pd.DataFrame, config: LabelsConfig) -> PatientsFrom:
+    if config.patient_column:
+        return "column"
+    return "name" if (table["patient"] != table["id"]).any() else "none"
 
 
 def _photographs_by_path(images: Path | str) -> dict[str, PhotographRef]:

@@ -11,10 +11,11 @@ from drtf import page
 from drtf.errors import RecordError
 from drtf.files import write_atomic
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 REJECTED_FILE = "rejected.csv"
+PatientsFrom = Literal["column", "name", "none"]
 
 
 class _Table(BaseModel):
@@ -44,6 +45,9 @@ class Manifest(_Table):
         settings: The other sections that determined the dataset.
         num_records: Number of records by split and grade.
         num_patients: Number of patients by split.
+        patients_from: Where the patients come from: a `column` of the label file, or
+            the `name` of the photographs. `none` if some source's patients are unknown;
+            each of its photographs then counts as a patient of its own.
         shards: Every shard, in reading order.
         files: SHA-256 of every file other than the shards and the manifest.
         rejected: Number of rejected photographs by reason.
@@ -53,7 +57,7 @@ class Manifest(_Table):
         plan_sha256: Hash of the photographs, labels, settings and versions.
     """
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     name: str
     encoding: Literal["raw", "png", "jpeg"]
     image_size: int
@@ -61,6 +65,7 @@ class Manifest(_Table):
     settings: dict[str, dict[str, Any]]
     num_records: dict[str, dict[str, int]]
     num_patients: dict[str, int]
+    patients_from: PatientsFrom
     shards: tuple[ShardEntry, ...]
     files: dict[str, str]
     rejected: dict[str, int]
