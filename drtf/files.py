@@ -1,20 +1,124 @@
-"""Atomic writes, locks, and checks that nothing is overwritten."""
+"""Safe reads and atomic writes, locks, and checks that nothing is overwritten."""
 
+import contextlib
+import errno
 import fcntl
+import functools
 import hashlib
+import json
+import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import IO, Any
 
 from drtf.errors import DrtfError
 
+# Far above any file of text or JSON that drtf reads.
+MAX_TEXT_BYTES = 1 << 26
+# Large enough for a label file or list of 30 million photographs.
+MAX_TABLE_BYTES = 1 << 30
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# What file systems return that have no locks: some of NFS, FUSE and HPC clusters.
+NO_LOCKS = {
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOLCK,
+    errno.EINVAL,
+}
+# The only errors of fsync that mean lost data. Others mean that the file system cannot
+# sync such a file or folder.
+LOST_WRITES = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
 # Spreadsheets run cells that start with these as formulas: owasp.org, "CSV Injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # Matches a cell that `escape_formula` changed; group 1 is the original cell.
 ESCAPED_FORMULA = r"^'('*[=+\-@\t\r])"
+
+_log = logging.getLogger(__name__)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file, or a link to one, for reading.
+
+    Reading a pipe, a device or a socket could block or never end.
+
+    Raises:
+        OSError: If the file cannot be opened or is not a regular file.
+    """
+    return open(path, "rb", opener=_open_descriptor)
+
+
+def append_regular(path: Path) -> FileIO:
+    """Open a regular file for reading and appending, unbuffered; create a new one.
+
+    Raises:
+        OSError: If the file cannot be opened or is not a regular file.
+    """
+    return open(path, "a+b", buffering=0, opener=_open_descriptor)
+
+
+def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Read a whole regular file.
+
+    Raises:
+        OSError: If it cannot be read, is not a regular file or is too large.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1) if size <= max_bytes else b""
+        if len(data) > size:  # the file grew, or is in /proc, where each has size 0
+            data += file.read(max_bytes + 1 - len(data))
+    if max(size, len(data)) > max_bytes:
+        raise OSError(
+            errno.EFBIG,
+            f"the file has {max(size, len(data))} bytes; the limit is {max_bytes}",
+            str(path),
+        )
+    return data
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON from a file that may be damaged.
+
+    Raises:
+        ValueError: If it is not valid JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _open_descriptor(path: str | Path, flags: int) -> int:
+    """Open a regular file; used as an `opener` of `open`."""
+    with contextlib.suppress(FileNotFoundError):
+        _check_regular(path, Path(path).stat())
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    try:
+        _check_regular(path, os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(path: str | Path, status: os.stat_result) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    kind = KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+    code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+    raise OSError(code, f"expected a regular file, but this is {kind}", str(path))
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -25,16 +129,38 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
     except OSError:
         partial.unlink(missing_ok=True)  # frees its space on a full disk
         raise
-    partial.replace(path)
+    move_into_place(partial, path)
 
 
 def partial_path(path: Path) -> Path:
     """Return the hidden path next to `path` where it is written until complete."""
     return path.with_name(f".{path.name}.partial")
+
+
+def move_into_place(partial: Path, path: Path) -> None:
+    """Rename a complete file or folder to its final path, over an existing file.
+
+    Some network and FUSE file systems refuse to rename over an existing file. There,
+    the old file is renamed first and removed last, so that an error keeps one of them.
+    """
+    try:
+        partial.replace(path)
+    except (FileExistsError, PermissionError):
+        if not path.is_file():
+            raise
+        old = path.with_name(f".{path.name}.old")
+        old.unlink(missing_ok=True)
+        path.rename(old)
+        try:
+            partial.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        old.unlink()
 
 
 @contextmanager
@@ -55,7 +181,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        partial.replace(path)
+        move_into_place(partial, path)
     except BaseException:
         remove()
         raise
@@ -79,13 +205,64 @@ def escape_formula(cell: str) -> str:
     return f"'{cell}" if cell.lstrip("'").startswith(FORMULA_STARTS) else cell
 
 
+def sync_file(file: IO[bytes]) -> None:
+    """Flush an open file to disk, so that it survives a power failure."""
+    _sync(file.fileno())
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to disk, so that they survive a power failure."""
-    folder = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        folder = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to but not listed
+        return
+    try:
+        _sync(folder)
     finally:
         os.close(folder)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in LOST_WRITES:
+            raise
+
+
+def lock(file: IO[bytes], *, wait: bool = False) -> None:
+    """Hold an exclusive lock on an open file until it is closed.
+
+    Warns and continues on a file system without locks.
+
+    Args:
+        file: The file.
+        wait: Whether to wait for another process that holds the lock.
+
+    Raises:
+        DrtfError: If another process holds it.
+        OSError: If locking fails for another reason.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DrtfError(
+            f"another process is writing here and holds the lock {file.name}; wait "
+            "until it ends, or choose another --out"
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _warn_without_locks(Path(file.name).parent)
+
+
+@functools.cache
+def _warn_without_locks(folder: Path) -> None:
+    _log.warning(
+        "the file system of %s has no file locks, so drtf cannot notice a second "
+        "command that writes there: run only one at a time",
+        folder,
+    )
 
 
 @contextmanager
@@ -95,14 +272,8 @@ def lock_or_fail(path: Path) -> Iterator[None]:
     Raises:
         DrtfError: If another process holds it.
     """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DrtfError(
-                f"another process is writing here and holds the lock {path}; wait "
-                "until it ends"
-            ) from error
+    with append_regular(path) as file:
+        lock(file)
         yield
 
 
@@ -110,14 +281,14 @@ def lock_or_fail(path: Path) -> Iterator[None]:
 def lock_when_free(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file, after waiting for other processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with append_regular(path) as file:
+        lock(file, wait=True)
         yield
 
 
 def hash_file(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a regular file in hexadecimal."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

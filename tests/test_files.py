@@ -1,18 +1,31 @@
+import errno
+import fcntl
+import os
 import re
+import socket
+from pathlib import Path
 
 import pytest
 
 from drtf.errors import DrtfError
 from drtf.files import (
     ESCAPED_FORMULA,
+    append_regular,
     check_absent,
     escape_formula,
     hash_file,
+    lock_or_fail,
+    lock_when_free,
+    move_into_place,
+    open_regular,
+    parse_json,
     partial_path,
+    read_regular,
     replacing,
+    sync_folder,
     write_atomic,
 )
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 def test_write_atomic_leaves_no_other_file(tmp_path):
@@ -70,3 +83,128 @@ def test_replacing_moves_a_folder_into_place_only_when_complete(tmp_path):
         (folder / "whole").touch()
         assert not out.exists()
     assert [path.name for path in out.parent.rglob("*")] == ["out", "whole"]
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+SPECIAL_FILES = {
+    "a pipe": make_pipe,
+    "a socket": make_socket,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL_FILES)
+@pytest.mark.parametrize(
+    "read", [read_regular, open_regular, append_regular, hash_file]
+)
+def test_a_special_file_is_refused_without_waiting(kind, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    SPECIAL_FILES[kind](Path("input"))
+    with pytest.raises(OSError, match=kind) as error:
+        read(Path("input"))
+    assert error.value.filename == "input"
+
+
+def test_read_regular_follows_links_and_refuses_what_exceeds_the_limit(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"abc")
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert read_regular(link, 3) == b"abc"
+    with pytest.raises(OSError) as error:
+        read_regular(path, 2)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(path))
+    assert read_regular(Path("/proc/self/status"))  # its size is reported as 0
+
+
+def test_json_that_is_nested_too_deeply_is_invalid():
+    with pytest.raises(ValueError):
+        parse_json("[" * 100_000)
+
+
+@pytest.mark.parametrize("lock", [lock_or_fail, lock_when_free])
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOTSUP", "ENOLCK", "EINVAL"])
+def test_a_file_system_without_locks_gives_one_warning(
+    lock, code, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(fcntl, "flock", failing(getattr(errno, code)))
+    for _ in range(2):
+        with lock(tmp_path / "lock"):
+            pass
+    (record,) = caplog.records
+    assert_names(record.getMessage(), tmp_path)
+
+
+def test_a_lock_is_refused_only_if_another_process_holds_it(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    with lock_or_fail(path), raises_naming(DrtfError, path), lock_or_fail(path):
+        pass
+    with lock_or_fail(path):
+        pass
+    monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
+    with pytest.raises(OSError) as error, lock_or_fail(path):
+        pass
+    assert error.value.errno == errno.EIO
+
+
+def test_a_file_system_that_cannot_sync_is_used_without(tmp_path, monkeypatch):
+    for code in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
+        monkeypatch.setattr(os, "fsync", failing(code))
+        write_atomic(tmp_path / "a.txt", "kept")
+        sync_folder(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "kept"
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OSError):
+        write_atomic(tmp_path / "a.txt", "lost")
+    with pytest.raises(OSError):
+        sync_folder(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("error_type", [FileExistsError, PermissionError])
+def test_a_file_is_replaced_where_rename_never_replaces(
+    error_type, tmp_path, monkeypatch
+):
+    rename = os.rename
+
+    def refuse(source, target):
+        if Path(target).exists():
+            raise error_type(errno.EPERM, "refused", str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
+    for text in ("first", "second"):
+        write_atomic(tmp_path / "a.txt", text)
+    assert (tmp_path / "a.txt").read_text() == "second"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_refused_replacement_keeps_the_old_file(tmp_path, monkeypatch):
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.write_text("new")
+    old.write_text("old")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing(errno.EPERM))
+        patched.setattr(os, "rename", failing(errno.EPERM))
+        with pytest.raises(PermissionError):
+            move_into_place(new, old)
+    assert (new.read_text(), old.read_text()) == ("new", "old")
+
+
+def failing(code: int):
+    """Return a function that fails with an error number."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail

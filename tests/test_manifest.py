@@ -61,9 +61,8 @@ def test_manifest_is_refused_when_a_file_is_outside_its_folder(shards, tmp_path,
 
 def test_manifest_is_refused_when_nested_too_deeply(tmp_path):
     (tmp_path / MANIFEST_FILE).write_text("[" * 100_000)
-    with raises_naming(RecordError, tmp_path / MANIFEST_FILE) as error:
+    with raises_naming(RecordError, tmp_path / MANIFEST_FILE):
         load_manifest(tmp_path)
-    assert isinstance(error.value.__cause__, RecursionError)
 
 
 def test_unknown_keys_of_a_manifest_are_ignored(manifest_copy):

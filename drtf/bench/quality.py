@@ -1,6 +1,7 @@
 """Measure how well the gradability flags detect ungradable photographs."""
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from drtf.data.photographs import (
     prefetch_photographs,
 )
 from drtf.errors import LabelError, PhotographError
+from drtf.files import MAX_TABLE_BYTES, read_regular
 from drtf.images.decode import decode_photograph
 from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import OVERSAMPLING, limit_threads
@@ -128,13 +130,12 @@ def _degraded_forms(image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def _load_assessments(path: Path) -> dict[str, bool]:
     """Load whether each photograph is gradable, by its id."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return {
-                row["image"]: bool(int(row["gradable"])) for row in csv.DictReader(file)
-            }
+        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        return {row["image"]: bool(int(row["gradable"])) for row in rows}
     except OSError as error:
         raise LabelError(f"cannot read {path}: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise LabelError(
             f"{path} must be a CSV with the columns image and gradable, 0 or 1"
         ) from error

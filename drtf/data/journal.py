@@ -1,17 +1,15 @@
 """The journal of a build, with which a killed build can resume."""
 
 import dataclasses
-import fcntl
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from drtf.data.prepare import Rejected
 from drtf.errors import DrtfError
-from drtf.files import write_unbuffered
+from drtf.files import append_regular, lock, sync_file, write_unbuffered
 from drtf.images.quality import Quality
 from drtf.records.writer import Location
 
@@ -87,11 +85,11 @@ class Journal:
         """
         self._path = path
         self.last_written = path.stat().st_mtime if path.exists() else math.inf
-        self._file = path.open("a+b", buffering=0)
+        self._file = append_regular(path)
         self.entries: list[Entry] = []
         self._ends: list[int] = []  # of the header and of each entry, in bytes
         try:
-            self._lock()
+            lock(self._file)
             self._load(_encode({"plan_sha256": plan_sha256}))
         except BaseException:
             self._file.close()
@@ -121,16 +119,7 @@ class Journal:
 
     def sync(self) -> None:
         """Make sure that the entries survive a loss of power."""
-        os.fsync(self._file.fileno())
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DrtfError(
-                f"another process is building in {self._path.parent}: wait for it, or "
-                "choose another --out"
-            ) from error
+        sync_file(self._file)
 
     def _load(self, header: bytes) -> None:
         """Load the entries up to the first damaged line, and drop the rest."""

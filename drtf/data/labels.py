@@ -12,6 +12,7 @@ from drtf.config import LabelsConfig
 from drtf.data.label_formats import LABEL_FORMATS, LabelFormat
 from drtf.data.photographs import strip_suffix
 from drtf.errors import LabelError
+from drtf.files import MAX_TABLE_BYTES, read_regular
 
 LINE = "\0line"  # no column of a file can have this name
 
@@ -154,7 +155,7 @@ def patients_by_name(names: pd.Series, pattern: str) -> pd.Series:
 
 def _load_rows(path: Path) -> pd.DataFrame:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise LabelError(
             f"cannot read the label file {path}: {error.strerror}"

@@ -1,9 +1,10 @@
 """Photographs: listing them, and what one can ask about a single one."""
 
 import csv
+import errno
 import hashlib
+import io
 import os
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from drtf.errors import LabelError, PhotographError
+from drtf.files import MAX_TABLE_BYTES, read_regular
 from drtf.images.decode import SUFFIXES
 from drtf.storage import (
     MissingObjectError,
@@ -62,17 +64,10 @@ class PhotographRef:
                     "unreadable", "No such file or directory"
                 ) from error
         try:
-            status = self._file.stat()
-            if not stat.S_ISREG(status.st_mode):  # reading a pipe would block forever
-                raise PhotographError("unreadable", "not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise PhotographError(
-                    "too_large",
-                    f"the file has {status.st_size} bytes; the limit is "
-                    f"{MAX_FILE_BYTES}",
-                )
-            return self._file.read_bytes()
+            return read_regular(self._file, MAX_FILE_BYTES)
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise PhotographError("too_large", str(error.strerror)) from error
             raise PhotographError("unreadable", str(error.strerror)) from error
         except ValueError as error:  # a name that no file can have
             raise PhotographError("unreadable", str(error)) from error
@@ -254,16 +249,15 @@ def _is_photograph(name: str) -> bool:
 
 def _load_list(path: Path) -> list[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = max(",;\t", key=file.readline().count)
-            file.seek(0)
-            rows = csv.DictReader(file, delimiter=separator)
-            if PATH_COLUMN not in (rows.fieldnames or ()):
-                raise LabelError(
-                    f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
-                    f"a CSV file; its columns are {rows.fieldnames or []}"
-                )
-            paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
+        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        if PATH_COLUMN not in (rows.fieldnames or ()):
+            raise LabelError(
+                f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
+                f"a CSV file; its columns are {rows.fieldnames or []}"
+            )
+        paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"cannot read the list {path}: {error}") from error
     if not paths:

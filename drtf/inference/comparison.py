@@ -1,6 +1,5 @@
 """Comparison of several runs that were evaluated on the same photographs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from drtf.errors import RunError
+from drtf.files import parse_json, read_regular
 from drtf.inference.evaluation_result import METRICS_FILE
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc
@@ -115,7 +115,7 @@ def load_summary(folder: Path) -> Summary:
     """
     path = folder / METRICS_FILE
     try:
-        contents = json.loads(path.read_text())
+        contents = parse_json(read_regular(path))
         return Summary(
             positive_from=contents["positive_from_grade"],
             tta=contents["tta"],

@@ -10,7 +10,7 @@ from typing import Any
 
 from drtf import page
 from drtf.config import EvaluateConfig, Tta
-from drtf.files import write_atomic
+from drtf.files import parse_json, read_regular, write_atomic
 from drtf.inference.decision_rules import OperatingPoint
 from drtf.inference.intervals import (
     Estimate,
@@ -186,7 +186,7 @@ def is_evaluated(folder: Path, info: RunInfo, config: EvaluateConfig) -> bool:
         config: The `evaluate` section.
     """
     try:
-        contents = json.loads((folder / METRICS_FILE).read_text())
+        contents = parse_json(read_regular(folder / METRICS_FILE))
     except (OSError, ValueError):
         return False
     expected = {

@@ -6,7 +6,7 @@ import pandas as pd
 
 from drtf.data.pipeline import binary_labels
 from drtf.errors import RunError
-from drtf.files import escape_formula, write_atomic
+from drtf.files import escape_formula, open_regular, write_atomic
 from drtf.models.decision_rule import DecisionRule
 from drtf.models.prediction import Predict, predict_split
 from drtf.models.run import Run
@@ -86,7 +86,8 @@ def load_predictions(folder: Path) -> pd.DataFrame:
     try:
         # A patient may be called NA.
         types = {"id": str, "patient": str}
-        table = pd.read_csv(path, dtype=types, na_filter=False)
+        with open_regular(path) as file:
+            table = pd.read_csv(file, dtype=types, na_filter=False)
         table = table[[*PHOTOGRAPH_COLUMNS, "score"]]
         table = table.astype({"grade": int, "score": float})
     except FileNotFoundError as error:

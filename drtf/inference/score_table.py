@@ -18,7 +18,7 @@ from pyarrow.compute import replace_substring_regex
 from drtf.config import ScoreConfig
 from drtf.data.photographs import photograph_id
 from drtf.errors import DrtfError
-from drtf.files import ESCAPED_FORMULA, escape_formula
+from drtf.files import ESCAPED_FORMULA, escape_formula, open_regular
 from drtf.models.run import Run
 
 COLUMNS = (
@@ -191,7 +191,7 @@ def merge_parts(
             raise DrtfError(
                 f"{part} is missing: score it with --part {number}/{num_parts}"
             )
-        with part.open("rb") as lines:
+        with open_regular(part) as lines:
             counts = count_rows(lines, iter(expected), provenance)
         size_bytes = part.stat().st_size
         if (counts.num_rows, counts.size_bytes or -1) != (len(expected), size_bytes):
@@ -205,7 +205,7 @@ def merge_parts(
         total = Counts(*map(operator.add, astuple(total), astuple(counts)))
     with partial.open("wb") as file:
         for number, part in enumerate(parts):
-            with part.open("rb") as lines:
+            with open_regular(part) as lines:
                 header = next(lines)
                 if number == 0:
                     file.write(header)

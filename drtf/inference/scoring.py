@@ -28,9 +28,13 @@ from drtf.data.prepare import (
 )
 from drtf.errors import DrtfError
 from drtf.files import (
+    append_regular,
     check_absent,
     lock_or_fail,
+    move_into_place,
+    open_regular,
     partial_path,
+    read_regular,
     write_atomic,
     write_unbuffered,
 )
@@ -187,10 +191,10 @@ def score(
         if convert := _table_converter(target, out, kaggle):
             converted = partial.with_suffix(".form")
             convert(partial, converted)
-            converted.replace(target)
+            move_into_place(converted, target)
             partial.unlink()
         else:
-            partial.replace(target)
+            move_into_place(partial, target)
         _source_file(partial).unlink(missing_ok=True)
     return ScoreReport(
         table=target,
@@ -225,12 +229,12 @@ def _resume_rows(
     """
     source = _source_file(partial)
     location = os.fsencode(images if is_remote(images) else Path(images).resolve())
-    with partial.open("rb") as lines:
+    with open_regular(partial) as lines:
         counts = count_rows(lines, iter(paths), provenance)
         lines.seek(counts.size_bytes)
         # A killed process may leave one incomplete line, but not two.
         has_others = len(list(itertools.islice(lines, 2))) == 2
-    same_source = source.exists() and source.read_bytes() == location
+    same_source = source.exists() and read_regular(source) == location
     if (has_others or (counts.num_rows and not same_source)) and not overwrite:
         raise DrtfError(
             f"{partial} has rows of an interrupted call with other photographs, "
@@ -263,7 +267,7 @@ def _write_rows(
     config: ScoreConfig,
 ) -> Counts:
     """Write the missing rows and return the counts of all rows."""
-    with partial.open("ab", buffering=0) as file:
+    with append_regular(partial) as file:
         file.truncate(counts.size_bytes)
         if not counts.size_bytes:
             write_unbuffered(file, encode_row(COLUMNS))

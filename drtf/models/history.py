@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drtf.errors import RunError
-from drtf.files import write_atomic
+from drtf.files import read_regular, write_atomic
 
 HISTORY_FILE = "history.csv"
 HISTORY_FIGURE = "history.png"
@@ -29,10 +29,10 @@ def load_history(folder: Path) -> list[dict[str, float]]:
     """
     path = folder / HISTORY_FILE
     try:
-        with path.open(newline="") as file:
-            rows = csv.DictReader(file)
-            epochs = [{key: float(x) for key, x in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError) as error:
+        text = read_regular(path).decode()
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        epochs = [{key: float(x) for key, x in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     if not epochs or "val_loss" not in epochs[0]:
         raise RunError(f"{path} was not written by drtf train: it has no val_loss")

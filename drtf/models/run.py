@@ -1,7 +1,6 @@
 """The run folder: a trained model with everything that is needed to use it."""
 
 import contextlib
-import os
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +19,13 @@ from drtf.config import (
     load_config,
 )
 from drtf.errors import ConfigError, RunError
-from drtf.files import hash_file, write_atomic
+from drtf.files import (
+    hash_file,
+    move_into_place,
+    read_regular,
+    sync_file,
+    write_atomic,
+)
 from drtf.models.backbones import OWN_MODEL, Backbone, backbone_of, check_model
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
@@ -187,11 +192,11 @@ def save_model(folder: Path, network: keras.Model) -> None:
     try:
         network.save(partial)
         with partial.open("rb") as file:
-            os.fsync(file.fileno())
+            sync_file(file)
     except OSError:
         partial.unlink(missing_ok=True)  # free the space of a full disk
         raise
-    partial.replace(folder / MODEL_FILE)
+    move_into_place(partial, folder / MODEL_FILE)
 
 
 def save_config(folder: Path, config: Config) -> None:
@@ -327,7 +332,7 @@ def _ends_in_logits(network: keras.Model) -> bool:
 def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
     path = folder / name
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_regular(path))
     except FileNotFoundError as error:
         raise RunError(
             f"{folder} is not a finished run: {name} is missing; drtf train writes it"

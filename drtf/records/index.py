@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drtf.errors import RecordError
-from drtf.files import write_atomic
+from drtf.files import open_regular, write_atomic
 from drtf.records.plan import SPLITS
 from drtf.tasks import GRADES
 
@@ -150,7 +150,7 @@ def _opened_index(path: Path) -> Iterator[pq.ParquetFile]:
         RecordError: If it cannot be read, also while the block reads it.
     """
     try:
-        with path.open("rb") as opened:
+        with open_regular(path) as opened:
             file = pq.ParquetFile(opened)
             for field in COLUMNS:
                 if field not in file.schema_arrow:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from drtf import page
 from drtf.errors import RecordError
-from drtf.files import write_atomic
+from drtf.files import parse_json, read_regular, write_atomic
 
 FORMAT_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
@@ -123,7 +123,7 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError as error:
         raise RecordError(
             f"{folder} is not a dataset: it has no {MANIFEST_FILE}; build one with "
@@ -146,8 +146,8 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     """
     try:
         text = data.decode()
-        contents = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        contents = parse_json(text)
+    except ValueError as error:
         raise RecordError(f"cannot read {path}: {error}") from error
     if not isinstance(contents, dict) or "format_version" not in contents:
         raise RecordError(f"{path} is not a manifest of drtf")
@@ -174,7 +174,7 @@ def hash_manifest(folder: Path) -> str:
         RecordError: If the manifest is missing or damaged.
     """
     load_manifest(folder)
-    return json.loads((folder / MANIFEST_FILE).read_bytes())["sha256"]
+    return parse_json(read_regular(folder / MANIFEST_FILE))["sha256"]
 
 
 def _dump(contents: dict[str, Any]) -> str:

@@ -1,10 +1,9 @@
 """The shard writer: writes a partial file, syncs it, and renames it when complete."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from drtf.files import partial_path, write_unbuffered
+from drtf.files import move_into_place, partial_path, sync_file, write_unbuffered
 from drtf.records.framing import frame_record, read_footer
 from drtf.records.schema import Record, encode_record
 
@@ -47,11 +46,11 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
-                os.fsync(self._file.fileno())
+                sync_file(self._file)
         finally:
             self._file.close()
         if kind is None:
-            partial_path(self._path).replace(self._path)
+            move_into_place(partial_path(self._path), self._path)
 
     def append(self, record: Record) -> Location:
         """Append one record and return its location.

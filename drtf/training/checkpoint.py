@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 
 from drtf.errors import RunError
-from drtf.files import partial_path, sync_folder, write_atomic
+from drtf.files import (
+    parse_json,
+    partial_path,
+    read_regular,
+    sync_folder,
+    write_atomic,
+)
 
 FOLDER = "checkpoints"
 SUFFIX = ".checkpoint"
 DAMAGED_SUFFIX = ".damaged"
 STATE_KEY = "state"
 MODEL_KEY = "model"
+# Far above the checkpoint of any network that drtf builds.
+MAX_CHECKPOINT_BYTES = 1 << 34
 
 _log = logging.getLogger(__name__)
 
@@ -98,12 +106,12 @@ def load_newest_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def _load(path: Path) -> Checkpoint:
-    data = path.read_bytes()
+    data = read_regular(path, MAX_CHECKPOINT_BYTES)
     size = hashlib.sha256().digest_size
     if hashlib.sha256(data[:-size]).digest() != data[-size:]:
         raise ValueError("its content does not match its SHA-256")
     with np.load(io.BytesIO(data[:-size]), allow_pickle=False) as file:
-        state = json.loads(file[STATE_KEY].tobytes())
+        state = parse_json(file[STATE_KEY].tobytes())
         model = file[MODEL_KEY].tobytes()
         arrays = [file[str(number)] for number in range(len(file.files) - 2)]
     return Checkpoint(int(path.stem.removeprefix("step-")), state, arrays, model)

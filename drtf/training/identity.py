@@ -7,7 +7,7 @@ from typing import Any
 
 from drtf.config import Config
 from drtf.errors import RunError
-from drtf.files import write_atomic
+from drtf.files import parse_json, read_regular, write_atomic
 from drtf.models.run import RUN_FORMAT_VERSION
 
 IDENTITY_FILE = "identity.json"
@@ -63,7 +63,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """
     path = folder / IDENTITY_FILE
     try:
-        saved = json.loads(path.read_bytes())
+        saved = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     for name, value in identity.items():
