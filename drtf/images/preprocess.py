@@ -12,6 +12,7 @@ from drtf.errors import PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.quality import Quality, check_not_blank, measure_quality
 from drtf.images.retina import (
+    Square,
     Thumbnail,
     build_thumbnail,
     crop,
@@ -41,12 +42,15 @@ class Preprocessed:
         thumbnail: The photograph before contrast enhancement, shrunk.
         field: uint8 [h, w], 1 inside the retina's field of the thumbnail. None if none
             was found; the whole photograph is used then.
+        square: The part of the full-size photograph that the image shows. None if it
+            shows the whole photograph.
         quality: Quality measures of the photograph before contrast enhancement.
     """
 
     image: np.ndarray
     thumbnail: Thumbnail
     field: np.ndarray | None
+    square: Square | None
     quality: Quality
 
 
@@ -81,6 +85,7 @@ def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
     if config.reject_blank:
         check_not_blank(thumbnail, quality)
     mask = np.ones_like(thumbnail.brightness) if field is None else field
+    square = None
     if config.crop == "retina":
         square = square_around(mask, image.shape, scale=scale)
         if scale > 1 and square.side < min_side * scale:
@@ -98,7 +103,7 @@ def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
         image = _resize(image, config)
     if config.mask:
         image = _paint_outside(image, mask, config)
-    return Preprocessed(image, thumbnail, field, quality)
+    return Preprocessed(image, thumbnail, field, square, quality)
 
 
 def _equalize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
