@@ -1,5 +1,6 @@
 """Safe reads and atomic writes, locks, and checks that nothing is overwritten."""
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -86,6 +87,16 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
             str(path),
         )
     return data
+
+
+def decode_text(data: bytes) -> str:
+    """Decode text in UTF-8, or in UTF-16 if it begins with a byte order mark.
+
+    Raises:
+        UnicodeDecodeError: If it is in another encoding.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
 def parse_json(data: bytes | str) -> Any:

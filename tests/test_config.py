@@ -300,7 +300,12 @@ def test_extends_is_refused_when_circular_or_unknown(base, facts, tmp_path):
         ("split.by=eye", ("split.by", "patient", "image", "eye")),
         ("labels.patient_pattern=(", ("labels.patient_pattern", "unterminated", "(")),
         ("labels.patient_pattern=abc", ("labels.patient_pattern", 0, "abc")),
-        ("epochs=3", ("--set", "section.key=value")),
+        ("epochs=3", ("--set", "section.key=value", "train.epochs")),
+        ("size=224", ("images.size",)),
+        ("train.size=224", ("train.size", "images.size")),
+        ("images.size=224,build.encoding=jpeg", ("own --set",)),
+        ("images.size=224 build.encoding=jpeg", ("own --set",)),
+        ("evaluate.threshold=>=0.9", ("evaluate.threshold", "sensitivity>=X")),
         ("train.epochs", ("--set", "section.key=value")),
     ],
 )
@@ -371,6 +376,77 @@ def test_an_unknown_preset_is_refused_with_the_nearest_name():
     # The nearest comes before the list of all presets.
     message = str(error.value)
     assert message.index("mobilenetv2") < message.index(list_presets()[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [("1", "1"), ("true", "true"), ("1.0", "1.0"), ('"a b"', "a b"), ("a=b", "a=b")],
+)
+def test_an_override_of_a_text_may_look_like_a_number(text, column):
+    config = load_config("", [f"labels.patient_column={text}"])
+    assert config.labels.patient_column == column
+
+
+def test_an_override_keeps_the_types_of_other_settings():
+    config = load_config("", ["augment.zoom=[0, 0.1]", "images.mask=true"])
+    assert config.augment.zoom == (0, 0.1)
+    assert config.images.mask is True
+
+
+def test_an_override_holds_one_value_only():
+    refuse("", "images.size=224\nextends='demo'")
+
+
+BOMBS = {
+    "deep arrays": "a = " + "[" * 100_000,
+    "deep tables": "a = " + "{a=" * 100_000,
+    "a long integer": "[images]\nsize = " + "9" * 5000,
+    "a long hexadecimal integer": "[images]\nsize = 0x" + "f" * 50_000,
+    "a long key": ".".join("a" * 20_000) + " = 1",
+    "a long quoted key": "x = {" + " . ".join(["'a'"] * 20_000) + " = 1}",
+    "a long header": "[" + ".".join("a" * 20_000) + "]",
+    "endless text": "#" * (2 << 20),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_would_exhaust_the_parser_is_refused(name, tmp_path):
+    path = tmp_path / "bomb.toml"
+    path.write_text(BOMBS[name])
+    with raises_naming(ConfigError, path):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 20_000, "{a=" * 20_000, "9" * 5000, "0x" + "f" * 50_000]
+)
+def test_an_override_that_would_exhaust_the_parser_is_refused(text):
+    for override in (f"images.size={text}", ".".join("a" * 20_000) + "=1"):
+        with raises_naming(ConfigError, "--set") as error:
+            load_config("", [override])
+        assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_have_a_byte_order_mark(encoding, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes("# 안저\r\n[images]\r\nsize = 224\r\n".encode(encoding))
+    assert load_config(str(path)).images.size == 224
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes("[images]\n# 안저\n".encode("cp949"))
+    with raises_naming(ConfigError, path, "line 2", "UTF-8"):
+        load_config(str(path))
+
+
+def test_a_missing_file_with_the_name_of_a_preset_names_the_preset(tmp_path):
+    with raises_naming(ConfigError, "demo.toml", "'demo'"):
+        load_config("demo.toml")
+    (tmp_path / "mine.toml").write_text('extends = "demo.toml"\n')
+    with raises_naming(ConfigError, tmp_path / "demo.toml", "'demo'"):
+        load_config(str(tmp_path / "mine.toml"))
 
 
 def test_a_missing_or_invalid_file_is_named(tmp_path):

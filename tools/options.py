@@ -13,11 +13,31 @@ SOME_REJECTED = 3
 Command = Callable[..., Any]
 
 
+class Override(click.ParamType):
+    """A setting and its value, such as `images.size=224`."""
+
+    name = "override"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return the text; the library checks the setting and its value."""
+        if "=" not in value:  # click would only report what follows
+            self.fail(
+                f"expected KEY=VALUE without spaces around =, such as images.size=224; "
+                f"got {value!r}",
+                param,
+                ctx,
+            )
+        return value
+
+
 def config_options(command: Command) -> Command:
     """Add the options --config and --set to a command."""
     command = click.option(
         "--set",
         "overrides",
+        type=Override(),
         metavar="KEY=VALUE",
         multiple=True,
         help="Override one setting, such as train.epochs=5 (repeatable). "

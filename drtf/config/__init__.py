@@ -4,6 +4,7 @@ from drtf.config.loading import (
     dump_config,
     list_presets,
     load_config,
+    load_toml,
     parse_config,
 )
 from drtf.config.schema import (
@@ -53,5 +54,6 @@ __all__ = [
     "dump_config",
     "list_presets",
     "load_config",
+    "load_toml",
     "parse_config",
 ]

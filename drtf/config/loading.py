@@ -1,5 +1,6 @@
 """Load a config from presets, TOML files and key=value overrides, and dump it."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -9,9 +10,23 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from drtf.config.messages import did_you_mean, validation_message
+from drtf.config.messages import (
+    did_you_mean,
+    quote_value,
+    shorten,
+    validation_message,
+)
 from drtf.config.schema import Config
+from drtf.config.values import has_setting, is_allowed
 from drtf.errors import ConfigError
+from drtf.files import decode_text, read_regular
+
+MAX_CONFIG_BYTES = 1 << 20
+# A dotted key with many parts, which takes a parser time by the square of their number.
+LONG_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){20}"""
+)
+SEVERAL_SETTINGS = re.compile(r"[,;\s]\s*\w+\.\w+\s*=")
 
 
 def list_presets() -> list[str]:
@@ -48,11 +63,12 @@ def load_config(
         section = override.partition(".")[0].strip()
         if section in Config.model_fields.keys() - set(sections):
             raise ConfigError(
-                f"--set {override} has no effect here: this command reads only the "
-                f"sections {', '.join(sections)}"
+                f"--set {shorten(override)} has no effect here: this command reads "
+                f"only the sections {', '.join(sections)}"
             )
         _apply_override(settings, override)
-        where = f"{where} with --set {override}" if where else f"--set {override}"
+        change = f"--set {shorten(override)}"
+        where = f"{where} with {change}" if where else change
     return parse_config(settings, where=where)
 
 
@@ -77,6 +93,50 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json"))
 
 
+def load_toml(path: Path) -> dict[str, Any]:
+    """Load a TOML file.
+
+    Raises:
+        ConfigError: If it cannot be read, is not text or not valid TOML.
+    """
+    try:
+        text = decode_text(read_regular(path, MAX_CONFIG_BYTES))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read config file {path}: {error.strerror}{_preset_hint(path)}"
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path} is not UTF-8 text (line {line}); save it with the encoding UTF-8"
+        ) from error
+    try:
+        return _parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML that may have been made to exhaust the parser.
+
+    Raises:
+        ValueError: If it is not valid TOML, or nested too deeply.
+    """
+    if LONG_KEY.search(text):
+        raise ValueError("a key has too many parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _preset_hint(path: Path) -> str:
+    """Return a hint if a missing file has the name of a preset; else empty."""
+    if path.exists() or path.stem not in list_presets():
+        return ""
+    return f"; did you mean the preset {path.stem!r}, without .toml?"
+
+
 def _load_source(source: str, *extending: str) -> tuple[dict[str, Any], str]:
     """Return the settings of a preset or file, and its name for error messages.
 
@@ -84,17 +144,13 @@ def _load_source(source: str, *extending: str) -> tuple[dict[str, Any], str]:
         source: Name of a preset or path of a TOML file.
         *extending: The sources that extend this one, the nearest first.
     """
-    text, where = _read_source(source)
-    try:
-        settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not valid TOML: {error}") from error
+    settings, where = _read_source(source)
     if "extends" in settings:
         base = settings.pop("extends")
         if not isinstance(base, str):
             raise ConfigError(
                 f"{where}: extends must be the name of a preset or the path of a TOML "
-                f"file; got {base!r}"
+                f"file; got {quote_value(base)}"
             )
         if base.endswith(".toml"):
             base = str(Path(source).parent / base)
@@ -114,13 +170,10 @@ def _merge(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _read_source(source: str) -> tuple[str, str]:
+def _read_source(source: str) -> tuple[dict[str, Any], str]:
     path = Path(source)
     if path.suffix == ".toml" or len(path.parts) > 1:
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read config file {path}: {error}") from error
+        return load_toml(path), str(path)
     presets = list_presets()
     if source not in presets:
         raise ConfigError(
@@ -128,25 +181,50 @@ def _read_source(source: str) -> tuple[str, str]:
             f"{', '.join(presets)}; the name of a config file must end in .toml"
         )
     file = resources.files("drtf.configs") / f"{source}.toml"
-    return file.read_text(encoding="utf-8"), f"preset {source}"
+    return _parse_toml(file.read_text(encoding="utf-8")), f"preset {source}"
 
 
 def _apply_override(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and name):
+        known = [x for x in Config.model_fields if has_setting(x, section)]
+        hint = f"; did you mean {known[0]}.{section}?" if known else ""
         raise ConfigError(
-            f"--set takes section.key=value, such as images.size=224; got {override!r}"
+            "--set takes section.key=value, such as images.size=224, without spaces "
+            f"around =; got {quote_value(override)}{hint}"
         )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        if text.lstrip().startswith("["):
-            raise ConfigError(
-                f"--set {override}: not a valid TOML list, such as [0.1, 0.2]: {error}"
-            ) from error
-        value = text
+    value = _parse_value(section, name, text)
     table = settings.setdefault(section, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"{section!r} must be a section, not a value; got {table!r}")
+        raise ConfigError(
+            f"{section!r} must be a section, not a value; got {quote_value(table)}"
+        )
     table[name] = value
+
+
+def _parse_value(section: str, name: str, text: str) -> Any:
+    """Parse the value of an override: as TOML, or as it is if only text is allowed.
+
+    Raises:
+        ConfigError: If it is neither a value nor a list.
+    """
+    try:
+        parsed = _parse_toml(f"value = {text}")
+    except ValueError as error:
+        if text.lstrip().startswith("["):
+            raise ConfigError(
+                f"--set {section}.{name}={shorten(text)}: not a valid TOML list, such "
+                f"as [0.1, 0.2]: {error}"
+            ) from error
+        parsed = {"value": text}
+    value = parsed["value"] if len(parsed) == 1 else text
+    if has_setting(section, name) and not is_allowed(section, name, value):
+        if is_allowed(section, name, text):
+            return text  # such as the name of a column that is a number
+        if SEVERAL_SETTINGS.search(text):
+            raise ConfigError(
+                f"--set {section}.{name}={shorten(text)}: give each setting its own "
+                "--set"
+            )
+    return value

@@ -5,9 +5,10 @@ import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from drtf.config.schema import section_model
+from drtf.config.schema import Config, section_model
 
 NOUNS = {int: "integer", float: "number", str: "text"}
 SYMBOLS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -21,6 +22,26 @@ def allowed_values(section: str, name: str) -> str:
     """
     hints = get_type_hints(section_model(section), include_extras=True)
     return _describe_type(hints[name])
+
+
+def has_setting(section: str, name: str) -> bool:
+    """Return whether there is a setting `section.name`."""
+    sections = Config.model_fields
+    return section in sections and name in section_model(section).model_fields
+
+
+def is_allowed(section: str, name: str, value: Any) -> bool:
+    """Return whether a setting allows a value, regardless of all other settings.
+
+    Raises:
+        KeyError: If there is no such setting.
+    """
+    hints = get_type_hints(section_model(section), include_extras=True)
+    try:
+        TypeAdapter(hints[name]).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _describe_type(hint: Any) -> str:

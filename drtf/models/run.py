@@ -1,7 +1,5 @@
 """The run folder: a trained model with everything that is needed to use it."""
 
-import contextlib
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from drtf.config import (
     Tta,
     dump_config,
     load_config,
+    load_toml,
 )
 from drtf.errors import ConfigError, RunError
 from drtf.files import (
@@ -231,12 +230,10 @@ def load_run_config(
     path = folder / CONFIG_FILE
     if not source and path.exists():
         source = str(path)
-        with contextlib.suppress(ValueError):  # load_config reports invalid TOML
-            if "extends" in tomllib.loads(path.read_bytes().decode()):
-                raise RunError(
-                    f"{path} extends another file, but the config of a run must be "
-                    "complete"
-                )
+        if "extends" in load_toml(path):
+            raise RunError(
+                f"{path} extends another file, but the config of a run must be complete"
+            )
     return load_config(source, overrides, sections=sections)
 
 
