@@ -59,6 +59,34 @@ def test_manifest_is_refused_when_a_file_is_outside_its_folder(shards, tmp_path,
         load_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change_contents", "fact"),
+    [
+        (lambda x: x["shards"][0].update(num_records=-1), "shards.0.num_records"),
+        (lambda x: x["shards"][0].update(num_records=2**70), "shards.0.num_records"),
+        (lambda x: x["shards"][0].update(num_records=1.5), "shards.0.num_records"),
+        (lambda x: x["shards"][0].update(num_records=0), "train"),
+        (lambda x: x["shards"][0].update(size_bytes=16), "train"),
+        (lambda x: x["shards"][0].update(split="other"), "train"),
+        (lambda x: x["shards"][0].update(file="a\0b"), "a\\x00b"),
+        (lambda x: x["num_records"]["val"].update({"0": None}), "num_records.val.0"),
+        (lambda x: x["num_patients"].pop("val"), "num_patients"),
+        (lambda x: x["quality"]["contrast"].pop(), "quality.contrast.4"),
+        (lambda x: x.update(image_size=0), "image_size"),
+    ],
+)
+def test_manifest_is_refused_when_its_values_are_impossible(
+    manifest_copy, change_contents, fact
+):
+    path = manifest_copy / MANIFEST_FILE
+    contents = json.loads(path.read_text())
+    change_contents(contents)
+    path.write_text(json.dumps(contents))
+    rehash(manifest_copy)
+    with raises_naming(RecordError, path, fact):
+        load_manifest(manifest_copy)
+
+
 def test_manifest_is_refused_when_nested_too_deeply(tmp_path):
     (tmp_path / MANIFEST_FILE).write_text("[" * 100_000)
     with raises_naming(RecordError, tmp_path / MANIFEST_FILE):

@@ -121,7 +121,8 @@ def test_an_index_that_differs_from_the_records_is_found(copy, column, change):
 
 def test_counts_that_differ_from_the_index_are_found(copy):
     manifest = load_manifest(copy)
-    train = manifest.num_records["train"] | {"0": 1}
+    train = dict(manifest.num_records["train"])
+    train["0"], train["1"] = train["0"] - 1, train["1"] + 1
     counts = manifest.num_records | {"train": train}
     save_manifest(copy, manifest.model_copy(update={"num_records": counts}))
     assert [fault.file for fault in find_faults(copy)] == [INDEX_FILE]

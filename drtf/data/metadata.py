@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from drtf.data.build_plan import BuildPlan
@@ -16,13 +17,12 @@ from drtf.records.manifest import (
     INDEX_FILE,
     REJECTED_FILE,
     Manifest,
+    Quantiles,
     ShardEntry,
     save_manifest,
 )
 from drtf.records.plan import SPLITS
 from drtf.records.rejected import RejectedRow, save_rejected
-
-QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Manifest:
@@ -74,11 +74,21 @@ def _rejected_rows(plan: BuildPlan, entries: Sequence[Entry]) -> list[RejectedRo
     ]
 
 
+def _quantiles(values: pd.Series) -> Quantiles:
+    """Return the quantiles of a measure of quality, as the manifest has them."""
+    lowest, low, median, high, highest = (
+        round(float(x), 4) for x in values.quantile([0, 0.05, 0.5, 0.95, 1])
+    )
+    return lowest, low, median, high, highest
+
+
 def _assemble_manifest(
     folder: Path, plan: BuildPlan, index: pd.DataFrame, rejected: list[RejectedRow]
 ) -> Manifest:
     """Assemble the manifest; the hashes in `files` are filled in by the caller."""
     num_patients = index.groupby("split")["patient"].nunique()
+    shards = list(plan.shard_ranges())
+    in_shard = np.bincount(index["shard"], minlength=len(shards))
     return Manifest(
         name=plan.name,
         encoding=plan.build.encoding,
@@ -92,18 +102,15 @@ def _assemble_manifest(
             ShardEntry(
                 file=shard.file,
                 split=shard.split,
-                num_records=int((index["shard"] == shard.number).sum()),
+                num_records=int(in_shard[shard.number]),
                 size_bytes=(folder / shard.file).stat().st_size,
                 sha256=hash_file(folder / shard.file),
             )
-            for shard in plan.shard_ranges()
+            for shard in shards
         ),
         files={},
         rejected=dict(sorted(Counter(row.reason for row in rejected).items())),
-        quality={
-            name: tuple(round(float(x), 4) for x in index[name].quantile(QUANTILES))
-            for name in QUALITY_MEASURES
-        },
+        quality={name: _quantiles(index[name]) for name in QUALITY_MEASURES},
         provenance={
             "sources": plan.catalog.provenance,
             "num_conflicting": sum(len(conflict.ids) for conflict in plan.conflicts),

@@ -158,6 +158,16 @@ def _opened_index(path: Path) -> Iterator[pq.ParquetFile]:
                         f"the index {path} has no {field.type} column {field.name!r}: "
                         "another version of drtf built this dataset; build it again"
                     )
+            for field in file.schema_arrow:
+                if field.name not in COLUMNS.names and not _is_measure(field):
+                    raise RecordError(
+                        f"the index {path} has a {field.type} column {field.name!r}; "
+                        "additional columns must be bool or float"
+                    )
             yield file
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"cannot read the index {path}: {error}") from error
+
+
+def _is_measure(field: pa.Field) -> bool:
+    return pa.types.is_floating(field.type) or pa.types.is_boolean(field.type)

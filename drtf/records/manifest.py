@@ -3,19 +3,27 @@
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drtf import page
 from drtf.errors import RecordError
 from drtf.files import parse_json, read_regular, write_atomic
+from drtf.records.framing import FRAME_BYTES
 
 FORMAT_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 REJECTED_FILE = "rejected.csv"
 PatientsFrom = Literal["column", "name", "none"]
+
+
+# Far above what any dataset has, and safe for int64 arithmetic.
+Count = Annotated[int, Field(ge=0, le=1 << 50, strict=True)]
+
+# The minimum, 5th percentile, median, 95th percentile and maximum.
+Quantiles = tuple[float, float, float, float, float]
 
 
 class _Table(BaseModel):
@@ -28,8 +36,8 @@ class ShardEntry(_Table):
 
     file: str
     split: str
-    num_records: int
-    size_bytes: int
+    num_records: Count
+    size_bytes: Count
     sha256: str
 
 
@@ -60,16 +68,16 @@ class Manifest(_Table):
     format_version: Literal[3] = FORMAT_VERSION
     name: str
     encoding: Literal["raw", "png", "jpeg"]
-    image_size: int
+    image_size: Annotated[Count, Field(gt=0)]
     preprocessing: dict[str, Any]
     settings: dict[str, dict[str, Any]]
-    num_records: dict[str, dict[str, int]]
-    num_patients: dict[str, int]
+    num_records: dict[str, dict[str, Count]]
+    num_patients: dict[str, Count]
     patients_from: PatientsFrom
     shards: tuple[ShardEntry, ...]
     files: dict[str, str]
-    rejected: dict[str, int]
-    quality: dict[str, tuple[float, ...]]
+    rejected: dict[str, Count]
+    quality: dict[str, Quantiles]
     provenance: dict[str, Any]
     plan_sha256: str
 
@@ -77,8 +85,29 @@ class Manifest(_Table):
     def _check_paths(self) -> Self:
         for file in (*self.files, *(shard.file for shard in self.shards)):
             path = PurePosixPath(file)
-            if path.is_absolute() or ".." in path.parts:
+            if path.is_absolute() or ".." in path.parts or "\0" in file:
                 raise ValueError(f"{file!r} is outside its folder")
+        return self
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        for split, by_grade in self.num_records.items():
+            shards = [shard for shard in self.shards if shard.split == split]
+            in_shards = sum(shard.num_records for shard in shards)
+            if sum(by_grade.values()) != in_shards:
+                raise ValueError(
+                    f"num_records has {sum(by_grade.values())} in {split}; its shards "
+                    f"have {in_shards}"
+                )
+        for shard in self.shards:
+            if shard.split not in self.num_records:
+                raise ValueError(f"{shard.file} is of the unknown split {shard.split}")
+            if shard.size_bytes < shard.num_records * FRAME_BYTES:
+                raise ValueError(
+                    f"{shard.file} has too few bytes for {shard.num_records} records"
+                )
+        if self.num_patients.keys() != self.num_records.keys():
+            raise ValueError("num_patients and num_records have different splits")
         return self
 
     def _repr_html_(self) -> str:
@@ -163,8 +192,11 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
     try:
         return Manifest.model_validate(contents)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise RecordError(f"{path} is not a manifest of drtf: {reason}") from error
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"])) or "its contents"
+        raise RecordError(
+            f"{path} is not a manifest of drtf: {key}: {problem['msg']}"
+        ) from error
 
 
 def hash_manifest(folder: Path) -> str:
