@@ -35,7 +35,7 @@ from drtf.inference.report import (
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import Threshold
 from drtf.models.history import load_history
-from drtf.models.run import load_run, save_model
+from drtf.models.run import load_info, load_run, save_info, save_model
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.training.run import train
@@ -201,9 +201,8 @@ def test_views_gain_is_the_difference_in_roc_auc(run, shards, config, tmp_path):
     rng = np.random.default_rng(3)  # other weights, whose views disagree
     network.set_weights([rng.normal(0, 0.1, x.shape) for x in network.get_weights()])
     save_model(run, network)
-    info = json.loads((run / "run.json").read_text())
-    info["model_sha256"] = hash_file(run / "model.keras")
-    (run / "run.json").write_text(json.dumps(info))
+    sha256 = hash_file(run / "model.keras")
+    save_info(run, load_info(run).model_copy(update={"model_sha256": sha256}))
     (run / "decision_rule.json").unlink(missing_ok=True)
     found = {}
     for tta in ("none", "flips5"):
@@ -386,11 +385,8 @@ def test_evaluate_keeps_the_run_threshold_on_another_dataset(
     for changes in ({"same_dataset": False}, {"used_by_score": False}):
         assert notes_for(run, **changes)[0] in found.notes
     assert load_run(run).threshold == before
-    info = json.loads((run / "run.json").read_text())
-    info["train_prior"] = (
-        0.3  # of the training, whatever the fractions in this dataset are
-    )
-    (run / "run.json").write_text(json.dumps(info))
+    # Of the training, whatever the fractions in this dataset are.
+    save_info(run, load_info(run).model_copy(update={"train_prior": 0.3}))
     kept = evaluate(
         run,
         tmp_path / "other",

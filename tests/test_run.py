@@ -4,6 +4,7 @@ import shutil
 import warnings
 
 import keras
+import numpy as np
 import pytest
 
 from drtf.errors import RunError
@@ -17,6 +18,7 @@ from drtf.models.run import (
     load_run,
     load_run_config,
 )
+from drtf.seals import SEAL, dump_sealed
 from naming import raises_naming
 
 PARTS = (MODEL_FILE, CONFIG_FILE, INFO_FILE)
@@ -56,22 +58,68 @@ def test_load_run_names_a_missing_folder(tmp_path):
         load_run(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", [MODEL_FILE, CONFIG_FILE])
-@pytest.mark.parametrize("place", [0, 0.5, 0.99])
-def test_load_run_refuses_a_changed_file(copy, name, place):
-    data = bytearray((copy / name).read_bytes())
-    data[int(place * len(data))] ^= 1
-    (copy / name).write_bytes(data)
-    with raises_naming(RunError, copy / name, INFO_FILE):
+def damage(data, rng):
+    """Change a file's bytes in one of the ways in which files are damaged."""
+    data = bytearray(data)
+    place = int(rng.integers(len(data)))
+    digits = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
+    kind = rng.choice(["flip", "cut", "insert", "append", "truncate", "digit", "zeros"])
+    if kind == "flip":
+        data[place] ^= 1 << int(rng.integers(8))
+    elif kind == "cut":
+        del data[place : place + int(rng.integers(1, 9))]
+    elif kind == "insert":
+        data[place:place] = rng.choice([b" ", b"0", b"\n", b"]"]).tobytes()
+    elif kind == "append":
+        data += rng.choice([b" ", b"\n", b"1"]).tobytes()
+    elif kind == "truncate":
+        del data[place:]
+    elif kind == "digit":
+        i = rng.choice(digits)
+        data[i] = ord("0") + (data[i] - ord("0") + int(rng.integers(1, 10))) % 10
+    else:
+        data[place : place + 4] = b"\0\0\0\0"
+    return bytes(data)
+
+
+RUN_FILES = (MODEL_FILE, CONFIG_FILE, HISTORY_FILE, INFO_FILE, DECISION_RULE_FILE)
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_load_run_refuses_every_changed_file_in_one_line(copy, save_rule, name):
+    save_rule(copy, 0.25)
+    whole = (copy / name).read_bytes()
+    rng = np.random.default_rng(len(whole))
+    for _ in range(60):
+        damaged = damage(whole, rng)
+        assert damaged != whole
+        (copy / name).write_bytes(damaged)
+        with raises_naming(RunError, copy) as error:
+            load_run(copy)
+        assert "\n" not in str(error.value)
+    (copy / name).write_bytes(whole)
+    assert load_run(copy)
+
+
+def test_load_run_refuses_json_that_is_nested_deeper_than_python_can_write(copy):
+    text = (copy / INFO_FILE).read_text()
+    nested = "[" * 600 + "]" * 600
+    (copy / INFO_FILE).write_text(text.replace("[]", nested))
+    with raises_naming(RunError, copy / INFO_FILE):
         load_run(copy)
+
+
+def change(path, values):
+    """Change values in a JSON file, and seal it again."""
+    contents = json.loads(path.read_text()) | values
+    del contents[SEAL]
+    path.write_text(dump_sealed(contents))
 
 
 def seal(folder, model):
     """Replace the model of a run and the hash in run.json."""
     (folder / MODEL_FILE).write_bytes(model)
-    info = json.loads((folder / INFO_FILE).read_text())
-    info["model_sha256"] = hashlib.sha256(model).hexdigest()
-    (folder / INFO_FILE).write_text(json.dumps(info))
+    change(folder / INFO_FILE, {"model_sha256": hashlib.sha256(model).hexdigest()})
 
 
 def test_load_run_refuses_an_unreadable_model_in_one_line(copy):
@@ -95,7 +143,7 @@ def test_load_run_refuses_a_model_that_contains_code(copy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "facts"),
+    ("values", "facts"),
     [
         ({"image_size": 64}, (*PARTS, "32 px", "binary", "64 px", "0 members")),
         ({"members": ["a", "b"]}, (*PARTS, "32 px", "2 members")),
@@ -103,9 +151,8 @@ def test_load_run_refuses_a_model_that_contains_code(copy, tmp_path):
         ({"jpeg_quality": -5}, (INFO_FILE, "jpeg_quality", 1)),
     ],
 )
-def test_load_run_refuses_a_run_json_that_does_not_fit(copy, change, facts):
-    info = json.loads((copy / INFO_FILE).read_text()) | change
-    (copy / INFO_FILE).write_text(json.dumps(info))
+def test_load_run_refuses_a_run_json_that_does_not_fit(copy, values, facts):
+    change(copy / INFO_FILE, values)
     with raises_naming(RunError, copy, *facts) as error:
         load_run(copy)
     assert "\n" not in str(error.value)
@@ -151,9 +198,8 @@ def test_load_run_refuses_a_config_that_extends_another(copy, tmp_path):
     (tmp_path / "outside.toml").write_text("")
     text = f'extends = "{tmp_path}/outside.toml"\n'
     (copy / CONFIG_FILE).write_text(text)
-    info = json.loads((copy / INFO_FILE).read_text())
-    info["config_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    (copy / INFO_FILE).write_text(json.dumps(info))
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    change(copy / INFO_FILE, {"config_sha256": sha256})
     for open_run in (load_run_config, load_run):
         with raises_naming(RunError, copy / CONFIG_FILE, "extends"):
             open_run(copy)
@@ -177,8 +223,7 @@ def test_load_run_names_a_damaged_json_file(copy, name, text):
 
 @pytest.mark.parametrize("version", [4, 9])
 def test_load_run_refuses_another_format_version(copy, version):
-    info = json.loads((copy / INFO_FILE).read_text()) | {"format_version": version}
-    (copy / INFO_FILE).write_text(json.dumps(info))
+    change(copy / INFO_FILE, {"format_version": version})
     with raises_naming(RunError, copy, version, RUN_FORMAT_VERSION):
         load_run(copy)
 
@@ -191,7 +236,7 @@ def test_load_run_refuses_a_decision_rule_of_another_model(copy, save_rule):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "facts"),
+    ("name", "values", "facts"),
     [
         ("threshold", {"value": 7.5}, ("value", 1)),
         ("calibration", {"temperature": 0}, ("temperature", 0.05)),
@@ -212,12 +257,11 @@ def test_load_run_refuses_a_decision_rule_of_another_model(copy, save_rule):
     ],
 )
 def test_load_run_refuses_an_invalid_decision_rule(
-    copy, save_rule, name, change, facts
+    copy, save_rule, name, values, facts
 ):
     rule = save_rule(copy, 0.25, tta="flips5")
     assert load_run(copy).decision_rule == rule
     contents = json.loads((copy / DECISION_RULE_FILE).read_text())
-    contents[name] |= change
-    (copy / DECISION_RULE_FILE).write_text(json.dumps(contents))
+    change(copy / DECISION_RULE_FILE, {name: contents[name] | values})
     with raises_naming(RunError, copy / DECISION_RULE_FILE, name, *facts):
         load_run(copy)

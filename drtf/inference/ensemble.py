@@ -72,6 +72,7 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
             update={
                 "model_sha256": hash_file(folder / MODEL_FILE),
                 "config_sha256": hash_file(folder / CONFIG_FILE),
+                "history_sha256": "",
                 "members": tuple(hashes),
                 "train_prior": fmean(info.train_prior for info in infos),
                 "num_trained": sum(info.num_trained for info in infos),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from drtf.config import Tta
 from drtf.files import write_atomic
 from drtf.models.calibration import Calibration
+from drtf.seals import dump_sealed
 
 DECISION_RULE_FILE = "decision_rule.json"
 GIVEN = "given"  # the rule of a threshold that was given as a number
@@ -57,4 +58,5 @@ class DecisionRule(BaseModel):
 
 def save_decision_rule(folder: Path, rule: DecisionRule) -> None:
     """Write decision_rule.json to a run folder."""
-    write_atomic(folder / DECISION_RULE_FILE, rule.model_dump_json(indent=2) + "\n")
+    contents = rule.model_dump(mode="json")
+    write_atomic(folder / DECISION_RULE_FILE, dump_sealed(contents))

@@ -1,9 +1,9 @@
 """The run folder: a trained model with everything that is needed to use it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import keras
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +21,7 @@ from drtf.errors import ConfigError, RunError
 from drtf.files import (
     hash_file,
     move_into_place,
+    parse_json,
     read_regular,
     sync_file,
     write_atomic,
@@ -29,14 +30,16 @@ from drtf.models.backbones import OWN_MODEL, Backbone, backbone_of, check_model
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
 from drtf.models.head import LOGITS
-from drtf.models.history import HISTORY_FIGURE
+from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
 from drtf.models.network import ensemble_members
+from drtf.seals import SEAL, dump_sealed, is_intact
 from drtf.tasks import TASKS, Task
 
-RUN_FORMAT_VERSION = 5
+RUN_FORMAT_VERSION = 6
 CONFIG_FILE = "config.toml"
 MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
+RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
 Contents = TypeVar("Contents", bound=BaseModel)
 
@@ -55,6 +58,8 @@ class RunInfo(BaseModel):
             class weights, above 0 and below 1.
         model_sha256: Hash of model.keras.
         config_sha256: Hash of config.toml.
+        history_sha256: Hash of history.csv; empty if drtf did not train this network
+            itself, so that there is none.
         best_epoch: The epoch whose weights are in model.keras, counted from 1.
         num_epochs: Number of epochs that were run.
         num_trained: Number of trained parameters.
@@ -82,6 +87,7 @@ class RunInfo(BaseModel):
     train_prior: Annotated[float, Field(gt=0, lt=1)]
     model_sha256: str
     config_sha256: str
+    history_sha256: str
     best_epoch: int
     num_epochs: int
     num_trained: int
@@ -94,12 +100,6 @@ class RunInfo(BaseModel):
     peak_memory_mb: float
     versions: dict[str, str]
     members: tuple[str, ...] = ()
-
-
-class Versioned(BaseModel):
-    """The part of run.json that every format version has."""
-
-    format_version: int
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Run:
     @property
     def has_history(self) -> bool:
         """Whether drtf trained this network itself, so that history.csv exists."""
-        return not self.info.members and self.backbone is not OWN_MODEL
+        return bool(self.info.history_sha256)
 
     def describe(self) -> str:
         """Return the backbone with its settings, the image size and the best epoch."""
@@ -205,7 +205,7 @@ def save_config(folder: Path, config: Config) -> None:
 
 def save_info(folder: Path, info: RunInfo) -> None:
     """Write run.json, which makes the folder a finished run."""
-    write_atomic(folder / INFO_FILE, info.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / INFO_FILE, dump_sealed(info.model_dump(mode="json")))
 
 
 def load_run_config(
@@ -241,15 +241,50 @@ def load_info(folder: Path) -> RunInfo:
     """Load run.json.
 
     Raises:
-        RunError: If it is missing, damaged, or has another format version.
+        RunError: If it is missing, changed, or has another format version.
     """
-    version = _load_json(folder, INFO_FILE, Versioned).format_version
+    text, contents = _read_json(folder, INFO_FILE)
+    version = contents.get("format_version", RUN_FORMAT_VERSION)
     if version != RUN_FORMAT_VERSION:
         raise RunError(
             f"{folder} has run format version {version}, but this drtf reads only "
             f"version {RUN_FORMAT_VERSION}: train the run again"
         )
-    return _load_json(folder, INFO_FILE, RunInfo)
+    path = folder / INFO_FILE
+    return _parse_sealed(path, text, contents, RunInfo, "restore it, or train again")
+
+
+def load_decision_rule(folder: Path) -> DecisionRule | None:
+    """Load decision_rule.json; None if no evaluation has written it yet.
+
+    Raises:
+        RunError: If it is damaged or changed.
+    """
+    path = folder / DECISION_RULE_FILE
+    if not path.exists():
+        return None
+    text, contents = _read_json(folder, DECISION_RULE_FILE)
+    return _parse_sealed(path, text, contents, DecisionRule, RULE_ADVICE)
+
+
+def check_files(folder: Path, info: RunInfo) -> None:
+    """Check that the files of a run are those that run.json was written for.
+
+    Raises:
+        RunError: Names the first file that is missing or was changed.
+    """
+    hashes = {CONFIG_FILE: info.config_sha256, MODEL_FILE: info.model_sha256}
+    if info.history_sha256:
+        hashes[HISTORY_FILE] = info.history_sha256
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise RunError(f"the run {folder} is incomplete: {name} is missing")
+        if hash_file(path) != expected:
+            raise RunError(
+                f"{path} was changed: its hash differs from the one in {INFO_FILE}. To "
+                "use other settings, give --set or --config"
+            )
 
 
 def load_run(folder: Path) -> Run:
@@ -261,18 +296,12 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}: create one with drtf train")
     info = load_info(folder)
-    for name, expected in (
-        (CONFIG_FILE, info.config_sha256),
-        (MODEL_FILE, info.model_sha256),
-    ):
-        path = folder / name
-        if not path.is_file():
-            raise RunError(f"the run {folder} is incomplete: {name} is missing")
-        if hash_file(path) != expected:
-            raise RunError(
-                f"{path} was changed: its hash differs from the one in {INFO_FILE}. To "
-                "use other settings, give --set or --config"
-            )
+    check_files(folder, info)
+    rule = load_decision_rule(folder)
+    if rule and rule.model_sha256 != info.model_sha256:
+        raise RunError(
+            f"{folder / DECISION_RULE_FILE} belongs to another model: {RULE_ADVICE}"
+        )
     model_path = folder / MODEL_FILE
     try:
         config = load_run_config(folder)
@@ -287,14 +316,6 @@ def load_run(folder: Path) -> Run:
         reason = str(error).splitlines()[0]
         raise RunError(f"cannot load {model_path}: {reason}") from error
     _check_network(folder, config, info, network)
-    rule = None
-    if (folder / DECISION_RULE_FILE).exists():
-        rule = _load_json(folder, DECISION_RULE_FILE, DecisionRule)
-        if rule.model_sha256 != info.model_sha256:
-            raise RunError(
-                f"{folder / DECISION_RULE_FILE} belongs to another model: remove it "
-                "and run drtf evaluate to choose a new threshold"
-            )
     return Run(folder, config, info, network, rule)
 
 
@@ -326,17 +347,40 @@ def _ends_in_logits(network: keras.Model) -> bool:
     return logits == [x.shape for x in network.outputs]
 
 
-def _load_json(folder: Path, name: str, kind: type[Contents]) -> Contents:
+def _read_json(folder: Path, name: str) -> tuple[str, dict[str, Any]]:
+    """Return the text of a JSON file in a run folder, and its contents."""
     path = folder / name
     try:
-        return kind.model_validate_json(read_regular(path))
+        text = read_regular(path).decode()
+        contents = parse_json(text)
     except FileNotFoundError as error:
         raise RunError(
             f"{folder} is not a finished run: {name} is missing; drtf train writes it"
         ) from error
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if not isinstance(contents, dict):
+        raise RunError(f"{path} was not written by drtf: it is not a JSON object")
+    return text, contents
+
+
+def _parse_sealed(
+    path: Path,
+    text: str,
+    contents: Mapping[str, Any],
+    kind: type[Contents],
+    advice: str,
+) -> Contents:
+    """Check the seal of a file in a run folder, then its values."""
+    if not is_intact(text, contents):
+        raise RunError(
+            f"{path} was changed after it was written: its hash differs; {advice}"
+        )
+    try:
+        return kind.model_validate({k: x for k, x in contents.items() if k != SEAL})
     except ValidationError as error:
         first = error.errors()[0]
         reason = ": ".join([*map(str, first["loc"]), first["msg"]])
-        raise RunError(f"{path} is damaged: {reason}") from error
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
+        raise RunError(f"{path} is damaged: {reason}; {advice}") from error

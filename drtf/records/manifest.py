@@ -1,7 +1,5 @@
 """The manifest: the file that makes a folder of shards a dataset, and describes it."""
 
-import hashlib
-import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -11,6 +9,7 @@ from drtf import page
 from drtf.errors import RecordError
 from drtf.files import parse_json, read_regular, write_atomic
 from drtf.records.framing import FRAME_BYTES
+from drtf.seals import SEAL, dump_sealed, is_intact
 
 FORMAT_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
@@ -141,7 +140,7 @@ class Manifest(_Table):
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Save the manifest, sealed with its own hash; this makes the folder a dataset."""
     contents = manifest.model_dump(mode="json")
-    write_atomic(folder / MANIFEST_FILE, _dump(contents))
+    write_atomic(folder / MANIFEST_FILE, dump_sealed(contents))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -186,8 +185,7 @@ def parse_manifest(data: bytes, *, path: str) -> Manifest:
             f"of drtf reads format version {FORMAT_VERSION}: build the dataset again, "
             "or install the version of drtf that built it"
         )
-    contents.pop("sha256", None)
-    if text != _dump(contents):
+    if not is_intact(text, contents):
         raise RecordError(f"{path} was changed after it was written: its hash differs")
     try:
         return Manifest.model_validate(contents)
@@ -206,11 +204,4 @@ def hash_manifest(folder: Path) -> str:
         RecordError: If the manifest is missing or damaged.
     """
     load_manifest(folder)
-    return parse_json(read_regular(folder / MANIFEST_FILE))["sha256"]
-
-
-def _dump(contents: dict[str, Any]) -> str:
-    """Return the text of a manifest, sealed with the hash of all other keys."""
-    canonical = json.dumps(contents, sort_keys=True).encode()
-    sealed = contents | {"sha256": hashlib.sha256(canonical).hexdigest()}
-    return json.dumps(sealed, indent=2) + "\n"
+    return parse_json(read_regular(folder / MANIFEST_FILE))[SEAL]

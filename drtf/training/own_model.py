@@ -85,6 +85,7 @@ def save_run(
             train_prior=positive_prior(shards, sampling=sampling, train=config.train),
             model_sha256=hash_file(folder / MODEL_FILE),
             config_sha256=hash_file(folder / CONFIG_FILE),
+            history_sha256="",
             best_epoch=0,
             num_epochs=0,
             num_trained=num_trained,

@@ -31,13 +31,14 @@ from drtf.models.device import (
     training_versions,
     use_dtype_policy,
 )
-from drtf.models.history import HISTORY_FIGURE
+from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
 from drtf.models.network import build_network, count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
     INFO_FILE,
     MODEL_FILE,
     RunInfo,
+    check_files,
     load_info,
     save_config,
     save_info,
@@ -102,7 +103,9 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         )
         _check_out(out, identity, resume=resume)
         if (out / INFO_FILE).exists():
-            return load_info(out)
+            info = load_info(out)
+            check_files(out, info)
+            return info
         train_prior = positive_prior(
             dataset, sampling=config.sampling, train=config.train
         )
@@ -159,6 +162,7 @@ def _train_locked(
         train_prior=train_prior,
         model_sha256=hash_file(out / MODEL_FILE),
         config_sha256=hash_file(out / CONFIG_FILE),
+        history_sha256=hash_file(out / HISTORY_FILE),
         best_epoch=context.best_model.best_epoch,
         num_epochs=len(status.history),
         num_trained=num_trained,

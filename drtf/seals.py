@@ -1,0 +1,29 @@
+"""Seals: a JSON file holds a hash of its own contents, so that any change shows."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEAL = "sha256"
+
+
+def dump_sealed(contents: Mapping[str, Any]) -> str:
+    """Return the text of a JSON file that holds the hash of all its other keys."""
+    canonical = json.dumps(contents, sort_keys=True).encode()
+    seal = hashlib.sha256(canonical).hexdigest()
+    return json.dumps({**contents, SEAL: seal}, indent=2) + "\n"
+
+
+def is_intact(text: str, contents: Mapping[str, Any]) -> bool:
+    """Return whether a sealed file is exactly as `dump_sealed` wrote it.
+
+    Args:
+        text: The text of the file.
+        contents: The keys and values in it, with or without the seal.
+    """
+    others = {key: value for key, value in contents.items() if key != SEAL}
+    try:
+        return text == dump_sealed(others)
+    except RecursionError:  # nested deeper than anything that drtf writes
+        return False
