@@ -267,6 +267,16 @@ def lock(file: IO[bytes], *, wait: bool = False) -> None:
         _warn_without_locks(Path(file.name).parent)
 
 
+def share(descriptor: int) -> None:
+    """Hold a shared lock on an open file until it is closed.
+
+    No process can then get an exclusive one. On a file system without locks it has no
+    effect.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
 @functools.cache
 def _warn_without_locks(folder: Path) -> None:
     _log.warning(

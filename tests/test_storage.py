@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from drtf.records.manifest import MANIFEST_FILE
+from drtf.records.manifest import MANIFEST_FILE, load_manifest, save_manifest
+from drtf.records.reader import ShardDataset
 from drtf.storage import is_remote
 from naming import assert_names
 
@@ -388,6 +389,17 @@ def test_the_cache_stays_within_its_limit(server, remote_set, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not old.exists()
     (manifest,) = (cache / "sets").glob(f"*/{MANIFEST_FILE}")
+    # A dataset that a process is reading stays.
+    renamed = load_manifest(manifest.parent).model_copy(update={"name": "renamed"})
+    save_manifest(tmp_path, renamed)
+    put(
+        server, f"sets/renamed/{MANIFEST_FILE}", (tmp_path / MANIFEST_FILE).read_bytes()
+    )
+    with ShardDataset(manifest.parent):
+        full = small | {"DRTF_CACHE_GB": "0.0003"}
+        error = error_of(full, "inspect", f"{BUCKET}/sets/renamed", *out)
+    assert_names(error, "DRTF_CACHE_GB", cache)
+    assert manifest.exists()
     # What was lost from the cache is fetched again.
     shard = min(manifest.parent.glob("*.tfrecord-*"))
     shard.unlink()

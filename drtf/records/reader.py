@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from drtf.errors import DamagedRecordError, RecordError
-from drtf.files import hash_file
+from drtf.files import hash_file, share
 from drtf.records.framing import (
     FRAME_BYTES,
     OTHER_RECORD,
@@ -82,6 +82,9 @@ class ShardDataset:
             crcs=positions["crc32c"],
         )
         self._num_threads = count_workers(0)
+        # While it is open, the cache does not remove the dataset.
+        self._index_file: int | None = os.open(folder / INDEX_FILE, os.O_RDONLY)
+        share(self._index_file)
 
     def _repr_html_(self) -> str:
         """Show the counts in a notebook: photographs by split and grade."""
@@ -95,6 +98,9 @@ class ShardDataset:
 
     def close(self) -> None:
         """Close the shards."""
+        if self._index_file is not None:
+            os.close(self._index_file)
+            self._index_file = None
         while self._files:
             os.close(self._files.pop())
         # The system may reuse these descriptors for other files.

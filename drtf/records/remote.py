@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drtf.errors import DrtfError, RecordError
-from drtf.files import hash_file, lock_when_free, write_atomic
+from drtf.files import append_regular, hash_file, lock, lock_when_free, write_atomic
 from drtf.progress import progress
-from drtf.records.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from drtf.records.manifest import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    parse_manifest,
+)
 from drtf.storage import (
     MissingObjectError,
     check_bucket,
@@ -166,11 +171,32 @@ def _make_room(manifest: Manifest, folder: Path) -> None:
     # Complete datasets only: a download by another process has no manifest yet.
     others = [path.parent for path in folder.parent.glob(f"*/{MANIFEST_FILE}")]
     others.sort(key=lambda path: path.stat().st_mtime)
-    sizes = [sum(_file_sizes(path)) for path in others]
-    while others and needed + sum(sizes) > limit:
-        (others[0] / MANIFEST_FILE).unlink()  # first: the rest is then no dataset
-        shutil.rmtree(others.pop(0))
-        sizes.pop(0)
+    used = sum(sum(_file_sizes(path)) for path in others)
+    for other in others:
+        if needed + used <= limit:
+            return
+        size = sum(_file_sizes(other))
+        if _remove_unused(other):
+            used -= size
+    if needed + used > limit:
+        raise DrtfError(
+            f"the dataset has {needed / 1e9:.1f} GB, but the cache {cache_folder()} is "
+            f"limited to {limit / 1e9:.1f} GB, of which other processes are reading "
+            f"{used / 1e9:.1f} GB; raise {SIZE_VARIABLE}, or wait until they end"
+        )
+
+
+def _remove_unused(folder: Path) -> bool:
+    """Remove a dataset from the cache, unless a process is reading it."""
+    # Writable, because NFS has no exclusive locks on other files.
+    with append_regular(folder / INDEX_FILE) as index:
+        try:
+            lock(index)  # an open ShardDataset holds a shared lock
+        except DrtfError:
+            return False
+        (folder / MANIFEST_FILE).unlink()  # first: the rest is then no dataset
+        shutil.rmtree(folder)
+    return True
 
 
 def _file_sizes(folder: Path) -> Iterator[int]:
