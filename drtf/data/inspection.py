@@ -13,7 +13,8 @@ from drtf.data.contents import Conflict, find_conflicts
 from drtf.data.loader import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
-from drtf.records.manifest import Manifest
+from drtf.records.index import iterate_index
+from drtf.records.manifest import INDEX_FILE, Manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import GRADES, TASKS, TaskName
 
@@ -67,7 +68,9 @@ def inspect_dataset(
     figures = [sheet, quality, *([out / AUGMENTED_SHEET] if augment else [])]
     check_absent(*figures, overwrite=overwrite)
     with ShardDataset(folder) as dataset:
-        manifest, index = dataset.manifest, dataset.load_index()
+        manifest = dataset.manifest
+        index = dataset.load_index(["grade", "has_field", *manifest.quality])
+        identical = _load_identical(dataset)
         rows = [
             (title, _read_pictures(dataset, selected[:num_per_grade]))
             for title, selected in _select_rows(index)
@@ -90,8 +93,8 @@ def inspect_dataset(
     )
     return Inspection(
         manifest,
-        int(index.duplicated("sha256", keep=False).sum()),
-        find_conflicts(index.assign(content=index["sha256"])),
+        len(identical),
+        find_conflicts(identical.rename(columns={"sha256": "content"})),
         figures,
     )
 
@@ -117,6 +120,23 @@ def _select_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
         ("Least sharp", np.argsort(index["sharpness"].to_numpy(), kind="stable")),
         ("No field found", np.flatnonzero(~index["has_field"].to_numpy(bool))),
     ]
+
+
+def _load_identical(shards: ShardDataset) -> pd.DataFrame:
+    """Load `id`, `grade` and `sha256` of the photographs that are not unique.
+
+    The hashes of all photographs would take 100 bytes each, so short hashes of them
+    are compared first.
+    """
+    keys = np.concatenate(
+        [
+            pd.util.hash_array(batch["sha256"].to_numpy())
+            for batch in iterate_index(shards.folder / INDEX_FILE, ["sha256"])
+        ]
+    )
+    rows = np.flatnonzero(pd.Series(keys).duplicated(keep=False))
+    table = shards.load_index(["id", "grade", "sha256"], rows)
+    return table[table.duplicated("sha256", keep=False)]
 
 
 def _read_pictures(shards: ShardDataset, rows: np.ndarray) -> list[Picture]:
