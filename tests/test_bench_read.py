@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from drtf.bench import memory, read
-from drtf.bench.memory import bench_memory, link_copies
+from drtf.bench.linked import link_copies
+from drtf.bench.memory import bench_memory
 from drtf.bench.read import (
     DRTF,
     ENCODED_METHODS,
@@ -17,6 +18,7 @@ from drtf.bench.read import (
     parse_pythons,
 )
 from drtf.bench.sample_dataset import Sample, build_sample_dataset
+from drtf.bench.scale import bench_scale
 from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError
 from drtf.records.reader import ShardDataset
@@ -171,6 +173,13 @@ def test_a_linked_dataset_has_each_record_several_times(shards, tmp_path):
             assert (read_batch(two, rows + first) == images).all()
         assert two.load_index(["id"])["id"].is_unique
         assert (two.split_rows("train") == [*rows, *(rows + count)]).all()
+
+
+def test_scale_is_measured_for_each_size(shards, tmp_path):
+    small, large = bench_scale(shards, work=tmp_path, num_records=[1, 100])
+    assert (small.num_records, large.num_records) == (48, 144)
+    assert large.num_shards == 3 * small.num_shards
+    assert 0 < small.open_peak_mb <= small.plan_peak_mb <= small.final_peak_mb
 
 
 def test_a_failure_while_streaming_is_an_error(shards, tmp_path, monkeypatch):

@@ -122,6 +122,7 @@ def test_the_readmes_commands_run(run, tmp_path, monkeypatch):
                 "convert": ["--repeats", "1", "--limit", "1", *sets("images.size=32")],
                 "read": [*SHORT, "--batch-size", "8"],
                 "memory": ["--epochs", "2", "--batch-size", "7"],
+                "scale": ["--records", "100"],
                 "augment": ["--repeats", "1", "--size", "16", "--batch-size", "8"],
                 "train": [*SHORT, *sets(*EYENET, "train.batch_size=8")],
                 "score": ["--repeats", "1", "--photographs", "80", *sets(*SCORING)],

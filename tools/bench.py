@@ -8,6 +8,7 @@ from .bench_heatmaps import heatmaps
 from .bench_memory import memory
 from .bench_quality import quality
 from .bench_read import read
+from .bench_scale import scale
 from .bench_score import score
 from .bench_train import train
 
@@ -17,5 +18,5 @@ def bench() -> None:
     """Benchmark drtf, in comparison with the usual alternatives."""
 
 
-for command in (convert, read, memory, augment, train, score, heatmaps, quality):
+for command in (convert, read, memory, scale, augment, train, score, heatmaps, quality):
     bench.add_command(command)

@@ -4,14 +4,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
+from drtf.bench.linked import link_copies
 from drtf.bench.read import READERS, ReaderError, run_reader
 from drtf.errors import DrtfError
-from drtf.files import hash_file
 from drtf.progress import progress
-from drtf.records.index import count_records, load_index, save_index
-from drtf.records.manifest import INDEX_FILE, load_manifest, save_manifest
 
 
 @dataclass(frozen=True)
@@ -66,32 +62,3 @@ def bench_memory(
             results.append(MemoryResult(**measurements))
             advance(folder.name)
     return results
-
-
-def link_copies(shards: Path, out: Path, *, num_copies: int) -> None:
-    """Build a dataset that contains each record of another one several times.
-
-    Its shards are links to the shards of the other one.
-    """
-    manifest, index = load_manifest(shards), load_index(shards / INDEX_FILE)
-    out.mkdir(parents=True)
-    entries, parts = [], []
-    for copy in range(num_copies):
-        for entry in manifest.shards:
-            name = f"{copy}-{entry.file}"
-            (out / name).symlink_to((shards / entry.file).resolve())
-            entries.append(entry.model_copy(update={"file": name}))
-        parts.append(
-            index.assign(
-                shard=index["shard"] + copy * len(manifest.shards),
-                id=f"{copy}-" + index["id"],
-            )
-        )
-    copies = pd.concat(parts, ignore_index=True)
-    save_index(out / INDEX_FILE, copies)
-    update = {
-        "shards": tuple(entries),
-        "num_records": count_records([copies]),
-        "files": {INDEX_FILE: hash_file(out / INDEX_FILE)},
-    }
-    save_manifest(out, manifest.model_copy(update=update))

@@ -24,11 +24,13 @@ class Sample(NamedTuple):
         num_records: Number of photographs.
         size: Height and width of the images, in px.
         encoding: `build.encoding` of the images.
+        shard_size_mb: `build.shard_size_mb`.
     """
 
     num_records: int
     size: int
     encoding: str
+    shard_size_mb: float = 96
 
 
 SAMPLES = (
@@ -36,6 +38,8 @@ SAMPLES = (
     Sample(4096, 224, "jpeg"),
     Sample(2048, 512, "jpeg"),
 )
+# Few bytes, but as many records in a shard as at 96 px.
+SMALL_SAMPLE = Sample(sum(EYEPACS_GRADES), 32, "raw", 96 * (32 / 96) ** 2)
 
 
 def build_sample_dataset(folder: Path, sample: Sample) -> Path:
@@ -51,7 +55,7 @@ def build_sample_dataset(folder: Path, sample: Sample) -> Path:
     Returns:
         Folder of the dataset.
     """
-    num_records, size, encoding = sample
+    num_records, size, encoding, shard_size_mb = sample
     images = folder / "images"
     images.mkdir(parents=True)
     drawn = [_draw_jpeg(number, size) for number in range(NUM_DRAWN)]
@@ -68,7 +72,9 @@ def build_sample_dataset(folder: Path, sample: Sample) -> Path:
     config = Config(
         split=SplitConfig(val_size=0, test_size=0),
         images=ImagesConfig(size=size, crop="none", contrast="none"),
-        build=BuildConfig.model_validate({"encoding": encoding}),
+        build=BuildConfig.model_validate(
+            {"encoding": encoding, "shard_size_mb": shard_size_mb}
+        ),
     )
     shards = folder / "shards"
     build_shards([Source(images, labels)], out=shards, config=config)
