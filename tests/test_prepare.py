@@ -105,8 +105,8 @@ def test_network_input_when_a_picture_is_requested(photograph):
     assert prepared.image.shape == (48, 48, 3)
 
 
-def test_network_input_when_not_a_fundus(tmp_path):
+def test_network_input_when_no_field_is_found(tmp_path):
     rng = np.random.default_rng(1)
     patches = rng.integers(0, 255, (30, 30, 3)).astype(np.uint8)
     other = encode(np.kron(patches, np.ones((10, 10, 1), np.uint8)))
-    assert network_input(write_photograph(tmp_path, other)).flags == ("not_a_fundus",)
+    assert network_input(write_photograph(tmp_path, other)).flags == ("no_field",)

@@ -9,7 +9,7 @@ from drtf.images.retina import build_thumbnail, find_field
 
 def measure(image: np.ndarray):
     thumbnail = build_thumbnail(image)
-    return measure_quality(thumbnail, find_field(thumbnail.brightness))
+    return measure_quality(thumbnail, find_field(thumbnail))
 
 
 def test_quality_of_a_known_field():

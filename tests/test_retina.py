@@ -9,7 +9,7 @@ Box = tuple[int, int, int, int]
 
 def find_retina(image: np.ndarray) -> Box | None:
     """Return the field's left, top, right and bottom in px of the photograph."""
-    field = find_field(build_thumbnail(image).brightness)
+    field = find_field(build_thumbnail(image))
     if field is None:
         return None
     left, top, width, height = cv2.boundingRect(field)
@@ -57,7 +57,96 @@ def test_find_field_leaves_out_a_thin_flare():
 
 
 def test_find_field_keeps_a_photograph_without_a_mask_whole():
-    assert find_retina(np.full((200, 300, 3), 120, np.uint8)) == (0, 0, 300, 200)
+    image = np.full((200, 300, 3), (180, 90, 60), np.uint8)
+    assert find_retina(image) == (0, 0, 300, 200)
+
+
+def surrounded(color, *, radius: int = 180) -> np.ndarray:
+    image = field(radius=radius)
+    image[image.max(axis=2) == 0] = color
+    return image
+
+
+SURROUNDS = {
+    "white": (255, 255, 255),
+    "paper": (250, 245, 235),
+    "grey": (128, 128, 128),
+    "dark grey": (40, 40, 40),
+    "blue": (0, 0, 200),
+}
+
+
+@pytest.mark.parametrize("color", SURROUNDS.values(), ids=SURROUNDS)
+def test_find_field_finds_a_field_on_a_surround_of_any_even_color(color):
+    assert_near(find_retina(surrounded(color)), (120, 20, 480, 380))
+    cut_off = find_retina(surrounded(color, radius=240))
+    assert_near(cut_off, (60, 0, 540, 400))
+
+
+def test_find_field_finds_a_field_whose_corners_were_made_white():
+    square = surrounded((255, 255, 255))[20:380, 120:480]
+    assert_near(find_retina(square), (0, 0, 360, 360))
+
+
+def test_find_field_ignores_text_beside_the_field():
+    for color, ink in (((255,) * 3, (0, 0, 0)), ((0,) * 3, (255,) * 3)):
+        image = surrounded(color)
+        cv2.putText(image, "OD 2024", (5, 25), 0, 0.8, ink, 2)
+        assert_near(find_retina(image), (120, 20, 480, 380))
+
+
+def test_find_field_finds_the_field_of_a_photograph_on_a_page():
+    page = np.full((700, 900, 3), 255, np.uint8)
+    page[100:500, 150:750] = field()
+    assert_near(find_retina(page), (270, 120, 630, 480), tolerance=8)
+
+
+def test_find_field_finds_a_red_free_field():
+    grey = np.repeat(field()[..., :1], 3, axis=2)
+    assert_near(find_retina(grey), (120, 20, 480, 380))
+
+
+def shaded(width: int, height: int) -> np.ndarray:
+    """A retina that fills the picture and is dark on one side."""
+    light = np.linspace(200, 20, width)[None, :, None] * np.ones((height, 1, 1))
+    return (light * (1, 0.5, 0.3)).astype(np.uint8)
+
+
+def test_find_field_does_not_cut_through_a_retina_that_fills_the_picture():
+    assert find_retina(shaded(400, 300)) in (None, (0, 0, 400, 300))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.hstack([field(), field()]),
+        np.vstack([field(), field()]),
+        np.hstack([surrounded((255, 255, 255))] * 2),
+        np.hstack([field(radius=240)] * 2)[:, 60:1140],
+        np.hstack([shaded(400, 300)] * 2),
+    ],
+    ids=["side by side", "stacked", "on white", "touching", "without a mask"],
+)
+def test_find_field_finds_none_in_a_picture_of_two_eyes(image):
+    assert find_retina(image) is None
+
+
+def test_find_field_finds_none_of_which_half_is_missing():
+    image = field()
+    image[:, 300:] = 0
+    assert find_retina(image) is None
+
+
+def test_find_field_finds_none_with_grey_outside_and_the_average_subtracted():
+    image = np.full((224, 224, 3), 128, np.uint8)
+    texture = np.random.default_rng(0).integers(-20, 20, (28, 28, 3))
+    texture = cv2.resize(texture.astype(np.float32), (224, 224))
+    inside = np.zeros((224, 224), np.uint8)
+    cv2.circle(inside, (112, 112), 100, 1, -1)
+    image = np.where(inside[..., None], 128 + texture, image).astype(np.uint8)
+    box = find_retina(image)
+    if box is not None:
+        assert_near(box, (12, 12, 212, 212))
 
 
 def test_find_field_returns_none_when_the_photograph_is_black():
@@ -85,7 +174,7 @@ def test_find_field_cuts_off_flare_that_touches_the_field():
 def test_square_around_is_the_same_at_each_scale(scale):
     image = field(width=1600, height=1064, center=(760, 532), radius=470)
     frames = [
-        square_around(find_field(build_thumbnail(x).brightness), x.shape, scale=s)
+        square_around(find_field(build_thumbnail(x)), x.shape, scale=s)
         for x, s in ((image, 1), (image[::scale, ::scale], scale))
     ]
     assert np.abs(np.subtract(*frames)).max() <= 16

@@ -199,7 +199,7 @@ def _equalize_full_size(
     if config.crop == "retina":
         # The same square that drtf crops, so that the images can be compared.
         scaled, scale = decode_photograph(data, min_side=config.size * OVERSAMPLING)
-        field = find_field(build_thumbnail(scaled).brightness)
+        field = find_field(build_thumbnail(scaled))
         if field is not None:
             frame = square_around(field, scaled.shape, scale=scale)
             image = crop(image, frame, scale=1)

@@ -226,9 +226,9 @@ def _draw_example(photograph: PlannedPhotograph, *, config: ImagesConfig) -> Exa
     _, data = cv2.imencode(".png", drawn.image[..., ::-1])
     image = preprocess_photograph(data.tobytes(), config).image
     lesions = drawn.lesions.astype(np.uint8)
-    brightness = build_thumbnail(drawn.image).brightness
-    field = find_field(brightness)
-    mask = np.ones_like(brightness) if field is None else field
+    thumbnail = build_thumbnail(drawn.image)
+    field = find_field(thumbnail)
+    mask = np.ones_like(thumbnail.brightness) if field is None else field
     visible = cv2.resize(
         mask, drawn.image.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )

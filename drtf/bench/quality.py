@@ -111,7 +111,7 @@ def _flag_photograph(photograph: PhotographRef) -> dict[str, Flags]:
     flags = {}
     for form, changed in _degraded_forms(image):
         thumbnail = build_thumbnail(changed)
-        flags[form] = gradability_flags(thumbnail, find_field(thumbnail.brightness))
+        flags[form] = gradability_flags(thumbnail, find_field(thumbnail))
     return flags
 
 

@@ -5,9 +5,14 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from drtf.images.retina import Thumbnail
+from drtf.images.retina import (
+    MIN_REDNESS_UNFRAMED,
+    MIN_ROUNDNESS,
+    Thumbnail,
+    measure_roundness,
+)
 
-Flag = Literal["no_retina", "not_a_fundus", "too_dark", "blurred"]
+Flag = Literal["no_field", "not_a_fundus", "too_dark", "blurred"]
 
 # Sharpness is measured at this many px per side, in tiles of 1/16 of a side. The finest
 # vessels at this size lie between the two Gaussian scales.
@@ -21,10 +26,7 @@ EDGE = np.ones((7, 7), np.uint8)
 MIN_BRIGHTNESS = 0.25
 MIN_SHARPNESS = 2.0
 MAX_SHARPNESS = 16.0
-MAX_SURROUND = 0.25
-MIN_ROUNDNESS = 0.6
 MIN_REDNESS = 0.9
-MIN_REDNESS_UNFRAMED = 1.15
 MIN_COLORFULNESS = 0.04
 
 
@@ -38,8 +40,6 @@ class ImageStatistics(NamedTuple):
             difference of Gaussians, in levels of 255, as the geometric mean over tiles.
             The channel is equalized first, so that dark photographs do not count as
             blurred.
-        surround: Brightness around the field as a fraction of the field's brightness; 0
-            if the field fills the photograph.
         roundness: Intersection over union of the field and its enclosing circle, which
             is cut off where the field is.
         redness: Mean red of the field divided by the larger mean of green and blue.
@@ -50,7 +50,6 @@ class ImageStatistics(NamedTuple):
 
     brightness: float
     sharpness: float
-    surround: float
     roundness: float
     redness: float
     colorfulness: float
@@ -67,11 +66,8 @@ def gradability_flags(
         field: uint8 [h, w], 1 inside the field; None if none was found.
     """
     if field is None:
-        return ("no_retina",)
+        return ("no_field",)
     statistics = measure_statistics(thumbnail.image, field)
-    if statistics.surround > MAX_SURROUND:
-        # The surround is no camera mask, so this may be a fundus cropped to its inside.
-        statistics = measure_statistics(thumbnail.image, np.ones_like(field))
     min_redness = MIN_REDNESS if statistics.is_framed else MIN_REDNESS_UNFRAMED
     is_fundus = (
         statistics.roundness >= MIN_ROUNDNESS
@@ -104,15 +100,13 @@ def measure_statistics(image: np.ndarray, field: np.ndarray) -> ImageStatistics:
     around = 1 - cv2.dilate(field, EDGE)
     means = [mean + 1 for mean in cv2.mean(image, mask=field)[:3]]
     brightness = max(cv2.mean(brightest, mask=field)[0], 1)
-    is_framed = bool(around.any())
     return ImageStatistics(
         brightness=_median(brightest, cv2.erode(field, EDGE, borderValue=1)) / 255,
         sharpness=_measure_sharpness(green[box], field[box]),
-        surround=_median(brightest, around) / brightness if is_framed else 0.0,
-        roundness=_measure_roundness(field, box),
+        roundness=measure_roundness(field),
         redness=means[0] / max(means[1:]),
         colorfulness=(brightness - cv2.mean(darkest, mask=field)[0]) / brightness,
-        is_framed=is_framed,
+        is_framed=bool(around.any()),
     )
 
 
@@ -145,17 +139,3 @@ def _measure_sharpness(green: np.ndarray, field: np.ndarray) -> float:
         return 0.0
     detail_rms = np.sqrt(energy[is_counted] / inside_fraction[is_counted])
     return float(np.exp(np.log(detail_rms + 0.1).mean()))
-
-
-def _measure_roundness(field: np.ndarray, box: tuple[slice, slice]) -> float:
-    # The hull of the outline equals that of all points, but is 20 times as fast.
-    edge, _ = cv2.findContours(field, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    hull = cv2.convexHull(np.concatenate(edge))
-    (x, y), radius = cv2.minEnclosingCircle(hull)
-    circle = np.zeros_like(field)
-    cv2.circle(circle, (round(x), round(y)), round(radius), 1, cv2.FILLED)
-    # Many cameras cut off the top and the bottom of the field.
-    cut_off = np.zeros_like(field)
-    cut_off[box] = circle[box]
-    both, either = cut_off & field, cut_off | field
-    return cv2.countNonZero(both) / max(cv2.countNonZero(either), 1)

@@ -80,7 +80,7 @@ def _preprocess(data: bytes, config: ImagesConfig) -> Preprocessed:
     min_side = 0 if exact else config.size * OVERSAMPLING
     image, scale = decode_photograph(data, min_side=min_side)
     thumbnail = build_thumbnail(image)
-    field = find_field(thumbnail.brightness)
+    field = find_field(thumbnail)
     quality = measure_quality(thumbnail, field)
     if config.reject_blank:
         check_not_blank(thumbnail, quality)
