@@ -1,7 +1,6 @@
 """Open a dataset, plan an epoch and read some records; print what that takes."""
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -50,7 +49,9 @@ def main(arguments: SimpleNamespace) -> None:
 
 
 def _peak_memory_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # ru_maxrss would include the parent's memory from before this program started.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":
