@@ -10,6 +10,7 @@ from PIL import Image
 from drawing import draw_fundus, encode
 from drtf.errors import PhotographError
 from drtf.images.decode import decode_photograph
+from naming import raises_naming
 
 FUNDUS = draw_fundus(seed=1, width=640)
 
@@ -126,8 +127,100 @@ def test_unsupported_sample_types_are_refused(image):
     assert reason_of(cv2.imencode(".tiff", image)[1].tobytes()) == "unsupported"
 
 
-def test_an_unsupported_format_is_refused_despite_its_suffix():
-    assert reason_of(saved(Image.fromarray(FUNDUS), "GIF")) == "unsupported"
+@pytest.mark.parametrize(
+    ("kind", "decibels"), [("GIF", 25), ("PPM", 60), ("JPEG2000", 60)]
+)
+def test_further_formats_are_decoded(kind, decibels):
+    data = saved(Image.fromarray(FUNDUS), kind)
+    assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > decibels
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"), [("HEIF", "pillow_heif"), ("AVIF", "PIL.AvifImagePlugin")]
+)
+def test_pictures_of_phones_are_decoded_where_a_library_is_installed(kind, module):
+    library = pytest.importorskip(module)
+    if kind == "HEIF":
+        library.register_heif_opener()
+    data = saved(Image.fromarray(FUNDUS), kind, quality=90)
+    assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 30
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypisom", "video"),
+        (b"\0\0\0\x0cJXL ", "JPEG XL"),
+        (b"%PDF-1.7", "PDF"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"FUJIFILMCCD-RAW", "raw"),
+        (b"\xff\xd8\xff\xc1\0\x11\x0c", "12 bits"),
+        (b"\xff\xd8\xff\xf7\0\x11\x08", "JPEG-LS"),
+    ],
+)
+def test_a_picture_that_cannot_be_decoded_is_named(head, name):
+    with raises_naming(PhotographError, name) as error:
+        decode_photograph(head + bytes(200))
+    assert error.value.reason == "unsupported"
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bit_files_are_scaled_by_the_bits_in_use(bits, suffix):
+    used = FUNDUS.astype(np.uint16) << (bits - 8)
+    used[0, 0] = (1 << bits) - 1
+    image = decode_photograph(encode(used, suffix)).image
+    assert (image[1:] == FUNDUS[1:]).all()
+
+
+@pytest.mark.parametrize("largest", [15, 255, 1023, 65535])
+def test_a_portable_graymap_is_scaled_by_the_maximum_it_declares(largest):
+    grey = (FUNDUS[..., 1].astype(np.uint32) * largest // 255).astype(
+        ">u2" if largest > 255 else np.uint8
+    )
+    height, width = grey.shape
+    data = f"P5 {width} {height} {largest}\n".encode() + grey.tobytes()
+    image = decode_photograph(data).image.astype(int)
+    assert abs(image - FUNDUS[..., 1:2]).max() <= 255 // largest + 1
+
+
+def test_hidden_colours_of_transparent_pixels_are_black():
+    alpha = np.full(FUNDUS.shape[:2], 255, np.uint8)
+    alpha[:, :100] = 0
+    white = FUNDUS.copy()
+    white[:, :100] = 255
+    for kind in ("PNG", "TIFF"):
+        data = saved(Image.fromarray(np.dstack([white, alpha])), kind)
+        image = decode_photograph(data).image
+        assert not image[:, :100].any()
+        assert (image[:, 100:] == FUNDUS[:, 100:]).all()
+    hidden = np.dstack([FUNDUS, np.zeros_like(alpha)])
+    image = decode_photograph(saved(Image.fromarray(hidden), "PNG")).image
+    assert (image == FUNDUS).all()  # no picture is transparent everywhere on purpose
+
+
+def test_exif_rotation_is_applied_to_webp():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(Image.fromarray(FUNDUS), "WEBP", exif=exif, lossless=True)
+    assert (decode_photograph(data).image == np.rot90(FUNDUS, -1)).all()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_largest_page_of_a_tiff_is_decoded(order):
+    large = Image.fromarray(FUNDUS)
+    pages = [large, large.resize((64, 48)), large.resize((320, 240))][::order]
+    data = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert (decode_photograph(data).image == FUNDUS).all()
+
+
+def test_a_tiff_with_pages_of_the_same_size_is_refused():
+    pages = [Image.fromarray(FUNDUS)] * 3
+    data = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    with raises_naming(PhotographError, "3 pages") as error:
+        decode_photograph(data)
+    assert error.value.reason == "unsupported"
 
 
 def test_an_empty_file_is_refused():

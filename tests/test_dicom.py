@@ -124,6 +124,22 @@ def test_a_dicom_without_a_photograph_is_refused_with_its_reason(changes, reason
     assert reason_of(dicom(FUNDUS.tobytes(), **changes)) == reason
 
 
+def test_a_structured_report_is_named():
+    report = pydicom.dcmread(io.BytesIO(dicom(FUNDUS.tobytes(), Modality="SR")))
+    del report.Rows, report.Columns, report.PixelData
+    file = io.BytesIO()
+    report.save_as(file)
+    with raises_naming(PhotographError, "SR") as error:
+        decode_photograph(file.getvalue())
+    assert error.value.reason == "not_an_image"
+
+
+def test_12_bits_in_samples_that_declare_16_are_scaled_by_the_bits_in_use():
+    stored = FUNDUS[..., 1].astype(np.uint16) << 4
+    image = decode_photograph(dicom(stored.tobytes(), **grey(16))).image
+    assert (image == FUNDUS[..., 1:2]).all()
+
+
 def test_a_damaged_dicom_is_refused():
     data = dicom(FUNDUS.tobytes())
     assert reason_of(data[: len(data) // 2]) == "undecodable"
@@ -152,4 +168,6 @@ def test_an_unsupported_syntax_is_recognized_from_the_header(syntax, monkeypatch
     header = width.to_bytes(2, "little") + new.ljust(width, b"\0")
     data = data[:start] + header + data[start + 2 + stored :]
     monkeypatch.setattr(pydicom, "dcmread", lambda *_: pytest.fail("read on"))
-    assert reason_of(data) == "unsupported"
+    with raises_naming(PhotographError, syntax.name) as error:
+        decode_photograph(data)
+    assert error.value.reason == "unsupported"

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from drtf.errors import LabelError, PhotographError
 from drtf.files import MAX_TABLE_BYTES, read_regular
-from drtf.images.decode import SUFFIXES
+from drtf.images.signatures import SUFFIXES
 from drtf.storage import (
     MissingObjectError,
     is_remote,

@@ -2,9 +2,11 @@
 
 __all__ = [
     "decode",
+    "depth",
     "dicom",
     "gradability",
     "preprocess",
     "quality",
     "retina",
+    "signatures",
 ]

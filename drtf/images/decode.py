@@ -7,15 +7,22 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from drtf.errors import PhotographError
+from drtf.images.depth import reduce_to_8_bits
 from drtf.images.dicom import is_dicom, read_dicom
+from drtf.images.signatures import container_name
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
-KINDS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB")
+# Kinds that OpenCV decodes, and those that only Pillow does.
+OPENCV_KINDS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB", "JPEG2000")
+PILLOW_KINDS = ("GIF", "PPM", "HEIF", "AVIF")
 # Signed, 32-bit, floating-point or CIELAB samples, which OpenCV misreads or refuses.
 UNSUPPORTED_MODES = ("I", "F", "LAB")
+ORIENTATION_TAG = 0x0112
+SUBFILE_TAG, REDUCED, MASK = 254, 1, 4  # TIFF 6.0, NewSubfileType
+SUB_PAGES_TAG = 330
+MAX_PAGES = 100
 # Below the limit at which Pillow refuses to read even the header.
 MAX_PIXELS = 150_000_000
 MIN_SIDE = 32
@@ -63,22 +70,75 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
             scale = choose_scale(dicom.shape[1], dicom.shape[0], min_side)
             return Decoded(shrink(dicom, scale), scale)
         data = dicom
-    width, height, kind = _read_header(data)
-    scale = choose_scale(width, height, min_side)
-    is_jpeg = kind in ("JPEG", "MPO")
-    flag = JPEG_FLAGS[scale] if is_jpeg else cv2.IMREAD_COLOR
+    header = _read_header(data)
+    scale = choose_scale(*header.size, min_side)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        image = _decode_pixels(data, header, scale)
+    except PhotographError:
+        raise
     except cv2.error as error:
         raise PhotographError("undecodable", str(error.err)) from error
+    except Exception as error:  # on damaged files, Pillow raises many kinds of errors
+        raise PhotographError(
+            "undecodable", f"a {header.kind} file: {error}"
+        ) from error
+    return Decoded(image, scale)
+
+
+def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
+    """Decode and shrink a file of a supported kind to uint8 RGB [H, W, 3]."""
+    if header.kind in PILLOW_KINDS or (header.kind == "WEBP" and header.is_turned):
+        return shrink(_decode_with_pillow(data), scale)
+    buffer = np.frombuffer(data, np.uint8)
+    if header.is_jpeg:
+        image = cv2.imdecode(buffer, JPEG_FLAGS[scale])
+    elif header.page:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        pages = cv2.imdecodemulti(buffer, flags, range=(header.page, header.page + 1))[
+            1
+        ]
+        image = pages[0] if pages else None
+    else:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise PhotographError(
             "undecodable",
-            f"a {kind} file that is damaged, truncated or unsupported by OpenCV",
+            f"a {header.kind} file that is damaged, truncated or unsupported by OpenCV",
         )
-    if not is_jpeg:
+    if image.dtype != np.uint8:
+        image = reduce_to_8_bits(image, declared_bits=header.bits)
+    if header.has_alpha:
+        image = _paint_transparent(image, data, header.page)
+    if not header.is_jpeg:
         image = shrink(image, scale)
-    return Decoded(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), scale)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _decode_with_pillow(data: bytes) -> np.ndarray:
+    with warnings.catch_warnings(action="ignore"):
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if picture.mode in ("I", "I;16"):  # Pillow has scaled its samples to 16 bits
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    image = np.array(picture.convert("RGB"))
+    if picture.has_transparency_data:
+        return _blend_with_black(image, picture)
+    return image
+
+
+def _paint_transparent(image: np.ndarray, data: bytes, page: int) -> np.ndarray:
+    """Paint transparent pixels black, since their hidden colour may be any."""
+    with warnings.catch_warnings(action="ignore"):
+        picture = Image.open(io.BytesIO(data))
+        picture.seek(page)
+        return _blend_with_black(image, ImageOps.exif_transpose(picture))
+
+
+def _blend_with_black(image: np.ndarray, picture: Image.Image) -> np.ndarray:
+    alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
+    if alpha.shape != image.shape[:2] or alpha.min() == 255 or not alpha.any():
+        return image  # opaque, or wholly transparent by mistake
+    return (image * (alpha[..., None] / 255)).round().astype(np.uint8)
 
 
 def choose_scale(width: int, height: int, min_side: int) -> int:
@@ -122,36 +182,130 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def _read_header(data: bytes) -> tuple[int, int, str]:
+class Header(NamedTuple):
+    """What is known of an image file before its pixels are decoded.
+
+    Attributes:
+        size: Width and height in px.
+        kind: Pillow's name of the format.
+        page: The page to decode; above 0 only for TIFF files.
+        bits: Bits per sample that the file declares; 0 if it declares none.
+        has_alpha: Whether pixels may be transparent.
+        is_turned: Whether its EXIF data ask to rotate or mirror it.
+    """
+
+    size: tuple[int, int]
+    kind: str
+    page: int
+    bits: int
+    has_alpha: bool
+    is_turned: bool
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether the file is a JPEG file, with or without further pictures."""
+        return self.kind in ("JPEG", "MPO")
+
+
+def _read_header(data: bytes) -> Header:
     if not data:
         raise PhotographError("empty", "the file has no bytes")
+    if data[4:8] == b"ftyp":
+        _register_heif()
     try:
         with warnings.catch_warnings(action="ignore"):
             header = Image.open(io.BytesIO(data))
+            page = _choose_page(header) if header.format == "TIFF" else 0
+    except PhotographError:
+        raise
     except Image.DecompressionBombError as error:
         raise PhotographError(
             "too_large", f"it declares more than {MAX_PIXELS} px"
         ) from error
     except Exception as error:  # on damaged files, Pillow raises many kinds of errors
+        if name := container_name(data):
+            raise _unsupported(name) from error
         raise PhotographError(
             "not_an_image",
             "its first bytes match no known image format, or are cut short",
         ) from error
     kind = str(header.format)
-    if kind not in KINDS:
+    if kind not in OPENCV_KINDS + PILLOW_KINDS:
+        raise _unsupported(kind)
+    has_signed = kind == "TIFF" and header.mode in UNSUPPORTED_MODES
+    if has_signed or header.mode == "F":
         raise PhotographError(
             "unsupported",
-            f"its content is {kind}, which is not supported; convert it to JPEG or PNG",
-        )
-    if kind == "TIFF" and header.mode in UNSUPPORTED_MODES:
-        raise PhotographError(
-            "unsupported",
-            "a TIFF with signed, 32-bit, floating-point or CIELAB samples",
+            f"a {kind} file with signed, 32-bit, floating-point or CIELAB samples; "
+            "save it with 8 or 16 bits per sample",
         )
     check_size(*header.size)
     if kind == "PNG":
         _check_png(data)
-    return *header.size, kind
+    return Header(
+        size=header.size,
+        kind=kind,
+        page=page,
+        bits=_jpeg2000_bits(data) if kind == "JPEG2000" else 0,
+        has_alpha=kind not in ("JPEG", "MPO") and header.has_transparency_data,
+        is_turned=kind == "WEBP" and header.getexif().get(ORIENTATION_TAG, 1) != 1,
+    )
+
+
+def _unsupported(name: str) -> PhotographError:
+    return PhotographError(
+        "unsupported",
+        f"its content is {name}, which is not supported; convert it to JPEG or PNG",
+    )
+
+
+def _register_heif() -> None:
+    """Let Pillow open HEIF files, if pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
+def _choose_page(tiff: Image.Image) -> int:
+    """Return the largest page of a TIFF file, and seek it.
+
+    Raises:
+        PhotographError: With reason `unsupported` if several pages are the largest.
+    """
+    areas: list[int] = []
+    is_raw = False
+    for page in range(MAX_PAGES):
+        try:
+            tiff.seek(page)
+        except EOFError:
+            break
+        tags = getattr(tiff, "tag_v2", {})
+        subfile = tags.get(SUBFILE_TAG, 0)
+        # The first page of a camera's raw file is a thumbnail.
+        is_raw |= bool(subfile & REDUCED and SUB_PAGES_TAG in tags)
+        areas.append(0 if subfile & MASK else tiff.width * tiff.height)
+    if is_raw:
+        raise _unsupported("a camera's raw format")
+    if areas.count(max(areas)) > 1:
+        raise PhotographError(
+            "unsupported",
+            f"a TIFF file with {areas.count(max(areas))} pages of the same size; save "
+            "the one to grade as a file of its own",
+        )
+    page = areas.index(max(areas))
+    tiff.seek(page)
+    return page
+
+
+def _jpeg2000_bits(data: bytes) -> int:
+    """Return the bits per sample of a JPEG 2000 file (ISO 15444-1, A.5.1), or 0."""
+    size_marker = data.find(b"\xff\x4f\xff\x51") + 2
+    position = size_marker + 40
+    if size_marker < 2 or position >= len(data):
+        return 0
+    return (data[position] & 0x7F) + 1
 
 
 def _check_png(data: bytes) -> None:

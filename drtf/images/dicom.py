@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from drtf.errors import PhotographError
+from drtf.images.depth import reduce_to_8_bits
 
 PREAMBLE_BYTES = 128
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -55,12 +56,13 @@ def read_dicom(
     if syntax not in SYNTAXES:
         raise PhotographError(
             "unsupported",
-            f"a DICOM file with transfer syntax {syntax}; supported are "
-            f"{', '.join(SYNTAXES.values())}",
+            f"a DICOM file in {pydicom.uid.UID(syntax).name}, which is not supported; "
+            "decompress it, for example with gdcmconv --raw IN OUT",
         )
     # On damaged files, pydicom and its decoders raise many kinds of errors.
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
+        _check_has_pixels(dataset)
         width, height = int(dataset.Columns), int(dataset.Rows)
         num_frames = int(dataset.get("NumberOfFrames") or 1)
         color = str(dataset.PhotometricInterpretation)
@@ -96,6 +98,12 @@ def read_dicom(
     return pixels
 
 
+def _check_has_pixels(dataset) -> None:  # type: ignore[no-untyped-def]
+    if "Columns" not in dataset:
+        kind = dataset.get("Modality") or dataset.file_meta.MediaStorageSOPClassUID.name
+        raise ValueError(f"it holds no pixels but {kind}")
+
+
 def _transfer_syntax(data: bytes) -> str:
     """Return the UID of the transfer syntax, reading nothing else of the file."""
     from pydicom.filereader import read_dataset
@@ -122,8 +130,7 @@ def _rgb_pixels(dataset, color: str) -> np.ndarray:  # type: ignore[no-untyped-d
     if color == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
         bits = 8 * pixels.dtype.itemsize
-    pixels = pixels >> (bits - 8) if bits > 8 else pixels << (8 - bits)
+    pixels = reduce_to_8_bits(pixels, declared_bits=bits)
     if color == "MONOCHROME1":
         pixels = 255 - pixels
-    pixels = pixels.astype(np.uint8)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
