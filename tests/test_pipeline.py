@@ -5,10 +5,13 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import asdict
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from drtf.config import SamplingConfig
 from drtf.data.build import build_shards
@@ -145,6 +148,102 @@ def test_several_parts_of_a_batch_alternate(shard_dataset):
     for number, part in enumerate(both):
         expected = each[number % 2][number // 2]
         assert all((part[key] == expected[key]).all() for key in expected)
+
+
+def same(first, again):
+    """Whether two lists of batches are equal in all their parts."""
+    return len(first) == len(again) and all(
+        (one[key] == other[key]).all()
+        for one, other in zip(first, again, strict=True)
+        for key in one
+    )
+
+
+@pytest.mark.parametrize("step", [0, 2, 6])
+@pytest.mark.parametrize("epochs", [None, 3])
+def test_each_pass_continues_with_the_next_epochs(shard_dataset, step, epochs):
+    start = StreamPosition(3, 1, step)
+    dataset = train_dataset(shard_dataset, batch_size=6, epochs=epochs, start=start)
+    passes = [list(dataset.as_numpy_iterator()) for _ in range(3)]
+    length = 18 - (6 + step) if epochs else 6
+    assert [len(x) for x in passes] == [length] * 3
+    whole = batches(shard_dataset, epochs=9)[6 + step :]
+    assert same([batch for x in passes for batch in x], whole[: 3 * length])
+
+
+def test_iterators_at_the_same_time_read_different_epochs(shard_dataset):
+    dataset = train_dataset(shard_dataset, batch_size=6, start=StreamPosition(3))
+    unused = iter(dataset)  # begins no pass
+    pairs = list(zip(*[dataset.as_numpy_iterator() for _ in range(2)], strict=True))
+    del unused
+    whole = batches(shard_dataset)
+    assert same([first for first, _ in pairs], whole[:6])
+    assert same([second for _, second in pairs], whole[6:])
+
+
+def planned_seeds(shard_dataset, epochs):
+    """Return the seeds of each batch, as Keras's layers get them."""
+    whole = batches(shard_dataset, epochs=epochs)
+    return [batch["seed"].astype(np.float32).tolist() for batch in whole]
+
+
+class SeedRecorder(keras.layers.Layer):
+    """Remembers the seeds of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def call(self, seeds):
+        def remember(values):
+            self.seen.append(values.copy())
+            return np.float32(0)
+
+        tf.numpy_function(remember, [seeds], tf.float32)
+        return tf.cast(seeds[:, :1], tf.float32)
+
+
+def fit_and_record(dataset, **arguments):
+    """Train a model that only remembers the batches' seeds; return them."""
+    layer = SeedRecorder()
+    model = keras.Sequential([layer, keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    pairs = dataset.map(lambda x: (x["seed"], tf.cast(x["label"], tf.float32)))
+    with warnings.catch_warnings(action="ignore"):
+        model.fit(pairs.prefetch(2), verbose=0, shuffle=False, **arguments)
+    return layer.seen
+
+
+@pytest.mark.parametrize(
+    ("start", "epochs", "arguments", "num_batches"),
+    [
+        (StreamPosition(3), None, {"epochs": 3}, 18),
+        (StreamPosition(3), 2, {"epochs": 2}, 24),
+        # Keras ends an epoch early where its steps do not divide the pass.
+        (StreamPosition(3), None, {"epochs": 4, "steps_per_epoch": 4}, 12),
+        (StreamPosition(3, 1, 2), None, {"epochs": 3}, 18),
+        (StreamPosition(3, 1), None, {"epochs": 3, "initial_epoch": 1}, 12),
+    ],
+    ids=["epochs", "passes of two", "steps_per_epoch", "resumed", "initial_epoch"],
+)
+def test_keras_fit_trains_the_epochs_in_turn(
+    shard_dataset, start, epochs, arguments, num_batches
+):
+    dataset = train_dataset(shard_dataset, batch_size=6, epochs=epochs, start=start)
+    val = eval_dataset(shard_dataset, split="val", batch_size=6).map(
+        lambda x: (tf.zeros([6, 2], tf.int32), tf.cast(x["label"], tf.float32))
+    )
+    seen = fit_and_record(dataset, **arguments, validation_data=val)
+    trained = [seeds for seeds in seen if seeds.any()]
+    first = 6 * start.epoch + start.step
+    expected = planned_seeds(shard_dataset, 6)[first : first + num_batches]
+    assert [x.tolist() for x in trained] == expected
+
+
+def test_keras_fit_trains_any_number_of_steps_when_the_dataset_repeats(shard_dataset):
+    dataset = train_dataset(shard_dataset, batch_size=6, start=StreamPosition(3))
+    seen = fit_and_record(dataset.repeat(), epochs=3, steps_per_epoch=4)
+    assert [x.tolist() for x in seen] == planned_seeds(shard_dataset, 2)
 
 
 @pytest.mark.parametrize("num_taken", [0, 1, 5, 6])

@@ -1,6 +1,7 @@
 """The tf.data pipeline: from the order of an epoch to batches of images."""
 
 import functools
+import itertools
 import math
 import re
 import threading
@@ -82,12 +83,16 @@ def train_dataset(
     task: TaskName = "binary",
     sampling: SamplingConfig = BALANCED,
     batch_size: int = 256,
-    epochs: int = 1,
+    epochs: int | None = None,
     start: StreamPosition = StreamPosition(),
     parts: Sequence[int] = (0,),
     num_parts: int = 1,
 ) -> tf.data.Dataset:
     """Stream epochs of globally shuffled, class-balanced batches.
+
+    Each pass over the dataset continues where the pass before ended, so that
+    `model.fit(dataset, epochs=5)` of Keras trains five different epochs. A pass begins
+    when an iterator is asked for its first batch. A new dataset begins at `start`.
 
     The batch of a step is a pure function of (seed, epoch, step). Several devices or
     hosts each take some parts of it. Joined in their order, the parts are the batch
@@ -99,7 +104,9 @@ def train_dataset(
         task: Defines the labels.
         sampling: The `sampling` section.
         batch_size: Images per batch; the last batch of an epoch may have fewer.
-        epochs: Total number of epochs, including those before `start`.
+        epochs: Number of epochs at the end of the first pass, including those before
+            `start`; all passes have the same length. By default, a pass has as many
+            batches as one epoch.
         start: Position of the first batch.
         parts: Indices of the batch parts to yield, from 0, each as one element.
         num_parts: Number of near-equal parts that each batch is split into.
@@ -169,11 +176,19 @@ def train_dataset(
         labels = classes[examples].astype(np.int64)
         return images, labels, rows[examples], seeds.view(np.int32)
 
+    # The batches of the first pass, counted from the first epoch on.
+    first = start.epoch * num_steps + start.step
+    length = num_steps if epochs is None else max(epochs * num_steps - first, 0)
+    pass_numbers = itertools.count()
+
+    def begin_pass(_: np.ndarray) -> tuple[np.ndarray, ...]:
+        begin = first + next(pass_numbers) * length
+        return np.int64(len(parts) * begin), np.int64(len(parts) * (begin + length))
+
     size = shards.manifest.image_size
-    num_before = start.epoch * num_steps + start.step
     return _stream(
         load_part,
-        range(len(parts) * num_before, len(parts) * epochs * num_steps),
+        _numbers_by_pass(begin_pass, len(parts) * length),
         {
             "image": tf.TensorSpec([None, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([None], tf.int64),
@@ -228,7 +243,9 @@ def eval_dataset(
 
     return _stream(
         load_batch,
-        range(math.ceil(len(rows) / batch_size / num_parts) * num_parts),
+        tf.data.Dataset.range(
+            math.ceil(len(rows) / batch_size / num_parts) * num_parts
+        ),
         {
             "image": tf.TensorSpec([batch_size, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([batch_size], tf.int64),
@@ -330,16 +347,37 @@ class _StoppableCalls:
             time.sleep(QUIET_SECONDS)
 
 
+def _numbers_by_pass(
+    begin_pass: Callable[[np.ndarray], tuple[np.ndarray, ...]], length: int
+) -> tf.data.Dataset:
+    """Return a dataset of consecutive numbers, which each pass chooses as it begins.
+
+    Args:
+        begin_pass: Returns the first number of the next pass, and the one after its
+            last.
+        length: How many numbers each pass has.
+    """
+    calls = _StoppableCalls(begin_pass)
+
+    # The default argument makes the dataset hold `begin_pass`.
+    def numbers(zero: tf.Tensor, _function: object = begin_pass) -> tf.data.Dataset:
+        ends = tf.numpy_function(calls, [zero], [tf.int64, tf.int64])
+        return tf.data.Dataset.range(*(tf.ensure_shape(end, []) for end in ends))
+
+    dataset = tf.data.Dataset.range(1).flat_map(numbers)
+    return dataset.apply(tf.data.experimental.assert_cardinality(length))
+
+
 def _stream(
     load_batch: Callable[[np.ndarray], tuple[np.ndarray, ...]],
-    numbers: range,
+    numbers: tf.data.Dataset,
     specs: dict[str, tf.TensorSpec],
 ) -> tf.data.Dataset:
     """Return a dataset with one element for each batch.
 
     Args:
         load_batch: Takes a number and returns arrays in the order of `specs`.
-        numbers: Of the batches.
+        numbers: Of the batches, int64 [].
         specs: The elements' tensors, by name.
     """
     calls = _StoppableCalls(load_batch)
@@ -354,11 +392,9 @@ def _stream(
             for (name, spec), array in zip(specs.items(), arrays, strict=True)
         }
 
-    # Stage 1: the numbers of the batches, which cost nothing to split or to skip.
-    dataset = tf.data.Dataset.range(numbers.start, numbers.stop)
-    # Stage 2: load a whole batch per call, so that Python runs once per batch.
-    dataset = dataset.map(
+    # Stage 1: load a whole batch per call, so that Python runs once per batch.
+    dataset = numbers.map(
         load, num_parallel_calls=NUM_PARALLEL_LOADS, deterministic=True
     )
-    # Stage 3: keep a batch ready while the device works on the one before.
+    # Stage 2: keep a batch ready while the device works on the one before.
     return dataset.prefetch(NUM_PREFETCHED)
