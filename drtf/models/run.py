@@ -31,6 +31,7 @@ from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
 from drtf.models.head import LOGITS
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
+from drtf.models.model_file import check_model_file
 from drtf.models.network import ensemble_members
 from drtf.seals import SEAL, dump_sealed, is_intact
 from drtf.tasks import TASKS, Task
@@ -288,7 +289,7 @@ def check_files(folder: Path, info: RunInfo) -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Load a run folder, with its model in Keras's safe mode.
+    """Load a run folder. Its model runs no code, even if it is a stranger's.
 
     Raises:
         RunError: If a file is missing, damaged, changed or of another format version.
@@ -309,6 +310,7 @@ def load_run(folder: Path) -> Run:
             check_model(config.model)
     except ConfigError as error:
         raise RunError(f"the config of the run {folder} is invalid: {error}") from error
+    check_model_file(model_path)
     try:
         network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     except Exception as error:

@@ -11,6 +11,7 @@ from drtf.files import check_absent, hash_file, replacing
 from drtf.models.backbones import OWN_MODEL
 from drtf.models.device import training_versions
 from drtf.models.head import LOGITS, add_score
+from drtf.models.model_file import check_classes
 from drtf.models.network import count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
@@ -54,7 +55,8 @@ def save_run(
 
     Raises:
         DrtfError: If `out` exists.
-        RunError: If the model does not fit the dataset or the task.
+        RunError: If the model does not fit the dataset or the task, or has layers that
+            a run may not hold.
     """
     check_absent(out)
     config = adopt_settings(
@@ -71,6 +73,7 @@ def save_run(
         image_size=shards.manifest.image_size,
         takes_unit_range=takes_unit_range,
     )
+    check_classes(network)
     num_trained, num_frozen = count_parameters(network)
     with replacing(out) as folder:
         folder.mkdir()
