@@ -58,7 +58,7 @@ def test_the_wheel_installs_only_the_package_drtf(wheel):
 def test_the_wheel_has_only_readers_that_need_no_other_library(wheel):
     methods = (*RAW_METHODS, *ENCODED_METHODS)
     scripts = {method.script for method in methods if not method.library}
-    shared = {"class_files", "measurement", "stream_epochs"}
+    shared = {"class_files", "measurement", "open_dataset", "stream_epochs"}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     readers = {Path(name).stem for name in names if "/readers/" in name}
