@@ -1,41 +1,75 @@
-"""Worker processes: a pool with ordered results, and single calls in a process."""
+"""Worker processes: a pool with ordered results, and single calls in a process.
+
+The workers of a pool are plain Python processes at the other end of a pipe. Unlike
+those of `multiprocessing`, they do not import the user's script again, which would need
+a guard `if __name__ == "__main__"`, and need no semaphores, which would need /dev/shm.
+"""
 
 import contextlib
+import functools
 import itertools
 import os
+import pickle
+import select
 import signal
+import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import Pipe, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from drtf.errors import DrtfError
+from drtf.resources import available_memory_bytes, count_cores
+from drtf.retries import retry
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Returned = TypeVar("_Returned")
 
 # Enough to keep a worker busy while an earlier result is still awaited.
 MAX_PENDING_PER_WORKER = 16
-# Items per message to a worker: each message costs the parent about 0.5 ms.
+# Items per message to a worker: each message wakes a thread of the parent.
 CHUNK_SIZE = 4
 GRACE_SECONDS = 60
-
-
-def count_cores() -> int:
-    """Count the CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+EXIT_SECONDS = 10
+MAX_NAME_LENGTH = 200
+# What a worker takes for a photograph of 20 megapixels.
+WORKER_BYTES = 500_000_000
+CRASH_SIGNALS = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+}
+# Ends a worker whose item takes too much CPU time.
+TIMEOUT_SIGNAL = signal.SIGPROF
+WORKER_CODE = """
+import sys
+sys.path[:] = sys.argv[2:]
+from drtf.workers import serve
+serve(int(sys.argv[1]))
+"""
 
 
 def count_workers(num_workers: int) -> int:
-    """Return the requested number of workers; 0 requests one per core."""
-    return num_workers or count_cores()
+    """Return the requested number of workers.
+
+    0 requests one per core, but no more than fit into the available memory.
+    """
+    if num_workers:
+        return num_workers
+    memory = available_memory_bytes()
+    most = count_cores() if memory is None else memory // WORKER_BYTES
+    return max(1, min(count_cores(), most))
 
 
 def map_in_order(
@@ -44,55 +78,59 @@ def map_in_order(
     *,
     num_workers: int,
     initializer: Callable[[], None],
-    on_crash: Callable[[Item], Result] | None = None,
+    max_cpu_seconds: float = 0,
+    on_crash: Callable[[Item, signal.Signals], Result] | None = None,
 ) -> Generator[Result, None, None]:
     """Apply a function to each item in worker processes; yield the results in order.
 
-    A single worker runs in this process. Workers are spawned, because forking a process
-    that has loaded TensorFlow can hang.
+    An item whose process dies is tried again on its own. So is one for which memory
+    runs out, several times.
 
     Args:
-        function: Called with one item.
+        function: Called with one item. It must be importable, not part of a script.
         items: Read a bounded number of items ahead.
-        num_workers: Number of processes.
+        num_workers: Number of processes; 0 means one per core, as far as memory allows.
+            With 1, the items are processed here, without a process of their own.
         initializer: Called once in each process.
-        on_crash: Returns the result for an item that crashes its process when it is
-            tried again on its own. Without it, such a crash is an error.
+        max_cpu_seconds: CPU time after which an item's process is killed by
+            TIMEOUT_SIGNAL; 0 means no limit.
+        on_crash: Returns the result for an item whose process dies of its own fault: by
+            one of CRASH_SIGNALS or by TIMEOUT_SIGNAL. Without it, this is an error.
 
     Raises:
-        DrtfError: If a process dies, usually because memory ran out.
+        DrtfError: If a process cannot start or is killed, or memory runs out.
     """
     if num_workers == 1:
         initializer()
-        yield from map(function, items)
+        for item in items:
+            yield _retry_item(item, functools.partial(function, item), on_crash)
         return
-    pending: deque[tuple[list[Item], Future[list[Result]]]] = deque()
-    executor = _start_pool(num_workers, initializer)
+    job = _Job(function, initializer, max_cpu_seconds)
+    num_workers = count_workers(num_workers)
     remaining = iter(items)
-    try:
+    pending: deque[tuple[list[Item], Future[list[_Outcome]]]] = deque()
+    with _Pool(job, num_workers) as pool:
         while True:
             while len(pending) * CHUNK_SIZE < num_workers * MAX_PENDING_PER_WORKER:
                 chunk = list(itertools.islice(remaining, CHUNK_SIZE))
                 if not chunk:
                     break
-                pending.append((chunk, _submit(executor, function, chunk)))
+                pending.append((chunk, pool.submit(chunk)))
             if not pending:
                 return
             chunk, future = pending.popleft()
-            try:
-                results = future.result()
-            except BrokenProcessPool:
-                executor.shutdown(cancel_futures=True)
-                results = [
-                    _retry_separately(function, x, initializer, on_crash) for x in chunk
-                ]
-                executor = _start_pool(num_workers, initializer)
-                pending = deque(
-                    (chunk, _submit(executor, function, chunk)) for chunk, _ in pending
-                )
-            yield from results
-    finally:
-        executor.shutdown(cancel_futures=True)
+            outcomes = future.result()
+            for item, outcome in itertools.zip_longest(chunk, outcomes):
+                if outcome is None or isinstance(outcome.error, MemoryError):
+                    # The other workers have to finish first: memory is then free.
+                    for _, other in pending:
+                        other.exception()
+                    call = functools.partial(pool.call_alone, item)
+                    yield _retry_item(item, call, on_crash)
+                elif outcome.error is not None:
+                    raise outcome.error
+                else:
+                    yield outcome.result
 
 
 def run_in_process(
@@ -150,53 +188,6 @@ def _send_result(
         sys.exit(128 + signal.SIGINT)
 
 
-def _start_pool(
-    num_workers: int, initializer: Callable[[], None]
-) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        num_workers, get_context("spawn"), _start_worker, (initializer,)
-    )
-
-
-def _submit(
-    executor: ProcessPoolExecutor,
-    function: Callable[[Item], Result],
-    chunk: list[Item],
-) -> Future[list[Result]]:
-    try:
-        with _interrupts_blocked():
-            return executor.submit(_map_chunk, function, chunk)
-    except BrokenProcessPool as error:
-        broken: Future[list[Result]] = Future()
-        broken.set_exception(error)
-        return broken
-
-
-def _retry_separately(
-    function: Callable[[Item], Result],
-    item: Item,
-    initializer: Callable[[], None],
-    on_crash: Callable[[Item], Result] | None,
-) -> Result:
-    """Retry one item of a chunk that crashed its process, in a separate process."""
-    with _start_pool(1, initializer) as pool:
-        try:
-            (result,) = _submit(pool, function, [item]).result()
-        except BrokenProcessPool as error:
-            if on_crash is None:
-                raise DrtfError(
-                    "a worker process died, usually because memory ran out; try fewer "
-                    "workers (num_workers)"
-                ) from error
-            return on_crash(item)
-        return result
-
-
-def _start_worker(initializer: Callable[[], None]) -> None:
-    initializer()
-    _end_with_parent()
-
-
 def _end_with_parent() -> None:
     """End this process when its parent is killed.
 
@@ -214,31 +205,266 @@ def _terminate_after(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _map_chunk(
-    function: Callable[[Item], Result], chunk: Sequence[Item]
-) -> list[Result]:
-    return [function(item) for item in chunk]
+def serve(descriptor: int) -> None:
+    """Apply the pool's function to each item that arrives, in a worker process.
 
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Defer Ctrl-C while a pool starts its processes, and block it in these for good.
-
-    Otherwise it could hit a pool that is half started, or a worker that holds a queue's
-    lock, and the parent would wait forever.
+    Args:
+        descriptor: The file descriptor of this end of the pipe.
     """
-    received: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is inherited
-    # The mask holds for this thread only; a thread of OpenCV may get the signal, and
-    # Python would then raise KeyboardInterrupt here.
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main:
-        handler = signal.signal(signal.SIGINT, lambda *_: received.append(1))
+    connection = Connection(descriptor)
     try:
-        yield
+        threading.Thread(
+            target=_exit_with_parent, args=(descriptor,), daemon=True
+        ).start()
+        job = connection.recv()  # imports the function's module
+        job.initializer()
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")
+        return
+    connection.send("")
+    with contextlib.suppress(EOFError):
+        while True:
+            for item in connection.recv():
+                connection.send(_call(job, item))
+
+
+def _exit_with_parent(descriptor: int) -> None:
+    parent = select.poll()
+    parent.register(descriptor, select.POLLHUP)
+    parent.poll()
+    os._exit(1)
+
+
+def _call(job: "_Job[Item, Result]", item: Item) -> "_Outcome":
+    signal.setitimer(signal.ITIMER_PROF, job.max_cpu_seconds)
+    try:
+        return _Outcome(job.function(item), None)
+    except Exception as error:
+        return _Outcome(None, _portable(error))
     finally:
-        if is_main:
-            signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if received:
-        signal.raise_signal(signal.SIGINT)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that can be sent to the parent, with its traceback as a note."""
+    error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(traceback.format_exc())
+    return error
+
+
+def _retry_item(
+    item: Item,
+    call: Callable[[], Result],
+    on_crash: Callable[[Item, signal.Signals], Result] | None,
+) -> Result:
+    """Process one item on its own, again while the machine is to blame for a failure.
+
+    Raises:
+        DrtfError: If it still is.
+    """
+
+    def is_temporary(error: Exception) -> bool:
+        is_crash = isinstance(error, _WorkerDiedError) and error.is_crash
+        return isinstance(error, MemoryError | _WorkerDiedError) and not is_crash
+
+    try:
+        return retry(call, is_temporary=is_temporary)
+    except (MemoryError, _WorkerDiedError) as error:
+        if isinstance(error, MemoryError):
+            problem = "memory ran out"
+        elif error.is_crash and on_crash is not None:
+            return on_crash(item, signal.Signals(-error.exit_code))
+        else:
+            problem = str(error)
+        name = " ".join(str(item).split())[:MAX_NAME_LENGTH]
+        raise DrtfError(
+            f"{name}: {problem}. Close other programs or set fewer workers "
+            "(num_workers), and run the same command again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Item, Result]):
+    """What each worker of a pool does; see `map_in_order`."""
+
+    function: Callable[[Item], Result]
+    initializer: Callable[[], None]
+    max_cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of one item: a result, or an error."""
+
+    result: Any
+    error: Exception | None
+
+
+class _WorkerDiedError(Exception):
+    """A worker process died.
+
+    Attributes:
+        exit_code: Its exit code; a signal's number is negative.
+        is_crash: Whether what it was working on is to blame, not the machine.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        if exit_code < 0:
+            cause = signal.Signals(-exit_code).name
+            hint = ", usually because memory ran out" if cause == "SIGKILL" else ""
+        else:
+            cause, hint = f"exit code {exit_code}", ""
+        super().__init__(f"a worker process died ({cause}){hint}")
+        self.exit_code = exit_code
+        self.is_crash = -exit_code in CRASH_SIGNALS | {TIMEOUT_SIGNAL}
+
+
+class _StartError(DrtfError):
+    """A worker process cannot start."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"cannot start a worker process: {problem}. Set fewer workers "
+            "(num_workers), or 1 to work without any"
+        )
+
+
+class _Worker:
+    """A worker process, seen from its parent."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", WORKER_CODE, str(theirs.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def start(self, job: _Job[Any, Any]) -> None:
+        """Prepare the process for its items.
+
+        Raises:
+            _StartError: If it cannot import the function, or it dies.
+        """
+        try:
+            self._connection.send(job)
+            problem = self._connection.recv()
+        except (EOFError, ConnectionError):
+            problem = str(_WorkerDiedError(self.exit_code()))
+        if problem:
+            raise _StartError(problem)
+
+    def call(self, items: Sequence[Any]) -> list[_Outcome]:
+        """Process items; there are fewer outcomes than items if the process died."""
+        outcomes: list[_Outcome] = []
+        with contextlib.suppress(EOFError, ConnectionError):
+            self._connection.send(items)
+            while len(outcomes) < len(items):
+                outcomes.append(self._connection.recv())
+        return outcomes
+
+    def exit_code(self) -> int:
+        """Wait for the process, which closed its end of the pipe, to end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(EXIT_SECONDS)
+        return self.kill()
+
+    def kill(self) -> int:
+        """End the process, if it still runs, and return its exit code."""
+        self._process.kill()
+        return self._process.wait()
+
+
+class _Pool(Generic[Item, Result]):
+    """Worker processes, each of which has a thread of this process talk to it."""
+
+    def __init__(self, job: _Job[Item, Result], num_workers: int) -> None:
+        self._job = job
+        self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+        # The workers inherit the mask: Ctrl-C is for the parent, which then ends them.
+        self._threads = ThreadPoolExecutor(
+            num_workers,
+            initializer=signal.pthread_sigmask,
+            initargs=(signal.SIG_BLOCK, {signal.SIGINT}),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._is_closed = True
+            for worker in self._workers:
+                worker.kill()
+        self._threads.shutdown()
+
+    def submit(self, chunk: list[Item]) -> Future[list[_Outcome]]:
+        """Process items in the next free worker; see `_Worker.call`."""
+        return self._submit(self._call, chunk)
+
+    def call_alone(self, item: Item) -> Result:
+        """Process one item in a new worker.
+
+        Raises:
+            _WorkerDiedError: If the worker dies.
+            Exception: What the function raises.
+        """
+        return self._submit(self._call_alone, item).result()
+
+    def _submit(
+        self, call: Callable[..., _Returned], *arguments: Any
+    ) -> Future[_Returned]:
+        try:
+            return self._threads.submit(call, *arguments)
+        except RuntimeError as error:  # a limit of threads is reached
+            raise _StartError(str(error)) from error
+
+    def _call(self, chunk: list[Item]) -> list[_Outcome]:
+        try:
+            worker = self._idle.pop()
+        except IndexError:
+            worker = self._start()
+        outcomes = worker.call(chunk)
+        if len(outcomes) == len(chunk):
+            self._idle.append(worker)
+        return outcomes
+
+    def _call_alone(self, item: Item) -> Result:
+        worker = self._start()
+        outcomes = worker.call([item])
+        if not outcomes:
+            raise _WorkerDiedError(worker.exit_code())
+        worker.kill()
+        if outcomes[0].error is not None:
+            raise outcomes[0].error
+        return outcomes[0].result
+
+    def _start(self) -> _Worker:
+        """Start a worker, after some tries if need be.
+
+        Raises:
+            _StartError: If none of them worked.
+        """
+        return retry(
+            self._start_once, is_temporary=lambda error: isinstance(error, _StartError)
+        )
+
+    def _start_once(self) -> _Worker:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the pool is closed")
+            try:
+                worker = _Worker()
+            except OSError as error:  # a limit of processes, memory or open files
+                raise _StartError(str(error)) from error
+            self._workers.append(worker)
+        worker.start(self._job)
+        return worker

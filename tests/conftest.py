@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from drawing import write_photographs
+from drtf import retries
 from drtf.config import Config, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
@@ -28,6 +29,12 @@ SETTINGS = (
     "build.num_workers=1",
     "score.num_workers=1",
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once what fails."""
+    monkeypatch.setattr(retries, "RETRY_SECONDS", (0.0, 0.0))
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+import errno
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +12,8 @@ import pytest
 from drtf.errors import DrtfError
 from drtf.workers import (
     MAX_PENDING_PER_WORKER,
+    TIMEOUT_SIGNAL,
+    WORKER_BYTES,
     count_workers,
     map_in_order,
     run_in_process,
@@ -32,9 +36,29 @@ def fail_at_three(number: int) -> int:
     return number
 
 
-def die_at_three(number: int) -> int:
+def die_at_three(number: int, *, cause: signal.Signals) -> int:
     if number == 3:
-        os._exit(9)
+        os.kill(os.getpid(), cause)
+    return number
+
+
+def die_once(number: int, *, folder: Path) -> int:
+    if number == 3 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def exhaust_memory(number: int, *, folder: Path, times: int) -> int:
+    if number == 3 and len(list(folder.iterdir())) < times:
+        (folder / str(time.monotonic_ns())).touch()
+        raise MemoryError
+    return number
+
+
+def compute_for_ever_at_three(number: int) -> int:
+    while number == 3:
+        pass
     return number
 
 
@@ -55,50 +79,159 @@ def test_an_error_of_the_function_is_raised_unchanged(num_workers):
         list(results)
 
 
-def test_a_worker_that_dies_is_an_error():
-    results = map_in_order(die_at_three, range(9), num_workers=2, initializer=nothing)
-    with raises_naming(DrtfError, "num_workers"):
+@pytest.mark.parametrize("cause", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_worker_that_dies_is_an_error(cause):
+    function = functools.partial(die_at_three, cause=cause)
+    results = map_in_order(function, range(9), num_workers=2, initializer=nothing)
+    with raises_naming(DrtfError, 3, cause.name, "num_workers"):
         list(results)
 
 
-def test_an_item_that_crashes_its_process_is_isolated():
+@pytest.mark.parametrize("cause", [signal.SIGSEGV, signal.SIGABRT])
+def test_an_item_that_crashes_its_process_is_isolated(cause):
     results = map_in_order(
-        die_at_three,
+        functools.partial(die_at_three, cause=cause),
         range(40),
         num_workers=2,
         initializer=nothing,
-        on_crash=lambda number: -number,
+        on_crash=lambda number, signal: (number, signal),
     )
-    assert list(results) == [0, 1, 2, -3, *range(4, 40)]
+    assert list(results) == [0, 1, 2, (3, cause), *range(4, 40)]
+
+
+def test_an_item_is_not_to_blame_when_its_process_is_killed():
+    results = map_in_order(
+        functools.partial(die_at_three, cause=signal.SIGKILL),
+        range(9),
+        num_workers=2,
+        initializer=nothing,
+        on_crash=lambda number, signal: pytest.fail("rejected"),
+    )
+    with raises_naming(DrtfError, 3, "SIGKILL"):
+        list(results)
+
+
+def test_results_are_complete_when_a_process_is_killed_once(tmp_path):
+    function = functools.partial(die_once, folder=tmp_path)
+    results = map_in_order(function, range(40), num_workers=2, initializer=nothing)
+    assert list(results) == list(range(40))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_lack_of_memory_is_an_error_only_when_it_lasts(tmp_path, num_workers):
+    def results(times):
+        function = functools.partial(exhaust_memory, folder=tmp_path, times=times)
+        return list(
+            map_in_order(
+                function, range(9), num_workers=num_workers, initializer=nothing
+            )
+        )
+
+    assert results(times=2) == list(range(9))
+    with raises_naming(DrtfError, 3, "memory", "num_workers"):
+        results(times=100)
+
+
+def test_an_item_that_takes_too_much_cpu_time_is_isolated():
+    results = map_in_order(
+        compute_for_ever_at_three,
+        range(9),
+        num_workers=2,
+        initializer=nothing,
+        max_cpu_seconds=0.2,
+        on_crash=lambda number, signal: (number, signal),
+    )
+    assert list(results) == [0, 1, 2, (3, TIMEOUT_SIGNAL), *range(4, 9)]
+
+
+def test_a_worker_that_cannot_start_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def function(number): return number\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        from only_here import function
+    results = map_in_order(function, range(9), num_workers=2, initializer=nothing)
+    with raises_naming(DrtfError, "ModuleNotFoundError", "only_here", "num_workers"):
+        list(results)
+    results = map_in_order(square, range(9), num_workers=2, initializer=os.abort)
+    with raises_naming(DrtfError, "SIGABRT", "num_workers"):
+        list(results)
+
+
+def test_workers_need_no_semaphores(monkeypatch):
+    """Without a writable /dev/shm, there are none."""
+
+    def fail(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("_multiprocessing.SemLock", fail)
+    results = map_in_order(square, range(9), num_workers=2, initializer=nothing)
+    assert len(list(results)) == 9
+
+
+UNGUARDED = """
+from drtf.workers import map_in_order
+
+print(*map_in_order(abs, range(9), num_workers=2, initializer=dict), flush=True)
+"""
+
+
+def test_a_script_needs_no_guard(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0 1 2 3 4 5 6 7 8\n", "")
 
 
 ORPHANS = """
-import os, sys, time
+from test_workers import nothing, report
 from drtf.workers import map_in_order
 
-def report(number):
+list(map_in_order(report, range(8), num_workers=2, initializer=nothing))
+"""
+
+
+def report(number: int) -> None:
     print(os.getpid(), flush=True)
     time.sleep(60)
 
-def nothing():
-    pass
 
-if __name__ == "__main__":
-    list(map_in_order(report, range(8), num_workers=2, initializer=nothing))
-"""
+def start_orphans(folder: Path, **options) -> subprocess.Popen:
+    (folder / "orphans.py").write_text(ORPHANS)
+    path = os.pathsep.join(
+        (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    )
+    return subprocess.Popen(
+        [sys.executable, folder / "orphans.py"],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_when_their_parent_is_killed(tmp_path, how):
-    (tmp_path / "orphans.py").write_text(ORPHANS)
-    parent = subprocess.Popen(
-        [sys.executable, tmp_path / "orphans.py"], stdout=subprocess.PIPE, text=True
-    )
+    parent = start_orphans(tmp_path)
     workers = {int(parent.stdout.readline()) for _ in range(2)}
     os.kill(parent.pid, how)
     # The pipe ends when no process holds it any more.
     parent.communicate(timeout=30)
     assert len(workers) == 2
+
+
+def test_workers_end_quietly_when_their_group_is_interrupted(tmp_path):
+    parent = start_orphans(
+        tmp_path,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # Tests that run in the background ignore it, and what they start as well.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    for _ in range(2):
+        parent.stdout.readline()
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=30)
+    assert errors.count("Traceback") == 1
 
 
 def test_items_are_read_a_bounded_number_ahead():
@@ -115,8 +248,21 @@ def test_items_are_read_a_bounded_number_ahead():
     results.close()
 
 
-def test_zero_workers_means_one_per_core():
-    assert count_workers(0) == len(os.sched_getaffinity(0))
+@pytest.mark.parametrize(
+    ("num_cores", "memory", "num_workers"),
+    [
+        (8, None, 8),
+        (8, 100 * WORKER_BYTES, 8),
+        (64, 8 * WORKER_BYTES + 1, 8),
+        (8, WORKER_BYTES // 2, 1),
+    ],
+)
+def test_zero_workers_means_one_per_core_that_fit_into_memory(
+    monkeypatch, num_cores, memory, num_workers
+):
+    monkeypatch.setattr("drtf.workers.count_cores", lambda: num_cores)
+    monkeypatch.setattr("drtf.workers.available_memory_bytes", lambda: memory)
+    assert count_workers(0) == num_workers
     assert count_workers(3) == 3
 
 

@@ -19,7 +19,7 @@ from drtf.inference.heatmaps import compute_maps, last_layers_by_grid
 from drtf.models.run import load_run
 from drtf.progress import progress
 from drtf.synthetic import PlannedPhotograph, plan_photographs
-from drtf.workers import count_workers, map_in_order
+from drtf.workers import map_in_order
 
 # How far the hottest point may be from a lesion, as a fraction of the image's side:
 # 15 px of photographs of about 500 px.
@@ -203,7 +203,7 @@ def draw_examples(
     drawn = map_in_order(
         functools.partial(_draw_example, config=config),
         chosen,
-        num_workers=count_workers(num_workers),
+        num_workers=num_workers,
         initializer=limit_threads,
     )
     examples = []

@@ -22,7 +22,7 @@ from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import OVERSAMPLING, limit_threads
 from drtf.images.retina import THUMBNAIL_SIDE, build_thumbnail, find_field
 from drtf.progress import progress
-from drtf.workers import count_workers, map_in_order
+from drtf.workers import map_in_order
 
 UNCHANGED = "unchanged"
 BLUR_SIGMAS = (2, 3, 4, 6)  # in px of a photograph of THUMBNAIL_SIDE px
@@ -75,7 +75,7 @@ def bench_quality(
     flagged = map_in_order(
         _flag_photograph,
         prefetch_photographs(photographs),
-        num_workers=count_workers(num_workers),
+        num_workers=num_workers,
         initializer=limit_threads,
     )
     by_group: dict[str, list[Flags]] = {}

@@ -12,7 +12,7 @@ from drtf.config import OnDamaged
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.images.preprocess import decode_image
 from drtf.records.reader import ShardDataset
-from drtf.workers import count_workers
+from drtf.resources import count_cores
 
 ALIGNMENT_BYTES = 64
 
@@ -72,7 +72,7 @@ class Loader:
         self._free_buffers: list[np.ndarray] = []
         # Raw images are read by threads of their own, in compiled code. Encoded images
         # are decoded in chunks: one by the calling thread, the others by these threads.
-        self._num_chunks = 1 if shards.manifest.encoding == "raw" else count_workers(0)
+        self._num_chunks = 1 if shards.manifest.encoding == "raw" else count_cores()
         self._threads = ThreadPoolExecutor(max(self._num_chunks - 1, 1))
 
     def load(

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from drtf import __version__
 from drtf.errors import DrtfError
-from drtf.workers import count_cores
+from drtf.resources import count_cores
 
 CPU_INFO = Path("/proc/cpuinfo")
 

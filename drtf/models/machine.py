@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from drtf import __version__
 from drtf.models.device import can_compile, choose_precision, list_gpus
-from drtf.workers import count_cores
+from drtf.resources import count_cores
 
 # Each package by the names of its distributions. The last one is to be installed.
 PACKAGES = (

@@ -21,8 +21,8 @@ from drtf.records.framing import (
 from drtf.records.gather import Frames, read_frames
 from drtf.records.index import iterate_index, load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
+from drtf.resources import count_cores
 from drtf.tasks import GRADES
-from drtf.workers import count_workers
 
 # The columns that reading needs, as they are kept in memory.
 POSITIONS = {
@@ -81,7 +81,7 @@ class ShardDataset:
             image_lengths=positions["image_length"],
             crcs=positions["crc32c"],
         )
-        self._num_threads = count_workers(0)
+        self._num_threads = count_cores()
         # While it is open, the cache does not remove the dataset.
         self._index_file: int | None = os.open(folder / INDEX_FILE, os.O_RDONLY)
         share(self._index_file)

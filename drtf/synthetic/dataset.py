@@ -12,7 +12,7 @@ from drtf.images.preprocess import limit_threads
 from drtf.progress import progress
 from drtf.synthetic.patient import EYES, Eye
 from drtf.synthetic.photograph import Photograph, draw_photograph
-from drtf.workers import count_workers, map_in_order
+from drtf.workers import map_in_order
 
 GRADE_FRACTIONS = (0.57, 0.08, 0.20, 0.08, 0.07)
 UNEQUAL_EYES_PROBABILITY = 0.2
@@ -119,7 +119,7 @@ def write_photographs(
     written = map_in_order(
         functools.partial(_write_photograph, folder=images),
         planned,
-        num_workers=count_workers(num_workers),
+        num_workers=num_workers,
         initializer=limit_threads,
     )
     with progress("Drawing photographs", len(planned)) as advance:

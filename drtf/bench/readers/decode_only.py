@@ -11,7 +11,7 @@ from measurement import measure
 
 from drtf.images.preprocess import decode_image, limit_threads
 from drtf.records.reader import ShardDataset
-from drtf.workers import count_cores
+from drtf.resources import count_cores
 
 
 def read(arguments: SimpleNamespace) -> Iterator[tuple[Any, Any]]:
