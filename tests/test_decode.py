@@ -272,3 +272,39 @@ def test_any_error_of_pillow_becomes_a_photograph_error(monkeypatch):
     with pytest.raises(PhotographError) as caught:
         decode_photograph(b"DDS " + bytes(200))
     assert caught.value.reason == "not_an_image"
+
+
+def many_scans(num_scans: int) -> bytes:
+    """Repeat the last scan of a progressive JPEG file."""
+    image = draw_fundus(seed=1)
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+    data = cv2.imencode(".jpg", image, options)[1].tobytes()
+    start = data.rindex(b"\xff\xda")
+    num_more = num_scans - data.count(b"\xff\xda")
+    return data[:-2] + data[start:-2] * num_more + data[-2:]
+
+
+def test_a_jpeg_with_very_many_scans_is_refused():
+    decode_photograph(many_scans(30))
+    with raises_naming(PhotographError, 100) as error:
+        decode_photograph(many_scans(101))
+    assert error.value.reason == "unsupported"
+
+
+def test_scans_are_counted_only_within_the_picture():
+    """A phone appends a video, and embeds a thumbnail."""
+    data = encode(draw_fundus(seed=1), ".jpg")
+    other = b"\xff\xda" * 200
+    comment = b"\xff\xfe" + (len(other) + 2).to_bytes(2, "big") + other
+    decode_photograph(data[:2] + comment + data[2:] + other)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_lack_of_memory_is_not_taken_for_damage(monkeypatch, suffix):
+    data = encode(draw_fundus(seed=1), suffix)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    with raises_naming(PhotographError, "undecodable"):
+        decode_photograph(data)
+    monkeypatch.setattr("drtf.images.decode.DECODING_BYTES_PER_PIXEL", 1 << 40)
+    with pytest.raises(MemoryError):
+        decode_photograph(data)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import warnings
 from typing import NamedTuple
 
@@ -25,10 +26,17 @@ SUB_PAGES_TAG = 330
 MAX_PAGES = 100
 # Below the limit at which Pillow refuses to read even the header.
 MAX_PIXELS = 150_000_000
+# More than any decoder takes.
+DECODING_BYTES_PER_PIXEL = 16
 MIN_SIDE = 32
 MAX_ASPECT_RATIO = 8
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK_BYTES = 12  # length, name and checksum
+# A marker within the compressed data is a restart, or a byte FF that is data.
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
+# Ten are usual.
+MAX_SCANS = 100
 
 # libjpeg can shrink a picture to 1/2, 1/4 or 1/8 within the DCT, at far less cost.
 JPEG_FLAGS = {
@@ -74,9 +82,11 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
     scale = choose_scale(*header.size, min_side)
     try:
         image = _decode_pixels(data, header, scale)
-    except PhotographError:
+    except (PhotographError, MemoryError):
         raise
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(str(error.err)) from error
         raise PhotographError("undecodable", str(error.err)) from error
     except Exception as error:  # on damaged files, Pillow raises many kinds of errors
         raise PhotographError(
@@ -101,6 +111,8 @@ def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
     else:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
+        # To a decoder, a lack of memory looks like damage.
+        check_memory(math.prod(header.size) * DECODING_BYTES_PER_PIXEL)
         raise PhotographError(
             "undecodable",
             f"a {header.kind} file that is damaged, truncated or unsupported by OpenCV",
@@ -182,6 +194,15 @@ def check_size(width: int, height: int) -> None:
         )
 
 
+def check_memory(size_bytes: int) -> None:
+    """Check that memory of this size can be allocated.
+
+    Raises:
+        MemoryError: If it cannot.
+    """
+    np.empty(size_bytes, np.uint8)  # is never written to, so it takes no memory
+
+
 class Header(NamedTuple):
     """What is known of an image file before its pixels are decoded.
 
@@ -216,7 +237,7 @@ def _read_header(data: bytes) -> Header:
         with warnings.catch_warnings(action="ignore"):
             header = Image.open(io.BytesIO(data))
             page = _choose_page(header) if header.format == "TIFF" else 0
-    except PhotographError:
+    except (PhotographError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise PhotographError(
@@ -242,6 +263,8 @@ def _read_header(data: bytes) -> Header:
     check_size(*header.size)
     if kind == "PNG":
         _check_png(data)
+    if kind in ("JPEG", "MPO"):
+        _check_jpeg(data)
     return Header(
         size=header.size,
         kind=kind,
@@ -319,3 +342,23 @@ def _check_png(data: bytes) -> None:
         position += PNG_CHUNK_BYTES + length
     if position > len(data):
         raise PhotographError("undecodable", "a PNG file that ends within a chunk")
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Refuse JPEG files with so many scans that decoding would not end.
+
+    Each scan of a progressive JPEG costs as much as a whole picture, however few bytes
+    it has.
+    """
+    num_scans = position = 0
+    while marker := JPEG_MARKER.search(data, position):
+        position = marker.end()
+        if marker[0] == JPEG_END:
+            return
+        num_scans += marker[0] == JPEG_SCAN
+        if num_scans > MAX_SCANS:
+            raise PhotographError(
+                "unsupported", f"a JPEG file with more than {MAX_SCANS} scans"
+            )
+        if marker[0] != JPEG_START:
+            position += int.from_bytes(data[position : position + 2], "big")

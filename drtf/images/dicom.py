@@ -86,6 +86,8 @@ def read_dicom(
             ).rstrip(b"\0")
         with warnings.catch_warnings(action="ignore"):
             pixels = _rgb_pixels(dataset, color)
+    except MemoryError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise PhotographError("undecodable", f"a DICOM file: {reason}") from error

@@ -9,7 +9,7 @@ import numpy as np
 
 from drtf.config import ImagesConfig
 from drtf.errors import PhotographError
-from drtf.images.decode import decode_photograph
+from drtf.images.decode import check_memory, decode_photograph
 from drtf.images.quality import Quality, check_not_blank, measure_quality
 from drtf.images.retina import (
     Square,
@@ -26,6 +26,8 @@ from drtf.images.retina import (
 OVERSAMPLING = 2
 MIN_TILE_SIDE = 48
 MAX_WORKING_SCALE = 8
+# The largest photographs that are allowed take half of it.
+MAX_MEMORY_BYTES = 2_500_000_000
 GRAHAM_GREY = 128
 GRAHAM_GAIN = 4
 GRAHAM_SIGMAS_PER_RADIUS = 30
@@ -68,10 +70,13 @@ def preprocess_photograph(data: bytes, config: ImagesConfig) -> Preprocessed:
     Raises:
         PhotographError: If the bytes cannot be decoded or processed, or the photograph
             is blank.
+        MemoryError: If there is less memory than a photograph may need.
     """
     try:
         return _preprocess(data, config)
     except (cv2.error, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem:
+            check_memory(MAX_MEMORY_BYTES)
         raise PhotographError("unprocessable", str(error).strip()) from error
 
 
