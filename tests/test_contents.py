@@ -32,6 +32,7 @@ def test_only_identical_photographs_share_a_content(table):
 
 
 def test_each_photograph_has_its_own_content_when_unreadable(tmp_path):
+    (tmp_path / "c").touch()
     table = pd.DataFrame(
         {
             "photograph": [PhotographRef(tmp_path, name) for name in "ab"],

@@ -1,3 +1,7 @@
+import functools
+import os
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -7,12 +11,13 @@ from drtf.config import BuildConfig, ImagesConfig
 from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import (
     Rejected,
+    map_photographs,
     prepare,
     prepare_for_network,
     prepare_for_shard,
-    reject_crashed,
 )
 from drtf.images.preprocess import preprocess_photograph
+from drtf.workers import TIMEOUT_SIGNAL
 
 IMAGES = ImagesConfig(size=48)
 PHOTOGRAPH = encode(draw_fundus(seed=1))
@@ -48,6 +53,7 @@ def test_prepare_reads_and_preprocesses(photograph):
     [(b"", "empty"), (b"text", "not_an_image"), (None, "unreadable")],
 )
 def test_prepare_rejects_with_reason_and_path(tmp_path, data, reason):
+    (tmp_path / "labels.csv").touch()
     photograph = PhotographRef(tmp_path, "eye.png")
     if data is not None:
         write_photograph(tmp_path, data)
@@ -59,8 +65,14 @@ def test_prepare_rejects_with_reason_and_path(tmp_path, data, reason):
     assert prepare_for_shard(photograph, images=IMAGES, build=BuildConfig()) == rejected
 
 
-def test_rejection_when_a_worker_crashed(photograph):
-    rejected = reject_crashed(photograph)
+def crash(photograph, cause):
+    os.kill(os.getpid(), cause)
+
+
+@pytest.mark.parametrize("cause", [signal.SIGSEGV, TIMEOUT_SIGNAL])
+def test_rejection_when_a_photograph_crashes_its_worker(photograph, cause):
+    function = functools.partial(crash, cause=cause)
+    (rejected,) = map_photographs(function, [photograph], num_workers=0)
     assert (rejected.path, rejected.reason) == ("eye.png", "unprocessable")
 
 

@@ -64,7 +64,7 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
 
 
 def test_processes_that_prepare_photographs_load_no_tensorflow(run_folder):
-    with mock.patch.object(scoring, "map_in_order", return_value=iter(())) as pool:
+    with mock.patch.object(scoring, "map_photographs", return_value=iter(())) as pool:
         list(prepare_photographs(load_run(run_folder), [], num_workers=2))
     code = (
         "import pickle, sys\n"

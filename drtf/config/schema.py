@@ -189,8 +189,8 @@ class BuildConfig(Section):
     seed: Seed = 42
     """Seed of the random order of the records."""
     num_workers: Annotated[int, Field(ge=0)] = 0
-    """Number of processes that convert photographs; 0: one per CPU. The dataset does
-    not depend on it."""
+    """Number of processes that convert photographs; 0: one per CPU, as far as memory
+    allows; 1: none but the command's own. The dataset does not depend on it."""
 
 
 class SamplingConfig(Section):
@@ -422,7 +422,8 @@ class ScoreConfig(Section):
     batch_size: Positive = 64
     """Number of photographs per prediction step."""
     num_workers: Annotated[int, Field(ge=0)] = 0
-    """Number of processes that prepare photographs; 0: one per CPU."""
+    """Number of processes that prepare photographs; 0: one per CPU, as far as memory
+    allows; 1: none but the command's own."""
 
 
 class GradcamConfig(Section):

@@ -6,14 +6,16 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TypeVar
 
-from drtf.errors import LabelError, PhotographError
+from drtf.errors import DrtfError, LabelError, PhotographError
 from drtf.files import MAX_TABLE_BYTES, read_regular
 from drtf.images.signatures import SUFFIXES
+from drtf.retries import retry
 from drtf.storage import (
     MissingObjectError,
     is_remote,
@@ -25,6 +27,37 @@ from drtf.storage import (
 PATH_COLUMN = "path"
 MAX_FILE_BYTES = 1_000_000_000
 NUM_FETCHED_AHEAD = 16
+# Errors that a file itself can be the cause of. Any other is the machine's: a disk that
+# fails (EIO), a server that is away (ESTALE), too few resources (EMFILE, ENOMEM).
+FILE_ERRORS = {
+    errno.EACCES,
+    errno.EFBIG,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EOVERFLOW,
+    errno.EPERM,
+}
+
+Result = TypeVar("Result")
+
+
+class FileStatus(NamedTuple):
+    """What the file system knows about a photograph's file.
+
+    Attributes:
+        size_bytes: Its size, or -1 if it is unknown.
+        changed_ns: When it was last written or moved here, in ns since the epoch. This
+            is the inode's change time, which a copy cannot preserve. It is 0 for a file
+            that does not exist or is in an object store.
+    """
+
+    size_bytes: int
+    changed_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +71,10 @@ class PhotographRef:
 
     folder: Path | str
     path: str
+
+    def __str__(self) -> str:
+        """Return the photograph's location."""
+        return self._location
 
     @property
     def id(self) -> str:
@@ -55,6 +92,7 @@ class PhotographRef:
         Raises:
             PhotographError: With reason `unreadable` or `too_large`.
             StorageError: If the object store fails.
+            DrtfError: If the machine is at fault.
         """
         if self.is_remote:
             try:
@@ -63,43 +101,70 @@ class PhotographRef:
                 raise PhotographError(
                     "unreadable", "No such file or directory"
                 ) from error
-        try:
-            return read_regular(self._file, MAX_FILE_BYTES)
-        except OSError as error:
-            if error.errno == errno.EFBIG:
-                raise PhotographError("too_large", str(error.strerror)) from error
-            raise PhotographError("unreadable", str(error.strerror)) from error
-        except ValueError as error:  # a name that no file can have
-            raise PhotographError("unreadable", str(error)) from error
+        return self._access(lambda: read_regular(self._file, MAX_FILE_BYTES))
 
     def sha256(self) -> str | None:
-        """Return the file's SHA-256 in hexadecimal, or None if it cannot be read."""
+        """Return the file's SHA-256 in hexadecimal, or None if it cannot be read.
+
+        Raises:
+            DrtfError: If the machine is at fault.
+        """
         try:
             return hashlib.sha256(self.read()).hexdigest()
         except PhotographError:
             return None
 
-    def size_bytes(self) -> int:
-        """Return the file's size in bytes, or -1 if it is unknown."""
-        if self.is_remote:
-            return object_size(self._location)
-        try:
-            return self._file.stat().st_size
-        except (OSError, ValueError):
-            return -1
+    def status(self) -> FileStatus:
+        """Return the size of the file, and when it was last changed.
 
-    def change_time(self) -> float:
-        """Return when the file was last written or moved here, in seconds.
-
-        This is the inode's change time, which a copy cannot preserve. It is 0 for a
-        photograph in an object store and for one that does not exist.
+        Raises:
+            DrtfError: If the machine is at fault.
         """
         if self.is_remote:
-            return 0
+            return FileStatus(object_size(self._location), 0)
         try:
-            return self._file.stat().st_ctime
-        except (OSError, ValueError):
-            return 0
+            status = self._access(self._file.stat)
+        except PhotographError:
+            return FileStatus(-1, 0)
+        return FileStatus(status.st_size, status.st_ctime_ns)
+
+    def _access(self, call: Callable[[], Result]) -> Result:
+        """Call a function that uses the file, again while the machine is at fault.
+
+        Raises:
+            PhotographError: If the file is at fault.
+            DrtfError: If the machine still is.
+        """
+
+        def access() -> Result:
+            try:
+                return call()
+            except ValueError as error:  # a name that no file can have
+                raise PhotographError("unreadable", str(error)) from error
+            except OSError as error:
+                if error.errno in FILE_ERRORS:
+                    self._check_folder()
+                    reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
+                    raise PhotographError(reason, str(error.strerror)) from error
+                raise
+
+        try:
+            return retry(access, is_temporary=lambda error: isinstance(error, OSError))
+        except OSError as error:
+            raise DrtfError(
+                f"cannot read {error.filename or self._file}: {error.strerror}. The "
+                "disk, the network or the machine is at fault, not the photograph: run "
+                "the same command again to resume"
+            ) from error
+
+    def _check_folder(self) -> None:
+        """Check that the image folder can be listed and is not empty.
+
+        Without its disk or the user's credentials, every file seems to be at fault.
+        """
+        with os.scandir(self.folder) as entries:
+            if not any(entries):
+                raise OSError(errno.ENODEV, "the folder is empty now", str(self.folder))
 
     @property
     def _location(self) -> str:

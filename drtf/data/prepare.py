@@ -1,24 +1,34 @@
-"""The preparation of one photograph, which building and scoring share.
+"""The preparation of photographs, which building and scoring share.
 
 These functions run in worker processes, so this module must not import TensorFlow.
 """
 
 import hashlib
+import signal
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from drtf.config import BuildConfig, Encoding, ImagesConfig
-from drtf.data.photographs import PhotographRef
+from drtf.data.photographs import PhotographRef, prefetch_photographs
 from drtf.errors import PhotographError
 from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import (
     Preprocessed,
     decode_image,
     encode_image,
+    limit_threads,
     preprocess_photograph,
 )
 from drtf.images.quality import Quality
+from drtf.workers import TIMEOUT_SIGNAL, map_in_order
+
+Result = TypeVar("Result")
+
+# The largest photographs that are allowed take a tenth of it.
+MAX_CPU_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -190,14 +200,43 @@ def prepare_for_network(
     )
 
 
-def reject_crashed(photograph: PhotographRef) -> Rejected:
-    """Reject a photograph whose preparation crashed its worker process."""
-    return Rejected(
-        photograph.path,
-        "unprocessable",
-        "a worker process crashed on it: it ran out of memory, or the file's damage "
-        "crashes the decoder",
+def map_photographs(
+    function: Callable[[PhotographRef], Result],
+    photographs: Iterable[PhotographRef],
+    *,
+    num_workers: int,
+) -> Generator[Result | Rejected, None, None]:
+    """Apply a function to photographs in worker processes, in order.
+
+    A photograph that crashes its process, or takes more than MAX_CPU_SECONDS of CPU
+    time, is rejected. What is the machine's fault is an error: the same command may
+    succeed later.
+
+    Args:
+        function: `prepare_for_shard` or `prepare_for_network`, with its settings.
+        photographs: The photographs; remote ones are read ahead.
+        num_workers: See `map_in_order`.
+
+    Raises:
+        StorageError: If the object store fails.
+        DrtfError: If a photograph cannot be read or processed, although nothing is
+            wrong with it.
+    """
+    return map_in_order(
+        function,
+        prefetch_photographs(photographs),
+        num_workers=num_workers,
+        initializer=limit_threads,
+        max_cpu_seconds=MAX_CPU_SECONDS,
+        on_crash=_reject_crashed,
     )
+
+
+def _reject_crashed(photograph: PhotographRef, cause: signal.Signals) -> Rejected:
+    detail = f"decoding it crashes the process ({cause.name})"
+    if cause == TIMEOUT_SIGNAL:
+        detail = f"decoding it takes more than {MAX_CPU_SECONDS} s of CPU time"
+    return Rejected(photograph.path, "unprocessable", detail)
 
 
 def _is_utf8(path: str) -> bool:

@@ -49,7 +49,7 @@ class Catalog:
     Attributes:
         table: One row per labelled photograph: `id`, `grade` (0-4), `patient`,
             `source` (its name), `photograph` (a PhotographRef), `path` (relative to
-            the image folder) and `size_bytes` (-1 if unknown).
+            the image folder), `size_bytes` and `changed_ns` (see `FileStatus`).
         missing: Ids of labels that have no photograph.
         unlabelled: Paths of photographs that have no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
@@ -115,8 +115,9 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         table["patient"] = prefix + table["patient"]
         # In parallel, because object stores respond slowly.
         with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
-            sizes = pool.map(PhotographRef.size_bytes, table["photograph"])
-            table["size_bytes"] = list(sizes)
+            statuses = list(pool.map(PhotographRef.status, table["photograph"]))
+        table["size_bytes"] = [status.size_bytes for status in statuses]
+        table["changed_ns"] = [status.changed_ns for status in statuses]
         tables.append(table)
         missing += [prefix + name for name in matches.missing]
         unlabelled += [prefix + path for path in matches.unlabelled]

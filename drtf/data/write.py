@@ -3,29 +3,26 @@
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Container, Hashable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from drtf.data.build_plan import BuildPlan
 from drtf.data.journal import JOURNAL_FILE, Entry, Journal, Written
-from drtf.data.photographs import prefetch_photographs
 from drtf.data.prepare import (
     Rejected,
     ShardImage,
+    map_photographs,
     prepare_for_shard,
-    reject_crashed,
 )
 from drtf.data.resume import count_valid_entries
 from drtf.errors import DrtfError
 from drtf.files import partial_path
-from drtf.images.preprocess import limit_threads
 from drtf.progress import progress
 from drtf.records.framing import FRAME_BYTES
 from drtf.records.schema import Record
 from drtf.records.writer import ShardWriter
-from drtf.workers import count_workers, map_in_order
 
 
 def write_shards(
@@ -45,18 +42,20 @@ def write_shards(
         OSError: If the disk is full.
     """
     journal.truncate(count_valid_entries(partial, plan, journal))
-    if not journal.entries:
-        _clear(partial)
+    files = [partial / shard.file for shard in plan.shard_ranges()]
+    _clear(partial, keep={*files, *map(partial_path, files)} if journal.entries else ())
     total, num_done = len(plan.table), len(journal.entries)
-    results = map_in_order(
+    results = map_photographs(
         functools.partial(prepare_for_shard, images=plan.images, build=plan.build),
-        prefetch_photographs(plan.table["photograph"][num_done:]),
-        num_workers=count_workers(plan.build.num_workers),
-        initializer=limit_threads,
-        on_crash=reject_crashed,
+        plan.table["photograph"][num_done:],
+        num_workers=plan.build.num_workers,
     )
     reasons = Counter(row.reason for row in plan.rejected)
-    reasons.update(x.reason for x in journal.entries if isinstance(x, Rejected))
+    reasons.update(
+        entry.result.reason
+        for entry in journal.entries
+        if isinstance(entry.result, Rejected)
+    )
     check_num_rejected(plan, reasons, max_rejected)
     with (
         closing(results),
@@ -65,25 +64,27 @@ def write_shards(
         for shard in plan.shard_ranges():
             path = partial / shard.file
             done = journal.entries[shard.start : shard.stop]
+            size_bytes = _count_bytes(done)
             if path.exists():
-                if len(done) == shard.stop - shard.start:
+                is_full = len(done) == shard.stop - shard.start
+                if is_full and path.stat().st_size == size_bytes:
                     continue
                 path.rename(partial_path(path))
-            with ShardWriter(path, keep_bytes=_count_bytes(done)) as writer:
+            with ShardWriter(path, keep_bytes=size_bytes) as writer:
                 rows = plan.table[shard.start + len(done) : shard.stop]
                 # The rows come first, so that no result is lost when they end.
                 for row, result in zip(rows.to_dict("records"), results, strict=False):
                     entry = _write_record(writer, row, result, plan, shard.number)
                     journal.append(entry)
-                    if isinstance(entry, Rejected):
-                        reasons[entry.reason] += 1
+                    if isinstance(entry.result, Rejected):
+                        reasons[entry.result.reason] += 1
                         check_num_rejected(plan, reasons, max_rejected)
                     advance(f"{reasons.total()} rejected")
                 journal.sync()
-    if not any(isinstance(entry, Written) for entry in journal.entries):
+    if not any(isinstance(entry.result, Written) for entry in journal.entries):
         raise DrtfError(
             f"none of the {total} photographs could be used; the first one: "
-            f"{plan.table['path'][0]}: {journal.entries[0]}"
+            f"{plan.table['path'][0]}: {journal.entries[0].result}"
         )
 
 
@@ -128,7 +129,7 @@ def _write_record(
         shard: The shard's position in the plan.
     """
     if isinstance(result, Rejected):
-        return result
+        return Entry(row["size_bytes"], row["changed_ns"], result)
     location = writer.append(
         Record(
             image=result.data,
@@ -140,26 +141,29 @@ def _write_record(
             patient=row["patient"],
         )
     )
-    return Written(
+    written = Written(
         shard=shard,
         location=location,
-        size_bytes=row["size_bytes"],
         sha256=result.sha256,
         has_field=result.has_field,
         quality=result.quality,
     )
+    return Entry(row["size_bytes"], row["changed_ns"], written)
 
 
-def _clear(partial: Path) -> None:
-    """Remove everything but the journal from an unfinished dataset."""
+def _clear(partial: Path, *, keep: Container[Path]) -> None:
+    """Remove everything but the journal and some files from an unfinished dataset."""
     for path in partial.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != JOURNAL_FILE:
+        elif path.name != JOURNAL_FILE and path not in keep:
             path.unlink()
 
 
 def _count_bytes(entries: list[Entry]) -> int:
     """Count the bytes of a shard that these entries' records take."""
-    locations = [entry.location for entry in entries if isinstance(entry, Written)]
-    return max((x.offset + x.length + FRAME_BYTES for x in locations), default=0)
+    return sum(
+        entry.result.location.length + FRAME_BYTES
+        for entry in entries
+        if isinstance(entry.result, Written)
+    )

@@ -18,13 +18,12 @@ from drtf.data.photographs import (
     PhotographRef,
     list_photographs,
     photograph_id,
-    prefetch_photographs,
 )
 from drtf.data.prepare import (
     NetworkInput,
     Rejected,
+    map_photographs,
     prepare_for_network,
-    reject_crashed,
 )
 from drtf.errors import DrtfError
 from drtf.files import (
@@ -38,7 +37,6 @@ from drtf.files import (
     write_atomic,
     write_unbuffered,
 )
-from drtf.images.preprocess import limit_threads
 from drtf.inference.score_table import (
     COLUMNS,
     Counts,
@@ -58,7 +56,6 @@ from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.storage import is_remote
 from drtf.tasks import Task
-from drtf.workers import count_workers, map_in_order
 
 
 @dataclass(frozen=True)
@@ -396,10 +393,4 @@ def prepare_photographs(
         jpeg_quality=run.info.jpeg_quality,
         picture_size=picture_size,
     )
-    return map_in_order(
-        prepare,
-        prefetch_photographs(photographs),
-        num_workers=count_workers(num_workers),
-        initializer=limit_threads,
-        on_crash=reject_crashed,
-    )
+    return map_photographs(prepare, photographs, num_workers=num_workers)
