@@ -4,7 +4,7 @@ import html
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -35,7 +35,8 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
     """Show the progress of a long step.
 
     A terminal gets a bar on stderr, a notebook a bar in the cell's output, and
-    everything else (a log file, a pipe) a line on stderr every ten seconds.
+    everything else (a log file, a pipe) a line on stderr every ten seconds. A step
+    without units is not shown.
 
     Args:
         description: Name of the step.
@@ -46,7 +47,9 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
         A function to call after each unit.
     """
     console = Console(stderr=True)
-    if console.is_jupyter:
+    if not total:
+        show: AbstractContextManager[Advance] = nullcontext(_ignore)
+    elif console.is_jupyter:
         show = _show_in_notebook(description, total, done)
     elif console.is_terminal:
         show = _show_in_terminal(description, total, done, console)
@@ -54,6 +57,10 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
         show = _print_lines(description, total, done)
     with show as advance:
         yield advance
+
+
+def _ignore(note: str = "", num_done: int = 1) -> None:
+    pass
 
 
 @dataclass

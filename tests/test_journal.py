@@ -1,11 +1,13 @@
 import pytest
 
-from drtf.data.journal import Journal, Written, encode_entry, parse_entry
+from drtf.data.journal import Entry, Journal, Written, encode_entry, parse_entry
 from drtf.data.prepare import Rejected
 from drtf.errors import DrtfError
 from drtf.images.quality import Quality
 from drtf.records.writer import Location
 from naming import raises_naming
+
+SETTINGS = {"images.size": 96}
 
 
 @pytest.fixture
@@ -14,51 +16,57 @@ def path(tmp_path):
 
 
 def written(number):
-    return Written(
+    result = Written(
         shard=3,
         location=Location(number, 20, 30, 40, 50),
-        size_bytes=100,
         sha256="a" * 64,
         has_field=True,
         quality=Quality(0.1, 0.2, 1 / 3, 0.4, is_black=False),
     )
+    return Entry(100, 1_700_000_000_123_456_789, result)
+
+
+REJECTED = Rejected("a\n\udcff.png", "undecodable", 'a "quoted" detail')
 
 
 def write(path, *numbers):
-    with Journal(path, plan_sha256="p") as journal:
+    with Journal(path, plan_sha256="p", settings=SETTINGS) as journal:
         for number in numbers:
             journal.append(written(number))
 
 
 def numbers_in(path):
-    with Journal(path, plan_sha256="p") as journal:
-        return [entry.location.offset for entry in journal.entries]
+    with Journal(path, plan_sha256="p", settings=SETTINGS) as journal:
+        return [entry.result.location.offset for entry in journal.entries]
 
 
 @pytest.mark.parametrize(
-    "entry",
-    [written(7), Rejected("a\n\udcff.png", "undecodable", 'a "quoted" detail')],
-    ids=["written", "rejected"],
+    "entry", [written(7), Entry(-1, 0, REJECTED)], ids=["written", "rejected"]
 )
 def test_entry_is_equal_when_encoded_and_parsed(entry):
-    line = encode_entry(entry)
-    assert line.endswith(b"\n")
-    assert line.count(b"\n") == 1
-    assert parse_entry(line) == entry
+    data = encode_entry(entry)
+    assert b"\n" not in data
+    assert parse_entry(data) == entry
 
 
 @pytest.mark.parametrize(
-    "line",
-    [b"", b"{}\n", b"1\n", b'{"written": {}}\n', bytes(9) + b"\n", b'{"other": 1}\n'],
+    "data",
+    [
+        b"",
+        b"{}",
+        b"1",
+        b"null",
+        b"[]",
+        b'"rejected"',
+        bytes(9),
+        b'{"written": {}}',
+        b'{"rejected": 5}',
+        b'{"size_bytes": 1, "changed_ns": 2, "other": 1}',
+    ],
 )
-def test_parsing_fails_when_a_line_is_not_an_entry(line):
+def test_parsing_fails_when_something_is_not_an_entry(data):
     with pytest.raises(ValueError):
-        parse_entry(line)
-
-
-def test_parsing_fails_when_a_line_has_no_end():
-    with pytest.raises(ValueError):
-        parse_entry(encode_entry(written(1))[:-1])
+        parse_entry(data)
 
 
 def test_entries_are_kept_when_a_journal_is_opened_again(path):
@@ -70,7 +78,7 @@ def test_entries_are_kept_when_a_journal_is_opened_again(path):
 def test_last_line_is_dropped_when_it_is_cut_anywhere(path):
     write(path, 1, 2)
     complete = path.read_bytes()
-    last = complete.rindex(b'{"written"')
+    last = complete[:-1].rindex(b"\n") + 1
     for end in range(last, len(complete)):
         path.write_bytes(complete[:end])
         assert numbers_in(path) == [1]
@@ -93,9 +101,24 @@ def test_entries_after_a_damaged_line_are_dropped(path):
     assert numbers_in(path) == [1]
 
 
+@pytest.mark.parametrize("how", ["swap", "repeat", "remove", "change", "insert"])
+def test_entries_after_a_changed_line_are_dropped(path, how):
+    write(path, 1, 2, 3, 4)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2:4] = {
+        "swap": [lines[3], lines[2]],
+        "repeat": [lines[1], lines[2], lines[3]],
+        "remove": [lines[3]],
+        "change": [lines[2].replace(b"aa", b"ab", 1), lines[3]],
+        "insert": [b"{}\n", lines[2], lines[3]],
+    }[how]
+    path.write_bytes(b"".join(lines))
+    assert numbers_in(path) == [1]
+
+
 def test_only_the_first_entries_are_kept_when_truncated(path):
     write(path, 1, 2, 3)
-    with Journal(path, plan_sha256="p") as journal:
+    with Journal(path, plan_sha256="p", settings=SETTINGS) as journal:
         journal.truncate(1)
         journal.append(written(9))
     assert numbers_in(path) == [1, 9]
@@ -103,14 +126,14 @@ def test_only_the_first_entries_are_kept_when_truncated(path):
 
 def test_journal_of_another_plan_is_refused_and_kept(path):
     write(path, 1)
-    with raises_naming(DrtfError, path.parent, "--out"):
-        Journal(path, plan_sha256="q")
+    with raises_naming(DrtfError, path.parent, "images.size", 96, 224, "--out"):
+        Journal(path, plan_sha256="q", settings=SETTINGS | {"images.size": 224})
     assert numbers_in(path) == [1]
 
 
 def test_second_process_is_refused(path):
     with (
-        Journal(path, plan_sha256="p"),
+        Journal(path, plan_sha256="p", settings=SETTINGS),
         raises_naming(DrtfError, path.parent, "--out"),
     ):
-        Journal(path, plan_sha256="p")
+        Journal(path, plan_sha256="p", settings=SETTINGS)

@@ -1,5 +1,6 @@
 """A build that was killed and resumed gives the same bytes."""
 
+import errno
 import os
 import random
 import re
@@ -16,11 +17,14 @@ import pytest
 
 from drawing import draw_fundus, encode, write_photographs
 from drtf.config import load_config
+from drtf.data import changes, photographs
 from drtf.data.build import build_shards
+from drtf.data.changes import ATTRIBUTE
 from drtf.data.journal import JOURNAL_FILE, Journal
-from drtf.data.photographs import PhotographRef
+from drtf.data.photographs import FileStatus, PhotographRef
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
+from drtf.images import preprocess
 from drtf.records.manifest import MANIFEST_FILE, load_manifest
 from drtf.records.verify import find_faults
 from naming import raises_naming
@@ -195,6 +199,38 @@ def test_only_missing_photographs_are_read_when_a_build_resumes(
     assert files_of(out) == undisturbed
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_dataset_is_equal_when_files_of_its_build_were_changed(
+    folder, undisturbed, tmp_path, monkeypatch, seed
+):
+    """Bytes are flipped, removed, inserted, repeated or appended in any file."""
+    out, partial = tmp_path / "set", tmp_path / ".set.partial"
+    interrupt(folder, out, monkeypatch, after=19)
+    rng = random.Random(seed)
+    files = sorted(path for path in partial.iterdir() if path.stat().st_size)
+    path = partial / JOURNAL_FILE if seed % 2 else rng.choice(files)
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    first, second = sorted(rng.randrange(len(data)) for _ in range(2))
+    line = rng.randrange(1, len(lines))
+    changed = rng.choice(
+        [
+            data[:first] + bytes([data[first] ^ 1 << seed % 8]) + data[first + 1 :],
+            data[:first] + rng.choice(b"0123456789").to_bytes() + data[first + 1 :],
+            data[:first] + data[second:],
+            data[:first] + rng.randbytes(1 + seed % 9) + data[first:],
+            data + data[first:second],
+            b"".join([*lines[:line], *lines[line + 1 :]]),
+            b"".join([*lines[:line], rng.choice([b"{}\n", b"5\n", b"null\n"]), *lines]),
+            data + b"".join(lines[1:] * 3),
+        ]
+    )
+    path.write_bytes(changed)
+    (partial / "copy.tfrecord").write_bytes(changed)
+    build(folder, out)
+    assert files_of(out) == undisturbed
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_dataset_is_equal_when_a_power_loss_damaged_files(
     folder, undisturbed, tmp_path, monkeypatch, seed
@@ -228,7 +264,8 @@ def test_resuming_is_refused_when_settings_differ(
 ):
     out = tmp_path / "set"
     interrupt(folder, out, monkeypatch, after=5)
-    with raises_naming(DrtfError, tmp_path / ".set.partial", "--out"):
+    facts = (tmp_path / ".set.partial", "images.contrast", "none", "--out")
+    with raises_naming(DrtfError, *facts):
         build(folder, out, "images.contrast=none")
     build(folder, out)
     assert files_of(out) == undisturbed
@@ -254,6 +291,38 @@ def test_completed_work_is_kept_when_the_disk_is_full(
         with raises_naming(DrtfError, partial, "No space left on device"):
             build(folder, out)
     assert not out.exists()
+    build(folder, out)
+    assert files_of(out) == undisturbed
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOMEM])
+def test_build_resumes_when_a_photograph_could_not_be_read(
+    folder, undisturbed, tmp_path, monkeypatch, code
+):
+    out = tmp_path / "set"
+    read = photographs.read_regular
+
+    def fail(path, *arguments):
+        if path.name == "7_left.png":
+            raise OSError(code, os.strerror(code), str(path))
+        return read(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photographs, "read_regular", fail)
+        with raises_naming(DrtfError, "7_left.png", os.strerror(code)):
+            build(folder, out)
+    assert not out.exists()
+    build(folder, out)
+    assert files_of(out) == undisturbed
+
+
+def test_build_resumes_when_memory_ran_out(folder, undisturbed, tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocess, "MAX_MEMORY_BYTES", 1 << 60)
+        patch.setattr(preprocess, "build_thumbnail", lambda image: bytearray(1 << 60))
+        with raises_naming(DrtfError, "memory", "num_workers"):
+            build(folder, out)
     build(folder, out)
     assert files_of(out) == undisturbed
 
@@ -310,6 +379,68 @@ def test_change_is_detected_when_the_new_file_has_the_same_size(
     build(copy, tmp_path / "later")
     build(copy, tmp_path / "fresh" / "later")
     assert files_of(tmp_path / "later") == files_of(tmp_path / "fresh" / "later")
+
+
+def test_change_is_detected_when_times_cannot_be_trusted(folder, tmp_path, monkeypatch):
+    """The dataset was copied, or the clock was set back."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / "images" / "6_left.png"
+    data = path.read_bytes()
+    path.write_bytes(data + b"1")
+    build(copy, tmp_path / "set")
+    interrupt(copy, tmp_path / "later", monkeypatch, after=23)
+    path.write_bytes(data + b"2")
+    shutil.copytree(tmp_path / "set", tmp_path / "moved" / "set")
+    for out in (tmp_path / "set", tmp_path / "moved" / "set"):
+        with raises_naming(DrtfError, out, "6_left.png", "--out"):
+            build(copy, out)
+    hour = 3600 * 10**9
+    status = PhotographRef.status
+
+    def hour_earlier(photograph):
+        size_bytes, changed_ns = status(photograph)
+        return FileStatus(
+            size_bytes, changed_ns - hour * (photograph.path == path.name)
+        )
+
+    monkeypatch.setattr(PhotographRef, "status", hour_earlier)
+    with raises_naming(DrtfError, tmp_path / "set", "6_left.png", "--out"):
+        build(copy, tmp_path / "set")
+    build(copy, tmp_path / "later")
+    build(copy, tmp_path / "fresh" / "later")
+    assert files_of(tmp_path / "later") == files_of(tmp_path / "fresh" / "later")
+
+
+def test_dataset_is_reused_when_its_photographs_were_copied(folder, tmp_path):
+    build(folder, tmp_path / "set")
+    shutil.copytree(tmp_path / "set", tmp_path / "moved" / "set")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert build(copy, tmp_path / "moved" / "set").is_reused
+
+
+def test_no_photograph_is_read_when_none_was_touched(folder, tmp_path, monkeypatch):
+    build(folder, tmp_path / "set")
+    try:
+        os.getxattr(tmp_path / "set" / MANIFEST_FILE, ATTRIBUTE)
+    except OSError:
+        pytest.skip("this disk stores no attributes")
+    read = []
+    monkeypatch.setattr(changes, "_find_other_contents", read.append)
+    assert build(folder, tmp_path / "set").is_reused
+    assert not read
+
+
+def test_reuse_is_refused_when_a_rejected_photograph_can_be_used(
+    folder, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / "images" / "5_left.png"
+    good = path.read_bytes()
+    path.write_bytes(bytes(len(good)))
+    build(copy, tmp_path / "set")
+    path.write_bytes(good)
+    with raises_naming(DrtfError, tmp_path / "set", "5_left.png", "--out"):
+        build(copy, tmp_path / "set")
 
 
 def test_reuse_is_refused_when_a_shard_is_missing(folder, tmp_path):
@@ -382,7 +513,7 @@ def test_build_is_refused_when_out_is_another_dataset(folder, tmp_path):
     out = tmp_path / "set"
     build(folder, out)
     before = files_of(out)
-    with refuses_to_replace(out):
+    with raises_naming(DrtfError, out, "images.contrast", "none", "--out"):
         build(folder, out, "images.contrast=none")
     (out / MANIFEST_FILE).unlink()
     with refuses_to_replace(out):

@@ -124,7 +124,9 @@ def build_shards(
     report = build(sources, out, config=config, max_rejected=max_rejected)
     manifest, plan = report.manifest, report.plan
     show_counts(f"Photographs in {out}", manifest)
-    click.echo(f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB")
+    num_shards = len(manifest.shards)
+    shards = "1 shard" if num_shards == 1 else f"{num_shards} shards"
+    click.echo(f"{shards}, {manifest.size_bytes / 1e6:.1f} MB")
     if report.is_reused:
         click.echo("This command had already built the dataset; nothing was changed.")
     for source in plan.catalog.provenance:

@@ -8,18 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from drtf.config import Config
-from drtf.data.build_plan import BuildPlan, plan_build
+from drtf.data.build_plan import (
+    BuildPlan,
+    describe_differences,
+    flatten_settings,
+    plan_build,
+)
+from drtf.data.changes import find_changed_photograph, remember_photographs
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.metadata import save_metadata
 from drtf.data.sources import Source
 from drtf.data.write import check_num_rejected, write_shards
 from drtf.errors import DrtfError, RecordError
 from drtf.files import partial_path, sync_folder
-from drtf.progress import progress
-from drtf.records.manifest import MANIFEST_FILE, Manifest, load_manifest
+from drtf.records.manifest import Manifest, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import cache_folder, load_remote_manifest, upload_dataset
 from drtf.storage import is_remote
+
+CHOICE = "move it away, or choose another --out"
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,14 @@ def _build(plan: BuildPlan, out: Path, max_rejected: float) -> Manifest:
             f"cannot create {partial}: {error.strerror}; check --out"
         ) from error
     try:
-        with Journal(partial / JOURNAL_FILE, plan_sha256=plan.resume_sha256) as journal:
+        with Journal(
+            partial / JOURNAL_FILE,
+            plan_sha256=plan.resume_sha256,
+            settings=plan.flat_settings,
+        ) as journal:
             write_shards(partial, plan, journal, max_rejected=max_rejected)
             manifest = save_metadata(partial, plan, journal.entries)
+            remember_photographs(partial, plan)
             sync_folder(partial)
             partial.rename(out)
         sync_folder(out.parent)
@@ -156,36 +168,34 @@ def _reuse_finished(out: Path, plan: BuildPlan) -> Manifest | None:
 
 
 def _check_same_plan(manifest: Manifest | None, plan: BuildPlan, out: str) -> None:
-    if manifest is None or manifest.plan_sha256 != plan.sha256:
+    """Refuse something that this call would not build."""
+    if manifest is None:
+        raise DrtfError(f"{out} already exists and is not a dataset: {CHOICE}")
+    if manifest.plan_sha256 != plan.sha256:
+        found = flatten_settings(
+            manifest.name,
+            {"images": manifest.preprocessing, **manifest.settings},
+            manifest.provenance.get("versions", {}),
+        )
+        differences = describe_differences(found, plan.flat_settings)
         raise DrtfError(
-            f"{out} already exists and was built from other photographs, labels, "
-            "settings or versions: move it away, or choose another --out"
+            f"{out} already exists and differs from what this command builds: "
+            f"{differences}. {CHOICE.capitalize()}"
         )
 
 
 def _check_unchanged(out: Path, plan: BuildPlan) -> None:
     """Refuse a dataset that is damaged, or whose photographs have changed since."""
-    hint = "move it away, or choose another --out"
     try:
         with ShardDataset(out) as shards:
             index = shards.load_index(["source", "path", "sha256"])
     except RecordError as error:
         raise DrtfError(
-            f"{out} was built by this command before, but is damaged: {error}; {hint}"
+            f"{out} was built by this command before, but is damaged: {error}; {CHOICE}"
         ) from error
-    build_time = (out / MANIFEST_FILE).stat().st_mtime
-    columns = ["source", "path"]
-    table = plan.table.merge(index, "left", on=columns)
-    touched = [
-        (photograph, sha256)
-        for photograph, sha256 in zip(table["photograph"], table["sha256"], strict=True)
-        if photograph.change_time() >= build_time
-    ]
-    with progress("Comparing photographs", len(touched)) as advance:
-        for photograph, sha256 in touched:
-            if photograph.sha256() != sha256:
-                raise DrtfError(
-                    f"{out} was built by this command before, but {photograph.path} "
-                    f"has changed since: {hint}"
-                )
-            advance(photograph.path)
+    changed = find_changed_photograph(out, plan, index)
+    if changed:
+        raise DrtfError(
+            f"{out} was built by this command before, but {changed} has changed since: "
+            f"{CHOICE}"
+        )

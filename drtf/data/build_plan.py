@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,6 +95,15 @@ class BuildPlan:
     def versions(self) -> dict[str, str]:
         """The software versions that determine the dataset."""
         return {"drtf": __version__, "opencv": cv2.__version__}
+
+    @property
+    def flat_settings(self) -> dict[str, Any]:
+        """The name, all settings and the versions, each by its dotted name."""
+        return flatten_settings(
+            self.name,
+            {"images": self.images.model_dump(mode="json"), **self.settings},
+            self.versions,
+        )
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -193,6 +202,39 @@ def plan_build(
         conflicts=conflicts,
         rejected=rejected,
     )
+
+
+def flatten_settings(
+    name: str,
+    sections: Mapping[str, Mapping[str, Any]],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return a dataset's name, settings and versions by dotted names.
+
+    Args:
+        name: The dataset's name.
+        sections: The settings by section.
+        versions: The versions by software.
+    """
+    flat = {"name": name}
+    for section, settings in {**sections, "version": versions}.items():
+        flat |= {f"{section}.{key}": value for key, value in settings.items()}
+    return flat
+
+
+def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Describe how a dataset that was found differs from the one that is wanted.
+
+    Args:
+        found: From `flatten_settings`.
+        wanted: From `flatten_settings`.
+    """
+    differing = [
+        f"{key} is {found.get(key)} there and {wanted.get(key)} here"
+        for key in {**found, **wanted}
+        if found.get(key) != wanted.get(key)
+    ]
+    return "; ".join(differing) or "it has other photographs or labels"
 
 
 def _order_records(table: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -1,12 +1,16 @@
 """The journal of a build, with which a killed build can resume."""
 
+import contextlib
 import dataclasses
 import json
-import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self
 
+import google_crc32c
+
+from drtf.data.build_plan import describe_differences
 from drtf.data.prepare import Rejected
 from drtf.errors import DrtfError
 from drtf.files import append_regular, lock, sync_file, write_unbuffered
@@ -23,7 +27,6 @@ class Written:
     Attributes:
         shard: The shard's position in the plan.
         location: Where the record is in the shard.
-        size_bytes: Size of the photograph's file.
         sha256: Hash of the photograph's file.
         has_field: Whether the retina's field was found.
         quality: The photograph's quality before equalization.
@@ -31,66 +34,102 @@ class Written:
 
     shard: int
     location: Location
-    size_bytes: int
     sha256: str
     has_field: bool
     quality: Quality
 
 
-Entry = Written | Rejected
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of a photograph.
+
+    Attributes:
+        size_bytes: Size of the photograph's file when the build was planned.
+        changed_ns: When the file had last been changed then; see `FileStatus`.
+        result: The written or rejected photograph.
+    """
+
+    size_bytes: int
+    changed_ns: int
+    result: Written | Rejected
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """Encode an entry as one line of JSON."""
-    kind = "rejected" if isinstance(entry, Rejected) else "written"
-    return _encode({kind: dataclasses.asdict(entry)})
+    """Encode an entry as JSON, on one line."""
+    kind = "rejected" if isinstance(entry.result, Rejected) else "written"
+    return json.dumps(
+        {
+            "size_bytes": entry.size_bytes,
+            "changed_ns": entry.changed_ns,
+            kind: dataclasses.asdict(entry.result),
+        }
+    ).encode()
 
 
-def parse_entry(line: bytes) -> Entry:
+def parse_entry(data: bytes) -> Entry:
     """Parse an entry; the inverse of `encode_entry`.
 
     Raises:
-        ValueError: If the line is incomplete or damaged.
+        ValueError: If it is something else.
     """
-    if not line.endswith(b"\n"):
-        raise ValueError("the line has no end")
     try:
-        ((kind, fields),) = json.loads(line).items()
-        if kind == "rejected":
-            return Rejected(**fields)
-        location, quality = Location(*fields["location"]), Quality(*fields["quality"])
-        return Written(**fields | {"location": location, "quality": quality})
-    except (AttributeError, KeyError, TypeError) as error:
+        fields = json.loads(data)
+        if "rejected" in fields:
+            result: Written | Rejected = Rejected(**fields["rejected"])
+        else:
+            written = fields["written"]
+            location = Location(*written["location"])
+            quality = Quality(*written["quality"])
+            result = Written(**written | {"location": location, "quality": quality})
+        return Entry(int(fields["size_bytes"]), int(fields["changed_ns"]), result)
+    except (KeyError, TypeError) as error:
         raise ValueError(f"not a journal entry: {error}") from error
+
+
+class _Mark(NamedTuple):
+    """The end of a line of a journal.
+
+    Attributes:
+        offset: Its offset in the file, in bytes.
+        checksum: CRC32C of the contents of all lines up to this one.
+    """
+
+    offset: int
+    checksum: int
 
 
 class Journal:
     """The photographs that a build has finished, in the order of its plan.
 
     The first line is the hash of the plan. An entry is appended after its record was
-    handed to the operating system. If a kill cuts the last line short, that line is
-    dropped.
+    handed to the operating system. Each line begins with a checksum of the contents of
+    all lines up to its end. The entries before the first line that does not match its
+    checksum count; that line and all that follow are dropped.
 
     Attributes:
         entries: One entry per finished photograph.
-        last_written: When an earlier process wrote the last entry, in seconds since
-            the epoch; infinity for a new journal.
     """
 
-    def __init__(self, path: Path, *, plan_sha256: str) -> None:
+    def __init__(
+        self, path: Path, *, plan_sha256: str, settings: Mapping[str, Any]
+    ) -> None:
         """Open a journal, or start a new one.
+
+        Args:
+            path: The journal's file.
+            plan_sha256: Hash of the plan, without the sizes of the photographs' files.
+            settings: What an error names if it differs; see `BuildPlan.flat_settings`.
 
         Raises:
             DrtfError: If another process has it open, or it belongs to another plan.
         """
         self._path = path
-        self.last_written = path.stat().st_mtime if path.exists() else math.inf
         self._file = append_regular(path)
         self.entries: list[Entry] = []
-        self._ends: list[int] = []  # of the header and of each entry, in bytes
+        self._marks = [_Mark(0, 0)]  # of the start, the header and each entry
         try:
             lock(self._file)
-            self._load(_encode({"plan_sha256": plan_sha256}))
+            self._load({"plan_sha256": plan_sha256, "settings": settings})
         except BaseException:
             self._file.close()
             raise
@@ -107,54 +146,61 @@ class Journal:
         Raises:
             OSError: If the disk is full.
         """
-        line = encode_entry(entry)
-        write_unbuffered(self._file, line)
-        self._add(entry, line)
+        self._write_line(encode_entry(entry))
+        self.entries.append(entry)
 
     def truncate(self, num_entries: int) -> None:
         """Drop all entries after the first `num_entries`."""
         del self.entries[num_entries:]
-        del self._ends[num_entries + 1 :]
-        self._file.truncate(self._ends[-1])
+        del self._marks[num_entries + 2 :]
+        self._file.truncate(self._marks[-1].offset)
 
     def sync(self) -> None:
         """Make sure that the entries survive a loss of power."""
         sync_file(self._file)
 
-    def _load(self, header: bytes) -> None:
+    def _load(self, header: Mapping[str, Any]) -> None:
         """Load the entries up to the first damaged line, and drop the rest."""
         self._file.seek(0)
-        lines = self._file.readall().splitlines(keepends=True)
-        if not lines or not _is_complete(lines[0]):
+        contents = list(self._read_lines(self._file.readall()))
+        if not contents:
             self._file.truncate(0)
-            write_unbuffered(self._file, header)
-            lines = [header]
-        if lines[0] != header:
+            self._write_line(json.dumps(header).encode())
+            return
+        found = json.loads(contents[0])
+        if found != header:
+            differences = describe_differences(found["settings"], header["settings"])
             raise DrtfError(
-                f"{self._path.parent} holds an unfinished build of other photographs, "
-                "labels, settings or versions: repeat the command that started it, "
-                "remove that folder to start again, or choose another --out"
+                f"{self._path.parent} holds an unfinished build that differs from this "
+                f"one: {differences}. Repeat the command that started it, remove that "
+                "folder to start again, or choose another --out"
             )
-        self._ends.append(len(header))
-        for line in lines[1:]:
-            try:
-                self._add(parse_entry(line), line)
-            except ValueError:
-                break
-        self._file.truncate(self._ends[-1])
+        with contextlib.suppress(ValueError):  # not an entry
+            for content in contents[1:]:
+                self.entries.append(parse_entry(content))
+        self.truncate(len(self.entries))
 
-    def _add(self, entry: Entry, line: bytes) -> None:
-        self.entries.append(entry)
-        self._ends.append(self._ends[-1] + len(line))
+    def _read_lines(self, data: bytes) -> Iterator[bytes]:
+        """Yield the contents of the leading lines that match their checksums."""
+        for line in data.splitlines(keepends=True):
+            content = line.removesuffix(b"\n").partition(b" ")[2]
+            mark = self._next_mark(content)
+            if line != _format_line(mark.checksum, content):
+                return
+            self._marks.append(mark)
+            yield content
+
+    def _write_line(self, content: bytes) -> None:
+        mark = self._next_mark(content)
+        write_unbuffered(self._file, _format_line(mark.checksum, content))
+        self._marks.append(mark)
+
+    def _next_mark(self, content: bytes) -> _Mark:
+        """Return the mark after a line with this content."""
+        offset, checksum = self._marks[-1]
+        checksum = google_crc32c.extend(checksum, content)
+        return _Mark(offset + len(_format_line(checksum, content)), checksum)
 
 
-def _encode(content: dict[str, object]) -> bytes:
-    return (json.dumps(content) + "\n").encode()
-
-
-def _is_complete(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return line.endswith(b"\n")
+def _format_line(checksum: int, content: bytes) -> bytes:
+    return b"%08x %s\n" % (checksum, content)

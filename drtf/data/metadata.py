@@ -9,6 +9,7 @@ import pandas as pd
 
 from drtf.data.build_plan import BuildPlan
 from drtf.data.journal import Entry, Written
+from drtf.data.prepare import Rejected
 from drtf.files import hash_file
 from drtf.images.quality import QUALITY_MEASURES, Quality
 from drtf.records.index import COLUMNS, count_records, save_index
@@ -49,18 +50,19 @@ def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Ma
 
 
 def _index_table(plan: BuildPlan, entries: Sequence[Entry]) -> pd.DataFrame:
-    is_written = [isinstance(entry, Written) for entry in entries]
+    results = [entry.result for entry in entries]
+    is_written = [isinstance(result, Written) for result in results]
     photographs = plan.table[is_written].reset_index(drop=True)
     records = pd.DataFrame(
         {
-            "shard": entry.shard,
-            **entry.location._asdict(),
-            "sha256": entry.sha256,
-            "has_field": entry.has_field,
-            **entry.quality._asdict(),
+            "shard": result.shard,
+            **result.location._asdict(),
+            "sha256": result.sha256,
+            "has_field": result.has_field,
+            **result.quality._asdict(),
         }
-        for entry in entries
-        if isinstance(entry, Written)
+        for result in results
+        if isinstance(result, Written)
     )
     table = pd.concat([photographs, records], axis=1)
     return table[[*COLUMNS.names, *Quality._fields]]
@@ -68,9 +70,9 @@ def _index_table(plan: BuildPlan, entries: Sequence[Entry]) -> pd.DataFrame:
 
 def _rejected_rows(plan: BuildPlan, entries: Sequence[Entry]) -> list[RejectedRow]:
     return plan.rejected + [
-        RejectedRow(entry.path, entry.reason, entry.detail, source)
+        RejectedRow(entry.result.path, entry.result.reason, entry.result.detail, source)
         for entry, source in zip(entries, plan.table["source"], strict=True)
-        if not isinstance(entry, Written)
+        if isinstance(entry.result, Rejected)
     ]
 
 

@@ -1,22 +1,23 @@
 """Resuming a build: which entries of its journal still hold."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from drtf.data.build_plan import BuildPlan
-from drtf.data.journal import Journal, Written
+from drtf.data.journal import Entry, Journal, Written
 from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import Rejected, prepare_for_shard
 from drtf.files import partial_path
-from drtf.records.framing import FRAME_BYTES, find_frame_fault
+from drtf.records.framing import FRAME_BYTES, find_frame_fault, read_footer
 
 
 def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int:
     """Count the journal's entries up to the first that no longer holds.
 
     A written photograph's entry holds if its record is intact and its file is the same.
-    A rejected photograph's entry holds if the file was not touched since; a remote file
+    A rejected photograph's entry holds if its file was not touched since; a remote file
     has no time of change, so it is tried again.
 
     Args:
@@ -24,27 +25,30 @@ def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int
         plan: The plan of the build.
         journal: The journal that an earlier build left.
     """
-    entries = journal.entries
-    photographs = plan.table["photograph"].tolist()
-    sizes = plan.table["size_bytes"].tolist()
+    columns = ["photograph", "size_bytes", "changed_ns"]
+    rows = plan.table[columns].itertuples(index=False, name=None)
+    entries = iter(journal.entries)
+    num_valid = 0
     for shard in plan.shard_ranges():
         data = _load_shard(partial / shard.file)
-        for row in range(shard.start, min(shard.stop, len(entries))):
-            entry, photograph = entries[row], photographs[row]
-            was_touched = photograph.change_time() >= journal.last_written
-            if isinstance(entry, Written):
-                holds = (
-                    entry.size_bytes == sizes[row]
-                    and (not was_touched or photograph.sha256() == entry.sha256)
-                    and _is_record_intact(data, entry)
-                )
-            else:
-                holds = not was_touched and not _is_fixed(photograph, plan)
-            if not holds:
-                return row
-        if shard.stop >= len(entries):
-            break
-    return len(entries)
+        offset = 0
+        for entry, row in zip(
+            itertools.islice(entries, shard.stop - shard.start), rows, strict=False
+        ):
+            if not _is_same_photograph(entry, *row, plan=plan):
+                return num_valid
+            if isinstance(entry.result, Written):
+                location = entry.result.location
+                frame = data[offset : offset + location.length + FRAME_BYTES]
+                if (
+                    (entry.result.shard, location.offset) != (shard.number, offset)
+                    or find_frame_fault(frame, length=location.length)
+                    or read_footer(frame) != location.crc32c
+                ):
+                    return num_valid
+                offset += len(frame)
+            num_valid += 1
+    return num_valid
 
 
 def _load_shard(path: Path) -> np.ndarray:
@@ -53,10 +57,22 @@ def _load_shard(path: Path) -> np.ndarray:
     return np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
 
 
-def _is_record_intact(data: np.ndarray, entry: Written) -> bool:
-    offset, length = entry.location.offset, entry.location.length
-    frame = data[offset : offset + length + FRAME_BYTES]
-    return not find_frame_fault(frame, length=length)
+def _is_same_photograph(
+    entry: Entry,
+    photograph: PhotographRef,
+    size_bytes: int,
+    changed_ns: int,
+    *,
+    plan: BuildPlan,
+) -> bool:
+    """Return whether a photograph would again become what its entry says."""
+    # Times are only compared for equality: clocks differ, and may be set back.
+    is_untouched = (entry.size_bytes, entry.changed_ns) == (size_bytes, changed_ns)
+    if isinstance(entry.result, Written):
+        return entry.size_bytes == size_bytes and (
+            is_untouched or photograph.sha256() == entry.result.sha256
+        )
+    return is_untouched and not _is_fixed(photograph, plan)
 
 
 def _is_fixed(photograph: PhotographRef, plan: BuildPlan) -> bool:
