@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import shutil
 import stat
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from drtf.errors import DrtfError
 MAX_TEXT_BYTES = 1 << 26
 # Large enough for a label file or list of 30 million photographs.
 MAX_TABLE_BYTES = 1 << 30
+# More are never needed, and some libraries loop over all possible descriptors.
+MAX_OPEN_FILES = 1 << 16
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -311,6 +314,17 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a regular file in hexadecimal."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many open files as the system lets it have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else hard
+    wanted = min(wanted, MAX_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower, hidden limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def check_absent(*paths: Path, overwrite: bool | None = None) -> None:

@@ -1,6 +1,7 @@
 """Progress of long steps: a bar in a terminal or a notebook, plain lines elsewhere."""
 
 import html
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
+from drtf.terminal import printable, unfiltered
+
 SECONDS_BETWEEN_LINES = 10.0
+# Before, the time left is not shown, because too little is known.
+SECONDS_BEFORE_ESTIMATE = 10.0
 SECONDS_BETWEEN_NOTEBOOK_UPDATES = 0.2
 
 
@@ -46,7 +50,7 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
     Yields:
         A function to call after each unit.
     """
-    console = Console(stderr=True)
+    console = Console(file=unfiltered(sys.stderr))
     if not total:
         show: AbstractContextManager[Advance] = nullcontext(_ignore)
     elif console.is_jupyter:
@@ -73,10 +77,15 @@ class _Counter:
     note: str = ""
     num_new: int = 0
     start: float = field(default_factory=time.monotonic)
+    # The first units take longer than the others, as they include what is done once.
+    num_first: int = 0
+    first_end: float = math.inf
 
     def add(self, note: str, num_done: int) -> None:
         self.note = note
         self.num_new += num_done
+        if num_done and not self.num_first:
+            self.num_first, self.first_end = num_done, time.monotonic()
 
     @property
     def num_done(self) -> int:
@@ -84,15 +93,28 @@ class _Counter:
 
     @property
     def rate(self) -> float:
-        """Units per second since the start of this call."""
-        return self.num_new / max(time.monotonic() - self.start, 1e-9)
+        """Units per second after the first ones; 0 until it is known."""
+        seconds = time.monotonic() - self.first_end
+        return (self.num_new - self.num_first) / seconds if seconds > 0 else 0.0
+
+    @property
+    def speed(self) -> str:
+        """The rate, for the user; empty until it is known."""
+        return f"{self.rate:.3g}/s" if self.rate else ""
+
+    @property
+    def time_left(self) -> str:
+        """The time that the rest will take, for the user; empty until it is known."""
+        is_early = time.monotonic() - self.start < SECONDS_BEFORE_ESTIMATE
+        if is_early or not self.rate or self.num_done >= self.total:
+            return ""
+        seconds = (self.total - self.num_done) / self.rate
+        return f"{timedelta(seconds=round(seconds))} left"
 
     def __str__(self) -> str:
-        line = f"{self.description}: {self.num_done}/{self.total}, {self.rate:.3g}/s"
-        if self.rate and self.num_done < self.total:
-            seconds_left = (self.total - self.num_done) / self.rate
-            line += f", {timedelta(seconds=round(seconds_left))} left"
-        return f"{line}, {self.note}" if self.note else line
+        parts = f"{self.num_done}/{self.total}", self.speed, self.time_left, self.note
+        text = ", ".join(part for part in parts if part)
+        return printable(f"{self.description}: {text}")
 
 
 @contextmanager
@@ -101,22 +123,33 @@ def _show_in_terminal(
 ) -> Iterator[Advance]:
     counter = _Counter(description, total, num_before)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[speed]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[time_left]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(
-            description, total=total, completed=num_before, rate="", note=""
+            printable(description),
+            total=total,
+            completed=num_before,
+            speed="",
+            time_left="",
+            note="",
         )
 
         def advance(note: str = "", num_done: int = 1) -> None:
             counter.add(note, num_done)
-            bar.update(task, advance=num_done, rate=f"{counter.rate:.3g}/s", note=note)
+            bar.update(
+                task,
+                advance=num_done,
+                speed=counter.speed,
+                time_left=counter.time_left,
+                note=printable(note),
+            )
 
         yield advance
 

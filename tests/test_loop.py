@@ -266,7 +266,7 @@ AFTER_TWO_STEPS = ("epoch 1", "step 2 of 4", "--resume")
         (signal.SIGINT, "drtf.training.loop.save_training", AFTER_TWO_STEPS),
         (signal.SIGTERM, "drtf.training.loop.save_training", AFTER_TWO_STEPS),
         (
-            signal.SIGTERM,
+            signal.SIGHUP,
             "drtf.training.validation.Validation.measure",
             ("epoch 2", "step 4 of 4", "--resume"),
         ),

@@ -61,11 +61,11 @@ def find_line(text: str, *facts: object) -> str:
     return lines[0]
 
 
-def find_error(err: str) -> str:
+def find_error(err: str, *, kind: str = "Error") -> str:
     """Return the one line on stderr that is no progress."""
     lines = [x for x in err.splitlines() if not re.search(r": \d+/\d+\b", x)]
     assert len(lines) == 1, err
-    assert lines[0].startswith("Error: ")
+    assert lines[0].startswith(f"{kind}: ")
     return lines[0]
 
 
@@ -482,6 +482,83 @@ def test_a_missing_libgl_is_an_error_that_names_the_fix(run, monkeypatch):
     assert_names(find_error(err), *facts)
 
 
+def fail_with(error: BaseException):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (MemoryError(), ["memory", "build.num_workers"]),
+        (RuntimeError("can't start new thread"), ["memory"]),
+        (ImportError("x.so: failed to map segment from shared object"), ["memory"]),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), ["memory"]),
+        (OSError(errno.ENOSPC, "full", "a/b"), ["a/b", "full", "disk space"]),
+        (OSError(errno.EROFS, "read-only", "a/b"), ["a/b", "read-only", "--out"]),
+        (OSError(errno.EMFILE, "too many", "a/b"), ["a/b", "too many", "ulimit -n"]),
+        (OSError(errno.EIO, "i/o", "a/b"), ["a/b", "i/o"]),
+    ],
+)
+def test_a_failure_of_the_machine_is_one_line_with_its_reason(
+    run, monkeypatch, error, facts
+):
+    monkeypatch.setattr("drtf.records.verify.find_faults", fail_with(error))
+    code, _, err = run("verify", "x")
+    assert code == 1
+    assert_names(find_error(err), *facts)
+
+
+def test_an_error_has_no_control_characters(run, tmp_path):
+    code, _, err = run("verify", tmp_path / "\x1b[31m\nNo faults")
+    assert code == 1
+    assert_names(find_error(err), r"\x1b[31m\nNo faults")
+
+
+@pytest.mark.parametrize(
+    ("words", "function", "fact"),
+    [
+        (
+            "build-shards --images x --out y",
+            "drtf.data.build.build_shards",
+            "same command",
+        ),
+        ("train --shards x --out y", "drtf.training.run.train", "--resume"),
+        ("verify x", "drtf.records.verify.find_faults", "from the beginning"),
+    ],
+)
+def test_ctrl_c_exits_130_and_reports_how_to_resume(
+    run, monkeypatch, words, function, fact
+):
+    monkeypatch.setattr(function, fail_with(KeyboardInterrupt()))
+    code, _, err = run(*words.split())
+    assert code == 128 + signal.SIGINT
+    assert_names(find_error(err, kind="Stopped"), fact)
+
+
+def test_a_memory_limit_under_which_libraries_hang_is_refused(run, monkeypatch):
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (700_000_000, -1))
+    code, _, err = run("doctor")
+    assert code == 1
+    assert_names(find_error(err), "0.7 GB", "ulimit -v")
+
+
+def test_a_reader_that_ends_early_is_no_error(shards):
+    code = "from drtf.tools.main import main; main()"
+    source, sink = os.pipe()
+    os.close(source)
+    verify = subprocess.run(
+        [sys.executable, "-c", code, "verify", str(shards)],
+        stdout=sink,
+        stderr=subprocess.PIPE,
+    )
+    os.close(sink)
+    assert verify.returncode == 0
+    assert b"rror" not in verify.stderr
+
+
 def test_an_output_that_cannot_be_created_is_an_error(run, photographs, tmp_path):
     (tmp_path / "file").touch()
     code, _, err = run(
@@ -512,8 +589,8 @@ def test_ctrl_c_ends_a_build_at_once_and_leaves_no_dataset(photographs, tmp_path
         time.sleep(0.01)
     os.killpg(build.pid, signal.SIGINT)
     _, err = build.communicate(timeout=60)
-    assert build.returncode == 1
-    assert b"Traceback" not in err
+    assert build.returncode == 128 + signal.SIGINT
+    assert_names(find_error(err.decode(), kind="Stopped"), "same command")
     assert not (tmp_path / "set").exists()
 
 

@@ -7,23 +7,24 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from drtf.records.manifest import Manifest
+from drtf.terminal import printable
 
 
 def show_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
     """Print a title and a table; only the first column is aligned left."""
-    console = Console()
+    console = Console(color_system=None)
     if not console.is_terminal:  # nothing is cut off in pipes and logs
         console.width = 200
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(title), markup=False, highlight=False, soft_wrap=True)
     table = Table()
     for number, column in enumerate(columns):
         justify: JustifyMethod = "left" if number == 0 else "right"
         table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
-        table.add_row(*cells)
+        table.add_row(*map(printable, cells))
     console.print(table, markup=False)
 
 

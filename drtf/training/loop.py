@@ -20,7 +20,7 @@ import tensorflow as tf
 from drtf.config import TrainConfig
 from drtf.data.pipeline import StreamPosition
 from drtf.errors import DrtfError, RunError, StoppedError
-from drtf.files import write_atomic
+from drtf.files import escape_formula, write_atomic
 from drtf.models.device import training_versions
 from drtf.models.history import save_history
 from drtf.models.run import MODEL_FILE
@@ -111,7 +111,7 @@ def run_epochs(
         signals: From `catch_signals`. The training stops after the first one.
 
     Raises:
-        StoppedError: If Ctrl-C or SIGTERM stopped the training; everything is saved.
+        StoppedError: If a signal stopped the training; everything is saved.
         DrtfError: If the loss, gradients, predictions or weights become non-finite.
         RunError: If the checkpoint is of another network.
     """
@@ -245,7 +245,7 @@ def _raise_non_finite(
     ids = context.batch_ids(position)
     table = io.StringIO(newline="")
     rows = csv.writer(table, lineterminator="\n")
-    rows.writerows([("id",), *((name,) for name in ids)])
+    rows.writerows([("id",), *((escape_formula(name),) for name in ids)])
     path = context.out / FAILED_BATCH_FILE
     write_atomic(path, table.getvalue())
     examples = ", ".join(ids[:MAX_IDS_IN_MESSAGE])
@@ -364,7 +364,9 @@ def _callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 @contextmanager
 def catch_signals() -> Iterator[list[signal.Signals]]:
-    """Record Ctrl-C and SIGTERM instead of ending the process.
+    """Record Ctrl-C, SIGTERM and SIGHUP instead of ending the process.
+
+    SIGHUP comes when a terminal or its connection closes; `nohup` ignores it.
 
     A second signal of the same kind acts at once.
 
@@ -382,7 +384,8 @@ def catch_signals() -> Iterator[list[signal.Signals]]:
 
     handlers = {
         number: signal.signal(number, record)
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield signals

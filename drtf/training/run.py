@@ -80,7 +80,7 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         The contents of run.json.
 
     Raises:
-        StoppedError: If Ctrl-C or SIGTERM stopped the training; everything is saved.
+        StoppedError: If a signal stopped the training; everything is saved.
         DrtfError: If `out` exists, the dataset has no photographs of a split or class,
             the pretrained weights cannot be loaded, or the loss becomes non-finite.
     """
