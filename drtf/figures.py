@@ -1,13 +1,16 @@
 """Figures as PNG files, by matplotlib."""
 
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -15,7 +18,14 @@ DPI = 120
 # The colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
 
-CAPTION_LENGTH = 34
+# Sizes in px of a grid of pictures, and the number of characters that fit in a panel.
+PANEL_SIDE = 300
+MARGIN = 16
+LINE_HEIGHT = 18
+CHARACTER_WIDTH = 8
+CAPTION_LENGTH = 36
+BAR_THICKNESS = 14
+BAR_HEIGHT = 85  # with its ticks and two lines of label
 NUM_BINS = 10
 PANELS = {"loss": "Loss", "roc_auc": "ROC AUC", "kappa": "Quadratic weighted kappa"}
 
@@ -23,6 +33,21 @@ PANELS = {"loss": "Loss", "roc_auc": "ROC AUC", "kappa": "Quadratic weighted kap
 Picture = tuple[str, np.ndarray]
 # A title and its pictures.
 Row = tuple[str, Sequence[Picture]]
+
+
+@dataclass(frozen=True)
+class ColorBar:
+    """What the colours of pictures mean.
+
+    Attributes:
+        colormap: Name of a matplotlib colour map.
+        label: What it shows, with the unit.
+        maximum: The value from which on the colour is the last one; the first is at 0.
+    """
+
+    colormap: str
+    label: str
+    maximum: float
 
 
 def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
@@ -209,37 +234,67 @@ def plot_grid(
     path: Path | IO[bytes],
     rows: Sequence[Row],
     *,
-    colormap: str = "",
+    color_bar: ColorBar | None = None,
+    footer: str = "",
 ) -> None:
     """Plot rows of captioned pictures.
+
+    The places of the pictures depend only on the number of rows, columns and lines of
+    text, so that figures of the same rows can be compared by switching between them.
 
     Args:
         path: The PNG file to write.
         rows: Titles and their pictures.
-        colormap: Colour map of the pictures, for a colour bar; empty for none.
+        color_bar: Shown above the footer.
+        footer: Text below the pictures. Space for a colour bar is left above it, even
+            if there is none.
     """
     rows = [row for row in rows if row[1]]
     num_columns = max(len(pictures) for _, pictures in rows)
-    figure = Figure(figsize=(2.6 * num_columns, 3.0 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), num_columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for cells, (title, pictures) in zip(grid, rows, strict=True):
-        for number, (caption, picture) in enumerate(pictures):
-            cells[number].imshow(picture)
-            heading = f"{title}\n" if number == 0 else "\n"
+    captions = [caption for _, pictures in rows for caption, _ in pictures]
+    num_lines = 1 + max(len(caption.splitlines()) for caption in captions)
+    width = MARGIN + num_columns * (PANEL_SIDE + MARGIN)
+    row_height = num_lines * LINE_HEIGHT + PANEL_SIDE + MARGIN
+    note = textwrap.wrap(footer, width // CHARACTER_WIDTH)
+    bottom = BAR_HEIGHT + MARGIN + len(note) * LINE_HEIGHT if note else 0
+    height = MARGIN + len(rows) * row_height + bottom
+    figure = Figure(figsize=(width / DPI, height / DPI))
+
+    def add_axes(left: int, below: int, size: tuple[int, int]) -> Axes:
+        place = left / width, below / height, size[0] / width, size[1] / height
+        return figure.add_axes(place)
+
+    for row, (title, pictures) in enumerate(rows):
+        below = height - (row + 1) * row_height
+        for column, (caption, picture) in enumerate(pictures):
+            left = MARGIN + column * (PANEL_SIDE + MARGIN)
+            axes = add_axes(left, below, (PANEL_SIDE, PANEL_SIDE))
+            axes.axis("off")
+            axes.imshow(picture)
+            heading = f"{title}\n" if column == 0 else "\n"
             # Names may contain "$", which would start a formula.
             lines = [_shorten(line) for line in caption.splitlines()]
-            cells[number].set_title(
+            lines += [" "] * (num_lines - 1 - len(lines))
+            axes.set_title(
                 heading + "\n".join(lines),
                 fontsize=9,
                 loc="left",
                 parse_math=False,
             )
-    if colormap:
-        bar = ScalarMappable(cmap=colormap)
-        label = "Heat (fraction of maximum)"
-        figure.colorbar(bar, ax=grid, fraction=0.03, pad=0.01, shrink=0.6, label=label)
+    if note:
+        text = "\n".join(note)
+        figure.text(MARGIN / width, MARGIN / height, text, fontsize=9, parse_math=False)
+    if color_bar:
+        above = MARGIN + len(note) * LINE_HEIGHT + BAR_HEIGHT - BAR_THICKNESS
+        # The numbers at its ends are wider than the bar.
+        axes = add_axes(2 * MARGIN, above, (PANEL_SIDE - 2 * MARGIN, BAR_THICKNESS))
+        colors = ScalarMappable(Normalize(0, color_bar.maximum), color_bar.colormap)
+        bar = figure.colorbar(
+            colors, cax=axes, orientation="horizontal", extend="max", extendfrac=0.03
+        )
+        label = "\n".join(textwrap.wrap(color_bar.label, CAPTION_LENGTH))
+        bar.ax.tick_params(labelsize=9)
+        bar.set_label(label, fontsize=9, parse_math=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(path, dpi=DPI)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from drtf.config import ModelConfig, load_config
+from drtf.config import GradcamConfig, ModelConfig, load_config
 from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError, RunError
 from drtf.inference.export import export
@@ -198,8 +198,9 @@ def test_heat_maps_show_only_outputs_of_activations(name):
     assert {layer.output.shape[1] for layer in layers} == {48, 24, 12, 6, 3}
     # The last one is the input of the head.
     assert layers[-1].output is network.get_layer("pool").input
-    layer = choose_layer(network, "auto", backbone=backbone)
-    assert layer.output.shape[1] == 6
+    for size, cells in ((96, 6), (224, 14)):
+        layer = choose_layer(build(name, size), "auto", backbone=backbone)
+        assert layer.output.shape[1] == cells
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
@@ -237,14 +238,7 @@ def test_a_backbone_is_trained_mapped_and_exported(
 ):
     run = load_run(trained)
     images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
-    maps = compute_maps(
-        run.network,
-        images,
-        task=run.task,
-        backbone=run.backbone,
-        layer="auto",
-        method="layercam",
-    )
+    maps = compute_maps(run, images, GradcamConfig(method="layercam")).heat
     assert maps.shape == images.shape[:3]
     assert np.isfinite(maps).all()
     assert maps.any()

@@ -2,45 +2,46 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .bench_options import check_json, json_option, write_json
-from .options import LocalPath
+from .options import LocalPath, path_option
+
+if TYPE_CHECKING:
+    from drtf.bench.heatmaps import MapResult
 
 
 @click.command()
-@click.argument("run", type=LocalPath())
-@click.option(
-    "--photographs",
-    "num_photographs",
-    type=click.IntRange(min=1),
-    default=200,
-    show_default=True,
-    help="Number of diseased eyes to draw.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    help="Seed of the drawing; it should differ from the training photographs'.",
-)
+@click.argument("runs", type=LocalPath(), nargs=-1, required=True, metavar="RUN...")
+@path_option("--images", "Folder of photographs.")
+@path_option("--masks", "Folder of their lesion masks.")
 @json_option
-def heatmaps(run: Path, num_photographs: int, seed: int, json: Path | None) -> None:
+def heatmaps(
+    runs: tuple[Path, ...], images: Path, masks: Path, json: Path | None
+) -> None:
     """Measure whether heat maps point at lesions, by method and layer.
 
-    RUN must be a run that was trained on synthetic photographs, such as demo/run of
-    drtf demo. The place of the lesions in such photographs is known.
+    The lesions are those of masks that experts drew, such as part A of IDRiD. A mask
+    has the size of its photograph, is not black on lesions, and is named
+    <photograph>_<type>: IDRiD_012_MA.png has the microaneurysms of IDRiD_012.jpg.
+    Masks of the optic disc (OD) are ignored. Photographs without a mask are not used.
+
+    Give several RUNs of one config, trained with several seeds, to see how much the
+    results depend on the seed.
     """
-    from drtf.bench.heatmaps import bench_heatmaps
+    from drtf.bench.heatmaps import ANY_LESION, bench_heatmaps
+    from drtf.inference.intervals import format_estimate
 
     from .tables import show_table
 
     check_json(json)
-    results = bench_heatmaps(run, num_photographs=num_photographs, seed=seed)
+    report = bench_heatmaps(runs, images=images, masks=masks)
+    results = report.results
     show_table(
-        f"{num_photographs:,} synthetic photographs of diseased eyes",
+        f"Photographs with lesions: {report.num_photographs:,}, runs: {len(runs)}. "
+        "* is the default of drtf gradcam.",
         (
             "method",
             "layer",
@@ -54,28 +55,80 @@ def heatmaps(run: Path, num_photographs: int, seed: int, json: Path | None) -> N
         ),
         [
             (
-                result.method,
-                result.layer,
-                f"{result.cells} x {result.cells}",
-                f"{result.measures.pointing_fraction:.2f}",
-                f"{result.measures.pointing_by_chance:.2f}",
-                f"{result.measures.heat_fraction:.2f}",
-                f"{result.measures.heat_by_chance:.2f}",
-                f"{result.measures.blank_fraction:.2f}",
-                f"{result.measures.correlation_with_random:.2f}",
+                *_describe_maps(result),
+                format_estimate(result.lesions[ANY_LESION].pointing),
+                f"{result.lesions[ANY_LESION].pointing_by_chance:.2f}",
+                format_estimate(result.lesions[ANY_LESION].heat),
+                f"{result.lesions[ANY_LESION].heat_by_chance:.2f}",
+                f"{result.blank_fraction:.2f}",
+                f"{result.correlation_with_random:.2f}",
             )
             for result in results
         ],
     )
-    write_json(
-        json,
+    by_type = results[0].lesions
+    types = [f"{kind} ({x.num_photographs})" for kind, x in by_type.items()]
+    show_table(
+        "Hottest at a lesion, by type of lesion (number of photographs)",
+        ("method", "layer", "cells", *types),
         [
-            {
-                "method": result.method,
-                "layer": result.layer,
-                "cells": result.cells,
-                **asdict(result.measures),
-            }
-            for result in results
+            (
+                "chance",
+                "",
+                "",
+                *(f"{x.pointing_by_chance:.2f}" for x in by_type.values()),
+            ),
+            *(
+                (
+                    *_describe_maps(result),
+                    *(f"{x.pointing.value:.2f}" for x in result.lesions.values()),
+                )
+                for result in results
+            ),
         ],
     )
+    show_table(
+        "Heat on lesions, by type of lesion (number of photographs)",
+        ("method", "layer", "cells", *types),
+        [
+            ("chance", "", "", *(f"{x.heat_by_chance:.3f}" for x in by_type.values())),
+            *(
+                (
+                    *_describe_maps(result),
+                    *(f"{x.heat.value:.3f}" for x in result.lesions.values()),
+                )
+                for result in results
+            ),
+        ],
+    )
+    if len(runs) > 1:
+        show_table(
+            "Hottest at a lesion / heat on lesions, by run",
+            ("method", "layer", "cells", *map(str, runs)),
+            [
+                (
+                    *_describe_maps(result),
+                    *(
+                        f"{pointing:.2f} / {heat:.2f}"
+                        for pointing, heat in zip(
+                            result.lesions[ANY_LESION].pointing_by_run.values(),
+                            result.lesions[ANY_LESION].heat_by_run.values(),
+                            strict=True,
+                        )
+                    ),
+                )
+                for result in results
+            ],
+        )
+    if report.unmatched:
+        click.echo(
+            f"Note: {len(report.unmatched):,} masks have no photograph in {images} "
+            f"(first: {report.unmatched[0]})."
+        )
+    write_json(json, map(asdict, results))
+
+
+def _describe_maps(result: "MapResult") -> tuple[str, str, str]:
+    """Return method, layer and number of cells; the default is marked."""
+    mark = " *" if result.is_default else ""
+    return f"{result.method}{mark}", result.layer, f"{result.cells} x {result.cells}"

@@ -40,6 +40,10 @@ def gradcam(
 ) -> None:
     """Show which regions raise the disease score of the model in RUN (Grad-CAM).
 
+    The opacity of an overlay follows the heat, and all maps have the same scale. The
+    heat of a photograph below the threshold is grey. There is no heat outside the
+    retina. If the command is killed, run it again.
+
     Writes images.png, heatmaps.png and overlays.png. For a dataset they show three
     healthy and three diseased photographs, and averages.png shows the mean map of each
     grade. For a folder they show the photographs with the three lowest and the three
@@ -79,6 +83,12 @@ def gradcam(
         click.echo(
             f"Note: the heat map of {name} is empty: no region raises its score at "
             "this layer."
+        )
+    if report.outside:
+        click.echo(
+            f"Note: {len(report.outside):,} photographs had much heat outside the "
+            f"retina, which is not shown (first: {report.outside[0]}). The model may "
+            "use the border of the photographs."
         )
     if report.failed:
         click.echo(

@@ -1,9 +1,8 @@
-"""Measure whether heat maps point at lesions, on synthetic photographs."""
+"""Measure whether heat maps point at lesions, on photographs with lesion masks."""
 
-import functools
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -11,237 +10,381 @@ import cv2
 import keras
 import numpy as np
 
-from drtf.config import ImagesConfig, MapMethod
-from drtf.errors import DrtfError
-from drtf.images.preprocess import limit_threads, preprocess_photograph
-from drtf.images.retina import build_thumbnail, crop, find_field, square_around
-from drtf.inference.heatmaps import compute_maps, last_layers_by_grid
-from drtf.models.run import load_run
+from drtf.config import GradcamConfig, ImagesConfig, MapMethod
+from drtf.data.photographs import PhotographRef, list_photographs
+from drtf.errors import DrtfError, PhotographError
+from drtf.images.decode import decode_photograph
+from drtf.images.preprocess import Preprocessed, preprocess_photograph
+from drtf.images.retina import crop
+from drtf.inference.heatmaps import choose_layer, compute_maps, last_layers_by_grid
+from drtf.inference.intervals import Estimate, bootstrap_interval, bootstrap_weights
+from drtf.models.run import Run, load_run
 from drtf.progress import progress
-from drtf.synthetic import PlannedPhotograph, plan_photographs
-from drtf.workers import map_in_order
 
 # How far the hottest point may be from a lesion, as a fraction of the image's side:
 # 15 px of photographs of about 500 px.
 TOLERANCE = 15 / 512
 MIN_CELLS_PER_SIDE = 3
+NUM_RESAMPLES = 1000
+SEED = 42  # of the bootstrap and of the shuffled weights
+ANY_LESION = "any"
+OPTIC_DISC = "OD"
 
 
 class Example(NamedTuple):
-    """A synthetic photograph of a diseased eye, preprocessed for the network.
+    """A photograph with lesions, preprocessed for the network.
 
     Attributes:
-        image: uint8 [S, S, 3], RGB.
-        lesions: bool [S, S], True on lesions.
+        image: uint8 RGB [S, S, 3].
+        lesions: By type, and for `ANY_LESION`: bool [S, S], True on lesions.
         field: bool [S, S], True on the visible retina.
     """
 
     image: np.ndarray
-    lesions: np.ndarray
+    lesions: dict[str, np.ndarray]
     field: np.ndarray
 
 
-@dataclass(frozen=True)
-class MapMeasures:
-    """How well heat maps point at lesions.
+class Measured(NamedTuple):
+    """What one map was measured to do for one type of lesion.
 
     Attributes:
-        pointing_fraction: Fraction of photographs whose hottest point is at a lesion
-            (the pointing game: Zhang et al., 2016, https://arxiv.org/abs/1608.00507).
-        pointing_by_chance: The same for a random point of the field.
-        heat_fraction: Fraction of the heat in the field that is on lesions.
+        is_pointing: Whether the hottest point is at a lesion.
+        pointing_by_chance: The same for a random point of the field, in [0, 1].
+        heat_fraction: Fraction of the heat in the field that is on lesions; NaN if
+            there is no heat.
         heat_by_chance: The same for uniform heat.
-        blank_fraction: Fraction of the maps that are zero everywhere.
-        correlation_with_random: Correlation with the maps of a network with random
-            weights. It should be near 0 (Adebayo et al., 2018,
-            https://arxiv.org/abs/1810.03292).
     """
 
-    pointing_fraction: float
+    is_pointing: float
     pointing_by_chance: float
     heat_fraction: float
     heat_by_chance: float
-    blank_fraction: float
-    correlation_with_random: float
+
+
+@dataclass(frozen=True)
+class LesionResult:
+    """How well maps point at one type of lesion; means over photographs and runs.
+
+    Attributes:
+        num_photographs: Number of photographs with such a lesion.
+        pointing: Fraction of photographs whose hottest point is at a lesion (the
+            pointing game: Zhang et al., 2016, https://arxiv.org/abs/1608.00507).
+        pointing_by_chance: The same for a random point of the field.
+        heat: Fraction of the heat in the field that is on lesions.
+        heat_by_chance: The same for uniform heat.
+        pointing_by_run: `pointing` of each run, by name.
+        heat_by_run: `heat` of each run, by name.
+    """
+
+    num_photographs: int
+    pointing: Estimate
+    pointing_by_chance: float
+    heat: Estimate
+    heat_by_chance: float
+    pointing_by_run: dict[str, float]
+    heat_by_run: dict[str, float]
 
 
 @dataclass(frozen=True)
 class MapResult:
-    """The measures of one method at one layer.
+    """How well the maps of one method at one layer point at lesions.
 
     Attributes:
         method: Method of the maps.
         layer: Name of the layer; empty for saliency, which has none.
         cells: Number of cells per side of the layer's grid.
-        measures: The measures of the maps.
+        is_default: Whether `drtf gradcam` draws these maps by default.
+        lesions: By type of lesion; the first is `ANY_LESION`.
+        blank_fraction: Fraction of the maps that are zero everywhere.
+        correlation_with_random: Correlation with the maps of a network with shuffled
+            weights. It should be near 0 (Adebayo et al., 2018,
+            https://arxiv.org/abs/1810.03292).
     """
 
     method: MapMethod
     layer: str
     cells: int
-    measures: MapMeasures
+    is_default: bool
+    lesions: dict[str, LesionResult]
+    blank_fraction: float
+    correlation_with_random: float
+
+
+@dataclass(frozen=True)
+class HeatmapsReport:
+    """The results of a measurement.
+
+    Attributes:
+        num_photographs: Number of photographs with at least one lesion.
+        unmatched: Masks that belong to none of the photographs.
+        results: For each method, at the last layer of each grid size.
+    """
+
+    num_photographs: int
+    unmatched: list[Path]
+    results: list[MapResult]
 
 
 def bench_heatmaps(
-    run_folder: Path,
+    run_folders: Sequence[Path],
     *,
-    num_photographs: int,
-    seed: int,
+    images: Path,
+    masks: Path,
     methods: Sequence[MapMethod] = get_args(MapMethod),
-    num_workers: int = 0,
-) -> list[MapResult]:
-    """Measure the heat maps of a run that was trained on synthetic photographs.
+) -> HeatmapsReport:
+    """Measure how well the heat maps of runs point at lesions.
 
     Args:
-        run_folder: Folder of a run, made by `train` on synthetic photographs.
-        num_photographs: Number of diseased eyes to draw.
-        seed: Seed of the drawing; it should differ from the training photographs'.
+        run_folders: Runs of the same config, such as those of several seeds.
+        images: Folder of photographs.
+        masks: Folder of masks, see `load_examples`.
         methods: Values of `gradcam.method`.
-        num_workers: Drawing processes; 0 means one per CPU.
-
-    Returns:
-        A result for each method, at the last layer of each grid size.
 
     Raises:
-        DrtfError: If the run cannot be used, or if no photograph shows a lesion.
+        DrtfError: If the runs differ in their network or preprocessing, or the masks
+            cannot be used.
     """
-    run = load_run(run_folder)
-    examples = draw_examples(run.config.images, num_photographs, seed, num_workers)
-    images, lesions, fields = map(np.stack, zip(*examples, strict=True))
-    near_lesions = np.stack([_dilate(mask) for mask in lesions]) & fields
-    random_network = keras.models.clone_model(run.network)
-    set_shuffled_weights(random_network, run.network, seed)
+    runs = {str(folder): load_run(folder) for folder in run_folders}
+    first = next(iter(runs.values()))
+    for name, run in runs.items():
+        for section in ("model", "images"):
+            if getattr(run.config, section) != getattr(first.config, section):
+                raise DrtfError(
+                    f"{name} and {first.folder} differ in the section [{section}] of "
+                    "their config; measure them one by one"
+                )
+    examples, unmatched = load_examples(images, masks, first.config.images)
     layers = last_layers_by_grid(
-        run.network, backbone=run.backbone, min_cells=MIN_CELLS_PER_SIDE
+        first.network, backbone=first.backbone, min_cells=MIN_CELLS_PER_SIDE
     )
     variants = [
-        (method, layer)
+        GradcamConfig(method=method, layer=layer.name if layer else "auto")
         for method in methods
         for layer in (layers if method != "saliency" else [None])
     ]
+    pairs = {name: (run, shuffle_weights(run)) for name, run in runs.items()}
     results = []
     with progress("Measuring maps", len(variants)) as advance:
-        for method, layer in variants:
-            name = layer.name if layer else ""
-            maps, random_maps = (
-                compute_maps(
-                    network,
-                    images,
-                    task=run.task,
-                    backbone=run.backbone,
-                    layer=name,
-                    method=method,
-                )
-                for network in (run.network, random_network)
-            )
-            cells = layer.output.shape[1] if layer else images.shape[1]
-            measures = measure_maps(
-                maps,
-                random_maps,
-                lesions=lesions & fields,
-                near_lesions=near_lesions,
-                fields=fields,
-            )
-            results.append(MapResult(method, name, cells, measures))
-            advance(f"{method} {name}")
-    return results
+        for variant in variants:
+            results.append(_measure_variant(pairs, examples, variant))
+            advance()
+    return HeatmapsReport(len(examples), unmatched, results)
 
 
-def measure_maps(
-    maps: np.ndarray,
-    random_maps: np.ndarray,
-    *,
-    lesions: np.ndarray,
-    near_lesions: np.ndarray,
-    fields: np.ndarray,
-) -> MapMeasures:
-    """Measure how well maps point at lesions.
+def _measure_variant(
+    pairs: Mapping[str, tuple[Run, Run]],
+    examples: Sequence[Example],
+    config: GradcamConfig,
+) -> MapResult:
+    """Measure the maps of one method and layer for all runs.
 
     Args:
-        maps: float32 [N, S, S].
-        random_maps: float32 [N, S, S], the maps of a network with random weights.
-        lesions: bool [N, S, S].
-        near_lesions: bool [N, S, S], the lesions and their surroundings.
-        fields: bool [N, S, S], the visible retina.
+        pairs: By name, a run and the same run with shuffled weights.
+        examples: The photographs.
+        config: The method and the layer.
     """
-    inside = np.where(fields, maps, 0)
-    heat = inside.sum(axis=(1, 2))
-    has_heat = heat > 0
-    field_areas = fields.sum(axis=(1, 2))
-    hottest = inside.reshape(len(maps), -1).argmax(axis=1)
-    flat = near_lesions.reshape(len(maps), -1)
-    hits = flat[np.arange(len(maps)), hottest] & has_heat
-    fractions = np.where(lesions, inside, 0).sum(axis=(1, 2))[has_heat] / heat[has_heat]
-    correlations = [
-        np.corrcoef(a[field], b[field])[0, 1]
-        for a, b, field in zip(maps, random_maps, fields, strict=True)
-        if a[field].std() > 0 and b[field].std() > 0
-    ]
-    return MapMeasures(
-        pointing_fraction=float(hits.mean()),
-        pointing_by_chance=float((near_lesions.sum(axis=(1, 2)) / field_areas).mean()),
-        heat_fraction=float(fractions.mean()) if has_heat.any() else float("nan"),
-        heat_by_chance=float((lesions.sum(axis=(1, 2)) / field_areas).mean()),
-        blank_fraction=float(1 - maps.any(axis=(1, 2)).mean()),
+    images = np.stack([example.image for example in examples])
+    fields = np.stack([example.field for example in examples])
+    measured = {}
+    blank, correlations = [], []
+    for name, (run, shuffled) in pairs.items():
+        maps = compute_maps(run, images, config).heat
+        random_maps = compute_maps(shuffled, images, config).heat
+        measured[name] = [
+            measure_map(heat, lesions=example.lesions, field=example.field)
+            for heat, example in zip(maps, examples, strict=True)
+        ]
+        blank.append(1 - maps.any(axis=(1, 2)).mean())
+        correlations += [
+            np.corrcoef(a[field], b[field])[0, 1]
+            for a, b, field in zip(maps, random_maps, fields, strict=True)
+            if a[field].std() > 0 and b[field].std() > 0
+        ]
+    run, _ = next(iter(pairs.values()))
+    layer, cells = "", images.shape[1]
+    if config.method != "saliency":
+        layer = config.layer
+        cells = run.network.get_layer(layer).output.shape[1]
+    usual = choose_layer(run.network, "auto", backbone=run.backbone).name
+    types = sorted({kind for example in examples for kind in example.lesions})
+    types.sort(key=lambda kind: kind != ANY_LESION)
+    return MapResult(
+        method=config.method,
+        layer=layer,
+        cells=cells,
+        is_default=config.method == GradcamConfig().method and layer == usual,
+        lesions={kind: summarize(measured, kind) for kind in types},
+        blank_fraction=float(np.mean(blank)),
         correlation_with_random=(
             float(np.mean(correlations)) if correlations else float("nan")
         ),
     )
 
 
-def draw_examples(
-    config: ImagesConfig, num_photographs: int, seed: int, num_workers: int
-) -> list[Example]:
-    """Draw photographs of diseased eyes, and keep those that show a lesion.
+def measure_map(
+    heat: np.ndarray, *, lesions: Mapping[str, np.ndarray], field: np.ndarray
+) -> dict[str, Measured]:
+    """Measure how well a map points at the lesions of each type.
+
+    Args:
+        heat: float32 [S, S], at least 0.
+        lesions: By type, bool [S, S]; each has a True pixel in the field.
+        field: bool [S, S], the visible retina.
+    """
+    inside = np.where(field, heat, 0)
+    total = inside.sum()
+    hottest = np.unravel_index(inside.argmax(), inside.shape)
+    measured = {}
+    for kind, mask in lesions.items():
+        near = _dilate(mask) & field
+        measured[kind] = Measured(
+            is_pointing=float(total > 0 and near[hottest]),
+            pointing_by_chance=near.sum() / field.sum(),
+            heat_fraction=inside[mask].sum() / total if total > 0 else np.nan,
+            heat_by_chance=(mask & field).sum() / field.sum(),
+        )
+    return measured
+
+
+def summarize(
+    measured: Mapping[str, Sequence[Mapping[str, Measured]]], kind: str
+) -> LesionResult:
+    """Average the measures of a type of lesion over runs and photographs.
+
+    The intervals are bootstrap intervals over photographs.
+
+    Args:
+        measured: For each run, the measures of each photograph, by type of lesion.
+        kind: A type of lesion; photographs without it do not count.
+    """
+    # [runs, photographs, measures]
+    values = np.array(
+        [
+            [photograph[kind] for photograph in photographs if kind in photograph]
+            for photographs in measured.values()
+        ]
+    )
+    by_run = dict(zip(measured, _defined_mean(values, axis=1).tolist(), strict=True))
+    by_photograph = _defined_mean(values, axis=0)
+    names = Measured._fields
+    estimates = {
+        name: _estimate(by_photograph[:, column]) for column, name in enumerate(names)
+    }
+    pointing, heat = names.index("is_pointing"), names.index("heat_fraction")
+    return LesionResult(
+        num_photographs=values.shape[1],
+        pointing=estimates["is_pointing"],
+        pointing_by_chance=estimates["pointing_by_chance"].value,
+        heat=estimates["heat_fraction"],
+        heat_by_chance=estimates["heat_by_chance"].value,
+        pointing_by_run={name: means[pointing] for name, means in by_run.items()},
+        heat_by_run={name: means[heat] for name, means in by_run.items()},
+    )
+
+
+def _defined_mean(values: np.ndarray, *, axis: int) -> np.ndarray:
+    """Return the mean over an axis; NaNs do not count. NaN if there is nothing else."""
+    defined = np.isfinite(values)
+    counts = defined.sum(axis=axis)
+    totals = np.where(defined, values, 0).sum(axis=axis)
+    return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    """Return the mean of photographs [n] with its interval; NaNs do not count."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan)
+    photographs = np.arange(len(values))
+    weights = np.concatenate(list(bootstrap_weights(photographs, NUM_RESAMPLES, SEED)))
+    return bootstrap_interval(float(values.mean()), weights @ values / len(values))
+
+
+def load_examples(
+    images: Path, masks: Path, config: ImagesConfig
+) -> tuple[list[Example], list[Path]]:
+    """Load the photographs that have lesion masks, preprocessed with their masks.
+
+    A mask is a picture of the photograph's size, named `<photograph>_<type>`, such as
+    IDRiD_012_MA.png, in the folder or below it. It is not 0 on lesions. Masks of the
+    optic disc, `OD`, are ignored: it is not a lesion.
+
+    Returns:
+        The photographs with at least one lesion, and the masks without a photograph.
 
     Raises:
-        DrtfError: If none of them shows a lesion.
+        DrtfError: If there is no such photograph, a photograph or mask cannot be read,
+            or their sizes differ.
     """
-    # About half of the planned eyes are healthy.
-    planned = (x for x in plan_photographs(4 * num_photographs, seed=seed) if x.grade)
-    chosen = list(itertools.islice(planned, num_photographs))
-    drawn = map_in_order(
-        functools.partial(_draw_example, config=config),
-        chosen,
-        num_workers=num_workers,
-        initializer=limit_threads,
-    )
+    photographs = {photograph.id: photograph for photograph in list_photographs(images)}
+    paths: dict[str, dict[str, Path]] = defaultdict(dict)
+    unmatched = []
+    for path in sorted(path for path in masks.rglob("*_*") if path.is_file()):
+        name, _, kind = path.stem.rpartition("_")
+        if name not in photographs:
+            unmatched.append(path)
+        elif kind.upper() != OPTIC_DISC:
+            paths[name][kind.upper()] = path
     examples = []
-    with progress("Drawing photographs", len(chosen)) as advance:
-        for example in drawn:
-            if example.lesions.any():
+    with progress("Reading photographs", len(paths)) as advance:
+        for name in sorted(paths):
+            example = _load_example(photographs[name], paths[name], config)
+            if example.lesions[ANY_LESION].any():
                 examples.append(example)
             advance()
     if not examples:
         raise DrtfError(
-            f"none of {num_photographs} photographs drawn with seed {seed} shows a "
-            "lesion; draw more photographs"
+            f"none of the photographs in {images} has a lesion in a mask in {masks}; "
+            "masks are named <photograph>_<type>.png, such as IDRiD_012_MA.png"
         )
-    return examples
+    return examples, unmatched
 
 
-def _draw_example(photograph: PlannedPhotograph, *, config: ImagesConfig) -> Example:
-    """Draw a photograph, and preprocess it and its masks for the network."""
-    drawn = photograph.draw()
-    _, data = cv2.imencode(".png", drawn.image[..., ::-1])
-    image = preprocess_photograph(data.tobytes(), config).image
-    lesions = drawn.lesions.astype(np.uint8)
-    thumbnail = build_thumbnail(drawn.image)
-    field = find_field(thumbnail)
-    mask = np.ones_like(thumbnail.brightness) if field is None else field
-    visible = cv2.resize(
-        mask, drawn.image.shape[1::-1], interpolation=cv2.INTER_NEAREST
+def _load_example(
+    photograph: PhotographRef, paths: Mapping[str, Path], config: ImagesConfig
+) -> Example:
+    try:
+        data = photograph.read()
+        preprocessed = preprocess_photograph(data, config)
+        shape = decode_photograph(data).image.shape[:2]
+    except PhotographError as error:
+        raise DrtfError(f"{photograph.path}: {error}") from error
+    lesions = {}
+    for kind, path in paths.items():
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise DrtfError(f"{path} cannot be read as a picture")
+        if mask.shape != shape:
+            raise DrtfError(
+                f"{path} has {mask.shape[1]} x {mask.shape[0]} px, but its photograph "
+                f"{photograph.path} has {shape[1]} x {shape[0]}"
+            )
+        # A pixel is on a lesion if any part of it is.
+        lesions[kind] = _transform((mask > 0) * np.uint8(255), preprocessed) > 0
+    whole = preprocessed.field
+    if whole is None:
+        whole = np.ones_like(preprocessed.thumbnail.brightness)
+    visible = cv2.resize(255 * whole, shape[::-1], interpolation=cv2.INTER_NEAREST)
+    field = _transform(visible, preprocessed) > 127
+    lesions[ANY_LESION] = np.any(list(lesions.values()), axis=0)
+    return Example(
+        preprocessed.image,
+        {
+            kind: mask & field
+            for kind, mask in lesions.items()
+            if kind == ANY_LESION or (mask & field).any()
+        },
+        field,
     )
-    if config.crop == "retina":
-        frame = square_around(mask, drawn.image.shape, scale=1)
-        lesions, visible = (crop(x, frame, scale=1) for x in (lesions, visible))
-    # A pixel is on a lesion if any part of it is.
-    size = (config.size, config.size)
-    lesions, visible = (
-        cv2.resize(x * 255, size, interpolation=cv2.INTER_AREA)
-        for x in (lesions, visible)
-    )
-    return Example(image, lesions > 0, visible > 127)
+
+
+def _transform(mask: np.ndarray, preprocessed: Preprocessed) -> np.ndarray:
+    """Crop and resize a mask, uint8 [H, W], exactly as its photograph."""
+    if preprocessed.square is not None:
+        mask = crop(mask, preprocessed.square, scale=1)
+    size = preprocessed.image.shape[1::-1]
+    return cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
 
 
 def _dilate(mask: np.ndarray) -> np.ndarray:
@@ -252,11 +395,11 @@ def _dilate(mask: np.ndarray) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), disc) > 0
 
 
-def set_shuffled_weights(
-    random_network: keras.Model, network: keras.Model, seed: int
-) -> None:
-    """Set a network's weights to another's, with each tensor in a random order."""
-    rng = np.random.default_rng(seed)
-    random_network.set_weights(
-        [rng.permutation(x.ravel()).reshape(x.shape) for x in network.get_weights()]
+def shuffle_weights(run: Run) -> Run:
+    """Return the run with each weight tensor of its network in a random order."""
+    network = keras.models.clone_model(run.network)
+    rng = np.random.default_rng(SEED)
+    network.set_weights(
+        [rng.permutation(x.ravel()).reshape(x.shape) for x in run.network.get_weights()]
     )
+    return replace(run, network=network)

@@ -434,14 +434,19 @@ class GradcamConfig(Section):
     method: MapMethod = "gradcam"
     """Method that computes the maps."""
     layer: str = "auto"
-    """Name of the layer whose activations are mapped. `auto`: the deepest one that
-    still has 6 cells per side. `saliency` uses no layer."""
+    """Name of the layer whose activations are mapped. `auto`: the deepest one whose
+    cells are at most 16 px wide, if it has 6 cells per side. `saliency` uses no
+    layer."""
     num_per_class: Annotated[int, Field(ge=1, le=20)] = 3
     """Number of photographs of each class in the three figures."""
     num_averaged: Annotated[int, Field(ge=0)] = 64
     """Number of photographs of each grade in its mean heat map; 0: no mean maps."""
-    overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Opacity of the heat map in overlays."""
+    scale: Literal["common", "image"] = "common"
+    """`common`: all maps of a figure or folder have the same colours for the same heat.
+    `image`: the colours of each map end at its own maximum."""
+    overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Opacity of the heat map in overlays where the heat is highest. Elsewhere the
+    opacity is proportional to the heat."""
     colormap: str = "viridis"
     """Name of the matplotlib colormap."""
 

@@ -3,9 +3,14 @@
 import heapq
 import itertools
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import cv2
 import numpy as np
@@ -18,14 +23,23 @@ from drtf.data.photographs import PhotographRef, list_photographs
 from drtf.data.prepare import NetworkInput, Rejected
 from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
-from drtf.files import check_absent
-from drtf.inference.heatmaps import (
+from drtf.files import check_absent, partial_path
+from drtf.images.preprocess import decode_image, encode_image
+from drtf.inference.heatmaps import check_settings, compute_maps
+from drtf.inference.overlays import (
+    MUCH_OUTSIDE,
     PICTURE_SIDE,
-    check_settings,
-    color_map,
-    compute_maps,
-    describe_map,
+    Explained,
+    add_caption,
+    color_bar,
+    color_heat,
+    describe_model,
+    describe_photograph,
+    draw_map,
     draw_overlay,
+    draw_photograph,
+    explain,
+    heat_scale,
 )
 from drtf.inference.scoring import Scored, score_photographs
 from drtf.models.compatibility import check_preprocessing
@@ -37,61 +51,30 @@ from drtf.records.reader import ShardDataset
 FIGURES = ("images.png", "heatmaps.png", "overlays.png")
 AVERAGES_FIGURE = "averages.png"
 OVERLAYS_FOLDER = "overlays"
-EMPTY_MAP_GREY = 192
+SPOOLED_JPEG_QUALITY = 95
 # Overlays keep these suffixes; overlays of other files are written as PNG.
 OVERLAY_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A photograph with its heat map.
+class FolderMaps:
+    """The heat maps of a folder of photographs.
 
     Attributes:
-        name: Name to display.
-        image: uint8 RGB [S, S, 3], the photograph to display.
-        values: float32 [H, W] in [0, 1], the heat map.
-        score: The photograph's score, in [0, 1].
-    """
-
-    name: str
-    image: np.ndarray
-    values: np.ndarray
-    score: float
-
-
-class Overlays:
-    """Writes overlays to a folder, one by one.
-
-    Attributes:
-        written: Paths of the written overlays.
+        rows: Titles and the photographs with extreme scores.
+        scale: The heat at which the colours of all maps end.
+        num_overlays: Number of written overlays.
         blank: Names of photographs whose map is zero everywhere.
+        outside: Names of photographs with much heat outside the retina.
         failed: Paths of photographs that could not be read.
     """
 
-    def __init__(self, folder: Path, config: GradcamConfig) -> None:
-        self.folder = folder
-        self.config = config
-        self.written: set[Path] = set()
-        self.blank: list[str] = []
-        self.failed: list[str] = []
-
-    def write(self, item: Explained) -> None:
-        """Draw the overlay of a photograph and write it to the folder."""
-        path = _overlay_path(self.folder, item.name)
-        while path in self.written:  # different paths may give the same name
-            path = path.with_stem(f"{path.stem}_")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        overlay = draw_overlay(item.image, item.values, self.config)
-        _, data = cv2.imencode(path.suffix, cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
-        path.write_bytes(data)
-        self.written.add(path)
-        if not item.values.any():
-            self.blank.append(item.name)
-
-    def count_others(self) -> int:
-        """Count the files in the folder that were not written by this object."""
-        files = (path for path in self.folder.rglob("*") if path.is_file())
-        return sum(path not in self.written for path in files)
+    rows: list[tuple[str, list[Explained]]]
+    scale: float
+    num_overlays: int
+    blank: list[str]
+    outside: list[str]
+    failed: list[str]
 
 
 @dataclass(frozen=True)
@@ -105,6 +88,8 @@ class GradcamReport:
         num_overlays: Number of written overlays.
         num_others: Number of older files in the folder of overlays, which were kept.
         blank: Names of photographs whose map is zero everywhere.
+        outside: Names of photographs with much heat outside the retina, where it is
+            not shown.
         failed: Paths of photographs that could not be read.
     """
 
@@ -114,6 +99,7 @@ class GradcamReport:
     num_overlays: int
     num_others: int
     blank: list[str]
+    outside: list[str]
     failed: list[str]
 
     def _repr_html_(self) -> str:
@@ -153,39 +139,82 @@ def gradcam(
         DrtfError: If there is nothing to draw, the layer is unknown, or `out` already
             has figures.
     """
-    figures = [out / name for name in FIGURES]
-    others = [out / AVERAGES_FIGURE, *([out / OVERLAYS_FOLDER] if images else [])]
-    check_absent(*figures, *others, overwrite=overwrite)
+    written = [*FIGURES, AVERAGES_FIGURE, *([OVERLAYS_FOLDER] if images else [])]
+    # An earlier call that was killed may have left some of them.
+    again = overwrite or partial_path(out).exists()
+    check_absent(*(out / name for name in written), overwrite=again)
     run = load_run(run_folder)
     layer = check_settings(run.network, config, backbone=run.backbone)
-    averages: list[Picture] = []
-    overlays = Overlays(out / OVERLAYS_FOLDER, config)
-    if shards is not None:
-        with ShardDataset(shards) as dataset:
-            check_preprocessing(run, dataset)
-            rows = _explain_classes(run, dataset, split, config)
-            if config.num_averaged:
-                averages = _average_maps(run, dataset, split, config)
-    elif images is not None:
-        rows = _explain_folder(run, images, overlays, config, score)
-    else:
-        raise DrtfError("gradcam needs --shards or --images")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / AVERAGES_FIGURE).unlink(missing_ok=True)  # may be left by an earlier call
-    _plot_figures(figures, rows, config)
-    if averages:
-        figures.append(out / AVERAGES_FIGURE)
-        plot_grid(figures[-1], [("Mean map", averages)], colormap=config.colormap)
-    shown = [item for _, row in rows for item in row]
+    with _publishing(out) as partial:
+        averages: list[Picture] = []
+        averages_scale = 0.0
+        if shards is not None:
+            with ShardDataset(shards) as dataset:
+                check_preprocessing(run, dataset)
+                rows = _explain_classes(run, dataset, split, config)
+                if config.num_averaged:
+                    averages, averages_scale = _average_maps(
+                        run, dataset, split, config
+                    )
+            shown = [item for _, row in rows for item in row]
+            maps = FolderMaps(
+                rows, heat_scale(shown), 0, *_remarkable(shown), failed=[]
+            )
+        elif images is not None:
+            maps = _explain_folder(run, images, out, partial, config, score)
+        else:
+            raise DrtfError("gradcam needs --shards or --images")
+        names = list(FIGURES)
+        _plot_figures(partial, run, maps, config)
+        if averages:
+            names.append(AVERAGES_FIGURE)
+            plot_grid(
+                partial / AVERAGES_FIGURE,
+                [("Mean map", averages)],
+                color_bar=color_bar(config, averages_scale, quantity="Mean heat"),
+                footer=describe_model(run),
+            )
+        (out / AVERAGES_FIGURE).unlink(missing_ok=True)  # of an earlier call
+    files = (path for path in (out / OVERLAYS_FOLDER).rglob("*") if path.is_file())
     return GradcamReport(
-        "" if config.method == "saliency" else layer.name,
-        tuple(layer.output.shape[1:3]),
-        figures,
-        len(overlays.written),
-        overlays.count_others(),
-        overlays.blank or [item.name for item in shown if not item.values.any()],
-        overlays.failed,
+        layer="" if config.method == "saliency" else layer.name,
+        grid=tuple(layer.output.shape[1:3]),
+        figures=[out / name for name in names],
+        num_overlays=maps.num_overlays,
+        num_others=sum(1 for _ in files) - maps.num_overlays if images else 0,
+        blank=maps.blank,
+        outside=maps.outside,
+        failed=maps.failed,
     )
+
+
+@contextmanager
+def _publishing(out: Path) -> Iterator[Path]:
+    """Yield a partial folder, and move its files to `out` at the end.
+
+    Until the last file is moved, the partial folder exists: it shows that the output
+    of a killed call is unfinished.
+    """
+    partial = partial_path(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+        target = out / path.relative_to(partial)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    shutil.rmtree(partial)
+
+
+def _remarkable(explained: Sequence[Explained]) -> tuple[list[str], list[str]]:
+    """Return which maps are blank, and which had much heat outside the retina."""
+    blank = [item.name for item in explained if item.is_blank]
+    outside = [item.name for item in explained if item.outside >= MUCH_OUTSIDE]
+    return blank, outside
 
 
 def _explain_classes(
@@ -210,82 +239,142 @@ def _explain_rows(
     images = read_batch(shards, rows)
     by_view = build_predictor(run.network, run.tta)(tf.constant(images)).numpy()
     scores = run.task.disease_scores(by_view.mean(axis=1)).tolist()
-    maps = compute_maps(
-        run.network,
-        images,
-        task=run.task,
-        backbone=run.backbone,
-        layer=config.layer,
-        method=config.method,
-    )
     names = [
         f"{name}, grade {grade}"
         for name, grade in zip(
             shards.load_index(["id"], rows)["id"], shards.grades[rows], strict=True
         )
     ]
-    return list(map(Explained, names, images, maps, scores))
+    return explain(run, images, config, names=names, scores=scores)
 
 
 def _average_maps(
     run: Run, shards: ShardDataset, split: str, config: GradcamConfig
-) -> list[Picture]:
-    """Draw the mean map of each grade.
+) -> tuple[list[Picture], float]:
+    """Draw the mean map of each grade, and return the scale that they share.
 
     Records are in random order, so the first ones of a grade are a fair sample.
     """
     rows = shards.split_rows(split)
-    pictures = []
+    means = {}
     grades = np.unique(shards.grades[rows])
     with progress("Averaging maps", len(grades)) as advance:
         for grade in grades:
             chosen = rows[shards.grades[rows] == grade][: config.num_averaged]
-            maps = compute_maps(
-                run.network,
-                read_batch(shards, chosen),
-                task=run.task,
-                backbone=run.backbone,
-                layer=config.layer,
-                method=config.method,
-            )
-            mean = maps.mean(axis=0)
-            caption = f"grade {grade}, mean of {len(chosen):,}{describe_map(mean)}"
-            pictures.append((caption, _draw_map(mean, config)))
+            heat = compute_maps(run, read_batch(shards, chosen), config).heat
+            caption = f"grade {grade}, mean of {len(chosen):,}"
+            means[caption] = heat.mean(axis=0)
             advance()
-    return pictures
+    highest = max(float(mean.max()) for mean in means.values())
+    return [
+        (
+            caption,
+            color_heat(
+                mean,
+                scale=float(mean.max()) if config.scale == "image" else highest,
+                colormap=config.colormap,
+            ),
+        )
+        for caption, mean in means.items()
+    ], highest
 
 
 def _explain_folder(
     run: Run,
     images: Path | str,
-    overlays: Overlays,
+    out: Path,
+    partial: Path,
     config: GradcamConfig,
     score: ScoreConfig,
-) -> list[tuple[str, list[Explained]]]:
-    """Write an overlay of each photograph; return those with extreme scores."""
+) -> FolderMaps:
+    """Write an overlay of each photograph; return those with extreme scores.
+
+    The scale is known only after the last map, so overlays are drawn in a second pass.
+    """
     photographs = list_photographs(images)
-    _check_apart(photographs, overlays.folder)
+    _check_apart(photographs, out / OVERLAYS_FOLDER)
     size = max(PICTURE_SIDE, run.info.image_size)
     scores = score_photographs(run, photographs, config=score, picture_size=size)
     count = config.num_per_class
     by_score = operator.attrgetter("score")
     lowest: list[Explained] = []
     highest: list[Explained] = []
-    with progress("Drawing overlays", len(photographs)) as advance:
-        while batch := list(itertools.islice(scores, score.batch_size)):
-            overlays.failed += [item.path for item, scored in batch if scored is None]
-            explained = _explain_batch(run, batch, config)
-            for item in explained:
-                overlays.write(item)
-            lowest = heapq.nsmallest(count, [*lowest, *explained], key=by_score)
-            highest = heapq.nlargest(count, [*highest, *explained], key=by_score)
-            advance(num_done=len(batch))
-    if not lowest:
-        raise DrtfError(f"none of the photographs in {images} could be read")
+    peaks: list[Explained] = []
+    failed: list[str] = []
+    with tempfile.TemporaryFile(dir=partial) as spool:
+        with progress("Computing maps", len(photographs)) as advance:
+            while batch := list(itertools.islice(scores, score.batch_size)):
+                failed += [item.path for item, scored in batch if scored is None]
+                explained = _explain_batch(run, batch, config)
+                for item in explained:
+                    _spool(item, spool)
+                    peaks.append(_keep_peak(item))
+                lowest = heapq.nsmallest(count, [*lowest, *explained], key=by_score)
+                highest = heapq.nlargest(count, [*highest, *explained], key=by_score)
+                advance(num_done=len(batch))
+        if not peaks:
+            raise DrtfError(f"none of the photographs in {images} could be read")
+        scale = heat_scale(peaks)
+        spool.seek(0)
+        with progress("Drawing overlays", len(peaks)) as advance:
+            written: set[Path] = set()
+            for _ in peaks:
+                item = _unspool(spool, size)
+                path = _overlay_path(partial / OVERLAYS_FOLDER, item.name)
+                while path in written:  # different paths may give the same name
+                    path = path.with_stem(f"{path.stem}_")
+                written.add(path)
+                _write_overlay(path, item, run, config, scale=scale)
+                advance()
     low = {item.name for item in lowest}
     highest = [item for item in reversed(highest) if item.name not in low]
     rows = [("lowest scores", lowest), ("highest scores", highest)]
-    return [row for row in rows if row[1]]
+    return FolderMaps(
+        [row for row in rows if row[1]],
+        scale,
+        len(written),
+        *_remarkable(peaks),
+        failed=failed,
+    )
+
+
+def _keep_peak(item: Explained) -> Explained:
+    """Reduce a photograph's map to its maximum, and drop the picture."""
+    return replace(
+        item, image=np.zeros((0, 0, 3), np.uint8), heat=item.heat.max(keepdims=True)
+    )
+
+
+def _spool(item: Explained, file: IO[bytes]) -> None:
+    """Append a photograph to a file, compressed."""
+    image = encode_image(item.image, "jpeg", jpeg_quality=SPOOLED_JPEG_QUALITY)
+    stored = replace(
+        item,
+        image=np.frombuffer(image, np.uint8),
+        heat=item.heat.astype(np.float16),
+    )
+    pickle.dump(stored, file)
+
+
+def _unspool(file: IO[bytes], size: int) -> Explained:
+    """Read the next photograph from a file written by `_spool`."""
+    stored: Explained = pickle.load(file)
+    return replace(
+        stored,
+        image=decode_image(stored.image, "jpeg", size=size),
+        heat=stored.heat.astype(np.float32),
+    )
+
+
+def _write_overlay(
+    path: Path, item: Explained, run: Run, config: GradcamConfig, *, scale: float
+) -> None:
+    """Write the overlay of a photograph with a caption below it."""
+    lines = [*describe_photograph(item, run), describe_model(run)]
+    picture = add_caption(draw_overlay(item, config, scale=scale), lines)
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def _check_apart(photographs: Sequence[PhotographRef], folder: Path) -> None:
@@ -316,15 +405,14 @@ def _explain_batch(
     if not read:
         return []
     names, images, pictures, scores = zip(*read, strict=True)
-    maps = compute_maps(
-        run.network,
+    return explain(
+        run,
         np.stack(images),
-        task=run.task,
-        backbone=run.backbone,
-        layer=config.layer,
-        method=config.method,
+        config,
+        names=names,
+        scores=scores,
+        pictures=pictures,
     )
-    return list(map(Explained, names, pictures, maps, scores))
 
 
 def _overlay_path(folder: Path, name: str) -> Path:
@@ -337,32 +425,34 @@ def _overlay_path(folder: Path, name: str) -> Path:
     return path.with_name(f"{path.name}.png")
 
 
-def _draw_map(values: np.ndarray, config: GradcamConfig) -> np.ndarray:
-    heat = color_map(values, config.colormap)
-    return heat if values.any() else np.full_like(heat, EMPTY_MAP_GREY)
-
-
 def _plot_figures(
-    paths: Sequence[Path],
-    rows: Sequence[tuple[str, Sequence[Explained]]],
-    config: GradcamConfig,
+    folder: Path, run: Run, maps: FolderMaps, config: GradcamConfig
 ) -> None:
-    """Plot a grid of photographs, one of maps, and one of overlays."""
-    grids: list[list[Row]] = [[] for _ in paths]
-    for title, explained in rows:
-        pictures: list[list[Picture]] = [[] for _ in paths]
-        for item in explained:
-            remark = describe_map(item.values)
-            caption = f"{item.name}\nscore {item.score:.3f}{remark}"
-            heat = _draw_map(item.values, config)
-            overlay = draw_overlay(item.image, item.values, config)
-            for column, picture in zip(
-                pictures, (item.image, heat, overlay), strict=True
-            ):
-                column.append((caption, picture))
-        for grid, row in zip(grids, pictures, strict=True):
-            grid.append((title, row))
-    for path, grid, colormap in zip(
-        paths, grids, ("", config.colormap, config.colormap), strict=True
-    ):
-        plot_grid(path, grid, colormap=colormap)
+    """Plot a grid of photographs, one of maps, and one of overlays.
+
+    The grids have the same captions and sizes, so that a reader can switch between
+    them.
+    """
+    draw = (
+        draw_photograph,
+        lambda item: draw_map(item, config, scale=maps.scale),
+        lambda item: draw_overlay(item, config, scale=maps.scale),
+    )
+    for name, draw_item in zip(FIGURES, draw, strict=True):
+        grid: list[Row] = [
+            (
+                title,
+                [
+                    ("\n".join(describe_photograph(item, run)), draw_item(item))
+                    for item in explained
+                ],
+            )
+            for title, explained in maps.rows
+        ]
+        has_heat = draw_item is not draw_photograph
+        plot_grid(
+            folder / name,
+            grid,
+            color_bar=color_bar(config, maps.scale) if has_heat else None,
+            footer=describe_model(run),
+        )

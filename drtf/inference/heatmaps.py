@@ -1,9 +1,10 @@
-"""Heat maps: which regions of a photograph raise its score, and how to show them."""
+"""Heat maps: which regions of a photograph raise its score."""
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 
 import cv2
 import keras
@@ -18,24 +19,41 @@ from tf_keras_vis.scorecam import Scorecam
 
 from drtf.config import GradcamConfig, MapMethod
 from drtf.errors import DrtfError
+from drtf.images.retina import build_thumbnail, find_field
 from drtf.models.backbones import Backbone
 from drtf.models.network import (
     build_disease_logit_model,
     ensemble_members,
     scale_images,
 )
-from drtf.tasks import Task
+from drtf.models.run import Run
 
-MIN_CELLS_A_SIDE = 6
+# Of `gradcam.layer="auto"`, in px of the image that the backbone gets.
+MAX_CELL_SIDE = 16
+MIN_CELLS_PER_SIDE = 6
 BATCH_SIZE = 16
 NUM_SMOOTHED = 20
 SMOOTHING = 0.2  # standard deviation of the noise, as a fraction of the image's range
 NUM_CHANNELS = 64
+# What heat measures; the other methods have no unit.
+LOGIT_UNIT = "rise of the logit per 1 % of the picture"
+HEAT_UNITS: Mapping[MapMethod, str] = {"gradcam": LOGIT_UNIT, "layercam": LOGIT_UNIT}
 CAMS = {"gradcam": Gradcam, "gradcam++": GradcamPlusPlus, "layercam": Layercam}
-# Displayed pictures have at least this many px per side. Contours are drawn where a map
-# reaches these fractions of its maximum, so that they are visible without colours too.
-PICTURE_SIDE = 512
-CONTOURS = (0.5, 0.8)
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """The heat maps of some images.
+
+    Attributes:
+        heat: float32 [B, H, W], at least 0. It is 0 where a region does not raise the
+            score, and outside the retina. `HEAT_UNITS` has its unit.
+        outside: float32 [B] in [0, 1], the fraction of the heat that lay outside the
+            retina and was removed.
+    """
+
+    heat: np.ndarray
+    outside: np.ndarray
 
 
 def check_settings(
@@ -65,8 +83,11 @@ def check_settings(
 def choose_layer(network: keras.Model, name: str, *, backbone: Backbone) -> keras.Layer:
     """Return the layer whose activations are mapped.
 
-    `auto` is the last layer with at least 6 x 6 cells. Deeper layers know more about
-    disease, but at 96 px the last one has 3 x 3 cells, too few to locate anything.
+    `auto` is the last layer whose cells are at most 16 px wide, and which has at least
+    6 x 6 of them. On photographs with known lesions, it points at lesions far more
+    often than both the layers before it, which know less about disease, and those
+    after it, whose cells see most of the photograph: at 320 and 448 px too, where these
+    have many cells (see docs/results.md).
 
     Args:
         network: From `build_network`, or an ensemble.
@@ -80,9 +101,8 @@ def choose_layer(network: keras.Model, name: str, *, backbone: Backbone) -> kera
     if not layers:
         raise DrtfError(f"{network.name} has no layer that heat maps can show")
     if name == "auto":
-        fine = last_layers_by_grid(
-            network, backbone=backbone, min_cells=MIN_CELLS_A_SIDE
-        )
+        min_cells = max(MIN_CELLS_PER_SIDE, _backbone_side(network) / MAX_CELL_SIDE)
+        fine = [layer for layer in layers if _num_cells(layer) >= min_cells]
         return fine[-1] if fine else layers[0]
     for layer in layers:
         if layer.name == name:
@@ -122,19 +142,19 @@ def mappable_layers(network: keras.Model, backbone: Backbone) -> list[keras.Laye
     ]
 
 
+def _backbone_side(network: keras.Model) -> int:
+    """Return the smaller side in px of the image that the backbone gets."""
+    first = ensemble_members(network)[0]
+    enlarged = [x for x in first.layers if isinstance(x, keras.layers.Resizing)]
+    image = enlarged[0].output if enlarged else first.input
+    return min(image.shape[1:3])
+
+
 def _num_cells(layer: keras.Layer) -> int:
     return min(layer.output.shape[1:3])
 
 
-def compute_maps(
-    network: keras.Model,
-    images: np.ndarray,
-    *,
-    task: Task,
-    backbone: Backbone,
-    layer: str,
-    method: MapMethod,
-) -> np.ndarray:
+def compute_maps(run: Run, images: np.ndarray, config: GradcamConfig) -> HeatMaps:
     """Compute which regions of images raise the disease score, with tf-keras-vis.
 
     Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391; Grad-CAM++,
@@ -146,59 +166,91 @@ def compute_maps(
     because the gradient of the sigmoid vanishes where the network is certain. Score-CAM
     uses no gradients and weights its channels by the score.
 
+    The heat of Grad-CAM and Layer-CAM has a unit: activation times gradient estimates
+    how much a region adds to the logit. It is given per 1 % of the picture, so that it
+    does not depend on the number of cells, and maps can be compared with each other.
+
     Args:
-        network: From `build_network`, or an ensemble; the maps of an ensemble are the
-            mean of its members' maps.
+        run: The run whose network is explained. The maps of an ensemble are the mean of
+            its members' maps.
         images: uint8 RGB [B, H, W, 3].
-        task: The task that the network was trained for.
-        backbone: The backbone of the network, or of all members of an ensemble.
-        layer: Name of the layer whose activations are weighted, see `choose_layer`;
-            unused for saliency.
-        method: How to compute the maps.
+        config: The `gradcam` section: the method and the layer.
+    """
+    layer = ""
+    if config.method != "saliency":
+        layer = choose_layer(run.network, config.layer, backbone=run.backbone).name
+    models = [
+        build_disease_logit_model(member, run.task)
+        for member in ensemble_members(run.network)
+    ]
+    heat = np.mean(
+        [_compute_heat(model, images, layer, config.method) for model in models], axis=0
+    )
+    inside = np.where(find_fields(images), heat, 0)
+    totals = heat.sum(axis=(1, 2))
+    outside = np.divide(
+        totals - inside.sum(axis=(1, 2)),
+        totals,
+        out=np.zeros_like(totals),
+        where=totals > 0,
+    )
+    return HeatMaps(inside, outside)
+
+
+def find_fields(images: np.ndarray) -> np.ndarray:
+    """Find the retina in preprocessed images.
+
+    Args:
+        images: uint8 RGB [B, H, W, 3].
 
     Returns:
-        float32 [B, H, W] in [0, 1]. The maximum of each map is 1, unless no region
-        raises the score and the map is zero everywhere.
+        bool [B, H, W], True inside the retina's field. An image whose field cannot be
+        found counts as all field.
     """
-    name = ""
-    if method != "saliency":
-        name = choose_layer(network, layer, backbone=backbone).name
-    mean = np.mean(
-        [
-            _compute_all(build_disease_logit_model(member, task), images, name, method)
-            for member in ensemble_members(network)
-        ],
-        axis=0,
-    )
-    return _normalize(mean)
+    height, width = images.shape[1:3]
+    fields = np.ones(images.shape[:3], bool)
+    for image, inside in zip(images, fields, strict=True):
+        field = find_field(build_thumbnail(image))
+        if field is not None:
+            inside[:] = cv2.resize(
+                field, (width, height), interpolation=cv2.INTER_NEAREST
+            )
+    return fields
 
 
-def _compute_all(
-    model: keras.Model, images: np.ndarray, name: str, method: MapMethod
+def _compute_heat(
+    model: keras.Model, images: np.ndarray, layer: str, method: MapMethod
 ) -> np.ndarray:
-    """Compute the maps of a single network, in batches."""
+    """Compute the heat [B, H, W] of a single network, in batches."""
+    height, width = images.shape[1:3]
     # tf-keras-vis passes a list of inputs to the model for some methods.
-    explain = _build_explainer(keras.Model([model.input], model.output), name, method)
+    explain = _build_explainer(keras.Model([model.input], model.output), layer, method)
     # Score-CAM would mask all images of a batch by the channels of each image, and
     # saliency fills a batch with noisy copies of one image.
     batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
     parts = np.array_split(images, -(-len(images) // batch_size))
-    maps = [explain(scale_images(tf.constant(part))) for part in parts]
-    return _normalize(np.concatenate(maps))
+    cells = [explain(scale_images(tf.constant(part))) for part in parts]
+    return _enlarge_cells(np.concatenate(cells), (height, width))
 
 
-def _normalize(maps: np.ndarray) -> np.ndarray:
-    """Scale the maximum of each map to 1, unless the map is zero everywhere."""
-    peaks = maps.max(axis=(1, 2), keepdims=True)
-    return np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
+def _enlarge_cells(cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Enlarge heat per cell to images of a shape; convert it to heat per 1 %."""
+    height, width = shape
+    percents_per_cell = 100 / (cells.shape[1] * cells.shape[2])
+    return np.stack(
+        [
+            cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
+            for heat in cells.astype(np.float32) / percents_per_cell
+        ]
+    )
 
 
 def _build_explainer(
     model: keras.Model, layer: str, method: MapMethod
 ) -> Callable[[tf.Tensor], np.ndarray]:
-    """Return a function that computes maps [B, H, W] of a batch, not normalized.
+    """Return a function that computes the heat of each cell, [B, h, w], of a batch.
 
-    For saliency and Score-CAM a batch has one image.
+    For saliency, a cell is a pixel. For saliency and Score-CAM a batch has one image.
     """
 
     def disease_logits(logits: tf.Tensor) -> tf.Tensor:
@@ -225,6 +277,7 @@ def _build_explainer(
         "penultimate_layer": layer,
         "seek_penultimate_conv_layer": False,
         "normalize_cam": False,
+        "expand_cam": False,
     }
     if method == "scorecam":
         num_channels = model.get_layer(layer).output.shape[-1]
@@ -244,50 +297,3 @@ def _build_explainer(
 
         return compute_scorecam
     return functools.partial(CAMS[method](model, clone=False), disease_logits, **common)
-
-
-def describe_map(values: np.ndarray) -> str:
-    """Return the remark that a caption needs if a map is zero everywhere."""
-    return "" if values.any() else ", empty map"
-
-
-def color_map(values: np.ndarray, colormap: str) -> np.ndarray:
-    """Convert a map [H, W] in [0, 1] to uint8 RGB [H, W, 3]."""
-    colors = matplotlib.colormaps[colormap](values)[..., :3]
-    return np.rint(colors * 255).astype(np.uint8)
-
-
-def draw_overlay(
-    image: np.ndarray, values: np.ndarray, config: GradcamConfig
-) -> np.ndarray:
-    """Draw a map over its photograph, with contours around its highest regions.
-
-    Args:
-        image: uint8 RGB [H, W, 3], square.
-        values: float32 [h, w] in [0, 1]. A map that is zero everywhere is not drawn.
-        config: Opacity and colour map of the overlay; its method.
-
-    Returns:
-        uint8 RGB [S, S, 3], S at least `PICTURE_SIDE`.
-    """
-    image, values = _enlarge(image), _enlarge(values, side=max(image.shape[:2]))
-    if not values.any():
-        return image
-    alpha = config.overlay_alpha
-    heat = color_map(values, config.colormap)
-    picture = cv2.addWeighted(image, 1 - alpha, heat, alpha, 0)
-    # A saliency map consists of single pixels, so it has no contours.
-    for level in CONTOURS if config.method != "saliency" else ():
-        lines, _ = cv2.findContours(
-            (values >= level).astype(np.uint8),
-            cv2.RETR_EXTERNAL,
-            cv2.CHAIN_APPROX_NONE,
-        )
-        for color, thickness in (((0, 0, 0), 6), ((255, 255, 255), 2)):
-            cv2.drawContours(picture, lines, -1, color, thickness, cv2.LINE_AA)
-    return picture
-
-
-def _enlarge(picture: np.ndarray, *, side: int = 0) -> np.ndarray:
-    side = max(side, PICTURE_SIDE, *picture.shape[:2])
-    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)

@@ -1,6 +1,7 @@
 """The report of an evaluation: figures, and a page for its readers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,17 @@ from drtf.inference.evaluation_result import (
     metric_rows,
     operating_point_rows,
 )
-from drtf.inference.heatmaps import compute_maps, describe_map, draw_overlay
 from drtf.inference.intervals import format_estimate, format_interval, format_value
+from drtf.inference.overlays import (
+    Explained,
+    color_bar,
+    describe_model,
+    describe_photograph,
+    draw_overlay,
+    draw_photograph,
+    explain,
+    heat_scale,
+)
 from drtf.models.history import HISTORY_FIGURE
 from drtf.models.run import Run
 from drtf.records.reader import ShardDataset
@@ -277,31 +287,36 @@ def _mistakes_section(
         f"{positive}, lowest scores": order[(wrong & (y_true == 1))[order]],
         f"{negative}, highest scores": order[(wrong & (y_true == 0))[order]][::-1],
     }
+    run = replace(run, decision_rule=result.decision_rule)
     rows = shards.split_rows(result.split)
-    grid: list[figures.Row] = []
+    explained: dict[str, list[Explained]] = {}
     for title, mistakes in kinds.items():
         mistakes = mistakes[:NUM_MISTAKES]
-        if not len(mistakes):
-            continue
-        plain: list[figures.Picture] = []
-        overlaid: list[figures.Picture] = []
-        images = read_batch(shards, rows[mistakes])
-        maps = compute_maps(
-            run.network,
-            images,
-            task=run.task,
-            backbone=run.backbone,
-            layer=config.layer,
-            method=config.method,
-        )
-        for image, values, number in zip(images, maps, mistakes, strict=True):
-            row = predictions.iloc[number]
-            caption = f"{row['id']}, grade {row['grade']}\nscore {row['score']:.3f}"
-            plain.append((caption, image))
-            caption += describe_map(values)
-            overlaid.append((caption, draw_overlay(image, values, config)))
-        grid += [(title, plain), (title, overlaid)]
-    figures.plot_grid(out / MISTAKES_FIGURE, grid, colormap=config.colormap)
+        worst = predictions.iloc[mistakes]
+        if len(worst):
+            explained[title] = explain(
+                run,
+                read_batch(shards, rows[mistakes]),
+                config,
+                names=[f"{x.id}, grade {x.grade}" for x in worst.itertuples()],
+                scores=worst["score"].tolist(),
+            )
+    scale = heat_scale([item for items in explained.values() for item in items])
+    grid: list[figures.Row] = []
+    for title, items in explained.items():
+        captions = ["\n".join(describe_photograph(item, run)) for item in items]
+        pictures = [draw_photograph(item) for item in items]
+        overlays = [draw_overlay(item, config, scale=scale) for item in items]
+        grid += [
+            (title, list(zip(captions, panels, strict=True)))
+            for panels in (pictures, overlays)
+        ]
+    figures.plot_grid(
+        out / MISTAKES_FIGURE,
+        grid,
+        color_bar=color_bar(config, scale),
+        footer=describe_model(run),
+    )
     text = (
         f"{wrong.sum():,} photographs were predicted incorrectly. The worst ones are "
         "shown as the model sees them; below each, a heat map marks the regions that "
