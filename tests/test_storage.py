@@ -292,7 +292,7 @@ def test_a_read_after_a_cut_connection_is_correct(server, tmp_path):
 # What a command says in its one line, for several locations in one process.
 ERRORS = """
 import json, os, sys
-from drtf.data.photographs import list_photographs
+from drtf.data.listing import list_photographs
 from drtf.errors import DrtfError
 from drtf.records.remote import copy_dataset, fetch_dataset
 calls = [fetch_dataset, lambda location: copy_dataset(location, None), list_photographs]

@@ -108,6 +108,7 @@ def build_shards(
         )
     from drtf.config import load_config
     from drtf.data.build import build_shards as build
+    from drtf.data.listing import SKIPPED_FILE, describe_skipped
     from drtf.data.sources import Source
     from drtf.records.manifest import REJECTED_FILE
 
@@ -142,6 +143,9 @@ def build_shards(
     ):
         if count:
             click.echo(f"{count:,} {text}")
+    if plan.catalog.skipped:
+        counts = describe_skipped(plan.catalog.skipped)
+        click.echo(f"{counts}; see {out}/{SKIPPED_FILE}")
     if plan.conflicts:
         click.echo(
             f"{len(plan.conflicts):,} groups of identical photographs with different "

@@ -94,6 +94,7 @@ def score(
     """
     if merge and part != (1, 1):
         raise click.UsageError("--part and --merge cannot be combined")
+    from drtf.data.listing import SKIPPED_FILE, describe_skipped
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import load_run_config
 
@@ -116,6 +117,11 @@ def score(
         f"{report.threshold:.4f}), {report.num_failed:,} without a score, "
         f"{report.num_flagged:,} may be ungradable"
     )
+    if report.skipped:
+        click.echo(
+            f"{describe_skipped(report.skipped)}; see "
+            f"{out.with_suffix(f'.{SKIPPED_FILE}')}"
+        )
     if not report.threshold_chosen:
         click.echo(
             "Note: the run has no threshold yet, so 0.5 was used, without test-time "

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from drtf.config import BuildConfig, ImagesConfig
-from drtf.data.photographs import PhotographRef, list_photographs
+from drtf.data.listing import list_photographs
+from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import prepare_for_shard
 from drtf.errors import DrtfError, PhotographError
 from drtf.images.decode import JPEG_FLAGS, decode_photograph
@@ -143,7 +144,7 @@ def _load_samples(
     images: Path | str, *, config: ImagesConfig, limit: int
 ) -> tuple[list[PhotographRef], list[Sample]]:
     """Return usable JPEG photographs, spread evenly over all, and their bytes."""
-    listed = list_photographs(images)
+    listed = list_photographs(images).photographs
     count = len(listed)
     photographs, samples = [], []
     for index in np.linspace(0, count - 1, min(limit, count)).astype(int):

@@ -10,9 +10,9 @@ from typing import get_args
 import cv2
 import numpy as np
 
+from drtf.data.listing import list_photographs
 from drtf.data.photographs import (
     PhotographRef,
-    list_photographs,
     prefetch_photographs,
 )
 from drtf.errors import LabelError, PhotographError
@@ -68,7 +68,7 @@ def bench_quality(
             contains none of the photographs.
     """
     is_gradable = _load_assessments(gradable) if gradable else {}
-    photographs = list_photographs(images)
+    photographs = list_photographs(images).photographs
     names = {photograph.id for photograph in photographs}
     if gradable and not names & is_gradable.keys():
         raise LabelError(f"{gradable} contains none of the photographs in {images}")

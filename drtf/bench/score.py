@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Config
-from drtf.data.photographs import list_photographs
+from drtf.data.listing import list_photographs
 from drtf.errors import DrtfError
 from drtf.inference.scoring import prepare_photographs, score_photographs
 from drtf.models.prediction import build_predictor, photographs_per_batch
@@ -80,7 +80,7 @@ def bench_score(
             f"{num_photographs} photographs are fewer than {MIN_BATCHES} batches of "
             f"{batch_size}; measure more photographs, or set score.batch_size"
         )
-    listed = list_photographs(images)
+    listed = list_photographs(images).photographs
     photographs = list(itertools.islice(itertools.cycle(listed), num_photographs))
     rates: dict[str, list[float]] = {"preparing": [], "predicting": [], "scoring": []}
     with (

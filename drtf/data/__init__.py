@@ -1,6 +1,7 @@
 """Data: finds labelled photographs, builds datasets, and streams batches from them."""
 
 __all__ = [
+    "archives",
     "augment",
     "build",
     "build_plan",
@@ -9,6 +10,7 @@ __all__ = [
     "journal",
     "label_formats",
     "labels",
+    "listing",
     "loader",
     "metadata",
     "photographs",

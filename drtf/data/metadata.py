@@ -9,6 +9,7 @@ import pandas as pd
 
 from drtf.data.build_plan import BuildPlan
 from drtf.data.journal import Entry, Written
+from drtf.data.listing import SKIPPED_FILE, save_skipped
 from drtf.data.prepare import Rejected
 from drtf.files import hash_file
 from drtf.images.quality import QUALITY_MEASURES, Quality
@@ -41,8 +42,14 @@ def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Ma
     rejected = _rejected_rows(plan, entries)
     save_index(folder / INDEX_FILE, index)
     save_rejected(folder / REJECTED_FILE, rejected)
+    save_skipped(folder / SKIPPED_FILE, plan.catalog.skipped)
     manifest = _assemble_manifest(folder, plan, index, rejected)
-    files = [INDEX_FILE, REJECTED_FILE, *save_interop(folder, manifest, index)]
+    files = [
+        INDEX_FILE,
+        REJECTED_FILE,
+        SKIPPED_FILE,
+        *save_interop(folder, manifest, index),
+    ]
     hashes = {file: hash_file(folder / file) for file in files}
     manifest = manifest.model_copy(update={"files": hashes})
     save_manifest(folder, manifest)

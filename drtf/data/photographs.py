@@ -1,9 +1,7 @@
-"""Photographs: listing them, and what one can ask about a single one."""
+"""References to photographs: what one can ask about a single one."""
 
-import csv
 import errno
 import hashlib
-import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,19 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-from drtf.errors import DrtfError, LabelError, PhotographError
-from drtf.files import MAX_TABLE_BYTES, read_regular
+from drtf.data.archives import find_member, member_size, read_member
+from drtf.errors import DrtfError, PhotographError
+from drtf.files import open_regular, read_regular
 from drtf.images.signatures import SUFFIXES
 from drtf.retries import retry
 from drtf.storage import (
     MissingObjectError,
     is_remote,
-    list_files,
     object_size,
     read_object,
 )
 
-PATH_COLUMN = "path"
 MAX_FILE_BYTES = 1_000_000_000
 NUM_FETCHED_AHEAD = 16
 # Errors that a file itself can be the cause of. Any other is the machine's: a disk that
@@ -65,7 +62,7 @@ class PhotographRef:
     """A reference to a photograph's file, which may be missing or damaged.
 
     Attributes:
-        folder: The image folder, local or s3://.
+        folder: The image folder, local or s3://, or a zip archive.
         path: POSIX path relative to the folder.
     """
 
@@ -101,7 +98,26 @@ class PhotographRef:
                 raise PhotographError(
                     "unreadable", "No such file or directory"
                 ) from error
-        return self._access(lambda: read_regular(self._file, MAX_FILE_BYTES))
+        return self._access(self._read_file)
+
+    def read_head(self, num_bytes: int) -> bytes | None:
+        """Read the first bytes of the file, or return None if it cannot be read.
+
+        Raises:
+            StorageError: If the object store fails.
+            DrtfError: If the machine is at fault.
+        """
+
+        def read() -> bytes:
+            if find_member(self._file):
+                return self._read_file()[:num_bytes]
+            with open_regular(self._file) as file:
+                return file.read(num_bytes)
+
+        try:
+            return self.read()[:num_bytes] if self.is_remote else self._access(read)
+        except PhotographError:
+            return None
 
     def sha256(self) -> str | None:
         """Return the file's SHA-256 in hexadecimal, or None if it cannot be read.
@@ -123,9 +139,20 @@ class PhotographRef:
         if self.is_remote:
             return FileStatus(object_size(self._location), 0)
         try:
-            status = self._access(self._file.stat)
+            return self._access(self._file_status)
         except PhotographError:
             return FileStatus(-1, 0)
+
+    def _read_file(self) -> bytes:
+        if member := find_member(self._file):
+            return read_member(member, max_bytes=MAX_FILE_BYTES)
+        return read_regular(self._file, MAX_FILE_BYTES)
+
+    def _file_status(self) -> FileStatus:
+        if member := find_member(self._file):
+            changed_ns = member.archive.stat().st_ctime_ns
+            return FileStatus(member_size(member), changed_ns)
+        status = self._file.stat()
         return FileStatus(status.st_size, status.st_ctime_ns)
 
     def _access(self, call: Callable[[], Result]) -> Result:
@@ -162,6 +189,8 @@ class PhotographRef:
 
         Without its disk or the user's credentials, every file seems to be at fault.
         """
+        if Path(self.folder).is_file():  # an archive
+            return
         with os.scandir(self.folder) as entries:
             if not any(entries):
                 raise OSError(errno.ENODEV, "the folder is empty now", str(self.folder))
@@ -196,24 +225,6 @@ class PrefetchedPhotograph(PhotographRef):
         if self.error is not None:
             raise self.error
         return self.data
-
-
-def list_photographs(images: Path | str) -> list[PhotographRef]:
-    """List the photographs of a folder, or those that a CSV file lists.
-
-    Args:
-        images: A folder, local or s3://, searched recursively; or a local CSV file
-            with a column `path`, whose relative paths start at the CSV's folder.
-
-    Returns:
-        At least one photograph, sorted by path.
-
-    Raises:
-        LabelError: If the folder or CSV file does not exist or has no photographs.
-        StorageError: If the object store fails.
-    """
-    folder, paths = _list_paths(images)
-    return [PhotographRef(folder, path) for path in paths]
 
 
 def prefetch_photographs(
@@ -260,71 +271,3 @@ def _prefetch(photograph: PhotographRef) -> PrefetchedPhotograph:
     except PhotographError as caught:
         error = caught
     return PrefetchedPhotograph(photograph.folder, photograph.path, data, error)
-
-
-def _list_paths(images: Path | str) -> tuple[Path | str, list[str]]:
-    """Return the image folder, and the photographs' paths relative to it."""
-    if is_remote(images):
-        folder = str(images).rstrip("/")
-        files = list_files(folder, is_file=_is_photograph)
-        return folder, _select_photographs(files, images)
-    images = Path(images)
-    if images.suffix.lower() == ".csv" and not images.is_dir():
-        return images.parent, _load_list(images)
-    if not images.is_dir():
-        problem = "is not a folder" if images.exists() else "does not exist"
-        raise LabelError(
-            f"{images} {problem}: --images takes a folder of photographs, or a .csv "
-            f"file with a column {PATH_COLUMN!r}"
-        )
-    paths = []
-    visited = set()
-    for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
-        # If two links lead to one folder, the first one counts on every machine.
-        folders.sort()
-        real = Path(parent).resolve()
-        if real in visited:  # a link that leads back to a parent folder
-            folders.clear()
-            continue
-        visited.add(real)
-        relative = Path(parent).relative_to(images)
-        paths += [(relative / name).as_posix() for name in files]
-    return images, _select_photographs(paths, images)
-
-
-def _fail(error: OSError) -> None:
-    raise LabelError(
-        f"cannot read the folder {error.filename}: {error.strerror}"
-    ) from error
-
-
-def _select_photographs(paths: Iterable[str], images: Path | str) -> list[str]:
-    selected = [path for path in paths if _is_photograph(PurePosixPath(path).name)]
-    if not selected:
-        raise LabelError(
-            f"no photographs in {images} or its subfolders; files with these "
-            f"extensions are photographs: {', '.join(SUFFIXES)}"
-        )
-    return sorted(selected)
-
-
-def _is_photograph(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-
-
-def _load_list(path: Path) -> list[str]:
-    try:
-        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-        if PATH_COLUMN not in (rows.fieldnames or ()):
-            raise LabelError(
-                f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
-                f"a CSV file; its columns are {rows.fieldnames or []}"
-            )
-        paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"cannot read the list {path}: {error}") from error
-    if not paths:
-        raise LabelError(f"{path} lists no photographs")
-    return sorted(paths)

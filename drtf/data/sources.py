@@ -12,10 +12,10 @@ import pandas as pd
 from drtf.config import LabelsConfig
 from drtf.data.class_folders import label_by_folder
 from drtf.data.labels import Matches, load_labels, match_photographs
+from drtf.data.listing import SkippedFile, list_photographs
 from drtf.data.photographs import (
     NUM_FETCHED_AHEAD,
     PhotographRef,
-    list_photographs,
 )
 from drtf.errors import LabelError
 from drtf.files import hash_file
@@ -56,6 +56,7 @@ class Catalog:
         patients_from: Where the patients come from, as in the manifest.
         provenance: For each source, its label file or class folders, and counts, as in
             the manifest.
+        skipped: Files of the image folders that are not photographs.
     """
 
     table: pd.DataFrame
@@ -64,6 +65,7 @@ class Catalog:
     num_repeated: int
     patients_from: PatientsFrom
     provenance: list[dict[str, Any]]
+    skipped: list[SkippedFile]
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,14 @@ class _Labelled:
 
     Attributes:
         photographs: Every photograph, by its path.
+        skipped: The other files of the image folder.
         matches: The labels matched with the photographs.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         origin: Where the labels come from, as in the manifest.
     """
 
     photographs: dict[str, PhotographRef]
+    skipped: list[SkippedFile]
     matches: Matches
     num_repeated: int
     origin: dict[str, object]
@@ -97,6 +101,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     """
     _check_names(sources)
     tables, missing, unlabelled, provenance = [], [], [], []
+    skipped: list[SkippedFile] = []
     num_repeated = 0
     for source in sources:
         labelled = _label_photographs(source, config)
@@ -121,6 +126,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         tables.append(table)
         missing += [prefix + name for name in matches.missing]
         unlabelled += [prefix + path for path in matches.unlabelled]
+        skipped += [SkippedFile(prefix + x.path, x.kind) for x in labelled.skipped]
         num_repeated += labelled.num_repeated
         provenance.append(
             {
@@ -140,15 +146,18 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         num_repeated,
         min((x["patients_from"] for x in provenance), key=_CERTAINTY.index),
         provenance,
+        skipped,
     )
 
 
 def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
-    if source.labels is not None:
-        labels = load_labels(source.labels, config)
-        photographs = _photographs_by_path(source.images)
+    labels = load_labels(source.labels, config) if source.labels else None
+    listing = list_photographs(source.images)
+    photographs = {photograph.path: photograph for photograph in listing.photographs}
+    if source.labels is not None and labels is not None:
         return _Labelled(
             photographs,
+            listing.skipped,
             match_photographs(labels.table, list(photographs)),
             num_repeated=labels.num_repeated,
             origin={
@@ -156,7 +165,6 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
                 "labels_sha256": hash_file(source.labels),
             },
         )
-    photographs = _photographs_by_path(source.images)
     try:
         table = label_by_folder(list(photographs), config)
     except LabelError as error:
@@ -165,6 +173,7 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
     grades = zip(by_grade["folder"], by_grade["grade"].tolist(), strict=True)
     return _Labelled(
         photographs,
+        listing.skipped,
         Matches(table, missing=[], unlabelled=[]),
         num_repeated=0,
         origin={"class_folders": dict(grades)},
@@ -175,10 +184,6 @@ def _patients_from(table: pd.DataFrame, config: LabelsConfig) -> PatientsFrom:
     if config.patient_column:
         return "column"
     return "name" if (table["patient"] != table["id"]).any() else "none"
-
-
-def _photographs_by_path(images: Path | str) -> dict[str, PhotographRef]:
-    return {photograph.path: photograph for photograph in list_photographs(images)}
 
 
 def _check_names(sources: Sequence[Source]) -> None:

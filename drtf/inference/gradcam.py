@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from drtf import page
 from drtf.config import GradcamConfig, ScoreConfig
+from drtf.data.listing import list_photographs
 from drtf.data.loader import read_batch
-from drtf.data.photographs import PhotographRef, list_photographs
+from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import NetworkInput, Rejected
 from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
@@ -291,7 +292,7 @@ def _explain_folder(
 
     The scale is known only after the last map, so overlays are drawn in a second pass.
     """
-    photographs = list_photographs(images)
+    photographs = list_photographs(images).photographs
     _check_apart(photographs, out / OVERLAYS_FOLDER)
     size = max(PICTURE_SIDE, run.info.image_size)
     scores = score_photographs(run, photographs, config=score, picture_size=size)

@@ -14,9 +14,14 @@ import tensorflow as tf
 
 from drtf import page
 from drtf.config import ScoreConfig
+from drtf.data.listing import (
+    SKIPPED_FILE,
+    SkippedFile,
+    list_photographs,
+    save_skipped,
+)
 from drtf.data.photographs import (
     PhotographRef,
-    list_photographs,
     photograph_id,
 )
 from drtf.data.prepare import (
@@ -89,6 +94,7 @@ class ScoreReport:
         num_positive: Number of scores at or above the threshold.
         threshold: The score from which a photograph is positive.
         threshold_chosen: False if no evaluation has chosen the threshold.
+        skipped: Files that are not photographs, also listed beside the table.
     """
 
     table: Path
@@ -98,6 +104,7 @@ class ScoreReport:
     num_positive: int
     threshold: float
     threshold_chosen: bool
+    skipped: list[SkippedFile]
 
     def load_table(self) -> pd.DataFrame:
         """Load the table, one row per photograph."""
@@ -162,7 +169,8 @@ def score(
     target = out if part == (1, 1) else part_path(out, *part)
     check_absent(target, overwrite=overwrite)
     run = load_run(run_folder)
-    photographs = list_photographs(images)
+    listing = list_photographs(images)
+    photographs = listing.photographs
     paths = [photograph.path for photograph in photographs]
     if kaggle:
         check_unique_ids(paths)
@@ -192,6 +200,8 @@ def score(
             partial.unlink()
         else:
             move_into_place(partial, target)
+        if listing.skipped:
+            save_skipped(out.with_suffix(f".{SKIPPED_FILE}"), listing.skipped)
         _source_file(partial).unlink(missing_ok=True)
     return ScoreReport(
         table=target,
@@ -201,6 +211,7 @@ def score(
         num_positive=counts.num_positive,
         threshold=run.effective_threshold,
         threshold_chosen=run.threshold is not None,
+        skipped=listing.skipped,
     )
 
 

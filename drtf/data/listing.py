@@ -1,0 +1,280 @@
+"""Listing photographs: which files of a folder or an archive are photographs."""
+
+import csv
+import importlib.util
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+from drtf.data import archives
+from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
+from drtf.errors import LabelError
+from drtf.files import (
+    MAX_TABLE_BYTES,
+    escape_formula,
+    read_regular,
+    write_atomic,
+)
+from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
+from drtf.storage import is_remote, list_files
+
+PATH_COLUMN = "path"
+SKIPPED_FILE = "skipped.csv"
+DICOM_SUFFIXES = (".dcm", ".dicom")
+# Index of a DICOM medium, which is a DICOM file without a photograph.
+DICOM_INDEX = "DICOMDIR"
+# Trash, thumbnails and bookkeeping of operating systems and NAS devices, besides all
+# names that begin with a dot.
+SYSTEM_FOLDERS = (
+    "@eadir",
+    "@recycle",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "__macosx",
+    "lost+found",
+    "system volume information",
+)
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+THUMBNAIL_PREFIX = "synophoto_"
+
+
+class SkippedFile(NamedTuple):
+    """A file that is not a photograph.
+
+    Attributes:
+        path: Its path relative to the image folder.
+        kind: Why it was skipped: `in FOLDER`, an extension or a file's name.
+    """
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder.
+
+    Attributes:
+        photographs: At least one photograph, sorted by path.
+        skipped: The other files, sorted by path.
+    """
+
+    photographs: list[PhotographRef]
+    skipped: list[SkippedFile]
+
+
+def list_photographs(images: Path | str) -> Listing:
+    """List the photographs of a folder, or those that a CSV file lists.
+
+    A file with the extension of a picture is a photograph. Any other file is one if
+    its first bytes are those of a picture, a video or a DICOM file.
+
+    Args:
+        images: A folder, local or s3://, searched recursively; a zip archive, or a
+            folder of zip archives only; a single photograph; or a local CSV file with
+            a column `path`, whose relative paths start at the CSV's folder.
+
+    Raises:
+        LabelError: If there is no photograph, or pydicom is required but missing.
+        StorageError: If the object store fails.
+    """
+    if _is_list(images):
+        parent = Path(images).parent
+        return Listing([PhotographRef(parent, x) for x in _load_list(images)], [])
+    folder, files, skipped = _list_files(images)
+    refs = [PhotographRef(folder, path) for path in sorted(files)]
+    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
+        kinds = list(pool.map(_picture_kind, refs))
+    photographs = []
+    for ref, kind in zip(refs, kinds, strict=True):
+        if kind:
+            photographs.append(ref)
+        else:
+            name = PurePosixPath(ref.path)
+            skipped.append(SkippedFile(ref.path, name.suffix.lower() or name.name))
+    if not photographs:
+        raise LabelError(
+            f"no photographs in {images} or its subfolders{_found(skipped)}; files "
+            f"with these extensions are photographs: {', '.join(SUFFIXES)}"
+        )
+    num_dicom = kinds.count("DICOM")
+    if num_dicom and importlib.util.find_spec("pydicom") is None:
+        raise LabelError(
+            f"{num_dicom:,} of {len(photographs):,} photographs in {images} are DICOM "
+            "files, which require pydicom: pip install 'drtf[dicom]'"
+        )
+    return Listing(photographs, sorted(skipped))
+
+
+def describe_skipped(skipped: Iterable[SkippedFile]) -> str:
+    """Return one line with the number of skipped files of each kind."""
+    counts = Counter(file.kind for file in skipped)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+    return f"Skipped {counts.total():,} files that are not photographs: {kinds}"
+
+
+def save_skipped(path: Path, skipped: Iterable[SkippedFile]) -> None:
+    """Save the skipped files as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SkippedFile._fields)
+    writer.writerows(map(escape_formula, row) for row in skipped)
+    write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+
+
+def _found(skipped: list[SkippedFile]) -> str:
+    return f" ({describe_skipped(skipped)})" if skipped else ""
+
+
+def _list_files(
+    images: Path | str,
+) -> tuple[Path | str, list[str], list[SkippedFile]]:
+    """Return the image folder, its files and the skipped ones, relative to it."""
+    if is_remote(images):
+        folder = str(images).rstrip("/")
+        return folder, *_skip_system_files(list_files(folder, is_file=_has_suffix))
+    images = Path(images)
+    if images.is_dir():
+        files, skipped = _walk(images)
+        if archived := _only_archives(files):
+            members = [
+                f"{name}/{member}"
+                for name in archived
+                for member in archives.list_members(images / name)
+            ]
+            others = [name for name in files if name not in archived]
+            files, more = _skip_system_files(members + others)
+            skipped += more
+        return images, files, skipped
+    if images.suffix.lower() == archives.SUFFIX and images.is_file():
+        return images, *_skip_system_files(archives.list_members(images))
+    single = PhotographRef(images.parent, images.name)
+    if images.is_file() and _picture_kind(single):
+        return images.parent, [images.name], []
+    problem = "is not a photograph" if images.exists() else "does not exist"
+    raise LabelError(
+        f"{images} {problem}: --images takes a folder of photographs, a zip archive, a "
+        f"photograph, or a .csv file with a column {PATH_COLUMN!r}"
+    )
+
+
+def _walk(images: Path) -> tuple[list[str], list[SkippedFile]]:
+    paths = []
+    skipped = []
+    visited = set()
+    for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
+        # If two links lead to one folder, the first one counts on every machine.
+        folders.sort()
+        real = Path(parent).resolve()
+        if real in visited:  # a link that leads back to a parent folder
+            folders.clear()
+            continue
+        visited.add(real)
+        relative = Path(parent).relative_to(images)
+        paths += [(relative / name).as_posix() for name in files]
+        for name in filter(_is_system_folder, folders):
+            for below, _, others in os.walk(Path(parent, name)):
+                place = Path(below).relative_to(images)
+                skipped += [
+                    SkippedFile((place / other).as_posix(), f"in {name}")
+                    for other in others
+                ]
+        folders[:] = [name for name in folders if not _is_system_folder(name)]
+    files, more = _skip_system_files(paths)
+    return files, skipped + more
+
+
+def _fail(error: OSError) -> None:
+    raise LabelError(
+        f"cannot read the folder {error.filename}: {error.strerror}"
+    ) from error
+
+
+def _skip_system_files(
+    paths: Iterable[str],
+) -> tuple[list[str], list[SkippedFile]]:
+    """Separate files that an operating system or a NAS keeps beside photographs."""
+    files = []
+    skipped = []
+    for path in paths:
+        if not {"", ".", ".."}.isdisjoint(path.split("/")):  # of an archive
+            skipped.append(SkippedFile(path, "with a name that leads elsewhere"))
+            continue
+        *parents, name = PurePosixPath(path).parts
+        system = next(filter(_is_system_folder, parents), None)
+        if system:
+            skipped.append(SkippedFile(path, f"in {system}"))
+        elif name == DICOM_INDEX:
+            skipped.append(SkippedFile(path, name))
+        elif name.lower().startswith((".", THUMBNAIL_PREFIX, *SYSTEM_FILES)):
+            skipped.append(SkippedFile(path, "of the operating system"))
+        else:
+            files.append(path)
+    return files, skipped
+
+
+def _is_system_folder(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def _only_archives(files: list[str]) -> list[str]:
+    """Return the zip archives of a folder that has no other pictures."""
+    if any(map(_has_suffix, files)):
+        return []
+    return [name for name in files if name.lower().endswith(archives.SUFFIX)]
+
+
+def _has_suffix(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _picture_kind(photograph: PhotographRef) -> str:
+    """Return what kind of picture a file is, by its extension or else its content.
+
+    A file that cannot be read may be a picture, so that it is not lost.
+    """
+    suffix = PurePosixPath(photograph.path).suffix.lower()
+    if suffix in SUFFIXES:
+        return "DICOM" if suffix in DICOM_SUFFIXES else suffix
+    if photograph.is_remote and suffix.removeprefix(".").isalpha():
+        return ""  # a request per file is worth it only for a name without extension
+    head = photograph.read_head(HEAD_BYTES)
+    return "unreadable" if head is None else picture_name(head)
+
+
+def _is_list(images: Path | str) -> bool:
+    if is_remote(images):
+        return False
+    return Path(images).suffix.lower() == ".csv" and not Path(images).is_dir()
+
+
+def _load_list(images: Path | str) -> list[str]:
+    path = Path(images)
+    try:
+        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        if PATH_COLUMN not in (rows.fieldnames or ()):
+            raise LabelError(
+                f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
+                f"a CSV file; its columns are {rows.fieldnames or []}"
+            )
+        paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"cannot read the list {path}: {error}") from error
+    if not paths:
+        raise LabelError(f"{path} lists no photographs")
+    return sorted({_posix_path(name, path.parent) for name in paths})
+
+
+def _posix_path(name: str, folder: Path) -> str:
+    """Return a path with the separators of Windows replaced."""
+    if "\\" not in name or os.path.lexists(folder / name):
+        return name
+    return PureWindowsPath(name).as_posix()

@@ -1,0 +1,246 @@
+import os
+import zipfile
+
+import pytest
+
+from drtf.data.listing import (
+    PATH_COLUMN,
+    describe_skipped,
+    list_photographs,
+    save_skipped,
+)
+from drtf.data.photographs import FileStatus, PhotographRef
+from drtf.errors import LabelError, PhotographError
+from naming import assert_names, raises_naming
+
+
+def paths_of(images):
+    return [photograph.path for photograph in list_photographs(images).photographs]
+
+
+def test_photographs_are_listed_recursively_and_sorted(tmp_path):
+    for name in ("b.JPG", "sub/deep/a.tif", "notes.txt", ".hidden.png", "c d.jpeg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert paths_of(tmp_path) == ["b.JPG", "c d.jpeg", "sub/deep/a.tif"]
+
+
+def test_linked_folders_are_listed_once_when_links_form_a_circle(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.png").touch()
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "link").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(images)
+    (images / "folder.png").mkdir()
+    assert paths_of(images) == ["link/a.png"]
+
+
+def test_missing_folder_is_named(tmp_path):
+    with raises_naming(LabelError, tmp_path / "nowhere", "--images"):
+        list_photographs(tmp_path / "nowhere")
+
+
+def test_empty_folder_is_named_with_the_extensions(tmp_path):
+    with raises_naming(LabelError, tmp_path, ".jpeg"):
+        list_photographs(tmp_path)
+
+
+def test_single_photograph_is_listed(tmp_path):
+    (tmp_path / "a.png").touch()
+    for images in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert list_photographs(images).photographs == [
+            PhotographRef(tmp_path, "a.png")
+        ]
+
+
+def test_other_file_is_refused_as_photographs(tmp_path):
+    (tmp_path / "labels.txt").write_text("10_left 0")
+    for name in ("labels.txt", "b.png"):
+        with raises_naming(LabelError, tmp_path / name, "--images"):
+            list_photographs(tmp_path / name)
+
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(200)
+DICOM = bytes(128) + b"DICM" + bytes(100)
+
+
+def write_files(folder, contents):
+    for name, data in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def test_content_decides_where_the_extension_does_not(tmp_path):
+    pictures = {
+        "IM00002": DICOM,
+        "1.2.840.10008.5.1": DICOM,
+        "scan.dcm": b"",
+        "noext": JPEG,
+        "photo.dat": JPEG,
+        "saved.JFIF": b"",
+        "phone.HEIC": b"",
+        "clip": bytes(4) + b"ftypisom" + bytes(99),
+    }
+    others = {"labels.csv": b"a,b", "notes.txt": b"text", "README": b"text"}
+    write_files(tmp_path, pictures | others | {"DICOMDIR": DICOM, "empty": b""})
+    listing = list_photographs(tmp_path)
+    assert [x.path for x in listing.photographs] == sorted(pictures)
+    assert dict(listing.skipped) == {
+        "labels.csv": ".csv",
+        "notes.txt": ".txt",
+        "README": "README",
+        "DICOMDIR": "DICOMDIR",
+        "empty": "empty",
+    }
+
+
+def test_system_folders_and_files_are_skipped_and_counted(tmp_path):
+    system = (
+        ".Trash-1000/files/a.jpg",
+        "$RECYCLE.BIN/a.jpg",
+        "#recycle/a.jpg",
+        "@Recycle/a.jpg",
+        "sub/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "sub/.@__thumb/a.jpg",
+        "__MACOSX/._a.jpg",
+        ".ipynb_checkpoints/a-checkpoint.jpg",
+        ".ipynb_checkpoints/b-checkpoint.jpg",
+        ".git/objects/a",
+        "lost+found/a.jpg",
+        "Thumbs.db",
+        "._a.jpg",
+        "SYNOPHOTO_THUMB_M.jpg",
+    )
+    write_files(tmp_path, dict.fromkeys((*system, "a.jpg"), JPEG))
+    listing = list_photographs(tmp_path)
+    assert [x.path for x in listing.photographs] == ["a.jpg"]
+    assert {x.path for x in listing.skipped} == set(system)
+    line = describe_skipped(listing.skipped)
+    assert_names(line, len(system), "2 in .ipynb_checkpoints", "1 in @eaDir")
+    save_skipped(tmp_path / "list.csv", listing.skipped)
+    assert (tmp_path / "list.csv").read_text().count("\n") == len(system) + 1
+
+
+def test_missing_pydicom_is_named_before_the_first_photograph(tmp_path, monkeypatch):
+    write_files(tmp_path, {"IM1": DICOM, "a.jpg": JPEG})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with raises_naming(LabelError, "1 of 2", "pip install 'drtf[dicom]'"):
+        list_photographs(tmp_path)
+
+
+def write_zip(path, contents):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+
+
+def test_photographs_of_a_zip_archive_are_read_in_place(tmp_path):
+    write_zip(
+        tmp_path / "train.zip",
+        {
+            "train/10_left.jpeg": JPEG,
+            "train/noext": DICOM,
+            "__MACOSX/train/._10_left.jpeg": b"x",
+            "labels.csv": b"x",
+            "../../evil.jpeg": JPEG,
+            "/evil.jpeg": JPEG,
+        },
+    )
+    listing = list_photographs(tmp_path / "train.zip")
+    assert [x.path for x in listing.photographs] == [
+        "train/10_left.jpeg",
+        "train/noext",
+    ]
+    assert [x.path for x in listing.skipped] == [
+        "../../evil.jpeg",
+        "/evil.jpeg",
+        "__MACOSX/train/._10_left.jpeg",
+        "labels.csv",
+    ]
+    photograph = listing.photographs[0]
+    assert photograph.read() == JPEG
+    changed_ns = (tmp_path / "train.zip").stat().st_ctime_ns
+    assert photograph.status() == FileStatus(len(JPEG), changed_ns)
+    absent = PhotographRef(tmp_path / "train.zip", "absent.jpeg")
+    assert absent.status().size_bytes == -1
+    with pytest.raises(PhotographError):
+        absent.read()
+
+
+def test_folder_of_zip_archives_is_read_in_place(tmp_path):
+    for part in "ab":
+        write_zip(tmp_path / f"{part}.zip", {f"{part}.jpeg": JPEG})
+    (tmp_path / "labels.csv").touch()
+    assert paths_of(tmp_path) == ["a.zip/a.jpeg", "b.zip/b.jpeg"]
+    assert list_photographs(tmp_path).photographs[1].read() == JPEG
+    (tmp_path / "unpacked.jpeg").touch()
+    assert paths_of(tmp_path) == ["unpacked.jpeg"]
+
+
+def test_damaged_zip_archive_is_named(tmp_path):
+    (tmp_path / "train.zip").write_bytes(b"PK\3\4" + bytes(99))
+    with raises_naming(LabelError, tmp_path / "train.zip"):
+        list_photographs(tmp_path / "train.zip")
+
+
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [(8, 1), (24, 5), (10, 99)],
+    ids=["encrypted", "lies", "kind"],
+)
+def test_bad_members_of_a_zip_archive_are_unreadable(tmp_path, position, value):
+    path = tmp_path / "train.zip"
+    write_zip(path, {"a.jpeg": JPEG})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + position] = value
+    path.write_bytes(data)
+    with pytest.raises(PhotographError) as error:
+        PhotographRef(path, "a.jpeg").read()
+    assert error.value.reason == "unreadable"
+
+
+def test_csv_with_separators_of_windows_is_read(tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("path\nimages\\10_left.jpeg\n")
+    assert paths_of(listed) == ["images/10_left.jpeg"]
+
+
+def test_csv_lists_photographs_by_path(tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("\ufeffid;path\r\n1;sub/b.png \r\n2;/else/a.png\r\n3;\r\n")
+    assert list_photographs(listed).photographs == [
+        PhotographRef(tmp_path, "/else/a.png"),
+        PhotographRef(tmp_path, "sub/b.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("image\na.png\n", [repr(PATH_COLUMN), ["image"]]),
+        ("", [repr(PATH_COLUMN), "[]"]),
+        ("path\n\n", []),
+        ("path\n\udcff.png\n", ["utf-8"]),
+        (None, ["No such file"]),
+    ],
+)
+def test_csv_without_photographs_is_refused(tmp_path, text, facts):
+    listed = tmp_path / "list.csv"
+    if text is not None:
+        listed.write_text(text, errors="surrogateescape")
+    with raises_naming(LabelError, listed, *facts) as error:
+        list_photographs(listed)
+    column = repr(PATH_COLUMN)
+    assert (column in str(error.value)) == (column in facts)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_unreadable_folder_is_named(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "closed").mkdir(mode=0)
+    with raises_naming(LabelError, tmp_path / "closed"):
+        list_photographs(tmp_path)
