@@ -394,7 +394,7 @@ def test_score_flags_or_rejects_ungradable_photographs(run_folder, config, tmp_p
     report = score(run_folder, images, out=out, config=config.score)
     assert (report.num_scored, report.num_flagged) == (3, 2)
     rows = read(out)
-    assert [row["flags"] for row in rows] == ["", "too_dark", "not_a_fundus"]
+    assert [row["flags"] for row in rows] == ["", "too_dark", "no_field"]
     strict = config.score.model_copy(update={"on_ungradable": "reject"})
     report = score(run_folder, images, out=out, config=strict, overwrite=True)
     assert (report.num_scored, report.num_failed, report.num_flagged) == (1, 2, 2)
