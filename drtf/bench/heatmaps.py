@@ -317,7 +317,7 @@ def load_examples(
         DrtfError: If there is no such photograph, a photograph or mask cannot be read,
             or their sizes differ.
     """
-    photographs = {photograph.id: photograph for photograph in list_photographs(images)}
+    photographs = {x.id: x for x in list_photographs(images).photographs}
     paths: dict[str, dict[str, Path]] = defaultdict(dict)
     unmatched = []
     for path in sorted(path for path in masks.rglob("*_*") if path.is_file()):
