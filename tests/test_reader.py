@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,12 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from drtf.data.build import build_shards
+from drtf.data.sources import Source
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.files import hash_file
 from drtf.images.preprocess import preprocess_photograph
+from drtf.records import reader
 from drtf.records.framing import FRAME_BYTES, HEADER
 from drtf.records.index import load_index, save_index
 from drtf.records.manifest import INDEX_FILE, load_manifest, save_manifest
@@ -236,3 +240,33 @@ def test_rows_of_the_index_are_loaded_in_the_requested_order(shard_dataset):
         index.loc[rows, ["id", "grade"]].reset_index(drop=True),
     )
     assert shard_dataset.load_index(["id"], rows[:0]).shape == (0, 1)
+
+
+@pytest.mark.parametrize("max_open", [1, 2])
+def test_few_descriptors_read_the_same_images_from_many_threads(
+    many_shards, max_open, monkeypatch
+):
+    with ShardDataset(many_shards) as dataset:
+        rows = np.random.default_rng(1).permutation(len(dataset.grades))
+        expected = dataset.read_images(rows)
+    before = count_open_files()
+    monkeypatch.setattr(reader, "_max_open_shards", lambda: max_open)
+    with ShardDataset(many_shards) as dataset:
+        assert len(dataset.manifest.shards) > max_open
+        with ThreadPoolExecutor(4) as pool:
+            for images in pool.map(dataset.read_images, [rows] * 8):
+                assert all(map(np.array_equal, images, expected))
+        assert count_open_files() <= before + max_open + 1
+    with raises_naming(RecordError, many_shards):
+        dataset.read_images(rows)
+    assert count_open_files() == before
+
+
+@pytest.fixture(scope="module")
+def many_shards(photographs, config, tmp_path_factory):
+    """A dataset with a shard for each few records."""
+    out = tmp_path_factory.mktemp("many") / "many"
+    build = config.build.model_copy(update={"shard_size_mb": 0.01})
+    source = Source(photographs / "images", photographs / "labels.csv")
+    build_shards([source], out, config=config.model_copy(update={"build": build}))
+    return out

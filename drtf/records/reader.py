@@ -3,7 +3,9 @@
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+import resource
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from drtf.errors import DamagedRecordError, RecordError
-from drtf.files import hash_file, share
+from drtf.files import MAX_OPEN_FILES, hash_file, raise_descriptor_limit, share
 from drtf.records.framing import (
     FRAME_BYTES,
     OTHER_RECORD,
@@ -72,9 +74,15 @@ class ShardDataset:
         self.grades: np.ndarray = positions["grade"]
         self.damaged: dict[int, str] = {}
         self._starts = _first_rows(self.manifest)
-        self._files = _open_shards(folder, self.manifest)
+        self._files: dict[int, int] = {}  # the open shards, the last used at the end
+        self._lock = threading.Lock()
+        num_shards = len(self.manifest.shards)
+        if num_shards > _max_open_shards():
+            raise_descriptor_limit()
+        self._max_open = _max_open_shards()
+        self._has_all_open = num_shards <= self._max_open
         self._frames = Frames(
-            files=np.repeat(np.asarray(self._files, np.int32), np.diff(self._starts)),
+            files=np.full(self._starts[-1], -1, np.int32),
             offsets=positions["offset"],
             lengths=positions["length"],
             image_offsets=positions["image_offset"],
@@ -82,6 +90,12 @@ class ShardDataset:
             crcs=positions["crc32c"],
         )
         self._num_threads = count_cores()
+        try:
+            for shard in range(num_shards):
+                self._open_shard(shard)
+        except RecordError:
+            self._close_shards()
+            raise
         # While it is open, the cache does not remove the dataset.
         self._index_file: int | None = os.open(folder / INDEX_FILE, os.O_RDONLY)
         share(self._index_file)
@@ -101,10 +115,12 @@ class ShardDataset:
         if self._index_file is not None:
             os.close(self._index_file)
             self._index_file = None
+        with self._lock:
+            self._close_shards()
+
+    def _close_shards(self) -> None:
         while self._files:
-            os.close(self._files.pop())
-        # The system may reuse these descriptors for other files.
-        self._frames.files.fill(-1)
+            self._close_shard(next(iter(self._files)))
 
     def load_index(
         self, columns: Sequence[str] | None = None, rows: np.ndarray | None = None
@@ -185,15 +201,71 @@ class ShardDataset:
         Raises:
             DamagedRecordError: At the first damaged record.
         """
-        num_intact = read_frames(
-            self._frames, rows, out, num_threads, self._verify_checksums
-        )
-        if num_intact < len(rows):
-            row = int(rows[num_intact])
-            _, fault = self._read_frame(row)
-            raise self._damaged_record_error(
-                row, fault or "its checksum failed once, but not when it was read again"
-            )
+        start = 0
+        for part in self._split_by_shards(rows):
+            stop = start + int(self._frames.image_lengths[part].sum(dtype=np.int64))
+            with self._opened(part):
+                num_intact = read_frames(
+                    self._frames,
+                    part,
+                    out[start:stop],
+                    num_threads,
+                    self._verify_checksums,
+                )
+                if num_intact < len(part):
+                    row = int(part[num_intact])
+                    _, fault = self._read_frame(row)
+                    raise self._damaged_record_error(
+                        row,
+                        fault
+                        or "its checksum failed once, but not when it was read again",
+                    )
+            start = stop
+
+    def _split_by_shards(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Split rows into runs whose shards can all be open at once."""
+        if self._has_all_open:
+            return [rows]
+        parts, used, start = [], set[int](), 0
+        for number, shard in enumerate(self._shard_numbers(rows).tolist()):
+            if len(used | {shard}) > self._max_open:
+                parts.append(rows[start:number])
+                used, start = set(), number
+            used.add(shard)
+        return [*parts, rows[start:]]
+
+    @contextlib.contextmanager
+    def _opened(self, rows: np.ndarray) -> Iterator[None]:
+        """Keep the shards of some rows open.
+
+        If not all shards can be open at once, one thread reads at a time.
+        """
+        if self._has_all_open:
+            yield
+            return
+        with self._lock:
+            if self._files:  # it was not closed
+                for shard in np.unique(self._shard_numbers(rows)).tolist():
+                    self._open_shard(shard)
+            yield
+
+    def _open_shard(self, shard: int) -> None:
+        """Open a shard, and close the one that was used least recently if necessary."""
+        if shard in self._files:
+            self._files[shard] = self._files.pop(shard)
+            return
+        if len(self._files) == self._max_open:
+            self._close_shard(next(iter(self._files)))
+        entry = self.manifest.shards[shard]
+        self._files[shard] = _open_file(self.folder / entry.file, entry.size_bytes)
+        self._set_file(shard, self._files[shard])
+
+    def _close_shard(self, shard: int) -> None:
+        os.close(self._files.pop(shard))
+        self._set_file(shard, -1)  # the system may reuse the descriptor
+
+    def _set_file(self, shard: int, file: int) -> None:
+        self._frames.files[self._starts[shard] : self._starts[shard + 1]] = file
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
         """Read a frame; return it with its fault, which is empty if there is none."""
@@ -204,7 +276,7 @@ class ShardDataset:
             )
         length = int(self._frames.lengths[row])
         try:
-            file = self._files[self._shard_number(row)]
+            file = int(self._frames.files[row])
             data = os.pread(file, length + FRAME_BYTES, int(self._frames.offsets[row]))
         except OSError as error:
             return np.empty(0, np.uint8), f"cannot be read: {error.strerror}"
@@ -214,11 +286,11 @@ class ShardDataset:
             fault = OTHER_RECORD
         return frame, fault
 
-    def _shard_number(self, row: int) -> int:
-        return int(np.searchsorted(self._starts, row, side="right")) - 1
+    def _shard_numbers(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._starts, rows, side="right") - 1
 
     def _damaged_record_error(self, row: int, fault: str) -> DamagedRecordError:
-        shard = self._shard_number(row)
+        shard = int(self._shard_numbers(np.array(row)))
         number = row - self._starts[shard]
         return DamagedRecordError(
             row,
@@ -297,17 +369,14 @@ def _lie_in_shards(
     )
 
 
-def _open_shards(folder: Path, manifest: Manifest) -> list[int]:
-    with contextlib.ExitStack() as opened:
-        files = []
-        for shard in manifest.shards:
-            files.append(_open_shard(folder / shard.file, shard.size_bytes))
-            opened.callback(os.close, files[-1])
-        opened.pop_all()
-    return files
+def _max_open_shards() -> int:
+    """Return how many shards may be open; the other descriptors are for the rest."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    return max(1, limit // 4)
 
 
-def _open_shard(path: Path, size_bytes: int) -> int:
+def _open_file(path: Path, size_bytes: int) -> int:
     try:
         # Without O_NONBLOCK, a pipe in place of a shard would block.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
