@@ -157,7 +157,7 @@ def _without_library_logs() -> Iterator[IO[str]]:
 
 class _SafeFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep="\n")
+        return printable(f"Warning: {record.getMessage()}")
 
 
 @contextlib.contextmanager
