@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import pickle
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf.config import dump_config
+from drtf.data import photographs as refs
 from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
 from drtf.data.photographs import PhotographRef
@@ -227,6 +229,26 @@ def test_score_resumes_after_a_kill_without_losing_or_repeating_rows(
         "scores.csv",
         "whole.csv",
     ]
+
+
+def test_score_resumes_after_a_photograph_could_not_be_read(
+    run_folder, photographs, config, tmp_path, monkeypatch
+):
+    images, out = photographs / "images", tmp_path / "scores.csv"
+    read = refs.read_regular
+
+    def fail(path, *arguments):
+        if path.name == "5_left.png":
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return read(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refs, "read_regular", fail)
+        with raises_naming(DrtfError, images / "5_left.png", "Stale file handle"):
+            score(run_folder, images, out=out, config=config.score)
+    assert not out.exists()
+    report = score(run_folder, images, out=out, config=config.score)
+    assert (report.num_scored, report.num_failed) == (48, 0)
 
 
 def test_score_refuses_a_table_that_another_process_writes(

@@ -3,8 +3,9 @@
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -352,7 +353,7 @@ def score_photographs(
         return predict(tf.constant(pixels)).numpy()
 
     # One batch is predicted while the next one is prepared.
-    with ThreadPoolExecutor(1) as device:
+    with closing(prepared), ThreadPoolExecutor(1) as device:
         last = None
         for batch in batches:
             current = batch, device.submit(predict_batch, batch)
@@ -388,7 +389,7 @@ def prepare_photographs(
     *,
     num_workers: int,
     picture_size: int = 0,
-) -> Iterator[NetworkInput | Rejected]:
+) -> Generator[NetworkInput | Rejected, None, None]:
     """Yield each photograph as the run's training shards would hold it, in order.
 
     Args:
