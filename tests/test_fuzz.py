@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drtf.config import ImagesConfig, load_config
-from drtf.data.photographs import list_photographs
+from drtf.data.listing import list_photographs
 from drtf.errors import DrtfError, PhotographError
 from drtf.images.preprocess import preprocess_photograph
 from drtf.records.index import load_index
@@ -99,7 +99,7 @@ def test_a_damaged_list_of_photographs_is_read_or_refused(tmp_path):
     for _ in range(NUM_CASES):
         path.write_bytes(mutated(data, rng))
         try:
-            assert list_photographs(path)
+            assert list_photographs(path).photographs
         except DrtfError as error:
             assert str(path) in str(error)
 

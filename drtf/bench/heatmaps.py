@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from drtf.config import GradcamConfig, ImagesConfig, MapMethod
-from drtf.data.photographs import PhotographRef, list_photographs
+from drtf.data.listing import list_photographs
+from drtf.data.photographs import PhotographRef
 from drtf.errors import DrtfError, PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.preprocess import Preprocessed, preprocess_photograph
