@@ -7,6 +7,8 @@ from drtf.errors import RecordError
 from drtf.records.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
+    SYNTHETIC_NOTE,
+    UNKNOWN_PATIENTS_NOTE,
     hash_manifest,
     load_manifest,
     save_manifest,
@@ -124,3 +126,14 @@ def test_folder_is_refused_when_it_has_no_manifest(tmp_path):
 
 def test_equal_manifests_have_equal_hashes(shards, manifest_copy):
     assert hash_manifest(manifest_copy) == hash_manifest(shards)
+
+
+def test_notes_name_synthetic_photographs_and_unknown_patients(shards):
+    manifest = load_manifest(shards)
+    assert manifest.notes == []
+    synthetic = {"sources": [{"synthetic": False}, {"synthetic": True}]}
+    update = {"patients_from": "none", "provenance": synthetic}
+    changed = manifest.model_copy(update=update)
+    assert changed.notes == [SYNTHETIC_NOTE, UNKNOWN_PATIENTS_NOTE]
+    for note in changed.notes:
+        assert note in changed._repr_html_()

@@ -87,6 +87,7 @@ def test_class_folders_are_the_labels_without_a_label_file(tmp_path):
             "name": "kaggle",
             "class_folders": {"No_DR": 0, "Mild": 1},
             "patients_from": "name",
+            "synthetic": False,
             "num_labels": 3,
             "num_labels_repeated": 0,
             "num_labels_without_photograph": 0,

@@ -7,8 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from drawing import draw_fundus, encode
+from drtf.config import LabelsConfig
+from drtf.data.sources import Source, load_sources
 from drtf.errors import DrtfError
-from drtf.synthetic import Eye, draw_photograph
+from drtf.synthetic import Eye, draw_photograph, is_synthetic
 from drtf.synthetic.dataset import GRADE_FRACTIONS, plan_photographs, write_photographs
 from drtf.synthetic.patient import CAMERAS
 from naming import raises_naming
@@ -168,3 +171,17 @@ def test_write_photographs_refuses_a_folder_with_labels(tmp_path):
     with raises_naming(DrtfError, tmp_path / "labels.csv"):
         write_photographs(tmp_path, num_patients=1, seed=0)
     assert (tmp_path / "labels.csv").read_text() == "mine"
+
+
+def test_synthetic_photographs_are_recognised_wherever_they_are_copied(tmp_path):
+    write_photographs(tmp_path / "drawn", num_patients=1, seed=0, num_workers=1)
+    images = tmp_path / "drawn" / "images"
+    images.rename(tmp_path / "copied")
+    for path in (tmp_path / "copied").iterdir():
+        assert is_synthetic(path.read_bytes())
+        # Everything that reads JPEG ignores the comment.
+        assert cv2.imread(str(path)) is not None
+    source = Source(tmp_path / "copied", tmp_path / "drawn" / "labels.csv")
+    (facts,) = load_sources([source], LabelsConfig()).provenance
+    assert facts["synthetic"]
+    assert not is_synthetic(encode(draw_fundus(seed=0), ".jpeg"))

@@ -65,6 +65,8 @@ def inspect(
         overwrite=overwrite,
     )
     manifest = inspection.manifest
+    for note in manifest.notes:
+        click.echo(f"Note: {note}")
     show_counts(f"Photographs in {shards}", manifest)
     click.echo(
         f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB; "

@@ -1,7 +1,8 @@
 """Sources: folders of photographs with their labels, combined into one table."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from drtf.data.photographs import (
     NUM_FETCHED_AHEAD,
     PhotographRef,
 )
-from drtf.errors import LabelError
+from drtf.errors import LabelError, PhotographError
 from drtf.files import hash_file
 from drtf.records.manifest import PatientsFrom
+from drtf.synthetic import is_synthetic
 
 # From the least to the most certain.
 _CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
@@ -100,7 +102,8 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         StorageError: If an object store fails.
     """
     _check_names(sources)
-    tables, missing, unlabelled, provenance = [], [], [], []
+    tables, missing, unlabelled = [], [], []
+    provenance: list[dict[str, Any]] = []
     skipped: list[SkippedFile] = []
     num_repeated = 0
     for source in sources:
@@ -133,6 +136,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
                 "name": source.name,
                 **labelled.origin,
                 "patients_from": _patients_from(matches.table, config),
+                "synthetic": _is_synthetic(table["photograph"]),
                 "num_labels": len(matches.table) + len(matches.missing),
                 "num_labels_repeated": labelled.num_repeated,
                 "num_labels_without_photograph": len(matches.missing),
@@ -184,6 +188,14 @@ def _patients_from(table: pd.DataFrame, config: LabelsConfig) -> PatientsFrom:
     if config.patient_column:
         return "column"
     return "name" if (table["patient"] != table["id"]).any() else "none"
+
+
+def _is_synthetic(photographs: Iterable[PhotographRef]) -> bool:
+    """Return whether drtf drew the first readable photograph of a source."""
+    for photograph in photographs:
+        with contextlib.suppress(PhotographError):
+            return is_synthetic(photograph.read())
+    return False
 
 
 def _check_names(sources: Sequence[Source]) -> None:

@@ -15,6 +15,15 @@ FORMAT_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 REJECTED_FILE = "rejected.csv"
+SYNTHETIC_NOTE = (
+    "The photographs are synthetic: drtf drew them. Results show that the software "
+    "works and support no conclusion about eyes or patients."
+)
+UNKNOWN_PATIENTS_NOTE = (
+    "No patients are known, so each photograph counts as a patient. Both eyes of a "
+    "patient may be in different splits, results may be optimistic, and intervals are "
+    "too narrow."
+)
 PatientsFrom = Literal["column", "name", "none"]
 
 
@@ -127,9 +136,21 @@ class Manifest(_Table):
             f"{self.size_bytes / 1e6:,.1f} MB"
         )
         columns = ("split", *(f"grade {grade}" for grade in grades), "all", "patients")
-        return page.format_table(title, columns, rows) + page.format_text(
-            "", f"Rejected: {rejected or 'none'}"
+        return (
+            page.format_notes(self.notes)
+            + page.format_table(title, columns, rows)
+            + page.format_text("", f"Rejected: {rejected or 'none'}")
         )
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of anything about this dataset must know first."""
+        notes = []
+        if any(x.get("synthetic") for x in self.provenance.get("sources", [])):
+            notes.append(SYNTHETIC_NOTE)
+        if self.patients_from == "none":
+            notes.append(UNKNOWN_PATIENTS_NOTE)
+        return notes
 
     @property
     def size_bytes(self) -> int:

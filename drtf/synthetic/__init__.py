@@ -7,6 +7,7 @@ coarser than real ones so that they survive a reduction to 96 px.
 
 from drtf.synthetic.dataset import (
     PlannedPhotograph,
+    is_synthetic,
     plan_photographs,
     write_photographs,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Photograph",
     "PlannedPhotograph",
     "draw_photograph",
+    "is_synthetic",
     "plan_photographs",
     "write_photographs",
 ]
