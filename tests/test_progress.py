@@ -32,6 +32,12 @@ def test_progress_counts_units_that_an_earlier_call_completed(capsys):
     assert_names(capsys.readouterr().err, "Counting", "4/5")
 
 
+def test_a_step_without_units_shows_nothing(capsys):
+    with progress("Counting", 0):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
 def test_progress_shows_a_bar_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress("Counting", 2) as advance:
