@@ -84,7 +84,13 @@ def test_combine_refuses_runs_that_do_not_fit_together(
         combine([run_folder], out=tmp_path / "out", mean="scores")
     with raises_naming(RunError, tmp_path):
         combine([run_folder, other_run], out=tmp_path, mean="scores")
-    combine([run_folder, other_run], out=tmp_path / "both", mean="scores")
+    both = [run_folder, other_run]
+    info = combine(both, out=tmp_path / "both", mean="scores")
+    assert combine(both, out=tmp_path / "both", mean="scores") == info  # complete
+    with raises_naming(RunError, tmp_path / "both", "logits"):
+        combine(both, out=tmp_path / "both", mean="logits")
+    with raises_naming(RunError, tmp_path / "both"):
+        combine(both[::-1], out=tmp_path / "both", mean="scores")
     settings = config.train.model_copy(update={"epochs": 1})
     model = ModelConfig(alpha=0.35, weights="none")
     update = {"train": settings, "model": model}

@@ -69,8 +69,18 @@ def test_exported_network_gives_the_scores_of_keras(
     # Of another size it is resized inside.
     large = np.stack([cv2.resize(x, (64, 64)) for x in images[:1]])
     assert call(out, large) == pytest.approx(expected[:1], abs=0.2)
+    # The same call returns what is complete, and finishes what a kill left.
+    written = [path.stat().st_mtime_ns for path in tmp_path.iterdir()]
+    assert export(run_folder, shards, out=out, target=target) == found
+    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == written
     with raises_naming(DrtfError, out):
+        export(run_folder, shards, out=out, target=target, split="val")
+    if target == "tflite":
+        out.unlink()
         export(run_folder, shards, out=out, target=target)
+        (tmp_path / "other.json").write_text('{"a user\'s": "own"}')
+        with raises_naming(DrtfError, tmp_path / "other.json"):
+            export(run_folder, shards, out=tmp_path / "other", target=target)
 
 
 def test_export_counts_changed_predictions_by_the_run_threshold(

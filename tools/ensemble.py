@@ -28,5 +28,8 @@ def ensemble(
     """
     from drtf.inference.ensemble import combine
 
+    is_reused = out.exists()
     info = combine(runs, out=out, mean=mean)
     click.echo(f"{out}: mean of the {mean} of {len(info.members)} runs")
+    if is_reused:
+        click.echo("This command had already written it; nothing was changed.")

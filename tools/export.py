@@ -35,7 +35,10 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
 
     from .tables import show_table
 
+    is_reused = out.exists()
     exported = run_export(run, shards, out=out, target=target, split=split)
+    if is_reused:
+        click.echo("This command had already written it; nothing was changed.")
     networks = {
         "Keras": (exported.keras_roc_auc, exported.keras_images_per_second),
         target: (exported.roc_auc, exported.images_per_second),

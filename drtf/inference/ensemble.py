@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import keras
 from keras import ops
@@ -13,17 +12,18 @@ from drtf.files import hash_file, replacing
 from drtf.models.head import LOGITS, add_score
 from drtf.models.run import (
     CONFIG_FILE,
+    INFO_FILE,
     MODEL_FILE,
+    Mean,
     Run,
     RunInfo,
+    load_info,
     load_run,
     save_config,
     save_info,
     save_model,
 )
 from drtf.tasks import Task
-
-Mean = Literal["scores", "logits"]
 
 
 def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
@@ -35,16 +35,17 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
 
     Args:
         run_folders: Two or more runs with the same task and training dataset.
-        out: The run folder to write. It has no threshold until it is evaluated.
+        out: The run folder to write. It has no threshold until it is evaluated. If it
+            is the same ensemble already, it is left as it is.
         mean: What to average, the members' scores or their logits.
 
     Raises:
-        RunError: If `out` exists, or the runs do not fit together.
+        RunError: If `out` is something else, or the runs do not fit together.
     """
-    if out.exists():
-        raise RunError(f"{out} already exists: choose another folder")
     if len(run_folders) < 2:
         raise RunError(f"an ensemble needs at least 2 runs; got {len(run_folders)}")
+    if out.exists():
+        return _load_complete(out, run_folders, mean)
     runs = [load_run(folder) for folder in run_folders]
     for run in runs:
         if run.info.members:
@@ -74,6 +75,7 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
                 "config_sha256": hash_file(folder / CONFIG_FILE),
                 "history_sha256": "",
                 "members": tuple(hashes),
+                "mean": mean,
                 "train_prior": fmean(info.train_prior for info in infos),
                 "num_trained": sum(info.num_trained for info in infos),
                 "num_frozen": sum(info.num_frozen for info in infos),
@@ -82,6 +84,18 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
             }
         )
         save_info(folder, info)
+    return info
+
+
+def _load_complete(out: Path, run_folders: Sequence[Path], mean: Mean) -> RunInfo:
+    """Return the contents of run.json if a folder is an ensemble of these runs."""
+    members = tuple(load_info(folder).model_sha256 for folder in run_folders)
+    info = load_info(out) if (out / INFO_FILE).exists() else None
+    if info is None or (info.members, info.mean) != (members, mean):
+        raise RunError(
+            f"{out} already exists and is not the mean of the {mean} of these runs: "
+            "choose another folder"
+        )
     return info
 
 

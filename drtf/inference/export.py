@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,13 +16,21 @@ from sklearn.metrics import roc_auc_score
 
 from drtf.data.loader import read_batch
 from drtf.data.pipeline import binary_labels
-from drtf.files import check_absent, replacing, write_atomic
+from drtf.errors import DrtfError
+from drtf.files import (
+    check_absent,
+    parse_json,
+    read_regular,
+    replacing,
+    write_atomic,
+)
 from drtf.models.compatibility import check_preprocessing
 from drtf.models.device import silence_stderr, training_versions
 from drtf.models.network import scale_images
 from drtf.models.prediction import VIEWS
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
+from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 
 Format = Literal["savedmodel", "tflite", "tflite-int8"]
@@ -74,17 +82,27 @@ def export(
     Args:
         run_folder: The run folder, written by `train` or `ensemble`.
         shards: A dataset with the same preprocessing as in training.
-        out: The folder (SavedModel) or file (TFLite) to write.
+        out: The folder (SavedModel) or file (TFLite) to write. If the same call has
+            written it already, it is left as it is.
         target: The format; `tflite-int8` is quantized on validation photographs.
         split: The split to compare on.
 
     Raises:
-        DrtfError: If `out` exists, or run and dataset do not fit together.
+        DrtfError: If `out` is something else, or run and dataset do not fit together.
     """
-    check_absent(out)
     description = out.with_name(f"{out.name}.json")
-    check_absent(description)
     run = load_run(run_folder)
+    identity = _identity(run, shards, target, split)
+    contents = _load_description(description)
+    if out.exists():
+        if identity.items() <= contents.items():
+            return Exported(out, **{x: contents[x] for x in _measured_fields()})
+        raise DrtfError(
+            f"{out} already exists and is not this export of {run_folder}: move it "
+            "away or choose another name"
+        )
+    if "model_sha256" not in contents:  # otherwise a killed export left it
+        check_absent(description)
     serve = build_serving(run)
     with ShardDataset(shards) as dataset, replacing(out) as partial:
         check_preprocessing(run, dataset)
@@ -117,7 +135,7 @@ def export(
             images_per_second=len(rows) / seconds[1],
             keras_images_per_second=len(rows) / seconds[0],
         )
-        contents = _describe(run, result, target, split)
+        contents = identity | _describe(run, result)
         write_atomic(description, json.dumps(contents, indent=2) + "\n")
     return result
 
@@ -209,9 +227,33 @@ def _score_with_both(
     return scores, seconds
 
 
-def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[str, Any]:
+def _identity(run: Run, shards: Path, target: Format, split: str) -> dict[str, Any]:
+    """Return what determines an export."""
     return {
         "format": target,
+        "model_sha256": run.info.model_sha256,
+        "threshold": run.threshold and run.threshold.model_dump(mode="json"),
+        "calibration": run.calibration and run.calibration.model_dump(mode="json"),
+        "compared_on": split,
+        "dataset_sha256": hash_manifest(shards),
+    }
+
+
+def _measured_fields() -> list[str]:
+    return [field.name for field in fields(Exported) if field.name != "path"]
+
+
+def _load_description(path: Path) -> dict[str, Any]:
+    """Load the JSON file of an export; empty if there is none."""
+    try:
+        contents = parse_json(read_regular(path))
+    except (OSError, ValueError):
+        return {}
+    return contents if isinstance(contents, dict) else {}
+
+
+def _describe(run: Run, result: Exported) -> dict[str, Any]:
+    return {
         "input": "image: uint8 RGB [B, H, W, 3], preprocessed as described below; "
         "images that do not have preprocessing.size are resized bilinearly",
         "output": "score: float32 [B] in [0, 1], that the grade is positive, for one "
@@ -227,11 +269,7 @@ def _describe(run: Run, result: Exported, target: Format, split: str) -> dict[st
         "positive_from_grade": run.task.positive_from,
         "preprocessing": run.config.images.model_dump(mode="json"),
         "encoding": {"of": run.info.encoding, "jpeg_quality": run.info.jpeg_quality},
-        "threshold": run.threshold and run.threshold.model_dump(mode="json"),
-        "calibration": run.calibration and run.calibration.model_dump(mode="json"),
-        "compared_on": split,
-        **{k: v for k, v in asdict(result).items() if k != "path"},
-        "model_sha256": run.info.model_sha256,
+        **{name: getattr(result, name) for name in _measured_fields()},
         "versions": training_versions(),
     }
 

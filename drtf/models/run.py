@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import keras
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +42,7 @@ MODEL_FILE = "model.keras"
 INFO_FILE = "run.json"
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
+Mean = Literal["scores", "logits"]
 Contents = TypeVar("Contents", bound=BaseModel)
 
 
@@ -75,6 +76,7 @@ class RunInfo(BaseModel):
         versions: Versions of the software and name of the device, by name.
         members: For an ensemble, the hashes of its members' models. Its config is that
             of the first member.
+        mean: What an ensemble averages, `scores` or `logits`; None for other runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -101,6 +103,7 @@ class RunInfo(BaseModel):
     peak_memory_mb: float
     versions: dict[str, str]
     members: tuple[str, ...] = ()
+    mean: Mean | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ class Run:
         return backbone_of(self.config.model)
 
     @property
+    def name(self) -> str:
+        """The last two parts of the folder's path: many runs are called `run`."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+    @property
     def has_history(self) -> bool:
         """Whether drtf trained this network itself, so that history.csv exists."""
         return bool(self.info.history_sha256)
@@ -140,7 +148,7 @@ class Run:
         """Return the backbone with its settings, the image size and the best epoch."""
         size = f"{self.info.image_size} px"
         if members := self.info.members:
-            return f"ensemble of {len(members)} runs, {size}"
+            return f"ensemble of {len(members)} runs, mean of {self.info.mean}, {size}"
         model = f"{self.backbone.describe(self.config.model)}, {size}"
         if not self.has_history:
             return model
@@ -288,8 +296,13 @@ def check_files(folder: Path, info: RunInfo) -> None:
             )
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
     """Load a run folder. Its model runs no code, even if it is a stranger's.
+
+    Args:
+        folder: The run folder.
+        rule_folder: The folder of an evaluation of this run, whose decision rule is
+            used instead of the one stored in the run folder.
 
     Raises:
         RunError: If a file is missing, damaged, changed or of another format version.
@@ -298,10 +311,16 @@ def load_run(folder: Path) -> Run:
         raise RunError(f"there is no run folder {folder}: create one with drtf train")
     info = load_info(folder)
     check_files(folder, info)
-    rule = load_decision_rule(folder)
-    if rule and rule.model_sha256 != info.model_sha256:
+    rule = load_decision_rule(rule_folder or folder)
+    if rule is None and rule_folder:
         raise RunError(
-            f"{folder / DECISION_RULE_FILE} belongs to another model: {RULE_ADVICE}"
+            f"{rule_folder} has no {DECISION_RULE_FILE}: name the folder of an "
+            f"evaluation of {folder}"
+        )
+    if rule and rule.model_sha256 != info.model_sha256:
+        path = (rule_folder or folder) / DECISION_RULE_FILE
+        raise RunError(
+            f"{path} belongs to another model than that of {folder}: {RULE_ADVICE}"
         )
     model_path = folder / MODEL_FILE
     try:
