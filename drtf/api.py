@@ -15,6 +15,7 @@ from drtf.data.build import build_shards as build_from_sources
 from drtf.data.pipeline import StreamPosition, eval_dataset, train_dataset
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
+from drtf.inference.decision_rules import load_evaluation_config
 from drtf.inference.evaluation import evaluate as evaluate_run
 from drtf.inference.evaluation_result import EvaluationResult
 from drtf.inference.gradcam import GradcamReport, gradcam
@@ -193,19 +194,24 @@ def evaluate(
         shards: The dataset, or its folder.
         out: Folder to write.
         split: The split to evaluate.
-        config: Its sections `evaluate` and `gradcam` are used; by default the run's.
-        overwrite: Whether an earlier evaluation in `out` may be replaced.
-        store_threshold: Store threshold and calibration in the run even if it was
-            trained on another dataset.
+        config: Its sections `evaluate` and `gradcam` are used; by default the run's,
+            with the views and the threshold rule that are stored in the run.
+        overwrite: Whether another evaluation in `out` may be replaced.
+        store_threshold: Choose a new threshold and calibration on this dataset, and
+            store them in the run in place of those that are there.
 
     Returns:
         The metrics with intervals. A notebook shows them as tables.
 
     Raises:
-        DrtfError: If run and dataset do not fit, or `out` has an earlier evaluation.
+        DrtfError: If run and dataset do not fit, or `out` has another evaluation.
     """
     folder = _run_folder(run)
-    settings = _run_config(folder, config)
+    settings = (
+        config
+        if isinstance(config, Config)
+        else load_evaluation_config(folder, str(config))
+    )
     return evaluate_run(
         folder,
         _dataset_folder(shards),

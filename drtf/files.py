@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
@@ -325,6 +326,20 @@ def raise_descriptor_limit() -> None:
         return
     with contextlib.suppress(ValueError, OSError):  # macOS has a lower, hidden limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be created in a folder or, if it is missing, its parent.
+
+    A file is created, because the permissions of a network or container mount do not
+    always tell.
+    """
+    existing = next(x for x in (folder, *folder.absolute().parents) if x.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return True
+    except OSError:
+        return False
 
 
 def check_absent(*paths: Path, overwrite: bool | None = None) -> None:

@@ -11,11 +11,17 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 61rem; margin: 2rem auto;
        padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+/* A shadow at the edge where a table goes on, because phones hide scroll bars. */
+.scroll { overflow-x: auto; margin: 1rem 0; background:
+  linear-gradient(90deg, #fff 1rem, transparent) left / 2rem 100% no-repeat local,
+  linear-gradient(-90deg, #fff 1rem, transparent) right / 2rem 100% no-repeat local,
+  linear-gradient(90deg, #999, transparent) left / .7rem 100% no-repeat scroll,
+  linear-gradient(-90deg, #999, transparent) right / .7rem 100% no-repeat scroll; }
 th, td { text-align: left; padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid #ddd;
          vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .facts td { overflow-wrap: anywhere; }
+.subtitle { color: #555; }
 .headline { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin: 1.5rem 0; }
 .headline div { display: flex; flex-direction: column; }
 .headline b { font-size: 2.2rem; line-height: 1.2; font-weight: 600; }
@@ -30,24 +36,31 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
   body { padding: 0 .6rem; } table { font-size: .8rem; }
   th, td { padding-right: .6rem; }
   .wide img { min-width: 44rem; max-width: none; }
+  .wide::before { content: "Scroll sideways to see all"; display: block;
+                  position: sticky; left: 0; color: #555; font-size: .8rem; }
 }
 @media print {
-  body { margin: 0; max-width: none; font-size: 11pt; }
-  img, tr { break-inside: avoid; } h2 { break-after: avoid; }
-  .scroll { overflow: visible; } .figures img { max-width: 48%; }
-  .lead { break-after: avoid; }
+  body { margin: 0; max-width: none; font: 9.5pt/1.35 system-ui, sans-serif; }
+  img, tr, .note { break-inside: avoid; } h2 { break-after: avoid; }
+  .scroll { overflow: visible; background: none; } .figures { gap: .5rem; }
+  .figures img { max-width: 32%; } .wide img { max-height: 11cm; }
+  .lead { break-after: avoid; } pre { columns: 3; font-size: 7pt; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
 """
 
 
-def write_page(path: Path, *, title: str, sections: Iterable[str]) -> None:
+def write_page(
+    path: Path, *, title: str, subtitle: str, sections: Iterable[str]
+) -> None:
     """Write a page of sections, which the other functions format."""
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
-        f"<body><h1>{html.escape(title)}</h1>{''.join(sections)}</body></html>\n"
+        f"<body><h1>{html.escape(title)}</h1>"
+        f'<p class="subtitle">{html.escape(subtitle)}</p>'
+        f"{''.join(sections)}</body></html>\n"
     )
     write_atomic(path, page)
 

@@ -65,7 +65,7 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
 
 def announce(step: str) -> None:
     """Print to stderr what the following progress belongs to."""
-    print(step, file=unfiltered(sys.stderr), flush=True)
+    print(step, file=sys.stderr, flush=True)
 
 
 def _ignore(note: str = "", num_done: int = 1) -> None:

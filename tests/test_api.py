@@ -109,7 +109,7 @@ def test_a_notebook_shows_progress_and_results(photographs, tmp_path):
     assert opened == build
     assert "eyenet" in run[0]
     assert "<img" in run[0]  # the learning curves
-    assert "roc_auc" in evaluation[0]
+    assert "ROC AUC" in evaluation[0]
     assert "scores.csv" in scores[0]
     assert maps[0].count("<img") >= 3
 

@@ -2,6 +2,8 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
+from datetime import date
 from unittest import mock
 
 import numpy as np
@@ -11,18 +13,26 @@ from browsing import DESK, PHONE, browser, show
 from scipy.special import logit
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
-from drtf import figures, page
+from drtf import __version__, figures, page
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
-from drtf.errors import DrtfError, RecordError
+from drtf.errors import DrtfError, RecordError, RunError
 from drtf.files import hash_file
 from drtf.inference import evaluation as module
-from drtf.inference.decision_rules import OPERATING_POINT_RULES
+from drtf.inference.decision_rules import (
+    OPERATING_POINT_RULES,
+    RulePlan,
+    load_evaluation_config,
+)
 from drtf.inference.evaluation import evaluate
 from drtf.inference.evaluation_result import (
     describe_calibration,
     describe_threshold,
-    is_evaluated,
+    describe_views,
+    find_differences,
+    load_result,
+    metric_rows,
+    metric_title,
 )
 from drtf.inference.gradcam import gradcam
 from drtf.inference.report import (
@@ -35,8 +45,14 @@ from drtf.inference.report import (
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import Threshold
 from drtf.models.history import load_history
-from drtf.models.run import load_info, load_run, save_info, save_model
-from drtf.records.manifest import hash_manifest
+from drtf.models.run import (
+    load_decision_rule,
+    load_info,
+    load_run,
+    save_info,
+    save_model,
+)
+from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, hash_manifest, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.training.run import train
 from naming import assert_names, raises_naming
@@ -115,15 +131,26 @@ def test_patient_metrics_use_the_worse_eye(contents, predictions):
     assert contents["per_patient"]["roc_auc"]["value"] == pytest.approx(expected)
 
 
-def notes_for(run, split="test", **changes):
+def notes_for(run, shards, split="test", **changes):
     """Return the notes of an evaluation that needs none but for the changes."""
+    opened = load_run(run)
+    plan = RulePlan(
+        kept=None, is_training_dataset=True, stores=True, is_read_only=False
+    )
+    manifest = load_manifest(shards).model_copy(update=changes.pop("manifest", {}))
     common = {
-        "same_dataset": True,
-        "used_by_score": True,
-        "patients": pd.Series(["anna", "anna"]),
+        "plan": replace(plan, **changes.pop("plan", {})),
+        "rule": opened.decision_rule,
+        "predictions": pd.DataFrame({"score": [0.2, 0.6]}),
         "validation_labels": pd.Series([0, 1] * 20),
     }
-    return reader_notes(load_run(run), split, **common | changes)
+    return reader_notes(opened, manifest, split, **common | changes)
+
+
+def other_rule(run, value=0.125, **update):
+    rule = load_run(run).decision_rule
+    threshold = rule.threshold.model_copy(update={"value": value, **update})
+    return rule.model_copy(update={"threshold": threshold})
 
 
 @pytest.mark.parametrize(
@@ -131,24 +158,42 @@ def notes_for(run, split="test", **changes):
     [
         ({"split": "val"}, ["val"]),
         ({"split": "train"}, []),
-        ({"same_dataset": False}, []),
-        (
-            {"used_by_score": False},
-            ["drtf score", "--store-threshold", "evaluate.threshold=stored"],
-        ),
-        ({"patients": pd.Series(["anna", "bert"])}, []),
+        ({"plan": {"is_training_dataset": False}}, []),
+        ({"manifest": {"patients_from": "none"}}, []),
+        ({"manifest": {"provenance": {"sources": [{"synthetic": True}]}}}, []),
+        ({"predictions": pd.DataFrame({"score": [0.25, 0.25]})}, ["0.2500"]),
         ({"validation_labels": pd.Series([0] * 38 + [1] * 19)}, [57, 19]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_reader_notes_name_each_limit(run, changes, facts):
-    assert notes_for(run) == []
-    (note,) = notes_for(run, **changes)
+def test_reader_notes_name_each_limit(run, evaluation, shards, changes, facts):
+    assert notes_for(run, shards) == []
+    (note,) = notes_for(run, shards, **changes)
     if facts:
         assert_names(note, *facts)
 
 
-def test_report_shows_notes_and_classes(run, evaluation):
+@pytest.mark.parametrize(
+    ("plan", "facts"),
+    [
+        ({"stores": True}, ["drtf score"]),
+        ({"stores": False}, ["drtf score", "--store-threshold"]),
+        (
+            {"stores": False, "is_read_only": True},
+            ["drtf score", "--decision-rule"],
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_reader_notes_name_the_threshold_of_scoring(
+    run, evaluation, shards, plan, facts
+):
+    stored = f"{evaluation.decision_rule.threshold.value:.4f}"
+    (note,) = notes_for(run, shards, plan=plan, rule=other_rule(run))
+    assert_names(note, stored, "flips5", *facts)
+
+
+def test_report_shows_notes_classes_and_names(run, shards, evaluation):
     (note,) = evaluation.notes  # on the few photographs of the validation split
     assert_names(note, 6)
     text = (run / "test" / REPORT_FILE).read_text()
@@ -156,9 +201,19 @@ def test_report_shows_notes_and_classes(run, evaluation):
     num_negative, num_positive = map(sum, evaluation.labels.confusion_matrix)
     (lead,) = re.findall(r'<p class="lead">([^<]*Threshold:[^<]*)', text)
     assert_names(lead, "grade 1", num_negative, num_positive)
+    (title,) = re.findall("<h1>(.*?)</h1>", text)
+    assert_names(title, f"{run.parent.name}/{run.name}", "test", shards.name)
+    (subtitle,) = re.findall('<p class="subtitle">(.*?)</p>', text)
+    assert_names(subtitle, date.today().isoformat(), __version__)
 
 
-def test_evaluate_notes_unknown_patients(photographs, run, config, tmp_path):
+def test_metric_titles_are_readable(evaluation):
+    titles = list(map(metric_title, evaluation.metrics))
+    assert len(set(titles)) == len(titles)
+    assert not [title for title in titles if "_" in title or not title[0].isupper()]
+
+
+def test_unknown_patients_have_no_metrics(photographs, run, config, tmp_path):
     labels = config.labels.model_copy(update={"patient_pattern": "(.+)"})
     config = config.model_copy(update={"labels": labels})
     build_shards(
@@ -169,8 +224,10 @@ def test_evaluate_notes_unknown_patients(photographs, run, config, tmp_path):
     result = evaluate(
         run, tmp_path / "dataset", split="test", out=tmp_path / "e", **sections(config)
     )
-    (note,) = notes_for(run, patients=pd.Series(["anna", "bert"]))
-    assert note in result.notes
+    assert result.notes[0] == UNKNOWN_PATIENTS_NOTE
+    assert result.patient_metrics == {}
+    assert {len(row) for row in metric_rows(result)} == {len(result.metric_columns)}
+    assert not [x for x in result.metric_columns if "patient" in x]
 
 
 def test_calibration_is_stored_in_the_run(run, evaluation, contents, predictions):
@@ -214,7 +271,8 @@ def test_views_gain_is_the_difference_in_roc_auc(run, shards, config, tmp_path):
     one, five = (found[tta].metrics["roc_auc"].value for tta in ("none", "flips5"))
     assert five != one
     assert found["flips5"].views_gain.value == pytest.approx(five - one)
-    assert (found["none"].views_gain, found["none"].views_cost) == (None, 1)
+    assert found["none"].views_gain is None
+    assert_names(describe_views(found["flips5"]), "flips5", 5)
 
 
 def test_report_is_self_contained(run, evaluation):
@@ -235,7 +293,7 @@ def test_browser_shows_the_whole_report(run, evaluation, tmp_path, width):
     assert found["cut"] == 0
     headings = re.findall("<h2>(.*?)</h2>", path.read_text())
     assert found["headings"][1:] == headings
-    assert len(headings) == 7
+    assert len(headings) == 8
 
 
 def test_mistakes_figure_shows_the_worst_mistakes(run, shards, config, tmp_path):
@@ -263,22 +321,104 @@ def test_evaluate_writes_every_figure(run, evaluation):
         assert (run / "test" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_overwrites_only_if_asked(run, shards, config):
+def test_a_complete_evaluation_is_returned_and_another_is_kept(run, shards, config):
     out = run / "again"
-    common = {"split": "test", "out": out, **sections(config)}
-    evaluate(run, shards, **common)
-    with raises_naming(DrtfError, out / "metrics.json", "--overwrite"):
-        evaluate(run, shards, **common)
+    first = evaluate(run, shards, split="test", out=out, **sections(config))
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = evaluate(run, shards, split="test", out=out, **sections(config))
+    assert (first.is_reused, again.is_reused) == (False, True)
+    assert repr(replace(again, is_reused=False)) == repr(first)
+    with raises_naming(DrtfError, out, "split", "test", "val", "--overwrite"):
+        evaluate(run, shards, split="val", out=out, **sections(config))
+    other = config.evaluate.model_copy(update={"num_resamples": 100})
+    changed = config.model_copy(update={"evaluate": other})
+    with raises_naming(DrtfError, out, "evaluate.num_resamples", 100, 200):
+        evaluate(run, shards, split="test", out=out, **sections(changed))
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
+    with raises_naming(DrtfError, run, "--out"):
+        evaluate(run, shards, split="test", out=run, **sections(config))
     (out / GRADES_FIGURE).write_bytes(b"of an earlier one")
-    evaluate(run, shards, overwrite=True, **common)
+    common = {"split": "test", "out": out, **sections(config)}
+    assert not evaluate(run, shards, overwrite=True, **common).is_reused
     assert not (out / GRADES_FIGURE).exists()
-    # An interrupted evaluation leaves no metrics next to older predictions.
-    with (
-        mock.patch.object(module, "write_report", side_effect=KeyboardInterrupt),
-        pytest.raises(KeyboardInterrupt),
-    ):
-        evaluate(run, shards, overwrite=True, **common)
-    assert not (out / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("stopped_in", ["write_report", "save_predictions", "rule"])
+def test_a_stopped_evaluation_is_finished_by_the_same_call(
+    run_folder, shards, config, tmp_path, stopped_in
+):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    common = {"split": "test", "out": tmp_path / "e", **sections(config)}
+    save = module.save_decision_rule
+
+    def stop_in_the_run(folder, rule):
+        save(folder, rule)
+        if folder == run:
+            raise KeyboardInterrupt
+
+    name, stop = stopped_in, mock.Mock(side_effect=KeyboardInterrupt)
+    if stopped_in == "rule":  # just before the last file
+        name, stop = "save_decision_rule", stop_in_the_run
+    with mock.patch.object(module, name, stop), pytest.raises(KeyboardInterrupt):
+        evaluate(run, shards, **common)
+    assert not (tmp_path / "e" / "metrics.json").exists()
+    result = evaluate(run, shards, **common)
+    assert load_run(run).decision_rule == result.decision_rule
+    loaded = replace(load_result(tmp_path / "e"), is_reused=False)
+    assert repr(loaded) == repr(result)  # by repr, as NaN is not equal to itself
+
+
+def test_later_evaluations_leave_the_stored_rule_alone(
+    run, shards, config, evaluation, tmp_path
+):
+    run = shutil.copytree(run, tmp_path / "run")
+    before = load_run(run).decision_rule
+    settings = config.evaluate.model_copy(update={"tta": "none", "threshold": 0.25})
+    other = config.model_copy(update={"evaluate": settings})
+    found = evaluate(run, shards, split="test", out=tmp_path / "e", **sections(other))
+    assert found.decision_rule.threshold.value == 0.25
+    assert load_run(run).decision_rule == before
+    notes = [note for note in found.notes if "--store-threshold" in note]
+    assert_names(notes[0], f"{before.threshold.value:.4f}", "flips5")
+    # The command takes what is stored, unless a setting is named.
+    assert load_evaluation_config(run).evaluate.tta == "flips5"
+    arguments = {"split": "test", "out": tmp_path / "e", **sections(other)}
+    with raises_naming(DrtfError, tmp_path / "e", run, "--overwrite"):
+        evaluate(run, shards, store_threshold=True, **arguments)
+    evaluate(run, shards, store_threshold=True, overwrite=True, **arguments)
+    assert load_run(run).decision_rule == found.decision_rule
+    stored = load_evaluation_config(run).evaluate
+    assert (stored.tta, stored.threshold) == ("none", 0.25)
+    named = load_evaluation_config(run, overrides=["evaluate.tta=dihedral8"]).evaluate
+    assert (named.tta, named.threshold) == ("dihedral8", 0.25)
+    assert load_evaluation_config(run, "eyenet-256").evaluate.threshold != 0.25
+
+
+def test_a_read_only_run_is_evaluated_and_its_threshold_is_not_stored(
+    run_folder, shards, config, tmp_path, monkeypatch
+):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    for name in ("evaluation", "decision_rules"):
+        monkeypatch.setattr(
+            f"drtf.inference.{name}.is_writable", lambda x: run not in (x, *x.parents)
+        )
+    with raises_naming(DrtfError, run, "--out"):
+        evaluate(run, shards, split="test", **sections(config))
+    with raises_naming(DrtfError, run):
+        evaluate(
+            run,
+            shards,
+            split="test",
+            out=tmp_path / "e",
+            store_threshold=True,
+            **sections(config),
+        )
+    assert not (tmp_path / "e").exists()
+    found = evaluate(run, shards, split="test", out=tmp_path / "e", **sections(config))
+    assert load_run(run).decision_rule is None
+    notes = [note for note in found.notes if "--decision-rule" in note]
+    assert_names(notes[0], "0.5")
+    assert load_decision_rule(tmp_path / "e") == found.decision_rule
 
 
 @pytest.mark.parametrize("name", ["predictions.csv", "roc.png", "mistakes.png"])
@@ -289,12 +429,23 @@ def test_evaluate_keeps_other_files_in_the_folder(run, shards, config, tmp_path,
     assert [x.read_text() for x in tmp_path.iterdir()] == ["a user's own"]
 
 
-def test_is_evaluated_compares_the_dataset(run, evaluation, config, tmp_path):
-    info = load_run(run).info
-    assert is_evaluated(run / "test", info, config.evaluate)
-    other = info.model_copy(update={"dataset_sha256": "another dataset"})
-    assert not is_evaluated(run / "test", other, config.evaluate)
-    assert not is_evaluated(tmp_path, info, config.evaluate)
+def test_find_differences_names_what_differs(run, shards, evaluation, config, tmp_path):
+    expected = {
+        "model_sha256": load_run(run).info.model_sha256,
+        "dataset_sha256": hash_manifest(shards),
+        "split": "test",
+        "config": config.evaluate,
+    }
+    assert find_differences(run / "test", **expected) == []
+    (found,) = find_differences(run / "test", **expected | {"split": "val"})
+    assert_names(found, "split", "test", "val")
+    (found,) = find_differences(tmp_path, **expected)
+    assert_names(found, "metrics.json")
+    (tmp_path / "metrics.json").write_text("[1]")
+    (found,) = find_differences(tmp_path, **expected)
+    assert_names(found, "metrics.json")
+    with raises_naming(RunError, tmp_path / "metrics.json", "--overwrite"):
+        load_result(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"layer": "conv_9"}, {"colormap": "jett"}])
@@ -334,10 +485,10 @@ def test_equal_count_bins_keep_equal_values_together():
     assert [len(members) for members in rising] == [3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
 
 
-def test_evaluate_notes_the_validation_split(run, shards, config, tmp_path):
+def test_evaluate_notes_the_validation_split(run, shards, evaluation, config, tmp_path):
     out = tmp_path / "val"
     result = evaluate(run, shards, split="val", out=out, **sections(config))
-    (note,) = notes_for(run, split="val")
+    (note,) = notes_for(run, shards, split="val")
     assert note in result.notes
 
 
@@ -362,7 +513,7 @@ def test_evaluate_refuses_a_dataset_with_other_preprocessing(
         )
 
 
-def test_evaluate_keeps_the_run_threshold_on_another_dataset(
+def test_another_dataset_never_moves_the_stored_threshold(
     run, evaluation, photographs, config, tmp_path
 ):
     run = shutil.copytree(run, tmp_path / "run")
@@ -372,40 +523,39 @@ def test_evaluate_keeps_the_run_threshold_on_another_dataset(
         out=tmp_path / "other",
         config=config.model_copy(update={"split": split}),
     )
-    before = load_run(run).threshold
-    found = evaluate(
-        run, tmp_path / "other", split="test", out=tmp_path / "e", **sections(config)
-    )
-    text = (tmp_path / "e" / REPORT_FILE).read_text()
+    before = load_run(run).decision_rule
+    found = evaluate(run, tmp_path / "other", split="test", **sections(config))
+    assert found.folder == run / "evaluation-other-test"
+    text = (found.folder / REPORT_FILE).read_text()
     for title, sha256 in (
         ("Evaluated dataset", hash_manifest(tmp_path / "other")),
         ("Training dataset", load_run(run).info.dataset_sha256),
     ):
         assert f"<th>{title}, SHA-256</th><td>{sha256}</td>" in text
-    for changes in ({"same_dataset": False}, {"used_by_score": False}):
-        assert notes_for(run, **changes)[0] in found.notes
-    assert load_run(run).threshold == before
+    assert found.decision_rule == before
+    assert found.operating_points == []
+    assert OPERATING_POINT_RULES[-1] not in html.unescape(text)
+    assert load_run(run).decision_rule == before
     # Of the training, whatever the fractions in this dataset are.
     save_info(run, load_info(run).model_copy(update={"train_prior": 0.3}))
-    kept = evaluate(
+    moved = evaluate(
         run,
         tmp_path / "other",
         split="test",
-        out=tmp_path / "kept",
+        out=tmp_path / "moved",
         **sections(config),
         store_threshold=True,
     )
-    assert kept.replaced == before
-    assert load_run(run).threshold == kept.decision_rule.threshold
-    assert kept.decision_rule.threshold == found.decision_rule.threshold
-    assert not any("--store-threshold" in note for note in kept.notes)
+    assert load_run(run).decision_rule == moved.decision_rule != before
+    notes = [note for note in moved.notes if "drtf score" in note]
+    assert_names(notes[0], f"{before.threshold.value:.4f}")
     with ShardDataset(tmp_path / "other") as other:
         diseased = other.grades[other.split_rows("val")] > 0
     shift = logit(diseased.mean()) - logit(0.3)
-    assert kept.decision_rule.calibration.prior_shift == pytest.approx(shift)
+    assert moved.decision_rule.calibration.prior_shift == pytest.approx(shift)
 
 
-def test_evaluate_uses_the_stored_threshold_on_another_dataset(
+def test_a_dataset_without_a_validation_split_needs_a_stored_threshold(
     run, evaluation, photographs, config, tmp_path
 ):
     run = shutil.copytree(run, tmp_path / "run")
@@ -415,37 +565,20 @@ def test_evaluate_uses_the_stored_threshold_on_another_dataset(
         out=tmp_path / "other",
         config=config.model_copy(update={"split": split}),
     )
-    own = load_run(run)
-
-    def evaluate_other(name, **settings):
-        settings = config.evaluate.model_copy(update=settings)
-        return evaluate(
-            run,
-            tmp_path / "other",
-            split="test",
-            out=tmp_path / name,
-            **sections(config.model_copy(update={"evaluate": settings})),
-        )
-
-    with raises_naming(
-        DrtfError, tmp_path / "other", "val", "evaluate.threshold=stored"
-    ):
-        evaluate_other("chosen")
-    found = evaluate_other("stored", threshold="stored", tta=own.tta)
-    assert found.decision_rule == own.decision_rule
-    assert found.operating_points == []
-    table = pd.read_csv(tmp_path / "stored" / "predictions.csv")
-    expected = (table["score"] >= own.threshold.value).astype(int)
+    threshold = load_run(run).threshold.value
+    evaluate(run, tmp_path / "other", split="test", **sections(config))
+    table = pd.read_csv(run / "evaluation-other-test" / "predictions.csv")
+    expected = (table["score"] >= threshold).astype(int)
     assert expected.tolist() == table["predicted_label"].tolist()
-    rule = html.escape(OPERATING_POINT_RULES[-1])
-    assert rule in (run / "test" / REPORT_FILE).read_text()
-    assert rule not in (tmp_path / "stored" / REPORT_FILE).read_text()
-    other = "none" if own.tta != "none" else "flips5"
-    with raises_naming(DrtfError, run, own.tta, other, f"--tta {own.tta}"):
-        evaluate_other("views", threshold="stored", tta=other)
+    settings = config.evaluate.model_copy(update={"tta": "none"})
+    changed = config.model_copy(update={"evaluate": settings})
+    out = tmp_path / "e"
+    with raises_naming(DrtfError, tmp_path / "other", "'val'"):
+        evaluate(run, tmp_path / "other", split="test", out=out, **sections(changed))
     (run / "decision_rule.json").unlink()
-    with raises_naming(DrtfError, run, "drtf evaluate"):
-        evaluate_other("none", threshold="stored")
+    with raises_naming(DrtfError, tmp_path / "other", "'val'"):
+        evaluate(run, tmp_path / "other", split="test", out=out, **sections(config))
+    assert not out.exists()
 
 
 def test_evaluate_names_an_unknown_split(run, shards, config, tmp_path):

@@ -24,6 +24,7 @@ def path(tmp_path_factory):
     page.write_page(
         folder / "page.html",
         title="Evaluation of <run> & others",
+        subtitle="2026-11-27, drtf <0.1>",
         sections=[
             page.format_notes(["Take <care>"]),
             page.format_headline([("ROC AUC", "0.900", "0.786 to 0.977")] * 3),
@@ -41,6 +42,7 @@ def path(tmp_path_factory):
 def test_page_escapes_text_and_fetches_nothing(path):
     text = path.read_text()
     assert "<run>" not in text
+    assert "<0.1>" not in text
     assert "Take &lt;care&gt;" in text
     assert not re.findall('(?:src|href)="(?!data:)', text)
     assert "<script" not in text

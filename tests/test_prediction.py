@@ -1,18 +1,14 @@
-from unittest import mock
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from drtf.config import ModelConfig
 from drtf.data.loader import read_batch
-from drtf.models import prediction
 from drtf.models.network import build_network
 from drtf.models.prediction import (
     VIEWS,
     build_predictor,
     build_views,
-    measure_views_cost,
     photographs_per_batch,
     predict_split,
 )
@@ -77,17 +73,6 @@ def test_batches_have_fewer_photographs_when_there_are_more_views():
     sizes = [photographs_per_batch(64, tta) for tta in ("none", "flips5", "dihedral8")]
     assert sizes == [64, 12, 8]
     assert photographs_per_batch(2, "flips5") == 1
-
-
-def test_the_cost_of_views_is_a_ratio_of_median_times(network, monkeypatch):
-    # Five views and one view in turn. The first pair includes compilation.
-    seconds = [9.0, 9.0, 3.0, 1.0, 3.0, 1.5, 3.0, 2.0]
-    assert len(seconds) == 2 * (1 + prediction.NUM_TIMED)
-    edges = np.cumsum([edge for x in seconds for edge in (0.0, x)]).tolist()
-    clock = mock.Mock(perf_counter=mock.Mock(side_effect=edges))
-    monkeypatch.setattr(prediction, "time", clock)
-    assert measure_views_cost(network, "flips5", 2) == 2
-    assert measure_views_cost(network, "none", 2) == 1
 
 
 def test_there_is_one_view_without_tta(network):

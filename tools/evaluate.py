@@ -23,14 +23,17 @@ from .options import (
     help="Test-time augmentation. Default: evaluate.tta of the config.",
 )
 @path_option(
-    "--out", "Folder to write to. Default: RUN/evaluation-SPLIT.", required=False
+    "--out",
+    "Folder to write to. Default: RUN/evaluation-SPLIT, or for another dataset than "
+    "in training RUN/evaluation-DATASET-SPLIT.",
+    required=False,
 )
 @overwrite_option
 @click.option(
     "--store-threshold",
     is_flag=True,
-    help="Store threshold and calibration in RUN even if this is not its training "
-    "dataset.",
+    help="Choose a new threshold and calibration on this dataset, and store them in "
+    "RUN in place of those that are there.",
 )
 @config_options
 def evaluate(
@@ -46,15 +49,17 @@ def evaluate(
 ) -> None:
     """Evaluate the model in RUN on a split of a dataset.
 
-    Without --config, RUN's own settings apply. The threshold is chosen on the
-    validation split. If RUN was trained on this dataset, the threshold is stored in
-    RUN, and score uses it. For another dataset, --set evaluate.threshold=stored uses
-    RUN's own threshold. Writes metrics.json, predictions.csv, figures and report.html.
+    The first evaluation on the training dataset chooses a threshold and a calibration
+    on the validation split and stores them in RUN, with --tta. Later evaluations and
+    score use what is stored. With another --tta, evaluate.threshold or
+    evaluate.calibration, an evaluation chooses its own threshold and leaves the stored
+    one as it is. Without --config, RUN's own settings apply. Writes metrics.json,
+    predictions.csv, figures and report.html.
     """
+    from drtf.inference.decision_rules import load_evaluation_config
     from drtf.inference.evaluation import evaluate as run_evaluation
     from drtf.inference.evaluation_result import (
         CLASS_COLUMNS,
-        METRIC_COLUMNS,
         class_rows,
         describe_calibration,
         describe_threshold,
@@ -62,16 +67,12 @@ def evaluate(
         metric_rows,
     )
     from drtf.inference.report import REPORT_FILE
-    from drtf.models.run import load_run_config
 
     from .tables import show_table
 
     if tta:
         overrides = (*overrides, f"evaluate.tta={tta}")
-    out = out or run / f"evaluation-{split}"
-    config = load_run_config(
-        run, config_source, overrides, sections=("evaluate", "gradcam")
-    )
+    config = load_evaluation_config(run, config_source, overrides)
     result = run_evaluation(
         run,
         shards,
@@ -82,25 +83,22 @@ def evaluate(
         overwrite=overwrite,
         store_threshold=store_threshold,
     )
+    if result.is_reused:
+        click.echo(f"This evaluation was complete already: {result.folder}")
+    for note in result.notes:
+        click.echo(f"Note: {note}")
+    patients = f" of {result.num_patients:,} patients" if result.patient_metrics else ""
     show_table(
-        f"{run} on split {split}: {result.num_photographs:,} photographs of "
-        f"{result.num_patients:,} patients",
-        METRIC_COLUMNS,
+        f"{run} on split {split} of {result.dataset_name}: "
+        f"{result.num_photographs:,} photographs{patients}",
+        result.metric_columns,
         metric_rows(result),
     )
     show_table("Predictions by class", CLASS_COLUMNS, class_rows(result.labels))
     if result.grades:
         show_table("Predictions by grade", CLASS_COLUMNS, class_rows(result.grades))
-    threshold = result.decision_rule.threshold
-    click.echo(f"Threshold: {describe_threshold(threshold)}")
-    click.echo(f"Calibration: {describe_calibration(result.decision_rule.calibration)}")
+    rule = result.decision_rule
+    click.echo(f"Threshold: {describe_threshold(rule.threshold)}")
+    click.echo(f"Calibration: {describe_calibration(rule.calibration)}")
     click.echo(f"Test-time augmentation: {describe_views(result)}")
-    old = result.replaced
-    if old and old != threshold:
-        click.echo(
-            f"Note: drtf score now uses this threshold with TTA {threshold.tta}. It "
-            f"replaces {old.value:.4f} (rule {old.rule}, TTA {old.tta}) in {run}."
-        )
-    for note in result.notes:
-        click.echo(f"Note: {note}")
-    click.echo(f"Report: {out / REPORT_FILE}")
+    click.echo(f"Report: {result.folder / REPORT_FILE}")

@@ -391,14 +391,13 @@ class EvaluateConfig(Section):
     `flips5`: identity, left-right, up-down, both, and brighter by 10 %. `dihedral8`:
     all flips and rotations by 90 degrees. `none`: only the photograph itself."""
     threshold: (
-        Literal["youden", "accuracy", "stored"]
+        Literal["youden", "accuracy"]
         | ThresholdRule
         | Annotated[float, Field(ge=0, le=1)]
     ) = "youden"
     """A score at or above the threshold counts as diseased. A number, or the rule that
     chooses it on the validation split: the highest Youden index or accuracy, or the
-    stated sensitivity or specificity. `stored` uses the threshold and calibration in
-    the run folder, and needs no validation split."""
+    stated sensitivity or specificity."""
     calibration: CalibrationMethod = "temperature"
     """How scores become probabilities: by temperature scaling, by isotonic regression
     or not at all. It is fitted on the validation split, after a correction for the

@@ -13,6 +13,7 @@ from drtf.inference.evaluation_result import METRICS_FILE
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc
 from drtf.inference.predictions import PHOTOGRAPH_COLUMNS, load_predictions
+from drtf.models.run import INFO_FILE
 
 # The metrics of each evaluation that are compared; only runs that predict grades have
 # the last one.
@@ -59,6 +60,31 @@ class Comparison:
     difference: Estimate
     p_value: float
     summary: Summary
+
+
+def evaluation_folder(path: Path, split: str) -> Path:
+    """Return the folder of an evaluation.
+
+    Args:
+        path: The folder itself, or a run folder that was evaluated on `split`.
+        split: The split.
+
+    Raises:
+        RunError: If `path` is neither, or the run was not evaluated on this split.
+    """
+    if (path / METRICS_FILE).exists():
+        return path
+    if not (path / INFO_FILE).exists():
+        raise RunError(
+            f"{path} is neither a run folder nor the folder of a complete evaluation"
+        )
+    folder = path / f"evaluation-{split}"
+    if not (folder / METRICS_FILE).exists():
+        raise RunError(
+            f"{path} has no complete evaluation {folder.name}: first run drtf evaluate "
+            f"{path} --shards DATASET --split {split}"
+        )
+    return folder
 
 
 def compare(

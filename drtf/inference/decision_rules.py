@@ -1,18 +1,21 @@
 """Decision rules from validation scores, and what other thresholds would give."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_score, recall_score
 
-from drtf.config import EvaluateConfig, Tta
+from drtf.config import Config, EvaluateConfig
 from drtf.errors import DrtfError
+from drtf.files import is_writable
 from drtf.inference.thresholds import choose_threshold
 from drtf.models.calibration import fit_calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
-from drtf.models.run import Run
+from drtf.models.run import Run, load_decision_rule, load_run_config
 
 # The alternatives that a report lists next to the chosen threshold.
 OPERATING_POINT_RULES = (
@@ -35,6 +38,29 @@ class OperatingPoint:
     sensitivity: float
     specificity: float
     precision: float
+
+
+@dataclass(frozen=True)
+class RulePlan:
+    """Where the decision rule of an evaluation comes from, and whether it is stored.
+
+    Attributes:
+        kept: The rule that is stored in the run, if the evaluation uses it. None: the
+            evaluation chooses its own on the validation split.
+        is_training_dataset: Whether the run was trained on the evaluated dataset.
+        stores: Whether the rule is stored in the run, where scoring finds it.
+        is_read_only: Whether it is not stored because the run folder is read-only.
+    """
+
+    kept: DecisionRule | None
+    is_training_dataset: bool
+    stores: bool
+    is_read_only: bool
+
+    @property
+    def uses_validation(self) -> bool:
+        """Whether the validation split is scored too."""
+        return self.kept is None or self.is_training_dataset
 
 
 def fit_decision_rule(
@@ -72,23 +98,75 @@ def fit_decision_rule(
     )
 
 
-def stored_decision_rule(run: Run, tta: Tta) -> DecisionRule:
-    """Return the run's own decision rule.
+def load_evaluation_config(
+    run_folder: Path, source: str = "", overrides: Sequence[str] = ()
+) -> Config:
+    """Load the config to evaluate a run with.
+
+    Views, threshold rule and calibration are those of the run's stored decision rule,
+    if it has one, unless `source` or `overrides` name others.
+
+    Args:
+        run_folder: The run folder.
+        source: As in `load_run_config`.
+        overrides: As in `load_run_config`; of the sections `evaluate` and `gradcam`.
 
     Raises:
-        DrtfError: If the run has none, or it was chosen with another TTA.
+        ConfigError: If the config is invalid.
+        RunError: If the run's config or decision rule is damaged.
     """
-    if run.decision_rule is None:
+    config = load_run_config(
+        run_folder, source, overrides, sections=("evaluate", "gradcam")
+    )
+    rule = load_decision_rule(run_folder)
+    if source or rule is None:
+        return config
+    named = {override.partition("=")[0].strip() for override in overrides}
+    stored = {
+        name: value
+        for name, value in rule.settings.items()
+        if f"evaluate.{name}" not in named
+    }
+    return config.model_copy(
+        update={"evaluate": config.evaluate.model_copy(update=stored)}
+    )
+
+
+def plan_rule(
+    run: Run,
+    config: EvaluateConfig,
+    *,
+    is_training_dataset: bool,
+    store_threshold: bool,
+) -> RulePlan:
+    """Decide whether an evaluation uses the stored decision rule or chooses its own.
+
+    Args:
+        run: The evaluated run.
+        config: How it is evaluated.
+        is_training_dataset: Whether it is evaluated on the dataset of its training.
+        store_threshold: Whether the user asked to choose a rule and store it.
+
+    Raises:
+        DrtfError: If the user asked to store a rule in a folder that is read-only.
+    """
+    stored = run.decision_rule
+    same = stored is not None and all(
+        getattr(config, name) == value for name, value in stored.settings.items()
+    )
+    wants_to_store = store_threshold or (stored is None and is_training_dataset)
+    is_read_only = wants_to_store and not is_writable(run.folder)
+    if store_threshold and is_read_only:
         raise DrtfError(
-            f"the run {run.folder} has no threshold and calibration yet: choose them "
-            "with drtf evaluate on the dataset that it was trained on"
+            f"cannot store a threshold in {run.folder}, which is read-only: copy the "
+            "run folder and evaluate the copy"
         )
-    if run.tta != tta:
-        raise DrtfError(
-            f"the threshold of {run.folder} was chosen with TTA {run.tta!r}, not "
-            f"{tta!r}: evaluate the run with --tta {run.tta}"
-        )
-    return run.decision_rule
+    return RulePlan(
+        kept=stored if same and not store_threshold else None,
+        is_training_dataset=is_training_dataset,
+        stores=wants_to_store and not is_read_only,
+        is_read_only=is_read_only,
+    )
 
 
 def operating_points(

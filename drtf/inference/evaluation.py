@@ -1,6 +1,8 @@
 """Evaluation of a run on a split; its threshold is chosen on the validation split."""
 
 import functools
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,18 @@ import pandas as pd
 from drtf.config import EvaluateConfig, GradcamConfig
 from drtf.data.pipeline import binary_labels
 from drtf.errors import DrtfError
-from drtf.files import check_absent
+from drtf.files import check_absent, is_writable
 from drtf.inference.decision_rules import (
+    RulePlan,
     fit_decision_rule,
     operating_points,
-    stored_decision_rule,
+    plan_rule,
 )
 from drtf.inference.evaluation_result import (
     METRICS_FILE,
     EvaluationResult,
+    find_differences,
+    load_result,
     save_result,
 )
 from drtf.inference.heatmaps import check_settings
@@ -38,15 +43,17 @@ from drtf.inference.predictions import (
 )
 from drtf.inference.report import REPORT_FILES, reader_notes, write_report
 from drtf.models.compatibility import check_preprocessing
-from drtf.models.decision_rule import save_decision_rule
+from drtf.models.decision_rule import DECISION_RULE_FILE, save_decision_rule
 from drtf.models.history import load_history
-from drtf.models.prediction import (
-    build_predictor,
-    measure_views_cost,
-    photographs_per_batch,
+from drtf.models.prediction import build_predictor, photographs_per_batch
+from drtf.models.run import (
+    INFO_FILE,
+    Run,
+    load_decision_rule,
+    load_info,
+    load_run,
 )
-from drtf.models.run import Run, load_run
-from drtf.records.manifest import hash_manifest
+from drtf.records.manifest import hash_manifest, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import Task
 
@@ -56,56 +63,71 @@ def evaluate(
     shards: Path,
     *,
     split: str,
-    out: Path,
     config: EvaluateConfig,
     gradcam: GradcamConfig,
+    out: Path | None = None,
     overwrite: bool = False,
     store_threshold: bool = False,
 ) -> EvaluationResult:
     """Evaluate a run on a split and write metrics, predictions, figures and a report.
 
-    The threshold is chosen on the split that training validated on. If the dataset is
-    the one that the run was trained on, the threshold is stored in the run folder for
-    scoring. With `config.threshold="stored"` the run's own threshold is used instead.
+    The first evaluation on the training dataset chooses a decision rule (threshold,
+    views and calibration) on the split that training validated on, and stores it in the
+    run folder for scoring. Later evaluations with the same settings use the stored
+    rule. An evaluation with other settings chooses its own rule and does not store it.
+
+    The same call replaces what an interrupted evaluation left, and returns a complete
+    one.
 
     Args:
         run_folder: The run folder, written by `train` or `ensemble`.
         shards: A dataset with the same preprocessing as in training.
         split: The split to evaluate on.
-        out: The folder to write to.
         config: How to evaluate.
         gradcam: How to explain the worst mistakes in the report.
-        overwrite: Whether to replace an earlier evaluation in `out`.
-        store_threshold: Whether to store threshold and calibration in the run folder
-            even if the dataset is another one than in training.
+        out: The folder to write to. Default: `default_folder`.
+        overwrite: Whether to replace another evaluation in `out`.
+        store_threshold: Whether to choose a new decision rule on this dataset and store
+            it in the run folder, even if the run has one.
 
     Raises:
         DrtfError: If run and dataset do not fit together, a split is missing or has
-            only one class, a stored threshold is requested and the run has none, the
-            heat maps cannot be made, or `out` already has a file to be written.
+            only one class, the heat maps cannot be made, a folder cannot be written to,
+            or `out` holds something else.
     """
-    files = METRICS_FILE, PREDICTIONS_FILE, *REPORT_FILES
-    check_absent(*(out / name for name in files), overwrite=overwrite)
+    info = load_info(run_folder)
+    dataset_sha256 = hash_manifest(shards)
+    out = out or default_folder(run_folder, shards, split)
+    differences = find_differences(
+        out,
+        model_sha256=info.model_sha256,
+        dataset_sha256=dataset_sha256,
+        split=split,
+        config=config,
+    )
+    if not (differences or overwrite):
+        return _load_complete(out, run_folder, store_threshold=store_threshold)
+    _check_out(out, differences, overwrite=overwrite)
     run = load_run(run_folder)
     check_settings(run.network, gradcam, backbone=run.backbone)
     history = load_history(run_folder) if run.has_history else []
-    dataset_sha256 = hash_manifest(shards)
-    store_threshold = store_threshold or dataset_sha256 == run.info.dataset_sha256
     with ShardDataset(shards) as dataset:
         check_preprocessing(run, dataset)
         # Fail before the work if the split is missing or has only one class.
         binary_labels(dataset, split, run.task.name)
-        result, predictions = _evaluate_split(
+        plan = plan_rule(
             run,
-            dataset,
-            split,
             config,
-            dataset_sha256=dataset_sha256,
+            is_training_dataset=dataset_sha256 == info.dataset_sha256,
             store_threshold=store_threshold,
         )
+        result, predictions = _evaluate_split(
+            run, dataset, split, config, out=out, sha256=dataset_sha256, plan=plan
+        )
         out.mkdir(parents=True, exist_ok=True)
-        # Written last, so that a folder with this file is complete.
         (out / METRICS_FILE).unlink(missing_ok=True)
+        # Written first: it tells an interrupted evaluation from a user's own files.
+        save_decision_rule(out, result.decision_rule)
         write_report(
             out,
             run,
@@ -116,10 +138,60 @@ def evaluate(
             gradcam=gradcam,
         )
     save_predictions(out, predictions)
-    save_result(out, result)
-    if store_threshold:
+    if plan.stores:
         save_decision_rule(run.folder, result.decision_rule)
+    # Written last: a folder with this file is complete, and its threshold is stored.
+    save_result(out, result)
     return result
+
+
+def default_folder(run_folder: Path, shards: Path, split: str) -> Path:
+    """Return the folder that an evaluation is written to by default.
+
+    Its name has the name of the dataset, unless the run was trained on this dataset.
+
+    Args:
+        run_folder: The run folder.
+        shards: The evaluated dataset.
+        split: The evaluated split.
+    """
+    if hash_manifest(shards) == load_info(run_folder).dataset_sha256:
+        return run_folder / f"evaluation-{split}"
+    name = re.sub(r"[^\w.-]", "_", load_manifest(shards).name)
+    return run_folder / f"evaluation-{name}-{split}"
+
+
+def _load_complete(
+    out: Path, run_folder: Path, *, store_threshold: bool
+) -> EvaluationResult:
+    """Load the result of a complete evaluation."""
+    result = load_result(out)
+    if store_threshold and load_decision_rule(run_folder) != result.decision_rule:
+        raise DrtfError(
+            f"{out} already holds this evaluation, whose threshold is not stored in "
+            f"{run_folder}: add --overwrite to evaluate again and store it"
+        )
+    return result
+
+
+def _check_out(out: Path, differences: list[str], *, overwrite: bool) -> None:
+    """Check that an evaluation may be written to a folder."""
+    if (out / INFO_FILE).exists():
+        raise DrtfError(
+            f"{out} is a run folder: choose another folder for the evaluation with "
+            "--out"
+        )
+    if not overwrite and (out / METRICS_FILE).exists():
+        raise DrtfError(
+            f"{out} already holds another evaluation: {', '.join(differences)}. Choose "
+            "another folder with --out, or pass --overwrite"
+        )
+    # What an interrupted evaluation left is replaced.
+    if not (out / DECISION_RULE_FILE).exists():
+        files = (out / name for name in (PREDICTIONS_FILE, *REPORT_FILES))
+        check_absent(*files, overwrite=overwrite)
+    if not is_writable(out):
+        raise DrtfError(f"cannot write to {out}: choose another folder with --out")
 
 
 def _evaluate_split(
@@ -128,8 +200,9 @@ def _evaluate_split(
     split: str,
     config: EvaluateConfig,
     *,
-    dataset_sha256: str,
-    store_threshold: bool,
+    out: Path,
+    sha256: str,
+    plan: RulePlan,
 ) -> tuple[EvaluationResult, pd.DataFrame]:
     """Evaluate a run on a split; return the predictions too."""
     batch_size = photographs_per_batch(config.batch_size, config.tta)
@@ -137,33 +210,29 @@ def _evaluate_split(
     score = functools.partial(
         score_split, run, shards, predict=predict, batch_size=batch_size
     )
-    validation = None
-    if config.threshold == "stored":
-        rule = stored_decision_rule(run, config.tta)
-        scores = score(split)
-    else:
-        validation_split = run.config.train.validation_split
+    validation_split = run.config.train.validation_split
+    splits = {split}
+    if plan.uses_validation:
         _check_has_split(shards, validation_split)
-        validation = score(validation_split)
-        scores = validation if split == validation_split else score(split)
-        rule = fit_decision_rule(run, validation, config)
+        splits.add(validation_split)
+    tables = {name: score(name) for name in sorted(splits)}
+    scores = tables[split]
+    validation = tables[validation_split] if plan.uses_validation else None
+    rule = plan.kept or fit_decision_rule(run, tables[validation_split], config)
     predictions = apply_decision_rule(scores, rule)
-    notes = reader_notes(
-        run,
-        split,
-        same_dataset=dataset_sha256 == run.info.dataset_sha256,
-        used_by_score=store_threshold or validation is None,
-        patients=predictions["patient"],
-        validation_labels=None if validation is None else validation["label"],
-    )
+    has_patients = not predictions["patient"].is_unique
     result = EvaluationResult(
+        folder=out,
         task=run.task,
         split=split,
-        dataset_sha256=dataset_sha256,
+        dataset_name=shards.manifest.name,
+        dataset_sha256=sha256,
         tta=config.tta,
         decision_rule=rule,
         metrics=_metrics(predictions, config),
-        patient_metrics=_metrics(patient_predictions(predictions), config),
+        patient_metrics=(
+            _metrics(patient_predictions(predictions), config) if has_patients else {}
+        ),
         labels=class_report(
             predictions["label"].to_numpy(),
             predictions["predicted_label"].to_numpy(),
@@ -174,12 +243,19 @@ def _evaluate_split(
             [] if validation is None else operating_points(validation, scores)
         ),
         views_gain=None if config.tta == "none" else _views_gain(scores, config),
-        views_cost=measure_views_cost(run.network, config.tta, batch_size),
         num_photographs=len(predictions),
         num_patients=predictions["patient"].nunique(),
-        notes=notes,
+        notes=reader_notes(
+            run,
+            shards.manifest,
+            split,
+            plan=plan,
+            rule=rule,
+            predictions=predictions,
+            validation_labels=None if validation is None else validation["label"],
+        ),
         config=config,
-        replaced=run.threshold if store_threshold else None,
+        date=date.today().isoformat(),
     )
     return result, predictions
 
@@ -189,7 +265,8 @@ def _check_has_split(shards: ShardDataset, validation_split: str) -> None:
     if validation_split not in shards.manifest.num_records:
         raise DrtfError(
             f"{shards.folder} has no split {validation_split!r} to choose a threshold "
-            "on: use the threshold of the run with --set evaluate.threshold=stored"
+            "on: first evaluate the run on the dataset that it was trained on, which "
+            "stores a threshold, and leave out settings that need another one"
         )
 
 

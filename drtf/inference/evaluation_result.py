@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drtf import page
+from drtf import __version__, page
 from drtf.config import EvaluateConfig, Tta
+from drtf.errors import RunError
 from drtf.files import parse_json, read_regular, write_atomic
 from drtf.inference.decision_rules import OperatingPoint
 from drtf.inference.intervals import (
@@ -21,13 +23,38 @@ from drtf.inference.intervals import (
 from drtf.inference.metrics import ClassReport
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
-from drtf.models.run import RunInfo
-from drtf.tasks import Task
+from drtf.models.prediction import VIEWS
+from drtf.tasks import TASKS, Task
 
 METRICS_FILE = "metrics.json"
-METRIC_COLUMNS = ("metric", "per photograph", "95 % CI", "per patient", "95 % CI")
-CLASS_COLUMNS = ("class", "precision", "recall", "f1-score", "support")
+PHOTOGRAPH_COLUMNS = ("metric", "value", "95 % CI")
+PATIENT_COLUMNS = ("metric", "per photograph", "95 % CI", "per patient", "95 % CI")
+CLASS_COLUMNS = ("class", "precision", "recall", "F1", "photographs")
+CLASS_METRICS = ("precision", "recall", "f1-score")
 POINT_COLUMNS = ("rule", "threshold", "sensitivity", "specificity", "precision")
+# Titles of metrics whose name alone would not be clear.
+TITLES = {
+    "roc_auc": "ROC AUC",
+    "precision": "Precision (positive predictive value)",
+    "f1": "F1 of the positive class",
+    "f1_negative": "F1 of the negative class",
+    "f1_macro": "F1, mean of both classes",
+    "f1_weighted": "F1, mean weighted by class size",
+    "cohen_kappa": "Cohen's kappa",
+    "grades_accuracy": "Accuracy of the predicted grades",
+    "grades_quadratic_kappa": "Quadratic weighted kappa of the grades",
+}
+# Attributes of a result that metrics.json holds under the same name.
+SAVED_AS_THEY_ARE = (
+    "split",
+    "dataset_name",
+    "dataset_sha256",
+    "tta",
+    "num_photographs",
+    "num_patients",
+    "notes",
+    "date",
+)
 
 
 @dataclass(frozen=True)
@@ -35,28 +62,34 @@ class EvaluationResult:
     """The result of evaluating a run on a split.
 
     Attributes:
+        folder: The folder with its files.
         task: The run's task.
         split: The evaluated split.
+        dataset_name: Name of the dataset.
         dataset_sha256: Hash of the dataset's manifest.
         tta: The test-time augmentation.
         decision_rule: The threshold and the calibration.
         metrics: Estimates by name, per photograph.
-        patient_metrics: The same per patient, by the worse eye.
+        patient_metrics: The same per patient, by the worse eye. Empty if every patient
+            has one photograph.
         labels: Metrics of each label, and the confusion matrix.
         grades: The same for predicted grades; None if the run predicts none.
         operating_points: What other thresholds from the validation split would give.
         views_gain: ROC AUC with test-time augmentation minus ROC AUC without; None
             without test-time augmentation.
-        views_cost: How many times as long prediction takes with it.
         num_photographs: Number of evaluated photographs.
         num_patients: Number of their patients.
-        notes: What a reader must know to interpret the metrics.
+        notes: What a reader must know to interpret the metrics, the most important
+            first.
         config: The `evaluate` section.
-        replaced: The threshold that this one replaced in the run; None if none.
+        date: The day of the evaluation, as YYYY-MM-DD.
+        is_reused: Whether an earlier call had completed the same evaluation.
     """
 
+    folder: Path = field(compare=False)
     task: Task
     split: str
+    dataset_name: str
     dataset_sha256: str
     tta: Tta
     decision_rule: DecisionRule
@@ -66,35 +99,53 @@ class EvaluationResult:
     grades: ClassReport | None
     operating_points: list[OperatingPoint]
     views_gain: Estimate | None
-    views_cost: float = field(compare=False)  # a measured time
     num_photographs: int
     num_patients: int
     notes: list[str]
     config: EvaluateConfig
-    replaced: Threshold | None = field(compare=False)
+    date: str = field(compare=False)
+    is_reused: bool = field(default=False, compare=False)
+
+    @property
+    def metric_columns(self) -> tuple[str, ...]:
+        """The columns of the table of metrics."""
+        return PATIENT_COLUMNS if self.patient_metrics else PHOTOGRAPH_COLUMNS
 
     def _repr_html_(self) -> str:
         """Show the metrics in a notebook."""
         title = f"Split {self.split}: {self.num_photographs:,} photographs"
         return (
             page.format_notes(self.notes)
-            + page.format_table(title, METRIC_COLUMNS, metric_rows(self))
+            + page.format_table(title, self.metric_columns, metric_rows(self))
             + page.format_table("Labels", CLASS_COLUMNS, class_rows(self.labels))
         )
 
 
+def metric_title(name: str) -> str:
+    """Return what a reader calls a metric, such as "ROC AUC" for `roc_auc`."""
+    if match := re.fullmatch(r"recall_grade_(\d)", name):
+        return f"Grade {match[1]}, label predicted correctly"
+    if match := re.fullmatch(r"grades_recall_(\d)", name):
+        return f"Grade {match[1]}, grade predicted correctly"
+    return TITLES.get(name, name.replace("_", " ").capitalize())
+
+
 def metric_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
-    """Format the metrics as rows of a table with `METRIC_COLUMNS`."""
+    """Format the metrics as rows of a table with the columns `metric_columns`."""
     rows = []
     for name, estimate in result.metrics.items():
-        row = [name, format_value(estimate.value), format_interval(estimate)]
-        per_patient = result.patient_metrics.get(name)
-        if per_patient:
-            row += [format_value(per_patient.value), format_interval(per_patient)]
-        else:
-            row += ["", ""]
+        row = [metric_title(name), *_format_cells(estimate)]
+        if result.patient_metrics:
+            # No patient may have this grade in the worse eye.
+            row += _format_cells(result.patient_metrics.get(name))
         rows.append(tuple(row))
     return rows
+
+
+def _format_cells(estimate: Estimate | None) -> list[str]:
+    if estimate is None:
+        return ["", ""]
+    return [format_value(estimate.value), format_interval(estimate)]
 
 
 def class_rows(report: ClassReport) -> list[tuple[str, ...]]:
@@ -102,7 +153,7 @@ def class_rows(report: ClassReport) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            *(format_value(values[key]) for key in CLASS_COLUMNS[1:-1]),
+            *(format_value(values[key]) for key in CLASS_METRICS),
             f"{values['support']:,.0f}",
         )
         for name, values in report.metrics.items()
@@ -123,7 +174,8 @@ def describe_threshold(threshold: Threshold) -> str:
         return f"{threshold.value:.4f} (given)"
     return (
         f"{threshold.value:.4f} (rule {threshold.rule}, chosen on "
-        f"{threshold.num_photographs:,} photographs of split {threshold.split})"
+        f"{threshold.num_photographs:,} photographs of split {threshold.split}, TTA "
+        f"{threshold.tta})"
     )
 
 
@@ -142,15 +194,15 @@ def describe_views(result: EvaluationResult) -> str:
     """Describe what test-time augmentation gains and costs."""
     gain = result.views_gain
     if gain is None:
-        return "none"
+        return "none; one prediction per photograph"
     return (
         f"{result.tta}; changes ROC AUC by {format_estimate(gain, sign='+')} and takes "
-        f"{result.views_cost:.1f} times as long as a single view"
+        f"{len(VIEWS[result.tta])} predictions per photograph instead of one"
     )
 
 
 def save_result(folder: Path, result: EvaluationResult) -> None:
-    """Write metrics.json."""
+    """Write metrics.json, which makes the folder a complete evaluation."""
     gain = result.views_gain
     grades = result.grades or ClassReport({}, [])
     points = [dataclasses.asdict(point) for point in result.operating_points]
@@ -162,39 +214,102 @@ def save_result(folder: Path, result: EvaluationResult) -> None:
         "grade_classes": grades.metrics,
         "grade_confusion_matrix": grades.confusion_matrix,
         "views_gain": gain and dataclasses.asdict(gain),
-        "num_photographs": result.num_photographs,
-        "num_patients": result.num_patients,
-        "split": result.split,
         "task": result.task.name,
         "positive_from_grade": result.task.positive_from,
-        "tta": result.tta,
         **result.decision_rule.model_dump(mode="json"),
-        "notes": result.notes,
         "settings": result.config.model_dump(mode="json"),
-        "dataset_sha256": result.dataset_sha256,
+        "drtf": __version__,
+        **{name: getattr(result, name) for name in SAVED_AS_THEY_ARE},
     }
     text = json.dumps(_without_nan(contents), indent=2, allow_nan=False)
     write_atomic(folder / METRICS_FILE, text + "\n")
 
 
-def is_evaluated(folder: Path, info: RunInfo, config: EvaluateConfig) -> bool:
-    """Return whether a folder holds an evaluation of this run with this config.
+def load_result(folder: Path) -> EvaluationResult:
+    """Load what `save_result` wrote.
+
+    Raises:
+        RunError: If metrics.json is missing or damaged.
+    """
+    path = folder / METRICS_FILE
+    try:
+        contents = _with_nan(parse_json(read_regular(path)))
+        gain = contents.pop("views_gain")
+        rule = {name: contents[name] for name in DecisionRule.model_fields}
+        grades = ClassReport(
+            contents["grade_classes"], contents["grade_confusion_matrix"]
+        )
+        return EvaluationResult(
+            folder=folder,
+            task=TASKS[contents["task"]],
+            decision_rule=DecisionRule.model_validate(rule),
+            metrics=_parse_estimates(contents),
+            patient_metrics=_parse_estimates(contents["per_patient"]),
+            labels=ClassReport(contents["classes"], contents["confusion_matrix"]),
+            grades=grades if grades.metrics else None,
+            operating_points=[
+                OperatingPoint(**x) for x in contents["operating_points"]
+            ],
+            views_gain=Estimate(**gain) if isinstance(gain, dict) else None,
+            config=EvaluateConfig.model_validate(contents["settings"]),
+            **{name: contents[name] for name in SAVED_AS_THEY_ARE},
+            is_reused=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} is damaged, or drtf evaluate did not write it: {error!r}. "
+            "Evaluate the run again with --overwrite"
+        ) from error
+
+
+def _parse_estimates(contents: Mapping[str, Any]) -> dict[str, Estimate]:
+    keys = {field.name for field in dataclasses.fields(Estimate)}
+    return {
+        name: Estimate(**values)
+        for name, values in contents.items()
+        if isinstance(values, dict) and values.keys() == keys
+    }
+
+
+def find_differences(
+    folder: Path,
+    *,
+    model_sha256: str,
+    dataset_sha256: str,
+    split: str,
+    config: EvaluateConfig,
+) -> list[str]:
+    """Return how an evaluation in a folder differs from a requested one.
 
     Args:
         folder: A folder that `evaluate` may have written.
-        info: The run, evaluated on the dataset that it was trained on.
-        config: The `evaluate` section.
+        model_sha256: Hash of the requested model.
+        dataset_sha256: Hash of the manifest of the requested dataset.
+        split: The requested split.
+        config: The requested settings.
+
+    Returns:
+        One text per difference. Empty if the folder holds the requested evaluation.
     """
     try:
         contents = parse_json(read_regular(folder / METRICS_FILE))
-    except (OSError, ValueError):
-        return False
+        found = contents | {f"evaluate.{k}": x for k, x in contents["settings"].items()}
+    except FileNotFoundError:
+        return [f"{METRICS_FILE} is missing"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return [f"{METRICS_FILE} is damaged"]
+    settings = config.model_dump(mode="json").items()
     expected = {
-        "model_sha256": info.model_sha256,
-        "dataset_sha256": info.dataset_sha256,
-        "settings": config.model_dump(mode="json"),
+        "model_sha256": model_sha256,
+        "dataset_sha256": dataset_sha256,
+        "split": split,
+        **{f"evaluate.{name}": value for name, value in settings},
     }
-    return isinstance(contents, dict) and expected.items() <= contents.items()
+    return [
+        f"{name} is {found.get(name)!r} instead of {value!r}"
+        for name, value in expected.items()
+        if found.get(name) != value
+    ]
 
 
 def _as_dicts(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
@@ -209,3 +324,12 @@ def _without_nan(value: Any) -> Any:
         return [_without_nan(x) for x in value]
     undefined = isinstance(value, float) and not math.isfinite(value)
     return None if undefined else value
+
+
+def _with_nan(value: Any) -> Any:
+    """Replace each None by NaN: the inverse of `_without_nan`."""
+    if isinstance(value, dict):
+        return {key: _with_nan(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(x) for x in value]
+    return math.nan if value is None else value

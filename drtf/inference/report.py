@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from drtf import figures, page
+from drtf import __version__, figures, page
 from drtf.config import GradcamConfig, dump_config
 from drtf.data.loader import read_batch
+from drtf.inference.decision_rules import RulePlan
 from drtf.inference.evaluation_result import (
     CLASS_COLUMNS,
-    METRIC_COLUMNS,
     POINT_COLUMNS,
     EvaluationResult,
     class_rows,
@@ -33,8 +33,10 @@ from drtf.inference.overlays import (
     explain,
     heat_scale,
 )
+from drtf.models.decision_rule import DecisionRule
 from drtf.models.history import HISTORY_FIGURE
 from drtf.models.run import Run
+from drtf.records.manifest import Manifest
 from drtf.records.reader import ShardDataset
 
 REPORT_FILE = "report.html"
@@ -62,58 +64,91 @@ LIMITS = (
     "any mistakes they contain. Photographs that could not be used were rejected when "
     "the dataset was built and are not part of the results.",
 )
-INTERVALS = (
-    "CI: confidence interval, by bootstrap over patients; exact intervals are used "
-    "where no mistake was made. Per patient, the worse eye counts: the highest grade "
-    "and the highest score. Brier score, log loss and calibration error are computed "
-    "from the calibrated probabilities, ROC AUC and average precision from the scores."
-)
+# What the terms of the report mean, for a reader who has not met them.
+TERMS = {
+    "Score": "The output of the model for a photograph, from 0 to 1, averaged over the "
+    "views of test-time augmentation. Higher means more likely positive. It is not a "
+    "probability.",
+    "Probability": "The score after calibration: among photographs with probability "
+    "0.8, about 80 % should be positive.",
+    "Threshold": "A photograph whose score is at or above the threshold is predicted "
+    "positive. A rule chooses it on the validation split: youden is the highest "
+    "sensitivity + specificity, accuracy the highest accuracy, sensitivity>=0.90 the "
+    "highest threshold with a sensitivity of 0.90.",
+    "ROC AUC": "The probability that a positive photograph has a higher score than a "
+    "negative one: 0.5 is chance, 1 is perfect. It does not depend on the threshold.",
+    "Sensitivity, specificity": "The fraction of positive photographs that are "
+    "predicted positive, and of negative ones that are predicted negative, at the "
+    "threshold.",
+    "Sensitivity at specificity 0.90": "The highest sensitivity of any threshold that "
+    "has at least this specificity. This threshold is found on the evaluated "
+    "photographs themselves, so the value is optimistic.",
+    "Precision, negative predictive value": "The fraction of positive predictions, and "
+    "of negative predictions, that are correct. Both depend on how common the disease "
+    "is among these photographs.",
+    "Kappa": "Agreement beyond chance: 0 is chance, 1 is perfect. With quadratic "
+    "weights, a mistake of two grades counts four times as much as one of one grade.",
+    "Brier score, log loss, expected calibration error": "Errors of the probabilities; "
+    "0 is perfect.",
+    "Calibration": "Fitted on the validation split. The prior shift corrects for the "
+    "mixture of classes in training: it is negative if training had a higher fraction "
+    "of positive photographs. A temperature above 1 makes probabilities less extreme.",
+    "Test-time augmentation (TTA)": "Each photograph is predicted several times, for "
+    "example mirrored, and the scores are averaged.",
+    "Per patient": "Each patient counts once, by the worse eye: the highest grade and "
+    "the highest score.",
+    "95 % CI": "Confidence interval: the values that are plausible given the number of "
+    "patients, by bootstrap over patients, or exact where no mistake was made.",
+}
 
 
 def reader_notes(
     run: Run,
+    manifest: Manifest,
     split: str,
     *,
-    same_dataset: bool,
-    used_by_score: bool,
-    patients: pd.Series,
+    plan: RulePlan,
+    rule: DecisionRule,
+    predictions: pd.DataFrame,
     validation_labels: pd.Series | None,
 ) -> list[str]:
-    """Return what a reader must know to interpret an evaluation.
+    """Return what a reader must know to interpret an evaluation, the gravest first.
 
     Args:
         run: The evaluated run.
+        manifest: Of the evaluated dataset.
         split: The evaluated split.
-        same_dataset: Whether the run was trained on this dataset.
-        used_by_score: Whether `drtf score` uses the evaluated threshold.
-        patients: Patient of each evaluated photograph.
-        validation_labels: Labels that the threshold was chosen on; None if it was not
-            chosen in this evaluation.
+        plan: Where the decision rule comes from.
+        rule: The decision rule of the evaluation.
+        predictions: The predictions for the split.
+        validation_labels: Labels of the validation split; None if it was not scored.
     """
-    notes = []
-    if not same_dataset:
+    notes = list(manifest.notes)
+    if predictions["score"].nunique() == 1 < len(predictions):
+        notes.append(
+            f"All photographs have the same score, {predictions['score'].iloc[0]:.4f}: "
+            "the model does not distinguish them. Its training has failed, and the "
+            "metrics mean nothing."
+        )
+    if plan.is_training_dataset:
+        if split == "train":
+            notes.append("The model was trained on this split.")
+        if split == run.config.train.validation_split:
+            notes.append(
+                "The best epoch, and any threshold chosen by a rule, were chosen on "
+                f"this split ({split}), so the results are optimistic."
+            )
+    else:
         notes.append(
             "This dataset is not the training dataset, but may contain some of the "
             "same photographs."
         )
-    if not used_by_score:
-        notes.append(
-            "drtf score keeps using the run's own threshold, not this one, unless the "
-            "evaluation is repeated with --store-threshold. To evaluate the run's own "
-            "threshold, use --set evaluate.threshold=stored."
-        )
-    if same_dataset and split == run.config.train.validation_split:
-        notes.append(
-            f"The best epoch, and any threshold chosen by a rule, were chosen on this "
-            f"split ({split}), so the results are optimistic."
-        )
-    if same_dataset and split == "train":
-        notes.append("The model was trained on this split.")
     if run.config.split.by == "image":
         notes.append(
             "The photographs were split by image, so the two eyes of a patient may be "
             "in different splits."
         )
+    notes += _threshold_notes(run, plan, rule)
     if validation_labels is not None:
         num_positive = int(validation_labels.sum())
         rarer = min(num_positive, len(validation_labels) - num_positive)
@@ -123,13 +158,35 @@ def reader_notes(
                 f"{len(validation_labels):,} photographs, {rarer:,} of them in the "
                 "rarer class. Other photographs may lead to a different threshold."
             )
-    if patients.is_unique:
-        notes.append(
-            "Every photograph counts as a separate patient. If this is because the "
-            "patients are not known, both eyes of a patient may be in different "
-            "splits, and the intervals are too narrow."
-        )
     return notes
+
+
+def _threshold_notes(run: Run, plan: RulePlan, rule: DecisionRule) -> list[str]:
+    """Return a note unless scoring with this rule is what a reader expects."""
+    if run.decision_rule == rule or (plan.stores and run.decision_rule is None):
+        return []
+    in_force = (
+        f"the threshold stored in the run folder, {describe_threshold(run.threshold)}"
+        if run.threshold
+        else "a threshold of 0.5 and a single view, because none is stored in the run "
+        "folder"
+    )
+    if plan.stores:
+        return [
+            "drtf score now uses the threshold of this evaluation. Before, it used "
+            f"{in_force}."
+        ]
+    if plan.is_read_only:
+        return [
+            "The threshold of this evaluation is not stored, because the run folder is "
+            f"read-only. drtf score uses {in_force}. To score with this threshold, "
+            "pass the folder of this evaluation to drtf score --decision-rule, or "
+            "copy the run folder and evaluate the copy."
+        ]
+    return [
+        "The threshold of this evaluation is not stored. drtf score uses "
+        f"{in_force}. To store the new one, evaluate with --store-threshold."
+    ]
 
 
 def write_report(
@@ -161,8 +218,7 @@ def write_report(
         page.format_headline(_headline(result)),
         page.format_text("", _describe_evaluation(run, result)),
         page.format_figures("", [out / name for name in FIGURES]),
-        page.format_table("Metrics", METRIC_COLUMNS, metric_rows(result)),
-        page.format_text("", INTERVALS),
+        page.format_table("Metrics", result.metric_columns, metric_rows(result)),
         page.format_table(
             "Predictions by class", CLASS_COLUMNS, class_rows(result.labels)
         ),
@@ -187,14 +243,16 @@ def write_report(
             page.format_figures("Learning curves", [out / HISTORY_FIGURE], wide=True)
         )
     sections += [
+        page.format_facts("How to read this report", TERMS),
         page.format_facts("Model and data", _facts(run, result, shards)),
         page.format_text("Limitations", *LIMITS),
         page.format_details("Training settings", dump_config(run.config)),
     ]
-    name = run.folder.resolve().name
     page.write_page(
         out / REPORT_FILE,
-        title=f"Evaluation of {name} on split {result.split}",
+        title=f"Evaluation of {run.name} on split {result.split} of "
+        f"{result.dataset_name}",
+        subtitle=f"{result.date}, drtf {__version__}, {run.describe()}",
         sections=sections,
     )
 
@@ -326,11 +384,23 @@ def _mistakes_section(
     return page.format_text(heading, text) + figure
 
 
+def _count_text(manifest: Manifest, num_photographs: int, num_patients: int) -> str:
+    patients = (
+        "unknown patients"
+        if manifest.patients_from == "none"
+        else f"{num_patients:,} patients"
+    )
+    return f"{num_photographs:,} photographs of {patients}"
+
+
 def _facts(run: Run, result: EvaluationResult, shards: ShardDataset) -> dict[str, str]:
     split, manifest = run.config.split, shards.manifest
     facts = {
-        "Evaluated photographs": f"{result.num_photographs:,} photographs of "
-        f"{result.num_patients:,} patients, split {result.split} of {manifest.name}",
+        "Evaluated photographs": _count_text(
+            manifest, result.num_photographs, result.num_patients
+        )
+        + f", split {result.split} of {manifest.name}",
+        "Run": run.name,
         "Task": f"{run.task.name}; positive means grade "
         f"{run.task.positive_from} or higher",
         "Threshold": describe_threshold(result.decision_rule.threshold),
@@ -339,10 +409,10 @@ def _facts(run: Run, result: EvaluationResult, shards: ShardDataset) -> dict[str
     }
     for name, counts in manifest.num_records.items():
         grades = ", ".join(f"grade {grade}: {n:,}" for grade, n in counts.items())
-        facts[f"Evaluated dataset, {name}"] = (
-            f"{sum(counts.values()):,} photographs of "
-            f"{manifest.num_patients[name]:,} patients; {grades}"
+        photographs = _count_text(
+            manifest, sum(counts.values()), manifest.num_patients[name]
         )
+        facts[f"Evaluated dataset, {name}"] = f"{photographs}; {grades}"
     rejected = [f"{count:,} {reason}" for reason, count in manifest.rejected.items()]
     images = manifest.preprocessing.items()
     return facts | {

@@ -1,7 +1,7 @@
 """The decision rule: how a score becomes a label and a probability."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,6 +33,11 @@ class Threshold(BaseModel):
     tta: Tta
     num_photographs: int
 
+    @property
+    def setting(self) -> str | float:
+        """The `evaluate.threshold` that chooses this threshold."""
+        return self.value if self.rule == GIVEN else self.rule
+
 
 class DecisionRule(BaseModel):
     """The contents of decision_rule.json.
@@ -49,6 +54,15 @@ class DecisionRule(BaseModel):
     calibration: Calibration
     model_sha256: str
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the `evaluate` section that choose this rule, by name."""
+        return {
+            "tta": self.threshold.tta,
+            "threshold": self.threshold.setting,
+            "calibration": self.calibration.method,
+        }
+
     @model_validator(mode="after")
     def _has_one_tta(self) -> Self:
         if self.threshold.tta != self.calibration.tta:
@@ -57,6 +71,6 @@ class DecisionRule(BaseModel):
 
 
 def save_decision_rule(folder: Path, rule: DecisionRule) -> None:
-    """Write decision_rule.json to a run folder."""
+    """Write decision_rule.json to the folder of a run or of an evaluation."""
     contents = rule.model_dump(mode="json")
     write_atomic(folder / DECISION_RULE_FILE, dump_sealed(contents))

@@ -1,7 +1,5 @@
 """Prediction: probabilities of images, with test-time augmentation."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -16,7 +14,6 @@ from drtf.records.reader import ShardDataset
 from drtf.tasks import TaskName
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
-NUM_TIMED = 3
 # The views of `build_views`, in its order.
 VIEWS: Mapping[Tta, Sequence[str]] = {
     "none": ("unchanged",),
@@ -99,22 +96,6 @@ def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:
             tf.clip_by_value(images * 1.1, 0, 1),
         ]
     )
-
-
-def measure_views_cost(network: keras.Model, tta: Tta, batch_size: int) -> float:
-    """Measure the time for all views as a multiple of the time for a single view."""
-    if tta == "none":
-        return 1.0
-    images = tf.zeros([batch_size, *network.input.shape[1:]], tf.uint8)
-    predictors = [build_predictor(network, views) for views in (tta, "none")]
-    seconds: list[list[float]] = [[], []]
-    for _ in range(1 + NUM_TIMED):
-        for predict, times in zip(predictors, seconds, strict=True):
-            start = time.perf_counter()
-            predict(images).numpy()
-            times.append(time.perf_counter() - start)
-    all_views, one = (statistics.median(times[1:]) for times in seconds)
-    return all_views / one
 
 
 def predict_split(
