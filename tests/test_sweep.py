@@ -14,7 +14,7 @@ from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import mean_roc_auc
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 def change(config, **update):
@@ -22,7 +22,7 @@ def change(config, **update):
 
 
 def test_configs_are_trained_evaluated_and_compared(
-    photographs, config, tmp_path, monkeypatch
+    photographs, config, tmp_path, monkeypatch, capsys
 ):
     first = change(config, epochs=1)
     second = change(config, epochs=2, loss="focal")
@@ -30,6 +30,9 @@ def test_configs_are_trained_evaluated_and_compared(
     call = {"out": tmp_path / "sweep", "num_seeds": 1}
     results = sweep([("plain", first), ("focal", second)], [source], **call)
     plain, focal = results
+    steps = [x for x in capsys.readouterr().err.splitlines() if "config" in x]
+    assert_names(steps[0], "plain", 42, "1 of 2", "1 left")
+    assert_names(steps[1], "focal", 42, "2 of 2", "0 left")
     assert (plain.nearest, plain.changes) == ("", [])
     assert focal.nearest == "plain"
     assert focal.changes == ["train.epochs=2", 'train.loss="focal"']

@@ -18,13 +18,14 @@ from drtf.errors import ConfigError, DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import escape_formula, write_atomic
 from drtf.inference.evaluation import evaluate
-from drtf.inference.evaluation_result import is_evaluated
+from drtf.inference.evaluation_result import find_differences
 from drtf.inference.intervals import Estimate, format_estimate
 from drtf.inference.metrics import mean_roc_auc
 from drtf.inference.predictions import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.models.backbones import check_model
 from drtf.models.history import load_history
 from drtf.models.run import RunInfo
+from drtf.progress import announce
 from drtf.records.reader import ShardDataset
 from drtf.training.callbacks import monitor_name
 from drtf.training.run import train
@@ -136,11 +137,18 @@ def sweep(
     results: list[Result] = []
     earlier: dict[str, Config] = {}
     first: Predictions | None = None
-    for name, config in configs:
+    for position, (name, config) in enumerate(configs):
         seeds = [(config.train.seed + x) % 2**32 for x in range(num_seeds)]
         try:
             trainings = _train_and_evaluate(
-                name, config, sources=sources, out=out, seeds=seeds, split=split
+                name,
+                config,
+                sources=sources,
+                out=out,
+                seeds=seeds,
+                split=split,
+                num_before=position * num_seeds,
+                num_trainings=len(configs) * num_seeds,
             )
         except StoppedError as error:
             raise StoppedError(
@@ -238,14 +246,31 @@ def _train_and_evaluate(
     out: Path,
     seeds: Sequence[int],
     split: str,
+    num_before: int,
+    num_trainings: int,
 ) -> Trainings:
-    """Build, train and evaluate a config with each seed, except what is complete."""
+    """Build, train and evaluate a config with each seed, except what is complete.
+
+    Args:
+        name: Name of the config.
+        config: The config.
+        sources: The photographs and their labels.
+        out: Folder of the sweep.
+        seeds: Seeds of the trainings.
+        split: Split to evaluate on.
+        num_before: Number of trainings of the configs before this one.
+        num_trainings: Number of trainings of all configs.
+    """
     shards = out / "datasets" / _dataset_name(config)
     build_shards(sources, shards, config=config)
     with ShardDataset(shards) as dataset:  # fails before hours of training
         binary_labels(dataset, split, config.train.task)
     infos, validation, tables = [], [], []
-    for seed in seeds:
+    for number, seed in enumerate(seeds, num_before + 1):
+        announce(
+            f"Training {number} of {num_trainings}: config {name}, seed {seed}; "
+            f"{num_trainings - number} left after it"
+        )
         settings = config.train.model_copy(update={"seed": seed})
         seeded = config.model_copy(update={"train": settings})
         run = out / "runs" / f"{name}-seed-{seed}"
@@ -253,7 +278,13 @@ def _train_and_evaluate(
         # TensorFlow frees the memory of a device only when its process ends.
         info = run_in_process(train, shards, out=run, config=seeded, resume=True)
         evaluation = run / f"evaluation-{split}"
-        if not is_evaluated(evaluation, info, seeded.evaluate):
+        if find_differences(
+            evaluation,
+            model_sha256=info.model_sha256,
+            dataset_sha256=info.dataset_sha256,
+            split=split,
+            config=seeded.evaluate,
+        ):
             run_in_process(
                 evaluate,
                 run,
@@ -263,6 +294,7 @@ def _train_and_evaluate(
                 config=seeded.evaluate,
                 gradcam=seeded.gradcam,
                 overwrite=True,
+                store_threshold=True,
             )
         infos.append(info)
         best = load_history(run)[info.best_epoch - 1]
