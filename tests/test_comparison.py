@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from drtf.errors import RunError
-from drtf.inference.comparison import compare
+from drtf.inference.comparison import compare, evaluation_folder
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc
 from naming import raises_naming
@@ -177,3 +177,19 @@ def test_compare_refuses_other_photographs(tmp_path):
     third = write(tmp_path / "d" / "evaluation-test", np.minimum(grades, 1), good)
     with raises_naming(RunError, third, 2, "--grade"):
         compare([third, third], min_grade=2, **BOOTSTRAP)
+
+
+def test_evaluation_folder_names_what_to_run(tmp_path):
+    grades, good, *_ = sample()
+    folder = write(tmp_path / "a" / "evaluation-test", grades, good)
+    with raises_naming(RunError, tmp_path / "a"):
+        evaluation_folder(tmp_path / "a", "test")
+    (tmp_path / "a" / "run.json").touch()
+    assert evaluation_folder(tmp_path / "a", "test") == folder
+    assert evaluation_folder(folder, "val") == folder
+    facts = f"drtf evaluate {tmp_path / 'a'}", "--split val"
+    with raises_naming(RunError, "evaluation-val", *facts):
+        evaluation_folder(tmp_path / "a", "val")
+    (folder / "metrics.json").unlink()  # as a stopped evaluation leaves it
+    with raises_naming(RunError, "evaluation-test", "--split test"):
+        evaluation_folder(tmp_path / "a", "test")

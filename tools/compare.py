@@ -36,20 +36,23 @@ def compare(
 ) -> None:
     """Compare each RUN with the first one on the same photographs.
 
-    Evaluate each RUN with drtf evaluate first. The interval of a difference comes from
-    a bootstrap over patients, with the same resamples for both runs. A second table
-    lists the evaluation of each run, with its own test-time augmentation and threshold.
+    Evaluate each RUN with drtf evaluate first. A RUN is a run folder or the folder of
+    an evaluation, for example on another dataset. The interval of a difference comes
+    from a bootstrap over patients, with the same resamples for both runs. A second
+    table lists the evaluation of each run, with its own test-time augmentation and
+    threshold.
     """
     if len(runs) < 2:
         raise click.UsageError("give at least two runs; got one")
-    from drtf.inference.comparison import METRICS
+    from drtf.inference.comparison import METRICS, evaluation_folder
     from drtf.inference.comparison import compare as run_comparison
+    from drtf.inference.evaluation_result import metric_title
     from drtf.inference.intervals import format_estimate
 
     from .tables import show_table
 
     comparisons = run_comparison(
-        [run / f"evaluation-{split}" for run in runs],
+        [evaluation_folder(run, split) for run in runs],
         min_grade=min_grade,
         num_resamples=num_resamples,
         seed=42,
@@ -76,6 +79,7 @@ def compare(
     for name in METRICS:
         values = [x.metrics.get(name) for x in summaries]
         if any(values):
-            rows.append((name, *(format_estimate(x) if x else "" for x in values)))
+            cells = (format_estimate(x) if x else "" for x in values)
+            rows.append((metric_title(name), *cells))
     names = [item.name for item in comparisons]
     show_table("Evaluation of each run", ("", *names), rows)
