@@ -34,20 +34,18 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.data.sources import Source
     from drtf.files import check_absent
     from drtf.inference.evaluation import evaluate
-    from drtf.inference.evaluation_result import METRIC_COLUMNS, metric_rows
     from drtf.inference.gradcam import gradcam
+    from drtf.inference.intervals import format_estimate
     from drtf.inference.report import REPORT_FILE
     from drtf.inference.scoring import score
     from drtf.synthetic import write_photographs
     from drtf.training.run import train
 
-    from .tables import show_table
-
     check_absent(out)
     config = load_config("demo")
     labels = write_photographs(out / "photographs", num_patients=patients, seed=seed)
     images = out / "photographs" / "images"
-    shards, run = out / "tfrecords", out / "run"
+    shards, run = out / "tfrecords" / "synthetic", out / "runs" / "synthetic"
     build_shards([Source(images, labels)], shards, config=config)
     train(shards, out=run, config=config)
     result = evaluate(
@@ -66,12 +64,17 @@ def demo(out: Path, patients: int, seed: int) -> None:
         config=config.gradcam,
         score=config.score,
     )
-    show_table(
-        f"Test split: {result.num_photographs:,} synthetic photographs of "
-        f"{result.num_patients:,} patients",
-        METRIC_COLUMNS,
-        metric_rows(result),
+    roc_auc = format_estimate(result.metrics["roc_auc"])
+    click.echo(
+        f"Done. ROC AUC {roc_auc} on {result.num_photographs:,} synthetic photographs "
+        "of the test split. Open:"
     )
-    click.echo(f"Scores of {scores.num_scored:,} photographs: {out / 'scores.csv'}")
-    click.echo(f"Heat maps: {out / 'gradcam'}")
-    click.echo(f"Report: {out / 'evaluation' / REPORT_FILE}")
+    click.echo(f"  {out / 'evaluation' / REPORT_FILE}: the report, in a browser")
+    click.echo(f"  {out / 'gradcam'}: heat maps, as PNG files")
+    click.echo(
+        f"  {out / 'scores.csv'}: the scores of {scores.num_scored:,} photographs"
+    )
+    click.echo(
+        "Next, with your own photographs: drtf build-shards --images FOLDER --labels "
+        "FILE.csv --out tfrecords/mine (see README.md)"
+    )
