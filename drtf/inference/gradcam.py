@@ -24,7 +24,7 @@ from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import NetworkInput, Rejected
 from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
-from drtf.files import check_absent, partial_path
+from drtf.files import check_absent
 from drtf.images.preprocess import decode_image, encode_image
 from drtf.inference.heatmaps import check_settings, compute_maps
 from drtf.inference.overlays import (
@@ -52,6 +52,7 @@ from drtf.records.reader import ShardDataset
 FIGURES = ("images.png", "heatmaps.png", "overlays.png")
 AVERAGES_FIGURE = "averages.png"
 OVERLAYS_FOLDER = "overlays"
+PARTIAL_FOLDER = ".gradcam.partial"
 SPOOLED_JPEG_QUALITY = 95
 # Overlays keep these suffixes; overlays of other files are written as PNG.
 OVERLAY_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp")
@@ -142,7 +143,7 @@ def gradcam(
     """
     written = [*FIGURES, AVERAGES_FIGURE, *([OVERLAYS_FOLDER] if images else [])]
     # An earlier call that was killed may have left some of them.
-    again = overwrite or partial_path(out).exists()
+    again = overwrite or (out / PARTIAL_FOLDER).exists()
     check_absent(*(out / name for name in written), overwrite=again)
     run = load_run(run_folder)
     layer = check_settings(run.network, config, backbone=run.backbone)
@@ -191,18 +192,19 @@ def gradcam(
 
 @contextmanager
 def _publishing(out: Path) -> Iterator[Path]:
-    """Yield a partial folder, and move its files to `out` at the end.
+    """Yield a partial folder in `out`, and move its files to `out` at the end.
 
     Until the last file is moved, the partial folder exists: it shows that the output
     of a killed call is unfinished.
     """
-    partial = partial_path(out)
+    partial = out / PARTIAL_FOLDER
+    is_new = not out.exists()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
     except BaseException:
-        shutil.rmtree(partial)
+        shutil.rmtree(out if is_new else partial)
         raise
     for path in sorted(path for path in partial.rglob("*") if path.is_file()):
         target = out / path.relative_to(partial)
