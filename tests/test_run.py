@@ -265,3 +265,16 @@ def test_load_run_refuses_an_invalid_decision_rule(
     change(copy / DECISION_RULE_FILE, {name: contents[name] | values})
     with raises_naming(RunError, copy / DECISION_RULE_FILE, name, *facts):
         load_run(copy)
+
+
+def test_another_folder_can_have_the_decision_rule(run_folder, save_rule, tmp_path):
+    with raises_naming(RunError, tmp_path, "decision_rule.json", run_folder):
+        load_run(run_folder, rule_folder=tmp_path)
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    rule = save_rule(run, 0.25)
+    assert load_run(run_folder, rule_folder=run).decision_rule == rule
+    assert load_run(run_folder).decision_rule is None
+    other = rule.model_copy(update={"model_sha256": "0" * 64})
+    save_decision_rule(run, other)
+    with raises_naming(RunError, run / "decision_rule.json", run_folder):
+        load_run(run_folder, rule_folder=run)

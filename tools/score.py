@@ -14,6 +14,7 @@ from .options import (
     images_option,
     out_option,
     overwrite_option,
+    path_option,
 )
 
 
@@ -71,6 +72,12 @@ class Part(click.ParamType):
     help="Flag photographs that are dark, blurred or not of a retina, or reject them, "
     "so that they get no score. Default: score.on_ungradable of the config.",
 )
+@path_option(
+    "--decision-rule",
+    "Folder of an evaluation of RUN, whose threshold and calibration are used instead "
+    "of those stored in RUN.",
+    required=False,
+)
 @overwrite_option
 @config_options
 def score(
@@ -81,6 +88,7 @@ def score(
     merge: int | None,
     form: str,
     on_ungradable: str | None,
+    decision_rule: Path | None,
     overwrite: bool,
     config_source: str,
     overrides: tuple[str, ...],
@@ -107,6 +115,7 @@ def score(
         out=out,
         config=config.score,
         overwrite=overwrite,
+        decision_rule=decision_rule,
         part=part,
         merge=merge or 0,
         kaggle=form == "kaggle",

@@ -138,6 +138,7 @@ def score(
     part: tuple[int, int] = (1, 1),
     merge: int = 0,
     kaggle: bool = False,
+    decision_rule: Path | None = None,
 ) -> ScoreReport:
     """Score each photograph of a folder and write one row per photograph.
 
@@ -156,6 +157,8 @@ def score(
             there are several, each writes its own file, see `part_path`.
         merge: Merge the files of this many processes instead of scoring; 0 scores.
         kaggle: Write only `image,level`, as a submission to Kaggle.
+        decision_rule: The folder of an evaluation whose decision rule is used instead
+            of the run's, which may be in a read-only folder.
 
     Raises:
         RunError: If the run cannot be loaded.
@@ -169,7 +172,7 @@ def score(
         raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
     target = out if part == (1, 1) else part_path(out, *part)
     check_absent(target, overwrite=overwrite)
-    run = load_run(run_folder)
+    run = load_run(run_folder, rule_folder=decision_rule)
     listing = list_photographs(images)
     photographs = listing.photographs
     paths = [photograph.path for photograph in photographs]
