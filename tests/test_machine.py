@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import tensorflow as tf
@@ -82,3 +82,21 @@ def test_tensorflow_io_is_tested_by_running_an_op():
     assert_names(fact.value, version("tensorflow-io"))
     assert (tf.__version__ in fact.value) != works
     assert bool(fact.advice) != works
+
+
+def test_the_reader_and_pydicom_come_with_advice_when_missing(monkeypatch):
+    def fail(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine, "read_frames", machine.read_frames_in_python)
+    monkeypatch.setattr(machine, "version", fail)
+    found = facts()
+    assert_names(found["compiled reader"].advice, "gcc")
+    assert_names(found["pydicom"].advice, "pip install pydicom")
+
+
+def test_the_verdict_names_only_what_drtf_cannot_work_without():
+    fine = machine.Fact("GPU", "none", "install one")
+    assert machine.verdict([fine]) == machine.verdict([])
+    missing = machine.Fact("keras", "not installed", "", is_problem=True)
+    assert_names(machine.verdict([fine, missing]), "keras")

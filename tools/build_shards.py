@@ -15,6 +15,7 @@ from .options import (
     images_option,
     labels_option,
     out_option,
+    show_next,
 )
 
 MAX_CONFLICTS_SHOWN = 3
@@ -153,6 +154,7 @@ def build_shards(
         )
         for conflict in plan.conflicts[:MAX_CONFLICTS_SHOWN]:
             click.echo(f"  {conflict}")
+    show_next(f"drtf train --shards {out} --out runs/{manifest.name}")
     if manifest.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
         click.echo(

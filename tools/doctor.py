@@ -6,7 +6,7 @@ import click
 @click.command()
 def doctor() -> None:
     """Report what this machine has, and what to do if something is missing."""
-    from drtf.models.machine import machine_facts
+    from drtf.models.machine import machine_facts, verdict
 
     from .tables import show_table
 
@@ -17,3 +17,4 @@ def doctor() -> None:
     for fact in facts:
         if fact.advice:
             click.echo(f"{fact.name}: {fact.advice}")
+    click.echo(f"{verdict(facts)}.")

@@ -10,6 +10,7 @@ from .options import (
     overwrite_option,
     path_option,
     shards_option,
+    show_next,
 )
 
 
@@ -102,3 +103,4 @@ def evaluate(
     click.echo(f"Calibration: {describe_calibration(rule.calibration)}")
     click.echo(f"Test-time augmentation: {describe_views(result)}")
     click.echo(f"Report: {result.folder / REPORT_FILE}")
+    show_next(f"drtf score {run} --images FOLDER --out scores.csv")

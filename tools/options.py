@@ -98,6 +98,11 @@ overwrite_option = click.option(
 )
 
 
+def show_next(command: str) -> None:
+    """Print the command that usually follows, to stderr."""
+    click.echo(f"Next: {command}", err=True)
+
+
 def path_option(
     name: str, help_text: str, *, required: bool = True, kind: click.Path | None = None
 ) -> Any:

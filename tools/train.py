@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import config_options, out_option, shards_option
+from .options import config_options, out_option, shards_option, show_next
 
 if TYPE_CHECKING:
     from drtf.config import Config
@@ -69,6 +69,8 @@ def train(
             f"{info.num_skipped_steps:,} steps were skipped because their loss or "
             f"gradients were non-finite in {info.precision}"
         )
+
+    show_next(f"drtf evaluate {out} --shards {shards}")
 
 
 def _show_plan(shards: Path, config: "Config") -> None:

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from drtf import __version__
 from drtf.models.device import can_compile, choose_precision, list_gpus
+from drtf.records.gather import read_frames, read_frames_in_python
 from drtf.resources import count_cores
 
 # Each package by the names of its distributions. The last one is to be installed.
@@ -43,11 +44,13 @@ class Fact:
         name: What the fact is about.
         value: What was found.
         advice: What to do; empty if nothing is missing.
+        is_problem: Whether drtf does not work without it.
     """
 
     name: str
     value: str
     advice: str = ""
+    is_problem: bool = False
 
 
 def machine_facts() -> list[Fact]:
@@ -60,10 +63,44 @@ def machine_facts() -> list[Fact]:
         Fact("precision auto", choose_precision("auto")),
         _compiler_fact(),
         _tensorflow_io_fact(),
+        _reader_fact(),
+        _dicom_fact(),
         Fact("CPUs", str(count_cores())),
         _memory_fact(),
         _disk_fact(),
     ]
+
+
+def verdict(facts: Iterable[Fact]) -> str:
+    """Return in one sentence whether drtf works on a machine."""
+    problems = [fact.name for fact in facts if fact.is_problem]
+    if problems:
+        return f"drtf does not work here yet: see {', '.join(problems)}"
+    return "drtf works here"
+
+
+def _reader_fact() -> Fact:
+    name = "compiled reader"
+    if read_frames is not read_frames_in_python:
+        return Fact(name, "used")
+    return Fact(
+        name,
+        "not used",
+        "reading shards takes three to four times as long; install a C compiler (gcc) "
+        "and install drtf again",
+    )
+
+
+def _dicom_fact() -> Fact:
+    name = "pydicom"
+    try:
+        return Fact(name, version(name))
+    except PackageNotFoundError:
+        return Fact(
+            name,
+            "not installed",
+            "it is required only for DICOM photographs: pip install pydicom",
+        )
 
 
 def _package_fact(names: Sequence[str]) -> Fact:
@@ -72,7 +109,7 @@ def _package_fact(names: Sequence[str]) -> Fact:
             return Fact(name, version(name))
         except PackageNotFoundError:
             continue
-    return Fact(names[0], "not installed", f"pip install {names[-1]}")
+    return Fact(names[0], "not installed", f"pip install {names[-1]}", is_problem=True)
 
 
 def _gpu_facts() -> list[Fact]:
