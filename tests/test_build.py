@@ -152,6 +152,23 @@ def test_unmatched_labels_and_photographs_are_counted(folder, tmp_path, config):
     assert provenance["num_labels_without_photograph"] == 2
 
 
+def test_skipped_files_are_listed_and_an_archive_gives_the_same_records(
+    folder, tmp_path, config
+):
+    trash = folder / "images" / ".Trash-1000"
+    trash.mkdir()
+    (trash / "a.jpeg").write_bytes(b"x")
+    report = build(folder, tmp_path / "folder", config)
+    listed = (tmp_path / "folder" / "skipped.csv").read_text()
+    assert listed == "path,kind\n.Trash-1000/a.jpeg,in .Trash-1000\n"
+    archive = shutil.make_archive(str(tmp_path / "train"), "zip", folder / "images")
+    source = Source(archive, folder / "labels.csv")
+    zipped = build_shards([source], tmp_path / "zipped" / "folder", config=config)
+    assert [x.sha256 for x in zipped.manifest.shards] == [
+        x.sha256 for x in report.manifest.shards
+    ]
+
+
 @pytest.mark.parametrize("encoding", ["png", "jpeg"])
 def test_images_are_decodable_when_encoded(
     photographs, shard_dataset, tmp_path, config, encoding

@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import struct
 import zlib
@@ -149,7 +150,6 @@ def test_pictures_of_phones_are_decoded_where_a_library_is_installed(kind, modul
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (b"\0\0\0\x18ftypheic", "HEIC"),
         (b"\0\0\0\x18ftypisom", "video"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),
         (b"%PDF-1.7", "PDF"),
@@ -183,6 +183,17 @@ def test_a_portable_graymap_is_scaled_by_the_maximum_it_declares(largest):
     data = f"P5 {width} {height} {largest}\n".encode() + grey.tobytes()
     image = decode_photograph(data).image.astype(int)
     assert abs(image - FUNDUS[..., 1:2]).max() <= 255 // largest + 1
+
+
+def test_a_missing_library_for_heic_is_named(monkeypatch):
+    data = b"\0\0\0\x18ftypheic" + bytes(200)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with raises_naming(PhotographError, "HEIC", "pip install 'drtf[heif]'") as error:
+        decode_photograph(data)
+    assert error.value.reason == "unsupported"
+    monkeypatch.undo()
+    if importlib.util.find_spec("pillow_heif"):
+        assert reason_of(data) == "undecodable"
 
 
 def test_hidden_colours_of_transparent_pixels_are_black():

@@ -69,7 +69,8 @@ class Percentage(click.ParamType):
     """
 )
 @images_option(
-    "Folder of photographs, local or s3://, or a CSV file with a `path` column.",
+    "Folder of photographs, local or s3://, a zip archive, or a CSV file with a `path` "
+    "column.",
     required=False,
 )
 @labels_option

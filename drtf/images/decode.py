@@ -1,5 +1,6 @@
 """Decoding of image files to RGB pixels, for building and scoring alike."""
 
+import importlib.util
 import io
 import math
 import re
@@ -20,6 +21,7 @@ OPENCV_KINDS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB", "JPEG2000")
 PILLOW_KINDS = ("GIF", "PPM", "HEIF", "AVIF")
 # Signed, 32-bit, floating-point or CIELAB samples, which OpenCV misreads or refuses.
 UNSUPPORTED_MODES = ("I", "F", "LAB")
+HEIF_NAMES = ("HEIC", "HEIF")
 ORIENTATION_TAG = 0x0112
 SUBFILE_TAG, REDUCED, MASK = 254, 1, 4  # TIFF 6.0, NewSubfileType
 SUB_PAGES_TAG = 330
@@ -244,7 +246,10 @@ def _read_header(data: bytes) -> Header:
             "too_large", f"it declares more than {MAX_PIXELS} px"
         ) from error
     except Exception as error:  # on damaged files, Pillow raises many kinds of errors
-        if name := container_name(data):
+        name = container_name(data)
+        if name in HEIF_NAMES:
+            raise _heif_error(name) from error
+        if name:
             raise _unsupported(name) from error
         raise PhotographError(
             "not_an_image",
@@ -280,6 +285,16 @@ def _unsupported(name: str) -> PhotographError:
         "unsupported",
         f"its content is {name}, which is not supported; convert it to JPEG or PNG",
     )
+
+
+def _heif_error(name: str) -> PhotographError:
+    if importlib.util.find_spec("pillow_heif") is None:
+        return PhotographError(
+            "unsupported",
+            f"its content is {name}, which requires pillow-heif: pip install "
+            "'drtf[heif]', or convert it to JPEG or PNG",
+        )
+    return PhotographError("undecodable", f"a damaged {name} file")
 
 
 def _register_heif() -> None:

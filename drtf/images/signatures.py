@@ -67,13 +67,11 @@ def picture_name(head: bytes) -> str:
 
 
 def container_name(data: bytes) -> str:
-    """Return what an undecodable file is, and what reading it requires; "" if unknown.
+    """Return the format of a file that cannot be opened; "" if it is unknown.
 
     A damaged file of a format that is supported has no name here.
     """
     name = picture_name(data)
-    if name in ("HEIC", "HEIF"):
-        return f"{name} (damaged, or pip install 'drtf[heif]')"
     if name == "JPEG":
         return _jpeg_variant(data)
     offsets = {name: offset for offset, _, name in PICTURES}
