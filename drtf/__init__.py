@@ -5,6 +5,8 @@ first used, so that `import drtf` does not load TensorFlow.
 """
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'drtf' has no attribute {name!r}")
+    if "keras" not in sys.modules:  # drtf's networks require this backend
+        os.environ["KERAS_BACKEND"] = "tensorflow"
     return getattr(importlib.import_module("drtf.api"), name)
 
 

@@ -16,11 +16,10 @@ def possible_values_of_apart() -> list[bool]:
 def test_scoring_and_its_halves_are_measured(run_folder, photographs, config, apart):
     cores = os.sched_getaffinity(0)
     score = config.score.model_copy(update={"batch_size": 8})
-    config = config.model_copy(update={"score": score})
     bench = bench_score(
         run_folder,
         photographs / "images",
-        config=config,
+        config=score,
         num_photographs=100,
         num_repeats=2,
         apart=apart,
@@ -37,7 +36,7 @@ def test_fewer_than_four_batches_are_refused(run_folder, photographs, config):
         bench_score(
             run_folder,
             photographs / "images",
-            config=config,
+            config=config.score,
             num_photographs=100,
             num_repeats=1,
         )
@@ -53,7 +52,7 @@ def test_each_half_has_its_own_cores_when_apart(run_folder, photographs, config)
         bench_score(
             run_folder,
             photographs / "images",
-            config=config.model_copy(update={"score": score}),
+            config=score,
             num_photographs=32,
             num_repeats=1,
             apart=True,
@@ -70,7 +69,7 @@ def test_apart_is_refused_when_there_is_one_core(run_folder, photographs, config
         bench_score(
             run_folder,
             photographs / "images",
-            config=config,
+            config=config.score,
             num_photographs=1024,
             num_repeats=1,
             apart=True,

@@ -1,7 +1,12 @@
+import os
+from pathlib import Path
+
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from drtf.config import ModelConfig, load_config
 from drtf.errors import DrtfError
@@ -14,7 +19,7 @@ from drtf.models.network import (
     set_trainable,
 )
 from drtf.tasks import TASKS
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 SMALL = ModelConfig(weights="none", alpha=0.35)
 NOTEBOOK = load_config("notebook-96").model
@@ -193,10 +198,14 @@ def test_batch_normalization_has_the_momentum_of_the_config(small):
     assert momenta == {0.9}
 
 
-def test_a_weights_file_is_loaded_into_the_backbone(tmp_path):
-    backbone = keras.applications.MobileNetV2(
-        alpha=0.35, include_top=False, weights=None, input_shape=(64, 64, 3)
+def build_backbone(alpha):
+    return keras.applications.MobileNetV2(
+        alpha=alpha, include_top=False, weights=None, input_shape=(64, 64, 3)
     )
+
+
+def test_a_weights_file_is_loaded_into_the_backbone(tmp_path):
+    backbone = build_backbone(0.35)
     path = tmp_path / "backbone.weights.h5"
     backbone.save_weights(path)
     config = SMALL.model_copy(update={"weights": str(path)})
@@ -210,7 +219,34 @@ def test_a_weights_file_is_loaded_into_the_backbone(tmp_path):
             assert (expected == loaded).all()
 
 
-@pytest.mark.parametrize("weights", ["no/such.weights.h5", "imagnet", __file__])
+def save_legacy(backbone, path):
+    """Save weights in the layout of the files that Keras publishes."""
+    with h5py.File(path, "w") as file:
+        save_weights_to_hdf5_group(file, backbone)
+
+
+def first_kernel(network):
+    return network.get_layer("Conv1").get_weights()[0]
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.weights.h5", "a.hdf5", "folder"])
+def test_weights_are_loaded_in_the_layout_that_keras_publishes(tmp_path, name):
+    backbone = build_backbone(0.35)
+    path = tmp_path / name
+    file = path
+    if name == "folder":
+        path.mkdir()
+        # Of 224 px, since there are none of 32 px.
+        file = path / Path(BACKBONES["mobilenetv2"].imagenet_file).name.format(
+            alpha=0.35, size=224
+        )
+    save_legacy(backbone, file)
+    config = SMALL.model_copy(update={"weights": str(path)})
+    network = build_network(config, image_size=32, load_weights=True)
+    assert (first_kernel(network) == first_kernel(backbone)).all()
+
+
+@pytest.mark.parametrize("weights", ["no/such.weights.h5", "imagnet"])
 def test_weights_are_refused_when_they_are_not_a_file(weights):
     config = SMALL.model_copy(update={"weights": weights})
     allowed = ("imagenet", "none", ".weights.h5")
@@ -218,22 +254,40 @@ def test_weights_are_refused_when_they_are_not_a_file(weights):
         build_network(config, image_size=32, load_weights=True)
 
 
-def test_weights_are_refused_when_alpha_differs(tmp_path):
+@pytest.mark.parametrize("is_legacy", [False, True])
+def test_weights_are_refused_when_alpha_differs(tmp_path, is_legacy):
     path = tmp_path / "other.weights.h5"
-    keras.applications.MobileNetV2(
-        alpha=0.5, include_top=False, weights=None, input_shape=(32, 32, 3)
-    ).save_weights(path)
+    backbone = build_backbone(0.5)
+    if is_legacy:
+        save_legacy(backbone, path)
+    else:
+        backbone.save_weights(path)
     config = SMALL.model_copy(update={"weights": str(path)})
-    with raises_naming(DrtfError, path, "model.alpha", config.alpha):
+    counts = (
+        f"{backbone.count_params():,}",
+        f"{build_backbone(0.35).count_params():,}",
+    )
+    with raises_naming(DrtfError, path, "model.alpha", config.alpha, *counts) as error:
         build_network(config, image_size=32, load_weights=True)
+    assert "\n" not in str(error.value)
 
 
-def test_weights_are_refused_when_the_file_is_not_hdf5(tmp_path):
+@pytest.mark.parametrize("kind", ["text", "empty", "link", "folder", "pipe"])
+def test_weights_are_refused_when_the_file_is_not_one_of_weights(tmp_path, kind):
     path = tmp_path / "fake.weights.h5"
-    path.write_bytes(b"not HDF5")
+    if kind == "link":
+        with h5py.File(path, "w") as file:
+            file["evil"] = h5py.ExternalLink("/etc/passwd", "/")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"not HDF5" if kind == "text" else b"")
     config = SMALL.model_copy(update={"weights": str(path)})
-    with raises_naming(DrtfError, path, "model.alpha"):
+    with raises_naming(DrtfError, path, "model.weights") as error:
         build_network(config, image_size=32, load_weights=True)
+    assert "\n" not in str(error.value)
 
 
 def test_a_failed_download_names_the_alternatives(monkeypatch):
@@ -252,3 +306,21 @@ def test_trained_and_frozen_parameters_sum_to_all():
     trained, frozen = count_parameters(network)
     assert trained + frozen == network.count_params()
     assert trained == sum(w.numpy().size for w in network.trainable_weights)
+
+
+def test_a_network_is_built_whatever_keras_is_set_to(caplog):
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float16")
+    network = build(SMALL, 32)
+    assert network.output_shape == (None, 1)
+    assert {x.dtype for x in network.weights} == {"float32"}
+    assert_names(caplog.messages[0], "channels_first", "float16")
+    settings = keras.config.image_data_format(), keras.config.floatx()
+    assert settings == ("channels_last", "float32")
+
+
+def test_another_backend_of_keras_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with raises_naming(DrtfError, "'jax'", "KERAS_BACKEND=tensorflow") as error:
+        build(SMALL, 32)
+    assert "\n" not in str(error.value)

@@ -17,7 +17,7 @@ from drtf.records.framing import FRAME_BYTES, HEADER
 from drtf.records.index import load_index, save_index
 from drtf.records.manifest import INDEX_FILE, load_manifest, save_manifest
 from drtf.records.reader import ShardDataset
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 @pytest.fixture
@@ -270,3 +270,10 @@ def many_shards(photographs, config, tmp_path_factory):
     source = Source(photographs / "images", photographs / "labels.csv")
     build_shards([source], out, config=config.model_copy(update={"build": build}))
     return out
+
+
+def test_a_dataset_is_opened_by_text_and_shows_its_size(shards):
+    with ShardDataset(str(shards)) as opened:
+        assert opened.folder == shards
+        assert len(opened) == len(opened.index)
+        assert_names(repr(opened), shards, len(opened), "32 px")

@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import pytest
+from conftest import SETTINGS
 
 from drawing import draw_fundus, encode, write_photographs
 from drtf.records.manifest import load_manifest
@@ -36,6 +37,12 @@ QUICK = (
 )
 SCORING = ("score.batch_size=16", "score.num_workers=1")
 SHORT = ("--repeats", "1", "--seconds", "0.1")
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    """Let Keras's weights be available, also where there is no network."""
+    monkeypatch.setattr("drtf.models.weights.imagenet_problem", lambda *a, **k: "")
 
 
 @pytest.fixture
@@ -184,6 +191,40 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, shards, tmp_path):
     assert find_line(text, 12, 8, 3, 4)
     assert find_line(text, "eyenet", 32, 0, "float32")
     assert not out.exists()
+
+
+def test_train_and_build_shards_warn_when_imagenet_weights_are_unavailable(
+    run, shards, tmp_path, monkeypatch
+):
+    problem = "no network"
+    monkeypatch.setattr("drtf.models.weights.imagenet_problem", lambda *a, **k: problem)
+    out = tmp_path / "out"
+    words = ("--shards", shards, "--out", out, "--dry-run")
+    assert_names(run("train", *words, *sets("model.alpha=0.35"))[2], problem)
+    words = ("--images", tmp_path / "none", "--labels", "no.csv", "--out", out)
+    assert_names(run("build-shards", *words)[2], problem)
+
+
+def test_a_dry_run_notes_class_weights_on_top_of_balanced_sampling(
+    run, shards, tmp_path
+):
+    words = ("train", "--shards", shards, "--out", tmp_path / "run", "--dry-run")
+    weighted = sets("train.class_weights=[1, 2]", *EYENET)
+    assert_names(run(*words, *weighted)[1], "train.class_weights", "sampling.mode")
+    natural = run(*words, *weighted, *sets("sampling.mode=natural"))[1]
+    assert "train.class_weights" not in natural
+
+
+def test_a_finished_training_is_named_and_not_repeated(run, shards, run_folder):
+    before = (run_folder / "run.json").stat().st_mtime_ns
+    words = ("train", "--shards", shards, "--out", run_folder)
+    code, _, err = run(*words)
+    assert code == 1
+    assert_names(find_error(err), run_folder, "--out")
+    code, out, _ = run(*words, "--resume", *sets(*SETTINGS))
+    assert code == 0
+    assert "already" in out
+    assert (run_folder / "run.json").stat().st_mtime_ns == before
 
 
 def test_the_readmes_python_examples_run(shards, photographs, tmp_path, monkeypatch):

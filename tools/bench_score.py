@@ -51,10 +51,11 @@ def score(
     from .tables import format_spread, show_table
 
     check_json(json)
+    config = load_run_config(run, config_source, overrides, sections=("score",))
     bench = bench_score(
         run,
         images,
-        config=load_run_config(run, config_source, overrides, sections=("score",)),
+        config=config.score,
         num_photographs=num_photographs,
         num_repeats=repeats,
         apart=apart,

@@ -112,6 +112,7 @@ def build_shards(
     from drtf.data.build import build_shards as build
     from drtf.data.listing import SKIPPED_FILE, describe_skipped
     from drtf.data.sources import Source
+    from drtf.models.weights import imagenet_problem
     from drtf.records.manifest import REJECTED_FILE
 
     from .tables import show_counts
@@ -124,6 +125,8 @@ def build_shards(
             for name, folder, file in named
         ]
     config = load_config(config_source, overrides)
+    if problem := imagenet_problem(config.model, image_size=config.images.size):
+        click.echo(f"Warning: {problem}", err=True)
     report = build(sources, out, config=config, max_rejected=max_rejected)
     manifest, plan = report.manifest, report.plan
     show_counts(f"Photographs in {out}", manifest)

@@ -119,6 +119,9 @@ def main() -> None:
     # Silence the C++ logs of TensorFlow and OpenCV; drtf reports what users must know.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    # Whatever Keras is used with elsewhere, drtf needs TensorFlow's.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     raise_descriptor_limit()
     with safe_output():
         code = _run(sys.argv[1:])

@@ -10,6 +10,8 @@ from .options import config_options, out_option, shards_option, show_next
 if TYPE_CHECKING:
     from drtf.config import Config
 
+CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same score
+
 
 @click.command()
 @shards_option("Dataset written by build-shards: a folder or an s3:// location.")
@@ -39,7 +41,7 @@ def train(
     TensorBoard logs (tensorboard --logdir RUN/logs). evaluate, score and gradcam use
     it. Without internet access, give a file of pretrained weights:
 
-        --set model.weights=FILE.weights.h5   (or none)
+        --set model.weights=FILE   (or none)
     """
     from drtf.config import load_config
 
@@ -47,6 +49,12 @@ def train(
     if dry_run:
         _show_plan(shards, config)
         return
+    from drtf.errors import DrtfError
+    from drtf.models.run_files import INFO_FILE
+
+    is_finished = (out / INFO_FILE).exists()
+    if is_finished and not resume:  # before TensorFlow is loaded
+        raise DrtfError(f"{out} has a finished training: choose another --out")
     from drtf.models.history import load_history
     from drtf.training.callbacks import monitor_name
     from drtf.training.run import train as run_training
@@ -54,11 +62,19 @@ def train(
     info = run_training(shards, out=out, config=config, resume=resume)
     monitor = monitor_name(config.train)
     best = load_history(out)[info.best_epoch - 1]
+    if is_finished:
+        click.echo(f"{out} was finished already; nothing was trained.")
     click.echo(
         f"{out}: best epoch {info.best_epoch} of {info.num_epochs}, {monitor} "
         f"{best[monitor]:.3f}; {info.num_trained:,} trained and {info.num_frozen:,} "
         f"frozen parameters, in {info.precision}"
     )
+    if best["val_roc_auc"] == CHANCE:
+        click.echo(
+            "The ROC AUC on validation is exactly 0.5, as if every photograph had the "
+            "same score: the network has learnt nothing. Train for more epochs, start "
+            "from pretrained weights (model.weights) or change train.learning_rate"
+        )
     if info.num_damaged:
         click.echo(
             f"{info.num_damaged:,} damaged records were skipped: run drtf verify "
@@ -74,6 +90,7 @@ def train(
 
 
 def _show_plan(shards: Path, config: "Config") -> None:
+    from drtf.models.weights import imagenet_problem
     from drtf.training.train_plan import plan_training
 
     from .tables import show_table
@@ -101,3 +118,11 @@ def _show_plan(shards: Path, config: "Config") -> None:
         f"own; on the device {plan.variables_mb:,.0f} MB for variables and about "
         f"{plan.activations_mb:,.0f} MB for activations"
     )
+    if problem := imagenet_problem(config.model, image_size=plan.image_size):
+        click.echo(f"Warning: {problem}", err=True)
+    if config.train.class_weights and config.sampling.mode != "natural":
+        click.echo(
+            f"train.class_weights={list(config.train.class_weights)} apply in addition "
+            f"to sampling.mode={config.sampling.mode!r}, which already changes how "
+            "often each class is drawn"
+        )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import Config
+from drtf.config import ScoreConfig
 from drtf.data.listing import list_photographs
 from drtf.errors import DrtfError
 from drtf.inference.scoring import prepare_photographs, score_photographs
@@ -45,7 +45,7 @@ def bench_score(
     run_folder: Path,
     images: Path | str,
     *,
-    config: Config,
+    config: ScoreConfig,
     num_photographs: int,
     num_repeats: int,
     apart: bool = False,
@@ -56,7 +56,7 @@ def bench_score(
         run_folder: Folder of a run, made by `train`.
         images: Folder of photographs, or a CSV of paths. If there are fewer than
             `num_photographs`, they are repeated.
-        config: Its `score` section is used.
+        config: The `score` section.
         num_photographs: Number of photographs in each measurement, at least four
             batches.
         num_repeats: Number of repetitions.
@@ -74,7 +74,7 @@ def bench_score(
     # TensorFlow's threads stay on the cores on which they start.
     with _pin_to_cores(cores[half:]):
         run = load_run(run_folder)
-    batch_size = photographs_per_batch(config.score.batch_size, run.tta)
+    batch_size = photographs_per_batch(config.batch_size, run.tta)
     if num_photographs < MIN_BATCHES * batch_size:
         raise DrtfError(
             f"{num_photographs} photographs are fewer than {MIN_BATCHES} batches of "
@@ -89,7 +89,7 @@ def bench_score(
     ):
         for _ in range(num_repeats):
             prepared = prepare_photographs(
-                run, photographs, num_workers=config.score.num_workers
+                run, photographs, num_workers=config.num_workers
             )
             rates["preparing"].append(_rate(prepared, skip=num_photographs // 2))
             advance("preparing")
@@ -97,7 +97,7 @@ def bench_score(
                 _predicting_rate(run, batch_size, num_photographs)
             )
             advance("predicting")
-            scored = score_photographs(run, photographs, config=config.score)
+            scored = score_photographs(run, photographs, config=config)
             rates["scoring"].append(_rate(scored, skip=num_photographs // 2))
             advance("scoring")
     return ScoreRates(num_photographs, run.tta, **rates)

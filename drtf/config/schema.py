@@ -250,7 +250,8 @@ class ModelConfig(Section):
     has only `model.weights` (`none`) and `model.input_range`."""
     weights: str = "imagenet"
     """Initial weights of the backbone: `imagenet` (downloaded by Keras), `none`
-    (random) or the path of a `.weights.h5` file."""
+    (random), or the path of a file: `.weights.h5`, or `_no_top.h5` as Keras publishes
+    it. For a folder, such as `~/.keras/models`, the file of the backbone is read."""
     alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Width multiplier of `mobilenetv2` and `mobilenetv3-large`. ImageNet weights exist
     for 0.35, 0.5, 0.75, 1.0, 1.3 and 1.4, or for 0.75 and 1.0."""

@@ -143,6 +143,18 @@ def augment(
 ) -> tf.Tensor:
     """Change each image at random, within the bounds of the config.
 
+    For your own model, on the batches of `train_dataset`:
+
+        bounds = drtf.load_config("").augment
+        augmented = batches.map(
+            lambda x: (
+                augment(
+                    tf.cast(x["image"], tf.float32) / 255, x["seed"], x["label"], bounds
+                ),
+                x["label"],
+            )
+        )
+
     Args:
         images: float32, float16 or bfloat16 [B, H, W, 3] in [0, 1].
         seeds: int32 [B, 2]. Equal seeds give equal changes.

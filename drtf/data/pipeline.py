@@ -183,7 +183,7 @@ def train_dataset(
 
     def begin_pass(_: np.ndarray) -> tuple[np.ndarray, ...]:
         begin = first + next(pass_numbers) * length
-        return np.int64(len(parts) * begin), np.int64(len(parts) * (begin + length))
+        return tuple(np.array([begin, begin + length], np.int64) * len(parts))
 
     size = shards.manifest.image_size
     return _stream(

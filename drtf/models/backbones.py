@@ -45,6 +45,9 @@ class Backbone:
             has `input_range`, the config can choose another one.
         imagenet_alphas: Values of `model.alpha` for which Keras has ImageNet weights.
             Empty if the backbone has no pretrained weights.
+        imagenet_file: Path of the file of these weights on Keras's server, with
+            `{alpha}` and `{size}`, the width of the photographs that it was trained on.
+        imagenet_sizes: The values of `{size}` that there are.
         map_layers: Kinds of layer whose output heat maps can show.
         head: The kind of head, a key of `drtf.models.head.HEADS`.
     """
@@ -55,6 +58,8 @@ class Backbone:
     input_range: InputRange
     map_layers: tuple[str, ...]
     imagenet_alphas: tuple[float, ...] = ()
+    imagenet_file: str = ""
+    imagenet_sizes: tuple[int, ...] = (224,)
     head: Literal["pooled", "softmax"] = "pooled"
 
     @property
@@ -65,6 +70,12 @@ class Backbone:
     def choose_input_range(self, config: ModelConfig) -> InputRange:
         """Return the range of pixels that a network with this config takes."""
         return config.input_range if "input_range" in self.options else self.input_range
+
+    def imagenet_path(self, config: ModelConfig, *, image_size: int) -> str:
+        """Return the path of the ImageNet weights on Keras's server."""
+        side = round(config.upsampling * image_size)
+        size = side if side in self.imagenet_sizes else 224
+        return self.imagenet_file.format(alpha=float(config.alpha), size=size)
 
     def describe(self, config: ModelConfig) -> str:
         """Return the name and the settings that tell trained backbones apart."""
@@ -207,6 +218,9 @@ BACKBONES: Mapping[str, Backbone] = {
             options=frozenset(COMMON_OPTIONS | {"alpha", "input_range"}),
             input_range="symmetric",
             imagenet_alphas=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
+            imagenet_file="mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels"
+            "_{alpha}_{size}_no_top.h5",
+            imagenet_sizes=(96, 128, 160, 192, 224),
             map_layers=("Conv2D", "ReLU"),
         ),
         Backbone(
@@ -215,6 +229,8 @@ BACKBONES: Mapping[str, Backbone] = {
             options=frozenset(COMMON_OPTIONS | {"alpha", "input_range"}),
             input_range="symmetric",
             imagenet_alphas=(0.75, 1.0),
+            imagenet_file="mobilenet_v3/weights_mobilenet_v3_large_224_{alpha}_float"
+            "_no_top_v2.h5",
             # Its hard swish is an Activation.
             map_layers=("Activation", "ReLU"),
         ),
@@ -224,6 +240,7 @@ BACKBONES: Mapping[str, Backbone] = {
             options=frozenset(COMMON_OPTIONS),
             input_range="standardized",
             imagenet_alphas=(1.0,),
+            imagenet_file="efficientnet_v2/efficientnetv2-b0_notop.h5",
             # Its swish is an Activation.
             map_layers=("Activation",),
         ),

@@ -1,5 +1,6 @@
 """The device: its precision, how steps are distributed, and whether XLA works."""
 
+import logging
 import os
 import platform
 import re
@@ -16,6 +17,10 @@ from drtf.errors import DrtfError
 from drtf.resources import count_cores
 
 CPU_INFO = Path("/proc/cpuinfo")
+# The order of an image's axes, and the default type of numbers.
+KERAS_SETTINGS = ("channels_last", "float32")
+
+_log = logging.getLogger(__name__)
 
 
 def choose_precision(requested: str) -> str:
@@ -149,3 +154,27 @@ def use_dtype_policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def use_keras_settings() -> None:
+    """Set what drtf's networks rely on, whatever ~/.keras/keras.json has.
+
+    A warning names the settings that it changes.
+
+    Raises:
+        DrtfError: If Keras was imported with another backend than TensorFlow.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise DrtfError(
+            f"Keras runs on {keras.config.backend()!r}, but drtf's networks require "
+            "TensorFlow: set KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+    found = keras.config.image_data_format(), keras.config.floatx()
+    if found != KERAS_SETTINGS:
+        _log.warning(
+            "Keras is set to %s images and %s; drtf sets it to %s and %s",
+            *found,
+            *KERAS_SETTINGS,
+        )
+        keras.config.set_image_data_format(KERAS_SETTINGS[0])
+        keras.config.set_floatx(KERAS_SETTINGS[1])

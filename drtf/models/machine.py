@@ -12,7 +12,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from drtf import __version__
+from drtf.config import Config
 from drtf.models.device import can_compile, choose_precision, list_gpus
+from drtf.models.weights import imagenet_problem
 from drtf.records.gather import read_frames, read_frames_in_python
 from drtf.resources import count_cores
 
@@ -68,6 +70,7 @@ def machine_facts() -> list[Fact]:
         Fact("CPUs", str(count_cores())),
         _memory_fact(),
         _disk_fact(),
+        _weights_fact(),
     ]
 
 
@@ -176,6 +179,12 @@ def _memory_fact() -> Fact:
             "train.batch_size"
         )
     return Fact("memory", f"{free / 1e9:.1f} of {pages / 1e9:.1f} GB free", advice)
+
+
+def _weights_fact() -> Fact:
+    config = Config()
+    problem = imagenet_problem(config.model, image_size=config.images.size)
+    return Fact("ImageNet weights", "unavailable" if problem else "available", problem)
 
 
 def _disk_fact() -> Fact:

@@ -111,8 +111,9 @@ def check_model_file(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, path.stat().st_size)
             _check_config(parse_json(archive.read(CONFIG_MEMBER)))
-            with archive.open(WEIGHTS_MEMBER) as member:
-                _check_weights(member.read())
+            weights = archive.read(WEIGHTS_MEMBER)
+        with h5py.File(io.BytesIO(weights), "r") as file:
+            check_weights(file, len(weights))
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"cannot load {path}: {reason}") from error
@@ -145,30 +146,37 @@ def _check_members(archive: zipfile.ZipFile, file_bytes: int) -> None:
             )
 
 
-def _check_weights(data: bytes) -> None:
+def check_weights(file: h5py.File, num_bytes: int) -> int:
     """Refuse weights that lie in another file, or are larger than the file they are in.
 
+    Args:
+        file: The open file.
+        num_bytes: Its size.
+
+    Returns:
+        The size of all weights, in bytes.
+
     Raises:
-        ValueError: If there is such a group or dataset.
+        ValueError: Names such a group or dataset.
     """
-    num_bytes = 0
-    seen = set()
-    with h5py.File(io.BytesIO(data), "r") as file:
-        for name, item in _walk(file):
-            place = h5py.h5o.get_info(item.id).addr
-            if place in seen:  # such as a group that holds itself
-                raise ValueError(f"its weights {name!r} are there twice")
-            seen.add(place)
-            if isinstance(item, h5py.Group):
-                continue
-            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-                raise ValueError(f"its weights {name!r} are in another file")
-            num_bytes += item.nbytes
-            if num_bytes > len(data):
-                raise ValueError(
-                    f"its weights have {num_bytes} bytes up to {name!r}, more than the "
-                    f"{len(data)} bytes of their file"
-                )
+    num_seen = 0
+    places = set()
+    for name, item in _walk(file):
+        place = h5py.h5o.get_info(item.id).addr
+        if place in places:  # such as a group that holds itself
+            raise ValueError(f"its weights {name!r} are there twice")
+        places.add(place)
+        if isinstance(item, h5py.Group):
+            continue
+        if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+            raise ValueError(f"its weights {name!r} are in another file")
+        num_seen += item.nbytes
+        if num_seen > num_bytes:
+            raise ValueError(
+                f"its weights have {num_seen} bytes up to {name!r}, more than the "
+                f"{num_bytes} bytes of their file"
+            )
+    return num_seen
 
 
 def _walk(group: h5py.Group) -> Iterator[tuple[str, Any]]:

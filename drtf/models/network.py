@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -10,7 +9,9 @@ import tensorflow as tf
 from drtf.config import ModelConfig
 from drtf.errors import DrtfError
 from drtf.models.backbones import BACKBONES, InputRange, check_model
+from drtf.models.device import use_keras_settings
 from drtf.models.head import HEADS, LOGITS, POOL, add_score
+from drtf.models.weights import load_weights
 from drtf.tasks import TASKS, Task
 
 # Mean and standard deviation of the channels of ImageNet's photographs, for RGB in
@@ -45,6 +46,7 @@ def build_network(
         DrtfError: If the weights cannot be loaded.
     """
     check_model(config)
+    use_keras_settings()
     backbone = BACKBONES[config.name]
     image = keras.Input((image_size, image_size, 3), name="image")
     x = _rescale(image, backbone.choose_input_range(config))
@@ -163,34 +165,13 @@ def _build_backbone(
         reason = str(error).splitlines()[0]
         raise DrtfError(
             f"cannot get Keras's ImageNet weights of {config.name}: "
-            f"{reason}; without internet access name a file, --set "
-            "model.weights=FILE.weights.h5, or use random weights, model.weights=none"
+            f"{reason}; without internet access name a file, --set model.weights=FILE, "
+            "or use random weights, model.weights=none"
         ) from error
     model = keras.Model(image, features)
     if weights not in ("imagenet", "none"):
-        _load_weights(model, config, weights)
+        load_weights(model, config, image_size=image.shape[1])
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = config.batch_norm_momentum
     return features
-
-
-def _load_weights(model: keras.Model, config: ModelConfig, weights: str) -> None:
-    if not Path(weights).is_file() or not weights.endswith(".weights.h5"):
-        raise DrtfError(
-            f'model.weights must be "imagenet", "none" or the path of a .weights.h5 '
-            f"file; no such file: {weights}"
-        )
-    try:
-        # Keras only warns if the file has no weights for a layer.
-        with warnings.catch_warnings(action="error", category=UserWarning):
-            model.load_weights(weights)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
-        reason = str(error).splitlines()[0]
-        hint = ""
-        if "alpha" in BACKBONES[config.name].options:
-            hint = f" with model.alpha={config.alpha}"
-        raise DrtfError(
-            f"{weights} does not fit the backbone {config.name}{hint}; set the model "
-            f"section to what the file was trained with. Keras reports: {reason}"
-        ) from error

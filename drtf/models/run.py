@@ -29,17 +29,16 @@ from drtf.files import (
 from drtf.models.backbones import OWN_MODEL, Backbone, backbone_of, check_model
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
+from drtf.models.device import use_keras_settings
 from drtf.models.head import LOGITS
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
 from drtf.models.model_file import check_model_file
 from drtf.models.network import ensemble_members
+from drtf.models.run_files import CONFIG_FILE, INFO_FILE, MODEL_FILE
 from drtf.seals import SEAL, dump_sealed, is_intact
 from drtf.tasks import TASKS, Task
 
 RUN_FORMAT_VERSION = 6
-CONFIG_FILE = "config.toml"
-MODEL_FILE = "model.keras"
-INFO_FILE = "run.json"
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
 Mean = Literal["scores", "logits"]
@@ -330,6 +329,7 @@ def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
     except ConfigError as error:
         raise RunError(f"the config of the run {folder} is invalid: {error}") from error
     check_model_file(model_path)
+    use_keras_settings()
     try:
         network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     except Exception as error:

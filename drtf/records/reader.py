@@ -49,7 +49,7 @@ class ShardDataset:
         damaged: Rows that were skipped while reading, with the fault of each.
     """
 
-    def __init__(self, folder: Path, *, verify_checksums: bool = True) -> None:
+    def __init__(self, folder: Path | str, *, verify_checksums: bool = True) -> None:
         """Open a dataset.
 
         Args:
@@ -62,7 +62,7 @@ class ShardDataset:
             RecordError: If the folder is not a dataset, or if a shard or the index is
                 missing or does not match the manifest.
         """
-        self.folder = folder
+        self.folder = folder = Path(folder)
         self._verify_checksums = verify_checksums
         self.manifest: Manifest = load_manifest(folder)
         if _hash_index(folder / INDEX_FILE) != self.manifest.files.get(INDEX_FILE):
@@ -99,6 +99,18 @@ class ShardDataset:
         # While it is open, the cache does not remove the dataset.
         self._index_file: int | None = os.open(folder / INDEX_FILE, os.O_RDONLY)
         share(self._index_file)
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.grades)
+
+    def __repr__(self) -> str:
+        """Return the folder, and how many photographs of which size it has."""
+        manifest = self.manifest
+        return (
+            f"<ShardDataset {self.folder}: {len(self):,} photographs of "
+            f"{manifest.image_size} px, {manifest.encoding}>"
+        )
 
     def _repr_html_(self) -> str:
         """Show the counts in a notebook: photographs by split and grade."""
