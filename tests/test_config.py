@@ -348,6 +348,7 @@ def test_label_smoothing_requires_crossentropy():
     ("override", "facts"),
     [
         ("train.focal_gamma=2", ("train.loss", "focal", "crossentropy")),
+        ("build.jpeg_quality=90", ("build.encoding", "jpeg", "raw")),
         ("train.momentum=0.8", ("train.optimizer", "sgd", "adamw")),
         ("train.warmup_fraction=0.1", ("train.schedule", "cosine", "constant")),
         ("train.plateau_patience=2", ("train.schedule", "plateau", "constant")),

@@ -26,6 +26,9 @@ class Requirement:
 
 
 REQUIREMENTS = (
+    Requirement("images.clahe_clip_limit", "images.contrast", "clahe"),
+    Requirement("images.clahe_tiles", "images.contrast", "clahe"),
+    Requirement("build.jpeg_quality", "build.encoding", "jpeg"),
     Requirement("sampling.weights", "sampling.mode", "weights"),
     Requirement("train.task", "train.loss", "crossentropy", applies_to="grades"),
     Requirement("train.focal_gamma", "train.loss", "focal"),
