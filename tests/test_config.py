@@ -328,7 +328,7 @@ def test_augmentation_may_have_one_value_per_class():
         ("augment.max_degrees=181", ("augment.max_degrees", 180, 181)),
         ("augment.zoom=[0.1]", ("augment.zoom", 2, 0.1)),
         ("train.class_weights=[1, 2, 3]", ("train.class_weights", 2)),
-        ("evaluate.threshold=1.5", ("evaluate.threshold", "stored", 1, 1.5)),
+        ("evaluate.threshold=1.5", ("evaluate.threshold", "youden", 1, 1.5)),
         ("train.class_weights=[1, -2]", ("train.class_weights", 0, -2)),
         ("augment.zoom=[]", ("augment.zoom", 2)),
     ],
