@@ -11,7 +11,12 @@ from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.images.preprocess import decode_image
-from drtf.records.manifest import MANIFEST_FILE, REJECTED_FILE, load_manifest
+from drtf.records.manifest import (
+    MANIFEST_FILE,
+    REJECTED_FILE,
+    UNMATCHED_FILE,
+    load_manifest,
+)
 from drtf.records.reader import ShardDataset
 from drtf.records.rejected import RejectedRow, save_rejected
 from drtf.records.verify import find_faults
@@ -95,7 +100,7 @@ def test_only_damaged_photographs_are_rejected(folder, tmp_path, config):
         "2_left.png": "undecodable",
         "3_left.png": "unreadable",
     }
-    assert report.plan.catalog.missing == ["4_left"]
+    assert report.plan.catalog.unmatched == [("label", "4_left", "")]
     assert report.manifest.rejected["unreadable"] == 1
     written = pd.read_csv(tmp_path / "out" / REJECTED_FILE)
     assert dict(zip(written["path"], written["reason"], strict=True)) == reasons
@@ -145,8 +150,12 @@ def test_unmatched_labels_and_photographs_are_counted(folder, tmp_path, config):
     with (folder / "labels.csv").open("a") as file:
         file.write("99_left,0\n99_right,0\n0_left,0\n")
     report = build(folder, tmp_path / "out", config)
-    assert report.plan.catalog.missing == ["99_left", "99_right"]
-    assert report.plan.catalog.unlabelled == ["extra.png"]
+    unmatched = pd.read_csv(tmp_path / "out" / UNMATCHED_FILE)
+    assert unmatched[["kind", "name"]].to_numpy().tolist() == [
+        ["label", "99_left"],
+        ["label", "99_right"],
+        ["photograph", "extra.png"],
+    ]
     assert report.plan.catalog.num_repeated == 1
     provenance = report.manifest.provenance["sources"][0]
     assert provenance["num_labels_without_photograph"] == 2

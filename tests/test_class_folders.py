@@ -1,70 +1,101 @@
 import pytest
 
 from drtf.config import LabelsConfig
-from drtf.data.class_folders import label_by_folder
-from drtf.data.label_formats import FOLDER_FORMATS
+from drtf.data.class_folders import EXAMPLES, label_by_folder
 from drtf.errors import LabelError
-from naming import assert_names, raises_naming
+from naming import raises_naming
 
 DEFAULT = LabelsConfig()
 
 
-@pytest.mark.parametrize("known", FOLDER_FORMATS, ids=str)
-def test_grade_is_that_of_the_folder(known):
-    paths = [f"{folder}/{n}_left.png" for n, folder in enumerate(known.folders)]
+@pytest.mark.parametrize(
+    "names",
+    [
+        "0,1,2,3,4",
+        "No_DR,Mild,Moderate,Severe,Proliferate_DR",
+        "0_No_DR,1_Mild,2 Moderate,3-severe,4_PDR",
+        "NoDR,mild,moderate,severe,Proliferative DR",
+        "Grade 0,Grade 1,Grade 2,Grade 3,Grade 4",
+        "정상,경증,중등도,중증,증식성",
+    ],
+)
+def test_grade_is_that_of_the_folder(names):
+    folders = names.split(",")
+    paths = [f"{folder}/{n}_left.png" for n, folder in enumerate(folders)]
     table = label_by_folder(paths, DEFAULT)
     assert table["grade"].tolist() == [0, 1, 2, 3, 4]
-    assert table["folder"].tolist() == list(known.folders)
+    assert table["folder"].tolist() == folders
     assert table["path"].tolist() == paths
     assert table["id"].tolist() == [path.removesuffix(".png") for path in paths]
 
 
-def test_a_folder_name_has_the_same_grade_in_all_formats():
-    pairs = {
-        (x, grade) for known in FOLDER_FORMATS for grade, x in enumerate(known.folders)
-    }
-    assert len(pairs) == len({folder for folder, _ in pairs})
+def test_grade_is_that_of_the_config_when_folders_have_other_names():
+    config = LabelsConfig(grade_values=["healthy eyes", "DR"], ungraded=["rest"])
+    paths = ["Healthy eyes/a.png", "DR/b.png", "rest/c.png"]
+    table = label_by_folder(paths, config)
+    assert table["grade"].fillna(-1).tolist() == [0, 1, -1]
 
 
-def test_both_eyes_are_one_patient_when_their_classes_differ():
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["Mild/3/a.png", "No_DR/17/b.png"],
+        ["Mild/3/a.png", "No_DR/4/b.png"],
+        ["1/3/a.png", "0/17/b.png"],
+        ["3/1/a.png", "17/0/b.png"],
+        ["3/Mild/a.png", "4/No_DR/b.png"],
+    ],
+)
+def test_numbers_of_patients_are_not_grades(paths):
+    assert label_by_folder(paths, DEFAULT)["grade"].tolist() == [1, 0]
+
+
+def test_folders_are_named_when_two_depths_may_be_grades():
+    with raises_naming(LabelError, "'3'", "'2'", "--labels"):
+        label_by_folder(["3/2/a.png", "0/1/b.png"], DEFAULT)
+
+
+def test_folders_of_a_published_split_may_be_above_the_class_folders():
+    paths = ["train/0/a.png", "Training/1/b.png", "valid/0/c.png", "Test Set/4/d.png"]
+    table = label_by_folder([*paths, "3/e.png"], DEFAULT)
+    assert table["split"].tolist() == ["train", "train", "val", "test", ""]
+    assert table["grade"].tolist() == [0, 1, 0, 4, 3]
+
+
+def test_names_do_not_depend_on_the_class():
     paths = ["Mild/10_right.png", "No_DR/10_left.png", "No_DR/x.png"]
-    patients = label_by_folder(paths, DEFAULT)["patient"].tolist()
-    assert patients == ["10", "10", "No_DR/x"]
-
-
-def test_patient_pattern_takes_folders_below_the_class_folder():
-    config = LabelsConfig(patient_pattern="^(.+)/")
-    patients = label_by_folder(["3/anna/1.png", "train/0/anna/2.png"], config)[
-        "patient"
-    ]
-    assert patients.tolist() == ["anna", "anna"]
+    names = label_by_folder(paths, DEFAULT)["name"]
+    assert names.tolist() == ["10_right", "10_left", "x"]
 
 
 def test_ids_are_unique_when_two_classes_have_a_photograph_of_one_name():
     table = label_by_folder(["Mild/1.png", "No_DR/1.png"], DEFAULT)
     assert table["id"].tolist() == ["Mild/1", "No_DR/1"]
-    assert table["patient"].tolist() == ["Mild/1", "No_DR/1"]
     assert table["grade"].tolist() == [1, 0]
 
 
 def test_class_folders_may_lie_in_other_folders():
-    table = label_by_folder(["test/4/a.png", "train/0/a.png"], DEFAULT)
-    assert table["id"].tolist() == ["test/4/a", "train/0/a"]
+    table = label_by_folder(["site a/4/anna/a.png", "site b/0/a.png"], DEFAULT)
+    assert table["id"].tolist() == ["site a/4/anna/a", "site b/0/a"]
+    assert table["name"].tolist() == ["anna/a", "a"]
     assert table["grade"].tolist() == [4, 0]
 
 
 @pytest.mark.parametrize(
-    "path", ["a.png", "unknown/a.png", "5/a.png", "/0/a.png", "../0/a.png", "x/0.png"]
+    "path",
+    [
+        "a.png",
+        "others/a.png",
+        "5x/a.png",
+        "x/0/a.png",
+        "/0/a.png",
+        "../0/a.png",
+        "x/0.png",
+    ],
 )
 def test_photograph_is_named_when_it_is_in_no_class_folder(path):
-    with raises_naming(LabelError, 1, 3, repr(path), "--labels") as error:
+    with raises_naming(LabelError, 1, 3, repr(path), "--labels", *EXAMPLES):
         label_by_folder(["0/b.png", path, "1/c.png"], DEFAULT)
-    assert_names(error.value, *FOLDER_FORMATS)
-
-
-def test_folders_are_named_when_they_are_of_two_grades():
-    with raises_naming(LabelError, "No_DR/3/a.png", "No_DR", "3", "--labels"):
-        label_by_folder(["No_DR/3/a.png"], DEFAULT)
 
 
 def test_photographs_are_named_when_only_their_extensions_differ():

@@ -1,4 +1,3 @@
-import csv
 import re
 
 import pandas as pd
@@ -6,9 +5,9 @@ import pytest
 from click.testing import CliRunner
 
 from drtf.config import LabelsConfig
-from drtf.data import labels
+from drtf.data import label_columns
 from drtf.data.label_formats import LABEL_FORMATS, LabelFormat
-from drtf.data.labels import load_labels, match_photographs
+from drtf.data.labels import load_labels
 from drtf.errors import LabelError
 from drtf.tools.main import drtf
 from naming import assert_names, raises_naming
@@ -22,69 +21,152 @@ def load(tmp_path, text, config=DEFAULT):
     return load_labels(path, config)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "image,level\n1_left,0\n1_right,4\n",
-        "id_code,diagnosis\n1_left,0\n1_right,4\n",
+# The first rows of published label files, with the images, grades, patients and columns
+# that are not read.
+PUBLISHED = {
+    "EyePACS": ("image,level\n10_left,0\n10_right,4\n", "10_left 0, 10_right 4"),
+    "EyePACS resized": (
+        "Unnamed: 0.1,Unnamed: 0,image,level\n0,0,10_left,0\n1,1,10_right,4\n",
+        "10_left 0, 10_right 4",
+    ),
+    "EyePACS test": (
+        "image,level,Usage\n1_left,0,Private\n1_right,2,Public\n",
+        "1_left 0, 1_right 2",
+        "Usage",
+    ),
+    "EyeQ": (
+        ",image,quality,DR_grade\n0,1_left.jpeg,0,0\n1,1_right.jpeg,2,1\n",
+        "1_left.jpeg 0, 1_right.jpeg 1",
+        "quality",
+    ),
+    "APTOS": ("id_code,diagnosis\n000c1434d8d7,2\n", "000c1434d8d7 2"),
+    "IDRiD": (
         "Image name,Retinopathy grade,Risk of macular edema ,,,\r\n"
-        "1_left,0,2,,,\r\n1_right,4,0,,,\r\n",
-        "\ufeffimage,level\r\n1_left.jpeg,0\r\n1_right.JPG,4\r\n",
-        "image;level\n1_left;0\n1_right;4\n",
-        '"image","level"\n" 1_left","0"\n"1_right","4.0"\n',
-        "other,level,image\nx,0,1_left\n\ny,4,1_right\n,,\n",
-    ],
-)
-def test_label_file_is_loaded_in_every_known_form(tmp_path, text):
-    table = load(tmp_path, text).table
-    assert table["id"].tolist() == ["1_left", "1_right"]
-    assert table["grade"].tolist() == [0, 4]
-    assert table["patient"].tolist() == ["1", "1"]
+        "IDRiD_001,3,2,,,\r\n",
+        "IDRiD_001 3",
+        "Risk of macular edema",
+    ),
+    "Messidor-2": (
+        "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable\n"
+        "a.png,1,0,1\nIM1.jpg,,,0\nb.png,0,0,1\n",
+        "a.png 1, IM1.jpg -, b.png 0",
+        "adjudicated_dme",
+        "adjudicated_gradable",
+    ),
+    "DDR": (
+        "007-0.jpg 1\n007-1.jpg 5\n007-2.jpg 0\n",
+        "007-0.jpg 1, 007-1.jpg -, 007-2.jpg 0",
+    ),
+    "FGADR": ("0000_1.png,1\n0001_1.png,4\n", "0000_1.png 1, 0001_1.png 4"),
+    "DeepDRiD": (
+        "patient_id,image_id,image_path,left_eye_DR_Level,right_eye_DR_Level,"
+        "patient_DR_Level\n"
+        "1,1_l1,\\1\\1_l1.jpg,1,,2\n1,1_r1,\\1\\1_r1.jpg,,2,2\n",
+        "1_l1 1 1, 1_r1 2 1",
+        "image_path",
+        "patient_DR_Level",
+    ),
+    "DeepDRiD ultra-widefield": (
+        "patient_id,position,image_path,DR_level\n1,l,\\1\\1_l.jpg,0\n",
+        "1/1_l.jpg 0 1",
+        "position",
+    ),
+    "mBRSET": (
+        "patient,age,file,laterality,final_icdr\n1,41,1.1.jpg,right,2.0\n"
+        "1,41,1.2.jpg,left,\n",
+        "1.1.jpg 2 1, 1.2.jpg - 1",
+        "age",
+        "laterality",
+    ),
+    "BRSET": (
+        "image_id,patient_id,camera,DR_SDRG,DR_ICDR\nimg1,7,Canon,0,0\n",
+        "img1 0 7",
+        "camera",
+        "DR_SDRG",
+    ),
+    "ODIR": (
+        "ID,Patient Age,Left-Fundus,Right-Fundus,D,labels,filename\n"
+        "1,57,1_left.jpg,1_right.jpg,1,['N'],1_left.jpg\n"
+        "1,57,1_left.jpg,1_right.jpg,1,['D'],1_right.jpg\n",
+        "1_left.jpg 0 1, 1_right.jpg 1 1",
+        "Patient Age",
+        "Left-Fundus",
+        "Right-Fundus",
+        "D",
+    ),
+    "RFMiD": (
+        "ID,Disease_Risk,DR,ARMD\n1,1,1,0\n2,0,0,0\n",
+        "1 1, 2 0",
+        "Disease_Risk",
+        "ARMD",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_label_file_is_recognized(tmp_path, name):
+    text, expected, *unread = PUBLISHED[name]
+    labels = load(tmp_path, text)
+    grades = ["-" if pd.isna(grade) else grade for grade in labels.table["grade"]]
+    table = labels.table.assign(grade=grades)
+    columns = [x for x in ("name", "grade", "patient") if x in table]
+    rows = [" ".join(map(str, row)) for row in table[columns].to_numpy()]
+    assert ", ".join(rows) == expected
+    assert labels.unread == unread
+    formats = {known.name for known in LABEL_FORMATS}
+    assert formats - {"Messidor"} <= set(PUBLISHED)
+
+
+def test_scale_of_messidor_is_noted(tmp_path):
+    text = "Image name,Ophthalmologic department,Retinopathy grade\na.tif,X,3\n"
+    assert_names(load(tmp_path, text).columns.note, "ICDR")
 
 
 def test_columns_are_those_of_the_config_when_named(tmp_path):
     config = LabelsConfig(
-        image_column="file", grade_column="dr", patient_column="person"
+        image_column="file", grade_column="dr", patient_column="family"
     )
-    table = load(tmp_path, "person,file,dr\nanna,a.png,3\n", config).table
+    table = load(tmp_path, "family,File,DR\nanna,a.png,3\n", config).table
     row = table.iloc[0]
-    assert (row["id"], row["grade"], row["patient"]) == ("a", 3, "anna")
+    assert (row["name"], row["grade"], row["patient"]) == ("a.png", 3, "anna")
 
 
 @pytest.mark.parametrize("known", LABEL_FORMATS, ids=str)
 def test_known_format_is_recognized_by_its_columns(tmp_path, known):
-    cells = {known.image: "1_left", known.grade: "2", known.patient: "anna"}
-    row = ",".join(cells[column] for column in known.columns)
-    row = load(tmp_path, f"{','.join(known.columns)}\n{row}\n").table.iloc[0]
-    patient = "anna" if known.patient else "1"
-    assert (row["id"], row["grade"], row["patient"]) == ("1_left", 2, patient)
+    grade = next(iter(known.values), "1")
+    cells = {known.image: "1_left", known.patient: "anna", known.grades[0]: grade}
+    row = ",".join(cells.get(column, "") for column in known.columns)
+    header = ",".join(known.columns).upper().replace("_", " ")
+    row = load(tmp_path, f"{header}\n{row}\n").table.iloc[0]
+    assert (row["name"], row["grade"]) == ("1_left", known.values.get(grade, 1))
+    assert row.get("patient", "") == ("anna" if known.patient else "")
 
 
 def test_format_with_the_most_columns_is_used_when_several_match(tmp_path, monkeypatch):
-    wide = LabelFormat("Wide", "image", "level", patient="person")
-    monkeypatch.setattr(labels, "LABEL_FORMATS", (*LABEL_FORMATS, wide))
-    table = load(tmp_path, "image,level,person\n1_left,3,anna\n").table
+    wide = LabelFormat("Wide", "image", ("level",), patient="family")
+    monkeypatch.setattr(label_columns, "LABEL_FORMATS", (*LABEL_FORMATS, wide))
+    table = load(tmp_path, "image,level,family\n1_left,3,anna\n").table
     assert table["patient"].tolist() == ["anna"]
 
 
 @pytest.fixture
 def study_format(monkeypatch):
     """Add a label format with a patient column."""
-    study = LabelFormat("Study", "photo", "dr", patient="person")
-    monkeypatch.setattr(labels, "LABEL_FORMATS", (*LABEL_FORMATS, study))
+    study = LabelFormat("Study", "photo", ("dr",), patient="owner")
+    monkeypatch.setattr(label_columns, "LABEL_FORMATS", (*LABEL_FORMATS, study))
 
 
 def test_patients_are_loaded_when_the_format_has_a_patient_column(
     tmp_path, study_format
 ):
-    table = load(tmp_path, "person,photo,dr\nanna,1_left.png,3\n").table
+    table = load(tmp_path, "owner,photo,dr\nanna,1_left.png,3\n").table
     assert table["patient"].tolist() == ["anna"]
 
 
 def test_patient_column_of_the_config_is_used_when_the_format_has_one(
     tmp_path, study_format
 ):
-    text = "person,photo,dr,family\nanna,a.png,3,smith\n"
+    text = "owner,photo,dr,family\nanna,a.png,3,smith\n"
     table = load(tmp_path, text, LabelsConfig(patient_column="family")).table
     assert table["patient"].tolist() == ["smith"]
 
@@ -99,14 +181,9 @@ def test_known_formats_are_listed_in_the_help():
     assert_names(output, *LABEL_FORMATS)
 
 
-def test_each_image_is_a_patient_when_the_pattern_does_not_match(tmp_path):
-    table = load(tmp_path, "id_code,diagnosis\nabc,1\ndef,2\n").table
-    assert table["patient"].tolist() == ["abc", "def"]
-
-
 def test_repeated_rows_are_counted_and_used_once(tmp_path):
     labels = load(tmp_path, "image,level\na,1\nb,2\na,1\na,1\n")
-    assert labels.table["id"].tolist() == ["a", "b"]
+    assert labels.table["name"].tolist() == ["a", "b"]
     assert labels.num_repeated == 2
 
 
@@ -115,38 +192,129 @@ def test_lines_are_named_when_an_image_has_two_grades(tmp_path):
         load(tmp_path, "image,level\na,1\nb,2\nc,1\nb,3\n")
 
 
-@pytest.mark.parametrize("grade", ["5", "-1", "", "two", "1.5", "10", "nan"])
+@pytest.mark.parametrize("grade", ["6", "-2", "two", "1.5", "10", "2?"])
 def test_line_is_named_when_a_grade_is_invalid(tmp_path, grade):
-    facts = ("labels.csv", "line 3", "level", repr(grade), *range(5))
+    settings = ("labels.ungraded", "labels.grade_values")
+    facts = ("labels.csv", "line 3", "level", repr(grade), *range(5), *settings)
     with raises_naming(LabelError, *facts):
-        load(tmp_path, f"image,level\na,1\nb,{grade}\n")
+        load(tmp_path, f"image,level\na,0\nb,{grade}\n")
+
+
+def test_ungraded_rows_have_no_grade(tmp_path):
+    config = LabelsConfig(ungraded=["9"])
+    table = load(tmp_path, "image,level\na,0\nb,\nc,5\nd,9\n", config).table
+    assert table["grade"].isna().tolist() == [False, True, True, True]
+    assert table["value"].tolist() == ["0", "", "5", "9"]
+
+
+def test_column_is_named_when_no_row_has_a_grade(tmp_path):
+    with raises_naming(LabelError, "labels.csv", "'level'"):
+        load(tmp_path, "image,level\na,\nb,NA\n")
+
+
+@pytest.mark.parametrize("header", ["no_dr,mild,moderate,severe,pdr", "0,1,2,3,4"])
+def test_grade_is_the_column_that_has_a_one(tmp_path, header):
+    rows = "a,1,0,0,0,0\nb,0,0,0,0,1\nc,0,0,0,0,0\n"
+    table = load(tmp_path, f"image,{header}\n{rows}").table
+    assert table["grade"].fillna(-1).tolist() == [0, 4, -1]
+    for bad in ("1,0,1,0,0", "1,0,x2,0,0"):
+        with raises_naming(LabelError, "labels.csv", "line 2"):
+            load(tmp_path, f"image,{header}\na,{bad}\n")
+
+
+EYES = LabelsConfig(image_column="image", grade_column=("left grade", "right grade"))
+
+
+def test_grade_is_that_of_the_own_eye_when_a_row_has_both(tmp_path):
+    rows = "1_left.jpg,0,4\n1_right.jpg,0,4\n2_OS.jpg,,3\nx,2,2\n"
+    table = load(tmp_path, f"image,left grade,right grade\n{rows}", EYES).table
+    assert table["grade"].fillna(-1).tolist() == [0, 4, -1, 2]
+    with raises_naming(LabelError, "labels.csv", "line 3", "left grade"):
+        load(tmp_path, "image,left grade,right grade\n1_left,0,4\nx,0,4\n", EYES)
+
+
+def test_columns_are_named_by_numbers_without_a_header(tmp_path):
+    text = "a_left.jpg,x,2\nb_left.jpg,y,3\n"
+    with raises_naming(LabelError, "labels.csv", 3, "labels.image_column=1"):
+        load(tmp_path, text)
+    numbers = LabelsConfig(image_column="1", grade_column="3", patient_column="2")
+    table = load(tmp_path, text, numbers).table
+    assert table["grade"].tolist() == [2, 3]
+    assert table["patient"].tolist() == ["x", "y"]
+    words = load(tmp_path, "a,x,mild\nb,y,severe\n", numbers).table
+    assert words["grade"].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "patient",
+        "Patient ID",
+        "PatientID",
+        "patient_id",
+        "SUBJECT",
+        "pid",
+        "subject-id",
+        "환자번호",
+    ],
+)
+def test_patient_column_is_recognized_by_its_usual_name(tmp_path, column):
+    text = f"image,level,{column},age\na,1,7,50\nb,2,7,50\n"
+    labels = load(tmp_path, text)
+    assert labels.table["patient"].tolist() == ["7", "7"]
+    assert labels.unread == ["age"]
+    by_name = load(tmp_path, text, LabelsConfig(patient_pattern="^(.)"))
+    assert "patient" not in by_name.table
+
+
+def test_line_is_named_when_a_patient_is_missing(tmp_path):
+    with raises_naming(LabelError, "labels.csv", "line 3", "patient"):
+        load(tmp_path, "image,level,patient\na,1,7\nb,2,\n")
+
+
+def test_published_splits_are_those_of_the_split_column(tmp_path):
+    names = "train,Training,val,VALID,validation,dev,test,Testing,Public,Private Test"
+    rows = [f"a{n},1,{name}" for n, name in enumerate(names.split(","))]
+    text = "\n".join(["image,level,Usage", *rows])
+    labels = load(tmp_path, text, LabelsConfig(split_column="usage"))
+    assert labels.table["split"].tolist() == ["train"] * 2 + ["val"] * 4 + ["test"] * 4
+    ignored = load(tmp_path, text)
+    assert ignored.unread_split == "Usage"
+    assert "split" not in ignored.table
+    for name in ("fold 1", ""):
+        with raises_naming(LabelError, "labels.csv", repr(name), "line 2", "'split'"):
+            load(
+                tmp_path,
+                f"image,level,split\na,1,{name}\n",
+                LabelsConfig(split_column="split"),
+            )
+
+
+def test_column_is_refused_when_read_and_not_in_utf8(tmp_path):
+    text = "image,level,note\nM\u00fcller_left,1,\u00fc\n".encode("cp1252")
+    with raises_naming(LabelError, "labels.csv", "image", "line 2", "UTF-8"):
+        load(tmp_path, text)
+    assert load(tmp_path, text.replace(b"M\xfcller", b"x")).unread == ["note"]
 
 
 def test_first_lines_are_named_when_many_are_invalid(tmp_path):
     with pytest.raises(LabelError) as caught:
         load(tmp_path, "image,level\n" + "".join(f"a{i},9\n" for i in range(9)))
     # Five lines, and the number of further ones.
-    assert re.findall(r"\d+", str(caught.value))[-6:] == ["2", "3", "4", "5", "6", "4"]
+    assert re.search(r"2, 3, 4, 5, 6\b\D+ 4\b", str(caught.value))
 
 
 @pytest.mark.parametrize(
     ("text", "facts"),
     [
         ("name,grade\na,1\n", ("'name', 'grade'", "labels.image_column")),
-        ("image,level\n", ("header",)),
         ("image,level\n,3\n", ("line 2",)),
-        ("image,image,level\na,a,1\n", ("header", "'image', 'image', 'level'")),
-        ("image,level,level\na,1,1\n", ("header", "'image', 'level', 'level'")),
-        ("", ("header",)),
-        (b"\xff\xfe\x00\x01\x80", ("UTF-8", "0xff")),
-        ("image,level\na,1\nb,1,2,3\n", ("line 3", 4, "header", 2)),
+        ("image,Level,level \na,1,1\n", ("'Level'", "'level'")),
     ],
 )
 def test_invalid_label_file_is_refused(tmp_path, text, facts):
-    with raises_naming(LabelError, "labels.csv", *facts) as error:
+    with raises_naming(LabelError, "labels.csv", *facts):
         load(tmp_path, text)
-    asks_for_columns = "labels.image_column" in str(error.value)
-    assert asks_for_columns == ("labels.image_column" in facts)
 
 
 def test_lines_are_named_when_an_image_has_two_patients(tmp_path):
@@ -157,21 +325,10 @@ def test_lines_are_named_when_an_image_has_two_patients(tmp_path):
         load(tmp_path, "image,level,who\na,1,x\na,1,y\n", config)
 
 
-def test_image_is_its_own_patient_when_the_pattern_matches_nothing(tmp_path):
-    config = LabelsConfig(patient_pattern="^(x)?.*")
-    table = load(tmp_path, "image,level\na,1\nxb,2\n", config).table
-    assert table["patient"].tolist() == ["a", "x"]
-
-
 def test_lines_are_numbered_as_in_an_editor(tmp_path):
     text = 'image,level,note\na,1,"two\nlines"\n\nb,7,\n'
     with raises_naming(LabelError, "line 5", "'7'", "level"):
         load(tmp_path, text)
-
-
-def test_label_file_is_named_when_missing(tmp_path):
-    with raises_naming(LabelError, tmp_path / "no.csv", "No such file"):
-        load_labels(tmp_path / "no.csv", DEFAULT)
 
 
 def test_column_of_the_config_is_named_when_missing(tmp_path):
@@ -179,54 +336,3 @@ def test_column_of_the_config_is_named_when_missing(tmp_path):
     facts = ("labels.csv", "dr", "labels.grade_column", "'image', 'level'")
     with raises_naming(LabelError, *facts):
         load(tmp_path, "image,level\na,1\n", config)
-
-
-def labels_of(*ids):
-    return pd.DataFrame({"id": ids, "grade": 0})
-
-
-def test_unmatched_labels_and_photographs_are_listed():
-    matches = match_photographs(labels_of("a", "b"), ["sub/a.jpeg", "c.png"])
-    assert matches.table["path"].tolist() == ["sub/a.jpeg"]
-    assert matches.missing == ["b"]
-    assert matches.unlabelled == ["c.png"]
-
-
-def test_label_is_matched_by_its_subfolder():
-    matches = match_photographs(labels_of("two/a"), ["one/a.png", "two/a.png"])
-    assert matches.table["path"].tolist() == ["two/a.png"]
-
-
-def test_matching_fails_when_a_label_matches_two_photographs():
-    with raises_naming(LabelError, "a", "one/a.png", "two/a.png"):
-        match_photographs(labels_of("a"), ["one/a.png", "two/a.png"])
-
-
-def test_matching_fails_when_two_labels_match_one_photograph():
-    with raises_naming(LabelError, "sub/x", "x", "sub/x.jpg"):
-        match_photographs(labels_of("sub/x", "x"), ["sub/x.jpg"])
-
-
-def test_label_does_not_match_files_outside_the_folder():
-    matches = match_photographs(labels_of("../../secret", "a"), ["a.png"])
-    assert matches.missing == ["../../secret"]
-
-
-def test_label_and_photograph_are_named_when_nothing_matches():
-    with raises_naming(LabelError, "'x'", "'a'"):
-        match_photographs(labels_of("x"), ["a.png"])
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("image,level\n" + "x" * 10_000_000 + ",1\n", 2),
-        ("x" * 10_000_000 + "\nimage,1\n", 1),
-        ('image,level\n"' + "x\n" * 5_000_000, 2 + 2**16),  # where the limit is reached
-    ],
-)
-def test_line_is_named_when_it_has_ten_megabytes(tmp_path, text, line):
-    with raises_naming(
-        LabelError, "labels.csv", f"line {line}", csv.field_size_limit()
-    ):
-        load(tmp_path, text)

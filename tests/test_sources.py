@@ -45,8 +45,7 @@ def test_unmatched_labels_and_photographs_are_listed_with_their_source(tmp_path)
     source.labels.write_text("image,level\nx,1\ny,2\nx,1\n")
     (source.images / "z.png").touch()
     catalog = load_sources([source], LabelsConfig())
-    assert catalog.missing == ["a/y"]
-    assert catalog.unlabelled == ["a/z.png"]
+    assert catalog.unmatched == [("label", "y", "a"), ("photograph", "z.png", "a")]
     assert catalog.num_repeated == 1
 
 
@@ -92,6 +91,7 @@ def test_class_folders_are_the_labels_without_a_label_file(tmp_path):
             "num_labels_repeated": 0,
             "num_labels_without_photograph": 0,
             "num_photographs_without_label": 0,
+            "num_ungraded": {},
         }
     ]
 

@@ -26,6 +26,7 @@ def table_of(grades, patients=None, contents=None) -> pd.DataFrame:
             "patient": ids if patients is None else patients,
             "grade": np.asarray(grades, np.int8),
             "content": ids if contents is None else contents,
+            "published": "",
         }
     )
 
@@ -54,6 +55,7 @@ def test_notebook_split_equals_that_of_scikit_learn():
         grade=labels["level"],
         patient=patients,
         content=patients.index,
+        published="",
     )
     splits = plan_splits(table, NOTEBOOK)
     _, expected = train_test_split(
@@ -116,6 +118,42 @@ def test_every_split_has_photographs_when_patients_are_few(num_patients):
 def test_setting_is_named_when_patients_are_too_few():
     with raises_naming(DrtfError, 2, "split.val_size=0"):
         plan_splits(both_eyes(2), SplitConfig())
+
+
+def test_all_photographs_are_for_testing_when_test_size_is_one():
+    splits = plan_splits(both_eyes(2), SplitConfig(test_size=1))
+    assert set(splits) == {"test"}
+
+
+def publish(table, splits):
+    return table.assign(published=splits)
+
+
+def test_published_splits_are_kept():
+    table = publish(both_eyes(30), ["train"] * 20 + ["val"] * 20 + ["test"] * 20)
+    assert plan_splits(table, SplitConfig()).equals(table["published"].rename(None))
+    only_test = publish(both_eyes(3), "test")
+    assert set(plan_splits(only_test, SplitConfig())) == {"test"}
+
+
+def test_validation_split_is_taken_from_the_published_training_split():
+    table = publish(both_eyes(30), ["train"] * 40 + ["test"] * 20)
+    splits = plan_splits(table, SplitConfig(val_size=0.1))
+    assert (splits[40:] == "test").all()
+    assert splits[:40].value_counts().to_dict() == {"train": 36, "val": 4}
+    assert splits.groupby(table["patient"]).nunique().max() == 1
+    without = plan_splits(table, SplitConfig(val_size=0))
+    assert without.equals(table["published"].rename(None))
+
+
+def test_only_photographs_without_a_published_split_are_drawn():
+    table = publish(both_eyes(30), ["test"] * 10 + [""] * 50)
+    table.loc[[0, 59], "content"] = "same"
+    splits = plan_splits(table, SplitConfig())
+    assert (splits[:10] == "test").all()
+    assert set(splits[10:58]) == {"train", "val", "test"}
+    # A photograph that is identical to one with a published split is in this split.
+    assert splits[59] == splits[58] == "test"
 
 
 @given(

@@ -19,7 +19,7 @@ import pytest
 from conftest import SETTINGS
 
 from drawing import draw_fundus, encode, write_photographs
-from drtf.records.manifest import load_manifest
+from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tools.main import drtf, main
 from naming import assert_names
@@ -255,6 +255,54 @@ def test_a_rejected_photograph_exits_3_and_is_listed(run, tmp_path):
     assert code == 3
     assert_names(find_line(out, 1, "empty"), tmp_path / "set" / "rejected.csv")
     assert "3_left.png,empty" in (tmp_path / "set" / "rejected.csv").read_text()
+
+
+def test_build_and_inspect_say_what_the_labels_do_not_tell(run, photographs, tmp_path):
+    images = shutil.copytree(photographs / "images", tmp_path / "images")
+    paths = sorted(images.iterdir())
+    rows = ["image,level,age,Usage"]
+    for number, path in enumerate(paths):
+        path.rename(images / f"IMG_{number}.png")
+        rows.append(f"IMG_{number}.png,{number % 2},50,Public")
+    rows[3] = "IMG_2.png,5,50,Public"
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join([*rows[:-1], "lost,0,50,Public"]))
+    out = tmp_path / "set"
+    words = ("build-shards", "--images", images, "--labels", labels, "--out", out)
+    code, output, _ = run(*words, *sets(*SMALL))
+    assert code == 3
+    note, hint, *_ = output.splitlines()
+    assert_names(note, UNKNOWN_PATIENTS_NOTE)
+    assert_names(hint, "labels.patient_column", "labels.patient_pattern")
+    find_line(output, "age", "Usage")
+    find_line(output, "Usage", "split_column")
+    find_line(output, "label", 5, 1)
+    find_line(output, 1, "labels", "unmatched")
+    find_line(output, 1, "photographs", "unmatched")
+    find_line(output, 0, 1, "task", "binary")
+    find_line(output, 1, "ungraded", "rejected")
+    code, output, _ = run("inspect", out, "--out", tmp_path / "inspection")
+    assert code == 0
+    assert_names(output.splitlines()[0], UNKNOWN_PATIENTS_NOTE)
+
+
+def test_published_splits_may_have_one_label_file_each(run, photographs, tmp_path):
+    header, *rows = (photographs / "labels.csv").read_text().splitlines()
+    words = ["build-shards", "--out", tmp_path / "set", *sets(*SMALL)]
+    for split, part in (("train", rows[:36]), ("test", rows[36:])):
+        (tmp_path / split).write_text("\n".join([header, *part]))
+        words += ["--split", split, photographs / "images", tmp_path / split]
+    code, output, _ = run(*words)
+    assert code == 0
+    find_line(output, 48)
+    find_line(output, "val", 4, "val_size")
+    assert "unmatched.csv" not in output
+    counts = load_manifest(tmp_path / "set").num_records
+    assert {split: sum(x.values()) for split, x in counts.items()} == {
+        "train": 32,
+        "val": 4,
+        "test": 12,
+    }
 
 
 def test_a_score_with_an_error_exits_3(run, run_folder, tmp_path):

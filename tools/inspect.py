@@ -48,7 +48,7 @@ def inspect(
     from drtf.records.remote import fetch_dataset
     from drtf.storage import is_remote
 
-    from .tables import show_counts, show_table
+    from .tables import show_counts, show_notes, show_table
 
     if is_remote(shards):
         folder, base = fetch_dataset(str(shards)), Path(PurePath(shards).name)
@@ -65,8 +65,7 @@ def inspect(
         overwrite=overwrite,
     )
     manifest = inspection.manifest
-    for note in manifest.notes:
-        click.echo(f"Note: {note}")
+    show_notes(manifest)
     show_counts(f"Photographs in {shards}", manifest)
     click.echo(
         f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB; "

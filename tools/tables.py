@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+import click
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
@@ -36,6 +37,12 @@ def format_spread(values: Sequence[float], *, digits: int = 1) -> str:
     return f"{middle} ({low} to {high})"
 
 
+def show_notes(manifest: Manifest) -> None:
+    """Print what a user must know about a dataset before anything else."""
+    for note in manifest.notes:
+        click.echo(f"Note: {note}")
+
+
 def show_counts(title: str, manifest: Manifest) -> None:
     """Print how many photographs of each grade each split of a dataset has."""
     show_table(
@@ -46,7 +53,9 @@ def show_counts(title: str, manifest: Manifest) -> None:
                 split,
                 *counts.values(),
                 sum(counts.values()),
-                manifest.num_patients[split],
+                "unknown"
+                if manifest.patients_from == "none"
+                else manifest.num_patients[split],
             )
             for split, counts in manifest.num_records.items()
         ],

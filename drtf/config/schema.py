@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -44,6 +45,15 @@ OnUngradable = Literal["flag", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
 
 Value = TypeVar("Value")
+# A list of texts; a number stands for its digits, and one value for a list of one.
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: (
+            tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+        )
+    ),
+]
 # One value for all, or one for each class of the task, or each layer of the head.
 OneOrEach = Annotated[
     Annotated[Value, Tag("all")] | Annotated[tuple[Value, ...], Tag("each")],
@@ -91,17 +101,28 @@ class LabelsConfig(Section):
 
     image_column: str = ""
     """Column with the photograph's name. Empty: the columns are recognized by the
-    file's header."""
-    grade_column: str = ""
-    """Column with the grade, 0 to 4. Set both this and `labels.image_column`, or
-    neither."""
+    file's header. A number names a column of a file without a header, from 1."""
+    grade_column: str | tuple[str, ...] = ""
+    """Column with the grade, 0 to 4. Of several columns, such as one for each eye, the
+    first one that is filled is used."""
+    grade_values: Texts = ()
+    """Values of the grade column that mean grade 0, 1 and so on. Empty: numbers from 0
+    to 4, and English words such as `mild`."""
+    ungraded: Texts = ()
+    """Further values of the grade column that mean that a photograph has no grade. Such
+    photographs are rejected. An empty cell, `NA` and -1 always mean this, and so does
+    5 in a column that has a 0."""
     patient_column: str = ""
-    """Column with the patient. Empty: taken from the photograph's name by
-    `labels.patient_pattern`."""
-    patient_pattern: str = r"^(.+)_(?:left|right)$"
+    """Column with the patient. Empty: a column with a usual name, such as `patient_id`,
+    or else `labels.patient_pattern`."""
+    patient_pattern: str = ""
     """Regular expression whose one group is the patient in a photograph's name (with
     class folders, in its path below the class folder). A photograph that does not match
-    counts as its own patient."""
+    counts as its own patient. Empty: the name without its eye, such as `_left`, `-OD`
+    or `_r2`."""
+    split_column: str = ""
+    """Column with a published split: train, val or test. Empty: photographs are split
+    at random."""
     conflicts: Conflicts = "keep"
     """What to do with identical photographs that have different grades: keep all of
     them, drop all of them, or stop with an error."""
@@ -109,6 +130,8 @@ class LabelsConfig(Section):
     @field_validator("patient_pattern")
     @classmethod
     def _has_one_group(cls, pattern: str) -> str:
+        if not pattern:
+            return pattern
         try:
             num_groups = re.compile(pattern).groups
         except re.error as error:
@@ -116,6 +139,12 @@ class LabelsConfig(Section):
         if num_groups != 1:
             raise ValueError(f"must have exactly one group, it has {num_groups}")
         return pattern
+
+    @model_validator(mode="after")
+    def _names_both_columns(self) -> Self:
+        if self.grade_column and not self.image_column:
+            raise ValueError("labels.grade_column requires labels.image_column")
+        return self
 
 
 class SplitConfig(Section):
@@ -131,15 +160,18 @@ class SplitConfig(Section):
     others, or nothing. If a group is too small, `grade` falls back to `binary`, and
     `binary` to `none`."""
     val_size: Fraction = 0.1
-    """Fraction of patients (or images) in the validation split; 0: no such split."""
-    test_size: Fraction = 0.2
-    """Fraction of patients (or images) in the test split; 0: no such split."""
+    """Fraction of patients (or images) in the validation split; 0: no such split. With
+    a published split without one, this fraction of its training part."""
+    test_size: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Fraction of patients (or images) in the test split; 0: no such split. 1: all
+    photographs are for testing."""
     seed: Seed = 42
     """Seed of the random split."""
 
     @model_validator(mode="after")
     def _leaves_photographs_to_train_on(self) -> Self:
-        if (total := self.val_size + self.test_size) >= 1:
+        total = self.val_size + self.test_size
+        if self.test_size < 1 <= total:
             raise ValueError(
                 f"split.val_size and split.test_size must be below 1 together; got "
                 f"{total:g}"

@@ -63,7 +63,8 @@ class BuildPlan:
             columns and `split`.
         shards: How the records of each split are divided into shards.
         conflicts: Identical photographs with different grades.
-        rejected: The photographs dropped because of such a conflict.
+        rejected: The photographs that are ungraded, or dropped because of such a
+            conflict.
     """
 
     name: str
@@ -200,7 +201,7 @@ def plan_build(
         table=table,
         shards=shards,
         conflicts=conflicts,
-        rejected=rejected,
+        rejected=catalog.ungraded + rejected,
     )
 
 

@@ -1,71 +1,64 @@
 """Class folders: photographs whose grade is the name of a folder above them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 import pandas as pd
 
 from drtf.config import LabelsConfig
-from drtf.data.label_formats import FOLDER_FORMATS
-from drtf.data.labels import patients_by_name
+from drtf.data.grades import GradeScale, grade_scale
 from drtf.data.photographs import strip_suffix
+from drtf.data.splits import parse_split
 from drtf.errors import LabelError
 
-GRADES = {
-    folder: grade
-    for known in FOLDER_FORMATS
-    for grade, folder in enumerate(known.folders)
-}
-
-
-class ClassFolder(NamedTuple):
-    """The class folder of a photograph.
-
-    Attributes:
-        name: Name of the folder.
-        grade: Its grade, 0-4.
-        path_below: The photograph's path below the folder.
-    """
-
-    name: str
-    grade: int
-    path_below: str
+EXAMPLES = ("0, 1, 2, 3, 4", "No_DR, Mild, Moderate, Severe, Proliferate_DR")
 
 
 def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
     """Label photographs by the folders that they lie in.
 
+    The class folders are at one depth: that at which the most photographs have a folder
+    with the name of a grade. They may lie in folders of a published split, such as
+    `train` and `test`.
+
     Args:
         paths: The photographs' paths relative to the image folder.
-        config: The `labels` section. Its pattern is applied to the path below the
-            class folder, so that both eyes of a patient are recognized even if they
-            have different grades.
+        config: The `labels` section.
 
     Returns:
-        One row per photograph: `id` (its path without the extension), `grade` (int8,
-        0-4), `patient`, `path` and `folder` (the name of its class folder).
+        One row per photograph: `id` (its path without the extension), `grade` (0-4, or
+        NA if the folder is of ungraded photographs), `path`, `folder` (the name of its
+        class folder), `name` (its path below the class folder, without the extension)
+        and `split` (`train`, `val` or `test`, or an empty text).
 
     Raises:
-        LabelError: If a photograph lies in no class folder or in those of two grades,
-            two photographs have the same id, or the config names a column.
+        LabelError: If a photograph lies in no class folder, two depths have class
+            folders, two photographs have the same id, or the config names a column.
     """
-    for key in ("image_column", "grade_column", "patient_column"):
+    for key in ("image_column", "grade_column", "patient_column", "split_column"):
         if getattr(config, key):
             raise LabelError(
                 f"labels.{key}={getattr(config, key)!r} requires a label file: give "
                 "one with --labels"
             )
-    folders = [_find_class_folder(path) for path in paths]
-    outside = [path for path, x in zip(paths, folders, strict=True) if x is None]
+    places = [_divide_path(path) for path in paths]
+    scale = grade_scale({x for _, folders, _ in places for x in folders}, config)
+    depth = _choose_depth([folders for _, folders, _ in places], scale)
+    known = set(scale.grades) | scale.ungraded
+    outside = [
+        path
+        for path, (_, folders, _) in zip(paths, places, strict=True)
+        if len(folders) <= depth or folders[depth] not in known
+    ]
     if outside:
         raise LabelError(
             f"{len(outside):,} of {len(paths):,} photographs are not in a class "
-            f"folder, such as {outside[0]!r}. Give a label file with --labels, or name "
-            "the folders of the grades 0-4 as in one of these: "
-            f"{'; '.join(map(str, FOLDER_FORMATS))}"
+            f"folder, such as {outside[0]!r}. Give a label file with --labels, name "
+            f"the folders of the grades 0-4 as in {' or '.join(EXAMPLES)}, or list "
+            "their names with labels.grade_values"
         )
-    labels = pd.DataFrame(folders, columns=ClassFolder._fields)
+    classes = [folders[depth] for _, folders, _ in places]
     ids = pd.Series([strip_suffix(path) for path in paths], dtype=object)
     repeated = ids[ids.duplicated(keep=False)]
     if len(repeated):
@@ -74,31 +67,54 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
             f"{paths[first]} and {paths[second]} differ only in their extension: "
             "rename or remove one"
         )
-    names = labels["path_below"].map(strip_suffix)
     return pd.DataFrame(
         {
             "id": ids,
-            "grade": labels["grade"].astype("int8"),
-            "patient": patients_by_name(names, config.patient_pattern).fillna(ids),
+            "grade": pd.array([scale.grades.get(x) for x in classes], dtype="Int8"),
             "path": list(paths),
-            "folder": labels["name"],
+            "folder": classes,
+            "name": [
+                strip_suffix("/".join([*folders[depth + 1 :], file]))
+                for _, folders, file in places
+            ],
+            "split": [split for split, _, _ in places],
         }
     )
 
 
-def _find_class_folder(path: str) -> ClassFolder | None:
-    """Return the topmost class folder above a photograph, or None."""
-    *parents, _ = PurePosixPath(path).parts
-    if path.startswith("/") or ".." in parents:  # not below the image folder
-        return None
-    depths = [depth for depth, name in enumerate(parents) if name in GRADES]
-    if not depths:
-        return None
-    names = [parents[depth] for depth in depths]
-    if len({GRADES[name] for name in names}) > 1:
+def _divide_path(path: str) -> tuple[str, list[str], str]:
+    """Return the split that the first folder names, the folders below it, and the file.
+
+    A path outside the image folder has no folders.
+    """
+    *folders, file = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in folders:
+        return "", [], file
+    split = parse_split(folders[0]) if folders else None
+    return split or "", folders[1:] if split else folders, file
+
+
+def _choose_depth(places: Sequence[Sequence[str]], scale: GradeScale) -> int:
+    """Return the depth at which the most photographs have a folder of a grade.
+
+    Folders with words come before numbers, which may be those of patients.
+
+    Raises:
+        LabelError: If there are two such depths.
+    """
+    counts: Counter[int] = Counter()
+    words: Counter[int] = Counter()
+    for folders in places:
+        for depth, name in enumerate(folders):
+            counts[depth] += name in scale.grades
+            words[depth] += name in scale.grades and not name.isdigit()
+    best = [depth for depth, n in counts.items() if n and n == max(counts.values())]
+    best = [depth for depth in best if words[depth]] or best
+    if len(best) > 1:
+        example = next(folders for folders in places if len(folders) > best[1])
         raise LabelError(
-            f"{path} is in class folders of different grades, {' and '.join(names)}: "
-            "rename one, or give a label file with --labels"
+            f"the folders {example[best[0]]!r} and {example[best[1]]!r}, one in the "
+            "other, may both be of a grade: rename one kind of them, or give a label "
+            "file with --labels"
         )
-    path_below = PurePosixPath(path).relative_to(*parents[: depths[0] + 1])
-    return ClassFolder(names[0], GRADES[names[0]], path_below.as_posix())
+    return best[0] if best else 0

@@ -1,10 +1,12 @@
-"""The label files and the class folders that are recognized by their names.
+"""The published label files that are recognized by their columns.
 
-To add one, add an entry to LABEL_FORMATS or FOLDER_FORMATS. The help of `drtf
-build-shards` and the error messages list the entries.
+To add one, add an entry to LABEL_FORMATS. The help of `drtf build-shards` and the error
+messages list the entries.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,54 +16,92 @@ class LabelFormat:
     Attributes:
         name: Name of the published dataset.
         image: Column with the photograph's name.
-        grade: Column with the grade, 0-4.
-        patient: Column with the patient; empty if the file has none.
+        grades: Column with the grade, or one for each eye.
+        patient: Column with the patient; empty if the file has none of an unusual name.
+        markers: Other columns, by which a file of this format is recognized.
+        values: The grade that each value means, if the values are not grades.
+        note: What a user must know about the grades.
     """
 
     name: str
     image: str
-    grade: str
+    grades: tuple[str, ...]
     patient: str = ""
+    markers: tuple[str, ...] = ()
+    values: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns that a file of this format has."""
-        return tuple(filter(None, (self.image, self.grade, self.patient)))
+        named = (self.image, *self.grades, self.patient, *self.markers)
+        return tuple(filter(None, named))
 
     def __str__(self) -> str:
         """Return the name with the columns, such as `EyePACS (image,level)`."""
         return f"{self.name} ({','.join(self.columns)})"
 
 
-@dataclass(frozen=True)
-class FolderFormat:
-    """The names of folders that each hold the photographs of one grade.
-
-    Attributes:
-        name: Name of the published dataset.
-        folders: Name of the folder of each grade, 0-4.
-    """
-
-    name: str
-    folders: tuple[str, str, str, str, str]
-
-    def __str__(self) -> str:
-        """Return the name with the folders, such as `grades (0, 1, 2, 3, 4)`."""
-        return f"{self.name} ({', '.join(self.folders)})"
+def fold_name(name: str) -> str:
+    """Return a column's name in lower case, without spaces and punctuation."""
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 # If a file has the columns of several formats, the one with the most columns is used.
 LABEL_FORMATS = (
-    LabelFormat("EyePACS", "image", "level"),
-    LabelFormat("APTOS", "id_code", "diagnosis"),
-    LabelFormat("IDRiD", "Image name", "Retinopathy grade"),
+    LabelFormat("EyePACS", "image", ("level",)),
+    LabelFormat("EyeQ", "image", ("DR_grade",)),
+    LabelFormat("APTOS", "id_code", ("diagnosis",)),
+    LabelFormat("IDRiD", "Image name", ("Retinopathy grade",)),
+    LabelFormat(
+        "Messidor",
+        "Image name",
+        ("Retinopathy grade",),
+        markers=("Ophthalmologic department",),
+        note="Messidor's grades 0-3 are a scale of its own, not ICDR grades",
+    ),
+    LabelFormat("Messidor-2", "image_id", ("adjudicated_dr_grade",)),
+    LabelFormat("BRSET", "image_id", ("DR_ICDR",)),
+    LabelFormat("mBRSET", "file", ("final_icdr",)),
+    LabelFormat("DeepDRiD", "image_id", ("left_eye_DR_Level", "right_eye_DR_Level")),
+    LabelFormat("DeepDRiD ultra-widefield", "image_path", ("DR_level",)),
+    LabelFormat(
+        "ODIR",
+        "filename",
+        ("labels",),
+        patient="ID",
+        markers=("Left-Fundus", "Right-Fundus"),
+        values={f"['{letter}']": int(letter == "D") for letter in "NDGCAHMO"},
+        note="eyes that ODIR labels D (diabetes) count as grade 1, others as grade 0",
+    ),
+    LabelFormat("RFMiD", "ID", ("DR",), markers=("Disease_Risk",)),
+)
+IMAGE_COLUMNS = {fold_name(known.image) for known in LABEL_FORMATS}
+
+# The usual names of a column with the patient, folded; the first one found is used.
+PATIENT_COLUMNS = (
+    "patientid",
+    "patient",
+    "patientno",
+    "patientnumber",
+    "patientcode",
+    "patientkey",
+    "patientname",
+    "subjectid",
+    "subject",
+    "subjectno",
+    "participantid",
+    "participant",
+    "personid",
+    "person",
+    "pid",
+    "ptid",
+    "mrn",
+    "환자번호",
+    "환자id",
+    "환자",
+    "등록번호",
 )
 
-# A name has the same grade in all of these.
-FOLDER_FORMATS = (
-    FolderFormat("grades", ("0", "1", "2", "3", "4")),
-    FolderFormat(
-        "Diabetic Retinopathy 224x224",
-        ("No_DR", "Mild", "Moderate", "Severe", "Proliferate_DR"),
-    ),
-)
+# The usual names of a column with the published split, folded.
+SPLIT_COLUMNS = {"split", "usage", "subset", "partition", "dataset", "set", "fold"}

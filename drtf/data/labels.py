@@ -1,20 +1,23 @@
-"""Label files: the grade and the patient of each photograph."""
+"""Label files: the grade, patient and published split of each photograph."""
 
-import csv
-import io
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from drtf.config import LabelsConfig
-from drtf.data.label_formats import LABEL_FORMATS, LabelFormat
+from drtf.data.grades import grade_scale, parse_grade
+from drtf.data.label_columns import Columns, choose_columns, names_numbers
+from drtf.data.label_formats import SPLIT_COLUMNS, fold_name
+from drtf.data.label_tables import check_utf8, load_label_table, name_lines
+from drtf.data.matching import clean_path
+from drtf.data.patients import find_eye
 from drtf.data.photographs import strip_suffix
+from drtf.data.splits import parse_split
 from drtf.errors import LabelError
-from drtf.files import MAX_TABLE_BYTES, read_regular
 
-LINE = "\0line"  # no column of a file can have this name
+MAX_VALUES_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -22,232 +25,171 @@ class Labels:
     """The contents of a label file.
 
     Attributes:
-        table: One row per photograph in the file's order, with columns `id`, `grade`
-            (int8, 0-4), `patient` and `line` (in the file, from 1).
+        table: One row per photograph in the file's order. Its index is the line in the
+            file, from 1. Columns: `name` (a POSIX path), `value` (of the grade column),
+            `grade` (0-4, or NA if the photograph is ungraded), and, if they are known,
+            `patient` and `split`.
         num_repeated: Number of rows skipped because they repeat an earlier row.
+        columns: The columns that were read.
+        unread: The other columns.
+        unread_split: The one of them that seems to have a published split, or None.
     """
 
     table: pd.DataFrame
     num_repeated: int
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Labels matched with photographs.
-
-    Attributes:
-        table: The labels that have a photograph, with its `path` relative to the image
-            folder added.
-        missing: Ids of labels that have no photograph.
-        unlabelled: Paths of photographs that have no label.
-    """
-
-    table: pd.DataFrame
-    missing: list[str]
-    unlabelled: list[str]
+    columns: Columns
+    unread: list[str]
+    unread_split: str | None
 
 
 def load_labels(path: Path, config: LabelsConfig) -> Labels:
     """Load a label file of a known format, or with the columns that the config names.
 
     Args:
-        path: A CSV file in UTF-8, separated by commas, semicolons or tabs.
+        path: A table of text, a workbook, or a zip file with one of them.
         config: The `labels` section.
 
     Raises:
-        LabelError: If the file cannot be read, a column is missing, a grade is not
-            0-4, or an id has two grades or two patients.
+        LabelError: If the file cannot be read, a column is missing, a grade or split is
+            unknown, or a photograph has two grades, patients or splits.
     """
-    rows = _load_rows(path)
-    columns = _choose_columns(path, rows, config)
-    ids = rows[columns.image].map(strip_suffix)
-    _check_no_lines(path, rows[LINE][ids == ""], "no image name in")
-    grades = rows[columns.grade].str.fullmatch(r"[0-4](\.0+)?")
-    if not grades.all():
-        bad = rows[~grades]
-        raise LabelError(
-            f"{path}: a grade must be 0, 1, 2, 3 or 4; column {columns.grade!r} has "
-            f"{bad[columns.grade].iloc[0]!r} in {_name_lines(bad[LINE])}"
-        )
-    table = pd.DataFrame(
-        {
-            "id": ids,
-            "grade": rows[columns.grade].str[0].astype("int8"),
-            "patient": _load_patients(path, rows, ids, columns.patient, config),
-            "line": rows[LINE],
-        }
-    )
-    unique = table.drop_duplicates("id")
-    for column in ("grade", "patient"):
-        first = table["id"].map(unique.set_index("id")[column])
-        conflicts = table[first != table[column]]
+    table = load_label_table(path)
+    if table.has_header and names_numbers(config, table.columns):
+        table = load_label_table(path, has_header=False)
+    rows = table.rows
+    columns = choose_columns(path, table.columns, config, has_header=table.has_header)
+    for name in columns.names:
+        check_utf8(path, rows[name])
+    names = rows[columns.image].map(clean_path)
+    _check_filled(path, names, "no image name")
+    labels = pd.DataFrame({"name": names, "value": _grade_values(path, rows, columns)})
+    labels["grade"] = _parse_grades(path, labels["value"], columns, config)
+    if columns.patient:
+        labels["patient"] = rows[columns.patient]
+        _check_filled(path, labels["patient"], f"no {columns.patient!r}")
+    if columns.split:
+        labels["split"] = _parse_splits(path, rows[columns.split])
+    unique = labels.drop_duplicates("name")
+    for column in labels.columns.drop(["name", "value"]):
+        first = labels["name"].map(unique.set_index("name")[column])
+        conflicts = labels[first.fillna(-1) != labels[column].fillna(-1)]
         if len(conflicts):
-            name = conflicts["id"].iloc[0]
-            lines = table["line"][table["id"] == name]
+            name = conflicts["name"].iloc[0]
+            lines = labels.index[labels["name"] == name]
             raise LabelError(
-                f"{path}: {name} has two {column}s in {_name_lines(lines)}; keep one"
+                f"{path}: {name} has two {column}s in {name_lines(lines)}; keep one"
             )
-    return Labels(unique.reset_index(drop=True), len(table) - len(unique))
-
-
-def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
-    """Match each label with a photograph, by its path or else by its file name.
-
-    Args:
-        labels: Column `id`, and any others.
-        paths: The photographs' paths relative to the image folder.
-
-    Raises:
-        LabelError: If a label matches two photographs, two labels match the same one,
-            or no label has a photograph.
-    """
-    by_path: dict[str, list[str]] = {}
-    by_name: dict[str, list[str]] = {}
-    for path in paths:
-        by_path.setdefault(strip_suffix(path), []).append(path)
-        by_name.setdefault(strip_suffix(PurePosixPath(path).name), []).append(path)
-    matched_paths: list[str | None] = []
-    for name in labels["id"]:
-        candidates = by_path.get(name) or by_name.get(name, [])
-        if len(candidates) > 1:
-            raise LabelError(
-                f"{name} matches {len(candidates)} photographs, {candidates[0]} and "
-                f"{candidates[1]}: name the subfolder in the label file, or move one"
-            )
-        matched_paths.append(candidates[0] if candidates else None)
-    taken: dict[str, str] = {}
-    for name, photograph in zip(labels["id"], matched_paths, strict=True):
-        if photograph and taken.setdefault(photograph, name) != name:
-            raise LabelError(
-                f"{taken[photograph]} and {name} are the same photograph, "
-                f"{photograph}: keep only one of the two rows"
-            )
-    table = labels.assign(
-        path=pd.Series(matched_paths, index=labels.index, dtype=object)
+    unread = [x for x in table.columns if x not in columns.names and not _is_index(x)]
+    is_split = [
+        fold_name(x) in SPLIT_COLUMNS and rows[x].map(parse_split).notna().all()
+        for x in unread
+    ]
+    readable = [x.encode(errors="replace").decode() for x in unread]
+    return Labels(
+        unique,
+        num_repeated=len(labels) - len(unique),
+        columns=columns,
+        unread=readable,
+        unread_split=next(itertools.compress(unread, is_split), None),
     )
-    matched = table.dropna(subset="path").reset_index(drop=True)
-    if not len(matched):
-        example = next(iter(by_path), "")
+
+
+def _is_index(column: str) -> bool:
+    """Return whether a column only numbers the rows, as pandas writes it."""
+    return column.startswith("Unnamed: ")
+
+
+def _grade_values(path: Path, rows: pd.DataFrame, columns: Columns) -> pd.Series:
+    """Return the text in each row that stands for the grade."""
+    if columns.is_one_hot:
+        return _one_hot_values(path, rows, columns)
+    values = rows[list(columns.grades)]
+    filled = values != ""
+    first = values.apply(lambda row: next(filter(None, row), ""), axis=1)
+    both = filled.sum(axis=1) > 1
+    if not both.any():
+        return first
+    # Each row has the grades of both eyes: take that of the photograph's own eye.
+    sides = {side: name for name in columns.grades if (side := _side_of(name))}
+    own = rows[columns.image].map(
+        lambda name: sides.get(_side_of(strip_suffix(clean_path(name))) or "")
+    )
+    unclear = both & own.isna() & values.nunique(axis=1).gt(1)
+    if unclear.any():
         raise LabelError(
-            "no label has a photograph: the label file contains "
-            f"{labels['id'].iloc[0]!r}, and the folder contains {example!r}"
+            f"{path}: the columns {list(columns.grades)} have different grades in "
+            f"{name_lines(rows.index[unclear])}, and the name does not tell which eye "
+            "it is: keep one grade per photograph"
         )
-    used = set(matched["path"])
-    return Matches(
-        matched,
-        missing=table["id"][table["path"].isna()].tolist(),
-        unlabelled=[
-            path for group in by_path.values() for path in group if path not in used
+    return pd.Series(
+        [
+            values.at[line, name] if isinstance(name, str) else first[line]
+            for line, name in zip(rows.index, own, strict=True)
         ],
+        index=rows.index,
     )
 
 
-def patients_by_name(names: pd.Series, pattern: str) -> pd.Series:
-    """Return the patient in each photograph's name, or NaN where there is none.
-
-    Args:
-        names: The names, without extensions.
-        pattern: Regular expression whose one group is the patient.
-    """
-    patients = names.str.extract(pattern, expand=False)
-    return patients.where(patients != "")
+def _side_of(name: str) -> str | None:
+    eye = find_eye(name)
+    return eye.side if eye else None
 
 
-def _load_rows(path: Path) -> pd.DataFrame:
-    try:
-        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
-    except OSError as error:
+def _one_hot_values(path: Path, rows: pd.DataFrame, columns: Columns) -> pd.Series:
+    """Return the grade whose column has a 1, or an empty text if none has."""
+    values = rows[list(columns.grades)]
+    is_set = values.isin(["1", "1.0", "True", "TRUE", "true", "x", "X"])
+    known = is_set | values.isin(["0", "0.0", "False", "FALSE", "false", ""])
+    bad = ~known.all(axis=1) | is_set.sum(axis=1).gt(1)
+    if bad.any():
         raise LabelError(
-            f"cannot read the label file {path}: {error.strerror}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise LabelError(
-            f"{path} is not a CSV file in UTF-8: {error}; save it as CSV UTF-8"
-        ) from error
-    first_line = text.partition("\n")[0]
-    separator = max(",;\t", key=first_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows = []
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        named = [name for name in header if name]
-        if len(set(named)) < len(named):
-            raise LabelError(
-                f"the header of {path} has two equal column names: {named}"
-            )
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if any(cells[len(header) :]):
-                raise LabelError(
-                    f"{path}: line {reader.line_num} has {len(cells)} cells, but the "
-                    f"header has {len(header)}"
-                )
-            if any(cells):
-                cells += [""] * (len(header) - len(cells))
-                rows.append([*cells[: len(header)], str(reader.line_num)])
-    except csv.Error as error:
-        raise LabelError(f"{path}: line {reader.line_num}: {error}") from error
-    return pd.DataFrame(rows, columns=[*header, LINE], dtype=str)
+            f"{path}: exactly one of the columns {list(columns.grades)} must be 1 and "
+            f"the others 0; this is not so in {name_lines(rows.index[bad])}"
+        )
+    grades = [str(parse_grade(name)) for name in columns.grades]
+    return (is_set * grades).sum(axis=1)
 
 
-def _choose_columns(
-    path: Path, rows: pd.DataFrame, config: LabelsConfig
-) -> LabelFormat:
-    """Return the columns that the config names, or those of a known format."""
-    columns = rows.columns.drop(LINE).tolist()
-    if not len(rows):
-        raise LabelError(f"{path} has no rows after its header")
-    if config.image_column or config.grade_column:
-        named = LabelFormat("", config.image_column, config.grade_column)
-        for key, column in (
-            ("image_column", named.image),
-            ("grade_column", named.grade),
-        ):
-            if column not in columns:
-                raise LabelError(
-                    f"{path} has no column {column!r} (labels.{key}); its columns are "
-                    f"{columns}"
-                )
-        return named
-    known = [x for x in LABEL_FORMATS if set(x.columns) <= set(columns)]
-    if known:
-        return max(known, key=lambda x: len(x.columns))
-    raise LabelError(
-        f"{path} has none of the known formats: {'; '.join(map(str, LABEL_FORMATS))}. "
-        f"Its columns are {columns}. Name two of them with --set "
-        "labels.image_column=NAME --set labels.grade_column=NAME"
-    )
-
-
-def _load_patients(
-    path: Path,
-    rows: pd.DataFrame,
-    ids: pd.Series,
-    column: str,
-    config: LabelsConfig,
+def _parse_grades(
+    path: Path, values: pd.Series, columns: Columns, config: LabelsConfig
 ) -> pd.Series:
-    """Return each row's patient.
+    """Return the grades, 0-4, or NA for ungraded photographs."""
+    scale = grade_scale(values, config, published=columns.values)
+    if scale.unknown:
+        bad = values[values.isin(scale.unknown)]
+        unknown = bad.unique().tolist()
+        more = "" if len(unknown) <= MAX_VALUES_NAMED else ", ..."
+        raise LabelError(
+            f"{path}: a grade must be 0, 1, 2, 3 or 4, or a word such as 'mild', but "
+            f"column {', '.join(map(repr, columns.grades))} has "
+            f"{', '.join(map(repr, unknown[:MAX_VALUES_NAMED]))}{more} in "
+            f"{name_lines(bad.index)}. If such photographs have no grade, name the "
+            "values with labels.ungraded; if the column has values of its own, list "
+            "those of the grades 0 to 4 with labels.grade_values"
+        )
+    if not scale.grades:
+        raise LabelError(
+            f"{path}: no row has a grade; column "
+            f"{', '.join(map(repr, columns.grades))} has only "
+            f"{sorted(scale.ungraded)[:MAX_VALUES_NAMED]}"
+        )
+    return values.map(scale.grades).astype("Int8")
 
-    It is the value of the column that the config names, or else of `column`. Without
-    either, it is the first group of labels.patient_pattern, or the id if that does not
-    match.
-    """
-    column = config.patient_column or column
-    if column:
-        if column not in rows:
-            raise LabelError(f"{path} has no column {column!r} (labels.patient_column)")
-        patients = rows[column]
-        _check_no_lines(path, rows[LINE][patients == ""], "no patient in")
-        return patients
-    return patients_by_name(ids, config.patient_pattern).fillna(ids)
+
+def _parse_splits(path: Path, values: pd.Series) -> pd.Series:
+    splits = values.map({value: parse_split(value) for value in values.unique()})
+    unknown = values[splits.isna()]
+    if len(unknown):
+        raise LabelError(
+            f"{path}: column {values.name!r} (labels.split_column) must have names of "
+            "splits such as train, val, test, Public or Private; it has "
+            f"{unknown.unique().tolist()[:MAX_VALUES_NAMED]} in "
+            f"{name_lines(unknown.index)}"
+        )
+    return splits
 
 
-def _check_no_lines(path: Path, lines: pd.Series, problem: str) -> None:
-    if len(lines):
-        raise LabelError(f"{path}: {problem} {_name_lines(lines)}")
-
-
-def _name_lines(lines: pd.Series) -> str:
-    shown = ", ".join(lines[:5])
-    more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
-    return f"line{'s' if len(lines) > 1 else ''} {shown}{more}"
+def _check_filled(path: Path, column: pd.Series, problem: str) -> None:
+    empty = column.index[column == ""]
+    if len(empty):
+        raise LabelError(f"{path}: {problem} in {name_lines(empty)}")

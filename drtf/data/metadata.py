@@ -18,6 +18,7 @@ from drtf.records.interop import save_interop
 from drtf.records.manifest import (
     INDEX_FILE,
     REJECTED_FILE,
+    UNMATCHED_FILE,
     Manifest,
     Quantiles,
     ShardEntry,
@@ -25,6 +26,7 @@ from drtf.records.manifest import (
 )
 from drtf.records.plan import SPLITS
 from drtf.records.rejected import RejectedRow, save_rejected
+from drtf.records.unmatched import save_unmatched
 
 
 def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Manifest:
@@ -42,14 +44,11 @@ def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Ma
     rejected = _rejected_rows(plan, entries)
     save_index(folder / INDEX_FILE, index)
     save_rejected(folder / REJECTED_FILE, rejected)
+    save_unmatched(folder / UNMATCHED_FILE, plan.catalog.unmatched)
     save_skipped(folder / SKIPPED_FILE, plan.catalog.skipped)
     manifest = _assemble_manifest(folder, plan, index, rejected)
-    files = [
-        INDEX_FILE,
-        REJECTED_FILE,
-        SKIPPED_FILE,
-        *save_interop(folder, manifest, index),
-    ]
+    tables = [INDEX_FILE, REJECTED_FILE, UNMATCHED_FILE, SKIPPED_FILE]
+    files = [*tables, *save_interop(folder, manifest, index)]
     hashes = {file: hash_file(folder / file) for file in files}
     manifest = manifest.model_copy(update={"files": hashes})
     save_manifest(folder, manifest)

@@ -12,8 +12,10 @@ import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.class_folders import label_by_folder
-from drtf.data.labels import Matches, load_labels, match_photographs
+from drtf.data.labels import load_labels
 from drtf.data.listing import SkippedFile, list_photographs
+from drtf.data.matching import match_photographs
+from drtf.data.patients import patients_by_name
 from drtf.data.photographs import (
     NUM_FETCHED_AHEAD,
     PhotographRef,
@@ -21,10 +23,12 @@ from drtf.data.photographs import (
 from drtf.errors import LabelError, PhotographError
 from drtf.files import hash_file
 from drtf.records.manifest import PatientsFrom
+from drtf.records.rejected import UNGRADED, RejectedRow
+from drtf.records.unmatched import UnmatchedRow
 from drtf.synthetic import is_synthetic
 
 # From the least to the most certain.
-_CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
+CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,14 @@ class Source:
         labels: The label file. None: the folders of the photographs are their labels.
         name: Prefix of the ids and patients, as `name/`; empty if there is only one
             source.
+        split: The published split that all its photographs are in: `train`, `val` or
+            `test`. Empty: they are split at random, or as `labels.split_column` says.
     """
 
     images: Path | str
     labels: Path | None
     name: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,12 @@ class Catalog:
     """The labelled photographs of all sources.
 
     Attributes:
-        table: One row per labelled photograph: `id`, `grade` (0-4), `patient`,
-            `source` (its name), `photograph` (a PhotographRef), `path` (relative to
-            the image folder), `size_bytes` and `changed_ns` (see `FileStatus`).
-        missing: Ids of labels that have no photograph.
-        unlabelled: Paths of photographs that have no label.
+        table: One row per graded photograph: `id`, `grade` (0-4), `patient`, `source`
+            (its name), `published` (the published split, or an empty text),
+            `photograph` (a PhotographRef), `path` (relative to the image folder),
+            `size_bytes` and `changed_ns` (see `FileStatus`).
+        ungraded: The photographs whose label has no grade, as in rejected.csv.
+        unmatched: The labels without a photograph, and the photographs without a label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         patients_from: Where the patients come from, as in the manifest.
         provenance: For each source, its label file or class folders, and counts, as in
@@ -62,8 +70,8 @@ class Catalog:
     """
 
     table: pd.DataFrame
-    missing: list[str]
-    unlabelled: list[str]
+    ungraded: list[RejectedRow]
+    unmatched: list[UnmatchedRow]
     num_repeated: int
     patients_from: PatientsFrom
     provenance: list[dict[str, Any]]
@@ -77,14 +85,20 @@ class _Labelled:
     Attributes:
         photographs: Every photograph, by its path.
         skipped: The other files of the image folder.
-        matches: The labels matched with the photographs.
+        table: The labels that have a photograph: `id`, `grade` (0-4, or NA), `value`
+            (of the label), `path`, `name` (from which a patient can be told), and, if
+            they are known, `patient` and `split`.
+        missing: Names of labels that have no photograph.
+        unlabelled: Paths of photographs that have no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         origin: Where the labels come from, as in the manifest.
     """
 
     photographs: dict[str, PhotographRef]
     skipped: list[SkippedFile]
-    matches: Matches
+    table: pd.DataFrame
+    missing: list[str]
+    unlabelled: list[str]
     num_repeated: int
     origin: dict[str, object]
 
@@ -102,92 +116,142 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         StorageError: If an object store fails.
     """
     _check_names(sources)
-    tables, missing, unlabelled = [], [], []
-    provenance: list[dict[str, Any]] = []
+    labelled = [_label_photographs(source, config) for source in sources]
+    # Sources that share a folder, one for each split, label each other's photographs.
+    used = {
+        (str(source.images), path)
+        for source, own in zip(sources, labelled, strict=True)
+        for path in own.table["path"]
+    }
+    tables = []
+    ungraded: list[RejectedRow] = []
+    unmatched: list[UnmatchedRow] = []
     skipped: list[SkippedFile] = []
-    num_repeated = 0
-    for source in sources:
-        labelled = _label_photographs(source, config)
-        matches = labelled.matches
+    provenance: list[dict[str, Any]] = []
+    for source, own in zip(sources, labelled, strict=True):
+        patients, patients_from = _load_patients(own.table, config)
+        is_graded = own.table["grade"].notna()
+        tables.append(_catalog_table(source, own, patients)[is_graded])
+        rejected = own.table[~is_graded]
+        ungraded += [
+            RejectedRow(path, UNGRADED, f"its label is {value!r}", source.name)
+            for path, value in zip(rejected["path"], rejected["value"], strict=True)
+        ]
+        unlabelled = [
+            path for path in own.unlabelled if (str(source.images), path) not in used
+        ]
+        unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
+        unmatched += [UnmatchedRow("photograph", x, source.name) for x in unlabelled]
         prefix = f"{source.name}/" if source.name else ""
-        table = matches.table[["id", "grade", "patient", "path"]].assign(
-            source=source.name,
-            # Not by Series.map: pandas 3 refuses keys that are not UTF-8.
-            photograph=pd.Series(
-                [labelled.photographs[path] for path in matches.table["path"]],
-                index=matches.table.index,
-                dtype=object,
-            ),
-        )
-        table["id"] = prefix + table["id"]
-        table["patient"] = prefix + table["patient"]
-        # In parallel, because object stores respond slowly.
-        with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
-            statuses = list(pool.map(PhotographRef.status, table["photograph"]))
-        table["size_bytes"] = [status.size_bytes for status in statuses]
-        table["changed_ns"] = [status.changed_ns for status in statuses]
-        tables.append(table)
-        missing += [prefix + name for name in matches.missing]
-        unlabelled += [prefix + path for path in matches.unlabelled]
-        skipped += [SkippedFile(prefix + x.path, x.kind) for x in labelled.skipped]
-        num_repeated += labelled.num_repeated
+        skipped += [SkippedFile(prefix + x.path, x.kind) for x in own.skipped]
         provenance.append(
             {
                 "name": source.name,
-                **labelled.origin,
-                "patients_from": _patients_from(matches.table, config),
-                "synthetic": _is_synthetic(table["photograph"]),
-                "num_labels": len(matches.table) + len(matches.missing),
-                "num_labels_repeated": labelled.num_repeated,
-                "num_labels_without_photograph": len(matches.missing),
-                "num_photographs_without_label": len(matches.unlabelled),
+                **own.origin,
+                "patients_from": patients_from,
+                "synthetic": _is_synthetic(tables[-1]["photograph"]),
+                "num_labels": len(own.table) + len(own.missing),
+                "num_labels_repeated": own.num_repeated,
+                "num_labels_without_photograph": len(own.missing),
+                "num_photographs_without_label": len(unlabelled),
+                "num_ungraded": rejected["value"].value_counts().to_dict(),
             }
         )
+    table = pd.concat(tables, ignore_index=True)
+    if not len(table):
+        raise LabelError("no photograph has a grade: each label means that it has none")
     return Catalog(
-        pd.concat(tables, ignore_index=True),
-        missing,
-        unlabelled,
-        num_repeated,
-        min((x["patients_from"] for x in provenance), key=_CERTAINTY.index),
+        table,
+        ungraded,
+        unmatched,
+        sum(own.num_repeated for own in labelled),
+        min((x["patients_from"] for x in provenance), key=CERTAINTY.index),
         provenance,
         skipped,
     )
 
 
+def _catalog_table(
+    source: Source, labelled: _Labelled, patients: pd.Series
+) -> pd.DataFrame:
+    """Return the photographs of a source with the columns of the catalog."""
+    table = labelled.table
+    prefix = f"{source.name}/" if source.name else ""
+    photographs = [labelled.photographs[path] for path in table["path"]]
+    # In parallel, because object stores respond slowly.
+    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
+        statuses = list(pool.map(PhotographRef.status, photographs))
+    return pd.DataFrame(
+        {
+            "id": prefix + table["id"],
+            "grade": table["grade"].fillna(0).astype("int8"),
+            "patient": prefix + patients,
+            "path": table["path"],
+            "source": source.name,
+            "published": source.split or table.get("split", ""),
+            "photograph": pd.Series(photographs, index=table.index, dtype=object),
+            "size_bytes": [status.size_bytes for status in statuses],
+            "changed_ns": [status.changed_ns for status in statuses],
+        }
+    )
+
+
+def _load_patients(
+    table: pd.DataFrame, config: LabelsConfig
+) -> tuple[pd.Series, PatientsFrom]:
+    """Return the patient of each photograph, and where the patients come from."""
+    if "patient" in table:
+        return table["patient"], "column"
+    patients = patients_by_name(table["name"], config.patient_pattern)
+    known = patients.notna().any()
+    return patients.fillna(table["id"]), "name" if known else "none"
+
+
 def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
-    labels = load_labels(source.labels, config) if source.labels else None
+    if source.labels is None:
+        return _label_by_folder(source, config)
+    labels = load_labels(source.labels, config)
     listing = list_photographs(source.images)
     photographs = {photograph.path: photograph for photograph in listing.photographs}
-    if source.labels is not None and labels is not None:
-        return _Labelled(
-            photographs,
-            listing.skipped,
-            match_photographs(labels.table, list(photographs)),
-            num_repeated=labels.num_repeated,
-            origin={
-                "labels_file": source.labels.name,
-                "labels_sha256": hash_file(source.labels),
-            },
-        )
+    matches = match_photographs(labels.table, list(photographs))
+    origin: dict[str, object] = {
+        "labels_file": source.labels.name,
+        "labels_sha256": hash_file(source.labels),
+        "columns": labels.columns.roles,
+        "unread_columns": labels.unread,
+        "unread_split_column": labels.unread_split,
+    }
+    if labels.columns.note:
+        origin["note"] = labels.columns.note
+    return _Labelled(
+        photographs,
+        listing.skipped,
+        matches.table.assign(name=matches.table["id"]),
+        matches.missing,
+        matches.unlabelled,
+        labels.num_repeated,
+        origin,
+    )
+
+
+def _label_by_folder(source: Source, config: LabelsConfig) -> _Labelled:
+    listing = list_photographs(source.images)
+    photographs = {photograph.path: photograph for photograph in listing.photographs}
     try:
         table = label_by_folder(list(photographs), config)
     except LabelError as error:
         raise LabelError(f"{source.images}: {error}") from error
-    by_grade = table.sort_values("grade", kind="stable")
+    by_grade = table.dropna(subset="grade").sort_values("grade", kind="stable")
     grades = zip(by_grade["folder"], by_grade["grade"].tolist(), strict=True)
     return _Labelled(
         photographs,
         listing.skipped,
-        Matches(table, missing=[], unlabelled=[]),
+        table.assign(value=table["folder"]),
+        missing=[],
+        unlabelled=[],
         num_repeated=0,
         origin={"class_folders": dict(grades)},
     )
-
-
-def _patients_from(table: pd.DataFrame, config: LabelsConfig) -> PatientsFrom:
-    if config.patient_column:
-        return "column"
-    return "name" if (table["patient"] != table["id"]).any() else "none"
 
 
 def _is_synthetic(photographs: Iterable[PhotographRef]) -> bool:

@@ -21,6 +21,7 @@ from drtf.errors import DrtfError
 from drtf.files import partial_path
 from drtf.progress import progress
 from drtf.records.framing import FRAME_BYTES
+from drtf.records.rejected import UNGRADED
 from drtf.records.schema import Record
 from drtf.records.writer import ShardWriter
 
@@ -93,6 +94,8 @@ def check_num_rejected(
 ) -> None:
     """Refuse a build in which too many photographs are rejected.
 
+    Ungraded photographs do not count: the label file already said so.
+
     Args:
         plan: The plan of the build.
         reasons: Number of rejected photographs by reason.
@@ -101,6 +104,7 @@ def check_num_rejected(
     Raises:
         DrtfError: If more photographs are rejected.
     """
+    reasons = {reason: n for reason, n in reasons.items() if reason != UNGRADED}
     count = sum(reasons.values())
     # The tolerance is for bounds such as 0.29 * 100, which is 28.999999999999996.
     if count > max_rejected * plan.num_photographs + 1e-6:

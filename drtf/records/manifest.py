@@ -15,6 +15,7 @@ FORMAT_VERSION: Final = 3
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 REJECTED_FILE = "rejected.csv"
+UNMATCHED_FILE = "unmatched.csv"
 SYNTHETIC_NOTE = (
     "The photographs are synthetic: drtf drew them. Results show that the software "
     "works and support no conclusion about eyes or patients."

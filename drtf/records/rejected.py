@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from drtf.files import escape_formula, write_atomic
 
+# The reason of a photograph whose label means that it has no grade.
+UNGRADED = "ungraded"
+
 
 class RejectedRow(NamedTuple):
     """A row of rejected.csv: a photograph that could not be used.

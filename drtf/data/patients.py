@@ -1,0 +1,99 @@
+"""Patients: which photographs are of one person, from their names."""
+
+import re
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import pandas as pd
+
+# The eye as clinics write it. A short form counts only if a patient has both eyes.
+LEFT = {"left", "os", "좌안"}
+RIGHT = {"right", "od", "우안"}
+SHORT_LEFT = {"l", "le", "좌"}
+SHORT_RIGHT = {"r", "re", "우"}
+EYES = "|".join(sorted(LEFT | RIGHT | SHORT_LEFT | SHORT_RIGHT, key=len, reverse=True))
+# An eye follows a separator, a digit or nothing. After it, there may be the number of
+# the photograph.
+NAME_WITH_EYE = re.compile(
+    rf"(?P<before>.*?\d|.*?[ _.-]+|)(?P<eye>{EYES})"
+    r"(?:[ _.-]*(?P<number>\d{1,2}))?(?P<after>[ _.-]+.*)?",
+    re.IGNORECASE,
+)
+MAX_PHOTOGRAPHS_PER_PATIENT = 20
+
+
+class EyeName(NamedTuple):
+    """A photograph's name, divided into its patient and its eye.
+
+    Attributes:
+        patient: The name without the eye and the number after it; may be empty.
+        number: The number after the eye; may be empty.
+        side: `left` or `right`.
+        is_short: Whether the eye is a short form such as `L`, which may mean something
+            else.
+    """
+
+    patient: str
+    number: str
+    side: str
+    is_short: bool
+
+
+def patients_by_name(names: pd.Series, pattern: str) -> pd.Series:
+    """Return the patient in each photograph's name, or NaN where there is none.
+
+    Args:
+        names: The names, without extensions.
+        pattern: The setting `labels.patient_pattern`.
+    """
+    if pattern:
+        patients = names.str.extract(pattern, expand=False)
+        return patients.where(patients != "")
+    return _patients_without_eye(names)
+
+
+def find_eye(name: str) -> EyeName | None:
+    """Find the eye in a photograph's name, such as `12_left`, `12-OD` or `12_l1`.
+
+    Args:
+        name: The name without extension. Folders in it belong to the patient.
+    """
+    *folders, last = PurePosixPath(name).parts or ("",)
+    match = NAME_WITH_EYE.fullmatch(last)
+    if not match:
+        return None
+    before, after = ((match[part] or "").strip(" _.-") for part in ("before", "after"))
+    number = match["number"] or ""
+    if number and not re.search(r"\d", before) and not folders:
+        after, number = f"{number}{after}", ""  # the number of the patient: `OD_12`
+    own = "_".join(filter(None, (before, after)))
+    eye = match["eye"].casefold()
+    return EyeName(
+        patient="/".join([*folders, *([own] if own else [])]),
+        number=number,
+        side="left" if eye in LEFT | SHORT_LEFT else "right",
+        is_short=eye in SHORT_LEFT | SHORT_RIGHT,
+    )
+
+
+def _patients_without_eye(names: pd.Series) -> pd.Series:
+    """Return each name without its eye, or NaN where there is no eye.
+
+    Two patients are never joined by a mere number: `IMG_1` and `IMG_2` have no eye,
+    and where a name would have too many photographs, the number belongs to the patient.
+    """
+    found = [find_eye(name) for name in names]
+    table = pd.DataFrame(
+        [eye or (None, None, None, False) for eye in found],
+        columns=EyeName._fields,
+        index=names.index,
+    )
+    table.loc[table["patient"] == "", "patient"] = None
+    short = table["is_short"].astype(bool)
+    sides = table[short].groupby("patient")["side"].nunique()
+    if not (sides == 2).any():
+        table.loc[short, "patient"] = None
+    sizes = table.groupby("patient")["patient"].transform("size")
+    numbered = (sizes > MAX_PHOTOGRAPHS_PER_PATIENT) & (table["number"] != "")
+    patients = table["patient"]
+    return patients.mask(numbered, patients + "_" + table["number"])

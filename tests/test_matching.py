@@ -1,0 +1,95 @@
+import unicodedata
+
+import pandas as pd
+import pytest
+
+from drtf.data.matching import clean_path, match_photographs
+from drtf.errors import LabelError
+from naming import raises_naming
+
+
+def match(names, paths):
+    labels = pd.DataFrame({"name": [clean_path(name) for name in names], "grade": 0})
+    return match_photographs(labels, paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "photograph_id"),
+    [
+        ("10_left", "10_left.jpeg", "10_left"),
+        ("10_left.jpeg", "sub/10_left.jpeg", "10_left"),
+        ("10_left.png", "10_left.JPG", "10_left"),
+        ("10_left.JPG", "10_left.jpg", "10_left"),
+        ("./10_left.jpg", "10_left.jpg", "10_left"),
+        ("/home/user/data/images/10_left.jpg", "10_left.jpg", "10_left"),
+        ("../input/images/10_left.jpg", "10_left.jpg", "10_left"),
+        (r"C:\data\images\10_left.jpg", "images/10_left.jpg", "images/10_left"),
+        (r"\1\1_l1.jpg", "1/1_l1.jpg", "1/1_l1"),
+        ("images/10_left.jpg", "10_left.jpg", "10_left"),
+        ("1.1", "1.1.jpg", "1.1"),
+        (" 1.1.jpg ", "1.1.jpg", "1.1"),
+        ("환자1_left", unicodedata.normalize("NFD", "환자1_left.jpg"), "환자1_left"),
+        (unicodedata.normalize("NFD", "é.png"), "é.png", "é"),
+        (r"images\10_left", "a/images/10_left.png", "images/10_left"),
+    ],
+)
+def test_label_is_matched_by_its_file_name(name, path, photograph_id):
+    table = match([name], ["other.png", path]).table
+    assert table["path"].tolist() == [path]
+    assert table["id"].tolist() == [photograph_id]
+
+
+def test_exact_file_name_comes_before_another_extension():
+    matches = match(["IMG_1.jpg", "b"], ["IMG_1.png", "IMG_1.jpg", "b.png"])
+    assert matches.table["path"].tolist() == ["IMG_1.jpg", "b.png"]
+    assert matches.unlabelled == ["IMG_1.png"]
+
+
+def test_ids_have_extensions_when_only_these_differ():
+    table = match(["IMG_1.jpg", "IMG_1.png"], ["IMG_1.png", "IMG_1.jpg"]).table
+    assert table["path"].tolist() == ["IMG_1.jpg", "IMG_1.png"]
+    assert table["id"].tolist() == ["IMG_1.jpg", "IMG_1.png"]
+
+
+def test_longest_common_path_decides():
+    paths = ["one/a.png", "two/a.png", "a/two/a.png", "a.png"]
+    table = match(["/x/one/a.png", "/x/a/two/a.png", "a"], paths).table
+    assert table["path"].tolist() == ["one/a.png", "a/two/a.png", "a.png"]
+
+
+def test_label_is_not_matched_when_folders_contradict():
+    matches = match(["train/1.png", "test/2.png"], ["test/1.png", "test/2.png"])
+    assert matches.table["path"].tolist() == ["test/2.png"]
+    assert matches.missing == ["train/1.png"]
+    assert matches.unlabelled == ["test/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("a", ["one/a.png", "two/a.png"]),
+        ("IMG_1", ["IMG_1.jpg", "IMG_1.png"]),
+        ("IMG_1.tif", ["IMG_1.jpg", "IMG_1.png"]),
+    ],
+)
+def test_both_photographs_are_named_when_a_label_matches_two(name, paths):
+    with raises_naming(LabelError, name, *paths):
+        match([name], paths)
+
+
+@pytest.mark.parametrize("names", [("sub/x", "x"), ("x.jpg", "x"), ("x.jpg", "x.png")])
+def test_both_labels_are_named_when_they_match_one_photograph(names):
+    with raises_naming(LabelError, *names, "sub/x.jpg"):
+        match(names, ["sub/x.jpg"])
+
+
+def test_unmatched_labels_and_photographs_are_listed():
+    matches = match(["a", "b", "../../secret"], ["sub/a.jpeg", "c.png"])
+    assert matches.table["path"].tolist() == ["sub/a.jpeg"]
+    assert matches.missing == ["b", "secret"]
+    assert matches.unlabelled == ["c.png"]
+
+
+def test_label_and_photograph_are_named_when_nothing_matches():
+    with raises_naming(LabelError, "'x'", "'a.png'"):
+        match(["x"], ["a.png"])

@@ -1,0 +1,70 @@
+import pandas as pd
+import pytest
+
+from drtf.data.patients import patients_by_name
+
+
+def patients_of(*names, pattern=""):
+    patients = patients_by_name(pd.Series(names, dtype=object), pattern)
+    return [None if pd.isna(patient) else patient for patient in patients]
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "patient"),
+    [
+        ("10_left", "10_right", "10"),
+        ("10_LEFT", "10-Right", "10"),
+        ("10_OS", "10_OD", "10"),
+        ("10-L", "10-R", "10"),
+        ("10_l1", "10_r2", "10"),
+        ("10_left1", "10_right2", "10"),
+        ("10_left_1", "10_right_2", "10"),
+        ("10left", "10right", "10"),
+        ("10L", "10R", "10"),
+        ("OS_123", "OD_123", "123"),
+        ("left-12", "right-12", "12"),
+        ("p7 OS 20200101", "p7 OD 20200101", "p7_20200101"),
+        ("A.LE", "A.RE", "A"),
+        ("anna/left", "anna/right", "anna"),
+        ("1/1_l1", "1/1_r1", "1/1"),
+        ("환자1_좌안", "환자1_우안", "환자1"),
+        ("환자1-좌", "환자1-우", "환자1"),
+    ],
+)
+def test_both_eyes_are_one_patient(left, right, patient):
+    assert patients_of(left, right) == [patient, patient]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("IMG_1", "IMG_2"),
+        ("0000_1", "0000_2", "0001_1"),
+        ("007-0000-000", "007-0001-000"),
+        ("20051020_43800_0100_PP", "20051020_43801_0100_PP"),
+        ("000c1434d8d7", "001639a390f0"),
+        ("1.1", "1.2", "2.1"),
+        ("IM000010", "IM000011"),
+        ("scan_rotated", "scan_large"),
+        ("model", "period"),
+        ("site_l", "image_l"),  # no patient has both
+        ("left", "right"),
+    ],
+)
+def test_photographs_without_an_eye_are_not_joined(names):
+    assert patients_of(*names) == [None] * len(names)
+
+
+def test_patients_are_not_joined_when_the_number_after_the_eye_is_theirs():
+    names = [f"OD_{n}" for n in range(30)] + [f"scan_L_{n}" for n in range(30)]
+    names += ["scan_R_1", "OS_1"]
+    patients = patients_of(*names)
+    assert len(set(patients)) == 60
+    assert patients[-1] == patients[1] == "1"
+    many = [f"study2_{eye}{n}" for eye in "lr" for n in range(40)]
+    assert len(set(patients_of(*many))) == 40
+
+
+def test_pattern_of_the_config_comes_first():
+    assert patients_of("a-1_left", "b", pattern="^(.)-") == ["a", None]
+    assert patients_of("a", "xb", pattern="^(x)?.*") == [None, "x"]
