@@ -23,7 +23,9 @@ from .options import (
     "--split", default="test", show_default=True, help="Split of the dataset."
 )
 @images_option(
-    "Folder of photographs, local or s3://; or give --shards.", required=False
+    "Folder of photographs, local or s3://, a zip archive or a single photograph; or "
+    "give --shards.",
+    required=False,
 )
 @out_option("Folder to write the figures to.")
 @overwrite_option
@@ -51,6 +53,7 @@ def gradcam(
     """
     if (shards is None) == (images is None):
         raise click.UsageError("give exactly one of --shards and --images")
+    from drtf.data.listing import describe_skipped
     from drtf.inference.gradcam import OVERLAYS_FOLDER
     from drtf.inference.gradcam import gradcam as run_gradcam
     from drtf.models.run import load_run_config
@@ -79,6 +82,8 @@ def gradcam(
         click.echo(
             f"Note: {out / OVERLAYS_FOLDER} also has {report.num_others:,} older files."
         )
+    if report.skipped:
+        click.echo(describe_skipped(report.skipped))
     for name in report.blank:
         click.echo(
             f"Note: the heat map of {name} is empty: no region raises its score at "

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from drtf import page
 from drtf.config import GradcamConfig, ScoreConfig
-from drtf.data.listing import list_photographs
+from drtf.data.listing import SkippedFile, list_photographs
 from drtf.data.loader import read_batch
 from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import NetworkInput, Rejected
@@ -69,6 +69,7 @@ class FolderMaps:
         blank: Names of photographs whose map is zero everywhere.
         outside: Names of photographs with much heat outside the retina.
         failed: Paths of photographs that could not be read.
+        skipped: Files of the folder that are not photographs.
     """
 
     rows: list[tuple[str, list[Explained]]]
@@ -77,6 +78,7 @@ class FolderMaps:
     blank: list[str]
     outside: list[str]
     failed: list[str]
+    skipped: list[SkippedFile]
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class GradcamReport:
         outside: Names of photographs with much heat outside the retina, where it is
             not shown.
         failed: Paths of photographs that could not be read.
+        skipped: Files of the folder that are not photographs.
     """
 
     layer: str
@@ -103,6 +106,7 @@ class GradcamReport:
     blank: list[str]
     outside: list[str]
     failed: list[str]
+    skipped: list[SkippedFile]
 
     def _repr_html_(self) -> str:
         """Show the figures in a notebook."""
@@ -160,7 +164,7 @@ def gradcam(
                     )
             shown = [item for _, row in rows for item in row]
             maps = FolderMaps(
-                rows, heat_scale(shown), 0, *_remarkable(shown), failed=[]
+                rows, heat_scale(shown), 0, *_remarkable(shown), failed=[], skipped=[]
             )
         elif images is not None:
             maps = _explain_folder(run, images, out, partial, config, score)
@@ -187,6 +191,7 @@ def gradcam(
         blank=maps.blank,
         outside=maps.outside,
         failed=maps.failed,
+        skipped=maps.skipped,
     )
 
 
@@ -294,7 +299,8 @@ def _explain_folder(
 
     The scale is known only after the last map, so overlays are drawn in a second pass.
     """
-    photographs = list_photographs(images).photographs
+    listing = list_photographs(images)
+    photographs = listing.photographs
     _check_apart(photographs, out / OVERLAYS_FOLDER)
     size = max(PICTURE_SIDE, run.info.image_size)
     scores = score_photographs(run, photographs, config=score, picture_size=size)
@@ -338,6 +344,7 @@ def _explain_folder(
         len(written),
         *_remarkable(peaks),
         failed=failed,
+        skipped=listing.skipped,
     )
 
 
