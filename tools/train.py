@@ -91,11 +91,13 @@ def train(
 
 def _show_plan(shards: Path, config: "Config") -> None:
     from drtf.models.weights import imagenet_problem
+    from drtf.records.manifest import load_manifest
     from drtf.training.train_plan import plan_training
 
-    from .tables import show_table
+    from .tables import show_notes, show_table
 
     plan = plan_training(shards, config=config)
+    show_notes(load_manifest(shards))
     settings = config.train
     show_table(
         f"Photographs in {shards}, by class of train.task={settings.task}",
