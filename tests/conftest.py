@@ -28,6 +28,7 @@ SETTINGS = (
     "evaluate.num_resamples=200",
     "build.num_workers=1",
     "score.num_workers=1",
+    "score.on_ungradable=predict",  # the drawn photographs look like no fundus
 )
 
 

@@ -46,7 +46,7 @@ def test_score_returns_a_report_that_loads_its_table(run_folder, photographs, tm
         report = drtf.score(run_folder, photographs / "images", str(tmp_path / name))
         table = report.load_table()
         assert isinstance(table, pd.DataFrame)
-        assert len(table) == report.num_scored + report.num_failed
+        assert len(table) == report.summary.num_scored + report.summary.num_failed
         assert str(tmp_path / name) in report._repr_html_()
 
 

@@ -58,6 +58,28 @@ def test_an_isotonic_curve_corrects_a_monotonic_distortion():
     assert (np.diff(calibration.apply(np.linspace(0, 1, 50))) >= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("num_photographs", "expected"),
+    [
+        (6, ["0.2", "0.5", "0.8"]),
+        (21, ["0.05", "0.50", "0.95"]),
+        (998, ["0.001", "0.500", "0.999"]),
+        (50_000, ["0.001", "0.500", "0.999"]),
+    ],
+)
+def test_probabilities_are_rounded_to_what_calibration_supports(
+    num_photographs, expected
+):
+    calibration = Calibration(
+        method="none",
+        prior_shift=0.0,
+        split="val",
+        tta="none",
+        num_photographs=num_photographs,
+    )
+    assert calibration.apply_rounded(np.array([0.0, 0.5, 1.0])) == expected
+
+
 @pytest.mark.parametrize("method", ["none", "temperature", "isotonic"])
 def test_a_calibration_is_unchanged_by_writing_and_reading(method):
     labels, scores = sample(200)

@@ -108,7 +108,7 @@ def test_a_saved_model_can_be_evaluated_scored_explained_and_exported(
     assert 0 <= result.metrics["roc_auc"].value <= 1
     assert "own-model" in (tmp_path / "evaluation" / "report.html").read_text()
     report = drtf.score(run, photographs / "images", tmp_path / "scores.csv")
-    assert report.num_scored == len(list((photographs / "images").iterdir()))
+    assert report.summary.num_scored == len(list((photographs / "images").iterdir()))
     explained = drtf.explain(run, tmp_path / "maps", shards=shards)
     assert all(path.exists() for path in explained.figures)
     target = tmp_path / "model.tflite"

@@ -5,7 +5,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -21,7 +20,7 @@ from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import NetworkInput
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
-from drtf.files import lock_or_fail, partial_path
+from drtf.files import lock_or_fail
 from drtf.inference import scoring
 from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
@@ -56,7 +55,7 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
     report = score(
         run_folder, photographs / "images", out=tmp_path / "s.csv", config=config.score
     )
-    assert report.num_scored == 48
+    assert report.summary.num_scored == 48
     batch = np.zeros((config.score.batch_size, 32, 32, 3), np.uint8)
     batch[:48] = images
     expected = build_predictor(run.network, "none")(batch).numpy()[:48, 0, -1]
@@ -111,7 +110,7 @@ def test_score_writes_rows_in_order_with_errors(run_copy, config, tmp_path):
     (images / "d.jpeg").write_bytes(b"")
     (images / "e.jpg").write_bytes(b"text")
     report = score(run_copy, images, out=tmp_path / "out.csv", config=config.score)
-    assert (report.num_scored, report.num_failed) == (3, 2)
+    assert (report.summary.num_scored, report.summary.num_failed) == (3, 2)
     rows = read(tmp_path / "out.csv")
     assert [row["id"] for row in rows] == ["a,1", "b", "d", "e", "c"]
     assert [row["path"] for row in rows][-1] == "sub/c.png"
@@ -127,7 +126,7 @@ def test_score_writes_a_row_for_a_name_that_is_not_utf8(run_folder, config, tmp_
     name = os.fsdecode(b"odd\xff.png")
     (images / name).write_bytes(encode(draw_fundus(seed=1)))
     report = score(run_folder, images, out=tmp_path / "out.csv", config=config.score)
-    assert report.num_scored == 1
+    assert report.summary.num_scored == 1
     assert read(tmp_path / "out.csv")[0]["path"] == "odd\\udcff.png"
 
 
@@ -155,14 +154,14 @@ def test_predicted_labels_follow_the_stored_threshold(
 ):
     images = photographs / "images"
     report = score(run_copy, images, out=tmp_path / "before.csv", config=config.score)
-    assert (report.threshold, report.threshold_chosen) == (0.5, False)
+    assert (report.threshold, report.threshold_rule) == (0.5, "none")
     scores = sorted(float(row["score"]) for row in read(tmp_path / "before.csv"))
     value = (scores[9] + scores[10]) / 2
     save_rule(run_copy, value)
     report = score(run_copy, images, out=tmp_path / "after.csv", config=config.score)
-    assert report.threshold_chosen
+    assert report.threshold_rule == "youden"
     decisions = [int(row["predicted_label"]) for row in read(tmp_path / "after.csv")]
-    assert sum(decisions) == report.num_positive == 38
+    assert sum(decisions) == report.summary.num_positive == 38
 
 
 def test_score_overwrites_a_table_only_if_asked(
@@ -190,10 +189,10 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from drtf.config import load_config
-from drtf.inference import scoring
+from drtf.inference import kept_rows, scoring
 
 run, images, out, config, number = sys.argv[1:]
-write, count = scoring.write_unbuffered, 0
+write, count = kept_rows.write_unbuffered, 0
 
 def write_and_die(file, data):
     global count
@@ -203,13 +202,14 @@ def write_and_die(file, data):
         os.kill(os.getpid(), 9)
     write(file, data)
 
-scoring.write_unbuffered = write_and_die
+kept_rows.write_unbuffered = write_and_die
 config = load_config(config).score
 scoring.score(Path(run), images, out=Path(out), config=config)
+os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.parametrize("number", [1, 2, 30])
+@pytest.mark.parametrize("number", [1, 30, 49])
 def test_score_resumes_after_a_kill_without_losing_or_repeating_rows(
     run_folder, photographs, config, tmp_path, number
 ):
@@ -219,9 +219,12 @@ def test_score_resumes_after_a_kill_without_losing_or_repeating_rows(
     words = map(str, (run_folder, images, out, settings, number))
     killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
     assert killed.returncode == -9
-    assert not out.exists()
+    was_complete = number > 48
+    assert out.exists() == was_complete
     report = score(run_folder, images, out=out, config=config.score)
-    assert report.num_scored == 48
+    assert report.is_reused == was_complete
+    assert report.num_kept == (0 if was_complete else number - 1)
+    assert report.summary.num_scored == 48
     score(run_folder, images, out=tmp_path / "whole.csv", config=config.score)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -248,7 +251,7 @@ def test_score_resumes_after_a_photograph_could_not_be_read(
             score(run_folder, images, out=out, config=config.score)
     assert not out.exists()
     report = score(run_folder, images, out=out, config=config.score)
-    assert (report.num_scored, report.num_failed) == (48, 0)
+    assert (report.summary.num_scored, report.summary.num_failed) == (48, 0)
 
 
 def test_score_refuses_a_table_that_another_process_writes(
@@ -256,10 +259,12 @@ def test_score_refuses_a_table_that_another_process_writes(
 ):
     out = tmp_path / "scores.csv"
     images = photographs / "images"
-    partial = tmp_path / ".scores.csv.partial"
-    with lock_or_fail(partial), raises_naming(DrtfError, partial):
+    log = tmp_path / ".scores.csv.rows"
+    with lock_or_fail(log), raises_naming(DrtfError, log):
         score(run_folder, images, out=out, config=config.score)
-    assert score(run_folder, images, out=out, config=config.score).num_scored == 48
+    report = score(run_folder, images, out=out, config=config.score)
+    assert report.summary.num_scored == 48
+    assert not log.exists()
 
 
 def test_score_does_not_resume_rows_of_another_model(
@@ -268,36 +273,20 @@ def test_score_does_not_resume_rows_of_another_model(
     images, out = photographs / "images", tmp_path / "scores.csv"
     score(run_copy, images, out=out, config=config.score)
     lines = out.read_bytes().splitlines(keepends=True)
-    partial = tmp_path / ".scores.csv.partial"
-    partial.write_bytes(b"".join(lines[:20]))
-    (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
-    out.unlink()
+    log = tmp_path / ".scores.csv.rows"
+    log.write_bytes(b"".join(lines[1:20]))
     save_rule(run_copy, 0.25)
-    with raises_naming(DrtfError, partial, "--overwrite"):
+    with raises_naming(DrtfError, out, "--add", "--overwrite"):
+        score(run_copy, images, out=out, config=config.score)
+    with raises_naming(DrtfError, out, "--add", "--overwrite"):
+        score(run_copy, images, out=out, config=config.score, add=True)
+    out.unlink()
+    with raises_naming(DrtfError, log, "--overwrite"):
         score(run_copy, images, out=out, config=config.score)
     score(run_copy, images, out=out, config=config.score, overwrite=True)
     rows = read(out)
     assert len({row["settings"] for row in rows}) == 1
     assert rows[0]["settings"] not in lines[1].decode()
-
-
-def test_score_keeps_rows_when_a_photograph_was_added(
-    run_folder, photographs, config, tmp_path
-):
-    images, out = tmp_path / "images", tmp_path / "scores.csv"
-    shutil.copytree(photographs / "images", images)
-    score(run_folder, images, out=out, config=config.score)
-    partial = tmp_path / ".scores.csv.partial"
-    out.replace(partial)
-    before = partial.read_bytes()
-    (tmp_path / ".scores.csv.source").write_text(str(images.resolve()))
-    names = sorted(path.name for path in images.iterdir())
-    shutil.copy(images / names[0], images / f"{Path(names[0]).stem}-b.png")
-    with raises_naming(DrtfError, partial, "--overwrite"):
-        score(run_folder, images, out=out, config=config.score)
-    assert partial.read_bytes() == before
-    report = score(run_folder, images, out=out, config=config.score, overwrite=True)
-    assert report.num_scored == 49
 
 
 def test_score_keeps_a_table_that_another_process_finished(
@@ -317,30 +306,134 @@ def test_score_keeps_a_table_that_another_process_finished(
     assert out.read_text() == "done meanwhile"
 
 
-def test_score_does_not_resume_rows_of_another_folder(
-    run_folder, photographs, config, tmp_path
+@pytest.fixture
+def few(photographs, tmp_path):
+    """A folder of eight photographs."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for path in sorted((photographs / "images").iterdir())[:8]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def count_scored(monkeypatch):
+    """Count the photographs that are given to the network, by call."""
+    counts = []
+    original = scoring.score_photographs
+
+    def counting(run, photographs, **kwargs):
+        counts.append(len(photographs))
+        return original(run, photographs, **kwargs)
+
+    monkeypatch.setattr(scoring, "score_photographs", counting)
+    return counts
+
+
+def test_score_scores_replaced_photographs_and_damaged_rows_again(
+    run_folder, few, config, tmp_path, count_scored
 ):
-    names = sorted(path.name for path in (photographs / "images").iterdir())[:8]
-    folders = tmp_path / "one", tmp_path / "other"
-    for folder, sources in zip(folders, (names, names[::-1]), strict=True):
-        folder.mkdir()
-        for name, source in zip(names, sources, strict=True):
-            shutil.copy(photographs / "images" / source, folder / name)
-    settings, out = tmp_path / "config.toml", tmp_path / "scores.csv"
-    settings.write_text(dump_config(config))
-    words = map(str, (run_folder, folders[0], out, settings, 6))
-    subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
-    partial = tmp_path / ".scores.csv.partial"
-    before = partial.read_bytes()
-    assert len(before.splitlines()) == 6
-    with raises_naming(DrtfError, partial, "--overwrite"):
-        score(run_folder, folders[1], out=out, config=config.score)
-    assert partial.read_bytes() == before
-    score(run_folder, folders[1], out=out, config=config.score, overwrite=True)
-    whole = tmp_path / "whole.csv"
-    score(run_folder, folders[1], out=whole, config=config.score)
+    names = sorted(path.name for path in few.iterdir())
+    out, whole = tmp_path / "scores.csv", tmp_path / "whole.csv"
+    score(run_folder, few, out=out, config=config.score)
+    lines = out.read_bytes().splitlines(keepends=True)[1:]
+    out.unlink()
+    lines[2] = lines[2].replace(b",0.", b",0.1", 1)  # another score
+    (tmp_path / ".scores.csv.rows").write_bytes(b"".join(lines[:6]) + lines[6][:30])
+    shutil.copy(few / names[5], few / names[0])  # one that was scored already
+    report = score(run_folder, few, out=out, config=config.score)
+    assert report.num_kept == 4
+    score(run_folder, few, out=whole, config=config.score)
+    assert count_scored == [8, 4, 8]
     assert out.read_bytes() == whole.read_bytes()
-    assert not list(tmp_path.glob(".scores*"))
+    rows = read(out)
+    assert rows[0]["photograph"] == rows[5]["photograph"]
+    assert rows[0]["score"] == rows[5]["score"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_score_resumes_when_photographs_were_added(
+    run_folder, few, config, tmp_path, count_scored
+):
+    out = tmp_path / "scores.csv"
+    score(run_folder, few, out=out, config=config.score)
+    log = tmp_path / ".scores.csv.rows"
+    log.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[1:6]))
+    out.unlink()
+    (few / "0_a.png").write_bytes(encode(draw_fundus(seed=99)))
+    assert score(run_folder, few, out=out, config=config.score).num_kept == 5
+    assert count_scored == [8, 4]
+    (few / "0_a.png").unlink()
+    log.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[1:6]))
+    out.unlink()
+    before = log.read_bytes()
+    with raises_naming(DrtfError, log, "--overwrite"):
+        score(run_folder, few, out=out, config=config.score)
+    assert log.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "kaggle"])
+def test_score_reports_a_table_that_was_complete(
+    run_folder, few, config, tmp_path, count_scored, form
+):
+    is_submission = form == "kaggle"
+    out = tmp_path / f"scores.{'csv' if is_submission else form}"
+    call = {"out": out, "config": config.score}
+    call |= {"form": form} if is_submission else {}
+    first = score(run_folder, few, **call)
+    assert not first.is_reused
+    files = {path: path.read_bytes() for path in tmp_path.glob("scores*")}
+    again = score(run_folder, few, **call)
+    assert again.is_reused
+    assert again.summary == first.summary
+    if is_submission:  # killed before the submission was written
+        out.unlink()
+        assert score(run_folder, few, **call).is_reused
+    assert {path: path.read_bytes() for path in tmp_path.glob("scores*")} == files
+    assert count_scored == [8]
+    path = min(few.iterdir())
+    path.write_bytes(encode(draw_fundus(seed=99)))
+    with raises_naming(DrtfError, first.table, path.name, "--add", "--overwrite"):
+        score(run_folder, few, **call)
+
+
+def test_score_adds_new_and_changed_photographs_to_a_table(
+    run_folder, few, config, tmp_path, count_scored
+):
+    out, whole = tmp_path / "night.csv", tmp_path / "whole.csv"
+    (few / "9_report.png").write_bytes(b"no image")
+    call = {"out": out, "config": config.score, "add": True}
+    assert score(run_folder, few, **call).num_newly_failed == 1
+    (few / "0_a.png").write_bytes(encode(draw_fundus(seed=99)))
+    (few / "0_left.png").write_bytes(encode(draw_fundus(seed=98)))
+    with raises_naming(DrtfError, out, "--add", "--overwrite"):
+        score(run_folder, few, out=out, config=config.score)
+    report = score(run_folder, few, **call)
+    assert (report.num_kept, report.num_gone, report.num_newly_failed) == (7, 0, 0)
+    score(run_folder, few, out=whole, config=config.score)
+    assert count_scored == [9, 3, 10]
+    assert out.read_bytes() == whole.read_bytes()
+    (few / "0_a.png").unlink()
+    assert score(run_folder, few, **call).num_gone == 1
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_adding_refuses_a_table_that_was_edited(run_folder, few, config, tmp_path):
+    out = tmp_path / "night.csv"
+    score(run_folder, few, out=out, config=config.score)
+    edited = out.read_bytes().replace(b"\n", b"\r\n")
+    out.write_bytes(edited)
+    with raises_naming(DrtfError, out, "--add", "--overwrite"):
+        score(run_folder, few, out=out, config=config.score, add=True)
+    assert out.read_bytes() == edited
+    with raises_naming(DrtfError, "--add", ".csv", tmp_path / "night.parquet"):
+        score(
+            run_folder,
+            few,
+            out=tmp_path / "night.parquet",
+            config=config.score,
+            add=True,
+        )
 
 
 @pytest.mark.parametrize("name", ["scores.txt", "folder.csv", "."])
@@ -357,37 +450,35 @@ def test_score_refuses_an_invalid_out(run_folder, photographs, config, tmp_path,
         )
 
 
-def test_merge_requires_every_row_of_every_part(
-    run_folder, photographs, config, tmp_path
-):
-    images, out = photographs / "images", tmp_path / "scores.csv"
+def test_merge_requires_every_row_of_every_part(run_folder, few, config, tmp_path):
+    out = tmp_path / "scores.csv"
     call = {"out": out, "config": config.score}
-    score(run_folder, images, **call)
+    score(run_folder, few, **call)
     whole = out.read_bytes()
     out.unlink()
     for number in (1, 3):
-        score(run_folder, images, part=(number, 3), **call)
-    # What another scoring left there, stopped, outlives a merge that can't be done.
-    partial = partial_path(out)
-    partial.write_bytes(whole[:-1])
+        score(run_folder, few, part=(number, 3), **call)
     part = tmp_path / "scores-00002-of-00003.csv"
     with raises_naming(DrtfError, part, "--part 2/3"):
-        score(run_folder, images, merge=3, **call)
-    assert partial.read_bytes() == whole[:-1]
-    report = score(run_folder, images, part=(2, 3), **call)
+        score(run_folder, few, merge=3, **call)
+    report = score(run_folder, few, part=(2, 3), **call)
     assert report.table == part
-    assert report.num_scored == 16
-    source = partial.with_suffix(".source")
-    source.write_text(str(images))
-    with raises_naming(DrtfError, partial, "--part", "--overwrite"):
-        score(run_folder, images, merge=3, **call)
-    source.unlink()  # as where it is a merge that was killed
-    assert score(run_folder, images, merge=3, **call).num_scored == 48
+    assert report.summary.num_scored == 3
+    assert score(run_folder, few, merge=3, **call).summary.num_scored == 8
     assert out.read_bytes() == whole
     lines = part.read_bytes().splitlines(keepends=True)
-    part.write_bytes(b"".join([*lines[:5], *lines[6:]]))
-    with raises_naming(DrtfError, part, 16, "line 6", "--part 2/3"):
-        score(run_folder, images, merge=3, overwrite=True, **call)
+    changed = lines[1].replace(b",0.", b",0.1", 1)
+    for wrong, fact in (
+        ([*lines[:2], *lines[3:]], "10_right.png"),
+        ([lines[0], changed, *lines[2:]], "line 2"),
+    ):
+        part.write_bytes(b"".join(wrong))
+        with raises_naming(DrtfError, part, fact, "--part 2/3", "--overwrite"):
+            score(run_folder, few, merge=3, overwrite=True, **call)
+    part.write_bytes(b"".join(lines))
+    (few / "10_right.png").write_bytes(encode(draw_fundus(seed=99)))
+    with raises_naming(DrtfError, part, "10_right.png", "--part 2/3", "--overwrite"):
+        score(run_folder, few, merge=3, overwrite=True, **call)
     assert out.read_bytes() == whole
 
 
@@ -403,7 +494,10 @@ def test_parquet_has_the_same_rows_as_csv(run_folder, photographs, config, tmp_p
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_score_flags_or_rejects_ungradable_photographs(run_folder, config, tmp_path):
+def test_ungradable_photographs_get_a_label_only_if_asked(
+    run_copy, config, tmp_path, save_rule
+):
+    save_rule(run_copy, 0.0)
     images = tmp_path / "images"
     images.mkdir()
     good = draw_photograph(1, patient_seed=0, eye="left", seed=0).image[::2, ::2]
@@ -413,38 +507,61 @@ def test_score_flags_or_rejects_ungradable_photographs(run_folder, config, tmp_p
     (images / "b_dark.png").write_bytes(encode((good * 0.15).astype(np.uint8)))
     (images / "c_text.png").write_bytes(encode(page))
     out = tmp_path / "scores.csv"
-    report = score(run_folder, images, out=out, config=config.score)
-    assert (report.num_scored, report.num_flagged) == (3, 2)
-    rows = read(out)
-    assert [row["flags"] for row in rows] == ["", "too_dark", "no_field"]
-    strict = config.score.model_copy(update={"on_ungradable": "reject"})
-    report = score(run_folder, images, out=out, config=strict, overwrite=True)
-    assert (report.num_scored, report.num_failed, report.num_flagged) == (1, 2, 2)
-    rejected = read(out)
-    assert rejected[0]["score"] == rows[0]["score"]
-    assert [row["score"] for row in rejected[1:]] == ["", ""]
+    reports, tables = {}, {}
+    for choice in ("flag", "predict", "reject"):
+        chosen = config.score.model_copy(update={"on_ungradable": choice})
+        reports[choice] = score(
+            run_copy, images, out=out, config=chosen, overwrite=True
+        ).summary
+        tables[choice] = read(out)
+    flagged, predicted, rejected = tables.values()
+    assert [row["flags"] for row in flagged] == ["", "too_dark", "no_field"]
+    assert [bool(row["score"]) for row in flagged] == [True] * 3
+    for column in ("predicted_label", "probability"):
+        assert [bool(row[column]) for row in flagged] == [True, False, False]
+        assert all(row[column] for row in predicted)
+    assert reports["flag"].num_without_label == reports["flag"].num_flagged == 2
+    assert reports["predict"].num_positive == 3
+    assert reports["reject"].num_failed == 2
+    assert reports["reject"].errors["ungradable"].count == 2
+    assert [row["score"] for row in rejected] == [flagged[0]["score"], "", ""]
     assert rejected[1]["error"] == "ungradable: too_dark"
+    unasked = config.score.model_copy(update={"on_ungradable": "flag"})
+    with raises_naming(DrtfError, "--format", "--on-ungradable", "predict", "reject"):
+        score(run_copy, images, out=out, config=unasked, form="aptos")
 
 
-def test_submission_has_a_level_for_each_image(run_folder, config, tmp_path):
+def test_submission_has_a_grade_for_each_image(run_folder, config, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for number in range(3):
         path = images / f"{number}_left.png"
         path.write_bytes(encode(draw_fundus(seed=number)))
     (images / "3_left.png").write_bytes(b"")
-    score(run_folder, images, out=tmp_path / "scores.csv", config=config.score)
     out = tmp_path / "submission.csv"
-    score(run_folder, images, out=out, config=config.score, kaggle=True)
+    report = score(run_folder, images, out=out, config=config.score, form="kaggle")
+    assert (report.out, report.table) == (out, tmp_path / "submission-scores.csv")
     parquet = tmp_path / "s.parquet"
     with raises_naming(DrtfError, "--out", ".csv", parquet) as error:
-        score(run_folder, images, out=parquet, config=config.score, kaggle=True)
+        score(run_folder, images, out=parquet, config=config.score, form="kaggle")
     assert str(error.value).count(".parquet") == 1  # the one that was given
-    labels = [row["predicted_label"] or "0" for row in read(tmp_path / "scores.csv")]
+    labels = [row["predicted_label"] or "0" for row in read(report.table)]
     assert read(out) == [
         {"image": f"{number}_left", "level": label}
         for number, label in enumerate(labels)
     ]
+    out = tmp_path / "aptos.csv"
+    score(run_folder, images, out=out, config=config.score, form="aptos")
+    assert read(out)[0] == {"id_code": "0_left", "diagnosis": labels[0]}
+    (tmp_path / "mine.csv").write_text("precious")
+    with raises_naming(DrtfError, tmp_path / "mine.csv", "--overwrite"):
+        score(
+            run_folder,
+            images,
+            out=tmp_path / "mine.csv",
+            config=config.score,
+            form="aptos",
+        )
 
 
 def test_submission_refuses_equal_names(run_folder, photographs, config, tmp_path):
@@ -452,9 +569,9 @@ def test_submission_refuses_equal_names(run_folder, photographs, config, tmp_pat
         (tmp_path / name).parent.mkdir()
         shutil.copy(photographs / "images" / "0_left.png", tmp_path / name)
     out = tmp_path / "submission.csv"
-    facts = ("a/1_left.png", "b/1_left.png", "--format kaggle")
+    facts = ("a/1_left.png", "b/1_left.png", "--format")
     with raises_naming(DrtfError, *facts):
-        score(run_folder, tmp_path, out=out, config=config.score, kaggle=True)
+        score(run_folder, tmp_path, out=out, config=config.score, form="kaggle")
     assert not out.exists()
 
 
@@ -469,7 +586,7 @@ def test_score_predicts_grades_with_a_run_of_grades(
     grades = [row["predicted_grade"] for row in read(out)]
     assert set(grades) <= set("01234")
     out = tmp_path / "submission.csv"
-    score(tmp_path / "run", images, out=out, config=config.score, kaggle=True)
+    score(tmp_path / "run", images, out=out, config=config.score, form="kaggle")
     assert [row["level"] for row in read(out)] == grades
 
 
@@ -479,7 +596,9 @@ def test_score_escapes_formulas_and_line_breaks(run_folder, config, tmp_path):
     for number, name in enumerate(("=1+1.png", "@a.png", "b\nc.png", "b\\nc.png")):
         (images / name).write_bytes(encode(draw_fundus(seed=number)))
     out = tmp_path / "scores.csv"
-    assert score(run_folder, images, out=out, config=config.score).num_scored == 4
+    assert (
+        score(run_folder, images, out=out, config=config.score).summary.num_scored == 4
+    )
     assert len(out.read_bytes().splitlines()) == 5
     rows = read(out)
     assert [row["id"] for row in rows] == ["'=1+1", "'@a", "b\\nc", r"b\\nc"]
@@ -498,3 +617,74 @@ def test_score_writes_the_spread_of_several_views(
     score(run_copy, images, out=tmp_path / "scores.csv", config=config.score)
     spreads = [float(row["spread"]) for row in read(tmp_path / "scores.csv")]
     assert 0 < max(spreads) < 1
+
+
+def test_rows_say_what_they_were_scored_with(
+    run_copy, few, config, tmp_path, save_rule, shard_dataset
+):
+    def rows(**settings):
+        chosen = config.score.model_copy(update=settings)
+        out = tmp_path / "scores.csv"
+        report = score(run_copy, few, out=out, config=chosen, overwrite=True)
+        return report, read(out)
+
+    report, unevaluated = rows()
+    assert unevaluated[0]["threshold"] == "0.500000"
+    assert unevaluated[0]["threshold_rule"] == "none"
+    assert unevaluated[0]["num_views"] == "1"
+    index = shard_dataset.load_index(["path", "split", "sha256"]).set_index("path")
+    used = [index["split"][row["path"]] in ("train", "val") for row in unevaluated]
+    assert [row["in_training"] == "1" for row in unevaluated] == used
+    assert report.summary.num_in_training == sum(used) > 0
+    hashes = [index["sha256"][row["path"]][:16] for row in unevaluated]
+    assert [row["photograph"] for row in unevaluated] == hashes
+    assert [row["patient"] for row in unevaluated][:3] == ["0", "0", "10"]
+    save_rule(run_copy, 0.25, tta="flips5")
+    _, evaluated = rows()
+    assert evaluated[0]["threshold_rule"] == "youden"
+    assert evaluated[0]["num_views"] == "5"
+    # Six photographs calibrate, which supports neither 0 nor 1, and one decimal.
+    values = {row["probability"] for row in evaluated}
+    assert values <= {f"{tenths / 10:.1f}" for tenths in range(2, 9)}
+    report, given = rows(threshold=1.0)
+    assert report.summary.num_positive == 0
+    assert {row["threshold"] for row in given} == {"1.000000"}
+    assert given[0]["threshold_rule"] == "given"
+
+
+def test_equal_scores_and_disagreeing_views_are_noted(
+    run_folder, few, config, tmp_path
+):
+    def constant(run, photographs, **kwargs):
+        for item in prepare_photographs(run, photographs, num_workers=1):
+            yield item, scoring.Scored(0.25, 0.75, None)
+
+    with mock.patch.object(scoring, "score_photographs", constant):
+        report = score(
+            run_folder, few, out=tmp_path / "scores.csv", config=config.score
+        )
+    assert report.summary.scores == {"0.250000"}
+    assert report.summary.num_disagreeing == 8
+    assert {row["flags"] for row in read(report.table)} == {
+        "not_a_fundus;views_disagree"
+    }
+    notes = " ".join(report.notes())
+    assert "equal" in notes
+    assert "views_disagree" in notes
+
+
+def test_tables_open_in_spreadsheets_and_libraries(run_folder, config, tmp_path):
+    images = tmp_path / "눈 사진"
+    images.mkdir()
+    (images / "왼쪽.png").write_bytes(encode(draw_fundus(seed=1)))
+    out = tmp_path / "scores.csv"
+    report = score(run_folder, images, out=out, config=config.score)
+    assert out.read_bytes().startswith(b"\xef\xbb\xbfid,path")
+    assert report.load_table()["id"].tolist() == ["왼쪽"]
+    assert pd.read_csv(out)["id"].tolist() == ["왼쪽"]
+    assert score(run_folder, images, out=out, config=config.score).is_reused
+    (images / "b.png").write_bytes(encode(draw_fundus(seed=2)))
+    assert score(run_folder, images, out=out, config=config.score, add=True).num_kept
+    out = tmp_path / "scores.parquet"
+    score(run_folder, images, out=out, config=config.score)
+    assert pd.read_parquet(out)["id"].tolist() == ["b", "왼쪽"]

@@ -240,12 +240,12 @@ def test_training_and_scoring_read_from_the_store(server, remote_set, tmp_path):
     put(server, "few/odd name + ü.png", get(server, "photos/3_left.png"))
     done = run(server, "score", out, "--images", f"{BUCKET}/few/", "--out", scores)
     assert done.returncode == 3, done.stderr
-    rows = scores.read_text().splitlines()
+    rows = scores.read_text("utf-8-sig").splitlines()
     broken = next(csv.DictReader(rows))
     assert (broken["path"], broken["score"]) == ("broken.jpg", "")
     assert broken["error"].startswith("not_an_image")
-    assert rows[2].startswith("odd name + ü,odd name + ü.png,0.")
-    assert rows[3].startswith("deep,site.A/deep.png,0.")
+    assert rows[2].startswith("odd name + ü,odd name + ü.png,,0.")
+    assert rows[3].startswith("deep,site.A/deep.png,,0.")
 
 
 @needs_s3

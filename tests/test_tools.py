@@ -317,6 +317,35 @@ def test_a_score_with_an_error_exits_3(run, run_folder, tmp_path):
         (row,) = csv.DictReader(file)
     assert (row["path"], row["score"]) == ("a.png", "")
     assert_names(row["error"], "empty")
+    assert_names(find_line(out, 1, "empty"), "a.png")
+    code, out, _ = run(*arguments)
+    assert code == 3  # as when the table was written
+    assert "nothing was changed" in out
+    code, _, _ = run(*arguments, "--add")
+    assert code == 0  # it is not new
+    code, _, _ = run(*arguments, "--overwrite", "--max-rejected", "100%")
+    assert code == 0
+
+
+def test_a_single_photograph_is_scored_and_its_row_is_shown(run, run_folder, tmp_path):
+    (tmp_path / "7_left.png").write_bytes(encode(draw_fundus(seed=1)))
+    (tmp_path / "list.csv").write_text("path\n7_left.png\n")
+    code, out, err = run(
+        "score",
+        run_folder,
+        *("--images", tmp_path / "list.csv", "--out", tmp_path / "s.csv"),
+        *sets("score.threshold=0.0"),
+    )
+    assert code == 0
+    assert_names(out, "7_left", "not_a_fundus", "given")
+    code, _, err = run(
+        "score",
+        run_folder,
+        *("--images", tmp_path / "list.csv", "--out", tmp_path / "t.csv"),
+        *sets("evaluate.threshold=0.3"),
+    )
+    assert code == 1
+    assert_names(err, "evaluate.threshold=0.3", "score.threshold")
 
 
 def test_verify_exits_1_when_the_dataset_is_damaged(run, shards, tmp_path):

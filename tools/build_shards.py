@@ -18,6 +18,7 @@ from .options import (
     config_options,
     images_option,
     labels_option,
+    max_rejected_option,
     out_option,
     show_next,
 )
@@ -30,24 +31,6 @@ if TYPE_CHECKING:
 MAX_CONFLICTS_SHOWN = 3
 FORMATS = "\n".join(f"      {known}" for known in LABEL_FORMATS)
 NO_FILE = "-"
-
-
-class Percentage(click.ParamType):
-    """A fraction, written as `5%` or `0.05`."""
-
-    name = "percentage"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the fraction, in [0, 1]."""
-        try:
-            fraction = float(value.removesuffix("%")) / (100 if "%" in value else 1)
-        except ValueError:
-            fraction = -1.0
-        if not 0 <= fraction <= 1:
-            self.fail(f"{value!r} is not a fraction such as 5% or 0.05", param, ctx)
-        return fraction
 
 
 @click.command(
@@ -103,12 +86,8 @@ class Percentage(click.ParamType):
     "split as the name.",
 )
 @out_option("Folder to create, local or s3://, such as tfrecords/NAME.", kind=AnyPath())
-@click.option(
-    "--max-rejected",
-    type=Percentage(),
-    default="100%",
-    show_default=True,
-    help="Fail if more than this fraction of the photographs is rejected.",
+@max_rejected_option(
+    "Fail if more than this fraction of the photographs is rejected.", default="100%"
 )
 @config_options
 def build_shards(

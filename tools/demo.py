@@ -72,7 +72,7 @@ def demo(out: Path, patients: int, seed: int) -> None:
     click.echo(f"  {out / 'evaluation' / REPORT_FILE}: the report, in a browser")
     click.echo(f"  {out / 'gradcam'}: heat maps, as PNG files")
     click.echo(
-        f"  {out / 'scores.csv'}: the scores of {scores.num_scored:,} photographs"
+        f"  {scores.table}: the scores of {scores.summary.num_scored:,} photographs"
     )
     click.echo(
         "Next, with your own photographs: drtf build-shards --images FOLDER --labels "

@@ -93,6 +93,24 @@ class DatasetPath(LocalPath):
         return fetch_dataset(value)
 
 
+class Percentage(click.ParamType):
+    """A fraction, written as `5%` or `0.05`."""
+
+    name = "percentage"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the fraction, in [0, 1]."""
+        try:
+            fraction = float(value.removesuffix("%")) / (100 if "%" in value else 1)
+        except ValueError:
+            fraction = -1.0
+        if not 0 <= fraction <= 1:
+            self.fail(f"{value!r} is not a fraction such as 5% or 0.05", param, ctx)
+        return fraction
+
+
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Overwrite existing output in --out."
 )
@@ -133,3 +151,14 @@ labels_option = path_option(
 def shards_option(help_text: str, *, required: bool = True) -> Any:
     """Return the option --shards: a local folder or an s3:// location."""
     return path_option("--shards", help_text, required=required, kind=DatasetPath())
+
+
+def max_rejected_option(help_text: str, *, default: str) -> Any:
+    """Return the option --max-rejected: a fraction of the photographs."""
+    return click.option(
+        "--max-rejected",
+        type=Percentage(),
+        default=default,
+        show_default=True,
+        help=help_text,
+    )

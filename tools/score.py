@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +12,25 @@ from .options import (
     LocalPath,
     config_options,
     images_option,
+    max_rejected_option,
     out_option,
     overwrite_option,
     path_option,
+)
+
+if TYPE_CHECKING:
+    from drtf.inference.scoring import ScoreReport
+
+# The columns shown for a single photograph.
+RESULT_COLUMNS = (
+    "id",
+    "score",
+    "spread",
+    "probability",
+    "predicted_label",
+    "predicted_grade",
+    "flags",
+    "error",
 )
 
 
@@ -60,17 +76,30 @@ class Part(click.ParamType):
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "kaggle"]),
+    type=click.Choice(["table", "kaggle", "aptos"]),
     default="table",
     show_default=True,
-    help="table: all columns. kaggle: a submission, image,level, with the predicted "
-    "grade or label, and 0 for photographs without a score.",
+    help="table: all columns. kaggle: a submission with image,level. aptos: one with "
+    "id_code,diagnosis. A submission has the predicted grade or label, and 0 for "
+    "photographs without one; NAME-scores.csv next to it has all columns.",
 )
 @click.option(
     "--on-ungradable",
-    type=click.Choice(["flag", "reject"]),
-    help="Flag photographs that are dark, blurred or not of a retina, or reject them, "
-    "so that they get no score. Default: score.on_ungradable of the config.",
+    type=click.Choice(["flag", "predict", "reject"]),
+    help="What to do with a photograph that may be ungradable (dark, blurred or not of "
+    "a retina). flag: score it, but predict no label. predict: predict a label as for "
+    "any other. reject: give it no score. Default: score.on_ungradable of the config.",
+)
+@click.option(
+    "--add",
+    is_flag=True,
+    help="If --out exists, keep its rows, and score only photographs that are new or "
+    "changed, or had no score. Rows of photographs that are gone stay.",
+)
+@max_rejected_option(
+    "Exit with 3 if more than this fraction of the photographs cannot be scored. With "
+    "--add, photographs that could not be scored before do not count again.",
+    default="0%",
 )
 @path_option(
     "--decision-rule",
@@ -88,6 +117,8 @@ def score(
     merge: int | None,
     form: str,
     on_ungradable: str | None,
+    add: bool,
+    max_rejected: float,
     decision_rule: Path | None,
     overwrite: bool,
     config_source: str,
@@ -102,39 +133,68 @@ def score(
     """
     if merge and part != (1, 1):
         raise click.UsageError("--part and --merge cannot be combined")
-    from drtf.data.listing import SKIPPED_FILE, describe_skipped
+    if add and (overwrite or merge):
+        raise click.UsageError("--add cannot be combined with --overwrite or --merge")
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import load_run_config
 
     if on_ungradable:
         overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
-    config = load_run_config(run, config_source, overrides, sections=("score",))
+    config = load_run_config(
+        run, config_source, overrides, sections=("score", "labels.patient_pattern")
+    )
     report = run_scoring(
         run,
         images,
         out=out,
         config=config.score,
+        patient_pattern=config.labels.patient_pattern,
         overwrite=overwrite,
-        decision_rule=decision_rule,
+        add=add,
         part=part,
         merge=merge or 0,
-        kaggle=form == "kaggle",
+        form=form,
+        decision_rule=decision_rule,
     )
+    show_report(report)
+    if report.num_newly_failed > max_rejected * report.summary.num_rows:
+        sys.exit(SOME_REJECTED)
+
+
+def show_report(report: "ScoreReport") -> None:
+    """Print what was scored, and what a reader of the table must know."""
+    from drtf.data.listing import SKIPPED_FILE, describe_skipped
+
+    summary = report.summary
+    if report.is_reused:
+        click.echo("This command had already written the table; nothing was changed.")
     click.echo(
-        f"{report.table}: {report.num_scored:,} photographs scored, "
-        f"{report.num_positive:,} of them positive (threshold "
-        f"{report.threshold:.4f}), {report.num_failed:,} without a score, "
-        f"{report.num_flagged:,} may be ungradable"
+        f"{report.out}: {summary.num_scored:,} photographs scored, "
+        f"{summary.num_positive:,} of them positive (threshold {report.threshold:.4f}, "
+        f"rule: {report.threshold_rule}, views: {report.num_views}), "
+        f"{summary.num_failed:,} without a score, "
+        f"{summary.num_flagged:,} may be ungradable"
     )
+    if report.table != report.out:
+        click.echo(f"{report.table}: the table with all columns")
+    if report.num_kept:
+        click.echo(
+            f"{report.num_kept:,} rows were kept, {report.num_gone:,} of them of "
+            "photographs that are no longer there"
+        )
+    if summary.num_rows == 1:
+        (row,) = report.load_table().fillna("").to_dict("records")
+        for name in RESULT_COLUMNS:
+            click.echo(f"  {name}: {row[name]}")
+    for reason, group in summary.errors.items():
+        click.echo(
+            f"  {group.count:,} x {reason}, the first one is {group.example}: "
+            f"{group.detail}"
+        )
     if report.skipped:
         click.echo(
             f"{describe_skipped(report.skipped)}; see "
-            f"{out.with_suffix(f'.{SKIPPED_FILE}')}"
+            f"{report.out.with_suffix(f'.{SKIPPED_FILE}')}"
         )
-    if not report.threshold_chosen:
-        click.echo(
-            "Note: the run has no threshold yet, so 0.5 was used, without test-time "
-            "augmentation. Choose a threshold with drtf evaluate."
-        )
-    if report.num_failed:
-        sys.exit(SOME_REJECTED)
+    for note in report.notes():
+        click.echo(f"Note: {note}")

@@ -51,8 +51,8 @@ def load_config(
         source: Name of a preset, path of a TOML file, or empty.
         overrides: Dotted keys with TOML values, such as `images.size=224`. A value that
             is not TOML is taken as a string.
-        sections: Names of the sections that the caller reads. Overrides of other
-            sections are refused.
+        sections: Names of the sections that the caller reads, or dotted keys of single
+            settings. Overrides of other settings are refused.
 
     Raises:
         ConfigError: If the preset is unknown, the file is not valid TOML, a key is
@@ -60,11 +60,14 @@ def load_config(
     """
     settings, where = _load_source(source) if source else ({}, "")
     for override in overrides:
-        section = override.partition(".")[0].strip()
-        if section in Config.model_fields.keys() - set(sections):
+        key = override.partition("=")[0].strip()
+        section, _, name = key.partition(".")
+        if section in Config.model_fields and not {section, key} & set(sections):
+            read = [f"{x}.{name}" for x in sections if has_setting(x, name)]
+            hint = f"; did you mean {read[0]}?" if read else ""
             raise ConfigError(
                 f"--set {shorten(override)} has no effect here: this command reads "
-                f"only the sections {', '.join(sections)}"
+                f"only {', '.join(sections)}{hint}"
             )
         _apply_override(settings, override)
         change = f"--set {shorten(override)}"

@@ -41,7 +41,7 @@ MapMethod = Literal["gradcam", "gradcam++", "layercam", "scorecam", "saliency"]
 Encoding = Literal["raw", "png", "jpeg"]
 CalibrationMethod = Literal["none", "temperature", "isotonic"]
 OnDamaged = Literal["error", "skip"]
-OnUngradable = Literal["flag", "reject"]
+OnUngradable = Literal["flag", "predict", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
 
 Value = TypeVar("Value")
@@ -448,9 +448,13 @@ class ScoreConfig(Section):
 
     section_name = "score"
 
+    threshold: Literal["stored"] | Annotated[float, Field(ge=0, le=1)] = "stored"
+    """A score at or above the threshold is predicted positive. A number, or `stored`:
+    the threshold in the run folder, which `drtf evaluate` chose."""
     on_ungradable: OnUngradable = "flag"
-    """What to do with a photograph that is dark, blurred or not a fundus: `flag` it and
-    score it anyway, or `reject` it without a score."""
+    """What to do with a photograph that may be ungradable (dark, blurred or not a
+    fundus): `flag` scores it without predicting a label, grade or probability,
+    `predict` predicts them as for any other, and `reject` gives it no score."""
     batch_size: Positive = 64
     """Number of photographs per prediction step."""
     num_workers: Annotated[int, Field(ge=0)] = 0

@@ -93,6 +93,7 @@ class NetworkInput:
 
     Attributes:
         path: Its path relative to the image folder.
+        sha256: Hash of the photograph's file.
         image: uint8 RGB [size, size, 3], equal to the image that a shard would hold.
         flags: Why the photograph may be ungradable; empty if it looks gradable.
         picture: The same at another size, uint8 RGB [picture_size, picture_size, 3],
@@ -100,6 +101,7 @@ class NetworkInput:
     """
 
     path: str
+    sha256: str
     image: np.ndarray
     flags: tuple[Flag, ...]
     picture: np.ndarray | None
@@ -194,6 +196,7 @@ def prepare_for_network(
         image = decode_image(np.frombuffer(stored, np.uint8), "jpeg", size=images.size)
     return NetworkInput(
         path=prepared.path,
+        sha256=hashlib.sha256(prepared.data).hexdigest(),
         image=image,
         flags=gradability_flags(result.thumbnail, result.field),
         picture=prepared.picture,

@@ -1,5 +1,6 @@
 """Ensembles: several runs combined into one run."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +24,7 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.tasks import Task
 
 
@@ -69,6 +71,8 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
         folder.mkdir()
         save_config(folder, runs[0].config)
         save_model(folder, network)
+        # All members were trained on the same dataset.
+        shutil.copyfile(runs[0].folder / PHOTOGRAPHS_FILE, folder / PHOTOGRAPHS_FILE)
         info = infos[0].model_copy(
             update={
                 "model_sha256": hash_file(folder / MODEL_FILE),

@@ -1,96 +1,172 @@
-"""The table of scores: one line per photograph, in order, so that it can resume."""
+"""The table of scores: its columns, its rows with checksums, and its file formats."""
 
 import csv
-import dataclasses
 import hashlib
 import io
 import json
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
+import google_crc32c
+import pyarrow as pa
 from pyarrow import csv as arrow_csv
-from pyarrow import float64, int8, parquet, string
+from pyarrow import parquet
 from pyarrow.compute import replace_substring_regex
 
 from drtf.config import ScoreConfig
 from drtf.data.photographs import photograph_id
 from drtf.errors import DrtfError
-from drtf.files import ESCAPED_FORMULA, escape_formula, open_regular
+from drtf.files import ESCAPED_FORMULA, escape_formula, open_regular, sync_file
+from drtf.models.decision_rule import GIVEN
+from drtf.models.prediction import VIEWS
 from drtf.models.run import Run
 
-COLUMNS = (
-    "id",
-    "path",
-    "score",
-    "spread",
-    "probability",
-    "predicted_label",
-    "predicted_grade",
-    "flags",
-    "error",
-    "model",
-    "settings",
-)
-GUARDED = ("id", "path", "error")
-HASH_LENGTH = 12
+# The types of the columns in a Parquet file.
+COLUMNS = {
+    "id": pa.string(),
+    "path": pa.string(),
+    "patient": pa.string(),
+    "score": pa.float64(),
+    "spread": pa.float64(),
+    "probability": pa.float64(),
+    "predicted_label": pa.int8(),
+    "predicted_grade": pa.int8(),
+    "flags": pa.string(),
+    "error": pa.string(),
+    "in_training": pa.int8(),
+    "threshold": pa.float64(),
+    "threshold_rule": pa.string(),
+    "num_views": pa.int8(),
+    "model": pa.string(),
+    "settings": pa.string(),
+    "photograph": pa.string(),
+    "checksum": pa.string(),
+}
+GUARDED = ("id", "path", "patient", "error")
+HASH_LENGTH = 16  # as in a run's list of training photographs
+NO_EVALUATION = "none"  # the rule of the threshold of a run that was never evaluated
+VIEWS_DISAGREE = "views_disagree"
+# Without a mark at the start, Excel on Windows reads UTF-8 as the local code page.
+UTF8_MARK = b"\xef\xbb\xbf"
+# The columns of a submission: the photograph's id and its grade.
+SUBMISSIONS = {"kaggle": ("image", "level"), "aptos": ("id_code", "diagnosis")}
 
-Provenance = dict[str, str]
+HEADER = (",".join(COLUMNS) + "\n").encode()
+
+Row = dict[str, str]
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Counts:
+@dataclass
+class ErrorGroup:
+    """Photographs without a score for the same reason.
+
+    Attributes:
+        count: Number of photographs.
+        example: Path of the first one.
+        detail: What was wrong with it.
+    """
+
+    count: int
+    example: str
+    detail: str
+
+
+@dataclass
+class Summary:
     """Counts of the rows of a table.
 
     Attributes:
         num_rows: Number of rows.
-        num_failed: Number of rows with an error instead of a score.
-        num_flagged: Number of rows of photographs that may be ungradable.
-        num_positive: Number of rows that are predicted positive.
-        size_bytes: Size of the lines, with the header.
+        num_flagged: Number of photographs that may be ungradable.
+        num_without_label: Number of photographs with a score but no predicted label.
+        num_disagreeing: Number of photographs whose views disagree.
+        num_positive: Number of photographs that are predicted positive.
+        num_in_training: Number of photographs that the model was trained or chosen on.
+        errors: Photographs without a score, by reason.
+        scores: The distinct scores, at most two of them.
     """
 
     num_rows: int = 0
-    num_failed: int = 0
     num_flagged: int = 0
+    num_without_label: int = 0
+    num_disagreeing: int = 0
     num_positive: int = 0
-    size_bytes: int = 0
+    num_in_training: int = 0
+    errors: dict[str, ErrorGroup] = field(default_factory=dict)
+    scores: set[str] = field(default_factory=set)
 
-    def add(self, row: Mapping[str, str], size_bytes: int) -> Self:
-        """Return the counts with one more row; empty cells may be missing."""
-        return dataclasses.replace(
-            self,
-            num_rows=self.num_rows + 1,
-            num_failed=self.num_failed + bool(row.get("error")),
-            num_flagged=self.num_flagged + bool(row.get("flags")),
-            num_positive=self.num_positive + (row.get("predicted_label") == "1"),
-            size_bytes=self.size_bytes + size_bytes,
-        )
+    @property
+    def num_scored(self) -> int:
+        """Number of photographs with a score."""
+        return self.num_rows - self.num_failed
+
+    @property
+    def num_failed(self) -> int:
+        """Number of photographs without a score."""
+        return sum(group.count for group in self.errors.values())
+
+    def add(self, row: Mapping[str, str]) -> None:
+        """Count one more row."""
+        flags = set(filter(None, row["flags"].split(";")))
+        self.num_rows += 1
+        self.num_flagged += bool(flags - {VIEWS_DISAGREE})
+        self.num_without_label += bool(row["score"]) and not row["predicted_label"]
+        self.num_disagreeing += VIEWS_DISAGREE in flags
+        self.num_positive += row["predicted_label"] == "1"
+        self.num_in_training += row["in_training"] == "1"
+        if row["error"]:
+            reason, _, detail = row["error"].partition(": ")
+            group = ErrorGroup(0, row["path"], detail)
+            self.errors.setdefault(reason, group).count += 1
+        elif len(self.scores) < 2:
+            self.scores.add(row["score"])
 
 
-def row_provenance(run: Run, config: ScoreConfig) -> Provenance:
-    """Return the columns that tell what a row was made with.
+def common_cells(run: Run, config: ScoreConfig, patient_pattern: str) -> Row:
+    """Return a row with the cells that all rows share, and the others empty.
+
+    They say what the rows were made with.
 
     `model` is the model's hash. `settings` is the hash of everything else that shapes a
-    row: preprocessing, encoding, threshold and its TTA, calibration, and the handling
-    of ungradable photographs.
+    row: preprocessing, encoding, threshold and its TTA, calibration, the handling of
+    ungradable photographs, and how patients are recognized.
     """
     settings = {
         "images": run.config.images.model_dump(mode="json"),
         "encoding": [run.info.encoding, run.info.jpeg_quality],
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),
+        "given_threshold": config.threshold,
         "calibration": run.calibration and run.calibration.model_dump(mode="json"),
         "on_ungradable": config.on_ungradable,
+        "patient_pattern": patient_pattern,
+        "columns": list(COLUMNS),
     }
     text = json.dumps(settings, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return {
+    threshold, rule = effective_threshold(run, config)
+    return dict.fromkeys(COLUMNS, "") | {
+        "threshold": f"{threshold:.6f}",
+        "threshold_rule": rule,
+        "num_views": str(len(VIEWS[run.tta])),
         "model": run.info.model_sha256[:HASH_LENGTH],
-        "settings": digest[:HASH_LENGTH],
+        "settings": hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH],
     }
+
+
+def effective_threshold(run: Run, config: ScoreConfig) -> tuple[float, str]:
+    """Return the threshold to score with, and the rule that chose it."""
+    if config.threshold != "stored":
+        return config.threshold, GIVEN
+    if run.threshold is None:
+        return run.effective_threshold, NO_EVALUATION
+    return run.effective_threshold, run.threshold.rule
+
+
+def is_current(row: Row, common: Row) -> bool:
+    """Return whether a row was made with the model and settings of `common_cells`."""
+    return all(row[name] == common[name] for name in ("model", "settings"))
 
 
 def check_unique_ids(paths: Iterable[str]) -> None:
@@ -105,48 +181,62 @@ def check_unique_ids(paths: Iterable[str]) -> None:
         if other != path:
             raise DrtfError(
                 f"{other} and {path} have the same name, but a submission has one row "
-                "per name: score their folders separately, or without --format kaggle"
+                "per name: score their folders separately, or without --format"
             )
 
 
-def encode_row(cells: Sequence[str]) -> bytes:
-    """Encode cells as one line of CSV without formulas for a spreadsheet to run."""
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerow([_escape(cell) for cell in cells])
-    return file.getvalue().encode("utf-8", errors="backslashreplace")
+def written_path(path: str) -> str:
+    """Return the cell of the column `path` for a photograph.
+
+    It is valid UTF-8 on one line and no formula for a spreadsheet to run.
+    """
+    return _escape(path).encode("utf-8", "backslashreplace").decode()
 
 
-def count_rows(
-    lines: Iterable[bytes], paths: Iterator[str], provenance: Provenance
-) -> Counts:
-    """Count the leading rows of a table that belong to the given photographs.
+def encode_row(row: Mapping[str, str]) -> bytes:
+    """Encode a row as one line of CSV that ends with its checksum.
 
     Args:
-        lines: The lines of the table, with their ends. Counting stops at a line that is
-            damaged, incomplete, or belongs to another photograph, run or settings.
-        paths: Paths of the photographs to score, in order.
-        provenance: From `row_provenance`.
+        row: Cells by column, not yet escaped.
     """
-    counts = Counts()
-    for number, line in enumerate(lines):
-        if number == 0:
-            if line != encode_row(COLUMNS):
-                return Counts()
-            counts = Counts(size_bytes=len(line))
-            continue
-        try:
-            cells = next(csv.reader([line.decode()]))
-            row = dict(zip(COLUMNS, cells, strict=True))
-        except (ValueError, StopIteration, csv.Error):
-            break
-        # encode_row changes unusual names, so compare encoded paths.
-        expected = next(csv.reader([encode_row([next(paths, "")]).decode()]))[0]
-        if not line.endswith(b"\n") or row["path"] != expected:
-            break
-        if row | provenance != row:
-            break
-        counts = counts.add(row, len(line))
-    return counts
+    text = io.StringIO(newline="")
+    cells = [_escape(row[name]) for name in COLUMNS if name != "checksum"]
+    csv.writer(text, lineterminator="").writerow(cells)
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    return b"%s,%s\n" % (content, _checksum(content))
+
+
+def parse_row(line: bytes) -> Row:
+    """Parse a line of a table.
+
+    Raises:
+        ValueError: If the line is incomplete or does not match its checksum.
+    """
+    content, _, checksum = line.rpartition(b",")
+    if checksum != _checksum(content) + b"\n":
+        raise ValueError("it was changed, so it does not match its checksum")
+    cells = next(csv.reader([content.decode()]))
+    return dict(zip(COLUMNS, [*cells, checksum.decode().strip()], strict=True))
+
+
+def load_rows(table: Path) -> Iterator[tuple[bytes, Row]]:
+    """Yield each row of a table, and its line, which is empty for a Parquet table.
+
+    Raises:
+        DrtfError: If drtf did not write the table, or a line was changed.
+    """
+    if table.suffix.lower() == ".parquet":
+        yield from _load_parquet(table)
+        return
+    with open_regular(table) as lines:
+        if next(lines, b"").removeprefix(UTF8_MARK) != HEADER:
+            raise DrtfError(f"the first line of {table} does not name drtf's columns")
+        for number, line in enumerate(lines, start=2):
+            try:
+                row = parse_row(line)
+            except ValueError as error:
+                raise DrtfError(f"line {number:,} of {table}: {error}") from error
+            yield line, row
 
 
 def part_path(out: Path, number: int, num_parts: int) -> Path:
@@ -160,98 +250,68 @@ def slice_part(items: Sequence[Item], number: int, num_parts: int) -> Sequence[I
     return items[start:stop]
 
 
-def merge_parts(
-    out: Path,
-    paths: Sequence[str],
-    num_parts: int,
-    provenance: Provenance,
-    partial: Path,
-) -> Counts:
-    """Merge the parts of a table after checking each of their rows.
+def write_csv(lines: Sequence[bytes], out: Path) -> None:
+    """Write a table as CSV.
 
-    Args:
-        out: Path of the merged table, from which the parts' names are derived.
-        paths: Paths of all photographs, in order.
-        num_parts: Number of parts.
-        provenance: From `row_provenance`.
-        partial: The file to write.
-
-    Returns:
-        The counts of all rows.
-
-    Raises:
-        DrtfError: If a part or a row is missing, or belongs to another photograph, run
-            or settings.
+    It starts with a mark for Excel if a name is not ASCII; otherwise it needs none.
     """
-    total = Counts()
-    parts = [part_path(out, number, num_parts) for number in range(1, num_parts + 1)]
-    for number, part in enumerate(parts, start=1):
-        expected = slice_part(paths, number, num_parts)
-        if not part.exists():
-            raise DrtfError(
-                f"{part} is missing: score it with --part {number}/{num_parts}"
-            )
-        with open_regular(part) as lines:
-            counts = count_rows(lines, iter(expected), provenance)
-        size_bytes = part.stat().st_size
-        if (counts.num_rows, counts.size_bytes or -1) != (len(expected), size_bytes):
-            raise DrtfError(
-                f"{part} should have {len(expected):,} rows for these photographs, "
-                "this run and these settings, but differs from line "
-                f"{counts.num_rows + 2:,} on: merge with the original photographs, run "
-                "and settings, or remove the file and score it again with --part "
-                f"{number}/{num_parts}"
-            )
-        total = Counts(*map(operator.add, astuple(total), astuple(counts)))
-    with partial.open("wb") as file:
-        for number, part in enumerate(parts):
-            with open_regular(part) as lines:
-                header = next(lines)
-                if number == 0:
-                    file.write(header)
-                file.writelines(lines)
-    return total
+    with out.open("wb") as file:
+        if not all(map(bytes.isascii, lines)):
+            file.write(UTF8_MARK)
+        file.write(HEADER)
+        file.writelines(lines)
+        file.flush()
+        sync_file(file)
 
 
-def write_parquet(table: Path, out: Path) -> None:
-    """Convert a table to Parquet, in batches.
+def write_parquet(lines: Sequence[bytes], out: Path) -> None:
+    """Write a table as Parquet.
 
     The quotes that protect spreadsheets from formulas in a CSV are removed.
     """
-    numbers = {"score": float64(), "spread": float64(), "probability": float64()}
-    types = dict.fromkeys(COLUMNS, string()) | numbers
-    types |= {"predicted_label": int8(), "predicted_grade": int8()}
-    options = arrow_csv.ConvertOptions(column_types=types)
-    with (
-        arrow_csv.open_csv(table, convert_options=options) as reader,
-        parquet.ParquetWriter(out, reader.schema) as writer,
-    ):
-        for batch in reader:
-            for number, column in enumerate(batch.schema.names):
-                if column in GUARDED:
-                    cells = replace_substring_regex(
-                        batch[column], ESCAPED_FORMULA, r"\1"
-                    )
-                    batch = batch.set_column(number, column, cells)
-            writer.write_batch(batch)
+    options = arrow_csv.ConvertOptions(column_types=COLUMNS)
+    table = arrow_csv.read_csv(
+        pa.BufferReader(b"".join([HEADER, *lines])), convert_options=options
+    )
+    for number, column in enumerate(table.schema.names):
+        if column in GUARDED:
+            cells = replace_substring_regex(table[column], ESCAPED_FORMULA, r"\1")
+            table = table.set_column(number, column, cells)
+    with out.open("wb") as file:
+        parquet.write_table(table, file)
+        file.flush()
+        sync_file(file)
 
 
-def write_kaggle(table: Path, out: Path) -> None:
-    """Convert a table to a submission to Kaggle's competition of 2015, `image,level`.
+def encode_submission(rows: Iterable[Row], competition: str) -> bytes:
+    """Encode a submission to a competition of Kaggle: EyePACS 2015 or APTOS 2019.
 
-    The level is the predicted grade if the run predicts grades, otherwise the predicted
-    label. Photographs without a score get level 0, the most common one, because a
+    The grade is the predicted grade if the run predicts grades, otherwise the predicted
+    label. Photographs without either get grade 0, the most common one, because a
     submission needs a row for each photograph.
     """
-    with (
-        table.open(newline="", encoding="utf-8") as lines,
-        out.open("w", newline="", encoding="utf-8") as file,
-    ):
-        submission = csv.writer(file, lineterminator="\n")
-        submission.writerow(("image", "level"))
-        for row in csv.DictReader(lines):
-            level = row["predicted_grade"] or row["predicted_label"] or "0"
-            submission.writerow((row["id"], level))
+    text = io.StringIO(newline="")
+    submission = csv.writer(text, lineterminator="\n")
+    submission.writerow(SUBMISSIONS[competition])
+    for row in rows:
+        grade = row["predicted_grade"] or row["predicted_label"] or "0"
+        submission.writerow((row["id"], grade))
+    return text.getvalue().encode()
+
+
+def _load_parquet(table: Path) -> Iterator[tuple[bytes, Row]]:
+    try:
+        with open_regular(table) as file, parquet.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(columns=list(COLUMNS)):
+                for row in batch.to_pylist():
+                    cells = {k: "" if x is None else str(x) for k, x in row.items()}
+                    yield b"", cells | {"path": escape_formula(cells["path"])}
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DrtfError(f"drtf did not write {table}: {error}") from error
+
+
+def _checksum(content: bytes) -> bytes:
+    return b"%08x" % google_crc32c.value(content)
 
 
 def _escape(cell: str) -> str:

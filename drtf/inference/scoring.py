@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+import logging
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import tensorflow as tf
 
 from drtf import page
@@ -21,9 +22,9 @@ from drtf.data.listing import (
     list_photographs,
     save_skipped,
 )
+from drtf.data.patients import patients_by_name
 from drtf.data.photographs import (
     PhotographRef,
-    photograph_id,
 )
 from drtf.data.prepare import (
     NetworkInput,
@@ -32,36 +33,46 @@ from drtf.data.prepare import (
     prepare_for_network,
 )
 from drtf.errors import DrtfError
-from drtf.files import (
-    append_regular,
-    check_absent,
-    lock_or_fail,
-    move_into_place,
-    open_regular,
-    partial_path,
-    read_regular,
-    write_atomic,
-    write_unbuffered,
+from drtf.files import check_absent, replacing, write_atomic
+from drtf.inference.kept_rows import (
+    KeptRows,
+    RowLog,
+    check_complete,
+    open_log,
+    rows_in_log,
+    rows_in_parts,
+    rows_to_add_to,
+    rows_to_keep,
 )
 from drtf.inference.score_table import (
     COLUMNS,
-    Counts,
-    Provenance,
+    HASH_LENGTH,
+    NO_EVALUATION,
+    SUBMISSIONS,
+    VIEWS_DISAGREE,
+    Row,
+    Summary,
     check_unique_ids,
-    count_rows,
-    encode_row,
-    merge_parts,
+    common_cells,
+    effective_threshold,
+    encode_submission,
+    load_rows,
     part_path,
-    row_provenance,
     slice_part,
-    write_kaggle,
+    write_csv,
     write_parquet,
+    written_path,
 )
 from drtf.models.prediction import build_predictor, photographs_per_batch
 from drtf.models.run import Run, load_run
+from drtf.models.training_photographs import (
+    is_training_photograph,
+    load_training_photographs,
+)
 from drtf.progress import progress
-from drtf.storage import is_remote
 from drtf.tasks import Task
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ class Scored:
 
 # Rows of the table that a notebook shows.
 NUM_ROWS_SHOWN = 5
+# Views of a gradable photograph rarely differ by half of the whole range.
+MAX_SPREAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,42 +101,82 @@ class ScoreReport:
     """What was scored.
 
     Attributes:
-        table: The written file.
-        num_scored: Number of photographs with a score.
-        num_failed: Number of photographs with an error instead.
-        num_flagged: Number of photographs that may be ungradable.
-        num_positive: Number of scores at or above the threshold.
+        out: The written file.
+        table: The file with all columns: `out`, unless that is a submission.
+        summary: Counts of all rows of the table.
         threshold: The score from which a photograph is positive.
-        threshold_chosen: False if no evaluation has chosen the threshold.
+        threshold_rule: The rule that chose it; `none` if the run was never evaluated.
+        num_views: Number of views of each photograph whose scores were averaged.
+        num_kept: Number of rows that earlier calls had scored.
+        num_gone: Number of them whose photograph is gone.
+        num_newly_failed: Number of photographs without a score, except those that an
+            earlier table already had without one.
+        is_reused: Whether an earlier call had written the whole table.
         skipped: Files that are not photographs, also listed beside the table.
     """
 
+    out: Path
     table: Path
-    num_scored: int
-    num_failed: int
-    num_flagged: int
-    num_positive: int
+    summary: Summary
     threshold: float
-    threshold_chosen: bool
+    threshold_rule: str
+    num_views: int
+    num_kept: int
+    num_gone: int
+    num_newly_failed: int
+    is_reused: bool
     skipped: list[SkippedFile]
+
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for each reason to be careful with the scores."""
+        summary = self.summary
+        if self.threshold_rule == NO_EVALUATION:
+            yield (
+                "the run was never evaluated, so threshold and number of views are not "
+                "chosen for it, and there are no probabilities. Choose them with drtf "
+                "evaluate"
+            )
+        if summary.num_in_training:
+            yield (
+                f"{summary.num_in_training:,} of {summary.num_rows:,} photographs "
+                "were in training or in the validation split (column in_training), so "
+                "their scores say nothing about new photographs"
+            )
+        if summary.num_without_label:
+            yield (
+                f"{summary.num_without_label:,} photographs have no predicted "
+                "label, because they may be ungradable (column flags); --on-ungradable "
+                "predict or reject changes that"
+            )
+        if summary.num_disagreeing:
+            yield (
+                f"the scores of the views of {summary.num_disagreeing:,} photographs "
+                "disagree (views_disagree in the column flags)"
+            )
+        if len(summary.scores) == 1 and summary.num_scored > 1:
+            yield (
+                "all scores are equal, so they say nothing: the model ignores the "
+                "photographs. Train it again, and look at its learning curves"
+            )
 
     def load_table(self) -> pd.DataFrame:
         """Load the table, one row per photograph."""
         if self.table.suffix.lower() == ".parquet":
             return pd.read_parquet(self.table)
-        return pd.read_csv(self.table, dtype={"id": str, "path": str, "error": str})
+        text = [name for name, kind in COLUMNS.items() if kind == pa.string()]
+        return pd.read_csv(self.table, dtype=dict.fromkeys(text, str))
 
     def _repr_html_(self) -> str:
         """Show the counts in a notebook, and the first rows of the table."""
-        chosen = "" if self.threshold_chosen else " (no evaluation has chosen one)"
         facts = {
-            "Scored": f"{self.num_scored:,} photographs",
-            "Failed": f"{self.num_failed:,}",
-            "May be ungradable": f"{self.num_flagged:,}",
-            "Positive": f"{self.num_positive:,}",
-            "Threshold": f"{self.threshold:.4f}{chosen}",
+            "Scored": f"{self.summary.num_scored:,} photographs",
+            "Without a score": f"{self.summary.num_failed:,}",
+            "May be ungradable": f"{self.summary.num_flagged:,}",
+            "Positive": f"{self.summary.num_positive:,}",
+            "Threshold": f"{self.threshold:.4f} (rule: {self.threshold_rule})",
             "Table": str(self.table),
         }
+        facts |= {f"Note {n}": note for n, note in enumerate(self.notes(), start=1)}
         head = self.load_table().head(NUM_ROWS_SHOWN)
         return page.format_facts("Scores", facts) + head.to_html(index=False)
 
@@ -134,191 +187,219 @@ def score(
     *,
     out: Path,
     config: ScoreConfig,
+    patient_pattern: str | None = None,
     overwrite: bool = False,
+    add: bool = False,
     part: tuple[int, int] = (1, 1),
     merge: int = 0,
-    kaggle: bool = False,
+    form: str = "table",
     decision_rule: Path | None = None,
 ) -> ScoreReport:
     """Score each photograph of a folder and write one row per photograph.
 
     Threshold and test-time augmentation are those of the run's decision rule; without
     one, the threshold is 0.5 and there is one view. A photograph that cannot be scored
-    has a row with the reason. If scoring is interrupted, the same call resumes after
-    the last complete row.
+    has a row with the reason. If scoring is interrupted, the same call resumes; rows of
+    photographs that were replaced meanwhile are scored again.
 
     Args:
         run_folder: The run folder, written by `train` or `ensemble`.
-        images: A folder, local or s3://, searched recursively, or a CSV of paths.
+        images: A folder, local or s3://, searched recursively, a photograph, or a CSV
+            of paths.
         out: The .csv or .parquet file to write.
         config: How to score.
-        overwrite: Whether to replace `out` and the partial rows of another call.
+        patient_pattern: The pattern of patients in photographs' names; None takes
+            `labels.patient_pattern` of the run.
+        overwrite: Whether to replace `out` and the rows of another interrupted call.
+        add: Whether to keep the rows of `out`, and score only photographs that are new
+            or changed, or had no score. Rows of photographs that are gone stay.
         part: Number, from 1, and count of the processes that share the photographs. If
             there are several, each writes its own file, see `part_path`.
         merge: Merge the files of this many processes instead of scoring; 0 scores.
-        kaggle: Write only `image,level`, as a submission to Kaggle.
+        form: `table`, or a key of `SUBMISSIONS`. A submission has only two columns; the
+            table with all columns is written next to it.
         decision_rule: The folder of an evaluation whose decision rule is used instead
             of the run's, which may be in a read-only folder.
 
     Raises:
         RunError: If the run cannot be loaded.
         LabelError: If the folder has no photographs.
-        DrtfError: If `out` exists or has another suffix, the partial rows belong to
-            another call, another process is writing them, a part is missing or does not
-            fit, or photographs of a submission have the same name.
+        DrtfError: If `out` exists and is not what this call would write, or has another
+            suffix; the rows of an interrupted call belong to another one; another
+            process is writing them; a part is missing or does not fit; photographs of a
+            submission have the same name, or may have no grade.
     """
-    suffixes = (".csv",) if kaggle else (".csv", ".parquet")
-    if out.suffix.lower() not in suffixes or out.is_dir():
-        raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
-    target = out if part == (1, 1) else part_path(out, *part)
-    check_absent(target, overwrite=overwrite)
-    run = load_run(run_folder, rule_folder=decision_rule)
+    _check_request(out, config, form=form, add=add)
+    table = out.with_name(f"{out.stem}-scores.csv") if form in SUBMISSIONS else out
     listing = list_photographs(images)
     photographs = listing.photographs
-    paths = [photograph.path for photograph in photographs]
-    if kaggle:
-        check_unique_ids(paths)
-    provenance = row_provenance(run, config)
-    partial = partial_path(target)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with lock_or_fail(partial):
-        check_absent(target, overwrite=overwrite)  # another process may have written it
-        if merge:
-            if _source_file(partial).exists() and not overwrite:
-                raise DrtfError(
-                    f"{partial} has rows of an interrupted call without --part: "
-                    "resume that call, or give --overwrite to discard the rows"
-                )
-            counts = merge_parts(out, paths, merge, provenance, partial)
+    if form in SUBMISSIONS:
+        check_unique_ids([photograph.path for photograph in photographs])
+        if not table.exists():
+            check_absent(out, overwrite=overwrite or add)
+    if part != (1, 1):
+        out = table = part_path(table, *part)
+        photographs = list(slice_part(photographs, *part))
+    run = load_run(run_folder, rule_folder=decision_rule)
+    if patient_pattern is None:
+        patient_pattern = run.config.labels.patient_pattern
+    threshold, rule = effective_threshold(run, config)
+    if rule == NO_EVALUATION:
+        _log.warning(
+            "the run %s was never evaluated, so it has no threshold and no calibration "
+            "yet: scoring with the threshold %.1f and one view",
+            run_folder,
+            threshold,
+        )
+    common = common_cells(run, config, patient_pattern)
+    by_path = {written_path(photograph.path): photograph for photograph in photographs}
+    earlier: KeptRows = {}
+    kept: KeptRows = {}
+    with open_log(table) as log:
+        is_reused = table.exists() and not (add or overwrite)
+        if is_reused:
+            check_complete(table, by_path, common)
+        elif merge:
+            kept = rows_in_parts(table, by_path, merge, common)
+            _write_table(table, kept, by_path)
         else:
-            paths = list(slice_part(paths, *part))
-            photographs = list(slice_part(photographs, *part))
-            counts = _resume_rows(
-                partial, images, paths, provenance, overwrite=overwrite
-            )
-            counts = _write_rows(run, photographs, partial, counts, provenance, config)
-        if convert := _table_converter(target, out, kaggle):
-            converted = partial.with_suffix(".form")
-            convert(partial, converted)
-            move_into_place(converted, target)
-            partial.unlink()
-        else:
-            move_into_place(partial, target)
-        if listing.skipped:
-            save_skipped(out.with_suffix(f".{SKIPPED_FILE}"), listing.skipped)
-        _source_file(partial).unlink(missing_ok=True)
+            if add and table.exists():
+                earlier = rows_to_add_to(table, common)
+            found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
+            kept = rows_to_keep(earlier | found, by_path)
+            patients = _patients(by_path, patient_pattern)
+            rows = _score_missing(run, by_path, kept, log, common, patients, config)
+            _write_table(table, rows, by_path)
+    if out != table:
+        submission = encode_submission((row for _, row in load_rows(table)), form)
+        if not (out.exists() and out.read_bytes() == submission):
+            check_absent(out, overwrite=overwrite or add)
+            write_atomic(out, submission)
+    if listing.skipped:
+        save_skipped(out.with_suffix(f".{SKIPPED_FILE}"), listing.skipped)
+    summary, num_newly_failed = _summarize(table, earlier)
     return ScoreReport(
-        table=target,
-        num_scored=counts.num_rows - counts.num_failed,
-        num_failed=counts.num_failed,
-        num_flagged=counts.num_flagged,
-        num_positive=counts.num_positive,
-        threshold=run.effective_threshold,
-        threshold_chosen=run.threshold is not None,
+        out=out,
+        table=table,
+        summary=summary,
+        threshold=threshold,
+        threshold_rule=rule,
+        num_views=int(common["num_views"]),
+        num_kept=len(kept),
+        num_gone=len(kept.keys() - by_path.keys()),
+        num_newly_failed=num_newly_failed,
+        is_reused=is_reused,
         skipped=listing.skipped,
     )
 
 
-def _source_file(partial: Path) -> Path:
-    """Return the file that remembers which photographs the partial rows belong to."""
-    return partial.with_suffix(".source")
-
-
-def _resume_rows(
-    partial: Path,
-    images: Path | str,
-    paths: Sequence[str],
-    provenance: Provenance,
-    *,
-    overwrite: bool,
-) -> Counts:
-    """Count the rows that an interrupted call left and that can be kept.
-
-    If none can be kept, record the photographs' location in the source file.
-
-    Raises:
-        DrtfError: If the rows belong to another call and `overwrite` is False.
-    """
-    source = _source_file(partial)
-    location = os.fsencode(images if is_remote(images) else Path(images).resolve())
-    with open_regular(partial) as lines:
-        counts = count_rows(lines, iter(paths), provenance)
-        lines.seek(counts.size_bytes)
-        # A killed process may leave one incomplete line, but not two.
-        has_others = len(list(itertools.islice(lines, 2))) == 2
-    same_source = source.exists() and read_regular(source) == location
-    if (has_others or (counts.num_rows and not same_source)) and not overwrite:
+def _check_request(out: Path, config: ScoreConfig, *, form: str, add: bool) -> None:
+    suffixes = (".csv",) if form in SUBMISSIONS else (".csv", ".parquet")
+    if out.suffix.lower() not in suffixes or out.is_dir():
+        raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
+    if add and out.suffix.lower() == ".parquet":
+        raise DrtfError(f"--add needs a .csv file as --out; got {out}")
+    if form in SUBMISSIONS and config.on_ungradable == "flag":
         raise DrtfError(
-            f"{partial} has rows of an interrupted call with other photographs, "
-            "another run or other settings: resume with the original ones, or give "
-            "--overwrite to discard the rows"
+            f"--format {form} needs a grade for every photograph, but one that may be "
+            "ungradable gets none: choose --on-ungradable predict, which grades it as "
+            "any other, or --on-ungradable reject, which writes grade 0 for it"
         )
-    if same_source:
-        return counts
-    write_atomic(source, location)
-    return Counts()
 
 
-def _table_converter(
-    target: Path, out: Path, kaggle: bool
-) -> Callable[[Path, Path], None] | None:
-    """Return the function that converts the rows to the target's format, if any."""
-    if target != out:  # a part stays a CSV until it is merged
-        return None
-    if kaggle:
-        return write_kaggle
-    return write_parquet if out.suffix.lower() == ".parquet" else None
+def _patients(photographs: Mapping[str, PhotographRef], pattern: str) -> dict[str, str]:
+    """Return the patient of each photograph, or an empty text if its name has none."""
+    names = pd.Series([photograph.id for photograph in photographs.values()], dtype=str)
+    patients = patients_by_name(names, pattern).fillna("")
+    return dict(zip(photographs, patients, strict=True))
 
 
-def _write_rows(
+def _score_missing(
     run: Run,
-    photographs: Sequence[PhotographRef],
-    partial: Path,
-    counts: Counts,
-    provenance: Provenance,
+    photographs: Mapping[str, PhotographRef],
+    kept: KeptRows,
+    log: RowLog,
+    common: Row,
+    patients: Mapping[str, str],
     config: ScoreConfig,
-) -> Counts:
-    """Write the missing rows and return the counts of all rows."""
-    with append_regular(partial) as file:
-        file.truncate(counts.size_bytes)
-        if not counts.size_bytes:
-            write_unbuffered(file, encode_row(COLUMNS))
-        missing, total = photographs[counts.num_rows :], len(photographs)
-        with progress("Scoring photographs", total, done=counts.num_rows) as advance:
-            for prepared, scored in score_photographs(run, missing, config=config):
-                row = _row(run, prepared, scored, config) | provenance
-                line = encode_row([row.get(column, "") for column in COLUMNS])
-                write_unbuffered(file, line)
-                counts = counts.add(row, len(line))
-                advance(f"{counts.num_failed} without a score")
-    return counts
+) -> KeptRows:
+    """Score the photographs without a kept row, and return all rows."""
+    trained_on = load_training_photographs(run.folder)
+    missing = {x: ref for x, ref in photographs.items() if x not in kept}
+    rows = dict(kept)
+    num_failed = 0
+    results = score_photographs(run, list(missing.values()), config=config)
+    total, done = len(photographs), len(photographs) - len(missing)
+    with progress("Scoring photographs", total, done=done) as advance:
+        for (path, photograph), (prepared, scored) in zip(
+            missing.items(), results, strict=True
+        ):
+            row = common | _result_cells(run, prepared, scored, config)
+            row |= {"id": photograph.id, "path": photograph.path}
+            row["patient"] = patients[path]
+            sha256 = (
+                photograph.sha256()
+                if isinstance(prepared, Rejected)
+                else prepared.sha256
+            )
+            if sha256:
+                row["photograph"] = sha256[:HASH_LENGTH]
+                is_known = is_training_photograph(sha256, trained_on)
+                row["in_training"] = str(int(is_known))
+            rows[path] = log.append(row)
+            num_failed += rows[path].failed
+            advance(f"{num_failed} without a score")
+    return rows
 
 
-def _row(
+def _result_cells(
     run: Run,
     prepared: NetworkInput | Rejected,
     scored: Scored | None,
     config: ScoreConfig,
-) -> dict[str, str]:
-    """Return the cells of a row by column, without the provenance."""
-    cells = {"id": photograph_id(prepared.path), "path": prepared.path}
+) -> Row:
+    """Return the cells of a row that depend on the photograph's image."""
     if isinstance(prepared, Rejected):
-        return cells | {"error": str(prepared)}
-    cells["flags"] = ";".join(prepared.flags)
-    if prepared.flags and config.on_ungradable == "reject":
-        return cells | {"error": f"ungradable: {', '.join(prepared.flags)}"}
+        return {"error": str(prepared)}
+    flags: list[str] = [*prepared.flags]
+    if flags and config.on_ungradable == "reject":
+        return {"flags": ";".join(flags), "error": f"ungradable: {', '.join(flags)}"}
     if scored is None:
-        return cells
-    cells["score"] = f"{scored.score:.6f}"
-    cells["predicted_label"] = str(int(scored.score >= run.effective_threshold))
+        return {"flags": ";".join(flags)}
+    cells = {"score": f"{scored.score:.6f}"}
     if run.tta != "none":
         cells["spread"] = f"{scored.spread:.6f}"
-    if run.calibration:
-        probability = run.calibration.apply(np.array([scored.score]))[0]
-        cells["probability"] = f"{probability:.6f}"
-    if scored.predicted_grade is not None:
-        cells["predicted_grade"] = str(scored.predicted_grade)
-    return cells
+    if not flags or config.on_ungradable == "predict":
+        threshold, _ = effective_threshold(run, config)
+        cells["predicted_label"] = str(int(scored.score >= threshold))
+        if run.calibration:
+            (probability,) = run.calibration.apply_rounded(np.array([scored.score]))
+            cells["probability"] = probability
+        if scored.predicted_grade is not None:
+            cells["predicted_grade"] = str(scored.predicted_grade)
+    if scored.spread > MAX_SPREAD:
+        flags.append(VIEWS_DISAGREE)
+    return cells | {"flags": ";".join(flags)}
+
+
+def _write_table(table: Path, rows: KeptRows, photographs: Iterable[str]) -> None:
+    """Write the rows in the order of the photographs, or of paths if some are gone."""
+    paths = list(photographs)
+    order = paths if len(paths) == len(rows) else sorted(rows)
+    write = write_parquet if table.suffix.lower() == ".parquet" else write_csv
+    with replacing(table) as partial:
+        write([rows[path].line for path in order], partial)
+
+
+def _summarize(table: Path, earlier: KeptRows) -> tuple[Summary, int]:
+    """Count a table's rows, and those with an error that an earlier table had not."""
+    summary, num_newly_failed = Summary(), 0
+    for _, row in load_rows(table):
+        summary.add(row)
+        before = earlier.get(row["path"])
+        is_known = before and before.failed and before.photograph == row["photograph"]
+        num_newly_failed += bool(row["error"]) and not is_known
+    return summary, num_newly_failed
 
 
 def score_photographs(

@@ -1,5 +1,6 @@
 """Calibration: from the scores of a network to probabilities of disease."""
 
+import math
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 MAX_SHIFT = 40.0  # far more than the logits of any two fractions differ by
 # Scores of 0 and 1 have no finite logit. float32 has few values closer to 1.
 MARGIN = 1e-7
+MAX_DECIMALS = 3
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -74,6 +76,22 @@ class Calibration(BaseModel):
         if self.method == "isotonic":
             return np.interp(expit(shifted), self.scores, self.probabilities)
         return expit(shifted / self.temperature)
+
+    def apply_rounded(self, scores: np.ndarray) -> list[str]:
+        """Return probabilities as text, with the certainty that calibration supports.
+
+        n photographs cannot show that anything is rarer than about 1 in n + 2, the
+        estimate of Laplace's rule of succession for an event that none of them had. So
+        probabilities are rounded to as many decimals as n has digits, at most
+        MAX_DECIMALS, and are never outside [1 / (n + 2), 1 - 1 / (n + 2)].
+
+        Args:
+            scores: float [n] in [0, 1].
+        """
+        decimals = min(len(str(self.num_photographs)), MAX_DECIMALS)
+        lowest = math.ceil(10**decimals / (self.num_photographs + 2)) / 10**decimals
+        rounded = np.clip(self.apply(scores).round(decimals), lowest, 1 - lowest)
+        return [f"{probability:.{decimals}f}" for probability in rounded]
 
 
 def fit_calibration(

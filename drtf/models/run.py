@@ -35,10 +35,11 @@ from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
 from drtf.models.model_file import check_model_file
 from drtf.models.network import ensemble_members
 from drtf.models.run_files import CONFIG_FILE, INFO_FILE, MODEL_FILE
+from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.seals import SEAL, dump_sealed, is_intact
 from drtf.tasks import TASKS, Task
 
-RUN_FORMAT_VERSION = 6
+RUN_FORMAT_VERSION = 7
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
 Mean = Literal["scores", "logits"]
@@ -61,6 +62,7 @@ class RunInfo(BaseModel):
         config_sha256: Hash of config.toml.
         history_sha256: Hash of history.csv; empty if drtf did not train this network
             itself, so that there is none.
+        photographs_sha256: Hash of photographs.bin.
         best_epoch: The epoch whose weights are in model.keras, counted from 1.
         num_epochs: Number of epochs that were run.
         num_trained: Number of trained parameters.
@@ -90,6 +92,7 @@ class RunInfo(BaseModel):
     model_sha256: str
     config_sha256: str
     history_sha256: str
+    photographs_sha256: str
     best_epoch: int
     num_epochs: int
     num_trained: int
@@ -281,7 +284,11 @@ def check_files(folder: Path, info: RunInfo) -> None:
     Raises:
         RunError: Names the first file that is missing or was changed.
     """
-    hashes = {CONFIG_FILE: info.config_sha256, MODEL_FILE: info.model_sha256}
+    hashes = {
+        CONFIG_FILE: info.config_sha256,
+        MODEL_FILE: info.model_sha256,
+        PHOTOGRAPHS_FILE: info.photographs_sha256,
+    }
     if info.history_sha256:
         hashes[HISTORY_FILE] = info.history_sha256
     for name, expected in hashes.items():

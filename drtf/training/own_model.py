@@ -21,6 +21,10 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.models.training_photographs import (
+    PHOTOGRAPHS_FILE,
+    save_training_photographs,
+)
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS, Task, TaskName
@@ -79,6 +83,9 @@ def save_run(
         folder.mkdir()
         save_config(folder, config)
         save_model(folder, network)
+        save_training_photographs(
+            folder, shards, validation_split=config.train.validation_split
+        )
         info = RunInfo(
             dataset_name=shards.manifest.name,
             dataset_sha256=hash_manifest(shards.folder),
@@ -89,6 +96,7 @@ def save_run(
             model_sha256=hash_file(folder / MODEL_FILE),
             config_sha256=hash_file(folder / CONFIG_FILE),
             history_sha256="",
+            photographs_sha256=hash_file(folder / PHOTOGRAPHS_FILE),
             best_epoch=0,
             num_epochs=0,
             num_trained=num_trained,

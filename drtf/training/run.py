@@ -44,6 +44,10 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.models.training_photographs import (
+    PHOTOGRAPHS_FILE,
+    save_training_photographs,
+)
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
@@ -146,6 +150,9 @@ def _train_locked(
         out.mkdir(exist_ok=True)
         save_identity(out, identity)
         save_config(out, config)
+        save_training_photographs(
+            out, shards, validation_split=config.train.validation_split
+        )
         try:
             context = build_context(network, shards, config=config, out=out)
             status = run_epochs(context, checkpoint=checkpoint, signals=signals)
@@ -163,6 +170,7 @@ def _train_locked(
         model_sha256=hash_file(out / MODEL_FILE),
         config_sha256=hash_file(out / CONFIG_FILE),
         history_sha256=hash_file(out / HISTORY_FILE),
+        photographs_sha256=hash_file(out / PHOTOGRAPHS_FILE),
         best_epoch=context.best_model.best_epoch,
         num_epochs=len(status.history),
         num_trained=num_trained,

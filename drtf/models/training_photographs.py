@@ -1,0 +1,51 @@
+"""The photographs that a model was trained and chosen on, known by their hashes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from drtf.files import write_atomic
+from drtf.records.reader import ShardDataset
+
+PHOTOGRAPHS_FILE = "photographs.bin"
+# The first 64 bits of a SHA-256, which is 16 hexadecimal digits.
+PREFIX = np.dtype(">u8")
+PREFIX_DIGITS = 2 * PREFIX.itemsize
+
+
+def save_training_photographs(
+    folder: Path, shards: ShardDataset, *, validation_split: str
+) -> None:
+    """Write the start of each training and validation photograph's SHA-256.
+
+    Args:
+        folder: The run folder.
+        shards: The dataset that the run was trained on, open.
+        validation_split: The split on which the best epoch and the threshold are
+            chosen.
+    """
+    index = shards.load_index(["split", "sha256"])
+    used = index["sha256"][index["split"].isin(["train", validation_split])]
+    prefixes = np.array([_prefix(sha256) for sha256 in used], PREFIX)
+    write_atomic(folder / PHOTOGRAPHS_FILE, np.unique(prefixes).tobytes())
+
+
+def load_training_photographs(folder: Path) -> np.ndarray:
+    """Load what `save_training_photographs` wrote: big-endian uint64 [n], ascending."""
+    return np.fromfile(folder / PHOTOGRAPHS_FILE, PREFIX)
+
+
+def is_training_photograph(sha256: str, prefixes: np.ndarray) -> bool:
+    """Return whether a photograph's file is one that a model was trained or chosen on.
+
+    Args:
+        sha256: Its hash in hexadecimal.
+        prefixes: From `load_training_photographs`.
+    """
+    prefix = _prefix(sha256)
+    position = np.searchsorted(prefixes, prefix)
+    return bool(position < len(prefixes) and prefixes[position] == prefix)
+
+
+def _prefix(sha256: str) -> np.uint64:
+    return np.uint64(int(sha256[:PREFIX_DIGITS], 16))
