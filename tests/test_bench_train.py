@@ -10,14 +10,20 @@ from drtf.config import load_config
 from drtf.errors import DrtfError
 from naming import assert_names, raises_naming
 
-EYENET = load_config(
-    "", ["model.name=eyenet", "model.weights=none", "train.batch_size=8"]
-)
+
+def sections(*overrides: str) -> dict[str, object]:
+    """Return the sections of a config that a training step depends on."""
+    config = load_config("", overrides)
+    names = ("sampling", "augment", "model", "train")
+    return {name: getattr(config, name) for name in names}
+
+
+EYENET = sections("model.name=eyenet", "model.weights=none", "train.batch_size=8")
 
 
 def test_steps_are_measured_resident_and_streamed_with_and_without_xla(shards):
     results = bench_train(
-        shards, config=EYENET, precisions=["float32"], seconds=0.1, num_repeats=2
+        shards, **EYENET, precisions=["float32"], seconds=0.1, num_repeats=2
     )
     assert [(x.precision, x.jit_compile) for x in results] == [
         ("float32", False),
@@ -32,11 +38,9 @@ def test_steps_are_measured_resident_and_streamed_with_and_without_xla(shards):
 
 
 def test_a_dataset_smaller_than_a_batch_is_refused(shards):
-    large = load_config("", ["train.batch_size=1000"])
+    large = sections("train.batch_size=1000")
     with raises_naming(DrtfError, shards, 32, 1000):
-        bench_train(
-            shards, config=large, precisions=["float32"], seconds=0.1, num_repeats=1
-        )
+        bench_train(shards, **large, precisions=["float32"], seconds=0.1, num_repeats=1)
 
 
 def test_a_precision_that_cannot_run_reports_its_failure(shards, monkeypatch):
@@ -45,7 +49,7 @@ def test_a_precision_that_cannot_run_reports_its_failure(shards, monkeypatch):
 
     monkeypatch.setattr(train, "build_network", refuse)
     results = bench_train(
-        shards, config=EYENET, precisions=["float32"], seconds=0.1, num_repeats=1
+        shards, **EYENET, precisions=["float32"], seconds=0.1, num_repeats=1
     )
     assert [result.failure for result in results] == ["no such kernel"] * 2
 

@@ -62,7 +62,10 @@ def train(
     gpus = list_gpus()
     results = bench_train(
         shards,
-        config=config,
+        sampling=config.sampling,
+        augment=config.augment,
+        model=config.model,
+        train=config.train,
         precisions=precisions or (PRECISIONS if gpus else PRECISIONS[:1]),
         seconds=seconds,
         num_repeats=repeats,

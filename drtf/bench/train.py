@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from drtf.bench.read import check_batch_size
-from drtf.config import Config
+from drtf.config import AugmentConfig, ModelConfig, SamplingConfig, TrainConfig
 from drtf.data.pipeline import train_dataset
 from drtf.models.device import use_dtype_policy
 from drtf.models.network import build_network
@@ -51,7 +51,10 @@ class StepResult:
 def bench_train(
     shards: Path,
     *,
-    config: Config,
+    sampling: SamplingConfig,
+    augment: AugmentConfig,
+    model: ModelConfig,
+    train: TrainConfig,
     precisions: Sequence[str],
     seconds: float,
     num_repeats: int,
@@ -60,8 +63,10 @@ def bench_train(
 
     Args:
         shards: A dataset; its train split is streamed.
-        config: Its sections `sampling`, `augment`, `model` and `train` are used; the
-            weights are random.
+        sampling: How the stream samples.
+        augment: How images are augmented.
+        model: The network; its weights are random.
+        train: The task, batch size, loss and optimizer.
         precisions: Dtype policies, each measured without and with XLA.
         seconds: Duration of each measurement; it has at least one step.
         num_repeats: Number of repetitions; each one measures the resident batch and
@@ -78,15 +83,16 @@ def bench_train(
         ShardDataset(shards) as dataset,
         progress("Measuring", len(results) * num_repeats) as advance,
     ):
-        check_batch_size(
-            dataset, config.train.task, config.sampling, config.train.batch_size
-        )
+        check_batch_size(dataset, train.task, sampling, train.batch_size)
         for result in results:
             try:
                 _measure(
                     result,
                     dataset,
-                    config=config,
+                    sampling=sampling,
+                    augment=augment,
+                    model=model,
+                    train=train,
                     seconds=seconds,
                     num_repeats=num_repeats,
                     advance=lambda: advance(result.precision),  # noqa: B023
@@ -100,27 +106,30 @@ def _measure(
     result: StepResult,
     shards: ShardDataset,
     *,
-    config: Config,
+    sampling: SamplingConfig,
+    augment: AugmentConfig,
+    model: ModelConfig,
+    train: TrainConfig,
     seconds: float,
     num_repeats: int,
     advance: Callable[[], None],
 ) -> None:
     with use_dtype_policy(result.precision):
         network = build_network(
-            config.model,
-            task=TASKS[config.train.task],
+            model,
+            task=TASKS[train.task],
             image_size=shards.manifest.image_size,
             load_weights=False,
         )
     trainer = Trainer(
         network,
-        augment=config.augment,
-        model=config.model,
-        train=config.train,
+        augment=augment,
+        model=model,
+        train=train,
         num_steps=UNLIMITED,
     )
     step = tf.function(trainer.train_step, jit_compile=result.jit_compile)
-    streamed = _full_batches(shards, config)
+    streamed = _full_batches(shards, sampling=sampling, train=train)
     resident = {name: tf.identity(value) for name, value in next(streamed).items()}
     start = time.perf_counter()
     _run(step, lambda: resident, 1)
@@ -136,13 +145,15 @@ def _measure(
         advance()
 
 
-def _full_batches(shards: ShardDataset, config: Config) -> Iterator[Batch]:
+def _full_batches(
+    shards: ShardDataset, *, sampling: SamplingConfig, train: TrainConfig
+) -> Iterator[Batch]:
     """Yield batches without end, except the smaller ones at the end of an epoch."""
-    size = config.train.batch_size
+    size = train.batch_size
     for batch in train_dataset(
         shards,
-        task=config.train.task,
-        sampling=config.sampling,
+        task=train.task,
+        sampling=sampling,
         batch_size=size,
         epochs=UNLIMITED,
     ):
