@@ -294,7 +294,7 @@ def test_score_keeps_a_table_that_another_process_finished(
 ):
     out, images = tmp_path / "scores.csv", photographs / "images"
 
-    def finish(*_):
+    def finish(*_, **__):
         out.write_text("done meanwhile")
         return load_run(run_folder)
 
