@@ -693,7 +693,8 @@ def test_an_output_that_cannot_be_created_is_an_error(run, photographs, tmp_path
 def test_ctrl_c_ends_a_build_at_once_and_leaves_no_dataset(photographs, tmp_path):
     code = "from drtf.tools.main import main; main()"
     command = [sys.executable, "-c", code, "build-shards", "--set"]
-    command += ["build.num_workers=2", "--images", str(photographs / "images")]
+    command += ["build.num_workers=2", "--set", "model.weights=none"]
+    command += ["--images", str(photographs / "images")]
     command += ["--labels", str(photographs / "labels.csv"), "--out", "set"]
     # What runs in the background of a script is born deaf to Ctrl-C.
     build = subprocess.Popen(

@@ -45,6 +45,7 @@ def test_a_run_folder_has_everything_that_scoring_needs(run_folder, shards, conf
         "identity.json",
         "logs",
         "model.keras",
+        "photographs.bin",
         "run.json",
     }
     run = load_run(run_folder)
