@@ -98,8 +98,9 @@ def load_label_table(path: Path, *, has_header: bool | None = None) -> LabelTabl
     table = pd.DataFrame(
         [(cells + [""] * len(names))[: len(names)] for _, cells in rows],
         index=pd.Index([line for line, _ in rows], name="line"),
-        columns=names,
-        dtype=str,
+        # Not `str`: pandas 3 refuses text that is not UTF-8.
+        columns=pd.Index(names, dtype=object),
+        dtype=object,
     )
     return LabelTable(table.loc[:, [name != "" for name in names]], has_header)
 

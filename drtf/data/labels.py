@@ -147,7 +147,10 @@ def _one_hot_values(path: Path, rows: pd.DataFrame, columns: Columns) -> pd.Seri
             f"the others 0; this is not so in {name_lines(rows.index[bad])}"
         )
     grades = [str(parse_grade(name)) for name in columns.grades]
-    return (is_set * grades).sum(axis=1)
+    return pd.Series(
+        ["".join(itertools.compress(grades, row)) for row in is_set.to_numpy()],
+        index=rows.index,
+    )
 
 
 def _parse_grades(
