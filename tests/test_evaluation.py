@@ -142,6 +142,7 @@ def notes_for(run, shards, split="test", **changes):
         "plan": replace(plan, **changes.pop("plan", {})),
         "rule": opened.decision_rule,
         "predictions": pd.DataFrame({"score": [0.2, 0.6]}),
+        "num_in_training": 0,
         "validation_labels": pd.Series([0, 1] * 20),
     }
     return reader_notes(opened, manifest, split, **common | changes)
@@ -158,7 +159,10 @@ def other_rule(run, value=0.125, **update):
     [
         ({"split": "val"}, ["val"]),
         ({"split": "train"}, []),
-        ({"plan": {"is_training_dataset": False}}, []),
+        (
+            {"plan": {"is_training_dataset": False}, "num_in_training": 1},
+            ["1 of these 2"],
+        ),
         ({"manifest": {"patients_from": "none"}}, []),
         ({"manifest": {"provenance": {"sources": [{"synthetic": True}]}}}, []),
         ({"predictions": pd.DataFrame({"score": [0.25, 0.25]})}, ["0.2500"]),
@@ -514,7 +518,7 @@ def test_evaluate_refuses_a_dataset_with_other_preprocessing(
 
 
 def test_another_dataset_never_moves_the_stored_threshold(
-    run, evaluation, photographs, config, tmp_path
+    run, evaluation, photographs, shards, config, tmp_path
 ):
     run = shutil.copytree(run, tmp_path / "run")
     split = config.split.model_copy(update={"seed": 7})
@@ -526,6 +530,12 @@ def test_another_dataset_never_moves_the_stored_threshold(
     before = load_run(run).decision_rule
     found = evaluate(run, tmp_path / "other", split="test", **sections(config))
     assert found.folder == run / "evaluation-other-test"
+    with ShardDataset(tmp_path / "other") as other, ShardDataset(shards) as trained:
+        tested = other.load_index(["id"], other.split_rows("test"))["id"]
+        kept = trained.load_index(["id"], trained.split_rows("test"))["id"]
+        num_in_training = int((~tested.isin(kept)).sum())
+    assert num_in_training
+    assert_names(found.notes[0], f"{num_in_training} of these {len(tested)}")
     text = (found.folder / REPORT_FILE).read_text()
     for title, sha256 in (
         ("Evaluated dataset", hash_manifest(tmp_path / "other")),

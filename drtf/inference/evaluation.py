@@ -53,6 +53,10 @@ from drtf.models.run import (
     load_info,
     load_run,
 )
+from drtf.models.training_photographs import (
+    is_training_photograph,
+    load_training_photographs,
+)
 from drtf.records.manifest import hash_manifest, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import Task
@@ -252,12 +256,20 @@ def _evaluate_split(
             plan=plan,
             rule=rule,
             predictions=predictions,
+            num_in_training=_count_in_training(run, shards, split),
             validation_labels=None if validation is None else validation["label"],
         ),
         config=config,
         date=date.today().isoformat(),
     )
     return result, predictions
+
+
+def _count_in_training(run: Run, shards: ShardDataset, split: str) -> int:
+    """Count the photographs of a split that the run was trained or chosen on."""
+    prefixes = load_training_photographs(run.folder)
+    hashes = shards.load_index(["sha256"], shards.split_rows(split))["sha256"]
+    return sum(is_training_photograph(sha256, prefixes) for sha256 in hashes)
 
 
 def _check_has_split(shards: ShardDataset, validation_split: str) -> None:

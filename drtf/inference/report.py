@@ -110,6 +110,7 @@ def reader_notes(
     plan: RulePlan,
     rule: DecisionRule,
     predictions: pd.DataFrame,
+    num_in_training: int,
     validation_labels: pd.Series | None,
 ) -> list[str]:
     """Return what a reader must know to interpret an evaluation, the gravest first.
@@ -121,6 +122,7 @@ def reader_notes(
         plan: Where the decision rule comes from.
         rule: The decision rule of the evaluation.
         predictions: The predictions for the split.
+        num_in_training: How many of its photographs the model was trained or chosen on.
         validation_labels: Labels of the validation split; None if it was not scored.
     """
     notes = list(manifest.notes)
@@ -138,10 +140,11 @@ def reader_notes(
                 "The best epoch, and any threshold chosen by a rule, were chosen on "
                 f"this split ({split}), so the results are optimistic."
             )
-    else:
+    elif num_in_training:
         notes.append(
-            "This dataset is not the training dataset, but may contain some of the "
-            "same photographs."
+            f"{num_in_training:,} of these {len(predictions):,} photographs were in "
+            "the training or validation split of the training dataset, so the results "
+            "are optimistic."
         )
     if run.config.split.by == "image":
         notes.append(
