@@ -163,6 +163,8 @@ def score(
 
 def show_report(report: "ScoreReport") -> None:
     """Print what was scored, and what a reader of the table must know."""
+    from pandas import isna
+
     from drtf.data.listing import SKIPPED_FILE, describe_skipped
 
     summary = report.summary
@@ -183,9 +185,9 @@ def show_report(report: "ScoreReport") -> None:
             "photographs that are no longer there"
         )
     if summary.num_rows == 1:
-        (row,) = report.load_table().fillna("").to_dict("records")
+        (row,) = report.load_table().to_dict("records")
         for name in RESULT_COLUMNS:
-            click.echo(f"  {name}: {row[name]}")
+            click.echo(f"  {name}: {'' if isna(row[name]) else row[name]}")
     for reason, group in summary.errors.items():
         click.echo(
             f"  {group.count:,} x {reason}, the first one is {group.example}: "

@@ -309,7 +309,14 @@ def _check_request(out: Path, config: ScoreConfig, *, form: str, add: bool) -> N
 
 def _patients(photographs: Mapping[str, PhotographRef], pattern: str) -> dict[str, str]:
     """Return the patient of each photograph, or an empty text if its name has none."""
-    names = pd.Series([photograph.id for photograph in photographs.values()], dtype=str)
+    # pandas 3 refuses names that are not UTF-8.
+    names = pd.Series(
+        [
+            photograph.id.encode(errors="backslashreplace").decode()
+            for photograph in photographs.values()
+        ],
+        dtype=str,
+    )
     patients = patients_by_name(names, pattern).fillna("")
     return dict(zip(photographs, patients, strict=True))
 
