@@ -2,10 +2,12 @@
 
 import codecs
 import contextlib
+import csv
 import errno
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -13,7 +15,7 @@ import resource
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -218,6 +220,21 @@ def escape_formula(cell: str) -> str:
     Puts an apostrophe in front, which `ESCAPED_FORMULA` matches.
     """
     return f"'{cell}" if cell.lstrip("'").startswith(FORMULA_STARTS) else cell
+
+
+def save_rows(
+    path: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]
+) -> None:
+    """Write a table of text that is safe to open, whatever names are in it.
+
+    Formulas are escaped. Quotes and line breaks stay within their cell, and names that
+    are not UTF-8 are written with backslashes.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(map(escape_formula, row) for row in rows)
+    write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
 
 
 def sync_file(file: IO[bytes]) -> None:

@@ -124,7 +124,7 @@ def safe_output() -> Iterator[None]:
 def _without_library_logs() -> Iterator[IO[str]]:
     """Filter what C++ code writes to stderr, and yield a stream for Python's output.
 
-    The filter is a process of its own, so that the message of a crash is not lost.
+    The filter is a separate process, so that the message of a crash is not lost.
     """
     grep = shutil.which("grep")
     if grep is None or not _is_standard(sys.stderr):

@@ -10,6 +10,7 @@ from drawing import draw_fundus, encode, write_photographs
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
+from drtf.files import save_rows
 from drtf.images.preprocess import decode_image
 from drtf.records.manifest import (
     MANIFEST_FILE,
@@ -18,7 +19,7 @@ from drtf.records.manifest import (
     load_manifest,
 )
 from drtf.records.reader import ShardDataset
-from drtf.records.rejected import RejectedRow, save_rejected
+from drtf.records.rejected import RejectedRow
 from drtf.records.verify import find_faults
 from naming import assert_names, raises_naming
 
@@ -228,5 +229,7 @@ def test_missing_image_folder_is_named(tmp_path, config):
 
 def test_rejected_names_are_not_formulas(tmp_path):
     path = tmp_path / "rejected.csv"
-    save_rejected(path, [RejectedRow("=a.png", "empty", "-", "images")])
+    save_rows(
+        path, RejectedRow._fields, [RejectedRow("=a.png", "empty", "-", "images")]
+    )
     assert path.read_text().splitlines()[1] == "'=a.png,empty,'-,images"

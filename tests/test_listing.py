@@ -5,12 +5,13 @@ import pytest
 
 from drtf.data.listing import (
     PATH_COLUMN,
+    SkippedFile,
     describe_skipped,
     list_photographs,
-    save_skipped,
 )
 from drtf.data.photographs import FileStatus, PhotographRef
 from drtf.errors import LabelError, PhotographError
+from drtf.files import save_rows
 from naming import assert_names, raises_naming
 
 
@@ -121,7 +122,7 @@ def test_system_folders_and_files_are_skipped_and_counted(tmp_path):
     assert {x.path for x in listing.skipped} == set(system)
     line = describe_skipped(listing.skipped)
     assert_names(line, len(system), "2 in .ipynb_checkpoints", "1 in @eaDir")
-    save_skipped(tmp_path / "list.csv", listing.skipped)
+    save_rows(tmp_path / "list.csv", SkippedFile._fields, listing.skipped)
     assert (tmp_path / "list.csv").read_text().count("\n") == len(system) + 1
 
 

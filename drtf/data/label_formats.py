@@ -58,7 +58,7 @@ LABEL_FORMATS = (
         "Image name",
         ("Retinopathy grade",),
         markers=("Ophthalmologic department",),
-        note="Messidor's grades 0-3 are a scale of its own, not ICDR grades",
+        note="Messidor's grades 0-3 follow another scale than ICDR",
     ),
     LabelFormat("Messidor-2", "image_id", ("adjudicated_dr_grade",)),
     LabelFormat("BRSET", "image_id", ("DR_ICDR",)),

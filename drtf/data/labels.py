@@ -118,7 +118,7 @@ def _grade_values(path: Path, rows: pd.DataFrame, columns: Columns) -> pd.Series
     if unclear.any():
         raise LabelError(
             f"{path}: the columns {list(columns.grades)} have different grades in "
-            f"{name_lines(rows.index[unclear])}, and the name does not tell which eye "
+            f"{name_lines(rows.index[unclear])}, and the name does not say which eye "
             "it is: keep one grade per photograph"
         )
     return pd.Series(
@@ -167,7 +167,7 @@ def _parse_grades(
             f"column {', '.join(map(repr, columns.grades))} has "
             f"{', '.join(map(repr, unknown[:MAX_VALUES_NAMED]))}{more} in "
             f"{name_lines(bad.index)}. If such photographs have no grade, name the "
-            "values with labels.ungraded; if the column has values of its own, list "
+            "values with labels.ungraded; if the column has other values, list "
             "those of the grades 0 to 4 with labels.grade_values"
         )
     if not scale.grades:

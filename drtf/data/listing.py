@@ -16,9 +16,7 @@ from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
 from drtf.errors import LabelError
 from drtf.files import (
     MAX_TABLE_BYTES,
-    escape_formula,
     read_regular,
-    write_atomic,
 )
 from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
 from drtf.storage import is_remote, list_files
@@ -119,15 +117,6 @@ def describe_skipped(skipped: Iterable[SkippedFile]) -> str:
     return f"Skipped {counts.total():,} files that are not photographs: {kinds}"
 
 
-def save_skipped(path: Path, skipped: Iterable[SkippedFile]) -> None:
-    """Save the skipped files as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SkippedFile._fields)
-    writer.writerows(map(escape_formula, row) for row in skipped)
-    write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
-
-
 def _found(skipped: list[SkippedFile]) -> str:
     return f" ({describe_skipped(skipped)})" if skipped else ""
 
@@ -199,7 +188,7 @@ def _fail(error: OSError) -> None:
 def _skip_system_files(
     paths: Iterable[str],
 ) -> tuple[list[str], list[SkippedFile]]:
-    """Separate files that an operating system or a NAS keeps beside photographs."""
+    """Separate files that an operating system or a NAS stores next to photographs."""
     files = []
     skipped = []
     for path in paths:

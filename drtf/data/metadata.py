@@ -9,9 +9,9 @@ import pandas as pd
 
 from drtf.data.build_plan import BuildPlan
 from drtf.data.journal import Entry, Written
-from drtf.data.listing import SKIPPED_FILE, save_skipped
+from drtf.data.listing import SKIPPED_FILE, SkippedFile
 from drtf.data.prepare import Rejected
-from drtf.files import hash_file
+from drtf.files import hash_file, save_rows
 from drtf.images.quality import QUALITY_MEASURES, Quality
 from drtf.records.index import COLUMNS, count_records, save_index
 from drtf.records.interop import save_interop
@@ -25,8 +25,8 @@ from drtf.records.manifest import (
     save_manifest,
 )
 from drtf.records.plan import SPLITS
-from drtf.records.rejected import RejectedRow, save_rejected
-from drtf.records.unmatched import save_unmatched
+from drtf.records.rejected import RejectedRow
+from drtf.records.unmatched import UnmatchedRow
 
 
 def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Manifest:
@@ -43,9 +43,10 @@ def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Ma
     index = _index_table(plan, entries)
     rejected = _rejected_rows(plan, entries)
     save_index(folder / INDEX_FILE, index)
-    save_rejected(folder / REJECTED_FILE, rejected)
-    save_unmatched(folder / UNMATCHED_FILE, plan.catalog.unmatched)
-    save_skipped(folder / SKIPPED_FILE, plan.catalog.skipped)
+    catalog = plan.catalog
+    save_rows(folder / REJECTED_FILE, RejectedRow._fields, rejected)
+    save_rows(folder / UNMATCHED_FILE, UnmatchedRow._fields, catalog.unmatched)
+    save_rows(folder / SKIPPED_FILE, SkippedFile._fields, catalog.skipped)
     manifest = _assemble_manifest(folder, plan, index, rejected)
     tables = [INDEX_FILE, REJECTED_FILE, UNMATCHED_FILE, SKIPPED_FILE]
     files = [*tables, *save_interop(folder, manifest, index)]

@@ -25,7 +25,7 @@ from drtf.storage import (
 MAX_FILE_BYTES = 1_000_000_000
 NUM_FETCHED_AHEAD = 16
 # Errors that a file itself can be the cause of. Any other is the machine's: a disk that
-# fails (EIO), a server that is away (ESTALE), too few resources (EMFILE, ENOMEM).
+# fails (EIO), an unreachable server (ESTALE), too few resources (EMFILE, ENOMEM).
 FILE_ERRORS = {
     errno.EACCES,
     errno.EFBIG,

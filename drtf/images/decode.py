@@ -113,7 +113,7 @@ def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
     else:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
-        # To a decoder, a lack of memory looks like damage.
+        # Decoders report a lack of memory as damage.
         check_memory(math.prod(header.size) * DECODING_BYTES_PER_PIXEL)
         raise PhotographError(
             "undecodable",
@@ -330,7 +330,7 @@ def _choose_page(tiff: Image.Image) -> int:
         raise PhotographError(
             "unsupported",
             f"a TIFF file with {areas.count(max(areas))} pages of the same size; save "
-            "the one to grade as a file of its own",
+            "the one to grade as a separate file",
         )
     page = areas.index(max(areas))
     tiff.seek(page)

@@ -32,7 +32,7 @@ PATIENT_COLUMNS = ("metric", "per photograph", "95 % CI", "per patient", "95 % C
 CLASS_COLUMNS = ("class", "precision", "recall", "F1", "photographs")
 CLASS_METRICS = ("precision", "recall", "f1-score")
 POINT_COLUMNS = ("rule", "threshold", "sensitivity", "specificity", "precision")
-# Titles of metrics whose name alone would not be clear.
+# Titles of metrics whose names are not clear.
 TITLES = {
     "roc_auc": "ROC AUC",
     "precision": "Precision (positive predictive value)",

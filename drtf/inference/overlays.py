@@ -165,7 +165,7 @@ def draw_map(item: Explained, config: GradcamConfig, *, scale: float) -> np.ndar
 
 
 def draw_photograph(item: Explained) -> np.ndarray:
-    """Return the photograph alone, as large as its overlay."""
+    """Return the photograph without heat, at the size of its overlay."""
     return _enlarge(item.image, side=_side(item))
 
 

@@ -20,7 +20,6 @@ from drtf.data.listing import (
     SKIPPED_FILE,
     SkippedFile,
     list_photographs,
-    save_skipped,
 )
 from drtf.data.patients import patients_by_name
 from drtf.data.photographs import (
@@ -33,7 +32,7 @@ from drtf.data.prepare import (
     prepare_for_network,
 )
 from drtf.errors import DrtfError
-from drtf.files import check_absent, replacing, write_atomic
+from drtf.files import check_absent, replacing, save_rows, write_atomic
 from drtf.inference.kept_rows import (
     KeptRows,
     RowLog,
@@ -276,7 +275,8 @@ def score(
             check_absent(out, overwrite=overwrite or add)
             write_atomic(out, submission)
     if listing.skipped:
-        save_skipped(out.with_suffix(f".{SKIPPED_FILE}"), listing.skipped)
+        skipped_file = out.with_suffix(f".{SKIPPED_FILE}")
+        save_rows(skipped_file, SkippedFile._fields, listing.skipped)
     summary, num_newly_failed = _summarize(table, earlier)
     return ScoreReport(
         out=out,

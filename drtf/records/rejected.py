@@ -1,12 +1,6 @@
 """The list of rejected photographs, a CSV file in the dataset's folder."""
 
-import csv
-import io
-from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
-
-from drtf.files import escape_formula, write_atomic
 
 # The reason of a photograph whose label means that it has no grade.
 UNGRADED = "ungraded"
@@ -26,12 +20,3 @@ class RejectedRow(NamedTuple):
     reason: str
     detail: str
     source: str
-
-
-def save_rejected(path: Path, rows: Iterable[RejectedRow]) -> None:
-    """Save the list; quotes and line breaks in a name stay within its cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RejectedRow._fields)
-    writer.writerows(map(escape_formula, row) for row in rows)
-    write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))

@@ -1,7 +1,5 @@
 """The training loop: steps, epochs, checkpoints, and resuming from one."""
 
-import csv
-import io
 import logging
 import signal
 import threading
@@ -20,7 +18,7 @@ import tensorflow as tf
 from drtf.config import TrainConfig
 from drtf.data.pipeline import StreamPosition
 from drtf.errors import DrtfError, RunError, StoppedError
-from drtf.files import escape_formula, write_atomic
+from drtf.files import save_rows, write_atomic
 from drtf.models.device import training_versions
 from drtf.models.history import save_history
 from drtf.models.run import MODEL_FILE
@@ -243,11 +241,8 @@ def _raise_non_finite(
         subject: What became non-finite, in the plural.
     """
     ids = context.batch_ids(position)
-    table = io.StringIO(newline="")
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerows([("id",), *((escape_formula(name),) for name in ids)])
     path = context.out / FAILED_BATCH_FILE
-    write_atomic(path, table.getvalue())
+    save_rows(path, ["id"], ([name] for name in ids))
     examples = ", ".join(ids[:MAX_IDS_IN_MESSAGE])
     if len(ids) > MAX_IDS_IN_MESSAGE:
         examples += ", …"
