@@ -1,238 +1,359 @@
-"""Object stores: reads and writes whole s3:// objects through tensorflow-io.
+"""Objects in stores: s3://, gs://, az://, http:// and https://, through obstore."""
 
-tensorflow-io reports most store errors as "not found" (in `exists`, `stat`, `glob`,
-`walk` and a `GFile.read` of everything), and its rename, its copy to a local file and
-`read_file` are unreliable. This module uses only the calls whose errors are correct,
-and checks the bucket before it reports an object as missing.
-"""
-
-import functools
 import os
 import re
-import socket
-import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+
+import obstore
+from obstore import exceptions
 
 from drtf.errors import StorageError
+from drtf.files import move_into_place, partial_path
+from drtf.stores import OPENERS, open_place
 
-SCHEME = "s3://"
-CONNECT_SECONDS = 5
-# Without these, a refused connection is retried for 100 seconds.
-DEFAULTS = {
-    "AWS_RETRY_MODE": "standard",
-    "AWS_MAX_ATTEMPTS": "3",
-    "S3_CONNECT_TIMEOUT_MSEC": str(1000 * CONNECT_SECONDS),
-    "S3_REQUEST_TIMEOUT_MSEC": "30000",
-    # After a cut connection, half of its multipart downloads returned wrong bytes of
-    # the right length.
-    "S3_DISABLE_MULTI_PART_DOWNLOAD": "1",
+SCHEMES = tuple(OPENERS)
+# Objects are read in parts of this size, several at a time.
+PART_BYTES = 8 << 20
+NUM_PARALLEL_PARTS = 8
+RERUN = "run the same command again to resume"
+# What to do, by the code in a store's answer.
+ADVICE = {
+    "ExpiredToken": "the credentials have expired; log in again",
+    "TokenRefreshRequired": "the credentials have expired; log in again",
+    "InvalidAccessKeyId": "the store does not know this access key",
+    "SignatureDoesNotMatch": "the secret access key is wrong",
+    "AuthenticationFailed": "the credentials are wrong or have expired",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
+    "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
+    "IllegalLocationConstraintException": (
+        "the bucket is in another region; set AWS_REGION"
+    ),
+    "SlowDown": f"the store is overloaded; {RERUN}",
+    "QuotaExceeded": "the store is full",
 }
-PART_BYTES = 1 << 24
+MISSING_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
+CREDENTIALS = {
+    "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a public "
+    "bucket needs AWS_SKIP_SIGNATURE=true",
+    "gs": "check GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth "
+    "application-default login",
+    "az": "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+REFUSED = ("401 Unauthorized", "403 Forbidden")
+NO_CREDENTIALS = ("169.254.", "TokenRequest", "MissingAccount", "metadata.google")
 
 
 class MissingObjectError(StorageError):
     """The object does not exist, although its bucket can be reached."""
 
 
-def is_remote(location: Path | str) -> bool:
-    """Return True for an s3:// location, False for a local path."""
-    return str(location).startswith(SCHEME)
+class ChangedObjectError(StorageError):
+    """The object was replaced while it was read."""
 
 
-def has_used_store() -> bool:
-    """Return True if this process accessed a store.
+class StoredObject(NamedTuple):
+    """An object in a store.
 
-    tensorflow-io then aborts the process at exit, so leave it with `os._exit`:
-    https://github.com/tensorflow/io/issues/2039.
+    Attributes:
+        name: Its name; in a list, relative to the location that was listed.
+        size_bytes: Its size.
+        etag: A text that changes with its content; None if the store has none.
     """
-    return _load_s3_filesystem.cache_info().currsize > 0
+
+    name: str
+    size_bytes: int
+    etag: str | None
 
 
-def list_files(location: str, *, is_file: Callable[[str], bool]) -> list[str]:
-    """List the objects below a prefix: their paths relative to it, sorted.
+def is_remote(location: Path | str) -> bool:
+    """Return True for a location in a store, False for a local path."""
+    scheme, separator, _ = str(location).partition("://")
+    return bool(separator) and scheme in SCHEMES
 
-    Args:
-        location: The prefix.
-        is_file: Returns True for names that are certainly objects. Any other name is
-            checked in the store, which costs two requests.
+
+def join_location(location: str, *names: str) -> str:
+    """Return the location of an object below another location."""
+    return "/".join((location.rstrip("/"), *names))
+
+
+def list_objects(location: str) -> list[StoredObject]:
+    """List the objects below a location, sorted by name.
+
+    Empty objects whose name ends with `/`, which consoles create as folders, are left
+    out.
 
     Raises:
-        StorageError: If the store cannot be listed, or an object's name would lead
-            outside a folder that it is copied to.
+        StorageError: If the store cannot be listed, or the name of an object would
+            lead outside the folder that it is copied to.
     """
-    gfile = _load_s3_filesystem().io.gfile
-    check_bucket(location)
-    names: list[str] = []
+    if location.startswith("http"):
+        raise StorageError(
+            f"{location} cannot be listed, because http has no folders; use the path "
+            "of a dataset, or the s3://, gs:// or az:// location of the same files"
+        )
+    store, key = open_place(location)
+    found = []
+    with _translated_errors(location):
+        for chunk in obstore.list(store, key or None, chunk_size=1000):
+            for entry in chunk:
+                name = entry["path"][len(key) :].lstrip("/")
+                found.append(StoredObject(name, entry["size"], entry["e_tag"]))
+    names = {item.name for item in found}
+    folders = {name.rpartition("/")[0] for name in names}
+    return sorted(
+        item
+        for item in found
+        if item.name and (item.size_bytes or item.name not in folders)
+    )
 
-    def walk(below: str) -> None:
-        with _translated_errors(f"{location}/{below}"):
-            entries = gfile.listdir(f"{location}/{below}")
-        for entry in entries:
-            path = f"{below}{entry}"
-            _check_inside(path, location)
-            if not is_file(entry) and gfile.isdir(f"{location}/{path}"):
-                walk(f"{path}/")
-            else:
-                names.append(path)
 
+def find_object(location: str) -> StoredObject | None:
+    """Return an object's size and etag, or None if it does not exist.
+
+    Raises:
+        StorageError: If the store or the bucket cannot be used.
+    """
+    store, key = open_place(location)
     try:
-        walk("")
+        with _translated_errors(location):
+            entry = obstore.head(store, key)
     except MissingObjectError:
-        check_bucket(location)
-    return sorted(names)
+        check_bucket(location)  # the answer is the same where the bucket is missing
+        return None
+    return StoredObject(key, entry["size"], entry["e_tag"])
 
 
-def read_object(location: str) -> bytes:
+def check_bucket(location: str) -> None:
+    """Check that a location's bucket exists and may be read.
+
+    Raises:
+        StorageError: If it is missing, unreachable or forbidden.
+    """
+    store, key = open_place(location)
+    if not location.startswith("http"):
+        with _translated_errors(location):
+            next(iter(obstore.list(store, key or None, chunk_size=1)), None)
+
+
+def read_object(location: str, *, max_bytes: int | None = None) -> bytes:
     """Read an object.
+
+    Args:
+        location: The object.
+        max_bytes: Refuse a larger one.
+
+    Raises:
+        MissingObjectError: If it does not exist.
+        StorageError: If the store cannot be read, or the object is too large.
+    """
+    store, key = open_place(location)
+    with _translated_errors(location):
+        result = obstore.get(store, key)
+        size = result.meta["size"]
+        if max_bytes is not None and size > max_bytes:
+            raise StorageError(
+                f"{location} has {size:,} bytes; at most {max_bytes:,} are allowed"
+            )
+        if size <= PART_BYTES:
+            return result.bytes().to_bytes()
+        etag = result.meta["e_tag"]
+    del result  # its connection
+    data = bytearray(size)
+
+    def keep(start: int, part: bytes) -> None:
+        data[start : start + len(part)] = part
+
+    _read_parts(location, size, etag, keep)
+    return bytes(data)
+
+
+def read_start(location: str, num_bytes: int) -> bytes:
+    """Read the first bytes of an object, or all of a shorter one.
 
     Raises:
         MissingObjectError: If it does not exist.
         StorageError: If the store cannot be read.
     """
-    gfile = _load_s3_filesystem().io.gfile
-    with _translated_errors(location), gfile.GFile(location, "rb") as file:
-        parts = []
-        while part := file.read(PART_BYTES):
-            parts.append(part)
-        return b"".join(parts)
+    store, key = open_place(location)
+    with _translated_errors(location):
+        chunks = obstore.get(store, key).stream(min_chunk_size=num_bytes)
+        first = next(iter(chunks), None)
+    return bytes(first)[:num_bytes] if first else b""
 
 
-def write_object(location: str, data: bytes) -> None:
+def read_ranges(
+    location: str, starts: Sequence[int], lengths: Sequence[int]
+) -> list[bytes]:
+    """Read several ranges of an object, in parallel.
+
+    Raises:
+        MissingObjectError: If the object does not exist.
+        StorageError: If the store cannot be read, or the object is too short.
+    """
+    store, key = open_place(location)
+    with _translated_errors(location):
+        found = obstore.get_ranges(store, key, starts=starts, lengths=lengths)
+    parts = [part.to_bytes() for part in found]
+    if [len(part) for part in parts] != list(lengths):
+        raise StorageError(f"{location} is shorter than expected")
+    return parts
+
+
+def download_object(location: str, path: Path) -> None:
+    """Download an object to a file, which appears complete or not at all.
+
+    Raises:
+        MissingObjectError: If the object does not exist.
+        ChangedObjectError: If the object was replaced meanwhile.
+        StorageError: If the store cannot be read.
+    """
+    found = find_object(location)
+    if found is None:
+        raise MissingObjectError(f"{location} does not exist")
+    partial = partial_path(path)
+    with partial.open("wb") as file:
+
+        def keep(start: int, part: bytes) -> None:
+            os.pwrite(file.fileno(), part, start)
+
+        _read_parts(location, found.size_bytes, found.etag, keep)
+    move_into_place(partial, path)
+
+
+def write_object(location: str, data: bytes | Path) -> None:
     """Write an object, which appears complete or not at all.
+
+    Args:
+        location: The object; an earlier one is replaced.
+        data: Its content, or a local file with its content.
 
     Raises:
         StorageError: If the store cannot be written to.
     """
-    gfile = _load_s3_filesystem().io.gfile
-    with _translated_errors(location), gfile.GFile(location, "wb") as file:
-        file.write(data)
+    store, key = open_place(location)
+    with _translated_errors(location, verb="write"):
+        obstore.put(store, key, data, chunk_size=PART_BYTES)
 
 
-def object_size(location: str) -> int:
-    """Return an object's size in bytes, or -1 if it is unknown."""
-    tf = _load_s3_filesystem()
-    try:
-        return int(tf.io.gfile.stat(location).length)
-    except tf.errors.OpError:
-        return -1
+def create_object(location: str, data: bytes | Path) -> bool:
+    """Write an object unless it exists already.
 
-
-def check_bucket(location: str) -> None:
-    """Check that a location's bucket exists and may be used.
-
-    This is the only call of tensorflow-io that reports such errors correctly.
+    Returns:
+        True if it was written; False if there was one, which is left as it is.
 
     Raises:
-        StorageError: If it is missing, unreachable or forbidden.
+        StorageError: If the store cannot be written to.
     """
-    gfile = _load_s3_filesystem().io.gfile
-    bucket = location.removeprefix(SCHEME).partition("/")[0]
-    if not bucket:
-        raise StorageError(f"{location} names no bucket; expected s3://BUCKET/FOLDER")
-    _check_endpoint()
-    with _translated_errors(f"{SCHEME}{bucket}/"):
-        gfile.stat(f"{SCHEME}{bucket}/")
+    store, key = open_place(location)
+    try:
+        with _translated_errors(location, verb="write"):
+            obstore.put(store, key, data, mode="create", use_multipart=False)
+    except FileExistsError:
+        return False
+    return True
 
 
-def _check_inside(path: str, location: str) -> None:
-    """Refuse a name that leads outside the folder that holds it.
-
-    Whoever can write to a bucket could otherwise write any file of whoever copies it.
+def delete_object(location: str) -> None:
+    """Delete an object, if it exists.
 
     Raises:
-        StorageError: If a part of the name is empty, `.` or `..`.
+        StorageError: If the store cannot be written to.
     """
-    parts = path.rstrip("/").split("/")
-    if not {"", ".", ".."}.isdisjoint(parts) or "\0" in path:
-        raise StorageError(
-            f"{location} has an object whose name leads outside its folder: {path!r}; "
-            "rename or delete it"
-        )
-
-
-def _check_endpoint() -> None:
-    endpoint = os.environ.get("S3_ENDPOINT", "")
-    if not endpoint:
-        return
+    store, key = open_place(location)
     try:
-        parts = urlsplit(endpoint)
-        default = {"http": 80, "https": 443}[parts.scheme]
-        host, port = parts.hostname or "", parts.port or default
-    except (ValueError, KeyError):
-        host, port = "", 0
-    if not host:
-        raise StorageError(
-            f"S3_ENDPOINT must be http://HOST:PORT or https://HOST:PORT; got "
-            f"{endpoint!r}"
-        )
-    try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise StorageError(
-            f"cannot reach S3_ENDPOINT {endpoint}: {error.strerror or error}"
-        ) from error
+        with _translated_errors(location, verb="delete"):
+            obstore.delete(store, key)
+    except MissingObjectError:
+        pass
 
 
-@functools.cache
-def _load_s3_filesystem() -> ModuleType:
-    """Import TensorFlow, register the s3 file system and set its client's defaults.
+def _read_parts(
+    location: str,
+    size_bytes: int,
+    etag: str | None,
+    keep: Callable[[int, bytes], None],
+) -> None:
+    """Read an object in parts, in parallel; pass each with its first byte's number."""
+    store, key = open_place(location)
 
-    Changes `os.environ`, from which the client reads its settings.
-    """
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
-        os.environ.setdefault("S3_ENDPOINT", endpoint)
-    if "S3_ENDPOINT" in os.environ:  # not AWS: skip the slow instance-role lookup
-        os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
-    import tensorflow as tf
+    def read(start: int) -> None:
+        options: Any = {"range": (start, min(start + PART_BYTES, size_bytes))}
+        if etag:
+            options["if_match"] = etag
+        with _translated_errors(location):
+            part = obstore.get(store, key, options=options).bytes()
+        keep(start, part.to_bytes())
 
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            import tensorflow_io  # noqa: F401
-        works = "s3" in tf.io.gfile.get_registered_schemes()
-    except (ImportError, NotImplementedError):
-        works = False
-    if not works:
-        raise StorageError(
-            "s3:// requires tensorflow-io 0.37.1 and TensorFlow 2.16 or 2.17 (found "
-            f"TensorFlow {tf.__version__}); install one of these, or copy the files to "
-            "a local folder"
-        )
-    return tf
+    with ThreadPoolExecutor(NUM_PARALLEL_PARTS) as pool:
+        # Raises the first error of a part.
+        deque(pool.map(read, range(0, size_bytes, PART_BYTES)), maxlen=0)
 
 
 @contextmanager
-def _translated_errors(location: str) -> Iterator[None]:
-    """Translate TensorFlow's errors of a store into one clear line.
+def _translated_errors(location: str, *, verb: str = "read") -> Iterator[None]:
+    """Translate the errors of a store into one clear line.
 
     Raises:
-        MissingObjectError: If the object or bucket does not exist.
+        MissingObjectError: If the object does not exist.
+        ChangedObjectError: If the object was replaced while it was read.
+        FileExistsError: If an object that should be created exists.
         StorageError: On any other failure.
     """
-    tf = _load_s3_filesystem()
     try:
         yield
-    except tf.errors.NotFoundError as error:
-        raise MissingObjectError(f"{location} does not exist") from error
-    except tf.errors.PermissionDeniedError as error:
-        raise StorageError(
-            f"access to {location} was denied; check AWS_ACCESS_KEY_ID and "
-            f"AWS_SECRET_ACCESS_KEY{_quote(error)}"
-        ) from error
-    except tf.errors.OpError as error:
-        raise StorageError(
-            f"the store failed at {location}{_quote(error)}; run the same command "
-            "again to resume"
-        ) from error
+    except (FileNotFoundError, exceptions.BaseError) as error:
+        text = str(error)
+        if isinstance(error, exceptions.AlreadyExistsError):
+            raise FileExistsError(location) from error
+        if isinstance(error, FileNotFoundError) and not _is_bucket_missing(text):
+            raise MissingObjectError(f"{location} does not exist") from error
+        if isinstance(error, exceptions.PreconditionError):
+            raise ChangedObjectError(
+                f"{location} was replaced while it was read; {RERUN}"
+            ) from error
+        raise StorageError(_describe(text, error, location, verb)) from error
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise StorageError(f"{location} is not a valid location: {reason}") from error
 
 
-def _quote(error: Exception) -> str:
-    """Return the store's own message, without TensorFlow's wrapping."""
-    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]|No response body\.?", "", str(error))
-    text = text.strip(" :\n").partition("\n")[0]
-    return f" ({text})" if text else ""
+def _is_bucket_missing(text: str) -> bool:
+    return any(sign in text for sign in MISSING_BUCKET)
+
+
+def _describe(text: str, error: Exception, location: str, verb: str) -> str:
+    """Return one line about a store's error: what failed, why, and what to do."""
+    scheme, _, rest = location.partition("://")
+    root = f"{scheme}://{rest.partition('/')[0]}/"
+    if _is_bucket_missing(text):
+        return f"{root} does not exist; check the name and the account"
+    if isinstance(error, exceptions.InvalidPathError):
+        name = re.search(r'[Pp]ath "(.*?)"', text)
+        return (
+            f"{location} has an object whose name could lead outside its folder: "
+            f"{name[1] if name else ''!r}; rename or delete it"
+        )
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    reason = re.search(r"<Message>([^<\n]+)", text)
+    quoted = f" ({reason[1]})" if reason else ""
+    if code and code[1] in ADVICE:
+        return f"cannot {verb} {location}: {ADVICE[code[1]]}{quoted}"
+    if "incorrectly configured region" in text:
+        return f"cannot {verb} {location}: {ADVICE['PermanentRedirect']}"
+    if any(sign in text for sign in NO_CREDENTIALS):
+        return f"no credentials for {root} were found; {CREDENTIALS.get(scheme, '')}"
+    if any(sign in text for sign in REFUSED):
+        advice = CREDENTIALS.get(scheme, "the server does not allow it")
+        return f"no permission to {verb} {location}{quoted}; {advice}"
+    system = re.search(r'message: "(.*?)"', text)
+    if system or "error sending request" in text:
+        why = f": {system[1]}" if system else ""
+        return f"cannot reach the store of {location}{why}; {RERUN}"
+    first = re.sub(r"(?<=://)[^/\s]*@|\?\S*", "", text.partition("\n")[0])
+    return f"the store failed at {location}{quoted or f' ({first})'}; {RERUN}"

@@ -1,443 +1,332 @@
-"""Commands on s3://, against a local server; each in a process of its own."""
+"""Objects in stores: an S3 server, the in-memory store, and servers that fail."""
 
-import contextlib
-import csv
-import errno
-import json
+import hashlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
 
 import pytest
-import tensorflow as tf
 
-from drtf.records.manifest import MANIFEST_FILE, load_manifest, save_manifest
-from drtf.records.reader import ShardDataset
-from drtf.storage import is_remote
-from naming import assert_names
-
-WORKS = tuple(map(int, tf.__version__.split(".")[:2])) < (2, 18)
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
-needs_s3 = pytest.mark.skipif(
-    not WORKS, reason="tensorflow-io works with TensorFlow 2.16 and 2.17 only"
-)
-SERVER = "from moto.server import main; main()"
-MAIN = "from drtf.tools.main import main; main()"
-SMALL = ("images.size=32", "build.num_workers=1", "score.num_workers=1")
-QUICK = ("model.name=eyenet", "model.weights=none", "train.epochs=1")
-BUCKET = "s3://eyes"
-
-
-class Proxy:
-    """Forward to a server, and cut every n-th response in the middle."""
-
-    def __init__(self, port: int, cut_path: bytes, *, every: int) -> None:
-        self.target = port
-        self.cut_path = cut_path
-        self.every = every
-        self.num_asked = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            client, _ = self.listener.accept()
-            threading.Thread(target=self._forward, args=(client,), daemon=True).start()
-
-    def _forward(self, client: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", self.target))
-        with client, server, contextlib.suppress(OSError):
-            while request := client.recv(65536):
-                server.sendall(request)
-                if request.startswith(b"GET " + self.cut_path):
-                    self.num_asked += 1
-                    if self.num_asked % self.every == 0:
-                        client.sendall(server.recv(65536)[:600])
-                        return
-                self._answer(server, client)
-
-    def _answer(self, server: socket.socket, client: socket.socket) -> None:
-        client.sendall(server.recv(65536))
-        server.settimeout(0.1)
-        with contextlib.suppress(TimeoutError):
-            while data := server.recv(65536):
-                client.sendall(data)
-        server.settimeout(None)
-
-
-@pytest.fixture(scope="module")
-def server(photographs, tmp_path_factory):
-    """The environment of a store that holds the photographs."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    # In a process of its own: warnings are errors in this one.
-    command = [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
-    started = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    environment = os.environ | {
-        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "DRTF_CACHE": str(tmp_path_factory.mktemp("cache")),
-    }
-    while True:
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            break
-        assert started.poll() is None
-        time.sleep(0.05)
-    store = connect(environment)
-    store.create_bucket(Bucket="eyes")
-    for path in (photographs / "images").iterdir():
-        store.put_object(
-            Bucket="eyes", Key=f"photos/{path.name}", Body=path.read_bytes()
-        )
-    yield environment
-    started.kill()
-    started.wait()
-
-
-def connect(environment: dict[str, str]):
-    import boto3
-
-    return boto3.client(
-        "s3",
-        endpoint_url=environment["S3_ENDPOINT"],
-        aws_access_key_id="x",
-        aws_secret_access_key="x",
-        region_name="us-east-1",
-    )
-
-
-def put(environment: dict[str, str], key: str, data: bytes) -> None:
-    connect(environment).put_object(Bucket="eyes", Key=key, Body=data)
-
-
-def get(environment: dict[str, str], key: str) -> bytes:
-    with connect(environment).get_object(Bucket="eyes", Key=key)["Body"] as body:
-        return body.read()
-
-
-def find_times(environment: dict[str, str], prefix: str) -> dict[str, object]:
-    """Return when each object below a prefix was written."""
-    found = connect(environment).list_objects_v2(Bucket="eyes", Prefix=prefix)
-    return {item["Key"]: item["LastModified"] for item in found["Contents"]}
-
-
-def run(environment: dict[str, str], *words: object) -> subprocess.CompletedProcess:
-    """Run a command in a process of its own."""
-    command = [sys.executable, "-c", MAIN, *map(str, words)]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120
-    )
-
-
-def error_of(environment: dict[str, str], *words: object) -> str:
-    """Run a command that must fail with one line, and return it."""
-    done = run(environment, *words)
-    assert done.returncode == 1, done
-    lines = [line for line in done.stderr.splitlines() if line.startswith("Error")]
-    assert len(lines) == 1
-    assert "Traceback" not in done.stderr
-    return lines[0]
-
-
-def build_words(photographs: Path, images: object, out: object) -> list[object]:
-    labels = photographs / "labels.csv"
-    sets = [word for setting in SMALL for word in ("--set", setting)]
-    words = ["build-shards", "--images", images, "--labels", labels, "--out", out]
-    return [*words, *sets]
-
-
-@pytest.fixture(scope="module")
-def remote_set(server, photographs):
-    """A set that was built from the store to the store."""
-    location = f"{BUCKET}/sets/drawn"
-    done = run(server, *build_words(photographs, f"{BUCKET}/photos", location))
-    assert done.returncode == 0, done.stderr
-    return location
-
-
-def test_is_remote_recognizes_s3():
-    assert is_remote("s3://bucket/folder")
-    assert not is_remote(Path("s3/folder"))
-    assert not is_remote("/local/s3:/x")
-
-
-@needs_s3
-def test_a_dataset_built_in_the_store_equals_a_local_one(
-    server, remote_set, photographs, tmp_path
-):
-    done = run(
-        server, *build_words(photographs, photographs / "images", tmp_path / "drawn")
-    )
-    assert done.returncode == 0
-    local = tmp_path / "drawn"
-    for path in [path for path in local.rglob("*") if path.is_file()]:
-        name = path.relative_to(local).as_posix()
-        assert get(server, f"sets/drawn/{name}") == path.read_bytes()
-    assert list((Path(server["DRTF_CACHE"]) / "builds").iterdir()) == []
-    before = find_times(server, "sets/drawn/")
-    again = run(server, *build_words(photographs, f"{BUCKET}/photos", remote_set))
-    assert again.returncode == 0
-    assert find_times(server, "sets/drawn/") == before  # nothing is written twice
-    other = build_words(photographs, f"{BUCKET}/photos", remote_set)
-    error = error_of(server, *other, "--set", "images.contrast=none")
-    assert_names(error, remote_set, "--out")
-    assert find_times(server, "sets/drawn/") == before
-
-
-@needs_s3
-def test_verify_checks_the_current_files_in_the_store(server, remote_set):
-    done = run(server, "verify", "--deep", remote_set)
-    assert done.returncode == 0, done.stderr
-    assert_names(done.stdout, remote_set)
-    files = json.loads(get(server, f"sets/drawn/{MANIFEST_FILE}"))["shards"]
-    path = f"sets/drawn/{files[0]['file']}"
-    data = get(server, path)
-    put(server, path, data[:500] + bytes([data[500] ^ 1]) + data[501:])
-    done = run(server, "verify", remote_set)
-    put(server, path, data)
-    assert done.returncode == 1
-    assert_names(done.stdout, remote_set, files[0]["file"])
-
-
-@needs_s3
-def test_an_object_whose_name_leads_outside_its_folder_is_refused(
-    server, remote_set, tmp_path
-):
-    put(server, "sets/hostile/manifest.json", get(server, "sets/drawn/manifest.json"))
-    put(server, "sets/hostile/../../../owned", b"x")
-    temporary = tmp_path / "a" / "b"
-    temporary.mkdir(parents=True)
-    location = f"{BUCKET}/sets/hostile"
-    error = error_of(server | {"TMPDIR": str(temporary)}, "verify", location)
-    assert_names(error, location, "..")
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
-
-
-@needs_s3
-def test_training_and_scoring_read_from_the_store(server, remote_set, tmp_path):
-    sets = [word for setting in QUICK for word in ("--set", setting)]
-    out = tmp_path / "run"
-    done = run(server, "train", "--shards", remote_set, "--out", out, *sets)
-    assert done.returncode == 0, done.stderr
-    assert_names(done.stderr, remote_set)  # fetched
-    done = run(server, "evaluate", out, "--shards", remote_set)
-    assert done.returncode == 0, done.stderr
-    assert remote_set not in done.stderr  # once is enough
-    scores = tmp_path / "scores.csv"
-    put(server, "few/broken.jpg", b"no picture")
-    put(server, "few/site.A/deep.png", get(server, "photos/4_left.png"))
-    put(server, "few/odd name + ü.png", get(server, "photos/3_left.png"))
-    done = run(server, "score", out, "--images", f"{BUCKET}/few/", "--out", scores)
-    assert done.returncode == 3, done.stderr
-    rows = scores.read_text("utf-8-sig").splitlines()
-    broken = next(csv.DictReader(rows))
-    assert (broken["path"], broken["score"]) == ("broken.jpg", "")
-    assert broken["error"].startswith("not_an_image")
-    assert rows[2].startswith("odd name + ü,odd name + ü.png,,0.")
-    assert rows[3].startswith("deep,site.A/deep.png,,0.")
-
-
-@needs_s3
-def test_an_unreachable_store_is_a_one_line_error(server, remote_set):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        down = server | {"S3_ENDPOINT": f"http://127.0.0.1:{unused.getsockname()[1]}"}
-        error = error_of(down, "verify", remote_set)
-    assert_names(error, "S3_ENDPOINT", down["S3_ENDPOINT"])
-    assert_names(error, os.strerror(errno.ECONNREFUSED))
-    for wrong in ("http://127.0.0.1:99999", "http://127.0.0.1:abc", "http://[::1"):
-        error = error_of(server | {"S3_ENDPOINT": wrong}, "verify", remote_set)
-        assert_names(error, "S3_ENDPOINT", wrong, "http://HOST:PORT")
-
-
-# Every second answer is cut, and asked for again.
-CUT = """
-import os, sys
+from drtf import stores
 from drtf.errors import StorageError
-from drtf.storage import read_object
-expected = open(sys.argv[1], "rb").read()
-found = [read_object("s3://eyes/cut/large") == expected for _ in range(12)]
-print(sum(found), flush=True)
-os._exit(0)
-"""
+from drtf.storage import (
+    PART_BYTES,
+    ChangedObjectError,
+    MissingObjectError,
+    StoredObject,
+    check_bucket,
+    create_object,
+    delete_object,
+    download_object,
+    find_object,
+    is_remote,
+    join_location,
+    list_objects,
+    read_object,
+    read_ranges,
+    read_start,
+    write_object,
+)
+from naming import assert_names, raises_naming
+from stores_servers import (
+    HOST,
+    Proxy,
+    answering,
+    connect,
+    error_answer,
+    running_s3,
+    without_store_variables,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
+CALLS = (read_object, find_object, list_objects, lambda x: write_object(x, b"1"))
 
 
-@needs_s3
-def test_a_read_after_a_cut_connection_is_correct(server, tmp_path):
-    path = tmp_path / "large"
-    path.write_bytes(os.urandom(20_000))
-    put(server, "cut/large", path.read_bytes())
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    """Start each test without settings of stores, and with short waits."""
+    for name in os.environ.keys() - without_store_variables().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(stores, "SILENCE_SECONDS", 1)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    stores._open_store.cache_clear()
+    yield
+    stores._open_store.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running_s3() as environment:
+        connect(environment).create_bucket(Bucket="eyes")
+        yield environment
+
+
+@pytest.fixture
+def s3(server, monkeypatch):
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    return connect(server)
+
+
+@pytest.fixture(params=["s3://eyes", "memory://eyes"])
+def folder(request, s3):
+    """A location of its own in each store."""
+    return f"{request.param}/{hashlib.sha256(request.node.name.encode()).hexdigest()}"
+
+
+def use_server(monkeypatch, endpoint):
+    monkeypatch.setenv("S3_ENDPOINT", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    stores._open_store.cache_clear()
+
+
+def test_is_remote_recognizes_the_schemes_of_stores(tmp_path):
+    for scheme in ("s3", "gs", "az", "http", "https"):
+        assert is_remote(f"{scheme}://bucket/folder")
+    for local in (tmp_path, "s3/folder", "/local/s3:/x", "C://x", "s3:/x", "ftp://x/y"):
+        assert not is_remote(local)
+
+
+@pytest.mark.parametrize("size", [0, 10, 2 * PART_BYTES + 7])
+def test_an_object_is_read_as_it_was_written(folder, size, tmp_path):
+    data = os.urandom(size)
+    location = join_location(folder, "sub", "odd name + ü.bin")
+    write_object(location, data)
+    assert read_object(location) == data
+    assert read_start(location, 5) == data[:5]
+    download_object(location, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    write_object(folder + "/again", tmp_path / "copy")
+    assert read_object(folder + "/again") == data
+    names = [(item.name, item.size_bytes) for item in list_objects(folder)]
+    assert names == [("again", size), ("sub/odd name + ü.bin", size)]
+
+
+def test_ranges_are_read_in_the_order_asked_for(folder):
+    write_object(folder, bytes(range(100)))
+    starts, lengths = (50, 3, 97), (2, 1, 3)
+    found = read_ranges(folder, starts, lengths)
+    assert found == [b"\x32\x33", b"\x03", b"\x61\x62\x63"]
+    for start in (99, 200):
+        with pytest.raises(StorageError):
+            read_ranges(folder, (start,), (2,))
+
+
+def test_an_object_is_created_only_once(folder):
+    assert create_object(folder, b"first")
+    assert not create_object(folder, b"second")
+    assert read_object(folder) == b"first"
+    delete_object(folder)
+    delete_object(folder)
+    assert find_object(folder) is None
+    assert create_object(folder, b"third")
+
+
+def test_a_missing_object_is_told_from_a_missing_bucket(s3, folder, tmp_path):
+    assert find_object(folder) is None
+    assert list_objects(folder) == []
+    check_bucket(folder)
+    calls = (read_object, lambda x: download_object(x, tmp_path / "copy"))
+    for call in (*calls, lambda x: read_start(x, 5)):
+        with raises_naming(MissingObjectError, folder):
+            call(folder)
+    for call in (*calls, find_object, list_objects, lambda x: write_object(x, b"1")):
+        with raises_naming(StorageError, "s3://nobody/", "does not exist"):
+            call("s3://nobody/x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_location_without_a_bucket_is_refused(s3):
+    for call in CALLS:
+        with raises_naming(StorageError, "s3:///x", "s3://BUCKET/FOLDER"):
+            call("s3:///x")
+        with raises_naming(StorageError, "s3://eyes/a//x"):
+            call("s3://eyes/a//x")
+
+
+def test_an_object_that_is_too_large_is_refused(folder):
+    write_object(folder, bytes(100))
+    assert read_object(folder, max_bytes=100) == bytes(100)
+    with raises_naming(StorageError, folder, "100", "99"):
+        read_object(folder, max_bytes=99)
+
+
+def test_folders_of_consoles_are_no_objects(s3):
+    for key in ("console/", "console/sub/", "console/sub/a.png", "console/empty"):
+        s3.put_object(Bucket="eyes", Key=key, Body=b"1" if "." in key else b"")
+    names = [item.name for item in list_objects("s3://eyes/console/")]
+    assert names == ["empty", "sub/a.png"]
+
+
+@pytest.mark.parametrize("name", ["../../owned", "a//b", "./a"])
+def test_an_object_whose_name_leads_elsewhere_is_refused(s3, name):
+    folder = f"hostile{len(name)}"
+    s3.put_object(Bucket="eyes", Key=f"{folder}/{name}", Body=b"1")
+    with raises_naming(StorageError, f"s3://eyes/{folder}", f"{folder}/{name}"):
+        list_objects(f"s3://eyes/{folder}")
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_an_error(
+    s3, tmp_path, monkeypatch
+):
+    location = "s3://eyes/replaced"
+    write_object(location, os.urandom(2 * PART_BYTES))
+    found = find_object(location)
+    write_object(location, os.urandom(2 * PART_BYTES))
+    monkeypatch.setattr("drtf.storage.find_object", lambda _: found)
+    with raises_naming(ChangedObjectError, location):
+        download_object(location, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_connection_that_is_cut_is_tried_again(s3, server, monkeypatch, tmp_path):
+    data = os.urandom(20_000)
+    write_object("s3://eyes/cut", data)
     port = int(server["S3_ENDPOINT"].rpartition(":")[2])
-    proxy = Proxy(port, b"/eyes/cut/large", every=2)
-    through = server | {"S3_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
-    command = [sys.executable, "-c", CUT, str(path)]
-    done = subprocess.run(
-        command, env=through, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout == "12\n", done.stderr
-    assert proxy.num_asked >= 2 * 12 - 1
+    proxy = Proxy(port, b"GET /eyes/cut", every=2)
+    use_server(monkeypatch, f"http://{HOST}:{proxy.port}")
+    for _ in range(4):
+        assert read_object("s3://eyes/cut") == data
+        download_object("s3://eyes/cut", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == data
+    assert proxy.num_asked >= 2 * 4
+    proxy.every = 1
+    with raises_naming(StorageError, "s3://eyes/cut"):
+        read_object("s3://eyes/cut")
 
 
-# What a command says in its one line, for several locations in one process.
-ERRORS = """
-import json, os, sys
-from drtf.data.listing import list_photographs
-from drtf.errors import DrtfError
-from drtf.records.remote import copy_dataset, fetch_dataset
-calls = [fetch_dataset, lambda location: copy_dataset(location, None), list_photographs]
-for location in sys.argv[1:]:
-    for call in calls:
-        try:
-            call(location)
-        except DrtfError as error:
-            print(location, type(error).__name__, error, sep="|")
-os.environ["S3_ENDPOINT"] = "127.0.0.1:80"
-try:
-    fetch_dataset(sys.argv[1])
-except DrtfError as error:
-    print("endpoint", type(error).__name__, error, sep="|", flush=True)
-os._exit(0)
-"""
+@pytest.mark.parametrize(
+    ("status", "code", "facts"),
+    [
+        ("400 Bad Request", "ExpiredToken", ["expired"]),
+        ("403 Forbidden", "InvalidAccessKeyId", ["access key"]),
+        ("403 Forbidden", "SignatureDoesNotMatch", ["secret"]),
+        ("403 Forbidden", "AccessDenied", ["permission", "AWS_ACCESS_KEY_ID"]),
+        ("403 Forbidden", "RequestTimeTooSkewed", ["clock"]),
+        ("301 Moved Permanently", "PermanentRedirect", ["AWS_REGION"]),
+        ("400 Bad Request", "AuthorizationHeaderMalformed", ["AWS_REGION"]),
+        ("503 Slow Down", "SlowDown", ["overloaded"]),
+        ("500 Internal Server Error", "InternalError", ["Because"]),
+    ],
+)
+def test_an_error_of_the_store_is_one_line_with_its_reason(
+    monkeypatch, status, code, facts
+):
+    with answering(error_answer(status, code)) as endpoint:
+        use_server(monkeypatch, endpoint)
+        for call in (read_object, list_objects, lambda x: write_object(x, b"1")):
+            with pytest.raises(StorageError) as caught:
+                call("s3://eyes/x")
+            assert_names(str(caught.value), "s3://eyes/x", *facts)
+            assert "\n" not in str(caught.value)
 
 
-@needs_s3
-def test_a_wrong_location_is_an_error_with_its_reason(server, remote_set):
-    locations = ("s3://nobody/x", "s3:///x", f"{BUCKET}/nothing", f"{BUCKET}/photos")
-    command = [sys.executable, "-c", ERRORS, *locations]
-    done = subprocess.run(
-        command, env=server, capture_output=True, text=True, timeout=120
-    )
-    errors = [line.split("|") for line in done.stdout.splitlines()]
-    assert [location for location, *_ in errors] == [
-        *(name for name in locations[:3] for _ in range(3)),
-        *(locations[3], locations[3]),
-        "endpoint",
-    ]
-    said = {location: rest for location, *rest in errors}
-    for location, kind, facts in (
-        ("s3://nobody/x", "MissingObjectError", ["s3://nobody/"]),
-        ("s3:///x", "StorageError", ["s3:///x", "s3://BUCKET/FOLDER"]),
-        (f"{BUCKET}/nothing", "LabelError", [f"{BUCKET}/nothing", ".png"]),
-        (
-            f"{BUCKET}/photos",
-            "RecordError",
-            [f"{BUCKET}/photos", MANIFEST_FILE, "drtf build-shards"],
-        ),
-        ("endpoint", "StorageError", ["S3_ENDPOINT", "http://HOST:PORT"]),
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"no http at all",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n<garbage",
+        b"HTTP/1.1 302 Found\r\nLocation: /eyes/x\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_store_that_answers_nonsense_is_one_line(monkeypatch, answer):
+    with answering(answer) as endpoint:
+        use_server(monkeypatch, endpoint)
+        with pytest.raises(StorageError) as caught:
+            list_objects("s3://eyes/x")
+        assert_names(str(caught.value), "s3://eyes/x")
+        assert "\n" not in str(caught.value)
+
+
+def test_an_unreachable_or_invalid_endpoint_is_named(monkeypatch):
+    with socket.socket() as unused:
+        unused.bind((HOST, 0))
+        down = f"http://{HOST}:{unused.getsockname()[1]}"
+        for variable in ("S3_ENDPOINT", "AWS_ENDPOINT_URL"):
+            monkeypatch.setenv(variable, down)
+            stores._open_store.cache_clear()
+            with raises_naming(StorageError, variable, down, "refused"):
+                read_object("s3://eyes/x")
+        with raises_naming(StorageError, down):
+            read_object(f"{down}/x")
+    for wrong in (f"http://{HOST}:99999", f"http://{HOST}:abc", "http://[::1", HOST):
+        use_server(monkeypatch, wrong)
+        with raises_naming(StorageError, "AWS_ENDPOINT_URL", "http://HOST:PORT"):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", wrong)
+            stores._open_store.cache_clear()
+            read_object("s3://eyes/x")
+
+
+def test_missing_credentials_are_named(monkeypatch):
+    """The address of instance roles does not answer here."""
+    monkeypatch.setattr(stores, "CONNECT_SECONDS", 1)
+    for location, names in (
+        ("s3://eyes/x", ["AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SKIP_SIGNATURE"]),
+        ("gs://eyes/x", ["GOOGLE_APPLICATION_CREDENTIALS", "gcloud"]),
+        ("az://eyes/x", ["AZURE_STORAGE_ACCOUNT_NAME"]),
     ):
-        found, message = said[location]
-        assert found == kind
-        assert_names(message, *facts)
+        with raises_naming(StorageError, location[:9], *names):
+            read_object(location)
 
 
-@needs_s3
-def test_missing_credentials_are_a_one_line_error(server, remote_set, tmp_path):
-    """Plain moto lets an unsigned request see a bucket, and read no object."""
-    missing = {k: v for k, v in server.items() if not k.startswith("AWS_")}
-    missing["HOME"] = str(tmp_path)
-    error = error_of(missing, "inspect", remote_set)
-    assert_names(error, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-
-
-@needs_s3
-def test_a_connection_cut_within_a_file_is_retried_without_loss(
-    server, remote_set, photographs, tmp_path
+def test_a_profile_supplies_credentials_region_and_endpoint(
+    s3, server, monkeypatch, tmp_path
 ):
-    port = int(server["S3_ENDPOINT"].rpartition(":")[2])
-    proxy = Proxy(port, b"/eyes/photos/3_left.png", every=1)
-    through = server | {
-        "S3_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
-        "DRTF_CACHE": str(tmp_path / "cache"),
-        "AWS_MAX_ATTEMPTS": "2",
-    }
-    words = build_words(photographs, f"{BUCKET}/photos", tmp_path / "drawn")
-    assert_names(error_of(through, *words), f"{BUCKET}/photos/3_left.png")
-    assert not (tmp_path / "drawn").exists()
-    proxy.every = 2
-    done = run(through, *words)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "drawn" / MANIFEST_FILE).read_bytes() == get(
-        server, f"sets/drawn/{MANIFEST_FILE}"
+    write_object("s3://eyes/profile", b"1")
+    for name in server:
+        monkeypatch.delenv(name)
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text(
+        "[profile clinic]\naws_access_key_id=x\naws_secret_access_key=x\n"
+        f"region=eu-west-1\nendpoint_url={server['S3_ENDPOINT']}\n"
     )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_PROFILE", "clinic")
+    stores._open_store.cache_clear()
+    assert read_object("s3://eyes/profile") == b"1"
+    store = stores.open_place("s3://eyes/profile").store
+    assert store.config["region"] == "eu-west-1"
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    stores._open_store.cache_clear()
+    with raises_naming(StorageError, "nobody"):
+        read_object("s3://eyes/profile")
 
 
-@needs_s3
-def test_the_cache_stays_within_its_limit(server, remote_set, tmp_path):
-    cache = tmp_path / "cache"
-    old = cache / "sets" / "old"
-    old.mkdir(parents=True)
-    (old / "shard").write_bytes(bytes(200_000))
-    (old / MANIFEST_FILE).touch()
-    os.utime(old, (0, 0))
-    small = server | {"DRTF_CACHE": str(cache), "DRTF_CACHE_GB": "0.0001"}
-    out = ("--out", tmp_path / "pictures")
-    error = error_of(small, "inspect", remote_set, *out)
-    assert_names(error, "DRTF_CACHE_GB", cache)
-    assert old.exists()
-    done = run(small | {"DRTF_CACHE_GB": "0.0003"}, "inspect", remote_set, *out)
-    assert done.returncode == 0, done.stderr
-    assert not old.exists()
-    (manifest,) = (cache / "sets").glob(f"*/{MANIFEST_FILE}")
-    # A dataset that a process is reading stays.
-    renamed = load_manifest(manifest.parent).model_copy(update={"name": "renamed"})
-    save_manifest(tmp_path, renamed)
-    put(
-        server, f"sets/renamed/{MANIFEST_FILE}", (tmp_path / MANIFEST_FILE).read_bytes()
+def test_certificates_of_an_own_authority_are_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    with raises_naming(StorageError, "AWS_CA_BUNDLE", "none.pem"):
+        read_object("s3://eyes/x")
+
+
+def test_a_proxy_is_used(monkeypatch, server):
+    """The proxy answers for a host that does not exist."""
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi") as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+        assert read_object("http://host.invalid/x") == b"hi"
+
+
+def test_google_and_plain_http_are_read_too(s3, server, monkeypatch):
+    """The S3 server speaks the same language as Google's for reading."""
+    s3.put_object(Bucket="eyes", Key="open/a", Body=b"123", ACL="public-read")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server["S3_ENDPOINT"])
+    for root in ("gs:/", server["S3_ENDPOINT"]):
+        location = f"{root}/eyes/open/a"
+        assert read_object(location) == b"123"
+        assert find_object(location).size_bytes == 3
+        with raises_naming(MissingObjectError, f"{location}/none"):
+            read_object(f"{location}/none")
+    assert list_objects("gs://eyes/open")[0][:2] == StoredObject("a", 3, None)[:2]
+    with raises_naming(StorageError, server["S3_ENDPOINT"], "listed"):
+        list_objects(f"{server['S3_ENDPOINT']}/eyes/open")
+
+
+def test_a_process_that_used_a_store_exits_normally(server):
+    code = "from drtf.storage import write_object; write_object('s3://eyes/x', b'1')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | server, capture_output=True
     )
-    with ShardDataset(manifest.parent):
-        full = small | {"DRTF_CACHE_GB": "0.0003"}
-        error = error_of(full, "inspect", f"{BUCKET}/sets/renamed", *out)
-    assert_names(error, "DRTF_CACHE_GB", cache)
-    assert manifest.exists()
-    # What was lost from the cache is fetched again.
-    shard = min(manifest.parent.glob("*.tfrecord-*"))
-    shard.unlink()
-    done = run(
-        small | {"DRTF_CACHE_GB": "1"}, "inspect", remote_set, *out, "--overwrite"
-    )
-    assert done.returncode == 0, done.stderr
-    assert shard.exists()
-
-
-@needs_s3
-def test_a_dataset_damaged_in_the_store_does_not_enter_the_cache(
-    server, remote_set, tmp_path
-):
-    damaged = server | {"DRTF_CACHE": str(tmp_path / "cache")}
-    files = json.loads(get(server, f"sets/drawn/{MANIFEST_FILE}"))["shards"]
-    path = f"sets/drawn/{files[-1]['file']}"
-    data = get(server, path)
-    put(server, path, data[:-1])
-    train = ("train", "--shards", remote_set, "--out", tmp_path / "run")
-    try:
-        error = error_of(damaged, *train)
-    finally:
-        put(server, path, data)
-    assert_names(error, f"{remote_set}/{files[-1]['file']}", "drtf verify")
-    assert not list((tmp_path / "cache" / "sets").glob(f"*/{MANIFEST_FILE}"))
-
-
-@pytest.mark.skipif(WORKS, reason="here it works")
-def test_an_unsupported_tensorflow_is_an_error_that_names_supported_ones(tmp_path):
-    error = error_of(dict(os.environ), "verify", "s3://eyes/set")
-    assert_names(error, "tensorflow-io", "2.16", "2.17", tf.__version__)
-
-
-def test_options_for_local_paths_refuse_a_store(tmp_path):
-    words = ("train", "--shards", tmp_path, "--out", "s3://eyes/run")
-    done = run(dict(os.environ), *words)
-    assert done.returncode == 2
-    assert_names(done.stderr, "--out", "s3://eyes/run")
-    assert not Path("s3:").exists()
-    shutil.rmtree(tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -11,7 +11,6 @@ import click
 from drtf import __version__
 from drtf.errors import DrtfError, StoppedError
 from drtf.files import raise_descriptor_limit
-from drtf.storage import has_used_store
 from drtf.terminal import printable, safe_output
 
 from .bench import bench
@@ -125,8 +124,6 @@ def main() -> None:
     raise_descriptor_limit()
     with safe_output():
         code = _run(sys.argv[1:])
-    if has_used_store():
-        os._exit(code)  # without the cleanup that aborts the process
     sys.exit(code)
 
 

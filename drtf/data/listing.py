@@ -19,7 +19,7 @@ from drtf.files import (
     read_regular,
 )
 from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
-from drtf.storage import is_remote, list_files
+from drtf.storage import find_object, is_remote, list_objects
 
 PATH_COLUMN = "path"
 SKIPPED_FILE = "skipped.csv"
@@ -74,7 +74,7 @@ def list_photographs(images: Path | str) -> Listing:
     its first bytes are those of a picture, a video or a DICOM file.
 
     Args:
-        images: A folder, local or s3://, searched recursively; a zip archive, or a
+        images: A folder, local or in a store, searched recursively; a zip archive, or a
             folder of zip archives only; a single photograph; or a local CSV file with
             a column `path`, whose relative paths start at the CSV's folder.
 
@@ -127,7 +127,11 @@ def _list_files(
     """Return the image folder, its files and the skipped ones, relative to it."""
     if is_remote(images):
         folder = str(images).rstrip("/")
-        return folder, *_skip_system_files(list_files(folder, is_file=_has_suffix))
+        parent, _, name = folder.rpartition("/")
+        if _has_suffix(name) and find_object(folder):  # a single photograph
+            return parent, [name], []
+        names = [item.name for item in list_objects(folder)]
+        return folder, *_skip_system_files(names)
     images = Path(images)
     if images.is_dir():
         files, skipped = _walk(images)

@@ -17,9 +17,11 @@ from drtf.images.signatures import SUFFIXES
 from drtf.retries import retry
 from drtf.storage import (
     MissingObjectError,
+    find_object,
     is_remote,
-    object_size,
+    join_location,
     read_object,
+    read_start,
 )
 
 MAX_FILE_BYTES = 1_000_000_000
@@ -62,7 +64,7 @@ class PhotographRef:
     """A reference to a photograph's file, which may be missing or damaged.
 
     Attributes:
-        folder: The image folder, local or s3://, or a zip archive.
+        folder: The image folder, local or in a store, or a zip archive.
         path: POSIX path relative to the folder.
     """
 
@@ -93,7 +95,7 @@ class PhotographRef:
         """
         if self.is_remote:
             try:
-                return read_object(self._location)
+                return read_object(self._location, max_bytes=MAX_FILE_BYTES)
             except MissingObjectError as error:
                 raise PhotographError(
                     "unreadable", "No such file or directory"
@@ -115,8 +117,10 @@ class PhotographRef:
                 return file.read(num_bytes)
 
         try:
-            return self.read()[:num_bytes] if self.is_remote else self._access(read)
-        except PhotographError:
+            if self.is_remote:
+                return read_start(self._location, num_bytes)
+            return self._access(read)
+        except (MissingObjectError, PhotographError):
             return None
 
     def sha256(self) -> str | None:
@@ -137,7 +141,8 @@ class PhotographRef:
             DrtfError: If the machine is at fault.
         """
         if self.is_remote:
-            return FileStatus(object_size(self._location), 0)
+            found = find_object(self._location)
+            return FileStatus(found.size_bytes if found else -1, 0)
         try:
             return self._access(self._file_status)
         except PhotographError:
@@ -197,7 +202,7 @@ class PhotographRef:
 
     @property
     def _location(self) -> str:
-        return f"{self.folder}/{self.path}"
+        return join_location(str(self.folder), self.path)
 
     @property
     def _file(self) -> Path:

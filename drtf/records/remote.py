@@ -18,7 +18,9 @@ from drtf.records.manifest import (
 from drtf.storage import (
     MissingObjectError,
     check_bucket,
-    list_files,
+    download_object,
+    join_location,
+    list_objects,
     read_object,
     write_object,
 )
@@ -103,15 +105,14 @@ def copy_dataset(location: str, folder: Path) -> None:
         StorageError: If the store cannot be read.
     """
     location = location.rstrip("/")
-    files = list_files(location, is_file=lambda name: "." in name.lstrip("."))
+    files = [item.name for item in list_objects(location)]
     if MANIFEST_FILE not in files:
         raise RecordError(f"{location} {NO_DATASET}")
     with progress(f"Fetching {location}", len(files)) as advance:
         for file in files:
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as copy:
-                copy.write(read_object(f"{location}/{file}"))
+            download_object(join_location(location, file), path)
             advance(file)
 
 
@@ -129,29 +130,30 @@ def upload_dataset(folder: Path, location: str) -> None:
     )
     with progress(f"Writing {location}", len(files) + 1) as advance:
         for file in (*files, MANIFEST_FILE):
-            write_object(f"{location}/{file}", (folder / file).read_bytes())
+            write_object(join_location(location, file), folder / file)
             advance(file)
 
 
 def _read_manifest(location: str) -> bytes | None:
-    check_bucket(location)
     try:
-        return read_object(f"{location.rstrip('/')}/{MANIFEST_FILE}")
+        return read_object(join_location(location, MANIFEST_FILE))
     except MissingObjectError:
         return None
 
 
 def _fetch_file(location: str, path: Path, sha256: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    arrived = path.with_name(f"{path.name}.arrived")
     try:
-        data = read_object(location)
+        download_object(location, arrived)
     except MissingObjectError as error:
         raise RecordError(f"the dataset is incomplete: {error}") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hash_file(arrived) != sha256:
+        arrived.unlink()
         raise RecordError(
             f"{location} does not match the hash in its manifest; run drtf verify"
         )
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, data)
+    arrived.replace(path)
 
 
 def _make_room(manifest: Manifest, folder: Path) -> None:

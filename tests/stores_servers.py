@@ -1,0 +1,132 @@
+"""Servers for tests: a store, and one that answers every request in one way."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+SERVER = "from moto.server import main; main()"
+HOST = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def running_s3() -> Iterator[dict[str, str]]:
+    """Run an S3 server; yield the environment variables with which drtf finds it."""
+    with socket.socket() as unused:
+        unused.bind((HOST, 0))
+        port = unused.getsockname()[1]
+    # In a process of its own: warnings are errors in this one.
+    command = [sys.executable, "-c", SERVER, "-H", HOST, "-p", str(port)]
+    server = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection((HOST, port)).close()
+            break
+        assert server.poll() is None
+        time.sleep(0.05)
+    try:
+        yield {
+            "S3_ENDPOINT": f"http://{HOST}:{port}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+        }
+    finally:
+        server.kill()
+        server.wait()
+
+
+def connect(environment: dict[str, str]):
+    """Return boto3's client of a server."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["S3_ENDPOINT"],
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        region_name="us-east-1",
+    )
+
+
+class Proxy:
+    """Forward to a server, and cut every n-th answer to some requests."""
+
+    def __init__(self, port: int, start: bytes, *, every: int) -> None:
+        self.target = port
+        self.start = start
+        self.every = every
+        self.num_asked = 0
+        self.listener = socket.create_server((HOST, 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        server = socket.create_connection((HOST, self.target))
+        with client, server, contextlib.suppress(OSError):
+            while request := client.recv(65536):
+                server.sendall(request)
+                if request.startswith(self.start):
+                    self.num_asked += 1
+                    if self.num_asked % self.every == 0:
+                        client.sendall(server.recv(65536)[:600])
+                        return
+                self._answer(server, client)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        client.sendall(server.recv(65536))
+        server.settimeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            while data := server.recv(65536):
+                client.sendall(data)
+        server.settimeout(None)
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Answer every request with the same bytes; without bytes, never answer."""
+    listener = socket.create_server((HOST, 0))
+    silent: list[socket.socket] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # once the listener is closed
+            while True:
+                client, _ = listener.accept()
+                if not answer:
+                    silent.append(client)
+                    continue
+                with client, contextlib.suppress(OSError):
+                    client.recv(65536)
+                    client.sendall(answer)
+                    client.shutdown(socket.SHUT_WR)
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://{HOST}:{listener.getsockname()[1]}"
+    finally:
+        listener.close()
+        for client in silent:
+            client.close()
+
+
+def error_answer(status: str, code: str, message: str = "Because") -> bytes:
+    """Return what an S3 server answers when it fails."""
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Content-Type: application/xml\r\n\r\n".encode() + body
+
+
+def without_store_variables() -> dict[str, str]:
+    """Return this process's environment without what names a store."""
+    starts = ("AWS_", "S3_", "GOOGLE_", "AZURE_", "STORAGE_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(starts)}
