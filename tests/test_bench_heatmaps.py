@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import cv2
@@ -108,7 +109,7 @@ def test_runs_of_different_networks_are_not_averaged(run_folder, lesions, tmp_pa
     model = other.config.model.model_copy(update={"dropout": 0.7})
     runs = {run_folder: other, tmp_path: other}
     changed = other.config.model_copy(update={"model": model})
-    runs[tmp_path] = heatmaps.replace(other, config=changed)
+    runs[tmp_path] = dataclasses.replace(other, config=changed)
     with (
         pytest.MonkeyPatch.context() as patch,
         raises_naming(DrtfError, run_folder, tmp_path, "model"),

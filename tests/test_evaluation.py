@@ -25,6 +25,12 @@ from drtf.inference.decision_rules import (
     load_evaluation_config,
 )
 from drtf.inference.evaluation import evaluate
+from drtf.inference.evaluation_folder import (
+    FIGURES,
+    GRADES_FIGURE,
+    MISTAKES_FIGURE,
+    REPORT_FILE,
+)
 from drtf.inference.evaluation_result import (
     describe_calibration,
     describe_threshold,
@@ -35,13 +41,7 @@ from drtf.inference.evaluation_result import (
     metric_title,
 )
 from drtf.inference.gradcam import gradcam
-from drtf.inference.report import (
-    FIGURES,
-    GRADES_FIGURE,
-    MISTAKES_FIGURE,
-    REPORT_FILE,
-    reader_notes,
-)
+from drtf.inference.report import reader_notes
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import Threshold
 from drtf.models.history import load_history
@@ -402,7 +402,7 @@ def test_a_read_only_run_is_evaluated_and_its_threshold_is_not_stored(
     run_folder, shards, config, tmp_path, monkeypatch
 ):
     run = shutil.copytree(run_folder, tmp_path / "run")
-    for name in ("evaluation", "decision_rules"):
+    for name in ("evaluation_folder", "decision_rules"):
         monkeypatch.setattr(
             f"drtf.inference.{name}.is_writable", lambda x: run not in (x, *x.parents)
         )

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from drawing import draw_fundus, encode
 from drtf.errors import DrtfError
-from drtf.inference.gradcam import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER, gradcam
+from drtf.inference.gradcam import gradcam
+from drtf.inference.gradcam_folder import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER
 from naming import raises_naming
 
 

@@ -5,13 +5,8 @@ import tensorflow as tf
 from drtf.config import ModelConfig
 from drtf.data.loader import read_batch
 from drtf.models.network import build_network
-from drtf.models.prediction import (
-    VIEWS,
-    build_predictor,
-    build_views,
-    photographs_per_batch,
-    predict_split,
-)
+from drtf.models.prediction import build_predictor, build_views, predict_split
+from drtf.models.views import VIEWS, photographs_per_batch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 

@@ -29,6 +29,10 @@ def copy(run_folder, tmp_path):
     return shutil.copytree(run_folder, tmp_path / "run")
 
 
+def load_network(folder):
+    return load_run(folder).network
+
+
 def test_load_run_reads_a_copied_folder(copy, run_folder):
     assert load_run(copy).info == load_run(run_folder).info
 
@@ -125,7 +129,7 @@ def seal(folder, model):
 def test_load_run_refuses_an_unreadable_model_in_one_line(copy):
     seal(copy, b"not a model")
     with raises_naming(RunError, copy / MODEL_FILE) as error:
-        load_run(copy)
+        load_network(copy)
     assert INFO_FILE not in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -138,7 +142,7 @@ def test_load_run_refuses_a_model_that_contains_code(copy, tmp_path):
     keras.Model(image, keras.layers.Dense(1)(code)).save(path)
     seal(copy, path.read_bytes())
     with raises_naming(RunError, copy / MODEL_FILE, "Lambda") as error:
-        load_run(copy)
+        load_network(copy)
     assert "\n" not in str(error.value)
 
 
@@ -154,7 +158,7 @@ def test_load_run_refuses_a_model_that_contains_code(copy, tmp_path):
 def test_load_run_refuses_a_run_json_that_does_not_fit(copy, values, facts):
     change(copy / INFO_FILE, values)
     with raises_naming(RunError, copy, *facts) as error:
-        load_run(copy)
+        load_network(copy)
     assert "\n" not in str(error.value)
 
 
@@ -166,7 +170,7 @@ def test_load_run_refuses_a_model_of_another_shape(copy, tmp_path, size, width):
     keras.Model(image, keras.layers.Dense(width, name="logits")(flat)).save(path)
     seal(copy, path.read_bytes())
     with raises_naming(RunError, copy, *PARTS, f"({size}, {size}, 3)", f"({width},)"):
-        load_run(copy)
+        load_network(copy)
 
 
 def build_with_other_logits():
@@ -191,7 +195,7 @@ def test_load_run_refuses_other_keras_objects(copy, tmp_path, build):
         keras.saving.save_model(build(), path)
     seal(copy, path.read_bytes())
     with raises_naming(RunError, copy, *PARTS):
-        load_run(copy)
+        load_network(copy)
 
 
 def test_load_run_refuses_a_config_that_extends_another(copy, tmp_path):

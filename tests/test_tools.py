@@ -227,6 +227,61 @@ def test_a_finished_training_is_named_and_not_repeated(run, shards, run_folder):
     assert (run_folder / "run.json").stat().st_mtime_ns == before
 
 
+def test_wrong_paths_and_existing_output_are_refused_without_tensorflow(
+    shards, photographs, run_folder, tmp_path
+):
+    images, missing, out = photographs / "images", tmp_path / "missing", tmp_path / "o"
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    for name in ("contact-sheet.png", "report.html", "scores.csv", "images.png"):
+        (taken / name).touch()
+    train = "train", "--shards"
+    evaluate, score, gradcam = (
+        (command, run_folder) for command in ("evaluate", "score", "gradcam")
+    )
+    commands: list[tuple[tuple[object, ...], Path]] = [
+        ((*train, missing, "--out", out), missing),
+        ((*train, shards, "--out", run_folder), run_folder),
+        ((*train, shards, "--out", taken), taken),
+        (("inspect", missing), missing),
+        (("inspect", shards, "--out", taken), taken / "contact-sheet.png"),
+        (("evaluate", missing, "--shards", shards), missing),
+        ((*evaluate, "--shards", missing), missing),
+        ((*evaluate, "--shards", shards, "--out", taken), taken / "report.html"),
+        (("score", missing, "--images", images, "--out", "new.csv"), missing),
+        ((*score, "--images", missing, "--out", "new.csv"), missing),
+        ((*score, "--images", images, "--out", taken / "scores.csv"), taken),
+        (("gradcam", missing, "--images", images, "--out", out), missing),
+        ((*gradcam, "--images", missing, "--out", out), missing),
+        ((*gradcam, "--shards", missing, "--out", out), missing),
+        ((*gradcam, "--shards", shards, "--out", taken), taken / "images.png"),
+    ]
+    code = (
+        "import json, sys\n"
+        "sys.modules |= dict.fromkeys(['tensorflow', 'keras'])  # cannot be imported\n"
+        "from drtf.tools.main import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['drtf', *words]\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as stopped:\n"
+        "        assert stopped.code == 1, words\n"
+    )
+    words = json.dumps([list(map(str, command)) for command, _ in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", code, words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    errors = [x for x in done.stderr.splitlines() if x.startswith("Error: ")]
+    assert len(errors) == len(commands), done.stderr
+    for line, (_, fact) in zip(errors, commands, strict=True):
+        assert_names(line, fact)
+    assert not out.exists()
+
+
 def test_the_readmes_python_examples_run(shards, photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tfrecords").mkdir()

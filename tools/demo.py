@@ -34,9 +34,9 @@ def demo(out: Path, patients: int, seed: int) -> None:
     from drtf.data.sources import Source
     from drtf.files import check_absent
     from drtf.inference.evaluation import evaluate
+    from drtf.inference.evaluation_folder import REPORT_FILE
     from drtf.inference.gradcam import gradcam
     from drtf.inference.intervals import format_estimate
-    from drtf.inference.report import REPORT_FILE
     from drtf.inference.scoring import score
     from drtf.synthetic import write_photographs
     from drtf.training.run import train

@@ -5,8 +5,6 @@ from typing import Literal
 
 import click
 
-from drtf.files import check_absent
-
 from .options import LocalPath, out_option
 
 
@@ -28,7 +26,6 @@ def ensemble(
     The ensemble is a run folder, which evaluate, score, gradcam and export accept. It
     has no threshold until you run evaluate on it.
     """
-    check_absent(out)  # before TensorFlow is loaded
     from drtf.inference.ensemble import combine
 
     is_reused = out.exists()

@@ -1,6 +1,7 @@
 """drtf evaluate."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,7 +59,7 @@ def evaluate(
     predictions.csv, figures and report.html.
     """
     from drtf.inference.decision_rules import load_evaluation_config
-    from drtf.inference.evaluation import evaluate as run_evaluation
+    from drtf.inference.evaluation_folder import REPORT_FILE, find_complete
     from drtf.inference.evaluation_result import (
         CLASS_COLUMNS,
         class_rows,
@@ -67,23 +68,25 @@ def evaluate(
         describe_views,
         metric_rows,
     )
-    from drtf.inference.report import REPORT_FILE
 
     from .tables import show_table
 
     if tta:
         overrides = (*overrides, f"evaluate.tta={tta}")
     config = load_evaluation_config(run, config_source, overrides)
-    result = run_evaluation(
-        run,
-        shards,
-        split=split,
-        out=out,
-        config=config.evaluate,
-        gradcam=config.gradcam,
-        overwrite=overwrite,
-        store_threshold=store_threshold,
-    )
+    request: dict[str, Any] = {
+        "split": split,
+        "out": out,
+        "config": config.evaluate,
+        "overwrite": overwrite,
+        "store_threshold": store_threshold,
+    }
+    result = find_complete(run, shards, **request)
+    if result is None:
+        # Loads TensorFlow, which takes seconds.
+        from drtf.inference.evaluation import evaluate as run_evaluation
+
+        result = run_evaluation(run, shards, gradcam=config.gradcam, **request)
     if result.is_reused:
         click.echo(f"This evaluation was complete already: {result.folder}")
     for note in result.notes:

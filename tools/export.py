@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from drtf.files import check_absent
-
 from .options import LocalPath, out_option, shards_option
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
     to it describes preprocessing, views, threshold and calibration, and contains the
     comparison.
     """
-    check_absent(out)  # before TensorFlow is loaded
     from drtf.inference.export import export as run_export
 
     from .tables import show_table

@@ -53,14 +53,25 @@ def gradcam(
     """
     if (shards is None) == (images is None):
         raise click.UsageError("give exactly one of --shards and --images")
-    from drtf.data.listing import describe_skipped
-    from drtf.inference.gradcam import OVERLAYS_FOLDER
-    from drtf.inference.gradcam import gradcam as run_gradcam
-    from drtf.models.run import load_run_config
+    from drtf.data.listing import check_exists, describe_skipped
+    from drtf.inference.gradcam_folder import OVERLAYS_FOLDER, check_out
+    from drtf.models.run import load_info, load_run_config
+    from drtf.records.manifest import load_manifest
 
+    from .tables import show_notes
+
+    check_out(out, has_overlays=images is not None, overwrite=overwrite)
+    load_info(run)
+    if shards is not None:
+        show_notes(load_manifest(shards))
+    if images is not None:
+        check_exists(images)
     config = load_run_config(
         run, config_source, overrides, sections=("gradcam", "score")
     )
+    # Loads TensorFlow, which takes seconds.
+    from drtf.inference.gradcam import gradcam as run_gradcam
+
     report = run_gradcam(
         run,
         out=out,

@@ -49,13 +49,15 @@ def train(
     if dry_run:
         _show_plan(shards, config)
         return
-    from drtf.errors import DrtfError
-    from drtf.models.run_files import INFO_FILE
-
-    is_finished = (out / INFO_FILE).exists()
-    if is_finished and not resume:  # before TensorFlow is loaded
-        raise DrtfError(f"{out} has a finished training: choose another --out")
     from drtf.models.history import load_history
+    from drtf.models.run_files import INFO_FILE
+    from drtf.records.manifest import load_manifest
+    from drtf.training.identity import check_out
+
+    load_manifest(shards)
+    check_out(out, resume=resume)
+    is_finished = (out / INFO_FILE).exists()
+    # Loads TensorFlow, which takes seconds.
     from drtf.training.callbacks import monitor_name
     from drtf.training.run import train as run_training
 

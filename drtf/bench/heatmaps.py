@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -403,4 +403,4 @@ def shuffle_weights(run: Run) -> Run:
     network.set_weights(
         [rng.permutation(x.ravel()).reshape(x.shape) for x in run.network.get_weights()]
     )
-    return replace(run, network=network)
+    return run.with_network(network)

@@ -15,8 +15,9 @@ from drtf.config import ScoreConfig
 from drtf.data.listing import list_photographs
 from drtf.errors import DrtfError
 from drtf.inference.scoring import prepare_photographs, score_photographs
-from drtf.models.prediction import build_predictor, photographs_per_batch
+from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
+from drtf.models.views import photographs_per_batch
 from drtf.progress import progress
 
 MIN_BATCHES = 4

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from drtf.config import AugmentConfig
-from drtf.data.augment import augment as augment_images
 from drtf.data.contents import Conflict, find_conflicts
 from drtf.data.loader import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
@@ -152,6 +150,11 @@ def _augment_pictures(
     num_copies: int,
 ) -> tuple[str, list[Picture]]:
     """Return the first photograph of a grade, followed by augmented copies of it."""
+    # Without augmentation, an inspection does not need to load TensorFlow.
+    import tensorflow as tf
+
+    from drtf.data.augment import augment as augment_images
+
     row = np.flatnonzero(shards.grades == grade)[:1]
     image = read_batch(shards, row)
     seeds = np.stack([np.full(num_copies, grade), np.arange(num_copies)], axis=1)

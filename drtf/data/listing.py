@@ -110,6 +110,16 @@ def list_photographs(images: Path | str) -> Listing:
     return Listing(photographs, sorted(skipped))
 
 
+def check_exists(images: Path | str) -> None:
+    """Check that there is something at a local path, without listing it.
+
+    Raises:
+        LabelError: If there is nothing.
+    """
+    if not (is_remote(images) or Path(images).exists()):
+        raise _wrong_images(images, "does not exist")
+
+
 def describe_skipped(skipped: Iterable[SkippedFile]) -> str:
     """Return one line with the number of skipped files of each kind."""
     counts = Counter(file.kind for file in skipped)
@@ -150,8 +160,12 @@ def _list_files(
     single = PhotographRef(images.parent, images.name)
     if images.is_file() and _picture_kind(single):
         return images.parent, [images.name], []
-    problem = "is not a photograph" if images.exists() else "does not exist"
-    raise LabelError(
+    check_exists(images)
+    raise _wrong_images(images, "is not a photograph")
+
+
+def _wrong_images(images: Path | str, problem: str) -> LabelError:
+    return LabelError(
         f"{images} {problem}: --images takes a folder of photographs, a zip archive, a "
         f"photograph, or a .csv file with a column {PATH_COLUMN!r}"
     )

@@ -1,7 +1,6 @@
 """Evaluation of a run on a split; its threshold is chosen on the validation split."""
 
 import functools
-import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,16 @@ import pandas as pd
 from drtf.config import EvaluateConfig, GradcamConfig
 from drtf.data.pipeline import binary_labels
 from drtf.errors import DrtfError
-from drtf.files import check_absent, is_writable
 from drtf.inference.decision_rules import (
     RulePlan,
     fit_decision_rule,
     operating_points,
     plan_rule,
 )
+from drtf.inference.evaluation_folder import default_folder, find_complete
 from drtf.inference.evaluation_result import (
     METRICS_FILE,
     EvaluationResult,
-    find_differences,
-    load_result,
     save_result,
 )
 from drtf.inference.heatmaps import check_settings
@@ -35,29 +32,23 @@ from drtf.inference.metrics import (
     grade_metrics,
 )
 from drtf.inference.predictions import (
-    PREDICTIONS_FILE,
     apply_decision_rule,
     patient_predictions,
     save_predictions,
     score_split,
 )
-from drtf.inference.report import REPORT_FILES, reader_notes, write_report
+from drtf.inference.report import reader_notes, write_report
 from drtf.models.compatibility import check_preprocessing
-from drtf.models.decision_rule import DECISION_RULE_FILE, save_decision_rule
+from drtf.models.decision_rule import save_decision_rule
 from drtf.models.history import load_history
-from drtf.models.prediction import build_predictor, photographs_per_batch
-from drtf.models.run import (
-    INFO_FILE,
-    Run,
-    load_decision_rule,
-    load_info,
-    load_run,
-)
+from drtf.models.prediction import build_predictor
+from drtf.models.run import Run, load_run
 from drtf.models.training_photographs import (
     is_training_photograph,
     load_training_photographs,
 )
-from drtf.records.manifest import hash_manifest, load_manifest
+from drtf.models.views import photographs_per_batch
+from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import Task
 
@@ -99,19 +90,19 @@ def evaluate(
             only one class, the heat maps cannot be made, a folder cannot be written to,
             or `out` holds something else.
     """
-    info = load_info(run_folder)
-    dataset_sha256 = hash_manifest(shards)
-    out = out or default_folder(run_folder, shards, split)
-    differences = find_differences(
-        out,
-        model_sha256=info.model_sha256,
-        dataset_sha256=dataset_sha256,
+    complete = find_complete(
+        run_folder,
+        shards,
         split=split,
         config=config,
+        out=out,
+        overwrite=overwrite,
+        store_threshold=store_threshold,
     )
-    if not (differences or overwrite):
-        return _load_complete(out, run_folder, store_threshold=store_threshold)
-    _check_out(out, differences, overwrite=overwrite)
+    if complete:
+        return complete
+    out = out or default_folder(run_folder, shards, split)
+    dataset_sha256 = hash_manifest(shards)
     run = load_run(run_folder)
     check_settings(run.network, gradcam, backbone=run.backbone)
     history = load_history(run_folder) if run.has_history else []
@@ -122,7 +113,7 @@ def evaluate(
         plan = plan_rule(
             run,
             config,
-            is_training_dataset=dataset_sha256 == info.dataset_sha256,
+            is_training_dataset=dataset_sha256 == run.info.dataset_sha256,
             store_threshold=store_threshold,
         )
         result, predictions = _evaluate_split(
@@ -147,55 +138,6 @@ def evaluate(
     # Written last: a folder with this file is complete, and its threshold is stored.
     save_result(out, result)
     return result
-
-
-def default_folder(run_folder: Path, shards: Path, split: str) -> Path:
-    """Return the folder that an evaluation is written to by default.
-
-    Its name has the name of the dataset, unless the run was trained on this dataset.
-
-    Args:
-        run_folder: The run folder.
-        shards: The evaluated dataset.
-        split: The evaluated split.
-    """
-    if hash_manifest(shards) == load_info(run_folder).dataset_sha256:
-        return run_folder / f"evaluation-{split}"
-    name = re.sub(r"[^\w.-]", "_", load_manifest(shards).name)
-    return run_folder / f"evaluation-{name}-{split}"
-
-
-def _load_complete(
-    out: Path, run_folder: Path, *, store_threshold: bool
-) -> EvaluationResult:
-    """Load the result of a complete evaluation."""
-    result = load_result(out)
-    if store_threshold and load_decision_rule(run_folder) != result.decision_rule:
-        raise DrtfError(
-            f"{out} already holds this evaluation, whose threshold is not stored in "
-            f"{run_folder}: add --overwrite to evaluate again and store it"
-        )
-    return result
-
-
-def _check_out(out: Path, differences: list[str], *, overwrite: bool) -> None:
-    """Check that an evaluation may be written to a folder."""
-    if (out / INFO_FILE).exists():
-        raise DrtfError(
-            f"{out} is a run folder: choose another folder for the evaluation with "
-            "--out"
-        )
-    if not overwrite and (out / METRICS_FILE).exists():
-        raise DrtfError(
-            f"{out} already holds another evaluation: {', '.join(differences)}. Choose "
-            "another folder with --out, or pass --overwrite"
-        )
-    # What an interrupted evaluation left is replaced.
-    if not (out / DECISION_RULE_FILE).exists():
-        files = (out / name for name in (PREDICTIONS_FILE, *REPORT_FILES))
-        check_absent(*files, overwrite=overwrite)
-    if not is_writable(out):
-        raise DrtfError(f"cannot write to {out}: choose another folder with --out")
 
 
 def _evaluate_split(

@@ -23,7 +23,7 @@ from drtf.inference.intervals import (
 from drtf.inference.metrics import ClassReport
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
-from drtf.models.prediction import VIEWS
+from drtf.models.views import VIEWS
 from drtf.tasks import TASKS, Task
 
 METRICS_FILE = "metrics.json"

@@ -27,8 +27,8 @@ from drtf.files import (
 from drtf.models.compatibility import check_preprocessing
 from drtf.models.device import silence_stderr, training_versions
 from drtf.models.network import scale_images
-from drtf.models.prediction import VIEWS
 from drtf.models.run import Run, load_run
+from drtf.models.views import VIEWS
 from drtf.progress import progress
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset

@@ -24,8 +24,14 @@ from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import NetworkInput, Rejected
 from drtf.errors import DrtfError
 from drtf.figures import Picture, Row, plot_grid
-from drtf.files import check_absent
 from drtf.images.preprocess import decode_image, encode_image
+from drtf.inference.gradcam_folder import (
+    AVERAGES_FIGURE,
+    FIGURES,
+    OVERLAYS_FOLDER,
+    PARTIAL_FOLDER,
+    check_out,
+)
 from drtf.inference.heatmaps import check_settings, compute_maps
 from drtf.inference.overlays import (
     MUCH_OUTSIDE,
@@ -49,10 +55,6 @@ from drtf.models.run import Run, load_run
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
 
-FIGURES = ("images.png", "heatmaps.png", "overlays.png")
-AVERAGES_FIGURE = "averages.png"
-OVERLAYS_FOLDER = "overlays"
-PARTIAL_FOLDER = ".gradcam.partial"
 SPOOLED_JPEG_QUALITY = 95
 # Overlays keep these suffixes; overlays of other files are written as PNG.
 OVERLAY_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".bmp")
@@ -145,10 +147,7 @@ def gradcam(
         DrtfError: If there is nothing to draw, the layer is unknown, or `out` already
             has figures.
     """
-    written = [*FIGURES, AVERAGES_FIGURE, *([OVERLAYS_FOLDER] if images else [])]
-    # An earlier call that was killed may have left some of them.
-    again = overwrite or (out / PARTIAL_FOLDER).exists()
-    check_absent(*(out / name for name in written), overwrite=again)
+    check_out(out, has_overlays=images is not None, overwrite=overwrite)
     run = load_run(run_folder)
     layer = check_settings(run.network, config, backbone=run.backbone)
     with _publishing(out) as partial:

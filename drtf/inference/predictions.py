@@ -7,12 +7,12 @@ import pandas as pd
 from drtf.data.pipeline import binary_labels
 from drtf.errors import RunError
 from drtf.files import escape_formula, open_regular, write_atomic
+from drtf.inference.evaluation_folder import PREDICTIONS_FILE
 from drtf.models.decision_rule import DecisionRule
 from drtf.models.prediction import Predict, predict_split
 from drtf.models.run import Run
 from drtf.records.reader import ShardDataset
 
-PREDICTIONS_FILE = "predictions.csv"
 PHOTOGRAPH_COLUMNS = ["id", "patient", "grade"]
 
 

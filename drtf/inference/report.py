@@ -11,6 +11,12 @@ from drtf import __version__, figures, page
 from drtf.config import GradcamConfig, dump_config
 from drtf.data.loader import read_batch
 from drtf.inference.decision_rules import RulePlan
+from drtf.inference.evaluation_folder import (
+    FIGURES,
+    GRADES_FIGURE,
+    MISTAKES_FIGURE,
+    REPORT_FILE,
+)
 from drtf.inference.evaluation_result import (
     CLASS_COLUMNS,
     POINT_COLUMNS,
@@ -39,17 +45,6 @@ from drtf.models.run import Run
 from drtf.records.manifest import Manifest
 from drtf.records.reader import ShardDataset
 
-REPORT_FILE = "report.html"
-FIGURES = (
-    "roc.png",
-    "precision_recall.png",
-    "confusion_matrix.png",
-    "scores.png",
-    "reliability.png",
-)
-GRADES_FIGURE = "grade_confusion_matrix.png"
-MISTAKES_FIGURE = "mistakes.png"
-REPORT_FILES = (REPORT_FILE, *FIGURES, GRADES_FIGURE, MISTAKES_FIGURE, HISTORY_FIGURE)
 NUM_MISTAKES = 4  # of each kind
 # With fewer photographs of a class, one photograph changes sensitivity or specificity
 # by more than 0.05.

@@ -20,8 +20,8 @@ from drtf.data.photographs import photograph_id
 from drtf.errors import DrtfError
 from drtf.files import ESCAPED_FORMULA, escape_formula, open_regular, sync_file
 from drtf.models.decision_rule import GIVEN
-from drtf.models.prediction import VIEWS
 from drtf.models.run import Run
+from drtf.models.views import VIEWS
 
 # The types of the columns in a Parquet file.
 COLUMNS = {

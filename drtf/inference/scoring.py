@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import tensorflow as tf
 
 from drtf import page
 from drtf.config import ScoreConfig
@@ -62,12 +61,12 @@ from drtf.inference.score_table import (
     write_parquet,
     written_path,
 )
-from drtf.models.prediction import build_predictor, photographs_per_batch
 from drtf.models.run import Run, load_run
 from drtf.models.training_photographs import (
     is_training_photograph,
     load_training_photographs,
 )
+from drtf.models.views import photographs_per_batch
 from drtf.progress import progress
 from drtf.tasks import Task
 
@@ -427,6 +426,9 @@ def score_photographs(
     Yields:
         Each photograph with its score, or its rejection with None.
     """
+    # Loads TensorFlow, which a scoring that is refused does not need.
+    from drtf.models.prediction import build_predictor
+
     prepared = prepare_photographs(
         run, photographs, num_workers=config.num_workers, picture_size=picture_size
     )
@@ -441,7 +443,7 @@ def score_photographs(
         for row, item in zip(pixels, batch, strict=False):
             if isinstance(item, NetworkInput):
                 row[...] = item.image
-        return predict(tf.constant(pixels)).numpy()
+        return predict(pixels).numpy()
 
     # One batch is predicted while the next one is prepared.
     with closing(prepared), ThreadPoolExecutor(1) as device:

@@ -1,11 +1,15 @@
-"""The run folder: a trained model with everything that is needed to use it."""
+"""The run folder: a trained model with everything that is needed to use it.
 
+TensorFlow is loaded only with a network, so that commands refuse a wrong folder at
+once.
+"""
+
+import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import keras
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drtf import page
@@ -29,15 +33,14 @@ from drtf.files import (
 from drtf.models.backbones import OWN_MODEL, Backbone, backbone_of, check_model
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
-from drtf.models.device import use_keras_settings
-from drtf.models.head import LOGITS
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
-from drtf.models.model_file import check_model_file
-from drtf.models.network import ensemble_members
 from drtf.models.run_files import CONFIG_FILE, INFO_FILE, MODEL_FILE
 from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.seals import SEAL, dump_sealed, is_intact
 from drtf.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    import keras
 
 RUN_FORMAT_VERSION = 7
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
@@ -116,15 +119,30 @@ class Run:
         folder: Path of the folder.
         config: The complete config of the training.
         info: Contents of run.json.
-        network: The trained model, from float32 RGB in [0, 1] to probabilities.
         decision_rule: None until an evaluation has chosen a threshold.
     """
 
     folder: Path
     config: Config
     info: RunInfo
-    network: keras.Model
     decision_rule: DecisionRule | None
+
+    @functools.cached_property
+    def network(self) -> "keras.Model":
+        """The trained model, from float32 RGB in [0, 1] to probabilities.
+
+        It is loaded when it is first used, which takes seconds.
+
+        Raises:
+            RunError: If it cannot be loaded, or does not fit the rest of the run.
+        """
+        return _load_network(self.folder, self.config, self.info)
+
+    def with_network(self, network: "keras.Model") -> "Run":
+        """Return the run with another network."""
+        run = replace(self)
+        vars(run)["network"] = network  # where the property keeps it
+        return run
 
     @property
     def task(self) -> Task:
@@ -196,7 +214,7 @@ class Run:
         return self.threshold.tta if self.threshold else "none"
 
 
-def save_model(folder: Path, network: keras.Model) -> None:
+def save_model(folder: Path, network: "keras.Model") -> None:
     """Write model.keras to a partial file, then rename it."""
     partial = folder / f".partial.{MODEL_FILE}"  # Keras requires the suffix .keras
     try:
@@ -303,7 +321,7 @@ def check_files(folder: Path, info: RunInfo) -> None:
 
 
 def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
-    """Load a run folder. Its model runs no code, even if it is a stranger's.
+    """Load a run folder, except for its network.
 
     Args:
         folder: The run folder.
@@ -328,13 +346,23 @@ def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
         raise RunError(
             f"{path} belongs to another model than that of {folder}: {RULE_ADVICE}"
         )
-    model_path = folder / MODEL_FILE
     try:
         config = load_run_config(folder)
         if config.model.name != OWN_MODEL.name:
             check_model(config.model)
     except ConfigError as error:
         raise RunError(f"the config of the run {folder} is invalid: {error}") from error
+    return Run(folder, config, info, rule)
+
+
+def _load_network(folder: Path, config: Config, info: RunInfo) -> "keras.Model":
+    """Load the network of a run. It runs no code, even if it is a stranger's."""
+    import keras
+
+    from drtf.models.device import use_keras_settings
+    from drtf.models.model_file import check_model_file
+
+    model_path = folder / MODEL_FILE
     check_model_file(model_path)
     use_keras_settings()
     try:
@@ -344,13 +372,15 @@ def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
         reason = str(error).splitlines()[0]
         raise RunError(f"cannot load {model_path}: {reason}") from error
     _check_network(folder, config, info, network)
-    return Run(folder, config, info, network, rule)
+    return network
 
 
 def _check_network(
-    folder: Path, config: Config, info: RunInfo, network: keras.Model
+    folder: Path, config: Config, info: RunInfo, network: "keras.Model"
 ) -> None:
     """Refuse files that are each valid but do not belong together."""
+    from drtf.models.network import ensemble_members
+
     size, task = config.images.size, config.train.task
     # Keras may also load a layer, or a model that was never built.
     ends = *getattr(network, "inputs", ()), *getattr(network, "outputs", ())
@@ -370,7 +400,9 @@ def _check_network(
         )
 
 
-def _ends_in_logits(network: keras.Model) -> bool:
+def _ends_in_logits(network: "keras.Model") -> bool:
+    from drtf.models.head import LOGITS
+
     logits = [x.output.shape for x in network.layers if x.name == LOGITS]
     return logits == [x.shape for x in network.outputs]
 

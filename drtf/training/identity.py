@@ -1,4 +1,7 @@
-"""The identity of a training run: the settings and data that shape its weights."""
+"""The identity of a training run: the settings and data that shape its weights.
+
+This module does not load TensorFlow, so that `drtf train` refuses a folder at once.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from drtf.config import Config
-from drtf.errors import RunError
-from drtf.files import parse_json, read_regular, write_atomic
-from drtf.models.run import RUN_FORMAT_VERSION
+from drtf.errors import DrtfError, RunError
+from drtf.files import (
+    check_absent,
+    parse_json,
+    partial_path,
+    read_regular,
+    write_atomic,
+)
+from drtf.models.run import INFO_FILE, RUN_FORMAT_VERSION
+from drtf.training.checkpoint import list_checkpoints
 
 IDENTITY_FILE = "identity.json"
 # Sections that shape the weights, given the dataset.
@@ -53,6 +63,31 @@ def training_identity(
 def save_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Write identity.json into a run folder."""
     write_atomic(folder / IDENTITY_FILE, json.dumps(identity, indent=2) + "\n")
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """Check that a training may write to a folder.
+
+    Raises:
+        DrtfError: If the folder has other files, or has a training and `resume` is
+            False.
+    """
+    identity_file = out / IDENTITY_FILE
+    if not identity_file.exists():
+        # A process killed at the very start leaves an empty folder or a partial file.
+        files = list(out.iterdir()) if out.is_dir() else [out]
+        if files not in ([], [partial_path(identity_file)]):
+            check_absent(out)
+    elif resume:
+        return
+    elif (out / INFO_FILE).exists():
+        raise DrtfError(f"{out} has a finished training: choose another --out")
+    # A training run that failed before its first checkpoint may start again.
+    elif list_checkpoints(out):
+        raise DrtfError(
+            f"{out} has an unfinished training: resume it with --resume, or choose "
+            "another --out"
+        )
 
 
 def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from drtf.data.pipeline import (
 from drtf.data.sampling import count_draws
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
-from drtf.files import check_absent, hash_file, lock_or_fail, partial_path
+from drtf.files import hash_file, lock_or_fail
 from drtf.models.backbones import check_model
 from drtf.models.device import (
     choose_compiler,
@@ -52,10 +52,11 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
 from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
-from drtf.training.checkpoint import list_checkpoints, load_newest_checkpoint
+from drtf.training.checkpoint import load_newest_checkpoint
 from drtf.training.identity import (
     IDENTITY_FILE,
     check_identity,
+    check_out,
     save_identity,
     training_identity,
 )
@@ -105,7 +106,9 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
             num_devices=num_devices,
             dataset_sha256=hash_manifest(shards),
         )
-        _check_out(out, identity, resume=resume)
+        check_out(out, resume=resume)
+        if resume and (out / IDENTITY_FILE).exists():
+            check_identity(out, identity)
         if (out / INFO_FILE).exists():
             info = load_info(out)
             check_files(out, info)
@@ -185,31 +188,6 @@ def _train_locked(
     )
     save_info(out, info)
     return info
-
-
-def _check_out(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
-    """Check that a training run with this identity may write to a folder.
-
-    Raises:
-        DrtfError: If the folder has other files, another training, or an unfinished
-            training that `resume` does not continue.
-    """
-    identity_file = out / IDENTITY_FILE
-    if not identity_file.exists():
-        # A process killed at the very start leaves an empty folder or a partial file.
-        files = list(out.iterdir()) if out.is_dir() else [out]
-        if files not in ([], [partial_path(identity_file)]):
-            check_absent(out)
-    elif resume:
-        check_identity(out, identity)
-    else:
-        # A training run that failed before its first checkpoint may start again.
-        check_absent(out / INFO_FILE)
-        if list_checkpoints(out):
-            raise DrtfError(
-                f"{out} has an unfinished training: resume it with --resume, or choose "
-                "another --out"
-            )
 
 
 def _exhaustion_error(

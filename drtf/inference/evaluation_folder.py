@@ -1,0 +1,117 @@
+"""The folder of an evaluation: its files, and whether an evaluation may write there.
+
+This module does not load TensorFlow, so that `drtf evaluate` refuses at once.
+"""
+
+import re
+from pathlib import Path
+
+from drtf.config import EvaluateConfig
+from drtf.errors import DrtfError
+from drtf.files import check_absent, is_writable
+from drtf.inference.evaluation_result import (
+    METRICS_FILE,
+    EvaluationResult,
+    find_differences,
+    load_result,
+)
+from drtf.models.decision_rule import DECISION_RULE_FILE
+from drtf.models.history import HISTORY_FIGURE
+from drtf.models.run import INFO_FILE, load_decision_rule, load_info
+from drtf.records.manifest import hash_manifest, load_manifest
+
+PREDICTIONS_FILE = "predictions.csv"
+REPORT_FILE = "report.html"
+FIGURES = (
+    "roc.png",
+    "precision_recall.png",
+    "confusion_matrix.png",
+    "scores.png",
+    "reliability.png",
+)
+GRADES_FIGURE = "grade_confusion_matrix.png"
+MISTAKES_FIGURE = "mistakes.png"
+REPORT_FILES = (REPORT_FILE, *FIGURES, GRADES_FIGURE, MISTAKES_FIGURE, HISTORY_FIGURE)
+
+
+def find_complete(
+    run_folder: Path,
+    shards: Path,
+    *,
+    split: str,
+    config: EvaluateConfig,
+    out: Path | None = None,
+    overwrite: bool = False,
+    store_threshold: bool = False,
+) -> EvaluationResult | None:
+    """Return the result of an earlier call of `evaluate` with the same arguments.
+
+    Returns:
+        None if there is none, or it shall be overwritten.
+
+    Raises:
+        DrtfError: If run or dataset cannot be read, `out` holds something else, cannot
+            be written to, or holds this evaluation, whose threshold was not stored.
+    """
+    info = load_info(run_folder)
+    out = out or default_folder(run_folder, shards, split)
+    differences = find_differences(
+        out,
+        model_sha256=info.model_sha256,
+        dataset_sha256=hash_manifest(shards),
+        split=split,
+        config=config,
+    )
+    if not (differences or overwrite):
+        return _load_complete(out, run_folder, store_threshold=store_threshold)
+    _check_out(out, differences, overwrite=overwrite)
+    return None
+
+
+def default_folder(run_folder: Path, shards: Path, split: str) -> Path:
+    """Return the folder that an evaluation is written to by default.
+
+    Its name has the name of the dataset, unless the run was trained on this dataset.
+
+    Args:
+        run_folder: The run folder.
+        shards: The evaluated dataset.
+        split: The evaluated split.
+    """
+    if hash_manifest(shards) == load_info(run_folder).dataset_sha256:
+        return run_folder / f"evaluation-{split}"
+    name = re.sub(r"[^\w.-]", "_", load_manifest(shards).name)
+    return run_folder / f"evaluation-{name}-{split}"
+
+
+def _load_complete(
+    out: Path, run_folder: Path, *, store_threshold: bool
+) -> EvaluationResult:
+    """Load the result of a complete evaluation."""
+    result = load_result(out)
+    if store_threshold and load_decision_rule(run_folder) != result.decision_rule:
+        raise DrtfError(
+            f"{out} already holds this evaluation, whose threshold is not stored in "
+            f"{run_folder}: add --overwrite to evaluate again and store it"
+        )
+    return result
+
+
+def _check_out(out: Path, differences: list[str], *, overwrite: bool) -> None:
+    """Check that an evaluation may be written to a folder."""
+    if (out / INFO_FILE).exists():
+        raise DrtfError(
+            f"{out} is a run folder: choose another folder for the evaluation with "
+            "--out"
+        )
+    if not overwrite and (out / METRICS_FILE).exists():
+        raise DrtfError(
+            f"{out} already holds another evaluation: {', '.join(differences)}. Choose "
+            "another folder with --out, or pass --overwrite"
+        )
+    # What an interrupted evaluation left is replaced.
+    if not (out / DECISION_RULE_FILE).exists():
+        files = (out / name for name in (PREDICTIONS_FILE, *REPORT_FILES))
+        check_absent(*files, overwrite=overwrite)
+    if not is_writable(out):
+        raise DrtfError(f"cannot write to {out}: choose another folder with --out")
