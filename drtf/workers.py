@@ -180,12 +180,15 @@ def _send_result(
     kwargs: dict[str, Any],
 ) -> None:
     _end_with_parent()
+    outcome: tuple[Result | None, Exception | None]
     try:
-        sender.send((function(*args, **kwargs), None))
+        outcome = function(*args, **kwargs), None
     except (DrtfError, OSError) as error:
-        sender.send((None, error))
+        outcome = None, error
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    with contextlib.suppress(ConnectionError):  # the parent has ended
+        sender.send(outcome)
 
 
 def _end_with_parent() -> None:
@@ -211,10 +214,14 @@ def serve(descriptor: int) -> None:
     Args:
         descriptor: The file descriptor of this end of the pipe.
     """
-    connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has ended
+        _serve(Connection(descriptor))
+
+
+def _serve(connection: Connection) -> None:
     try:
         threading.Thread(
-            target=_exit_with_parent, args=(descriptor,), daemon=True
+            target=_exit_with_parent, args=(connection.fileno(),), daemon=True
         ).start()
         job = connection.recv()  # imports the function's module
         job.initializer()
@@ -222,10 +229,9 @@ def serve(descriptor: int) -> None:
         connection.send(f"{type(error).__name__}: {error}")
         return
     connection.send("")
-    with contextlib.suppress(EOFError):
-        while True:
-            for item in connection.recv():
-                connection.send(_call(job, item))
+    while True:
+        for item in connection.recv():
+            connection.send(_call(job, item))
 
 
 def _exit_with_parent(descriptor: int) -> None:

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from drtf.workers import (
     MAX_PENDING_PER_WORKER,
     TIMEOUT_SIGNAL,
     WORKER_BYTES,
+    WORKER_CODE,
     count_workers,
     map_in_order,
     run_in_process,
@@ -219,6 +222,27 @@ def test_workers_end_when_their_parent_is_killed(tmp_path, how):
     assert len(workers) == 2
 
 
+def test_workers_end_quietly_when_their_parent_has_not_read_their_results():
+    job = SimpleNamespace(function=square, initializer=nothing, max_cpu_seconds=0)
+    workers, connections = [], []
+    for _ in range(4):  # how they end is a race
+        ours, theirs = Pipe()
+        with theirs:
+            worker = subprocess.Popen(
+                [sys.executable, "-c", WORKER_CODE, str(theirs.fileno()), *sys.path],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        ours.send(job)
+        workers.append(worker)
+        connections.append(ours)
+    for ours in connections:
+        assert ours.poll(30)  # its worker waits for the first item
+        ours.close()
+    assert [worker.communicate(timeout=30)[1] for worker in workers] == [""] * 4
+
+
 def test_workers_end_quietly_when_their_group_is_interrupted(tmp_path):
     parent = start_orphans(
         tmp_path,
@@ -315,14 +339,16 @@ def test_run_in_process_has_time_to_save_when_its_parent_is_stopped(tmp_path, nu
         [sys.executable, script, tmp_path],
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         # Tests that run in the background ignore it, and what they start as well.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(tmp_path / "begun")
     parent.send_signal(number)
-    said, _ = parent.communicate(timeout=60)
+    said, errors = parent.communicate(timeout=60)
     wait_for(tmp_path / "saved")
+    assert "Traceback" not in errors
     assert said == ("raised stopped, all saved\n" if number == signal.SIGINT else "")
 
 
