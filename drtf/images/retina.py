@@ -22,10 +22,14 @@ MIN_LIT_SURROUND = 48
 MIN_LIT_GREY = 16
 MAX_SURROUND_REDNESS = 1.1
 MIN_DIFFERENCE = 12
+MAX_MARGIN_DIFFERENCE = 8
+MIN_MARGIN_FRACTION = 0.5  # of a row; the rest may be text
+EVEN_FRACTION = 0.98
 MAX_SURROUND_LEVEL = 0.25  # of the field's median
 MAX_LIT_OUTSIDE = 0.03  # of the field's area
 TEXT = np.ones((7, 7), np.uint8)
 MAX_OFF_CENTER = 0.25
+MAX_SHIFT = 0.4
 MAX_FIELD_ASPECT = 1.55
 MIN_ROUNDNESS = 0.6
 MIN_LIT_FRACTION = 0.85
@@ -82,6 +86,14 @@ def find_field(thumbnail: Thumbnail) -> np.ndarray | None:
         photograph that is all retina is all field.
     """
     image, brightness = thumbnail
+    inside = _inside_margins(image)
+    if image[inside].shape != image.shape:
+        field = np.zeros_like(brightness)
+        inner = find_field(Thumbnail(image[inside], brightness[inside]))
+        if inner is None:
+            return None
+        field[inside] = inner
+        return field
     surround = _find_lit_surround(image)
     if surround is not None:
         return _find_field_on(surround, thumbnail)
@@ -110,12 +122,42 @@ def _find_lit_surround(image: np.ndarray) -> np.ndarray | None:
     surround = np.median(colors, axis=0)
     is_even = corners.std(axis=1).max(axis=1) < MAX_SURROUND_DEVIATION
     is_equal = abs(colors - surround).max(axis=1) < MAX_SURROUND_DIFFERENCE
-    red, green, blue = surround
-    is_lit = surround.max() >= MIN_LIT_SURROUND or surround.min() >= MIN_LIT_GREY
-    is_neutral = red <= MAX_SURROUND_REDNESS * max(green, blue)
-    if np.count_nonzero(is_even & is_equal) >= 3 and is_lit and is_neutral:
-        return surround
-    return None
+    is_surround = np.count_nonzero(is_even & is_equal) >= 3 and _is_paper(surround)
+    return surround if is_surround else None
+
+
+def _is_paper(color: np.ndarray) -> bool:
+    """Return True for an RGB colour that is neither dark nor that of a retina."""
+    red, green, blue = color
+    is_lit = color.max() >= MIN_LIT_SURROUND or color.min() >= MIN_LIT_GREY
+    return bool(is_lit and red <= MAX_SURROUND_REDNESS * max(green, blue))
+
+
+def _inside_margins(image: np.ndarray) -> tuple[slice, slice]:
+    """Return the part of a picture inside its outermost page, frame or caption."""
+    height, width = image.shape[:2]
+    top, bottom = _margin(image), _margin(image[::-1])
+    columns = image.swapaxes(0, 1)
+    left, right = _margin(columns), _margin(columns[::-1])
+    if top + bottom >= height or left + right >= width:
+        return np.s_[:, :]
+    return np.s_[top : height - bottom, left : width - right]
+
+
+def _margin(rows: np.ndarray) -> int:
+    """Count the rows before the photograph that have one even, lit, neutral colour.
+
+    Text may cover part of them, but not of the last one: a field on an even surround
+    begins with a short row.
+    """
+    color = np.median(rows[0], axis=0)
+    if not _is_paper(color):
+        return 0
+    is_even = abs(rows - color).max(axis=2) < MAX_MARGIN_DIFFERENCE
+    fraction = is_even.mean(axis=1)
+    is_margin = np.append(fraction >= MIN_MARGIN_FRACTION, False)
+    even = np.flatnonzero(fraction[: is_margin.argmin()] >= EVEN_FRACTION)
+    return int(even[-1]) + 1 if len(even) else 0
 
 
 def _find_field_on(surround: np.ndarray, thumbnail: Thumbnail) -> np.ndarray | None:
@@ -123,19 +165,12 @@ def _find_field_on(surround: np.ndarray, thumbnail: Thumbnail) -> np.ndarray | N
     difference = abs(thumbnail.image - surround).max(axis=2).astype(np.uint8)
     difference = cv2.GaussianBlur(difference, (5, 5), 0)
     field = _largest_component((difference >= MIN_DIFFERENCE).astype(np.uint8))
-    if field is None:
+    if field is None or not _is_plausible(field, difference):
         return None
-    left, top, width, height = cv2.boundingRect(field)
-    box = np.s_[top : top + height, left : left + width]
-    if field[box].mean() > MAX_AREA_FRACTION > field.mean():
-        # A photograph on a page, with its own black mask.
-        inner = find_field(Thumbnail(thumbnail.image[box], thumbnail.brightness[box]))
-        if inner is None:
-            return None
-        field = np.zeros_like(field)
-        field[box] = inner
-        return field
-    return field if _is_plausible(field, difference) else None
+    # The local average may have been subtracted: the retina is then of the surround's
+    # colour, and only its vessels stand out.
+    typical = np.median(thumbnail.image[field > 0], axis=0)
+    return field if abs(typical - surround).max() >= MIN_DIFFERENCE else None
 
 
 def _threshold_brightness(brightness: np.ndarray) -> np.ndarray:
@@ -176,6 +211,10 @@ def _is_plausible(field: np.ndarray, level: np.ndarray) -> bool:
     left, top, width, height = cv2.boundingRect(field)
     if max(width, height) > MAX_FIELD_ASPECT * min(width, height):
         return False  # two eyes side by side
+    shift_x = abs(left + width / 2 - field.shape[1] / 2)
+    shift_y = abs(top + height / 2 - field.shape[0] / 2)
+    if shift_x > MAX_SHIFT * width or shift_y > MAX_SHIFT * height:
+        return False  # a second eye may be too dark to be seen
     typical = np.median(level[field > 0])
     lit = (level > max(MAX_SURROUND_LEVEL * typical, BLACK_BELOW)).astype(np.uint8)
     side = max(width, height)
