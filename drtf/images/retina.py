@@ -88,12 +88,12 @@ def find_field(thumbnail: Thumbnail) -> np.ndarray | None:
     image, brightness = thumbnail
     inside = _inside_margins(image)
     if image[inside].shape != image.shape:
-        field = np.zeros_like(brightness)
         inner = find_field(Thumbnail(image[inside], brightness[inside]))
         if inner is None:
             return None
-        field[inside] = inner
-        return field
+        whole = np.zeros_like(brightness)
+        whole[inside] = inner
+        return whole
     surround = _find_lit_surround(image)
     if surround is not None:
         return _find_field_on(surround, thumbnail)
