@@ -49,6 +49,24 @@ def test_batches_follow_the_planned_order(shard_dataset):
     assert (streamed == rows[order]).all()
 
 
+def test_a_stream_continues_within_a_window_of_shards(shard_dataset):
+    sampling = SamplingConfig(window_shards=1)
+    whole = batches(shard_dataset, sampling=sampling)
+    rows = shard_dataset.split_rows("train")
+    classes = (shard_dataset.grades[rows] > 0).astype(int)
+    order = plan_epoch(
+        classes,
+        sampling,
+        seed=3,
+        epoch=0,
+        shard_numbers=shard_dataset.shard_numbers(rows),
+    )
+    streamed = np.concatenate([batch["row"] for batch in whole])
+    assert (streamed[: len(order)] == rows[order]).all()
+    start = StreamPosition(3, epoch=1, step=2)
+    assert same(whole[6 + 2 :], batches(shard_dataset, sampling=sampling, start=start))
+
+
 def test_images_and_labels_belong_to_their_rows(shard_dataset):
     for batch in batches(shard_dataset):
         assert (batch["image"] == read_batch(shard_dataset, batch["row"])).all()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtf.config import SamplingConfig
-from drtf.data.sampling import count_draws, plan_epoch
+from drtf.data.sampling import count_draws, plan_epoch, plan_windows
 from drtf.errors import ConfigError
 from naming import raises_naming
 
@@ -15,7 +15,23 @@ class_lists = st.lists(st.integers(0, 2), min_size=1, max_size=200).map(np.array
 GOLDEN_BALANCED = [4, 6, 2, 3, 7, 6, 5, 3, 1, 6, 0, 3]
 GOLDEN_NATURAL = [4, 1, 3, 2, 7, 0, 6, 5]
 
+GOLDEN_WINDOWS = [7, 6, 1, 6, 0, 6, 5, 3, 2, 3, 4, 3]
+
 seeds = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def sharded_classes(draw):
+    """Classes of examples, and the shard of each."""
+    sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=12))
+    shard_numbers = np.repeat(np.arange(len(sizes)) + 3, sizes)
+    size = len(shard_numbers)
+    classes = draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
+    return np.array(classes), shard_numbers
+
+
+def windowed(mode, window_shards):
+    return SamplingConfig(mode=mode, window_shards=window_shards)
 
 
 def test_the_golden_order_of_an_epoch():
@@ -23,6 +39,14 @@ def test_the_golden_order_of_an_epoch():
     order = plan_epoch(classes, BALANCED, seed=42, epoch=0)
     assert order.tolist() == GOLDEN_BALANCED
     assert plan_epoch(classes, NATURAL, seed=42, epoch=3).tolist() == GOLDEN_NATURAL
+    order = plan_epoch(
+        classes,
+        windowed("balanced", 2),
+        seed=42,
+        epoch=0,
+        shard_numbers=np.array([0, 0, 1, 1, 2, 2, 3, 3]),
+    )
+    assert order.tolist() == GOLDEN_WINDOWS
 
 
 def test_the_notebooks_epoch_has_41294_photographs():
@@ -118,3 +142,67 @@ def test_weights_are_allowed_for_a_class_without_photographs():
     config = SamplingConfig(mode="weights", weights=(1, 1, 1, 1, 1))
     order = plan_epoch(classes, config, seed=0, epoch=0)
     assert np.bincount(classes[order]).tolist() == [3, 3, 3]
+
+
+@given(
+    sharded_classes(),
+    seeds,
+    st.integers(1, 14),
+    st.sampled_from(["natural", "balanced"]),
+)
+def test_windows_draw_each_photograph_as_often_as_the_whole(
+    sharded, seed, window_shards, mode
+):
+    classes, shard_numbers = sharded
+    config = windowed(mode, window_shards)
+    order = plan_epoch(classes, config, seed=seed, epoch=2, shard_numbers=shard_numbers)
+    uses = np.bincount(order, minlength=len(classes))
+    counts = np.bincount(classes)
+    draws = count_draws(counts, config)
+    for number, count in enumerate(counts):
+        own = uses[classes == number]
+        assert own.sum() == draws[number]
+        if count:
+            assert own.min() >= 1
+        if draws[number] == count:
+            assert (own == 1).all()
+    windows = plan_windows(np.unique(shard_numbers), window_shards, seed=seed, epoch=2)
+    start = 0
+    for window in windows:
+        assert len(window) <= window_shards
+        inside = np.isin(shard_numbers, window)
+        stop = start + uses[inside].sum()
+        drawn = order[start:stop]
+        assert np.isin(shard_numbers[drawn], window).all()
+        # Each photograph of a class is drawn equally often within the window, and the
+        # classes are interleaved evenly.
+        for number in np.unique(classes[inside]):
+            own = uses[inside & (classes == number)]
+            assert own.max() - own.min() <= 1
+            half = drawn[: len(drawn) // 2]
+            assert abs((classes[half] == number).sum() - own.sum() / 2) < 2
+        start = stop
+    assert start == len(order)
+
+
+@given(sharded_classes(), seeds)
+def test_a_window_of_all_shards_is_the_order_without_windows(sharded, seed):
+    classes, shard_numbers = sharded
+    whole = plan_epoch(classes, BALANCED, seed=seed, epoch=1)
+    config = windowed("balanced", 12)
+    order = plan_epoch(classes, config, seed=seed, epoch=1, shard_numbers=shard_numbers)
+    assert (order == whole).all()
+
+
+def test_windows_change_with_each_epoch_and_are_equally_large():
+    shards = np.arange(10)
+    windows = [plan_windows(shards, 4, seed=1, epoch=epoch) for epoch in (0, 0, 1)]
+    assert [len(window) for window in windows[0]] == [4, 3, 3]
+    joined = [np.concatenate(x).tolist() for x in windows]
+    assert joined[0] == joined[1] != joined[2]
+    assert sorted(joined[2]) == shards.tolist()
+
+
+def test_windows_require_the_shard_of_each_example():
+    with raises_naming(ValueError, "sampling.window_shards"):
+        plan_epoch(np.array([0, 1]), windowed("natural", 1), seed=0, epoch=0)

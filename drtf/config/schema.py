@@ -236,6 +236,11 @@ class SamplingConfig(Section):
     `sampling.weights`."""
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Relative frequency of each class of `train.task`."""
+    window_shards: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    """How many shards are shuffled together; 0 shuffles the whole dataset. An epoch
+    reads one window of shards after the other, in an order that changes with each
+    epoch. Use it for a dataset in an object store that is larger than the cache, or
+    on a disk that is slow at random reads."""
     on_damaged: OnDamaged = "error"
     """What to do with a damaged record: stop with an error, or skip it. Skipped records
     are logged, and another photograph of the same class takes their place."""

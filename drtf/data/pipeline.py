@@ -88,7 +88,9 @@ def train_dataset(
     parts: Sequence[int] = (0,),
     num_parts: int = 1,
 ) -> tf.data.Dataset:
-    """Stream epochs of globally shuffled, class-balanced batches.
+    """Stream epochs of shuffled, class-balanced batches.
+
+    The whole split is shuffled, or with `sampling.window_shards` a window of it.
 
     Each pass over the dataset continues where the pass before ended, so that
     `model.fit(dataset, epochs=5)` of Keras trains five different epochs. A pass begins
@@ -140,13 +142,19 @@ def train_dataset(
         )
     loader = Loader(shards, rows, classes, on_damaged=sampling.on_damaged)
 
+    shard_numbers = shards.shard_numbers(rows) if sampling.window_shards else None
     # A single thread plans all epochs: each thread keeps the memory it has once used.
     planner = ThreadPoolExecutor(1)
 
     @functools.lru_cache(maxsize=3)  # the epochs that are ending, running and next
     def begin_plan(epoch: int) -> Future[np.ndarray]:
         return planner.submit(
-            plan_epoch, classes, sampling, seed=start.seed, epoch=epoch
+            plan_epoch,
+            classes,
+            sampling,
+            seed=start.seed,
+            epoch=epoch,
+            shard_numbers=shard_numbers,
         )
 
     def load_part(number: np.ndarray) -> tuple[np.ndarray, ...]:

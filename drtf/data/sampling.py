@@ -1,6 +1,7 @@
 """The order of an epoch, a pure function of the classes, the seed and the epoch."""
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -9,10 +10,16 @@ from drtf.config import SamplingConfig
 from drtf.errors import ConfigError
 
 MAX_EPOCH_RATIO = 1000
+MAX_CLASSES = 256  # a class is an int8
 
 
 def plan_epoch(
-    classes: np.ndarray, config: SamplingConfig, *, seed: int, epoch: int
+    classes: np.ndarray,
+    config: SamplingConfig,
+    *,
+    seed: int,
+    epoch: int,
+    shard_numbers: np.ndarray | None = None,
 ) -> np.ndarray:
     """Plan the order of one epoch, with the exact fraction of each class throughout.
 
@@ -22,11 +29,17 @@ def plan_epoch(
     classes are interleaved evenly, so any stretch of the order (a batch, or a part of
     one) has each class in its fraction to within one or two photographs.
 
+    With `sampling.window_shards`, all this holds within each window of shards. The
+    epoch has the same number of draws of each class as without, and each class's draws
+    are divided among the windows in proportion to its photographs there.
+
     Args:
         classes: int [n], the class of each example, from 0.
         config: The `sampling` section.
         seed: Of the stream.
         epoch: From 0.
+        shard_numbers: int [n], the shard of each example. Required by
+            `sampling.window_shards`.
 
     Returns:
         int64 [m], examples in the order in which they are drawn. `natural` gives a
@@ -35,15 +48,94 @@ def plan_epoch(
     Raises:
         ConfigError: If `sampling.weights` is used and does not fit the classes.
     """
-    draws = count_draws(np.bincount(classes, minlength=len(config.weights)), config)
-    # Each class spreads its draws evenly over the epoch, which lasts from 0 to 1.
+    counts = np.bincount(classes, minlength=len(config.weights)).tolist()
+    draws = count_draws(np.array(counts), config)
+    if not config.window_shards:
+        all_members = (np.flatnonzero(classes == own) for own in range(len(counts)))
+        return _plan_window(all_members, draws, [seed, epoch], window=0)
+    if shard_numbers is None:
+        raise ValueError("sampling.window_shards requires the shard of each example")
+    stretches = []
+    num_before = [0] * len(counts)  # members of each class in the windows before
+    windows = plan_windows(
+        np.unique(shard_numbers), config.window_shards, seed=seed, epoch=epoch
+    )
+    for number, examples in enumerate(_examples_by_window(shard_numbers, windows)):
+        own_classes = classes[examples]
+        members = [examples[own_classes == own] for own in range(len(counts))]
+        num_after = [n + len(own) for n, own in zip(num_before, members, strict=True)]
+        own_draws = [
+            _draws_until(after, total, count) - _draws_until(before, total, count)
+            for before, after, total, count in zip(
+                num_before, num_after, draws, counts, strict=True
+            )
+        ]
+        stretches.append(_plan_window(members, own_draws, [seed, epoch], window=number))
+        num_before = num_after
+    return np.concatenate(stretches)
+
+
+def plan_windows(
+    shard_numbers: np.ndarray, window_shards: int, *, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Plan which shards of a split are shuffled together, in the order of the windows.
+
+    The windows are as equal as possible, so that no short one shuffles badly.
+
+    Args:
+        shard_numbers: int [s], the numbers of the split's shards.
+        window_shards: Shards of a window, at most. 0 makes one window of all shards.
+        seed: Of the stream.
+        epoch: From 0.
+    """
+    if not 0 < window_shards < len(shard_numbers):
+        return [shard_numbers]
+    # The number follows those of the classes, so that no other draws are equal.
+    rng = np.random.default_rng([seed, epoch, MAX_CLASSES])
+    return np.array_split(
+        rng.permutation(shard_numbers), -(-len(shard_numbers) // window_shards)
+    )
+
+
+def _examples_by_window(
+    shard_numbers: np.ndarray, windows: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Return the examples of each window, ascending."""
+    window_of = np.empty(shard_numbers.max() + 1, np.int32)
+    for number, window in enumerate(windows):
+        window_of[window] = number
+    numbers = window_of[shard_numbers]
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(numbers))[:-1])
+
+
+def _draws_until(num_members: int, draws: int, count: int) -> int:
+    """Return how many of a class's draws belong to the first of its members."""
+    return (2 * draws * num_members + count) // (2 * count) if count else 0
+
+
+def _plan_window(
+    members: Iterable[np.ndarray],
+    draws: list[int],
+    seeds: list[int],
+    *,
+    window: int,
+) -> np.ndarray:
+    """Plan the order of one window.
+
+    Args:
+        members: The examples of each class.
+        draws: How often each class is drawn.
+        seeds: Seed and epoch.
+        window: Number of the window.
+    """
+    # Each class spreads its draws evenly over the window, which lasts from 0 to 1.
     times = [(np.arange(num_draws) + 0.5) / num_draws for num_draws in draws]
     order = np.empty(sum(draws), np.int64)
-    for number, num_draws in enumerate(draws):
+    for number, (own, num_draws) in enumerate(zip(members, draws, strict=True)):
         if num_draws:
-            rng = np.random.default_rng([seed, epoch, number])
-            members = np.flatnonzero(classes == number)
-            order[_merged_places(times, number)] = _draw(members, num_draws, rng)
+            rng = np.random.default_rng([*seeds, number, window])
+            order[_merged_places(times, number)] = _draw(own, num_draws, rng)
     return order
 
 

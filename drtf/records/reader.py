@@ -168,6 +168,10 @@ class ShardDataset:
             ]
         )
 
+    def shard_numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of the shard that each row is in, int64 [n]."""
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
     def read_images(self, rows: np.ndarray) -> list[np.ndarray]:
         """Read the stored bytes of each record's image.
 
@@ -239,7 +243,7 @@ class ShardDataset:
         if self._has_all_open:
             return [rows]
         parts, used, start = [], set[int](), 0
-        for number, shard in enumerate(self._shard_numbers(rows).tolist()):
+        for number, shard in enumerate(self.shard_numbers(rows).tolist()):
             if len(used | {shard}) > self._max_open:
                 parts.append(rows[start:number])
                 used, start = set(), number
@@ -257,7 +261,7 @@ class ShardDataset:
             return
         with self._lock:
             if self._files:  # it was not closed
-                for shard in np.unique(self._shard_numbers(rows)).tolist():
+                for shard in np.unique(self.shard_numbers(rows)).tolist():
                     self._open_shard(shard)
             yield
 
@@ -298,11 +302,8 @@ class ShardDataset:
             fault = OTHER_RECORD
         return frame, fault
 
-    def _shard_numbers(self, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self._starts, rows, side="right") - 1
-
     def _damaged_record_error(self, row: int, fault: str) -> DamagedRecordError:
-        shard = int(self._shard_numbers(np.array(row)))
+        shard = int(self.shard_numbers(np.array(row)))
         number = row - self._starts[shard]
         return DamagedRecordError(
             row,
