@@ -69,9 +69,9 @@ def build_shards(
     is complete.
 
     Args:
-        images: Folder of photographs, local or s3://, or a CSV that lists them.
+        images: Folder of photographs, local or in a store, or a CSV that lists them.
         labels: The label file. None: the folders of the photographs are their labels.
-        out: Folder of the new dataset, local or s3://.
+        out: Folder of the new dataset, local or in a store.
         config: Its sections `labels`, `split`, `images` and `build` are used.
         max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
 
@@ -94,7 +94,7 @@ def open_dataset(folder: AnyPath) -> ShardDataset:
     Close it at the end, or use it in a `with` block.
 
     Args:
-        folder: Folder of the dataset, local or s3://.
+        folder: Folder of the dataset, local or in a store.
 
     Raises:
         DrtfError: If it is not a dataset, or damaged.
@@ -238,7 +238,7 @@ def score(
 
     Args:
         run: The run, or its folder.
-        images: Folder of photographs, local or s3://, or a CSV that lists them.
+        images: Folder of photographs, local or in a store, or a CSV that lists them.
         out: The .csv or .parquet file to write.
         config: Its section `score` is used; by default the run's.
         overwrite: Whether `out` may be replaced.

@@ -60,8 +60,8 @@ NO_FILE = "-"
     """
 )
 @images_option(
-    "Folder of photographs, local or s3://, a zip archive, or a CSV file with a `path` "
-    "column.",
+    "Folder of photographs, local or in a store, a zip archive, or a CSV file with a "
+    "`path` column.",
     required=False,
 )
 @labels_option
@@ -85,7 +85,9 @@ NO_FILE = "-"
     "--split train IMAGES LABELS --split test IMAGES LABELS. Like --source, with the "
     "split as the name.",
 )
-@out_option("Folder to create, local or s3://, such as tfrecords/NAME.", kind=AnyPath())
+@out_option(
+    "Folder to create, local or in a store, such as tfrecords/NAME.", kind=AnyPath()
+)
 @max_rejected_option(
     "Fail if more than this fraction of the photographs is rejected.", default="100%"
 )

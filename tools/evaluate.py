@@ -17,7 +17,7 @@ from .options import (
 
 @click.command()
 @click.argument("run", type=LocalPath())
-@shards_option("Dataset written by build-shards: a folder or s3://.")
+@shards_option("Dataset written by build-shards: local or in a store.")
 @click.option("--split", default="test", show_default=True, help="Split to evaluate.")
 @click.option(
     "--tta",

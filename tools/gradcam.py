@@ -23,8 +23,8 @@ from .options import (
     "--split", default="test", show_default=True, help="Split of the dataset."
 )
 @images_option(
-    "Folder of photographs, local or s3://, a zip archive or a single photograph; or "
-    "give --shards.",
+    "Folder of photographs, local or in a store, a zip archive or a single photograph; "
+    "or give --shards.",
     required=False,
 )
 @out_option("Folder to write the figures to.")

@@ -14,7 +14,7 @@ SHOWN_SETTINGS = ("decode", "crop", "contrast")
 @click.argument("shards", type=AnyPath())
 @path_option(
     "--out",
-    "Folder for the pictures. The default is SHARDS-inspection; for s3://, it is in "
+    "Folder for the pictures. The default is SHARDS-inspection; for a store, it is in "
     "the current folder.",
     required=False,
 )

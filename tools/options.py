@@ -55,7 +55,7 @@ def config_options(command: Command) -> Command:
 
 
 class LocalPath(click.Path):
-    """A local path. An s3:// location is refused."""
+    """A local path. A location in a store is refused."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -70,7 +70,7 @@ class LocalPath(click.Path):
 
 
 class AnyPath(LocalPath):
-    """A local path as a Path, or an s3:// location as a str."""
+    """A local path as a Path, or a location in a store as a str."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -80,7 +80,7 @@ class AnyPath(LocalPath):
 
 
 class DatasetPath(LocalPath):
-    """The folder of a dataset. A dataset at an s3:// location is fetched first."""
+    """The folder of a dataset. A dataset in a store is fetched first."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -136,7 +136,7 @@ def out_option(help_text: str, *, kind: click.Path | None = None) -> Any:
 
 
 def images_option(help_text: str, *, required: bool = True) -> Any:
-    """Return the option --images: a folder, an s3:// location, or a CSV of paths."""
+    """Return the option --images: a folder, local or in a store, or a CSV of paths."""
     return path_option("--images", help_text, required=required, kind=AnyPath())
 
 
@@ -149,7 +149,7 @@ labels_option = path_option(
 
 
 def shards_option(help_text: str, *, required: bool = True) -> Any:
-    """Return the option --shards: a local folder or an s3:// location."""
+    """Return the option --shards: a local folder or a location in a store."""
     return path_option("--shards", help_text, required=required, kind=DatasetPath())
 
 

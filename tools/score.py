@@ -55,8 +55,8 @@ class Part(click.ParamType):
 @click.command()
 @click.argument("run", type=LocalPath())
 @images_option(
-    "Folder of photographs, local or s3://, searched recursively; a zip archive; a "
-    "single photograph; or a .csv file with a column path."
+    "Folder of photographs, local or in a store, searched recursively; a zip archive; "
+    "a single photograph; or a .csv file with a column path."
 )
 @out_option("Table to write: a .csv or .parquet file.")
 @click.option(

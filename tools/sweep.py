@@ -10,7 +10,7 @@ from .options import images_option, labels_option, out_option
 @click.command()
 @click.argument("configs", nargs=-1, required=True, metavar="CONFIG...")
 @images_option(
-    "Folder of photographs, local or s3://, or a CSV file with a `path` column."
+    "Folder of photographs, local or in a store, or a CSV file with a `path` column."
 )
 @labels_option
 @out_option("Folder for datasets, runs and the table.")

@@ -14,7 +14,7 @@ CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same sc
 
 
 @click.command()
-@shards_option("Dataset written by build-shards: a folder or an s3:// location.")
+@shards_option("Dataset written by build-shards: local or in a store.")
 @out_option("Run folder to write, such as runs/NAME.")
 @click.option(
     "--dry-run",

@@ -64,7 +64,7 @@ def build_shards(
 
     Args:
         sources: Folders of photographs and their labels.
-        out: The folder to create. For s3://, the dataset is built in the cache and
+        out: The folder to create. In a store, the dataset is built in the cache and
             then uploaded.
         config: Its sections `labels`, `split`, `images` and `build` are used.
         max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.

@@ -36,8 +36,8 @@ class Source:
     """A collection of photographs.
 
     Attributes:
-        images: Their folder, local or s3://, searched recursively; or a CSV file that
-            lists them.
+        images: Their folder, local or in a store, searched recursively; or a CSV file
+            that lists them.
         labels: The label file. None: the folders of the photographs are their labels.
         name: Prefix of the ids and patients, as `name/`; empty if there is only one
             source.

@@ -202,8 +202,8 @@ def score(
 
     Args:
         run_folder: The run folder, written by `train` or `ensemble`.
-        images: A folder, local or s3://, searched recursively, a photograph, or a CSV
-            of paths.
+        images: A folder, local or in a store, searched recursively, a photograph, or a
+            CSV file of paths.
         out: The .csv or .parquet file to write.
         config: How to score.
         patient_pattern: The pattern of patients in photographs' names; None takes

@@ -36,6 +36,7 @@ PACKAGES = (
 ONE_PIXEL = b"P5 1 1 255\n\x07"
 LOW_DISK_GB = 10
 LOW_MEMORY_GB = 4
+TENSORFLOW_IO_USE = "to read shards from a store in TensorFlow code without drtf"
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,13 @@ def _tensorflow_io_fact() -> Fact:
 
             tensorflow_io.experimental.image.decode_pnm(ONE_PIXEL)
     except PackageNotFoundError:
-        return Fact(
-            name, "not installed", "it is required only for s3:// and similar addresses"
-        )
+        return Fact(name, "not installed", f"it is required only {TENSORFLOW_IO_USE}")
     except (ImportError, NotImplementedError, tf.errors.OpError):
         # On TensorFlow 2.18 and later the import succeeds and every op fails.
         return Fact(
             name,
             f"{installed}, does not work with TensorFlow {tf.__version__}",
-            "s3:// and similar addresses require TensorFlow 2.16 or 2.17; everything "
-            "else works",
+            f"it is required only {TENSORFLOW_IO_USE}, with TensorFlow 2.16 or 2.17",
         )
     return Fact(name, f"{installed}, works")
 

@@ -1,0 +1,231 @@
+"""Datasets in a store: built there, verified, fetched, trained from, scored."""
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from drtf import stores
+from drtf.config import load_config
+from drtf.data.build import build_shards
+from drtf.data.listing import list_photographs
+from drtf.data.sources import Source
+from drtf.errors import DrtfError, LabelError, RecordError
+from drtf.records.manifest import MANIFEST_FILE, load_manifest, save_manifest
+from drtf.records.reader import ShardDataset
+from drtf.records.remote import copy_dataset, fetch_dataset
+from drtf.records.verify import find_faults
+from drtf.storage import list_objects, read_object, write_object
+from naming import assert_names, raises_naming
+from stores_servers import connect, running_s3
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
+BUCKET = "s3://eyes"
+LOCATION = f"{BUCKET}/sets/drawn"
+MAIN = "from drtf.tools.main import main; main()"
+SMALL = ("images.size=32", "build.num_workers=1", "score.num_workers=1")
+QUICK = ("model.name=eyenet", "model.weights=none", "train.epochs=1")
+
+
+@pytest.fixture(scope="module")
+def server(photographs, tmp_path_factory):
+    """Serve a store that has the photographs and a dataset that was built there."""
+    with running_s3() as environment, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRTF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        stores._open_store.cache_clear()
+        connect(environment).create_bucket(Bucket="eyes")
+        for path in (photographs / "images").iterdir():
+            write_object(f"{BUCKET}/photos/{path.name}", path)
+        build(photographs, f"{BUCKET}/photos", LOCATION)
+        yield environment
+    stores._open_store.cache_clear()
+
+
+def build(photographs, images, out, *settings):
+    source = Source(images, photographs / "labels.csv")
+    return build_shards([source], out=out, config=load_config("", [*SMALL, *settings]))
+
+
+def files_of(location):
+    return {
+        item.name: read_object(f"{location}/{item.name}")
+        for item in list_objects(location)
+    }
+
+
+@contextlib.contextmanager
+def replaced(name, data):
+    """Replace an object for a while."""
+    location = f"{LOCATION}/{name}"
+    kept = read_object(location)
+    write_object(location, data)
+    try:
+        yield
+    finally:
+        write_object(location, kept)
+
+
+def shard_files():
+    return [
+        entry["file"]
+        for entry in json.loads(read_object(f"{LOCATION}/{MANIFEST_FILE}"))["shards"]
+    ]
+
+
+def run(*words):
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-c", MAIN, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_dataset_built_in_the_store_equals_a_local_one(server, photographs, tmp_path):
+    local = tmp_path / "drawn"
+    build(photographs, photographs / "images", local)
+    found = files_of(LOCATION)
+    assert found == {
+        path.relative_to(local).as_posix(): path.read_bytes()
+        for path in local.rglob("*")
+        if path.is_file()
+    }
+    assert list((Path(os.environ["DRTF_CACHE"]) / "builds").iterdir()) == []
+    times = modified(server)
+    assert build(photographs, f"{BUCKET}/photos", LOCATION).is_reused
+    with raises_naming(DrtfError, LOCATION, "--out"):
+        build(photographs, f"{BUCKET}/photos", LOCATION, "images.contrast=none")
+    assert modified(server) == times  # nothing is written twice
+
+
+def modified(server):
+    found = connect(server).list_objects_v2(Bucket="eyes", Prefix="sets/")
+    return {item["Key"]: item["LastModified"] for item in found["Contents"]}
+
+
+def test_copies_are_verified_as_they_are_in_the_store(server, tmp_path):
+    copy_dataset(LOCATION, tmp_path / "good")
+    assert find_faults(tmp_path / "good") == []
+    name = shard_files()[0]
+    data = read_object(f"{LOCATION}/{name}")
+    with replaced(name, data[:500] + bytes([data[500] ^ 1]) + data[501:]):
+        copy_dataset(LOCATION, tmp_path / "bad")
+    (fault,) = find_faults(tmp_path / "bad")
+    assert_names(str(fault), name)
+
+
+def test_an_object_whose_name_leads_outside_its_folder_is_refused(server, tmp_path):
+    hostile = f"{BUCKET}/hostile"
+    write_object(
+        f"{hostile}/{MANIFEST_FILE}", read_object(f"{LOCATION}/{MANIFEST_FILE}")
+    )
+    connect(server).put_object(Bucket="eyes", Key="hostile/../../owned", Body=b"x")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with raises_naming(DrtfError, hostile, "hostile/../../owned"):
+        copy_dataset(hostile, tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+
+def test_a_damaged_dataset_does_not_enter_the_cache(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRTF_CACHE", str(tmp_path))
+    name = shard_files()[-1]
+    with (
+        replaced(name, read_object(f"{LOCATION}/{name}")[:-1]),
+        raises_naming(RecordError, f"{LOCATION}/{name}", "drtf verify"),
+    ):
+        fetch_dataset(LOCATION)
+    assert not list((tmp_path / "sets").glob(f"*/{MANIFEST_FILE}"))
+    assert (fetch_dataset(LOCATION) / name).exists()
+
+
+def test_the_cache_stays_within_its_limit(server, tmp_path, monkeypatch):
+    old = tmp_path / "sets" / "old"
+    old.mkdir(parents=True)
+    (old / "shard").write_bytes(bytes(200_000))
+    (old / MANIFEST_FILE).touch()
+    os.utime(old, (0, 0))
+    monkeypatch.setenv("DRTF_CACHE", str(tmp_path))
+    monkeypatch.setenv("DRTF_CACHE_GB", "0.0001")
+    with raises_naming(DrtfError, "DRTF_CACHE_GB", tmp_path):
+        fetch_dataset(LOCATION)
+    assert old.exists()
+    monkeypatch.setenv("DRTF_CACHE_GB", "0.0003")
+    folder = fetch_dataset(LOCATION)
+    assert not old.exists()
+    # A dataset that a process is reading stays.
+    renamed = load_manifest(folder).model_copy(update={"name": "renamed"})
+    save_manifest(tmp_path, renamed)
+    write_object(f"{BUCKET}/sets/renamed/{MANIFEST_FILE}", tmp_path / MANIFEST_FILE)
+    with (
+        ShardDataset(folder),
+        raises_naming(DrtfError, "DRTF_CACHE_GB", tmp_path),
+    ):
+        fetch_dataset(f"{BUCKET}/sets/renamed")
+    assert (folder / MANIFEST_FILE).exists()
+    # What was lost from the cache is fetched again.
+    shard = min(folder.glob("*.tfrecord-*"))
+    shard.unlink()
+    assert fetch_dataset(LOCATION) == folder
+    assert shard.exists()
+
+
+def test_a_wrong_location_is_an_error_with_its_reason(server):
+    for call in (fetch_dataset, lambda location: copy_dataset(location, Path())):
+        for location in (f"{BUCKET}/nothing", f"{BUCKET}/photos"):
+            with raises_naming(RecordError, location, MANIFEST_FILE, "build-shards"):
+                call(location)
+    with raises_naming(LabelError, f"{BUCKET}/nothing", ".png"):
+        list_photographs(f"{BUCKET}/nothing")
+
+
+def test_commands_train_and_score_from_the_store(server, tmp_path):
+    sets = [word for setting in (*SMALL, *QUICK) for word in ("--set", setting)]
+    out = tmp_path / "run"
+    done = run("train", "--shards", LOCATION, "--out", out, *sets)
+    assert done.returncode == 0, done.stderr
+    write_object(f"{BUCKET}/few/broken.jpg", b"no picture")
+    for name, copy in (("4_left", "site.A/deep"), ("3_left", "odd name + ü")):
+        data = read_object(f"{BUCKET}/photos/{name}.png")
+        write_object(f"{BUCKET}/few/{copy}.png", data)
+    scores = tmp_path / "scores.csv"
+    done = run("score", out, "--images", f"{BUCKET}/few/", "--out", scores)
+    assert done.returncode == 3, done.stderr
+    rows = list(csv.DictReader(scores.read_text("utf-8-sig").splitlines()))
+    assert [row["path"] for row in rows] == [
+        "broken.jpg",
+        "odd name + ü.png",
+        "site.A/deep.png",
+    ]
+    assert rows[0]["error"].startswith("not_an_image")
+    assert all(0 < float(row["score"]) < 1 for row in rows[1:])
+
+
+@pytest.mark.skipif(
+    tuple(map(int, tf.__version__.split(".")[:2])) > (2, 17),
+    reason="tensorflow-io works with TensorFlow 2.16 and 2.17 only",
+)
+def test_plain_tensorflow_reads_the_shards_in_place(server, tmp_path):
+    code = f"""
+import os, warnings
+warnings.simplefilter("ignore")
+import tensorflow as tf, tensorflow_io
+names = {[f"{LOCATION}/{name}" for name in shard_files()]}
+print(sum(1 for _ in tf.data.TFRecordDataset(names)), flush=True)
+os._exit(0)  # tensorflow-io aborts at exit
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    with ShardDataset(fetch_dataset(LOCATION)) as shards:
+        total = sum(shard.num_records for shard in shards.manifest.shards)
+    assert done.stdout == f"{total}\n", done.stderr
+
+
+def test_options_for_local_paths_refuse_a_store(tmp_path):
+    done = run("train", "--shards", tmp_path, "--out", "s3://eyes/run")
+    assert done.returncode == 2
+    assert_names(done.stderr, "--out", "s3://eyes/run")
+    assert not Path("s3:").exists()
