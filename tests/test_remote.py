@@ -115,8 +115,7 @@ def test_copies_are_verified_as_they_are_in_the_store(server, tmp_path):
     data = read_object(f"{LOCATION}/{name}")
     with replaced(name, data[:500] + bytes([data[500] ^ 1]) + data[501:]):
         copy_dataset(LOCATION, tmp_path / "bad")
-    (fault,) = find_faults(tmp_path / "bad")
-    assert_names(str(fault), name)
+    assert name in {fault.file for fault in find_faults(tmp_path / "bad")}
 
 
 def test_an_object_whose_name_leads_outside_its_folder_is_refused(server, tmp_path):
