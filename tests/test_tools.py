@@ -98,6 +98,19 @@ def test_help_does_not_load_tensorflow():
     assert done.stderr == "set()\n"
 
 
+def test_ctrl_c_at_the_exit_shows_no_traceback():
+    code = """
+import atexit, os, signal, sys
+from drtf.tools.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv = ["drtf", "--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_every_command_and_option_has_help():
     for command in drtf.commands.values():
         assert command.help

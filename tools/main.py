@@ -1,5 +1,6 @@
 """The command group `drtf`, its exit codes, and how it shows errors."""
 
+import atexit
 import errno
 import os
 import resource
@@ -124,6 +125,8 @@ def main() -> None:
     raise_descriptor_limit()
     with safe_output():
         code = _run(sys.argv[1:])
+    # Ctrl-C would only interrupt the cleanup of libraries, which shows a traceback.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
 
