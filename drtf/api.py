@@ -239,7 +239,7 @@ def score(
     Args:
         run: The run, or its folder.
         images: Folder of photographs, local or in a store, or a CSV that lists them.
-        out: The .csv or .parquet file to write.
+        out: The .csv or .parquet file to write, local or in a store.
         config: Its section `score` is used; by default the run's.
         overwrite: Whether `out` may be replaced.
 
@@ -253,7 +253,7 @@ def score(
     return score_photographs(
         folder,
         _any_path(images),
-        out=Path(out),
+        out=_any_path(out),
         config=_run_config(folder, config).score,
         overwrite=overwrite,
     )

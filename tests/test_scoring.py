@@ -482,6 +482,43 @@ def test_merge_requires_every_row_of_every_part(run_folder, few, config, tmp_pat
     assert out.read_bytes() == whole
 
 
+def test_parts_of_another_list_are_refused(
+    run_folder, few, config, tmp_path, count_scored
+):
+    call = {"out": tmp_path / "scores.csv", "config": config.score}
+    parts = [tmp_path / f"scores-0000{n}-of-00002.csv" for n in (1, 2)]
+    first, second = parts
+    for number in (1, 2):
+        score(run_folder, few, part=(number, 2), **call)
+    names = sorted(path.name for path in few.iterdir())
+    # Each part has a row for each of its photographs, but its list is another one.
+    (few / names[-1]).rename(few / "z.png")
+    score(run_folder, few, part=(2, 2), overwrite=True, **call)
+    with raises_naming(DrtfError, first, "--part 1/2", "--overwrite"):
+        score(run_folder, few, merge=2, **call)
+    with raises_naming(DrtfError, first, "--add", "--overwrite"):
+        score(run_folder, few, part=(1, 2), **call)
+    score(run_folder, few, part=(1, 2), add=True, **call)
+    assert count_scored == [4, 4, 4, 0]
+    report = score(run_folder, few, merge=2, **call)
+    assert len(report.load_table()) == len(names)
+    second.write_bytes(call["out"].read_bytes())  # a whole table, not a part
+    with raises_naming(DrtfError, second, "--part 2/2", "--overwrite"):
+        score(run_folder, few, merge=2, overwrite=True, **call)
+
+
+def test_merge_can_leave_out_the_comparison_of_files(
+    run_folder, few, config, tmp_path, monkeypatch
+):
+    call = {"out": tmp_path / "scores.csv", "config": config.score}
+    for number in (1, 2):
+        part = score(run_folder, few, part=(number, 2), **call)
+        assert len(part.load_table()) == 4
+    monkeypatch.setattr(refs.PhotographRef, "sha256", pytest.fail)
+    report = score(run_folder, few, merge=2, compare_files=False, **call)
+    assert report.summary.num_scored == 8
+
+
 def test_parquet_has_the_same_rows_as_csv(run_folder, photographs, config, tmp_path):
     images = photographs / "images"
     score(run_folder, images, out=tmp_path / "scores.csv", config=config.score)

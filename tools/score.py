@@ -9,6 +9,7 @@ import click
 
 from .options import (
     SOME_REJECTED,
+    AnyPath,
     LocalPath,
     config_options,
     images_option,
@@ -58,7 +59,9 @@ class Part(click.ParamType):
     "Folder of photographs, local or in a store, searched recursively; a zip archive; "
     "a single photograph; or a .csv file with a column path."
 )
-@out_option("Table to write: a .csv or .parquet file.")
+@out_option(
+    "Table to write: a .csv or .parquet file, local or in a store.", kind=AnyPath()
+)
 @click.option(
     "--part",
     "part",
@@ -112,7 +115,7 @@ class Part(click.ParamType):
 def score(
     run: Path,
     images: Path | str,
-    out: Path,
+    out: Path | str,
     part: tuple[int, int],
     merge: int | None,
     form: str,
@@ -165,7 +168,8 @@ def show_report(report: "ScoreReport") -> None:
     """Print what was scored, and what a reader of the table must know."""
     from pandas import isna
 
-    from drtf.data.listing import SKIPPED_FILE, describe_skipped
+    from drtf.data.listing import describe_skipped
+    from drtf.inference.scoring import skipped_path
 
     summary = report.summary
     if report.is_reused:
@@ -195,8 +199,7 @@ def show_report(report: "ScoreReport") -> None:
         )
     if report.skipped:
         click.echo(
-            f"{describe_skipped(report.skipped)}; see "
-            f"{report.out.with_suffix(f'.{SKIPPED_FILE}')}"
+            f"{describe_skipped(report.skipped)}; see {skipped_path(report.out)}"
         )
     for note in report.notes():
         click.echo(f"Note: {note}")

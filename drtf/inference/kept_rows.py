@@ -15,12 +15,15 @@ from drtf.inference.score_table import (
     HASH_LENGTH,
     Row,
     encode_row,
+    hash_list,
     is_current,
+    load_list_hash,
     load_rows,
     parse_row,
     part_path,
     slice_part,
 )
+from drtf.inference.table_files import Location, file_name, has_file, work_path
 from drtf.progress import progress
 from drtf.workers import count_cores
 
@@ -86,16 +89,18 @@ class RowLog:
 
 
 @contextmanager
-def open_log(table: Path) -> Iterator[RowLog]:
+def open_log(table: Location) -> Iterator[RowLog]:
     """Open the log of a table that is being scored, and remove it at the end.
 
-    If the block fails, the log stays, unless it is empty.
+    If the block fails, the log stays, unless it is empty. The log of a table in a store
+    is in this machine's cache.
 
     Raises:
         DrtfError: If another process has it open.
     """
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with append_regular(table.with_name(f".{table.name}.rows")) as file:
+    path = work_path(table, f".{file_name(table)}.rows")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with append_regular(path) as file:
         lock(file)
         log = RowLog(file)
         try:
@@ -135,7 +140,7 @@ def rows_in_log(
     return kept
 
 
-def rows_in_table(table: Path, common: Row) -> KeptRows:
+def rows_in_table(table: Location, common: Row) -> KeptRows:
     """Return the rows of a finished table; the lines of a Parquet table are empty.
 
     Raises:
@@ -152,7 +157,7 @@ def rows_in_table(table: Path, common: Row) -> KeptRows:
     return kept
 
 
-def rows_to_add_to(table: Path, common: Row) -> KeptRows:
+def rows_to_add_to(table: Location, common: Row) -> KeptRows:
     """Return the rows of a finished table to which others are added.
 
     Raises:
@@ -168,30 +173,44 @@ def rows_to_add_to(table: Path, common: Row) -> KeptRows:
 
 
 def rows_in_parts(
-    out: Path, photographs: Photographs, num_parts: int, common: Row
+    out: Location,
+    photographs: Photographs,
+    num_parts: int,
+    common: Row,
+    *,
+    compare_files: bool = True,
 ) -> KeptRows:
     """Return the rows of all parts of a table.
 
     Args:
-        out: Path of the merged table, from which the parts' names are derived.
+        out: The merged table, from which the parts' names are derived.
         photographs: All photographs, in order.
         num_parts: Number of parts.
         common: From `common_cells`.
+        compare_files: Whether to compare the photographs' files with the rows.
 
     Raises:
-        DrtfError: If a part is missing, or its rows are not those of its photographs,
-            made with this model and these settings.
+        DrtfError: If a part is missing, was scored from another list of photographs, or
+            its rows are not those of its photographs, made with this model and these
+            settings.
     """
     kept: KeptRows = {}
+    list_hash = hash_list(photographs.values())
     for number in range(1, num_parts + 1):
         part = part_path(out, number, num_parts)
         option = f"--part {number}/{num_parts}"
-        if not part.exists():
+        if not has_file(part):
             raise DrtfError(f"{part} is missing: score it with {option}")
         expected = slice_part(list(photographs), number, num_parts)
         try:
+            check_list(part, list_hash)
             rows = rows_in_table(part, common)
-            check_photographs(part, rows, {x: photographs[x] for x in expected})
+            check_photographs(
+                part,
+                rows,
+                {x: photographs[x] for x in expected},
+                compare_files=compare_files,
+            )
         except DrtfError as error:
             raise DrtfError(
                 f"{error}; score this part again with {option} --overwrite"
@@ -200,8 +219,39 @@ def rows_in_parts(
     return kept
 
 
-def check_photographs(table: Path, rows: KeptRows, photographs: Photographs) -> None:
+def check_list(table: Location, list_hash: str) -> None:
+    """Check that a part was scored from this list of photographs.
+
+    Args:
+        table: A part, or a whole table, which has no list.
+        list_hash: From `hash_list`; empty for a whole table.
+
+    Raises:
+        DrtfError: If it was not.
+    """
+    found = load_list_hash(table)
+    if found != list_hash:
+        raise DrtfError(
+            f"{table} was scored from another list of photographs, some of which were "
+            f"added, removed or renamed (list {found or 'none'} there, "
+            f"{list_hash or 'none'} here)"
+        )
+
+
+def check_photographs(
+    table: Location,
+    rows: KeptRows,
+    photographs: Photographs,
+    *,
+    compare_files: bool = True,
+) -> None:
     """Check that a table has one row for each photograph as it is now.
+
+    Args:
+        table: The table, for the message.
+        rows: Its rows.
+        photographs: The photographs that it must have.
+        compare_files: Whether to compare the photographs' files with the rows.
 
     Raises:
         DrtfError: Names a photograph whose row is missing, superfluous or outdated.
@@ -210,20 +260,29 @@ def check_photographs(table: Path, rows: KeptRows, photographs: Photographs) -> 
         problem = f"has no row for {min(missing)}"
     elif others := rows.keys() - photographs.keys():
         problem = f"has a row for {min(others)}, which is not one of these photographs"
-    elif changed := changed_photographs(rows, photographs):
+    elif compare_files and (changed := changed_photographs(rows, photographs)):
         problem = f"has a row for {min(changed)} as it was before it was replaced"
     else:
         return
     raise DrtfError(f"{table} {problem}")
 
 
-def check_complete(table: Path, photographs: Photographs, common: Row) -> None:
+def check_complete(
+    table: Location, photographs: Photographs, common: Row, *, list_hash: str
+) -> None:
     """Check that a table has exactly the rows that scoring would write now.
+
+    Args:
+        table: The table.
+        photographs: Its photographs.
+        common: From `common_cells`.
+        list_hash: For a part, the hash of the list of all photographs.
 
     Raises:
         DrtfError: If it has not.
     """
     try:
+        check_list(table, list_hash)
         check_photographs(table, rows_in_table(table, common), photographs)
     except DrtfError as error:
         raise DrtfError(

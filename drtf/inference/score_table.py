@@ -16,9 +16,10 @@ from pyarrow import parquet
 from pyarrow.compute import replace_substring_regex
 
 from drtf.config import ScoreConfig
-from drtf.data.photographs import photograph_id
+from drtf.data.photographs import PhotographRef, photograph_id
 from drtf.errors import DrtfError
-from drtf.files import ESCAPED_FORMULA, escape_formula, open_regular, sync_file
+from drtf.files import ESCAPED_FORMULA, escape_formula, sync_file
+from drtf.inference.table_files import Location, file_name, open_file, sibling
 from drtf.models.decision_rule import GIVEN
 from drtf.models.run import Run
 from drtf.models.views import VIEWS
@@ -53,7 +54,9 @@ UTF8_MARK = b"\xef\xbb\xbf"
 # The columns of a submission: the photograph's id and its grade.
 SUBMISSIONS = {"kaggle": ("image", "level"), "aptos": ("id_code", "diagnosis")}
 
-HEADER = (",".join(COLUMNS) + "\n").encode()
+# In the last cell of a part's header, before the hash of the list of photographs that
+# all parts share. Their rows are those of the merged table.
+LIST_MARK = "list="
 
 Row = dict[str, str]
 Item = TypeVar("Item")
@@ -193,6 +196,33 @@ def written_path(path: str) -> str:
     return _escape(path).encode("utf-8", "backslashreplace").decode()
 
 
+def hash_list(photographs: Iterable[PhotographRef]) -> str:
+    """Return the hash of a list of photographs: their paths, in order."""
+    paths = json.dumps([photograph.path for photograph in photographs])
+    return hashlib.sha256(paths.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def encode_header(list_hash: str = "") -> bytes:
+    """Encode the first line of a table.
+
+    Args:
+        list_hash: For a part, the hash of the list of all photographs.
+    """
+    cells = [*COLUMNS, LIST_MARK + list_hash] if list_hash else COLUMNS
+    return (",".join(cells) + "\n").encode()
+
+
+def load_list_hash(part: Location) -> str:
+    """Return the hash in the header of a part; empty if the file is not a part.
+
+    Raises:
+        OSError: If the file cannot be read.
+        StorageError: If the object store fails.
+    """
+    with open_file(part) as lines:
+        return _parse_header(next(lines, b"")) or ""
+
+
 def encode_row(row: Mapping[str, str]) -> bytes:
     """Encode a row as one line of CSV that ends with its checksum.
 
@@ -219,17 +249,18 @@ def parse_row(line: bytes) -> Row:
     return dict(zip(COLUMNS, [*cells, checksum.decode().strip()], strict=True))
 
 
-def load_rows(table: Path) -> Iterator[tuple[bytes, Row]]:
+def load_rows(table: Location) -> Iterator[tuple[bytes, Row]]:
     """Yield each row of a table, and its line, which is empty for a Parquet table.
 
     Raises:
         DrtfError: If drtf did not write the table, or a line was changed.
+        StorageError: If the object store fails.
     """
-    if table.suffix.lower() == ".parquet":
+    if file_name(table).suffix.lower() == ".parquet":
         yield from _load_parquet(table)
         return
-    with open_regular(table) as lines:
-        if next(lines, b"").removeprefix(UTF8_MARK) != HEADER:
+    with open_file(table) as lines:
+        if _parse_header(next(lines, b"")) is None:
             raise DrtfError(f"the first line of {table} does not name drtf's columns")
         for number, line in enumerate(lines, start=2):
             try:
@@ -239,9 +270,10 @@ def load_rows(table: Path) -> Iterator[tuple[bytes, Row]]:
             yield line, row
 
 
-def part_path(out: Path, number: int, num_parts: int) -> Path:
+def part_path(out: Location, number: int, num_parts: int) -> Location:
     """Return the file that one of several processes writes; numbers start at 1."""
-    return out.with_name(f"{out.stem}-{number:05d}-of-{num_parts:05d}.csv")
+    stem = file_name(out).stem
+    return sibling(out, f"{stem}-{number:05d}-of-{num_parts:05d}.csv")
 
 
 def slice_part(items: Sequence[Item], number: int, num_parts: int) -> Sequence[Item]:
@@ -250,15 +282,20 @@ def slice_part(items: Sequence[Item], number: int, num_parts: int) -> Sequence[I
     return items[start:stop]
 
 
-def write_csv(lines: Sequence[bytes], out: Path) -> None:
+def write_csv(lines: Sequence[bytes], out: Path, *, list_hash: str = "") -> None:
     """Write a table as CSV.
 
     It starts with a mark for Excel if a name is not ASCII; otherwise it needs none.
+
+    Args:
+        lines: The rows.
+        out: The file.
+        list_hash: For a part, the hash of the list of all photographs.
     """
     with out.open("wb") as file:
         if not all(map(bytes.isascii, lines)):
             file.write(UTF8_MARK)
-        file.write(HEADER)
+        file.write(encode_header(list_hash))
         file.writelines(lines)
         file.flush()
         sync_file(file)
@@ -271,7 +308,7 @@ def write_parquet(lines: Sequence[bytes], out: Path) -> None:
     """
     options = arrow_csv.ConvertOptions(column_types=COLUMNS)
     table = arrow_csv.read_csv(
-        pa.BufferReader(b"".join([HEADER, *lines])), convert_options=options
+        pa.BufferReader(b"".join([encode_header(), *lines])), convert_options=options
     )
     for number, column in enumerate(table.schema.names):
         if column in GUARDED:
@@ -299,15 +336,22 @@ def encode_submission(rows: Iterable[Row], competition: str) -> bytes:
     return text.getvalue().encode()
 
 
-def _load_parquet(table: Path) -> Iterator[tuple[bytes, Row]]:
+def _load_parquet(table: Location) -> Iterator[tuple[bytes, Row]]:
     try:
-        with open_regular(table) as file, parquet.ParquetFile(file) as opened:
+        with open_file(table) as file, parquet.ParquetFile(file) as opened:
             for batch in opened.iter_batches(columns=list(COLUMNS)):
                 for row in batch.to_pylist():
                     cells = {k: "" if x is None else str(x) for k, x in row.items()}
                     yield b"", cells | {"path": escape_formula(cells["path"])}
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DrtfError(f"drtf did not write {table}: {error}") from error
+
+
+def _parse_header(line: bytes) -> str | None:
+    """Return the hash in a part's header, an empty text, or None if it is no header."""
+    text = line.removeprefix(UTF8_MARK).decode(errors="replace")
+    list_hash = text.strip().partition(LIST_MARK)[2]
+    return list_hash if text.encode() == encode_header(list_hash) else None
 
 
 def _checksum(content: bytes) -> bytes:

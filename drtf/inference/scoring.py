@@ -31,7 +31,7 @@ from drtf.data.prepare import (
     prepare_for_network,
 )
 from drtf.errors import DrtfError
-from drtf.files import check_absent, replacing, save_rows, write_atomic
+from drtf.files import save_rows, write_atomic
 from drtf.inference.kept_rows import (
     KeptRows,
     RowLog,
@@ -54,12 +54,22 @@ from drtf.inference.score_table import (
     common_cells,
     effective_threshold,
     encode_submission,
+    hash_list,
     load_rows,
     part_path,
     slice_part,
     write_csv,
     write_parquet,
     written_path,
+)
+from drtf.inference.table_files import (
+    Location,
+    check_no_file,
+    file_name,
+    has_file,
+    open_file,
+    sibling,
+    writing_file,
 )
 from drtf.models.run import Run, load_run
 from drtf.models.training_photographs import (
@@ -68,6 +78,7 @@ from drtf.models.training_photographs import (
 )
 from drtf.models.views import photographs_per_batch
 from drtf.progress import progress
+from drtf.storage import is_remote
 from drtf.tasks import Task
 
 _log = logging.getLogger(__name__)
@@ -113,8 +124,8 @@ class ScoreReport:
         skipped: Files that are not photographs, also listed beside the table.
     """
 
-    out: Path
-    table: Path
+    out: Location
+    table: Location
     summary: Summary
     threshold: float
     threshold_rule: str
@@ -159,10 +170,13 @@ class ScoreReport:
 
     def load_table(self) -> pd.DataFrame:
         """Load the table, one row per photograph."""
-        if self.table.suffix.lower() == ".parquet":
-            return pd.read_parquet(self.table)
-        text = [name for name, kind in COLUMNS.items() if kind == pa.string()]
-        return pd.read_csv(self.table, dtype=dict.fromkeys(text, str))
+        with open_file(self.table) as file:
+            if file_name(self.table).suffix.lower() == ".parquet":
+                return pd.read_parquet(file)
+            text = [name for name, kind in COLUMNS.items() if kind == pa.string()]
+            return pd.read_csv(
+                file, usecols=list(COLUMNS), dtype=dict.fromkeys(text, str)
+            )
 
     def _repr_html_(self) -> str:
         """Show the counts in a notebook, and the first rows of the table."""
@@ -183,13 +197,14 @@ def score(
     run_folder: Path,
     images: Path | str,
     *,
-    out: Path,
+    out: Location,
     config: ScoreConfig,
     patient_pattern: str | None = None,
     overwrite: bool = False,
     add: bool = False,
     part: tuple[int, int] = (1, 1),
     merge: int = 0,
+    compare_files: bool = True,
     form: str = "table",
     decision_rule: Path | None = None,
 ) -> ScoreReport:
@@ -204,7 +219,8 @@ def score(
         run_folder: The run folder, written by `train` or `ensemble`.
         images: A folder, local or in a store, searched recursively, a photograph, or a
             CSV file of paths.
-        out: The .csv or .parquet file to write.
+        out: The .csv or .parquet file to write, local or in a store. For a store, the
+            rows of an interrupted call are in the cache of this machine.
         config: How to score.
         patient_pattern: The pattern of patients in photographs' names; None takes
             `labels.patient_pattern` of the run.
@@ -214,6 +230,8 @@ def score(
         part: Number, from 1, and count of the processes that share the photographs. If
             there are several, each writes its own file, see `part_path`.
         merge: Merge the files of this many processes instead of scoring; 0 scores.
+        compare_files: Whether merging reads all photographs, to refuse a row of one
+            that was replaced meanwhile.
         form: `table`, or a key of `SUBMISSIONS`. A submission has only two columns; the
             table with all columns is written next to it.
         decision_rule: The folder of an evaluation whose decision rule is used instead
@@ -222,22 +240,27 @@ def score(
     Raises:
         RunError: If the run cannot be loaded.
         LabelError: If the folder has no photographs.
+        StorageError: If an object store fails.
         DrtfError: If `out` exists and is not what this call would write, or has another
             suffix; the rows of an interrupted call belong to another one; another
             process is writing them; a part is missing or does not fit; photographs of a
             submission have the same name, or may have no grade.
     """
-    _check_request(out, config, form=form, add=add)
-    table = out.with_name(f"{out.stem}-scores.csv") if form in SUBMISSIONS else out
+    check_request(out, config, form=form, add=add)
+    table = table_location(out, form)
     listing = list_photographs(images)
     photographs = listing.photographs
+    skipped = listing.skipped
+    list_hash = ""
     if form in SUBMISSIONS:
         check_unique_ids([photograph.path for photograph in photographs])
-        if not table.exists():
-            check_absent(out, overwrite=overwrite or add)
+        if not has_file(table):
+            check_no_file(out, overwrite=overwrite or add)
     if part != (1, 1):
+        list_hash = hash_list(photographs)
         out = table = part_path(table, *part)
         photographs = list(slice_part(photographs, *part))
+        skipped = []  # the merge reports them
     run = load_run(run_folder, rule_folder=decision_rule)
     if patient_pattern is None:
         patient_pattern = run.config.labels.patient_pattern
@@ -253,29 +276,39 @@ def score(
     by_path = {written_path(photograph.path): photograph for photograph in photographs}
     earlier: KeptRows = {}
     kept: KeptRows = {}
+    may_replace = overwrite or add
     with open_log(table) as log:
-        is_reused = table.exists() and not (add or overwrite)
+        is_present = has_file(table)
+        is_reused = is_present and not may_replace
         if is_reused:
-            check_complete(table, by_path, common)
-        elif merge:
-            kept = rows_in_parts(table, by_path, merge, common)
-            _write_table(table, kept, by_path)
+            check_complete(table, by_path, common, list_hash=list_hash)
         else:
-            if add and table.exists():
-                earlier = rows_to_add_to(table, common)
-            found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
-            kept = rows_to_keep(earlier | found, by_path)
-            patients = _patients(by_path, patient_pattern)
-            rows = _score_missing(run, by_path, kept, log, common, patients, config)
-            _write_table(table, rows, by_path)
+            if merge:
+                rows = kept = rows_in_parts(
+                    table, by_path, merge, common, compare_files=compare_files
+                )
+            else:
+                if add and is_present:
+                    earlier = rows_to_add_to(table, common)
+                found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
+                kept = rows_to_keep(earlier | found, by_path)
+                patients = _patients(by_path, patient_pattern)
+                rows = _score_missing(run, by_path, kept, log, common, patients, config)
+            with writing_file(table, overwrite=may_replace) as partial:
+                lines = _sorted_lines(rows, by_path)
+                if file_name(table).suffix.lower() == ".parquet":
+                    write_parquet(lines, partial)
+                else:
+                    write_csv(lines, partial, list_hash=list_hash)
     if out != table:
         submission = encode_submission((row for _, row in load_rows(table)), form)
-        if not (out.exists() and out.read_bytes() == submission):
-            check_absent(out, overwrite=overwrite or add)
-            write_atomic(out, submission)
-    if listing.skipped:
-        skipped_file = out.with_suffix(f".{SKIPPED_FILE}")
-        save_rows(skipped_file, SkippedFile._fields, listing.skipped)
+        if not _has_content(out, submission):
+            check_no_file(out, overwrite=may_replace)
+            with writing_file(out, overwrite=may_replace) as partial:
+                write_atomic(partial, submission)
+    if skipped:
+        with writing_file(skipped_path(out), overwrite=True) as partial:
+            save_rows(partial, SkippedFile._fields, skipped)
     summary, num_newly_failed = _summarize(table, earlier)
     return ScoreReport(
         out=out,
@@ -288,15 +321,34 @@ def score(
         num_gone=len(kept.keys() - by_path.keys()),
         num_newly_failed=num_newly_failed,
         is_reused=is_reused,
-        skipped=listing.skipped,
+        skipped=skipped,
     )
 
 
-def _check_request(out: Path, config: ScoreConfig, *, form: str, add: bool) -> None:
+def skipped_path(out: Location) -> Location:
+    """Return the file that lists the skipped files of a table or submission."""
+    return sibling(out, f"{file_name(out).stem}.{SKIPPED_FILE}")
+
+
+def table_location(out: Location, form: str) -> Location:
+    """Return the table with all columns: `out`, or a file next to a submission."""
+    if form in SUBMISSIONS:
+        return sibling(out, f"{file_name(out).stem}-scores.csv")
+    return out
+
+
+def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -> None:
+    """Refuse arguments of `score` that do not fit together.
+
+    Raises:
+        DrtfError: Names the option.
+    """
     suffixes = (".csv",) if form in SUBMISSIONS else (".csv", ".parquet")
-    if out.suffix.lower() not in suffixes or out.is_dir():
+    suffix = file_name(out).suffix.lower()
+    is_folder = not is_remote(out) and Path(out).is_dir()
+    if suffix not in suffixes or is_folder:
         raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
-    if add and out.suffix.lower() == ".parquet":
+    if add and suffix == ".parquet":
         raise DrtfError(f"--add needs a .csv file as --out; got {out}")
     if form in SUBMISSIONS and config.on_ungradable == "flag":
         raise DrtfError(
@@ -388,16 +440,22 @@ def _result_cells(
     return cells | {"flags": ";".join(flags)}
 
 
-def _write_table(table: Path, rows: KeptRows, photographs: Iterable[str]) -> None:
-    """Write the rows in the order of the photographs, or of paths if some are gone."""
+def _has_content(location: Location, content: bytes) -> bool:
+    """Return whether there is a file with exactly this content."""
+    if not has_file(location):
+        return False
+    with open_file(location) as file:
+        return file.read() == content
+
+
+def _sorted_lines(rows: KeptRows, photographs: Iterable[str]) -> list[bytes]:
+    """Return the rows in the order of the photographs, or of paths if some are gone."""
     paths = list(photographs)
     order = paths if len(paths) == len(rows) else sorted(rows)
-    write = write_parquet if table.suffix.lower() == ".parquet" else write_csv
-    with replacing(table) as partial:
-        write([rows[path].line for path in order], partial)
+    return [rows[path].line for path in order]
 
 
-def _summarize(table: Path, earlier: KeptRows) -> tuple[Summary, int]:
+def _summarize(table: Location, earlier: KeptRows) -> tuple[Summary, int]:
     """Count a table's rows, and those with an error that an earlier table had not."""
     summary, num_newly_failed = Summary(), 0
     for _, row in load_rows(table):
