@@ -26,6 +26,7 @@ from drtf.inference.scoring import prepare_photographs, score
 from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run
 from drtf.records.reader import ShardDataset
+from drtf.storage import read_object, write_object
 from drtf.synthetic import draw_photograph
 from drtf.training.run import train
 from naming import raises_naming
@@ -725,3 +726,53 @@ def test_tables_open_in_spreadsheets_and_libraries(run_folder, config, tmp_path)
     out = tmp_path / "scores.parquet"
     score(run_folder, images, out=out, config=config.score)
     assert pd.read_parquet(out)["id"].tolist() == ["b", "왼쪽"]
+
+
+def test_scores_go_to_and_from_a_store(run_folder, few, config, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRTF_CACHE", str(tmp_path / "cache"))
+    (few / "notes.txt").write_text("no photograph")
+    for path in few.iterdir():
+        write_object(f"memory://eyes/photos/{path.name}", path.read_bytes())
+    local, images = {"config": config.score}, "memory://eyes/photos"
+    score(run_folder, few, out=tmp_path / "scores.csv", **local)
+    whole = (tmp_path / "scores.csv").read_bytes()
+
+    call = {"out": "memory://eyes/out/scores.csv", "config": config.score}
+    assert not score(run_folder, images, **call).is_reused
+    report = score(run_folder, images, **call)
+    assert report.is_reused
+    assert report.load_table()["path"].tolist() == sorted(
+        path.name for path in few.glob("*.png")
+    )
+    assert read_object(call["out"]) == whole
+    assert b"notes.txt" in read_object("memory://eyes/out/scores.skipped.csv")
+
+    parts = {"out": "memory://eyes/parts/scores.csv", "config": config.score}
+    score(run_folder, images, part=(1, 2), **parts)
+    with raises_naming(DrtfError, "memory://eyes/parts/scores-00002-of-00002.csv"):
+        score(run_folder, images, merge=2, **parts)
+    score(run_folder, images, part=(2, 2), **parts)
+    score(run_folder, images, merge=2, **parts)
+    assert read_object(parts["out"]) == whole
+
+    write_object(f"{images}/z.png", encode(draw_fundus(seed=99)))
+    with raises_naming(DrtfError, parts["out"], "z.png", "--add", "--overwrite"):
+        score(run_folder, images, **parts)
+    assert score(run_folder, images, add=True, **parts).num_kept == 8
+    table = score(
+        run_folder, images, out="memory://eyes/s.parquet", config=config.score
+    ).load_table()
+    assert len(table) == 9
+
+
+def test_a_killed_scoring_to_a_store_resumes_from_the_cache(
+    run_folder, few, config, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DRTF_CACHE", str(tmp_path / "cache"))
+    call = {"out": "memory://killed/scores.csv", "config": config.score}
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "write_csv", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            score(run_folder, few, **call)
+    assert score(run_folder, few, **call).num_kept == 8
+    assert not list(tmp_path.glob("cache/scores/*/.*"))

@@ -15,6 +15,7 @@ FLOORS = (
     "drtf.models",
     "drtf.training",
     "drtf.inference",
+    "drtf.beam",
     "drtf.api",
     "drtf.bench",
     "tools",

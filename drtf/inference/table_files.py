@@ -1,6 +1,5 @@
 """Files of tables of scores, each in a local folder or in an object store."""
 
-import contextlib
 import hashlib
 import io
 import tempfile
