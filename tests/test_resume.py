@@ -400,9 +400,9 @@ def test_change_is_detected_when_times_cannot_be_trusted(folder, tmp_path, monke
     status = PhotographRef.status
 
     def hour_earlier(photograph):
-        size_bytes, changed_ns = status(photograph)
+        size_bytes, changed_ns, version = status(photograph)
         return FileStatus(
-            size_bytes, changed_ns - hour * (photograph.path == path.name)
+            size_bytes, changed_ns - hour * (photograph.path == path.name), version
         )
 
     monkeypatch.setattr(PhotographRef, "status", hour_earlier)

@@ -52,13 +52,12 @@ def list_members(archive: Path) -> list[str]:
     return sorted(members)
 
 
-def member_size(member: Member) -> int:
-    """Return the declared size of a member in bytes, or -1 if it does not exist."""
+def find_member_info(member: Member) -> ZipInfo | None:
+    """Return what an archive declares about a member; None if it does not exist."""
     try:
-        info = _load_members(member.archive)[1].get(member.name)
+        return _load_members(member.archive)[1].get(member.name)
     except (zipfile.BadZipFile, NotImplementedError):
-        return -1
-    return info.file_size if info else -1
+        return None
 
 
 def read_member(member: Member, *, max_bytes: int) -> bytes:

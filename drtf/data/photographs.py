@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-from drtf.data.archives import find_member, member_size, read_member
+from drtf.data.archives import find_member, find_member_info, read_member
 from drtf.errors import DrtfError, PhotographError
 from drtf.files import open_regular, read_regular
 from drtf.images.signatures import SUFFIXES
@@ -53,10 +53,15 @@ class FileStatus(NamedTuple):
         changed_ns: When it was last written or moved here, in ns since the epoch. This
             is the inode's change time, which a copy cannot preserve. It is 0 for a file
             that does not exist or is in an object store.
+        version: What is the same on every host that sees the file, or a copy that kept
+            its times, and differs if the file was replaced: when it was last written,
+            or the checksum of a member of an archive. It is empty for a file that does
+            not exist or is in an object store.
     """
 
     size_bytes: int
     changed_ns: int
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +161,12 @@ class PhotographRef:
     def _file_status(self) -> FileStatus:
         if member := find_member(self._file):
             changed_ns = member.archive.stat().st_ctime_ns
-            return FileStatus(member_size(member), changed_ns)
+            info = find_member_info(member)
+            if info is None:
+                return FileStatus(-1, changed_ns)
+            return FileStatus(info.file_size, changed_ns, f"{info.CRC:08x}")
         status = self._file.stat()
-        return FileStatus(status.st_size, status.st_ctime_ns)
+        return FileStatus(status.st_size, status.st_ctime_ns, str(status.st_mtime_ns))
 
     def _access(self, call: Callable[[], Result]) -> Result:
         """Call a function that uses the file, again while the machine is at fault.

@@ -59,7 +59,7 @@ class Catalog:
         table: One row per graded photograph: `id`, `grade` (0-4), `patient`, `source`
             (its name), `published` (the published split, or an empty text),
             `photograph` (a PhotographRef), `path` (relative to the image folder),
-            `size_bytes` and `changed_ns` (see `FileStatus`).
+            `size_bytes`, `changed_ns` and `version` (see `FileStatus`).
         ungraded: The photographs whose label has no grade, as in rejected.csv.
         unmatched: The labels without a photograph, and the photographs without a label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
@@ -192,6 +192,7 @@ def _catalog_table(
             "photograph": pd.Series(photographs, index=table.index, dtype=object),
             "size_bytes": [status.size_bytes for status in statuses],
             "changed_ns": [status.changed_ns for status in statuses],
+            "version": [status.version for status in statuses],
         }
     )
 
