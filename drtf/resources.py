@@ -1,4 +1,4 @@
-"""The CPU cores and the memory that this process may use.
+"""The kind of CPU, and the CPU cores and memory that this process may use.
 
 A container or a batch system limits both with control groups:
 https://docs.kernel.org/admin-guide/cgroup-v2.html.
@@ -6,12 +6,23 @@ https://docs.kernel.org/admin-guide/cgroup-v2.html.
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 MEMORY_INFO = Path("/proc/meminfo")
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def cpu_model() -> str:
+    """Return the name of the kind of CPU, or its architecture if that is unknown."""
+    for line in _read(CPU_INFO).splitlines():
+        name, _, model = line.partition(":")
+        if name.strip() == "model name":
+            return model.strip()
+    return platform.machine()
 
 
 def count_cores() -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -16,11 +16,11 @@ from drtf.data.build_plan import (
 )
 from drtf.data.changes import find_changed_photograph, remember_photographs
 from drtf.data.journal import JOURNAL_FILE, Journal
-from drtf.data.metadata import save_metadata
+from drtf.data.metadata import FinishedShard, save_metadata
 from drtf.data.sources import Source
 from drtf.data.write import check_num_rejected, write_shards
 from drtf.errors import DrtfError, RecordError
-from drtf.files import partial_path, sync_folder
+from drtf.files import hash_file, partial_path, sync_folder
 from drtf.records.manifest import Manifest, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import cache_folder, load_remote_manifest, upload_dataset
@@ -129,7 +129,9 @@ def _build(plan: BuildPlan, out: Path, max_rejected: float) -> Manifest:
             settings=plan.flat_settings,
         ) as journal:
             write_shards(partial, plan, journal, max_rejected=max_rejected)
-            manifest = save_metadata(partial, plan, journal.entries)
+            manifest = save_metadata(
+                partial, plan, _finished_shards(partial, plan, journal)
+            )
             remember_photographs(partial, plan)
             sync_folder(partial)
             partial.rename(out)
@@ -141,6 +143,15 @@ def _build(plan: BuildPlan, out: Path, max_rejected: float) -> Manifest:
             "kept. Fix the problem and run the same command again to resume."
         ) from error
     return manifest
+
+
+def _finished_shards(
+    partial: Path, plan: BuildPlan, journal: Journal
+) -> Iterator[FinishedShard]:
+    for shard in plan.shard_ranges():
+        path = partial / shard.file
+        entries = journal.entries[shard.start : shard.stop]
+        yield FinishedShard(path.stat().st_size, hash_file(path), entries)
 
 
 def _reuse_finished(out: Path, plan: BuildPlan) -> Manifest | None:

@@ -6,7 +6,6 @@ a digest of them. Without it, the photographs are compared by their contents.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -19,7 +18,8 @@ import pandas as pd
 
 from drtf.data.build_plan import BuildPlan
 from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
-from drtf.data.prepare import Rejected, map_photographs, prepare_for_shard
+from drtf.data.prepare import Rejected
+from drtf.data.write import convert_photographs
 from drtf.progress import progress
 from drtf.records.manifest import MANIFEST_FILE
 
@@ -79,11 +79,7 @@ def _find_other_contents(table: pd.DataFrame) -> str | None:
 
 def _find_usable(photographs: Iterable[PhotographRef], plan: BuildPlan) -> str | None:
     """Find a photograph that would not be rejected now."""
-    results = map_photographs(
-        functools.partial(prepare_for_shard, images=plan.images, build=plan.build),
-        photographs,
-        num_workers=plan.build.num_workers,
-    )
+    results = convert_photographs(plan, photographs)
     with closing(results):
         usable = (item.path for item in results if not isinstance(item, Rejected))
         return next(usable, None)

@@ -1,16 +1,17 @@
 """The files of a dataset that describe its shards: index, rejected.csv, manifest."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from drtf.data.build_plan import BuildPlan
 from drtf.data.journal import Entry, Written
 from drtf.data.listing import SKIPPED_FILE, SkippedFile
 from drtf.data.prepare import Rejected
+from drtf.errors import DrtfError
 from drtf.files import hash_file, save_rows
 from drtf.images.quality import QUALITY_MEASURES, Quality
 from drtf.records.index import COLUMNS, count_records, save_index
@@ -29,25 +30,68 @@ from drtf.records.rejected import RejectedRow
 from drtf.records.unmatched import UnmatchedRow
 
 
-def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Manifest:
+@dataclass(frozen=True)
+class FinishedShard:
+    """A shard that was written.
+
+    Attributes:
+        size_bytes: Its size.
+        sha256: The hash of its bytes.
+        entries: One entry per photograph that the plan puts in it.
+    """
+
+    size_bytes: int
+    sha256: str
+    entries: Sequence[Entry]
+
+
+def save_metadata(
+    folder: Path, plan: BuildPlan, shards: Iterable[FinishedShard]
+) -> Manifest:
     """Save all files of a dataset but its shards, the manifest last.
 
     Args:
-        folder: Folder with the finished shards.
+        folder: Where to save them.
         plan: The plan of the build.
-        entries: The journal's entries, one per row of the plan's table.
+        shards: The shards, in the order of the plan.
 
     Returns:
         The manifest.
+
+    Raises:
+        DrtfError: If every photograph was rejected.
     """
-    index = _index_table(plan, entries)
-    rejected = _rejected_rows(plan, entries)
+    tables = []
+    shard_entries = []
+    rejected = plan.rejected.copy()
+    for shard, finished in zip(plan.shard_ranges(), shards, strict=True):
+        photographs = plan.table[shard.start : shard.stop]
+        records = _index_table(photographs, finished.entries)
+        rejected += _rejected_rows(photographs, finished.entries)
+        shard_entries.append(
+            ShardEntry(
+                file=shard.file,
+                split=shard.split,
+                num_records=len(records),
+                size_bytes=finished.size_bytes,
+                sha256=finished.sha256,
+            )
+        )
+        if len(records):
+            tables.append(records)
+    if not tables:
+        first = rejected[len(plan.rejected)]
+        raise DrtfError(
+            f"none of the {len(plan.table)} photographs could be used; the first one: "
+            f"{first.path}: {first.reason}: {first.detail}"
+        )
+    index = pd.concat(tables, ignore_index=True)
     save_index(folder / INDEX_FILE, index)
     catalog = plan.catalog
     save_rows(folder / REJECTED_FILE, RejectedRow._fields, rejected)
     save_rows(folder / UNMATCHED_FILE, UnmatchedRow._fields, catalog.unmatched)
     save_rows(folder / SKIPPED_FILE, SkippedFile._fields, catalog.skipped)
-    manifest = _assemble_manifest(folder, plan, index, rejected)
+    manifest = _assemble_manifest(plan, shard_entries, index, rejected)
     tables = [INDEX_FILE, REJECTED_FILE, UNMATCHED_FILE, SKIPPED_FILE]
     files = [*tables, *save_interop(folder, manifest, index)]
     hashes = {file: hash_file(folder / file) for file in files}
@@ -56,10 +100,13 @@ def save_metadata(folder: Path, plan: BuildPlan, entries: Sequence[Entry]) -> Ma
     return manifest
 
 
-def _index_table(plan: BuildPlan, entries: Sequence[Entry]) -> pd.DataFrame:
+def _index_table(photographs: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return the index rows of a shard's photographs; empty if all were rejected."""
     results = [entry.result for entry in entries]
+    written = [result for result in results if isinstance(result, Written)]
+    if not written:
+        return pd.DataFrame()
     is_written = [isinstance(result, Written) for result in results]
-    photographs = plan.table[is_written].reset_index(drop=True)
     records = pd.DataFrame(
         {
             "shard": result.shard,
@@ -68,17 +115,18 @@ def _index_table(plan: BuildPlan, entries: Sequence[Entry]) -> pd.DataFrame:
             "has_field": result.has_field,
             **result.quality._asdict(),
         }
-        for result in results
-        if isinstance(result, Written)
+        for result in written
     )
-    table = pd.concat([photographs, records], axis=1)
+    table = pd.concat([photographs[is_written].reset_index(drop=True), records], axis=1)
     return table[[*COLUMNS.names, *Quality._fields]]
 
 
-def _rejected_rows(plan: BuildPlan, entries: Sequence[Entry]) -> list[RejectedRow]:
-    return plan.rejected + [
+def _rejected_rows(
+    photographs: pd.DataFrame, entries: Sequence[Entry]
+) -> list[RejectedRow]:
+    return [
         RejectedRow(entry.result.path, entry.result.reason, entry.result.detail, source)
-        for entry, source in zip(entries, plan.table["source"], strict=True)
+        for entry, source in zip(entries, photographs["source"], strict=True)
         if isinstance(entry.result, Rejected)
     ]
 
@@ -92,12 +140,13 @@ def _quantiles(values: pd.Series) -> Quantiles:
 
 
 def _assemble_manifest(
-    folder: Path, plan: BuildPlan, index: pd.DataFrame, rejected: list[RejectedRow]
+    plan: BuildPlan,
+    shards: list[ShardEntry],
+    index: pd.DataFrame,
+    rejected: list[RejectedRow],
 ) -> Manifest:
     """Assemble the manifest; the hashes in `files` are filled in by the caller."""
     num_patients = index.groupby("split")["patient"].nunique()
-    shards = list(plan.shard_ranges())
-    in_shard = np.bincount(index["shard"], minlength=len(shards))
     return Manifest(
         name=plan.name,
         encoding=plan.build.encoding,
@@ -107,16 +156,7 @@ def _assemble_manifest(
         num_records=count_records([index]),
         num_patients={x: int(num_patients[x]) for x in SPLITS if x in num_patients},
         patients_from=plan.catalog.patients_from,
-        shards=tuple(
-            ShardEntry(
-                file=shard.file,
-                split=shard.split,
-                num_records=int(in_shard[shard.number]),
-                size_bytes=(folder / shard.file).stat().st_size,
-                sha256=hash_file(folder / shard.file),
-            )
-            for shard in shards
-        ),
+        shards=tuple(shards),
         files={},
         rejected=dict(sorted(Counter(row.reason for row in rejected).items())),
         quality={name: _quantiles(index[name]) for name in QUALITY_MEASURES},

@@ -3,13 +3,21 @@
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Container, Hashable, Mapping
+from collections.abc import (
+    Container,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from drtf.data.build_plan import BuildPlan
+from drtf.data.build_plan import BuildPlan, ShardRange
 from drtf.data.journal import JOURNAL_FILE, Entry, Journal, Written
+from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import (
     Rejected,
     ShardImage,
@@ -39,18 +47,14 @@ def write_shards(
 
     Raises:
         StorageError: If an object store fails.
-        DrtfError: If too many photographs, or all of them, were rejected.
+        DrtfError: If too many photographs were rejected.
         OSError: If the disk is full.
     """
     journal.truncate(count_valid_entries(partial, plan, journal))
     files = [partial / shard.file for shard in plan.shard_ranges()]
     _clear(partial, keep={*files, *map(partial_path, files)} if journal.entries else ())
     total, num_done = len(plan.table), len(journal.entries)
-    results = map_photographs(
-        functools.partial(prepare_for_shard, images=plan.images, build=plan.build),
-        plan.table["photograph"][num_done:],
-        num_workers=plan.build.num_workers,
-    )
+    results = convert_photographs(plan, plan.table["photograph"][num_done:])
     reasons = Counter(row.reason for row in plan.rejected)
     reasons.update(
         entry.result.reason
@@ -72,21 +76,55 @@ def write_shards(
                     continue
                 path.rename(partial_path(path))
             with ShardWriter(path, keep_bytes=size_bytes) as writer:
-                rows = plan.table[shard.start + len(done) : shard.stop]
-                # The rows come first, so that no result is lost when they end.
-                for row, result in zip(rows.to_dict("records"), results, strict=False):
-                    entry = _write_record(writer, row, result, plan, shard.number)
+                for entry in write_records(
+                    writer, plan, shard, results, num_done=len(done)
+                ):
                     journal.append(entry)
                     if isinstance(entry.result, Rejected):
                         reasons[entry.result.reason] += 1
                         check_num_rejected(plan, reasons, max_rejected)
                     advance(f"{reasons.total()} rejected")
                 journal.sync()
-    if not any(isinstance(entry.result, Written) for entry in journal.entries):
-        raise DrtfError(
-            f"none of the {total} photographs could be used; the first one: "
-            f"{plan.table['path'][0]}: {journal.entries[0].result}"
-        )
+
+
+def convert_photographs(
+    plan: BuildPlan, photographs: Iterable[PhotographRef]
+) -> Generator[ShardImage | Rejected, None, None]:
+    """Convert photographs in worker processes, as a plan says, in order.
+
+    Raises:
+        StorageError: If an object store fails.
+        DrtfError: If a photograph cannot be read or processed, although nothing is
+            wrong with it.
+    """
+    return map_photographs(
+        functools.partial(prepare_for_shard, images=plan.images, build=plan.build),
+        photographs,
+        num_workers=plan.build.num_workers,
+    )
+
+
+def write_records(
+    writer: ShardWriter,
+    plan: BuildPlan,
+    shard: ShardRange,
+    results: Iterator[ShardImage | Rejected],
+    *,
+    num_done: int = 0,
+) -> Iterator[Entry]:
+    """Write the records of a shard, and yield the entry of each photograph.
+
+    Args:
+        writer: The writer of the shard.
+        plan: The plan of the build.
+        shard: The shard.
+        results: The converted photographs, those of this shard first.
+        num_done: Number of the shard's photographs that were converted before.
+    """
+    rows = plan.table[shard.start + num_done : shard.stop]
+    # The rows come first, so that no result is lost when they end.
+    for row, result in zip(rows.to_dict("records"), results, strict=False):
+        yield _write_record(writer, row, result, plan, shard.number)
 
 
 def check_num_rejected(
