@@ -44,6 +44,8 @@ NO_LOCKS = {
     errno.ENOLCK,
     errno.EINVAL,
 }
+# What file systems return that have no hard links: exFAT and some network mounts.
+NO_LINKS = {errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 # The only errors of fsync that mean lost data. Others mean that the file system cannot
 # sync such a file or folder.
 LOST_WRITES = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
@@ -178,6 +180,28 @@ def move_into_place(partial: Path, path: Path) -> None:
             old.rename(path)
             raise
         old.unlink()
+
+
+def create_link(partial: Path, path: Path) -> bool:
+    """Give a complete file its final path, unless there is a file already.
+
+    Of several processes or hosts that try, one succeeds. On a file system without hard
+    links, two that try at the same moment may both succeed.
+
+    Returns:
+        False if there is a file already.
+    """
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():
+            return False
+        partial.rename(path)
+    return True
 
 
 @contextmanager

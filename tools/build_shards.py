@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from drtf.data.label_formats import LABEL_FORMATS
 from drtf.records.plan import SPLITS
@@ -15,6 +16,7 @@ from .options import (
     SOME_REJECTED,
     AnyPath,
     LocalPath,
+    Part,
     config_options,
     images_option,
     labels_option,
@@ -57,6 +59,9 @@ NO_FILE = "-"
     If a build is stopped, run the same command again to resume it. Photographs that
     cannot be used are rejected and listed with a reason in rejected.csv; the exit code
     is then {SOME_REJECTED}.
+
+    On several hosts, add --plan to the command. Then run --task 1/N to --task N/N on
+    any hosts, and at last --merge, each only with the same --out.
     """
 )
 @images_option(
@@ -88,6 +93,24 @@ NO_FILE = "-"
 @out_option(
     "Folder to create, local or in a store, such as tfrecords/NAME.", kind=AnyPath()
 )
+@click.option(
+    "--plan",
+    is_flag=True,
+    help="Only save the plan of a build on several hosts, which share --out.",
+)
+@click.option(
+    "--task",
+    type=Part(),
+    metavar="I/N",
+    help="Convert part I of N of a saved plan. Requires only --out; --set "
+    "build.num_workers=NUMBER may be added.",
+)
+@click.option(
+    "--merge",
+    is_flag=True,
+    help="Complete a dataset after all its tasks. Requires only --out; --max-rejected "
+    "may be added.",
+)
 @max_rejected_option(
     "Fail if more than this fraction of the photographs is rejected.", default="100%"
 )
@@ -98,11 +121,30 @@ def build_shards(
     named: tuple[tuple[str, Path | str, Path], ...],
     parts: tuple[tuple[str, Path | str, Path], ...],
     out: Path | str,
+    plan: bool,
+    task: tuple[int, int] | None,
+    merge: bool,
     max_rejected: float,
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Build a dataset and print its counts."""
+    """Build a dataset and print its counts, or run one step of a build."""
+    if plan + (task is not None) + merge > 1:
+        raise click.UsageError("give only one of --plan, --task and --merge")
+    given = click.get_current_context().get_parameter_source("max_rejected")
+    if (plan or task) and given == ParameterSource.COMMANDLINE:
+        raise click.UsageError("--max-rejected applies to --merge, not to its tasks")
+    if task or merge:
+        if images or labels or named or parts or config_source:
+            raise click.UsageError(
+                "--task and --merge take photographs, labels and settings from the "
+                "plan: give only --out"
+            )
+        if task:
+            run_task(out, task, overrides)
+        else:
+            run_merge(out, max_rejected, overrides)
+        return
     if bool(named or parts) == bool(images) or ((named or parts) and labels):
         raise click.UsageError(
             "give either --images, with or without --labels, or --source once per "
@@ -110,11 +152,9 @@ def build_shards(
         )
     from drtf.config import load_config
     from drtf.data.build import build_shards as build
+    from drtf.data.build_tasks import plan_tasks
     from drtf.data.sources import Source
     from drtf.models.weights import imagenet_problem
-    from drtf.records.manifest import REJECTED_FILE
-
-    from .tables import show_counts, show_notes
 
     if images:
         sources = [Source(images, labels)]
@@ -129,8 +169,65 @@ def build_shards(
     config = load_config(config_source, overrides)
     if problem := imagenet_problem(config.model, image_size=config.images.size):
         click.echo(f"Warning: {problem}", err=True)
+    if plan:
+        show_plan(plan_tasks(sources, out, config=config), config.train.task, out)
+        return
     report = build(sources, out, config=config, max_rejected=max_rejected)
-    manifest, plan = report.manifest, report.plan
+    show_dataset(report.manifest, out, is_reused=report.is_reused)
+    for line in describe_plan(report.plan, config.train.task):
+        click.echo(line)
+    show_skipped(report.manifest, report.plan, out)
+    finish(report.manifest, out)
+
+
+def run_task(
+    out: Path | str, task: tuple[int, int], overrides: tuple[str, ...]
+) -> None:
+    """Convert a part of a saved plan, and print how much that was."""
+    from drtf.config import load_config
+    from drtf.data.build_tasks import run_task as run
+
+    config = load_config("", overrides, sections=["build.num_workers"])
+    report = run(out, task, num_workers=config.build.num_workers)
+    number, num_tasks = task
+    click.echo(
+        f"Task {number}/{num_tasks}: {report.num_converted} of {report.num_shards} "
+        f"shards converted, {report.num_shards - report.num_converted} were complete; "
+        f"{report.num_photographs:,} photographs, {report.num_rejected:,} rejected"
+    )
+
+
+def run_merge(out: Path | str, max_rejected: float, overrides: tuple[str, ...]) -> None:
+    """Complete a dataset, and print its counts."""
+    if overrides:
+        raise click.UsageError("--merge takes all settings from the plan: omit --set")
+    from drtf.data.build_merge import merge_tasks
+
+    report = merge_tasks(out, max_rejected=max_rejected)
+    show_dataset(report.manifest, out, is_reused=report.plan is None)
+    if report.plan:
+        show_skipped(report.manifest, report.plan, out)
+    finish(report.manifest, out)
+
+
+def show_plan(plan: "BuildPlan", task: "TaskName", out: Path | str) -> None:
+    """Print a saved plan, and the commands that follow."""
+    counts = plan.table["split"].value_counts()
+    splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    click.echo(
+        f"Planned {len(plan.shards)} shards of {len(plan.table):,} photographs: "
+        f"{splits}"
+    )
+    for line in describe_plan(plan, task):
+        click.echo(line)
+    show_next(f"drtf build-shards --task I/N --out {out}, for each I from 1 to any N")
+    show_next(f"drtf build-shards --merge --out {out}")
+
+
+def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> None:
+    """Print what a dataset contains."""
+    from .tables import show_counts, show_notes
+
     show_notes(manifest)
     if manifest.patients_from == "none":
         click.echo(
@@ -142,14 +239,14 @@ def build_shards(
     num_shards = len(manifest.shards)
     shards = "1 shard" if num_shards == 1 else f"{num_shards} shards"
     click.echo(f"{shards}, {manifest.size_bytes / 1e6:.1f} MB")
-    if report.is_reused:
-        click.echo("This command had already built the dataset; nothing was changed.")
-    for source in plan.catalog.provenance:
-        for line in describe_labels(source):
-            click.echo(line)
-    for line in describe_split(plan, config.train.task):
-        click.echo(line)
-    show_skipped(manifest, plan, out)
+    if is_reused:
+        click.echo("The dataset was already built; nothing was changed.")
+
+
+def finish(manifest: "Manifest", out: Path | str) -> None:
+    """Print the next command, and exit with a code of its own if any were rejected."""
+    from drtf.records.manifest import REJECTED_FILE
+
     show_next(f"drtf train --shards {out} --out runs/{manifest.name}")
     if manifest.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
@@ -158,6 +255,13 @@ def build_shards(
             f"({reasons}); see {out}/{REJECTED_FILE}"
         )
         sys.exit(SOME_REJECTED)
+
+
+def describe_plan(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:
+    """Yield what a plan takes from the labels, and what its splits do not allow."""
+    for source in plan.catalog.provenance:
+        yield from describe_labels(source)
+    yield from describe_split(plan, task)
 
 
 def describe_labels(source: dict[str, Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Options of several commands, and the exit code for rejected photographs."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,26 @@ class Percentage(click.ParamType):
         if not 0 <= fraction <= 1:
             self.fail(f"{value!r} is not a fraction such as 5% or 0.05", param, ctx)
         return fraction
+
+
+class Part(click.ParamType):
+    """One of several parts, such as `2/8`."""
+
+    name = "part"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return the part's number, from 1, and the number of parts."""
+        if isinstance(value, tuple):  # click converts a default twice
+            return value
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= number <= count:
+            self.fail(
+                f"{value!r} must be I/N, such as 2/8, with I from 1 to N", param, ctx
+            )
+        return number, count
 
 
 overwrite_option = click.option(

@@ -1,9 +1,8 @@
 """drtf score."""
 
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +10,7 @@ from .options import (
     SOME_REJECTED,
     AnyPath,
     LocalPath,
+    Part,
     config_options,
     images_option,
     max_rejected_option,
@@ -33,24 +33,6 @@ RESULT_COLUMNS = (
     "flags",
     "error",
 )
-
-
-class Part(click.ParamType):
-    """One of several parts, such as `2/8`."""
-
-    name = "part"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Return the part's number, from 1, and the number of parts."""
-        if isinstance(value, tuple):  # click converts a default twice
-            return value
-        match = re.fullmatch(r"(\d+)/(\d+)", value)
-        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not 1 <= number <= count:
-            self.fail(f"{value!r} is not a part such as 2/8", param, ctx)
-        return number, count
 
 
 @click.command()

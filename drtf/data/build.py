@@ -1,32 +1,29 @@
 """Building a dataset of shards from labelled photographs."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from drtf.config import Config
-from drtf.data.build_plan import (
-    BuildPlan,
-    describe_differences,
-    flatten_settings,
-    plan_build,
+from drtf.data.build_plan import BuildPlan, plan_build
+from drtf.data.changes import remember_photographs
+from drtf.data.finished import (
+    check_same_plan,
+    check_unchanged,
+    dataset_name,
+    load_finished,
 )
-from drtf.data.changes import find_changed_photograph, remember_photographs
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.metadata import FinishedShard, save_metadata
 from drtf.data.sources import Source
 from drtf.data.write import check_num_rejected, write_shards
-from drtf.errors import DrtfError, RecordError
+from drtf.errors import DrtfError
 from drtf.files import hash_file, partial_path, sync_folder
-from drtf.records.manifest import Manifest, load_manifest
-from drtf.records.reader import ShardDataset
-from drtf.records.remote import cache_folder, load_remote_manifest, upload_dataset
+from drtf.records.manifest import Manifest
+from drtf.records.remote import cache_folder, upload_dataset
 from drtf.storage import is_remote
-
-CHOICE = "move it away, or choose another --out"
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,9 @@ def build_shards(
         DrtfError: If `out` exists and this call would build something else, too many
             photographs were rejected, or the disk is full.
     """
-    name = PurePath(out).name
-    if not name or not name.isprintable():
-        raise DrtfError(f"--out must end in a printable name; got {name!r}")
     plan = plan_build(
         sources,
-        name=name,
+        name=dataset_name(out),
         labels=config.labels,
         split=config.split,
         images=config.images,
@@ -88,9 +82,9 @@ def build_shards(
     )
     if is_remote(out):
         location = str(out).rstrip("/")
-        finished = load_remote_manifest(location)
+        finished = load_finished(location)
         if finished:
-            _check_same_plan(finished, plan, location)
+            check_same_plan(finished, plan, location)
     else:
         finished = _reuse_finished(Path(out), plan)
     if finished:
@@ -165,48 +159,11 @@ def _reuse_finished(out: Path, plan: BuildPlan) -> Manifest | None:
     Raises:
         DrtfError: If `out` is something else, is damaged, or a photograph has changed.
     """
-    if not os.path.lexists(out):  # a broken link exists too
+    manifest = load_finished(out)
+    if manifest is None:
         return None
-    try:
-        manifest = load_manifest(out)
-    except RecordError:
-        manifest = None
-    _check_same_plan(manifest, plan, str(out))
-    _check_unchanged(out, plan)
+    check_same_plan(manifest, plan, out)
+    check_unchanged(out, plan)
     if (out / JOURNAL_FILE).exists():
         (out / JOURNAL_FILE).unlink()
     return manifest
-
-
-def _check_same_plan(manifest: Manifest | None, plan: BuildPlan, out: str) -> None:
-    """Refuse something that this call would not build."""
-    if manifest is None:
-        raise DrtfError(f"{out} already exists and is not a dataset: {CHOICE}")
-    if manifest.plan_sha256 != plan.sha256:
-        found = flatten_settings(
-            manifest.name,
-            {"images": manifest.preprocessing, **manifest.settings},
-            manifest.provenance.get("versions", {}),
-        )
-        differences = describe_differences(found, plan.flat_settings)
-        raise DrtfError(
-            f"{out} already exists and differs from what this command builds: "
-            f"{differences}. {CHOICE.capitalize()}"
-        )
-
-
-def _check_unchanged(out: Path, plan: BuildPlan) -> None:
-    """Refuse a dataset that is damaged, or whose photographs have changed since."""
-    try:
-        with ShardDataset(out) as shards:
-            index = shards.load_index(["source", "path", "sha256"])
-    except RecordError as error:
-        raise DrtfError(
-            f"{out} was built by this command before, but is damaged: {error}; {CHOICE}"
-        ) from error
-    changed = find_changed_photograph(out, plan, index)
-    if changed:
-        raise DrtfError(
-            f"{out} was built by this command before, but {changed} has changed since: "
-            f"{CHOICE}"
-        )

@@ -95,7 +95,7 @@ class BuildPlan:
     @property
     def versions(self) -> dict[str, str]:
         """The software versions that determine the dataset."""
-        return {"drtf": __version__, "opencv": cv2.__version__}
+        return current_versions()
 
     @property
     def flat_settings(self) -> dict[str, Any]:
@@ -138,6 +138,11 @@ class BuildPlan:
             file = shard.file_name(self.name)
             yield ShardRange(number, shard.split, file, start, stop)
             start = stop
+
+
+def current_versions() -> dict[str, str]:
+    """Return the versions, on this host, of the software that determines a dataset."""
+    return {"drtf": __version__, "opencv": cv2.__version__}
 
 
 def plan_build(

@@ -61,7 +61,7 @@ def save_metadata(
     Raises:
         DrtfError: If every photograph was rejected.
     """
-    tables = []
+    parts = []
     shard_entries = []
     rejected = plan.rejected.copy()
     for shard, finished in zip(plan.shard_ranges(), shards, strict=True):
@@ -78,14 +78,14 @@ def save_metadata(
             )
         )
         if len(records):
-            tables.append(records)
-    if not tables:
+            parts.append(records)
+    if not parts:
         first = rejected[len(plan.rejected)]
         raise DrtfError(
             f"none of the {len(plan.table)} photographs could be used; the first one: "
             f"{first.path}: {first.reason}: {first.detail}"
         )
-    index = pd.concat(tables, ignore_index=True)
+    index = pd.concat(parts, ignore_index=True)
     save_index(folder / INDEX_FILE, index)
     catalog = plan.catalog
     save_rows(folder / REJECTED_FILE, RejectedRow._fields, rejected)

@@ -1,0 +1,242 @@
+"""Tasks of a build: they convert the shards of a saved plan, on any number of hosts.
+
+What a task publishes is never replaced. `merge_tasks` then makes it a dataset, which is
+byte for byte the one that `build_shards` builds.
+"""
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from drtf.config import Config
+from drtf.data.build_plan import (
+    BuildPlan,
+    ShardRange,
+    describe_differences,
+    plan_build,
+)
+from drtf.data.finished import check_same_plan, dataset_name, load_finished
+from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
+from drtf.data.plan_file import SavedPlan, encode_plan, parse_plan
+from drtf.data.prepare import Rejected
+from drtf.data.reports import ShardReport, check_alike, describe_host
+from drtf.data.shared_build import TASKS_FOLDER, SharedBuild, explained_errors
+from drtf.data.shared_files import create_file, file_sizes, join, remove_folder
+from drtf.data.sources import Source
+from drtf.data.write import convert_photographs, write_records
+from drtf.errors import DrtfError
+from drtf.files import hash_file
+from drtf.progress import progress
+from drtf.records.writer import ShardWriter
+from drtf.storage import is_remote
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What a task did.
+
+    Attributes:
+        num_shards: Number of shards of the task; 0 if the dataset was complete already.
+        num_converted: Number of these shards that were missing.
+        num_photographs: Number of photographs in the missing shards.
+        num_rejected: Number of these photographs that were rejected.
+    """
+
+    num_shards: int
+    num_converted: int = 0
+    num_photographs: int = 0
+    num_rejected: int = 0
+
+
+def plan_tasks(
+    sources: Sequence[Source], out: Path | str, *, config: Config
+) -> BuildPlan:
+    """Plan a build, and save the plan for its tasks.
+
+    The same call changes nothing if the plan is there already.
+
+    Args:
+        sources: Folders of photographs and their labels. All hosts must find the
+            photographs at the same place.
+        out: The folder of the dataset, local or in a store, which all hosts share.
+        config: Its sections `labels`, `split`, `images` and `build` are used, except
+            for `build.num_workers`.
+
+    Raises:
+        LabelError: If a source's labels and photographs do not match.
+        StorageError: If an object store fails.
+        DrtfError: If there is another plan or dataset.
+    """
+    plan = plan_build(
+        sources,
+        name=dataset_name(out),
+        labels=config.labels,
+        split=config.split,
+        images=config.images,
+        build=config.build,
+    )
+    if finished := load_finished(out):
+        check_same_plan(finished, plan, out)
+        return plan
+    shared = SharedBuild.at(out)
+    data = encode_plan(plan)
+    with explained_errors(shared):
+        present = file_sizes(shared.root)
+        found = shared.load_plan()
+        if found is None and present:
+            raise DrtfError(
+                f"{shared.root} has files, such as {min(present)}, but no plan: remove "
+                "it, or choose another --out"
+            )
+        if found is None and not create_file(shared.plan, data):
+            found = shared.load_plan()
+    if found and found.sha256 != parse_plan(data, path=str(shared.plan)).sha256:
+        differences = describe_differences(found.plan.flat_settings, plan.flat_settings)
+        raise DrtfError(
+            f"{shared.plan} differs from what this command plans: {differences}. "
+            f"Remove {shared.root} to start again, or choose another --out"
+        )
+    return plan
+
+
+def run_task(
+    out: Path | str, task: tuple[int, int], *, num_workers: int = 0
+) -> TaskReport:
+    """Convert those shards of a task that are missing, and publish them.
+
+    A task may be repeated, also while it runs elsewhere, and tasks may run in any
+    order. A shard appears complete or not at all, so a task that was killed resumes at
+    the first shard that is missing.
+
+    Args:
+        out: As for `plan_tasks`.
+        task: The task's number, from 1, and the number of tasks.
+        num_workers: Number of processes that convert photographs; 0: one per CPU, as
+            far as memory allows.
+
+    Raises:
+        StorageError: If an object store fails.
+        DrtfError: If there is no plan, a photograph changed after the plan was made, or
+            another host converts photographs differently.
+    """
+    number, num_tasks = task
+    if not 1 <= number <= num_tasks:
+        raise DrtfError(
+            f"the tasks of a build in {num_tasks} tasks are 1 to {num_tasks}; got "
+            f"{number}"
+        )
+    shared = SharedBuild.at(out)
+    with explained_errors(shared):
+        saved = shared.load_plan()
+        if saved is None:
+            if load_finished(out):
+                return TaskReport(0)
+            raise shared.missing_plan()
+        try:
+            report = _convert_missing(shared, saved, task, num_workers)
+        except FileNotFoundError:
+            if load_finished(out):  # while this task ran, others did it and were merged
+                return TaskReport(0)
+            raise
+        if load_finished(out):
+            remove_folder(join(out, TASKS_FOLDER))
+    return report
+
+
+def _convert_missing(
+    shared: SharedBuild, saved: SavedPlan, task: tuple[int, int], num_workers: int
+) -> TaskReport:
+    build = saved.plan.build.model_copy(update={"num_workers": num_workers})
+    plan = dataclasses.replace(saved.plan, build=build)
+    reported = shared.find_reported()
+    own = task_shards(plan, task)
+    missing = [shard for shard in own if shard.file not in reported]
+    if not missing:
+        return TaskReport(len(own))
+    host = describe_host(saved)
+    others = (shard for shard in plan.shard_ranges() if shard.file in reported)
+    for other in itertools.islice(others, 1):
+        check_alike(host, shared.load_report(other, saved).host)
+    rows = [plan.table[shard.start : shard.stop] for shard in missing]
+    _check_unchanged(pd.concat(rows), shared)
+    total = sum(map(len, rows))
+    num_rejected = 0
+    results = convert_photographs(
+        plan, itertools.chain.from_iterable(x["photograph"] for x in rows)
+    )
+    with (
+        closing(results),
+        _work_folder(shared) as work,
+        progress("Converting photographs", total) as advance,
+    ):
+        for shard, photographs in zip(missing, rows, strict=True):
+            path = work / shard.file
+            entries = []
+            with ShardWriter(path) as writer:
+                for entry in write_records(writer, plan, shard, results):
+                    entries.append(entry)
+                    num_rejected += isinstance(entry.result, Rejected)
+                    advance(f"{num_rejected} rejected")
+            _check_unchanged(photographs, shared)
+            report = ShardReport(
+                plan_sha256=saved.sha256,
+                task=task,
+                size_bytes=path.stat().st_size,
+                sha256=hash_file(path),
+                host=host,
+                entries=entries,
+            )
+            shared.publish(shard, path, report, saved)
+            path.unlink(missing_ok=True)  # renamed on a disk without hard links
+    return TaskReport(len(own), len(missing), total, num_rejected)
+
+
+def task_shards(plan: BuildPlan, task: tuple[int, int]) -> list[ShardRange]:
+    """Return the shards that a task converts: every N-th of the plan.
+
+    The shards of a split follow each other in the plan, so each task gets shards of
+    all splits. Published splits may have photographs of other sizes.
+
+    Args:
+        plan: The plan.
+        task: The task's number, from 1, and the number of tasks.
+    """
+    number, num_tasks = task
+    return [x for x in plan.shard_ranges() if x.number % num_tasks == number - 1]
+
+
+def _check_unchanged(photographs: pd.DataFrame, shared: SharedBuild) -> None:
+    """Check that photographs are those that the plan was made with.
+
+    Raises:
+        DrtfError: If the size or the version of a file is another one.
+    """
+    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
+        statuses = pool.map(PhotographRef.status, photographs["photograph"])
+        for row, status in zip(
+            photographs.itertuples(index=False), statuses, strict=True
+        ):
+            if (status.size_bytes, status.version) == (row.size_bytes, row.version):
+                continue
+            change = "is not there any more" if status.size_bytes < 0 else "changed"
+            raise DrtfError(
+                f"{row.photograph} {change} after the plan was made. Restore it, or "
+                f"remove {shared.root} and start again with drtf build-shards --plan"
+            )
+
+
+@contextmanager
+def _work_folder(shared: SharedBuild) -> Iterator[Path]:
+    """Yield a folder for unfinished shards, if possible where they are published."""
+    parent = None if is_remote(shared.root) else shared.tasks
+    with tempfile.TemporaryDirectory(
+        prefix="work-", dir=parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)

@@ -1,0 +1,154 @@
+"""The plan, shards and reports of a build that several hosts share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtf.data.build_plan import ShardRange
+from drtf.data.plan_file import SavedPlan, parse_plan
+from drtf.data.reports import ShardReport, encode_report, parse_report
+from drtf.data.shared_files import (
+    Location,
+    create_file,
+    file_sizes,
+    hash_shared_file,
+    join,
+    read_file,
+)
+from drtf.errors import DrtfError, StorageError
+from drtf.storage import is_remote
+
+TASKS_FOLDER = "tasks"
+PLAN_FILE = "plan.json.gz"
+REPORT_SUFFIX = ".report.json.gz"
+
+
+@dataclass(frozen=True)
+class SharedBuild:
+    """Where the hosts of a build put its plan, its shards and their reports.
+
+    In a store, this is the place of the dataset, which has no manifest until it is
+    complete. Otherwise it is a hidden folder next to it, which the merge renames.
+
+    Attributes:
+        root: The folder or location of the shards.
+    """
+
+    root: Location
+
+    @classmethod
+    def at(cls, out: Path | str) -> "SharedBuild":
+        """Return the build of the dataset `out`."""
+        if is_remote(out):
+            raise StorageError(
+                f"{out} must be a local path: a build on several hosts requires a "
+                "folder that they share"
+            )
+        path = Path(out)
+        return cls(path.with_name(f".{path.name}.tasks"))
+
+    @property
+    def tasks(self) -> Location:
+        """The folder of everything that is not a part of the dataset."""
+        return join(self.root, TASKS_FOLDER)
+
+    @property
+    def plan(self) -> Location:
+        """The file of the plan."""
+        return join(self.tasks, PLAN_FILE)
+
+    def report(self, shard: ShardRange) -> Location:
+        """The file of a shard's report."""
+        return join(self.tasks, shard.file + REPORT_SUFFIX)
+
+    def load_plan(self) -> SavedPlan | None:
+        """Load the plan; None if there is none.
+
+        Raises:
+            DrtfError: If it is damaged, or was made by other versions.
+        """
+        data = read_file(self.plan)
+        return None if data is None else parse_plan(data, path=str(self.plan))
+
+    def missing_plan(self) -> DrtfError:
+        """Return the error that there is no plan."""
+        return DrtfError(
+            f"there is no plan {self.plan}: make one with drtf build-shards --plan and "
+            "the same --out"
+        )
+
+    def find_reported(self) -> set[str]:
+        """Return the names of the shards that have a report."""
+        return {
+            name.removesuffix(REPORT_SUFFIX)
+            for name in file_sizes(self.tasks)
+            if name.endswith(REPORT_SUFFIX)
+        }
+
+    def load_report(self, shard: ShardRange, saved: SavedPlan) -> ShardReport:
+        """Load the report of a shard.
+
+        Raises:
+            DrtfError: If it is missing or damaged, or belongs to another plan.
+        """
+        location = self.report(shard)
+        data = read_file(location)
+        if data is None:
+            raise DrtfError(f"{location} was removed while it was needed")
+        report = parse_report(data, path=str(location))
+        if report.plan_sha256 != saved.sha256:
+            raise DrtfError(
+                f"{location} belongs to another plan than {self.plan}: remove "
+                f"{self.root} and start again with drtf build-shards --plan"
+            )
+        return report
+
+    def publish(
+        self, shard: ShardRange, path: Path, report: ShardReport, saved: SavedPlan
+    ) -> None:
+        """Publish a shard and its report, unless equal ones are there already.
+
+        Args:
+            shard: The shard.
+            path: Its file.
+            report: Its report.
+            saved: The plan.
+
+        Raises:
+            DrtfError: If there is another shard, or a report of another plan.
+        """
+        location = join(self.root, shard.file)
+        is_new = create_file(location, path)
+        found = report.sha256 if is_new else hash_shared_file(location)
+        is_first = found == report.sha256 and create_file(
+            self.report(shard), encode_report(report)
+        )
+        if is_first:
+            return
+        author = "a host that left no report"
+        if shard.file in self.find_reported():
+            author = str(self.load_report(shard, saved).host)
+        if found != report.sha256:
+            raise DrtfError(
+                f"{location}, written by {author}, differs from what {report.host} "
+                f"makes of the same photographs (SHA-256 {found[:12]} there, "
+                f"{report.sha256[:12]} here). Run all tasks on hosts of one kind; to "
+                f"start again, remove {self.root}"
+            )
+
+
+@contextmanager
+def explained_errors(build: SharedBuild) -> Iterator[None]:
+    """Turn an error of the file system into one that says what to do.
+
+    Raises:
+        DrtfError: Instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DrtfError(
+            f"cannot use {build.root}: {error.strerror or error}. Completed work is "
+            "kept. Fix the problem and run the same command again to resume."
+        ) from error

@@ -1,0 +1,100 @@
+"""Files that several hosts share, in a folder or in an object store.
+
+A file appears complete or not at all, and is never replaced.
+"""
+
+import contextlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from drtf.files import (
+    MAX_TABLE_BYTES,
+    create_link,
+    hash_file,
+    read_regular,
+    sync_file,
+    sync_folder,
+)
+
+Location = Path | str
+
+
+def join(folder: Location, *names: str) -> Location:
+    """Return the location of a file below a folder."""
+    return Path(folder, *names)
+
+
+def create_file(location: Location, data: bytes | Path) -> bool:
+    """Create a file, unless it exists. Of several hosts that try, one succeeds.
+
+    Args:
+        location: The file.
+        data: Its contents, or a complete file; for a folder, one on the same disk.
+
+    Returns:
+        False if it exists.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    path = Path(location)
+    if isinstance(data, Path):
+        is_created = create_link(data, path)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                sync_file(file)
+            is_created = create_link(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return is_created
+
+
+def read_file(location: Location) -> bytes | None:
+    """Read a file, or return None if it does not exist.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    try:
+        return read_regular(Path(location), MAX_TABLE_BYTES)
+    except FileNotFoundError:
+        return None
+
+
+def hash_shared_file(location: Location) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    return hash_file(Path(location))
+
+
+def file_sizes(folder: Location) -> dict[str, int]:
+    """Return the size in bytes of each file of a folder, by its name.
+
+    Raises:
+        OSError: If the folder cannot be read.
+    """
+    if not Path(folder).exists():
+        return {}
+    sizes = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another host removed it
+                if entry.is_file():
+                    sizes[entry.name] = entry.stat().st_size
+    return sizes
+
+
+def remove_folder(folder: Location) -> None:
+    """Remove a folder with all its files, if it exists."""
+    shutil.rmtree(folder, ignore_errors=True)
