@@ -23,6 +23,7 @@ from drtf.errors import DrtfError
 from drtf.records import writer
 from drtf.records.manifest import load_manifest
 from drtf.records.verify import find_faults
+from drtf.storage import join_location, list_objects, read_object, write_object
 from naming import raises_naming
 
 SETTINGS = ("images.size=32", "build.shard_size_mb=0.01", "build.num_workers=1")
@@ -542,3 +543,91 @@ def test_photographs_that_were_missing_when_planned_are_rejected(tmp_path):
     merge_tasks(out)
     build_shards(listed, tmp_path / "b" / "set", config=config)
     assert files_of(out) == files_of(tmp_path / "b" / "set")
+
+
+def store_files(location):
+    return {
+        file.name: read_object(join_location(location, file.name))
+        for file in list_objects(location)
+    }
+
+
+@pytest.fixture
+def stored(folder, request):
+    """The folder of the photographs and an empty place, in a store in memory."""
+    bucket = f"memory://{request.node.name.replace('[', '-').replace(']', '')}"
+    for path in (folder / "images").iterdir():
+        write_object(f"{bucket}/images/{path.name}", path.read_bytes())
+    return [Source(f"{bucket}/images", folder / "labels.csv")], f"{bucket}/sets/set"
+
+
+def test_dataset_in_a_store_is_that_of_one_machine(folder, undisturbed, stored):
+    listed, out = stored
+    config = load_config("", SETTINGS)
+    plan_tasks(listed, out, config=config)
+    plan_tasks(listed, out, config=config)
+    run(out, 2, 3)
+    with raises_naming(DrtfError, out, "--task", "1/3, 3/3"):
+        merge_tasks(out)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda task: run(out, *task), [(1, 3), (3, 3), (1, 1)]))
+    merge_tasks(out)
+    files = store_files(out)
+    assert files == undisturbed["raw"]
+    assert merge_tasks(out).plan is None
+    assert run(out, 1, 1).num_shards == 0
+    assert store_files(out) == files
+
+
+def test_photograph_in_a_store_that_changed_after_the_plan_is_named(folder, stored):
+    listed, out = stored
+    planned = plan_tasks(listed, out, config=load_config("", SETTINGS))
+    photograph = planned.table["photograph"][0]
+    write_object(str(photograph), photograph.read()[::-1])
+    with raises_naming(DrtfError, photograph, out, "--plan"):
+        run(out, 1, 1)
+    assert [x.name for x in list_objects(out)] == ["tasks/plan.json.gz"]
+
+
+def test_second_writer_in_a_store_is_refused_when_its_shard_differs(
+    stored, monkeypatch
+):
+    listed, out = stored
+    planned = plan_tasks(listed, out, config=load_config("", SETTINGS))
+    run(out, 1, 1)
+    before = store_files(out)
+    monkeypatch.setattr(SharedBuild, "find_reported", lambda build: set())
+    run(out, 1, 1)
+    encode_image = prepare.encode_image
+    monkeypatch.setattr(
+        prepare, "encode_image", lambda *a, **k: encode_image(*a, **k)[::-1]
+    )
+    shard = join_location(out, task_shards(planned, (1, 1))[0].file)
+    with raises_naming(DrtfError, shard, os.uname()[1]):
+        run(out, 1, 1)
+    assert store_files(out) == before
+
+
+def test_running_task_leaves_nothing_in_a_store_after_a_merge(
+    undisturbed, stored, monkeypatch
+):
+    listed, out = stored
+    plan_tasks(listed, out, config=load_config("", SETTINGS))
+    publish = SharedBuild.publish
+
+    def finish_first(*arguments):
+        monkeypatch.setattr(SharedBuild, "publish", publish)
+        run(out, 1, 1)
+        merge_tasks(out)
+        publish(*arguments)
+
+    monkeypatch.setattr(SharedBuild, "publish", finish_first)
+    run(out, 1, 2)
+    assert store_files(out) == undisturbed["raw"]
+
+
+def test_plan_is_refused_where_a_store_has_other_files(stored):
+    listed, out = stored
+    write_object(f"{out}/precious", b"x")
+    with raises_naming(DrtfError, out, "precious", "--out"):
+        plan_tasks(listed, out, config=load_config("", SETTINGS))

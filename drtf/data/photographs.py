@@ -55,8 +55,8 @@ class FileStatus(NamedTuple):
             that does not exist or is in an object store.
         version: What is the same on every host that sees the file, or a copy that kept
             its times, and differs if the file was replaced: when it was last written,
-            or the checksum of a member of an archive. It is empty for a file that does
-            not exist or is in an object store.
+            the checksum of a member of an archive, or the etag of an object. It is
+            empty for a file that does not exist.
     """
 
     size_bytes: int
@@ -147,7 +147,9 @@ class PhotographRef:
         """
         if self.is_remote:
             found = find_object(self._location)
-            return FileStatus(found.size_bytes if found else -1, 0)
+            if found is None:
+                return FileStatus(-1, 0)
+            return FileStatus(found.size_bytes, 0, found.etag or "")
         try:
             return self._access(self._file_status)
         except PhotographError:

@@ -16,7 +16,7 @@ from drtf.data.shared_files import (
     join,
     read_file,
 )
-from drtf.errors import DrtfError, StorageError
+from drtf.errors import DrtfError
 from drtf.storage import is_remote
 
 TASKS_FOLDER = "tasks"
@@ -41,10 +41,7 @@ class SharedBuild:
     def at(cls, out: Path | str) -> "SharedBuild":
         """Return the build of the dataset `out`."""
         if is_remote(out):
-            raise StorageError(
-                f"{out} must be a local path: a build on several hosts requires a "
-                "folder that they share"
-            )
+            return cls(str(out).rstrip("/"))
         path = Path(out)
         return cls(path.with_name(f".{path.name}.tasks"))
 

@@ -4,6 +4,7 @@ A file appears complete or not at all, and is never replaced.
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import uuid
@@ -17,12 +18,23 @@ from drtf.files import (
     sync_file,
     sync_folder,
 )
+from drtf.storage import (
+    MissingObjectError,
+    create_object,
+    delete_object,
+    is_remote,
+    join_location,
+    list_objects,
+    read_object,
+)
 
 Location = Path | str
 
 
 def join(folder: Location, *names: str) -> Location:
     """Return the location of a file below a folder."""
+    if is_remote(folder):
+        return join_location(str(folder), *names)
     return Path(folder, *names)
 
 
@@ -37,8 +49,11 @@ def create_file(location: Location, data: bytes | Path) -> bool:
         False if it exists.
 
     Raises:
+        StorageError: If the object store fails.
         OSError: If the disk is full.
     """
+    if is_remote(location):
+        return create_object(str(location), data)
     path = Path(location)
     if isinstance(data, Path):
         is_created = create_link(data, path)
@@ -61,11 +76,14 @@ def read_file(location: Location) -> bytes | None:
     """Read a file, or return None if it does not exist.
 
     Raises:
+        StorageError: If the object store fails.
         OSError: If the file cannot be read.
     """
     try:
+        if is_remote(location):
+            return read_object(str(location))
         return read_regular(Path(location), MAX_TABLE_BYTES)
-    except FileNotFoundError:
+    except (MissingObjectError, FileNotFoundError):
         return None
 
 
@@ -73,8 +91,11 @@ def hash_shared_file(location: Location) -> str:
     """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
+        StorageError: If the object store fails.
         OSError: If the file cannot be read.
     """
+    if is_remote(location):
+        return hashlib.sha256(read_object(str(location))).hexdigest()
     return hash_file(Path(location))
 
 
@@ -82,8 +103,11 @@ def file_sizes(folder: Location) -> dict[str, int]:
     """Return the size in bytes of each file of a folder, by its name.
 
     Raises:
+        StorageError: If the object store fails.
         OSError: If the folder cannot be read.
     """
+    if is_remote(folder):
+        return {file.name: file.size_bytes for file in list_objects(str(folder))}
     if not Path(folder).exists():
         return {}
     sizes = {}
@@ -96,5 +120,13 @@ def file_sizes(folder: Location) -> dict[str, int]:
 
 
 def remove_folder(folder: Location) -> None:
-    """Remove a folder with all its files, if it exists."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder with all its files, if it exists.
+
+    Raises:
+        StorageError: If the object store fails.
+    """
+    if is_remote(folder):
+        for file in list_objects(str(folder)):
+            delete_object(join_location(str(folder), file.name))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
