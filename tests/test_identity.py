@@ -10,7 +10,12 @@ from drtf.models.run import RUN_FORMAT_VERSION
 from drtf.training.identity import check_identity, save_identity, training_identity
 from naming import raises_naming
 
-RESOLVED = {"precision": "float32", "num_devices": 1, "dataset_sha256": "ab"}
+RESOLVED = {
+    "precision": "float32",
+    "num_devices": 1,
+    "num_hosts": 1,
+    "dataset_sha256": "ab",
+}
 
 
 def identity_of(*overrides, **changes):
@@ -52,7 +57,12 @@ def test_check_names_the_setting_and_both_values_when_one_differs(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("precision", "mixed_float16"), ("num_devices", 2), ("dataset_sha256", "cd")],
+    [
+        ("precision", "mixed_float16"),
+        ("num_devices", 2),
+        ("num_hosts", 2),
+        ("dataset_sha256", "cd"),
+    ],
 )
 def test_check_names_what_was_resolved_when_it_differs(tmp_path, name, value):
     save_identity(tmp_path, identity_of())

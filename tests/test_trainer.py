@@ -236,12 +236,12 @@ assert info.num_devices == int(num_devices)
 
 ONE_OVERFLOWS = """
 from drtf.config import load_config
-from drtf.models.device import choose_strategy, use_dtype_policy
+from drtf.models.device import build_strategy, choose_devices, use_dtype_policy
 from drtf.models.network import build_network
 from drtf.training.trainer import Trainer
 
 config = load_config("eyenet-256", ["images.size=32"])
-strategy = choose_strategy(2, batch_size=2)
+strategy = build_strategy(choose_devices(2, batch_size=2))
 with strategy.scope(), use_dtype_policy("mixed_float16"):
     network = build_network(config.model, image_size=32, load_weights=False)
     trainer = Trainer(

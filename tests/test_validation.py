@@ -13,6 +13,7 @@ from sklearn.metrics import (
 from drtf.config import load_config
 from drtf.models.network import build_network
 from drtf.tasks import TASKS
+from drtf.training.hosts import Hosts
 from drtf.training.trainer import Trainer
 from drtf.training.validation import Validation
 
@@ -42,7 +43,7 @@ def validate(task, num_padded=0):
             "mask": np.arange(num) < 12,
         }
     )
-    validation = Validation(trainer, batches.batch(6))
+    validation = Validation(trainer, batches.batch(6), hosts=Hosts(None))
     metrics = validation.measure(lambda: False)
     return validation, metrics
 

@@ -1,5 +1,6 @@
 """drtf train."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import click
 from .options import config_options, out_option, shards_option, show_next
 
 if TYPE_CHECKING:
+    from drtf.cluster import Cluster
     from drtf.config import Config
 
 CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same score
@@ -43,11 +45,13 @@ def train(
 
         --set model.weights=FILE   (or none)
     """
+    from drtf.cluster import load_cluster
     from drtf.config import load_config
 
     config = load_config(config_source, overrides)
+    cluster = load_cluster(os.environ)
     if dry_run:
-        _show_plan(shards, config)
+        _show_plan(shards, config, cluster)
         return
     from drtf.models.history import load_history
     from drtf.models.run_files import INFO_FILE
@@ -55,13 +59,18 @@ def train(
     from drtf.training.identity import check_out
 
     load_manifest(shards)
-    check_out(out, resume=resume)
-    is_finished = (out / INFO_FILE).exists()
+    is_first = cluster is None or cluster.index == 0
+    if is_first:
+        check_out(out, resume=resume)
+    is_finished = is_first and (out / INFO_FILE).exists()
     # Loads TensorFlow, which takes seconds.
     from drtf.training.callbacks import monitor_name
     from drtf.training.run import train as run_training
 
-    info = run_training(shards, out=out, config=config, resume=resume)
+    info = run_training(shards, out=out, config=config, resume=resume, cluster=cluster)
+    if not is_first:
+        click.echo("The training has finished. The run folder is on host 0.")
+        return
     monitor = monitor_name(config.train)
     best = load_history(out)[info.best_epoch - 1]
     if is_finished:
@@ -91,14 +100,14 @@ def train(
     show_next(f"drtf evaluate {out} --shards {shards}")
 
 
-def _show_plan(shards: Path, config: "Config") -> None:
+def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> None:
     from drtf.models.weights import imagenet_problem
     from drtf.records.manifest import load_manifest
     from drtf.training.train_plan import plan_training
 
     from .tables import show_notes, show_table
 
-    plan = plan_training(shards, config=config)
+    plan = plan_training(shards, config=config, cluster=cluster)
     show_notes(load_manifest(shards))
     settings = config.train
     show_table(

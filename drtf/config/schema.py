@@ -340,7 +340,7 @@ class TrainConfig(Section):
     """Number of epochs at the start that train only the head; the backbone is
     frozen."""
     batch_size: Positive = 256
-    """Number of photographs per step, over all devices."""
+    """Number of photographs per step, over all devices and hosts."""
     loss: Literal["crossentropy", "focal"] = "crossentropy"
     """Loss function. `train.class_weights` apply to both."""
     focal_gamma: Annotated[float, Field(ge=0)] = 1.5
@@ -388,7 +388,7 @@ class TrainConfig(Section):
     """Number of consecutive non-finite steps that `mixed_float16` may skip before
     training stops with an error."""
     num_devices: Annotated[int, Field(ge=0)] = 0
-    """Number of GPUs that share each batch; 0: all."""
+    """Number of GPUs of each host that share each batch; 0: all."""
     steps_per_execution: Literal["auto"] | Positive = "auto"
     """Number of steps per call of the compiled loop. `auto`: as many as take about 0.1
     s."""

@@ -213,6 +213,7 @@ def eval_dataset(
     task: TaskName = "binary",
     batch_size: int = 256,
     on_damaged: OnDamaged = "error",
+    parts: Sequence[int] = (0,),
     num_parts: int = 1,
 ) -> tf.data.Dataset:
     """Stream each photograph of a split exactly once, in the order of the index.
@@ -223,6 +224,7 @@ def eval_dataset(
         task: Defines the labels.
         batch_size: Images per batch.
         on_damaged: Whether a damaged record is an error or is skipped.
+        parts: Indices of the devices whose batches to yield, from 0.
         num_parts: Devices that take batches in turn. The number of batches is a
             multiple of it.
 
@@ -249,11 +251,11 @@ def eval_dataset(
             np.pad(loaded == examples, padding),
         )
 
+    num_turns = math.ceil(len(rows) / batch_size / num_parts)
+    numbers = np.arange(num_turns * num_parts).reshape(num_turns, num_parts)
     return _stream(
         load_batch,
-        tf.data.Dataset.range(
-            math.ceil(len(rows) / batch_size / num_parts) * num_parts
-        ),
+        tf.data.Dataset.from_tensor_slices(numbers[:, list(parts)].ravel()),
         {
             "image": tf.TensorSpec([batch_size, size, size, 3], tf.uint8),
             "label": tf.TensorSpec([batch_size], tf.int64),

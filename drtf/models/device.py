@@ -5,17 +5,22 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from drtf import __version__
+from drtf.cluster import Cluster
 from drtf.errors import DrtfError
 from drtf.resources import count_cores
 
+# Within this time a host notices that another one has gone.
+HEARTBEAT_SECONDS = 10
+REGISTER_SECONDS = 60
 CPU_INFO = Path("/proc/cpuinfo")
 # The order of an image's axes, and the default type of numbers.
 KERAS_SETTINGS = ("channels_last", "float32")
@@ -38,32 +43,81 @@ def choose_precision(requested: str) -> str:
     return "mixed_float16" if min(capabilities) < (8, 0) else "mixed_bfloat16"
 
 
-def choose_strategy(num_devices: int, *, batch_size: int) -> tf.distribute.Strategy:
-    """Return the strategy that distributes training steps over devices.
+def choose_devices(
+    num_devices: int, *, batch_size: int, cluster: Cluster | None = None
+) -> list[str]:
+    """Return the names of this host's devices that share the training steps.
 
     Args:
         num_devices: Number of GPUs, or of logical CPUs if there is no GPU. 0 uses all.
-        batch_size: Images per step.
+        batch_size: Images per step, over all hosts.
+        cluster: The hosts; None if there is only this one. Each has as many devices.
 
     Raises:
         DrtfError: If there are fewer devices, or fewer images than devices.
     """
-    devices = tf.config.list_logical_devices("GPU")
-    devices = devices or tf.config.list_logical_devices("CPU")
+    if cluster:
+        # Listing logical devices would start TensorFlow before the strategy is made.
+        devices = tf.config.list_physical_devices("GPU")
+        devices = devices or tf.config.list_physical_devices("CPU")[:1]
+    else:
+        devices = tf.config.list_logical_devices("GPU")
+        devices = devices or tf.config.list_logical_devices("CPU")
     if num_devices > len(devices):
         raise DrtfError(
             f"train.num_devices={num_devices}: TensorFlow finds only {len(devices)} "
             f"{devices[0].device_type}; set train.num_devices=0 to use all"
         )
-    chosen = devices[: num_devices or None]
-    if batch_size < len(chosen):
+    chosen = [device.name for device in devices[: num_devices or None]]
+    num_hosts = cluster.num_hosts if cluster else 1
+    if batch_size < num_hosts * len(chosen):
         raise DrtfError(
-            f"train.batch_size={batch_size} is too small for {len(chosen)} devices: "
-            "increase it, or lower train.num_devices"
+            f"train.batch_size={batch_size} is too small for "
+            f"{num_hosts * len(chosen)} devices: increase it, or lower "
+            "train.num_devices"
         )
-    if len(chosen) == 1:
+    return chosen
+
+
+def build_strategy(
+    devices: Sequence[str], *, cluster: Cluster | None = None
+) -> tf.distribute.Strategy:
+    """Build the strategy that distributes training steps over devices.
+
+    Args:
+        devices: From `choose_devices`.
+        cluster: The hosts; None if there is only this one. All hosts must call this at
+            about the same time, before TensorFlow has run anything.
+    """
+    if cluster:
+        return _multi_host_strategy(devices, cluster)
+    if len(devices) == 1:
         return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([device.name for device in chosen])
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def _multi_host_strategy(
+    devices: Sequence[str], cluster: Cluster
+) -> tf.distribute.Strategy:
+    gpus = [x for x in tf.config.list_physical_devices("GPU") if x.name in devices]
+    tf.config.set_visible_devices(gpus, "GPU")
+    settings = tf.compat.v1.ConfigProto().experimental.coordination_config
+    settings.coordinated_job_list.add(name="worker", num_tasks=cluster.num_hosts)
+    # TensorFlow's own default would wait for an hour for a host that has gone.
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=1000 * REGISTER_SECONDS,
+        heartbeat_timeout_in_ms=1000 * HEARTBEAT_SECONDS,
+        coordinated_jobs=list(settings.coordinated_job_list),
+    )
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:

@@ -42,7 +42,7 @@ from drtf.tasks import TASKS, Task
 if TYPE_CHECKING:
     import keras
 
-RUN_FORMAT_VERSION = 7
+RUN_FORMAT_VERSION = 8
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
 Mean = Literal["scores", "logits"]
@@ -74,7 +74,8 @@ class RunInfo(BaseModel):
         num_skipped_steps: Number of steps skipped in half precision because their
             gradients were not finite.
         precision: Keras dtype policy of the training.
-        num_devices: Number of devices that shared each step.
+        num_devices: Number of devices that shared each step, over all hosts.
+        num_hosts: Number of hosts that trained together.
         seconds: Time spent on training steps, in seconds.
         peak_memory_mb: Peak resident memory of the training process, in MB.
         versions: Versions of the software and name of the device, by name.
@@ -104,6 +105,7 @@ class RunInfo(BaseModel):
     num_skipped_steps: int
     precision: str
     num_devices: int
+    num_hosts: int
     seconds: float
     peak_memory_mb: float
     versions: dict[str, str]

@@ -3,6 +3,7 @@
 __all__ = [
     "callbacks",
     "checkpoint",
+    "hosts",
     "identity",
     "loop",
     "own_model",

@@ -27,7 +27,7 @@ def build_callbacks(
     validation: Validation,
     trainer: Trainer,
     load_batch: Callable[[], Batch],
-    logs: Path,
+    logs: Path | None,
 ) -> list[keras.callbacks.Callback]:
     """Build the callbacks that the `train` section asks for.
 
@@ -37,14 +37,15 @@ def build_callbacks(
         validation: Its ROC curve and confusion matrix are shown in TensorBoard.
         trainer: Its augmentation is shown in TensorBoard.
         load_batch: Loads a batch to augment.
-        logs: TensorBoard's folder.
+        logs: TensorBoard's folder; None for a host that writes no logs.
     """
-    callbacks = [
-        best_model,
-        keras.callbacks.TensorBoard(logs, write_graph=False),
-        AugmentedImages(trainer, load_batch, logs / "train"),
-        BestFigures(best_model, validation, logs / "validation"),
-    ]
+    callbacks: list[keras.callbacks.Callback] = [best_model]
+    if logs:
+        callbacks += [
+            keras.callbacks.TensorBoard(logs, write_graph=False),
+            AugmentedImages(trainer, load_batch, logs / "train"),
+            BestFigures(best_model, validation, logs / "validation"),
+        ]
     if config.schedule == "plateau":
         monitor = _metric_name(config.plateau_monitor, TASKS[config.task])
         plateau = keras.callbacks.ReduceLROnPlateau(

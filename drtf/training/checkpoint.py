@@ -22,8 +22,10 @@ from drtf.files import (
 FOLDER = "checkpoints"
 SUFFIX = ".checkpoint"
 DAMAGED_SUFFIX = ".damaged"
-STATE_KEY = "state"
+HEADER_KEY = "header"
 MODEL_KEY = "model"
+# Attributes of a checkpoint that are lists of arrays.
+ARRAY_KEYS = ("arrays", "metric_sums")
 # Far above the checkpoint of any network that drtf builds.
 MAX_CHECKPOINT_BYTES = 1 << 34
 
@@ -38,12 +40,14 @@ class Checkpoint:
         num_steps: Steps since the start of the training.
         state: Everything that is not an array, as JSON values.
         arrays: The values of the trainer's variables, in their order.
+        metric_sums: The sums of the epoch's metrics, each [num_devices, *shape].
         model: The bytes of model.keras, the best model so far; empty if there is none.
     """
 
     num_steps: int
     state: dict[str, Any]
     arrays: list[np.ndarray]
+    metric_sums: list[np.ndarray]
     model: bytes
 
 
@@ -56,18 +60,44 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path
     folder.mkdir(exist_ok=True)
     for partial in folder.glob(partial_path(folder / f"*{SUFFIX}").name):
         partial.unlink()  # left by a process that was killed while saving
-    file = io.BytesIO()
-    state = np.frombuffer(json.dumps(checkpoint.state).encode(), np.uint8)
-    model = np.frombuffer(checkpoint.model, np.uint8)
-    arrays = {str(number): x for number, x in enumerate(checkpoint.arrays)}
-    np.savez(file, **{STATE_KEY: state, MODEL_KEY: model}, **arrays)
-    data = file.getvalue()
+    data = encode_checkpoint(checkpoint)
     path = folder / f"step-{checkpoint.num_steps:010d}{SUFFIX}"
     write_atomic(path, data + hashlib.sha256(data).digest())
     sync_folder(folder)
     for old in list_checkpoints(run)[num_kept:]:
         old.unlink()
     return path
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Return a checkpoint as an npz of NumPy."""
+    header = json.dumps({"num_steps": checkpoint.num_steps, "state": checkpoint.state})
+    entries = {
+        HEADER_KEY: np.frombuffer(header.encode(), np.uint8),
+        MODEL_KEY: np.frombuffer(checkpoint.model, np.uint8),
+    }
+    for key in ARRAY_KEYS:
+        for number, array in enumerate(getattr(checkpoint, key)):
+            entries[f"{key}.{number}"] = array
+    file = io.BytesIO()
+    np.savez(file, **entries)
+    return file.getvalue()
+
+
+def parse_checkpoint(data: bytes) -> Checkpoint:
+    """Return the checkpoint in an npz from `encode_checkpoint`.
+
+    Raises:
+        ValueError: If it is no such npz; also KeyError.
+    """
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        header = parse_json(file[HEADER_KEY].tobytes())
+        model = file[MODEL_KEY].tobytes()
+        arrays, metric_sums = (
+            [file[name] for name in file.files if name.startswith(f"{key}.")]
+            for key in ARRAY_KEYS
+        )
+    return Checkpoint(header["num_steps"], header["state"], arrays, metric_sums, model)
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -110,8 +140,4 @@ def _load(path: Path) -> Checkpoint:
     size = hashlib.sha256().digest_size
     if hashlib.sha256(data[:-size]).digest() != data[-size:]:
         raise ValueError("its content does not match its SHA-256")
-    with np.load(io.BytesIO(data[:-size]), allow_pickle=False) as file:
-        state = parse_json(file[STATE_KEY].tobytes())
-        model = file[MODEL_KEY].tobytes()
-        arrays = [file[str(number)] for number in range(len(file.files) - 2)]
-    return Checkpoint(int(path.stem.removeprefix("step-")), state, arrays, model)
+    return parse_checkpoint(data[:-size])

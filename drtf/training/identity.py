@@ -35,14 +35,21 @@ CHANGEABLE_SETTINGS = {
 
 
 def training_identity(
-    config: Config, *, precision: str, num_devices: int, dataset_sha256: str
+    config: Config,
+    *,
+    precision: str,
+    num_devices: int,
+    num_hosts: int,
+    dataset_sha256: str,
 ) -> dict[str, Any]:
     """Return everything that shapes the weights of a training run, by name.
 
     Args:
         config: Its sections `sampling`, `augment`, `model` and `train` are used.
         precision: The dtype policy, resolved from `train.precision`.
-        num_devices: Devices that share each step, resolved from `train.num_devices`.
+        num_devices: Devices that share each step, over all hosts, resolved from
+            `train.num_devices`.
+        num_hosts: Hosts that train together.
         dataset_sha256: The hash of the dataset's manifest.
     """
     settings = config.model_dump(mode="json")
@@ -56,6 +63,7 @@ def training_identity(
         },
         "precision": precision,
         "num_devices": num_devices,
+        "num_hosts": num_hosts,
         "dataset_sha256": dataset_sha256,
     }
 

@@ -25,6 +25,7 @@ from drtf.models.run import MODEL_FILE
 from drtf.progress import Advance, progress
 from drtf.training.callbacks import BestModel, monitor_name
 from drtf.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
+from drtf.training.hosts import Hosts
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
 
@@ -75,6 +76,7 @@ class TrainingContext:
         best_model: The callback that saves the best model.
         stream_batches: Returns the batches from a position on.
         batch_ids: Returns the ids of the photographs in the batch at a position.
+        hosts: The hosts that train together. The first one writes the run folder.
         config: The `train` section.
         out: The run folder.
         steps_per_epoch: Steps of each epoch.
@@ -88,6 +90,7 @@ class TrainingContext:
     best_model: BestModel
     stream_batches: Callable[[StreamPosition], Iterator[Batch]]
     batch_ids: Callable[[StreamPosition], Sequence[str]]
+    hosts: Hosts
     config: TrainConfig
     out: Path
     steps_per_epoch: int
@@ -109,7 +112,7 @@ def run_epochs(
         signals: From `catch_signals`. The training stops after the first one.
 
     Raises:
-        StoppedError: If a signal stopped the training; everything is saved.
+        StoppedError: If a signal stopped a host; everything is saved.
         DrtfError: If the loss, gradients, predictions or weights become non-finite.
         RunError: If the checkpoint is of another network.
     """
@@ -134,7 +137,8 @@ def run_epochs(
         trainer.execute_steps.get_concrete_function(batches, NUM_STEPS_SPEC)
         title = f"Epoch {status.position.epoch + 1}/{epochs}"
         num_done = status.position.step
-        with progress(title, context.steps_per_epoch, done=num_done) as advance:
+        total = context.steps_per_epoch if context.hosts.is_first else 0
+        with progress(title, total, done=num_done) as advance:
             callbacks.on_epoch_begin(status.position.epoch)
             _run_epoch_steps(context, status, batches, signals, advance)
             _finish_epoch(context, status, callbacks, signals)
@@ -174,7 +178,9 @@ def _run_epoch_steps(
         if requested == "auto":
             num_steps = int(EXECUTION_SECONDS * num_done / seconds)
             num_steps = min(max(num_steps, 1), MAX_STEPS_PER_EXECUTION)
-        if time.monotonic() - last_save >= 60 * config.checkpoint_minutes:
+        is_due = time.monotonic() - last_save >= 60 * config.checkpoint_minutes
+        num_steps, is_due = context.hosts.share((num_steps, is_due))
+        if is_due:
             save_training(context, status)
             last_save = time.monotonic()
         _stop_on_signal(context, status, signals)
@@ -191,7 +197,10 @@ def _finish_epoch(
     logs = {name: float(x) for name, x in trainer.get_metrics_result().items()}
     start = time.monotonic()
     with trainer.use_averaged_weights():
-        metrics = context.validation.measure(lambda: bool(signals))
+        metrics = context.validation.measure(
+            lambda: bool(context.hosts.first_signal(signals))
+        )
+        metrics = context.hosts.share(metrics)
         if metrics and not np.isfinite(metrics["loss"]):
             last = _last_position(context, status)
             _raise_non_finite(context, last, "predictions")
@@ -209,7 +218,8 @@ def _finish_epoch(
     status.position = StreamPosition(status.position.seed, epoch + 1)
     status.is_stopped = trainer.stop_training
     status.epoch_seconds = status.wait_seconds = 0.0
-    save_history(context.out, status.history)
+    if context.hosts.is_first:
+        save_history(context.out, status.history)
     save_training(context, status)
 
 
@@ -242,7 +252,8 @@ def _raise_non_finite(
     """
     ids = context.batch_ids(position)
     path = context.out / FAILED_BATCH_FILE
-    save_rows(path, ["id"], ([name] for name in ids))
+    if context.hosts.is_first:
+        save_rows(path, ["id"], ([name] for name in ids))
     examples = ", ".join(ids[:MAX_IDS_IN_MESSAGE])
     if len(ids) > MAX_IDS_IN_MESSAGE:
         examples += ", …"
@@ -264,8 +275,8 @@ def _raise_non_finite(
     )
 
 
-def save_training(context: TrainingContext, status: TrainingStatus) -> Path:
-    """Save a checkpoint of a training run and return its path.
+def save_training(context: TrainingContext, status: TrainingStatus) -> None:
+    """Save a checkpoint of a training run.
 
     Raises:
         DrtfError: If the file cannot be written, or weights are non-finite. Earlier
@@ -276,21 +287,29 @@ def save_training(context: TrainingContext, status: TrainingStatus) -> Path:
     floats = (x for x in arrays if np.issubdtype(x.dtype, np.floating))
     if not all(np.isfinite(x).all() for x in floats):
         _raise_non_finite(context, _last_position(context, status), "weights")
+    sums = context.trainer.metric_sums()
+    for rows in context.hosts.gather_values(list(context.damaged_rows.items())):
+        context.damaged_rows.update(rows)
+    if not context.hosts.is_first:
+        return
     model = context.out / MODEL_FILE
     state = {
         "versions": training_versions(),
         "status": asdict(status),
-        "callbacks": [_callback_state(callback) for callback in context.callbacks],
+        "callbacks": {
+            type(callback).__name__: _callback_state(callback)
+            for callback in context.callbacks
+        },
         "variables": [[str(x.dtype), list(x.shape)] for x in variables],
         "damaged_rows": dict(context.damaged_rows),
     }
     position = status.position
     num_steps = position.epoch * context.steps_per_epoch + position.step
     checkpoint = Checkpoint(
-        num_steps, state, arrays, model.read_bytes() if model.exists() else b""
+        num_steps, state, arrays, sums, model.read_bytes() if model.exists() else b""
     )
     try:
-        return save_checkpoint(
+        save_checkpoint(
             context.out, checkpoint, num_kept=context.config.num_checkpoints
         )
     except OSError as error:
@@ -320,7 +339,7 @@ def restore_training(
         RunError: If the checkpoint is of another network or optimizer.
     """
     state = checkpoint.state
-    if state["versions"] != training_versions():
+    if context.hosts.is_first and state["versions"] != training_versions():
         _log.warning(
             "%s was started with other versions or on another device (%s; now %s): "
             "results may differ slightly from those of an uninterrupted run",
@@ -337,17 +356,18 @@ def restore_training(
         )
     for variable, value in zip(variables, checkpoint.arrays, strict=True):
         variable.assign(value)
-    for callback, attributes in zip(context.callbacks, state["callbacks"], strict=True):
-        for name, value in attributes.items():
+    context.trainer.set_metric_sums(checkpoint.metric_sums)
+    for callback in context.callbacks:
+        for name, value in state["callbacks"][type(callback).__name__].items():
             setattr(callback, name, value)
     rows = {int(row): error for row, error in state["damaged_rows"].items()}
     context.damaged_rows.update(rows)
-    # Files left by a killed process may be of a later epoch, or cut off.
-    if checkpoint.model:
-        write_atomic(context.out / MODEL_FILE, checkpoint.model)
     saved = state["status"]
     status = TrainingStatus(**saved | {"position": StreamPosition(**saved["position"])})
-    if status.history:
+    # Files left by a killed process may be of a later epoch, or cut off.
+    if context.hosts.is_first and checkpoint.model:
+        write_atomic(context.out / MODEL_FILE, checkpoint.model)
+    if context.hosts.is_first and status.history:
         save_history(context.out, status.history)
     return status
 
@@ -394,13 +414,13 @@ def _stop_on_signal(
     status: TrainingStatus,
     signals: Sequence[signal.Signals],
 ) -> None:
-    """Save a checkpoint and raise StoppedError if a signal was caught."""
-    if signals:
+    """Save a checkpoint and raise StoppedError if a host caught a signal."""
+    if number := context.hosts.first_signal(signals):
         save_training(context, status)
         position = status.position
         raise StoppedError(
-            f"stopped by {signals[0].name} in epoch {position.epoch + 1}, after step "
-            f"{position.step} of {context.steps_per_epoch}. Everything is saved: run "
-            "the same command with --resume to continue",
-            signals[0],
+            f"stopped by {signal.Signals(number).name} in epoch {position.epoch + 1}, "
+            f"after step {position.step} of {context.steps_per_epoch}. Everything is "
+            "saved: run the same command with --resume to continue",
+            number,
         )

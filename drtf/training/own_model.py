@@ -105,6 +105,7 @@ def save_run(
             num_skipped_steps=0,
             precision=model.dtype_policy.name,
             num_devices=1,
+            num_hosts=1,
             seconds=0.0,
             peak_memory_mb=0.0,
             versions=training_versions(),

@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -10,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from drtf.cluster import Cluster, wait_for_hosts
 from drtf.config import Config, TrainConfig
 from drtf.data.pipeline import (
     StreamPosition,
@@ -25,9 +28,10 @@ from drtf.figures import plot_history
 from drtf.files import hash_file, lock_or_fail
 from drtf.models.backbones import check_model
 from drtf.models.device import (
+    build_strategy,
     choose_compiler,
+    choose_devices,
     choose_precision,
-    choose_strategy,
     training_versions,
     use_dtype_policy,
 )
@@ -52,7 +56,13 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
 from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
-from drtf.training.checkpoint import load_newest_checkpoint
+from drtf.training.checkpoint import (
+    Checkpoint,
+    encode_checkpoint,
+    load_newest_checkpoint,
+    parse_checkpoint,
+)
+from drtf.training.hosts import Hosts, translate_lost_hosts
 from drtf.training.identity import (
     IDENTITY_FILE,
     check_identity,
@@ -68,7 +78,14 @@ from drtf.training.validation import Validation
 LOGS_FOLDER = "logs"
 
 
-def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> RunInfo:
+def train(
+    shards: Path,
+    *,
+    out: Path,
+    config: Config,
+    resume: bool = False,
+    cluster: Cluster | None = None,
+) -> RunInfo:
     """Train a network on a dataset and write a run folder.
 
     The folder has the model of the best epoch. The sections of the config that shape a
@@ -80,6 +97,9 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
         config: Its sections `sampling`, `augment`, `model` and `train` are used.
         resume: Continue from the newest intact checkpoint in `out`, if there is one. A
             finished training is left as it is.
+        cluster: The hosts that train together; None if there is only this one. All of
+            them must call this before TensorFlow has run anything. Only host 0 reads
+            and writes `out`.
 
     Returns:
         The contents of run.json.
@@ -87,45 +107,89 @@ def train(shards: Path, *, out: Path, config: Config, resume: bool = False) -> R
     Raises:
         StoppedError: If a signal stopped the training; everything is saved.
         DrtfError: If `out` exists, the dataset has no photographs of a split or class,
-            the pretrained weights cannot be loaded, or the loss becomes non-finite.
+            the pretrained weights cannot be loaded, the loss becomes non-finite, or
+            another host does not start or has ended.
     """
     check_model(config.model, head_epochs=config.train.head_epochs)
     out = out.resolve()
     with ShardDataset(shards) as dataset:
         config = adopt_settings(config, dataset)
         precision = choose_precision(config.train.precision)
-        strategy = choose_strategy(
-            config.train.num_devices, batch_size=config.train.batch_size
+        devices = choose_devices(
+            config.train.num_devices,
+            batch_size=config.train.batch_size,
+            cluster=cluster,
         )
-        num_devices = strategy.num_replicas_in_sync
+        num_hosts = cluster.num_hosts if cluster else 1
+        num_devices = num_hosts * len(devices)
         # Refuse a bad combination before anything is written.
         choose_compiler(config.train.jit_compile, num_devices=num_devices)
         identity = training_identity(
             config,
             precision=precision,
             num_devices=num_devices,
+            num_hosts=num_hosts,
             dataset_sha256=hash_manifest(shards),
         )
-        check_out(out, resume=resume)
-        if resume and (out / IDENTITY_FILE).exists():
-            check_identity(out, identity)
-        if (out / INFO_FILE).exists():
-            info = load_info(out)
-            check_files(out, info)
+        is_first = cluster is None or cluster.index == 0
+        info = None
+        if is_first:
+            check_out(out, resume=resume)
+            if resume and (out / IDENTITY_FILE).exists():
+                check_identity(out, identity)
+            if (out / INFO_FILE).exists():
+                info = load_info(out)
+                check_files(out, info)
+        if info and not cluster:
             return info
         train_prior = positive_prior(
             dataset, sampling=config.sampling, train=config.train
         )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Next to the folder: a training run that fails to start leaves no folder.
-        lock = out.with_name(f".{out.name}.lock")
         with (
-            lock_or_fail(lock),
-            strategy.scope(),
+            _lock_run(out) if is_first else nullcontext(),
             translate_record_errors(),
-            catch_signals() as signals,
+            translate_lost_hosts(cluster),
         ):
-            return _train_locked(dataset, out, config, identity, train_prior, signals)
+            if cluster:
+                wait_for_hosts(cluster, {**identity, **_library_versions()})
+            with (
+                build_strategy(devices, cluster=cluster).scope(),
+                catch_signals() as signals,
+            ):
+                hosts = Hosts(cluster)
+                finished = hosts.share(info.model_dump(mode="json") if info else None)
+                if finished:
+                    return RunInfo(**finished)
+                return _train_locked(
+                    dataset, out, config, identity, train_prior, hosts, signals
+                )
+
+
+def _lock_run(out: Path) -> AbstractContextManager[None]:
+    """Lock a run folder that may not exist yet."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Next to the folder: a training run that fails to start leaves no folder.
+    return lock_or_fail(out.with_name(f".{out.name}.lock"))
+
+
+def _library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that must be equal on all hosts."""
+    versions = training_versions()
+    return {name: versions[name] for name in ("drtf", "keras", "tensorflow")}
+
+
+def _load_shared_checkpoint(out: Path, hosts: Hosts) -> Checkpoint | None:
+    """Load host 0's newest checkpoint on all hosts."""
+    checkpoint = load_newest_checkpoint(out) if hosts.is_first else None
+    if hosts.num_hosts == 1:
+        return checkpoint
+    data = b""
+    if checkpoint:
+        data = encode_checkpoint(replace(checkpoint, model=b""))
+    data = hosts.share_bytes(data)
+    if hosts.is_first or not data:
+        return checkpoint
+    return parse_checkpoint(data)
 
 
 def _train_locked(
@@ -134,10 +198,11 @@ def _train_locked(
     config: Config,
     identity: dict[str, Any],
     train_prior: float,
+    hosts: Hosts,
     signals: Sequence[signal.Signals],
 ) -> RunInfo:
     """Train while the run folder is locked."""
-    checkpoint = load_newest_checkpoint(out)
+    checkpoint = _load_shared_checkpoint(out, hosts)
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -150,17 +215,22 @@ def _train_locked(
             load_weights=checkpoint is None,
         )
         num_trained, num_frozen = count_parameters(network)
-        out.mkdir(exist_ok=True)
-        save_identity(out, identity)
-        save_config(out, config)
-        save_training_photographs(
-            out, shards, validation_split=config.train.validation_split
-        )
+        if hosts.is_first:
+            out.mkdir(exist_ok=True)
+            save_identity(out, identity)
+            save_config(out, config)
+            save_training_photographs(
+                out, shards, validation_split=config.train.validation_split
+            )
         try:
-            context = build_context(network, shards, config=config, out=out)
+            context = build_context(
+                network, shards, config=config, out=out, hosts=hosts
+            )
             status = run_epochs(context, checkpoint=checkpoint, signals=signals)
         except tf.errors.ResourceExhaustedError as error:
             raise _exhaustion_error(error, out, config.train) from error
+    if not hosts.is_first:
+        return RunInfo(**hosts.share(None))
     plot_history(out / HISTORY_FIGURE, status.history)
     manifest = shards.manifest
     info = RunInfo(
@@ -181,12 +251,14 @@ def _train_locked(
         num_damaged=len(shards.damaged),
         num_skipped_steps=np.asarray(context.trainer.num_skipped).item(),
         precision=precision,
-        num_devices=tf.distribute.get_strategy().num_replicas_in_sync,
+        num_devices=identity["num_devices"],
+        num_hosts=hosts.num_hosts,
         seconds=sum(row["seconds"] for row in status.history),
         peak_memory_mb=getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         versions=training_versions(),
     )
     save_info(out, info)
+    hosts.share(info.model_dump(mode="json"))
     return info
 
 
@@ -209,7 +281,12 @@ def _exhaustion_error(
 
 
 def build_context(
-    network: keras.Model, shards: ShardDataset, *, config: Config, out: Path
+    network: keras.Model,
+    shards: ShardDataset,
+    *,
+    config: Config,
+    out: Path,
+    hosts: Hosts,
 ) -> TrainingContext:
     """Build the parts of a training run, in the scope of its strategy.
 
@@ -218,6 +295,7 @@ def build_context(
         shards: An open dataset.
         config: As for `train`.
         out: The run folder.
+        hosts: The hosts that train together.
     """
     settings = config.train
     common: dict[str, Any] = {
@@ -228,12 +306,14 @@ def build_context(
     strategy = tf.distribute.get_strategy()
     num_devices = strategy.num_replicas_in_sync
 
-    def parts_dataset(position: StreamPosition) -> tf.data.Dataset:
+    def parts_dataset(
+        position: StreamPosition, parts: Sequence[int] = hosts.device_numbers
+    ) -> tf.data.Dataset:
         return train_dataset(
             shards,
             epochs=settings.epochs,
             start=position,
-            parts=range(num_devices),
+            parts=parts,
             num_parts=num_devices,
             **common,
         )
@@ -246,7 +326,7 @@ def build_context(
         )
 
     def batch_ids(position: StreamPosition) -> Sequence[str]:
-        parts = parts_dataset(position).take(num_devices)
+        parts = parts_dataset(position, range(num_devices)).take(num_devices)
         rows = np.concatenate([part["row"].numpy() for part in parts])
         return shards.load_index(["id"], rows)["id"].tolist()
 
@@ -259,7 +339,8 @@ def build_context(
                 load_weights=False,
             )
         clone.set_weights(network.get_weights())
-        save_model(out, clone)
+        if hosts.is_first:
+            save_model(out, clone)
 
     steps_per_epoch = count_steps(
         shards, split="train", num_parts=num_devices, **common
@@ -280,9 +361,11 @@ def build_context(
                 task=settings.task,
                 batch_size=-(-settings.batch_size // num_devices),
                 on_damaged=config.sampling.on_damaged,
+                parts=hosts.device_numbers,
                 num_parts=num_devices,
             )
         ),
+        hosts=hosts,
     )
     best_model = BestModel(save_float32, monitor=monitor_name(settings))
     counts = count_examples(shards, "train", settings.task)
@@ -295,11 +378,12 @@ def build_context(
             validation=validation,
             trainer=trainer,
             load_batch=lambda: next(iter(parts_dataset(StreamPosition(settings.seed)))),
-            logs=out / LOGS_FOLDER,
+            logs=out / LOGS_FOLDER if hosts.is_first else None,
         ),
         best_model=best_model,
         stream_batches=stream_batches,
         batch_ids=batch_ids,
+        hosts=hosts,
         config=settings,
         out=out,
         steps_per_epoch=steps_per_epoch,

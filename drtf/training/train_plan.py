@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from drtf.cluster import Cluster
 from drtf.config import Config, SamplingConfig, TrainConfig, parse_config
 from drtf.data.pipeline import (
     NUM_PARALLEL_LOADS,
@@ -21,8 +22,8 @@ from drtf.errors import ConfigError
 from drtf.models.backbones import check_model
 from drtf.models.device import (
     choose_compiler,
+    choose_devices,
     choose_precision,
-    choose_strategy,
     use_dtype_policy,
 )
 from drtf.models.losses import class_weights
@@ -118,12 +119,15 @@ def positive_prior(
     return prior
 
 
-def plan_training(shards: Path, *, config: Config) -> TrainPlan:
+def plan_training(
+    shards: Path, *, config: Config, cluster: Cluster | None = None
+) -> TrainPlan:
     """Plan a training run without running a step.
 
     Args:
         shards: The dataset's folder.
         config: As for `train`.
+        cluster: As for `train`; the other hosts are not contacted.
 
     Raises:
         DrtfError: For everything that `train` refuses at its start: a dataset without a
@@ -131,8 +135,10 @@ def plan_training(shards: Path, *, config: Config) -> TrainPlan:
     """
     settings = config.train
     check_model(config.model, head_epochs=settings.head_epochs)
-    strategy = choose_strategy(settings.num_devices, batch_size=settings.batch_size)
-    num_devices = strategy.num_replicas_in_sync
+    devices = choose_devices(
+        settings.num_devices, batch_size=settings.batch_size, cluster=cluster
+    )
+    num_devices = len(devices) * (cluster.num_hosts if cluster else 1)
     choose_compiler(settings.jit_compile, num_devices=num_devices)
     with ShardDataset(shards) as dataset:
         positive_prior(dataset, sampling=config.sampling, train=settings)

@@ -1,7 +1,7 @@
 """The trainer: a network with its training step, and several steps in one call."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -113,6 +113,9 @@ class Trainer(keras.Model):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = num_devices > 1
         self._jit_compile = choose_compiler(train.jit_compile, num_devices=num_devices)
+        self._gather_sums = tf.function(
+            lambda: self._strategy.run(self._all_gather_sums)
+        )
         self._head_only: bool | None = None
         self.begin_epoch(0)
 
@@ -231,15 +234,38 @@ class Trainer(keras.Model):
         """List the variables that a step reads or changes, each once.
 
         They are the weights, the statistics of batch normalization, the states of
-        dropout's generators, the moving averages, the optimizer's variables with its
-        loss scale, and the sums of the epoch's metrics.
+        dropout's generators, the moving averages, and the optimizer's variables with
+        its loss scale. The sums of the epoch's metrics are not among them, because each
+        device has its own: see `metric_sums`.
         """
-        variables = (
-            *self.variables,
-            *self.metrics_variables,
-            *self.optimizer.variables,
-        )
-        return list({id(variable): variable for variable in variables}.values())
+        sums = {id(variable) for variable in self.metrics_variables}
+        variables = (*self.variables, *self.optimizer.variables)
+        unique = {id(variable): variable for variable in variables}
+        return [variable for key, variable in unique.items() if key not in sums]
+
+    def metric_sums(self) -> list[np.ndarray]:
+        """Return the sums of the epoch's metrics, each [num_devices, *shape]."""
+        return [
+            self._strategy.experimental_local_results(value)[0].numpy()
+            for value in self._gather_sums()
+        ]
+
+    def set_metric_sums(self, sums: Sequence[np.ndarray]) -> None:
+        """Restore what `metric_sums` returned."""
+
+        def assign() -> None:
+            context = tf.distribute.get_replica_context()
+            for variable, values in zip(self.metrics_variables, sums, strict=True):
+                variable.assign(tf.gather(values, context.replica_id_in_sync_group))
+
+        tf.function(lambda: self._strategy.run(assign))()
+
+    def _all_gather_sums(self) -> list[tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        return [
+            context.all_gather(tf.convert_to_tensor(variable)[None], axis=0)
+            for variable in self.metrics_variables
+        ]
 
     @contextmanager
     def use_averaged_weights(self) -> Iterator[None]:

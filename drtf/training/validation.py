@@ -14,6 +14,7 @@ from sklearn.metrics import (
 )
 
 from drtf.tasks import GRADES
+from drtf.training.hosts import Hosts
 from drtf.training.trainer import Batch, Trainer
 
 
@@ -26,16 +27,21 @@ class Validation:
         probabilities: float32 [n, C], of the classes, or [n, 1] of disease.
     """
 
-    def __init__(self, trainer: Trainer, batches: Iterable[Batch]) -> None:
+    def __init__(
+        self, trainer: Trainer, batches: Iterable[Batch], *, hosts: Hosts
+    ) -> None:
         """Prepare the prediction function.
 
         Args:
             trainer: Its network is measured.
-            batches: From `eval_dataset`, or such a dataset distributed.
+            batches: From `eval_dataset`, or such a dataset distributed. Each host has
+                batches of its own, as many as the others.
+            hosts: The hosts that measure together.
         """
         self.task = trainer.task
         self._trainer = trainer
         self._batches = batches
+        self._hosts = hosts
         strategy = tf.distribute.get_strategy()
         self._predict = tf.function(
             lambda batch: strategy.run(trainer.test_step, (batch,))
@@ -56,17 +62,18 @@ class Validation:
             `balanced_accuracy` of the predicted classes (with a threshold of 0.5), and
             for the task `grades` the quadratic weighted `kappa`.
         """
-        labels, logits = [], []
+        masks, labels, logits = [], [], []
         for batch in self._batches:
-            values = (batch["mask"], batch["label"], self._predict(batch))
-            for mask, label, logit in zip(
-                *map(self._device_values, values), strict=True
-            ):
-                labels.append(label.numpy()[mask.numpy()])
-                logits.append(logit.numpy()[mask.numpy()])
+            masks += self._device_values(batch["mask"])
+            labels += self._device_values(batch["label"])
+            logits += self._device_values(self._predict(batch))
             if stop():
                 return None
-        y_true, y_pred = np.concatenate(labels), np.concatenate(logits)
+        mask, y_true, y_pred = (
+            np.concatenate(self._hosts.gather(np.concatenate(values)))
+            for values in (masks, labels, logits)
+        )
+        y_true, y_pred = y_true[mask], y_pred[mask]
         loss = tf.reduce_mean(self._trainer.task_loss.call(y_true[:, None], y_pred))
         self.classes = y_true
         grades = self.task.predicts_grades

@@ -1,0 +1,174 @@
+"""Two processes that train one model, by TF_CONFIG, as two hosts would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_cluster import free_addresses
+
+from drtf.config import dump_config
+from drtf.models.history import load_history
+from drtf.models.run import load_info, load_run
+from drtf.training.checkpoint import list_checkpoints, load_newest_checkpoint
+from drtf.training.run import train
+from naming import assert_names
+
+TIMES = {"seconds", "val_seconds", "input_wait_fraction"}
+# Above what noticing a lost host takes.
+MAX_SECONDS = 60
+TRAIN = "from drtf.tools.main import main; main()"
+
+
+@pytest.fixture(scope="module")
+def settings(config):
+    """Settings with a smaller last batch that stop early, after 55 steps."""
+    update = {
+        "epochs": 99,
+        "batch_size": 7,
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+        "ema_momentum": 0.9,
+        "schedule": "plateau",
+        "plateau_patience": 1,
+        "early_stopping_patience": 10,
+    }
+    return config.model_copy(update={"train": config.train.model_copy(update=update)})
+
+
+@pytest.fixture(scope="module")
+def start(shards, settings, tmp_path_factory):
+    """Start two hosts that train into the first one's folder."""
+    config = tmp_path_factory.mktemp("config") / "config.toml"
+    config.write_text(dump_config(settings))
+
+    def start(out, *words):
+        addresses = free_addresses(2)
+        processes = []
+        for index in range(2):
+            text = json.dumps(
+                {
+                    "cluster": {"worker": addresses},
+                    "task": {"type": "worker", "index": index},
+                }
+            )
+            folder = out if index == 0 else out.with_name(f"{out.name}-unused")
+            command = ("train", "--shards", shards, "--out", folder, *words)
+            command += ("--config", config)
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", TRAIN, *map(str, command)],
+                    env=os.environ | {"TF_CONFIG": text},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        return processes
+
+    return start
+
+
+def finish(processes):
+    outputs = [process.communicate(timeout=MAX_SECONDS)[0] for process in processes]
+    assert not any("Traceback" in output for output in outputs), outputs
+    return [process.returncode for process in processes], outputs
+
+
+def wait_for_step(out, step, processes):
+    """Wait until a checkpoint of a step exists."""
+    while not any(
+        int(path.stem.removeprefix("step-")) >= step for path in list_checkpoints(out)
+    ):
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.01)
+
+
+def result(run):
+    """Return the state and the saved weights, and the history without its times."""
+    history = [
+        {name: row[name] for name in row.keys() - TIMES} for row in load_history(run)
+    ]
+    weights = load_run(run).network.get_weights()
+    return [*load_newest_checkpoint(run).arrays, *weights], history
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(start, tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    codes, outputs = finish(start(out))
+    assert codes == [0, 0], outputs
+    assert not out.with_name("run-unused").exists()
+    assert "Epoch" not in outputs[1]
+    return out
+
+
+EVERY_STEP = (
+    *("--set", "train.checkpoint_minutes=0"),
+    *("--set", "train.steps_per_execution=1"),
+)
+
+
+def test_two_hosts_give_the_result_of_one(uninterrupted, shards, settings, tmp_path):
+    train(shards, out=tmp_path / "run", config=settings)
+    arrays, history = result(tmp_path / "run")
+    two_arrays, two_history = result(uninterrupted)
+    info = load_info(uninterrupted)
+    assert (info.num_hosts, info.num_devices) == (2, 2)
+    assert info.num_epochs == len(history) == 11
+    table = {
+        "weights and state": max(
+            np.abs(x - y).max() for x, y in zip(arrays, two_arrays, strict=True)
+        )
+    }
+    for name in history[0]:
+        table[name] = max(
+            abs(x[name] - y[name]) for x, y in zip(history, two_history, strict=True)
+        )
+    for name, difference in table.items():
+        print(f"{name:25} {difference:.1e}")
+    assert max(table.values()) < 1e-5
+
+
+def test_stopped_hosts_resume_bit_for_bit(uninterrupted, start, tmp_path):
+    out = tmp_path / "run"
+    processes = start(out, *EVERY_STEP)
+    wait_for_step(out, 3, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = finish(processes)
+    assert codes == [128 + signal.SIGTERM] * 2, outputs
+    for output in outputs:
+        assert_names(output.splitlines()[-1], "SIGTERM", "--resume")
+
+    processes = start(out, "--resume", *EVERY_STEP)
+    wait_for_step(out, 23, processes)
+    processes[1].kill()
+    codes, outputs = finish(processes)
+    assert codes == [1, -signal.SIGKILL], outputs
+    assert_names(outputs[0].splitlines()[-1], "host 1", "--resume")
+
+    codes, outputs = finish(start(out, "--resume"))
+    assert codes == [0, 0], outputs
+    arrays, history = result(out)
+    expected_arrays, expected_history = result(uninterrupted)
+    assert history == expected_history
+    for array, expected in zip(arrays, expected_arrays, strict=True):
+        assert array.tobytes() == expected.tobytes()
+
+
+@pytest.mark.slow
+def test_the_other_host_ends_when_the_first_is_killed(start, tmp_path):
+    processes = start(tmp_path / "run", *EVERY_STEP)
+    wait_for_step(tmp_path / "run", 3, processes)
+    processes[0].kill()
+    codes, outputs = finish(processes)
+    assert codes == [-signal.SIGKILL, 1], outputs
+    assert_names(outputs[1].splitlines()[-1], "host 0", "--resume")
+    codes, outputs = finish(start(tmp_path / "run", "--resume"))
+    assert codes == [0, 0], outputs
+    codes, outputs = finish(start(tmp_path / "run", "--resume"))
+    assert codes == [0, 0], outputs
