@@ -62,7 +62,7 @@ def start(shards, settings, tmp_path_factory):
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-c", TRAIN, *map(str, command)],
-                    env=os.environ | {"TF_CONFIG": text},
+                    env=os.environ | {"TF_CONFIG": text, "TF_CPP_MIN_LOG_LEVEL": "3"},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
