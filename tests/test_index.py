@@ -1,11 +1,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
+from drtf.errors import RecordError
 from drtf.images.quality import QUALITY_MEASURES, Quality
 from drtf.records.index import COLUMNS, load_index, save_index
 from drtf.records.manifest import INDEX_FILE, load_manifest
+from naming import raises_naming
 
 CONTRACT = Path(__file__).parents[1] / "tfrecords" / "README.md"
 
@@ -34,3 +40,54 @@ def test_index_is_equal_when_saved_and_loaded_with_more_columns(shards, tmp_path
     )
     save_index(tmp_path / INDEX_FILE, index)
     pd.testing.assert_frame_equal(load_index(tmp_path / INDEX_FILE), index)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("split", "dev"),
+        ("shard", -1),
+        ("offset", -1),
+        ("length", -1),
+        ("image_offset", -1),
+        ("image_length", -1),
+        ("grade", 5),
+        ("grade", -1),
+        ("sha256", ""),
+        ("sha256", "g" * 64),
+        ("sha256", "0x" + "1" * 62),
+        ("sha256", "A" * 64),
+        ("sha256", "a" * 64 + "\n"),
+        ("id", None),
+        ("patient", None),
+        ("has_field", None),
+        ("brightness", np.nan),
+        ("sharpness", np.inf),
+    ],
+)
+def test_an_index_is_refused_when_a_cell_has_an_impossible_value(
+    shards, tmp_path, column, value
+):
+    table = pq.read_table(shards / INDEX_FILE)
+    cells = table[column].to_pylist()
+    cells[3] = value
+    number, field = table.column_names.index(column), table.schema.field(column)
+    path = tmp_path / INDEX_FILE
+    pq.write_table(table.set_column(number, field, pa.array(cells, field.type)), path)
+    for columns in (None, [column]):
+        with raises_naming(RecordError, path, "row 3", repr(column)):
+            load_index(path, columns)
+
+
+def test_an_index_is_refused_when_its_text_is_not_utf8(shards, tmp_path):
+    table = pq.read_table(shards / INDEX_FILE)
+    ids = pa.array([b"\xff"] * len(table), pa.binary()).view(pa.string())
+    path = tmp_path / INDEX_FILE
+    pq.write_table(table.set_column(table.column_names.index("id"), "id", ids), path)
+    with raises_naming(RecordError, path):
+        load_index(path)
+
+
+def test_a_column_that_is_missing_is_named(shards):
+    with raises_naming(RecordError, shards / INDEX_FILE, "'haze'"):
+        load_index(shards / INDEX_FILE, ["id", "haze"])

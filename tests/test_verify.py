@@ -102,7 +102,7 @@ def test_without_an_index_a_damaged_record_is_still_named(copy):
         ("image_offset", lambda x: x + 7),
         ("image_length", lambda x: x - 1),
         ("offset", lambda x: x + 1),
-        ("length", lambda x: -x),
+        ("length", lambda x: x - 1),
         ("crc32c", lambda x: x ^ 1),
         ("split", lambda x: "test"),
         ("patient", lambda x: x + "0"),

@@ -11,6 +11,7 @@ from drtf.data.contents import Conflict, find_conflicts
 from drtf.data.loader import read_batch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
+from drtf.images.quality import QUALITY_MEASURES
 from drtf.records.index import iterate_index
 from drtf.records.manifest import INDEX_FILE, Manifest
 from drtf.records.reader import ShardDataset
@@ -67,7 +68,7 @@ def inspect_dataset(
     check_absent(*figures, overwrite=overwrite)
     with ShardDataset(folder) as dataset:
         manifest = dataset.manifest
-        index = dataset.load_index(["grade", "has_field", *manifest.quality])
+        index = dataset.load_index(["grade", "has_field", *QUALITY_MEASURES])
         identical = _load_identical(dataset)
         rows = [
             (title, _read_pictures(dataset, selected[:num_per_grade]))
@@ -87,7 +88,7 @@ def inspect_dataset(
     if augment:
         plot_grid(out / AUGMENTED_SHEET, augmented)
     plot_histograms(
-        quality, {name: index[name].to_numpy() for name in manifest.quality}
+        quality, {name: index[name].to_numpy() for name in QUALITY_MEASURES}
     )
     return Inspection(
         manifest,

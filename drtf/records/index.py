@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drtf.errors import RecordError
@@ -17,6 +18,7 @@ from drtf.records.plan import SPLITS
 from drtf.tasks import GRADES
 
 ROWS_PER_BATCH = 1 << 16
+SHA256_PATTERN = "^[0-9a-f]{64}$"
 
 # The columns that every index has. A build adds its measures of quality.
 COLUMNS = pa.schema(
@@ -90,10 +92,10 @@ def load_index(
         One row per record, numbered from 0.
 
     Raises:
-        RecordError: If it cannot be read, or a column of `COLUMNS` is missing, has
-            another type or has empty cells.
+        RecordError: If it cannot be read, a column is missing or has another type, or
+            a cell has a value that no build writes.
     """
-    with _opened_index(path) as file:
+    with _opened_index(path, columns) as file:
         parts = [file.schema_arrow.empty_table().select(columns or file.schema.names)]
         for start, batch in _iterate_batches(path, file, columns):
             if rows is None:
@@ -121,7 +123,7 @@ def iterate_index(
     Raises:
         RecordError: As `load_index`.
     """
-    with _opened_index(path) as file:
+    with _opened_index(path, columns) as file:
         for _, batch in _iterate_batches(path, file, columns):
             yield batch.to_pandas()
 
@@ -132,19 +134,42 @@ def _iterate_batches(
     """Yield the number of the first row of each batch of rows, and the batch."""
     start = 0
     for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
-        for name in COLUMNS.names:
-            if name in batch.schema.names and batch.column(name).null_count:
+        batch.validate(full=True)  # text must be UTF-8
+        for name in batch.schema.names:
+            cells = batch.column(name)
+            row = pc.index(_are_valid(name, cells), False).as_py()
+            if row >= 0:
                 raise RecordError(
-                    f"the index {path} has empty cells in the column {name!r}; build "
-                    "the dataset again"
+                    f"row {start + row} of the index {path} has the impossible value "
+                    f"{cells[row].as_py()!r:.80} in the column {name!r}; build the "
+                    "dataset again"
                 )
         yield start, batch
         start += len(batch)
 
 
+def _are_valid(name: str, cells: pa.Array) -> pa.BooleanArray:
+    """Return for each cell of a column whether a build could have written it."""
+    if name == "split":
+        valid = pc.is_in(cells, pa.array(SPLITS))
+    elif name == "grade":
+        valid = pc.is_in(cells, pa.array(GRADES, cells.type))
+    elif name == "sha256":
+        valid = pc.match_substring_regex(cells, SHA256_PATTERN)
+    elif pa.types.is_integer(cells.type):
+        valid = pc.greater_equal(cells, 0)
+    elif pa.types.is_floating(cells.type):
+        valid = pc.is_finite(cells)
+    else:
+        valid = pc.is_valid(cells)
+    return valid.fill_null(False)
+
+
 @contextmanager
-def _opened_index(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open an index and check its columns.
+def _opened_index(
+    path: Path, columns: Sequence[str] | None
+) -> Iterator[pq.ParquetFile]:
+    """Open an index and check that it has these columns, and those of `COLUMNS`.
 
     Raises:
         RecordError: If it cannot be read, also while the block reads it.
@@ -163,6 +188,12 @@ def _opened_index(path: Path) -> Iterator[pq.ParquetFile]:
                     raise RecordError(
                         f"the index {path} has a {field.type} column {field.name!r}; "
                         "additional columns must be bool or float"
+                    )
+            for name in columns or ():
+                if name not in file.schema_arrow.names:
+                    raise RecordError(
+                        f"the index {path} has no column {name!r}: another version of "
+                        "drtf built this dataset; build it again"
                     )
             yield file
     except (OSError, pa.ArrowException) as error:

@@ -247,7 +247,7 @@ def _find_record_problem(
     image_size: int,
 ) -> str:
     """Compare a record with its row of the index, and with the manifest."""
-    if (row.offset, row.split) != (expected_offset, split) or row.length < 0:
+    if (row.offset, row.split) != (expected_offset, split):
         return (
             f"the index says offset {row.offset} of split {row.split}; expected "
             f"offset {expected_offset} of split {split}"
@@ -260,11 +260,11 @@ def _find_record_problem(
         return OTHER_RECORD
     # Equal records have equal bytes, so comparing bytes is enough, and fast.
     before, after = encode_around_image(
-        image_length=max(row.image_length, 0),
+        image_length=row.image_length,
         encoding=encoding,
         height=image_size,
         width=image_size,
-        grade=max(row.grade, 0),
+        grade=row.grade,
         id=row.id,
         patient=row.patient,
     )

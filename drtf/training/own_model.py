@@ -90,7 +90,7 @@ def save_run(
             dataset_name=shards.manifest.name,
             dataset_sha256=hash_manifest(shards.folder),
             encoding=shards.manifest.encoding,
-            jpeg_quality=shards.manifest.settings["build"]["jpeg_quality"],
+            jpeg_quality=config.build.jpeg_quality,
             image_size=shards.manifest.image_size,
             train_prior=positive_prior(shards, sampling=sampling, train=config.train),
             model_sha256=hash_file(folder / MODEL_FILE),

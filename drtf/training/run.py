@@ -237,7 +237,7 @@ def _train_locked(
         dataset_name=manifest.name,
         dataset_sha256=hash_manifest(shards.folder),
         encoding=manifest.encoding,
-        jpeg_quality=manifest.settings["build"]["jpeg_quality"],
+        jpeg_quality=config.build.jpeg_quality,
         image_size=config.images.size,
         train_prior=train_prior,
         model_sha256=hash_file(out / MODEL_FILE),
