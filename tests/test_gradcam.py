@@ -131,6 +131,13 @@ def test_a_killed_gradcam_is_repeated_by_the_same_call(
         patch.setattr(Path, "replace", die)
         gradcam(run_folder, **call)
     assert len([path for path in out.glob("*") if path.is_file()]) < 3
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("drtf.inference.gradcam.plot_grid", stop)
+        gradcam(run_folder, **call)
     report = gradcam(run_folder, **call)
     assert all(path.exists() for path in report.figures)
     assert not list(out.glob(".*"))

@@ -202,13 +202,19 @@ def _publishing(out: Path) -> Iterator[Path]:
     of a killed call is unfinished.
     """
     partial = out / PARTIAL_FOLDER
-    is_new = not out.exists()
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    is_new, is_unfinished = not out.exists(), partial.exists()
+    partial.mkdir(parents=True, exist_ok=True)
+    # The folder itself stays, in case this call is killed too.
+    for path in partial.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     try:
         yield partial
     except BaseException:
-        shutil.rmtree(out if is_new else partial)
+        if not is_unfinished:
+            shutil.rmtree(out if is_new else partial)
         raise
     for path in sorted(path for path in partial.rglob("*") if path.is_file()):
         target = out / path.relative_to(partial)
