@@ -61,7 +61,7 @@ NO_FILE = "-"
     is then {SOME_REJECTED}.
 
     On several hosts, add --plan to the command. Then run --task 1/N to --task N/N on
-    any hosts, and at last --merge, each only with the same --out.
+    any hosts, and --merge when all are done, each only with the same --out.
     """
 )
 @images_option(

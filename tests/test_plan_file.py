@@ -1,0 +1,72 @@
+"""A plan is the same after it was saved and loaded."""
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from drawing import write_photographs
+from drtf.config import load_config
+from drtf.data.build_plan import plan_build
+from drtf.data.plan_file import COLUMNS, encode_plan, parse_plan
+from drtf.data.sources import Source
+from drtf.errors import DrtfError
+from naming import raises_naming
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """A plan of two sources with everything that a plan may contain."""
+    labels = write_photographs(tmp_path, num_patients=12)
+    images = tmp_path / "images"
+    shutil.copy(images / "0_left.png", images / "1_left.png")  # with another grade
+    (images / "notes.txt").touch()
+    with labels.open("a") as file:
+        file.write("lost,1\n0_left,0\n")
+    labels.write_text(labels.read_text().replace("5_left,1", "5_left,5"))
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", images)
+    for grade in "02":
+        (tmp_path / "classes" / grade).mkdir(parents=True)
+    odd = os.fsdecode(b"odd\xff.png")
+    shutil.copy(images / "0_right.png", tmp_path / "classes" / "0" / odd)
+    shutil.copy(images / "2_right.png", tmp_path / "classes" / "2" / "b.png")
+    config = load_config("", ["labels.conflicts=drop", "labels.ungraded=[5]"])
+    return plan_build(
+        [
+            Source(tmp_path / "zipped.zip", labels, "zip"),
+            Source(tmp_path / "classes", None, "folders"),
+        ],
+        name="set",
+        labels=config.labels,
+        split=config.split,
+        images=config.images,
+        build=config.build,
+    )
+
+
+def test_plan_is_equal_when_it_was_saved_and_loaded(plan):
+    saved = parse_plan(encode_plan(plan), path="plan")
+    loaded = saved.plan
+    assert loaded.sha256 == plan.sha256
+    assert loaded.flat_settings == plan.flat_settings
+    columns = [*COLUMNS, "photograph"]
+    pd.testing.assert_frame_equal(loaded.table[columns], plan.table[columns])
+    for name in ("shards", "conflicts", "rejected"):
+        assert getattr(loaded, name) == getattr(plan, name)
+        assert getattr(plan, name)
+    for name in ("ungraded", "unmatched", "skipped", "num_repeated", "patients_from"):
+        assert getattr(loaded.catalog, name) == getattr(plan.catalog, name)
+        assert getattr(plan.catalog, name)
+    assert loaded.catalog.provenance == plan.catalog.provenance
+    assert parse_plan(encode_plan(loaded), path="plan").sha256 == saved.sha256
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x", gzip.compress(b"[]"), gzip.compress(b'{"plan": {}}')]
+)
+def test_file_that_is_no_plan_is_named(data):
+    with raises_naming(DrtfError, Path("a/plan"), "--plan"):
+        parse_plan(data, path="a/plan")
