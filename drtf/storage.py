@@ -188,18 +188,36 @@ def read_start(location: str, num_bytes: int) -> bytes:
 
 
 def read_ranges(
-    location: str, starts: Sequence[int], lengths: Sequence[int]
+    location: str,
+    starts: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    etag: str | None = None,
 ) -> list[bytes]:
     """Read several ranges of an object, in parallel.
 
+    Args:
+        location: The object.
+        starts: First byte of each range.
+        lengths: Number of bytes of each range.
+        etag: What the object must still have; None if that is unknown.
+
     Raises:
         MissingObjectError: If the object does not exist.
+        ChangedObjectError: If it has another etag.
         StorageError: If the store cannot be read, or the object is too short.
     """
     store, key = open_place(location)
-    with _translated_errors(location):
-        found = obstore.get_ranges(store, key, starts=starts, lengths=lengths)
-    parts = [part.to_bytes() for part in found]
+
+    def read(start: int, length: int) -> bytes:
+        options: Any = {"range": (start, start + length)}
+        if etag:
+            options["if_match"] = etag
+        with _translated_errors(location):
+            return obstore.get(store, key, options=options).bytes().to_bytes()
+
+    with ThreadPoolExecutor(NUM_PARALLEL_PARTS) as pool:
+        parts = list(pool.map(read, starts, lengths))
     if [len(part) for part in parts] != list(lengths):
         raise StorageError(f"{location} is shorter than expected")
     return parts

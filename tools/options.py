@@ -81,12 +81,12 @@ class AnyPath(LocalPath):
 
 
 class DatasetPath(LocalPath):
-    """The folder of a dataset. A dataset in a store is fetched first."""
+    """The folder of a dataset, or its location in a store."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return the local folder, which is in the cache if it was fetched."""
+        """Return the folder; of a remote dataset, the one that stands for it."""
         if not is_remote(value):
             return super().convert(value, param, ctx)
         from drtf.records.remote import fetch_dataset

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
@@ -19,21 +18,12 @@ def verify(shards: Path | str, deep: bool) -> None:
     code is 1.
     """
     from drtf.images.preprocess import find_image_fault
-    from drtf.records.manifest import load_manifest
-    from drtf.records.remote import copy_dataset
-    from drtf.records.verify import find_faults
-    from drtf.storage import is_remote
+    from drtf.records.verify import find_faults, load_any_manifest
 
     from .tables import show_table
 
-    with TemporaryDirectory() as copy:
-        folder = Path(copy) if is_remote(shards) else Path(shards)
-        if is_remote(shards):
-            copy_dataset(str(shards), folder)
-        faults = find_faults(
-            folder, find_image_fault=find_image_fault if deep else None
-        )
-        manifest = load_manifest(folder)
+    manifest = load_any_manifest(shards)
+    faults = find_faults(shards, find_image_fault=find_image_fault if deep else None)
     if faults:
         show_table(
             f"Faults in {shards}",

@@ -21,8 +21,9 @@ from drtf.data.sources import Source
 from drtf.data.write import check_num_rejected, write_shards
 from drtf.errors import DrtfError
 from drtf.files import hash_file, partial_path, sync_folder
+from drtf.records.cache import cache_folder
 from drtf.records.manifest import Manifest
-from drtf.records.remote import cache_folder, upload_dataset
+from drtf.records.remote import upload_dataset
 from drtf.storage import is_remote
 
 

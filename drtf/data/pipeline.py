@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from drtf.config import OnDamaged, SamplingConfig
 from drtf.data.loader import Loader
-from drtf.data.sampling import count_draws, plan_epoch
-from drtf.errors import DrtfError, RecordError
+from drtf.data.sampling import count_draws, plan_epoch, plan_windows
+from drtf.errors import DrtfError, RecordError, StorageError
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS, TaskName
 
@@ -27,6 +27,8 @@ NUM_PREFETCHED = 1
 # Batches that are loaded at a time. Each load uses all cores; the second one keeps the
 # cores busy when the first one ends.
 NUM_PARALLEL_LOADS = 2
+# Shards of a store that an evaluation downloads ahead of the batch that it reads.
+NUM_SHARDS_AHEAD = 4
 # Much longer than TensorFlow takes from one refused call to the next.
 QUIET_SECONDS = 0.01
 BALANCED = SamplingConfig()
@@ -140,22 +142,43 @@ def train_dataset(
         raise ValueError(
             f"an epoch has {num_steps} steps of {batch_size} photographs; got {start}"
         )
+    shards.check_fits_cache(split, sampling.window_shards)
     loader = Loader(shards, rows, classes, on_damaged=sampling.on_damaged)
-
     shard_numbers = shards.shard_numbers(rows) if sampling.window_shards else None
+
     # A single thread plans all epochs: each thread keeps the memory it has once used.
     planner = ThreadPoolExecutor(1)
 
     @functools.lru_cache(maxsize=3)  # the epochs that are ending, running and next
     def begin_plan(epoch: int) -> Future[np.ndarray]:
-        return planner.submit(
-            plan_epoch,
+        return planner.submit(plan, epoch)
+
+    def plan(epoch: int) -> np.ndarray:
+        shards.check_unchanged()
+        return plan_epoch(
             classes,
             sampling,
             seed=start.seed,
             epoch=epoch,
             shard_numbers=shard_numbers,
         )
+
+    split_shards = np.unique(shards.shard_numbers(rows))
+
+    @functools.lru_cache(maxsize=3)
+    def windows(epoch: int) -> list[np.ndarray]:
+        return plan_windows(
+            split_shards, sampling.window_shards, seed=start.seed, epoch=epoch
+        )
+
+    def expect_shards(epoch: int, example: int) -> None:
+        """Announce the window that an example is in, and the window after it."""
+        shard = shards.shard_numbers(rows[example])
+        upcoming = itertools.chain(windows(epoch), windows(epoch + 1))
+        for window, following in itertools.pairwise(upcoming):
+            if shard in window:
+                shards.expect(list(dict.fromkeys([*window, *following])))
+                return
 
     def load_part(number: np.ndarray) -> tuple[np.ndarray, ...]:
         # Which part of which batch, and which epoch's order it follows.
@@ -172,6 +195,9 @@ def train_dataset(
         stretch = slice(
             first + size * part // num_parts, first + size * (part + 1) // num_parts
         )
+
+        if shards.is_remote:
+            expect_shards(epoch, order[stretch.start])
 
         # Its images; a damaged record may have been replaced by another example.
         images, examples = loader.load(order[stretch])
@@ -235,12 +261,16 @@ def eval_dataset(
     """
     rows, classes = rows_and_classes(shards, split, task)
     size = shards.manifest.image_size
+    split_shards = np.unique(shards.shard_numbers(rows))
     # A damaged record's replacement is masked, so it may be of any class.
     loader = Loader(shards, rows, np.zeros_like(classes), on_damaged=on_damaged)
 
     def load_batch(step: np.ndarray) -> tuple[np.ndarray, ...]:
         first = int(step) * batch_size
         examples = np.arange(len(rows))[first : first + batch_size]
+        if shards.is_remote and len(examples):
+            upcoming = split_shards >= shards.shard_numbers(rows[first])
+            shards.expect(split_shards[upcoming][:NUM_SHARDS_AHEAD].tolist())
         images, loaded = loader.load(examples, batch_size)
         images[len(examples) :] = 0
         padding = (0, batch_size - len(examples))
@@ -267,18 +297,20 @@ def eval_dataset(
 
 @contextmanager
 def translate_record_errors() -> Iterator[None]:
-    """Turn TensorFlow's error about a damaged record back into a RecordError.
+    """Turn TensorFlow's error about reading back into drtf's own error.
 
     Raises:
         RecordError: If a damaged record stopped the stream.
+        StorageError: If a store could not be read.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        match = re.search(r"RecordError: (.*)", str(error))
+        match = re.search(r"(Record|Storage|Object|Drtf)Error: (.*)", str(error))
         if match is None:
             raise
-        raise RecordError(match[1]) from error
+        kinds = {"Record": RecordError, "Drtf": DrtfError}
+        raise kinds.get(match[1], StorageError)(match[2]) from error
 
 
 def rows_and_classes(

@@ -1,21 +1,27 @@
 """The indexed reader: reads any records by row number and checks each one."""
 
 import contextlib
+import functools
+import itertools
 import math
 import os
 import resource
-import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
-from drtf.errors import DamagedRecordError, RecordError
+from drtf.errors import ConfigError, DamagedRecordError, RecordError
 from drtf.files import MAX_OPEN_FILES, hash_file, raise_descriptor_limit, share
+from drtf.records.cache import SIZE_VARIABLE
 from drtf.records.framing import (
     FRAME_BYTES,
+    HEADER,
     OTHER_RECORD,
     find_frame_fault,
     read_footer,
@@ -23,8 +29,13 @@ from drtf.records.framing import (
 from drtf.records.gather import Frames, read_frames
 from drtf.records.index import iterate_index, load_index
 from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
+from drtf.records.open_shards import OpenShards
+from drtf.records.remote import RemoteShards, fetch_dataset, open_shards
 from drtf.resources import count_cores
+from drtf.storage import is_remote
 
+# Shards of a store that are read at once; a request takes long but little of a CPU.
+NUM_PARALLEL_READS = 32
 # The columns that reading needs, as they are kept in memory.
 POSITIONS = {
     "offset": np.int64,
@@ -42,7 +53,9 @@ class ShardDataset:
     Records are addressed by their row in the index.
 
     Attributes:
-        folder: Folder of the dataset.
+        folder: Folder of the manifest and the index; for a remote dataset, in the
+            cache.
+        location: Where the dataset is: the folder, or its location in a store.
         manifest: Its manifest.
         grades: int8 [n], the grade of each record.
         damaged: Rows that were skipped while reading, with the fault of each.
@@ -52,7 +65,8 @@ class ShardDataset:
         """Open a dataset.
 
         Args:
-            folder: Folder of the dataset.
+            folder: Folder of the dataset, or its location in a store. Of a remote one,
+                only the manifest and the index are downloaded.
             verify_checksums: Whether to verify the checksum of each record that is
                 read. Reading is a little faster without, but a damaged record gives a
                 wrong image and no error. The index is verified in any case.
@@ -61,6 +75,8 @@ class ShardDataset:
             RecordError: If the folder is not a dataset, or if a shard or the index is
                 missing or does not match the manifest.
         """
+        if is_remote(folder):
+            folder = fetch_dataset(str(folder))
         self.folder = folder = Path(folder)
         self._verify_checksums = verify_checksums
         self.manifest: Manifest = load_manifest(folder)
@@ -72,16 +88,19 @@ class ShardDataset:
         positions = _load_positions(folder / INDEX_FILE, self.manifest)
         self.grades: np.ndarray = positions["grade"]
         self.damaged: dict[int, str] = {}
+        self._remote = open_shards(folder, self.manifest)
+        self.location: Path | str = self._remote.location if self._remote else folder
         self._starts = _first_rows(self.manifest)
-        self._files: dict[int, int] = {}  # the open shards, the last used at the end
-        self._lock = threading.Lock()
         num_shards = len(self.manifest.shards)
         if num_shards > _max_open_shards():
             raise_descriptor_limit()
-        self._max_open = _max_open_shards()
-        self._has_all_open = num_shards <= self._max_open
+        self._open_shards = OpenShards(
+            self._starts,
+            self._remote.open_shard if self._remote else self._open_local,
+            max_open=_max_open_shards(),
+        )
         self._frames = Frames(
-            files=np.full(self._starts[-1], -1, np.int32),
+            files=self._open_shards.descriptors,
             offsets=positions["offset"],
             lengths=positions["length"],
             image_offsets=positions["image_offset"],
@@ -89,13 +108,21 @@ class ShardDataset:
             crcs=positions["crc32c"],
         )
         self._num_threads = count_cores()
-        try:
-            for shard in range(num_shards):
-                self._open_shard(shard)
-        except RecordError:
-            self._close_shards()
-            raise
-        # While it is open, the cache does not remove the dataset.
+        # Then no thread has to open or close shards.
+        self._has_all_open = (
+            self._remote is None and num_shards <= self._open_shards.max_open
+        )
+        if self._remote is None:
+            try:
+                for shard in range(num_shards):
+                    self._open_shards.open(shard)
+            except RecordError:
+                self._open_shards.close()
+                raise
+        else:
+            self._connections = ThreadPoolExecutor(NUM_PARALLEL_READS)
+            weakref.finalize(self, self._remote.stop)
+        # While it is open, the cache does not remove the index.
         self._index_file: int | None = os.open(folder / INDEX_FILE, os.O_RDONLY)
         share(self._index_file)
 
@@ -126,12 +153,10 @@ class ShardDataset:
         if self._index_file is not None:
             os.close(self._index_file)
             self._index_file = None
-        with self._lock:
-            self._close_shards()
-
-    def _close_shards(self) -> None:
-        while self._files:
-            self._close_shard(next(iter(self._files)))
+        self._open_shards.close()
+        if self._remote:
+            self._remote.stop()
+            self._connections.shutdown(wait=False)
 
     def load_index(
         self, columns: Sequence[str] | None = None, rows: np.ndarray | None = None
@@ -210,6 +235,64 @@ class ShardDataset:
             )
         self._read(rows, out.reshape(-1), num_threads=self._num_threads)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards are in a store."""
+        return self._remote is not None
+
+    def expect(self, shard_numbers: Sequence[int]) -> None:
+        """Announce which shards are read next, in the order of their first records.
+
+        Those of a remote dataset are downloaded in the background. Others, which were
+        announced before, may be removed from the cache. A local dataset ignores it.
+        """
+        if self._remote is not None and list(shard_numbers) != self._remote.expected:
+            self._open_shards.keep(shard_numbers)
+            self._remote.expect(shard_numbers, self._open_shards.open)
+
+    def check_unchanged(self) -> None:
+        """Check that a remote dataset was not replaced since it was opened.
+
+        Raises:
+            RecordError: If it was.
+            StorageError: If the store cannot be read.
+        """
+        if self._remote is not None:
+            self._remote.check_unchanged()
+
+    def check_fits_cache(self, split: str, window_shards: int) -> None:
+        """Check that the cache has room for what an epoch of a split reads at a time.
+
+        This is the whole split, or a window of shards and the one after it.
+
+        Args:
+            split: Of the dataset.
+            window_shards: Shards of a window; 0 for the whole split.
+
+        Raises:
+            ConfigError: If a remote dataset does not fit.
+        """
+        if self._remote is None:
+            return
+        own = [x.size_bytes for x in self.manifest.shards if x.split == split]
+        sizes = np.cumsum(sorted(own, reverse=True))
+        limit = self._remote.limit_bytes
+        needed = 2 * window_shards or len(sizes)
+        if sizes[min(needed, len(sizes)) - 1] <= limit:
+            return
+        largest = int((sizes <= limit).sum()) // 2
+        advice = (
+            f"set it to at most {largest}, or raise {SIZE_VARIABLE}"
+            if largest
+            else f"raise {SIZE_VARIABLE} to {math.ceil(sizes[:2][-1] / 1e8) / 10} or "
+            "more, for two shards"
+        )
+        raise ConfigError(
+            f"split {split!r} of {self.location} has {sizes[-1] / 1e9:.3g} GB, and "
+            f"the cache is limited to {limit / 1e9:.3g} GB; with "
+            f"sampling.window_shards={window_shards}, it does not fit: {advice}"
+        )
+
     def _read(self, rows: np.ndarray, out: np.ndarray, *, num_threads: int) -> None:
         """Read images into `out`, uint8 [sum of lengths], one directly after another.
 
@@ -220,22 +303,77 @@ class ShardDataset:
         for part in self._split_by_shards(rows):
             stop = start + int(self._frames.image_lengths[part].sum(dtype=np.int64))
             with self._opened(part):
-                num_intact = read_frames(
-                    self._frames,
-                    part,
-                    out[start:stop],
-                    num_threads,
-                    self._verify_checksums,
-                )
-                if num_intact < len(part):
-                    row = int(part[num_intact])
-                    _, fault = self._read_frame(row)
-                    raise self._damaged_record_error(
-                        row,
-                        fault
-                        or "its checksum failed once, but not when it was read again",
-                    )
+                self._read_part(part, out[start:stop], num_threads)
             start = stop
+
+    def _read_part(self, rows: np.ndarray, out: np.ndarray, num_threads: int) -> None:
+        """Read images of open shards from their files, others from the store."""
+        is_open = self._frames.files[rows] >= 0
+        if self._remote is None or is_open.all():
+            self._read_files(rows, out, num_threads)
+            return
+        self._check_open()
+        from_store = np.repeat(~is_open, self._frames.image_lengths[rows])
+        out[from_store] = self._read_store(self._remote, rows[~is_open])
+        data = np.empty(len(out) - np.count_nonzero(from_store), np.uint8)
+        self._read_files(rows[is_open], data, num_threads)
+        out[~from_store] = data
+
+    def _read_files(self, rows: np.ndarray, out: np.ndarray, num_threads: int) -> None:
+        num_intact = read_frames(
+            self._frames, rows, out, num_threads, self._verify_checksums
+        )
+        if num_intact == len(rows):
+            return
+        row = int(rows[num_intact])
+        _, fault = self._read_frame(row)
+        if self._remote is None:
+            raise self._damaged_record_error(
+                row, fault or "its checksum failed once, but not when it was read again"
+            )
+        # The copy in the cache is damaged.
+        shard = int(self.shard_numbers(np.array(row)))
+        self._open_shards.forget(shard)
+        self._remote.remove_shard(shard)
+        self._read_part(rows, out, num_threads)
+
+    def _read_store(self, remote: RemoteShards, rows: np.ndarray) -> np.ndarray:
+        """Read images from the store, uint8 [sum of lengths].
+
+        Raises:
+            DamagedRecordError: At a damaged record.
+            StorageError: If the store cannot be read, or a shard was replaced.
+        """
+        unique = np.unique(rows)
+        edges = np.flatnonzero(np.diff(self.shard_numbers(unique))) + 1
+        read = functools.partial(self._read_shard, remote)
+        groups = self._connections.map(read, np.split(unique, edges))
+        images = dict(zip(unique.tolist(), itertools.chain(*groups), strict=True))
+        return np.concatenate([images[row] for row in rows.tolist()])
+
+    def _read_shard(self, remote: RemoteShards, rows: np.ndarray) -> list[np.ndarray]:
+        """Read images of one shard from the store, in few requests."""
+        frames = self._frames
+        starts = frames.offsets[rows]
+        stops = starts + frames.lengths[rows] + FRAME_BYTES
+        # Neighbours are one range.
+        first = np.flatnonzero(np.append(True, starts[1:] != stops[:-1]))
+        last = np.append(first[1:], len(rows)) - 1
+        ranges = remote.read_ranges(
+            int(self.shard_numbers(rows[0])),
+            starts[first].tolist(),
+            (stops[last] - starts[first]).tolist(),
+        )
+        images = []
+        data = np.frombuffer(b"".join(ranges), np.uint8)
+        for row, size in zip(rows.tolist(), (stops - starts).tolist(), strict=True):
+            frame, data = data[:size], data[size:]
+            fault = self._find_fault(frame, row)
+            if fault and self._verify_checksums:
+                raise self._damaged_record_error(row, fault)
+            image = frame[HEADER.size + frames.image_offsets[row] :]
+            images.append(image[: frames.image_lengths[row]])
+        return images
 
     def _split_by_shards(self, rows: np.ndarray) -> list[np.ndarray]:
         """Split rows into runs whose shards can all be open at once."""
@@ -243,52 +381,32 @@ class ShardDataset:
             return [rows]
         parts, used, start = [], set[int](), 0
         for number, shard in enumerate(self.shard_numbers(rows).tolist()):
-            if len(used | {shard}) > self._max_open:
+            if len(used | {shard}) > self._open_shards.max_open:
                 parts.append(rows[start:number])
                 used, start = set(), number
             used.add(shard)
         return [*parts, rows[start:]]
 
-    @contextlib.contextmanager
-    def _opened(self, rows: np.ndarray) -> Iterator[None]:
-        """Keep the shards of some rows open.
-
-        If not all shards can be open at once, one thread reads at a time.
-        """
+    def _opened(self, rows: np.ndarray) -> AbstractContextManager[None]:
+        """Keep the shards of some rows open, as far as their files are there."""
         if self._has_all_open:
-            yield
-            return
-        with self._lock:
-            if self._files:  # it was not closed
-                for shard in np.unique(self.shard_numbers(rows)).tolist():
-                    self._open_shard(shard)
-            yield
+            return contextlib.nullcontext()
+        return self._open_shards.using(np.unique(self.shard_numbers(rows)).tolist())
 
-    def _open_shard(self, shard: int) -> None:
-        """Open a shard, and close the one that was used least recently if necessary."""
-        if shard in self._files:
-            self._files[shard] = self._files.pop(shard)
-            return
-        if len(self._files) == self._max_open:
-            self._close_shard(next(iter(self._files)))
+    def _open_local(self, shard: int) -> int:
         entry = self.manifest.shards[shard]
-        self._files[shard] = _open_file(self.folder / entry.file, entry.size_bytes)
-        self._set_file(shard, self._files[shard])
+        return _open_file(self.folder / entry.file, entry.size_bytes)
 
-    def _close_shard(self, shard: int) -> None:
-        os.close(self._files.pop(shard))
-        self._set_file(shard, -1)  # the system may reuse the descriptor
-
-    def _set_file(self, shard: int, file: int) -> None:
-        self._frames.files[self._starts[shard] : self._starts[shard + 1]] = file
+    def _check_open(self) -> None:
+        if self._open_shards.is_closed:
+            raise RecordError(
+                f"{self.location} is closed; read from it, and from pipelines built on "
+                "it, inside its with block"
+            )
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
         """Read a frame; return it with its fault, which is empty if there is none."""
-        if not self._files:
-            raise RecordError(
-                f"{self.folder} is closed; read from it, and from pipelines built on "
-                "it, inside its with block"
-            )
+        self._check_open()
         length = int(self._frames.lengths[row])
         try:
             file = int(self._frames.files[row])
@@ -296,19 +414,23 @@ class ShardDataset:
         except OSError as error:
             return np.empty(0, np.uint8), f"cannot be read: {error.strerror}"
         frame = np.frombuffer(data, np.uint8)
-        fault = find_frame_fault(frame, length=length)
+        return frame, self._find_fault(frame, row)
+
+    def _find_fault(self, frame: np.ndarray, row: int) -> str:
+        """Return what is wrong with the frame of a record; empty if nothing is."""
+        fault = find_frame_fault(frame, length=int(self._frames.lengths[row]))
         if not fault and read_footer(frame) != self._frames.crcs[row]:
-            fault = OTHER_RECORD
-        return frame, fault
+            return OTHER_RECORD
+        return fault
 
     def _damaged_record_error(self, row: int, fault: str) -> DamagedRecordError:
         shard = int(self.shard_numbers(np.array(row)))
         number = row - self._starts[shard]
         return DamagedRecordError(
             row,
-            f"shard {self.folder / self.manifest.shards[shard].file}, record "
+            f"shard {self.location}/{self.manifest.shards[shard].file}, record "
             f"{number} at offset {self._frames.offsets[row]}: {fault}; "
-            f"run drtf verify {self.folder}",
+            f"run drtf verify {self.location}",
         )
 
 

@@ -1,14 +1,18 @@
-"""Datasets in an object store: uploads, and downloads into a local cache."""
+"""Datasets in an object store: reading them through the cache, and uploading them."""
 
 import hashlib
+import logging
 import os
-import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from drtf.errors import DrtfError, RecordError
-from drtf.files import append_regular, hash_file, lock, lock_when_free, write_atomic
+from drtf.errors import DrtfError, RecordError, StorageError
+from drtf.files import MAX_TEXT_BYTES, hash_file, read_regular, write_atomic
 from drtf.progress import progress
+from drtf.records.cache import SIZE_VARIABLE, Cache, cache_folder
 from drtf.records.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -17,25 +21,28 @@ from drtf.records.manifest import (
 )
 from drtf.storage import (
     MissingObjectError,
+    StoredObject,
     check_bucket,
-    download_object,
+    find_object,
     join_location,
     list_objects,
     read_object,
+    read_ranges,
     write_object,
 )
 
-CACHE_VARIABLE = "DRTF_CACHE"
-SIZE_VARIABLE = "DRTF_CACHE_GB"
-DEFAULT_SIZE_GB = 20.0
+LOCATION_FILE = "location.txt"
+POLL_SECONDS = 0.2
+# Each download uses several connections itself.
+NUM_DOWNLOADS = 3
+NUM_UPLOADS = 4
+# Before a download is tried again that had no room or failed.
+RETRY_SECONDS = 1.0
 NO_DATASET = (
-    f"is not a dataset: it has no {MANIFEST_FILE}; make one with drtf build-shards"
+    f"is not a dataset: it has no {MANIFEST_FILE}; build one with drtf build-shards"
 )
 
-
-def cache_folder() -> Path:
-    """Return the cache folder: $DRTF_CACHE, by default ~/.cache/drtf."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/drtf").expanduser()
+_log = logging.getLogger(__name__)
 
 
 def load_remote_manifest(location: str) -> Manifest | None:
@@ -45,75 +52,73 @@ def load_remote_manifest(location: str) -> Manifest | None:
         RecordError: If it is damaged.
         StorageError: If the store cannot be read.
     """
-    data = _read_manifest(location)
-    return None if data is None else parse_manifest(data, path=location)
+    path = join_location(location, MANIFEST_FILE)
+    if find_object(path) is None:
+        return None
+    return parse_manifest(read_object(path), path=path)
 
 
-def fetch_dataset(location: str) -> Path:
-    """Download a dataset into the cache, unless it is there, and return its folder.
-
-    Each file's hash is checked on arrival. The least recently used datasets are removed
-    to keep the cache within $DRTF_CACHE_GB, by default 20 GB.
-
-    Raises:
-        RecordError: If there is no dataset, or a file does not match its manifest.
-        DrtfError: If the dataset is larger than the whole cache.
-        StorageError: If the store cannot be read.
-    """
-    location = location.rstrip("/")
-    data = _read_manifest(location)
-    if data is None:
-        raise RecordError(f"{location} {NO_DATASET}")
-    manifest = parse_manifest(data, path=location)
-    folder = cache_folder() / "sets" / hashlib.sha256(data).hexdigest()[:32]
-    with lock_when_free(folder.with_name(f".{folder.name}.lock")):
-        if (folder / MANIFEST_FILE).exists() and _is_complete(folder, manifest):
-            os.utime(folder)
-        else:
-            _fetch_files(location, manifest, folder)
-            write_atomic(folder / MANIFEST_FILE, data)
-    return folder
-
-
-def _is_complete(folder: Path, manifest: Manifest) -> bool:
-    """Return True if a downloaded dataset still has all its files."""
-    sizes = {shard.file: shard.size_bytes for shard in manifest.shards}
-    return all((folder / file).exists() for file in manifest.files) and all(
-        (folder / file).exists() and (folder / file).stat().st_size == size
-        for file, size in sizes.items()
-    )
-
-
-def _fetch_files(location: str, manifest: Manifest, folder: Path) -> None:
-    """Download all files but the manifest, except those that are already complete."""
-    folder.mkdir(exist_ok=True)
-    _make_room(manifest, folder)
-    hashes = {shard.file: shard.sha256 for shard in manifest.shards} | manifest.files
-    with progress(f"Fetching {location}", len(hashes)) as advance:
-        for file, sha256 in hashes.items():
-            path = folder / file
-            if not (path.exists() and hash_file(path) == sha256):
-                _fetch_file(f"{location}/{file}", path, sha256)
-            advance(file)
-
-
-def copy_dataset(location: str, folder: Path) -> None:
-    """Download every file below a location unchecked, so that it can be verified.
+def read_manifest(location: str) -> bytes:
+    """Read the manifest of a dataset in a store.
 
     Raises:
         RecordError: If there is no dataset.
         StorageError: If the store cannot be read.
     """
+    path = join_location(location, MANIFEST_FILE)
+    try:
+        return read_object(path, max_bytes=MAX_TEXT_BYTES)
+    except MissingObjectError as error:
+        raise RecordError(f"{location} {NO_DATASET}") from error
+
+
+def fetch_dataset(location: str) -> Path:
+    """Return a local folder that stands for a dataset in a store.
+
+    It has the manifest, the index and the location of the dataset. `ShardDataset` reads
+    the shards from there when it needs them.
+
+    Raises:
+        RecordError: If there is no dataset, or its index does not match its manifest.
+        DrtfError: If the cache cannot be used.
+        StorageError: If the store cannot be read.
+    """
     location = location.rstrip("/")
-    files = [item.name for item in list_objects(location)]
-    if MANIFEST_FILE not in files:
-        raise RecordError(f"{location} {NO_DATASET}")
-    with progress(f"Fetching {location}", len(files)) as advance:
-        for file in files:
-            path = folder / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            download_object(join_location(location, file), path)
-            advance(file)
+    data = read_manifest(location)
+    manifest = parse_manifest(data, path=join_location(location, MANIFEST_FILE))
+    cache = Cache()
+    folder = cache.dataset_folder(hashlib.sha256(data).hexdigest())
+    index, source = folder / INDEX_FILE, join_location(location, INDEX_FILE)
+    sha256 = manifest.files.get(INDEX_FILE, "")
+    if index.exists() and hash_file(index) != sha256:
+        index.unlink()
+    found = find_object(source)
+    if found is None:
+        raise RecordError(f"the dataset is incomplete: {source} does not exist")
+    while (
+        result := cache.fetch(source, sha256, found.size_bytes, path=index)
+    ) == "busy":
+        time.sleep(POLL_SECONDS)
+    if result == "full":
+        raise DrtfError(
+            f"{source} has {found.size_bytes / 1e9:.3g} GB, for which the cache "
+            f"{cache_folder()} has no room now: it is limited to "
+            f"{cache.limit_bytes / 1e9:.3g} GB; raise {SIZE_VARIABLE}, or wait until "
+            "other processes end"
+        )
+    os.utime(index)
+    write_atomic(folder / LOCATION_FILE, location)
+    write_atomic(folder / MANIFEST_FILE, data)
+    return folder
+
+
+def open_shards(folder: Path, manifest: Manifest) -> "RemoteShards | None":
+    """Open the shards of a folder that `fetch_dataset` made; None for any other."""
+    try:
+        location = read_regular(folder / LOCATION_FILE).decode()
+    except OSError:
+        return None
+    return RemoteShards(location, manifest)
 
 
 def upload_dataset(folder: Path, location: str) -> None:
@@ -128,78 +133,215 @@ def upload_dataset(folder: Path, location: str) -> None:
         for path in folder.rglob("*")
         if path.is_file() and path.name != MANIFEST_FILE
     )
-    with progress(f"Writing {location}", len(files) + 1) as advance:
-        for file in (*files, MANIFEST_FILE):
-            write_object(join_location(location, file), folder / file)
-            advance(file)
 
+    def upload(file: str) -> str:
+        write_object(join_location(location, file), folder / file)
+        return file
 
-def _read_manifest(location: str) -> bytes | None:
-    try:
-        return read_object(join_location(location, MANIFEST_FILE))
-    except MissingObjectError:
-        return None
-
-
-def _fetch_file(location: str, path: Path, sha256: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    arrived = path.with_name(f"{path.name}.arrived")
-    try:
-        download_object(location, arrived)
-    except MissingObjectError as error:
-        raise RecordError(f"the dataset is incomplete: {error}") from error
-    if hash_file(arrived) != sha256:
-        arrived.unlink()
-        raise RecordError(
-            f"{location} does not match the hash in its manifest; run drtf verify"
-        )
-    arrived.replace(path)
-
-
-def _make_room(manifest: Manifest, folder: Path) -> None:
-    text = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_SIZE_GB)
-    try:
-        limit = float(text) * 1e9
-    except ValueError as error:
-        raise DrtfError(f"{SIZE_VARIABLE} must be a number of GB; got {text!r}") from (
-            error
-        )
-    needed = manifest.size_bytes
-    if needed > limit:
-        raise DrtfError(
-            f"the dataset has {needed / 1e9:.1f} GB, but the cache {cache_folder()} is "
-            f"limited to {limit / 1e9:.1f} GB; raise {SIZE_VARIABLE}"
-        )
-    # Complete datasets only: a download by another process has no manifest yet.
-    others = [path.parent for path in folder.parent.glob(f"*/{MANIFEST_FILE}")]
-    others.sort(key=lambda path: path.stat().st_mtime)
-    used = sum(sum(_file_sizes(path)) for path in others)
-    for other in others:
-        if needed + used <= limit:
-            return
-        size = sum(_file_sizes(other))
-        if _remove_unused(other):
-            used -= size
-    if needed + used > limit:
-        raise DrtfError(
-            f"the dataset has {needed / 1e9:.1f} GB, but the cache {cache_folder()} is "
-            f"limited to {limit / 1e9:.1f} GB, of which other processes are reading "
-            f"{used / 1e9:.1f} GB; raise {SIZE_VARIABLE}, or wait until they end"
-        )
-
-
-def _remove_unused(folder: Path) -> bool:
-    """Remove a dataset from the cache, unless a process is reading it."""
-    # Writable, because NFS has no exclusive locks on other files.
-    with append_regular(folder / INDEX_FILE) as index:
+    with progress(f"Uploading to {location}", len(files) + 1) as advance:
+        pool = ThreadPoolExecutor(NUM_UPLOADS)
         try:
-            lock(index)  # an open ShardDataset holds a shared lock
-        except DrtfError:
-            return False
-        (folder / MANIFEST_FILE).unlink()  # first: the rest is then no dataset
-        shutil.rmtree(folder)
-    return True
+            for file in pool.map(upload, files):
+                advance(file)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        advance(upload(MANIFEST_FILE))
 
 
-def _file_sizes(folder: Path) -> Iterator[int]:
-    return (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+class RemoteShards:
+    """The shards of a dataset in a store.
+
+    Shards that `expect` announces are downloaded into the cache by background threads.
+
+    Attributes:
+        location: Location of the dataset.
+        manifest: Its manifest.
+        limit_bytes: Limit of the cache.
+        expected: Numbers of the shards that `expect` announced.
+    """
+
+    def __init__(self, location: str, manifest: Manifest) -> None:
+        """Compare the sizes in the store with the manifest; download nothing.
+
+        Raises:
+            RecordError: If a shard is missing or has the wrong size.
+            StorageError: If the store cannot be read.
+            DrtfError: If the cache cannot be used.
+        """
+        self.location = location
+        self.manifest = manifest
+        self._cache = Cache()
+        self.limit_bytes = self._cache.limit_bytes
+        self._objects = self._list_files()
+        self._check_shards()
+        present = self._cache.present()
+        self._cached = {
+            number
+            for number, shard in enumerate(self.manifest.shards)
+            if shard.sha256 in present
+        }
+        self._is_done: Callable[[int], object] = lambda shard: None
+        self.expected: list[int] = []
+        self._running: set[int] = set()
+        self._retry_at: dict[int, float] = {}
+        self._failure: DrtfError | None = None
+        self._is_stopped = False
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    def open_shard(self, shard: int) -> int | None:
+        """Open a shard in the cache; None if it is not there.
+
+        Raises:
+            DrtfError: If downloading failed in a way that trying again cannot fix.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if shard not in self._cached:
+            return None
+        entry = self.manifest.shards[shard]
+        descriptor = self._cache.open_file(entry.sha256, entry.size_bytes)
+        if descriptor is None:
+            self._cached.discard(shard)
+        return descriptor
+
+    def remove_shard(self, shard: int) -> None:
+        """Remove a shard that is damaged in the cache."""
+        entry = self.manifest.shards[shard]
+        _log.warning(
+            "%s is damaged in the cache and is read from the store again",
+            join_location(self.location, entry.file),
+        )
+        self._cached.discard(shard)
+        self._cache.remove(entry.sha256)
+
+    def read_ranges(
+        self, shard: int, starts: Sequence[int], lengths: Sequence[int]
+    ) -> list[bytes]:
+        """Read several ranges of a shard from the store.
+
+        Raises:
+            StorageError: If the store cannot be read, or the shard was replaced since
+                the dataset was opened.
+        """
+        file = self.manifest.shards[shard].file
+        return read_ranges(
+            join_location(self.location, file),
+            starts,
+            lengths,
+            etag=self._find(file).etag,
+        )
+
+    def expect(self, shards: Sequence[int], is_done: Callable[[int], object]) -> None:
+        """Download these shards in the background, and no others any more.
+
+        Args:
+            shards: Numbers of shards, in the order in which they are needed.
+            is_done: Called with the number of each shard that is in the cache.
+        """
+        with self._changed:
+            self.expected = list(shards)
+            self._is_done = is_done
+            self._retry_at.clear()
+            self._changed.notify_all()
+            is_needed = not self._cached.issuperset(shards)
+            while is_needed and len(self._threads) < NUM_DOWNLOADS:
+                # At exit, Python does not wait for a download to end.
+                thread = threading.Thread(target=self._download_shards, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def check_unchanged(self) -> None:
+        """Check that the dataset was not replaced since it was opened.
+
+        Raises:
+            RecordError: If its manifest differs or is missing.
+            StorageError: If the store cannot be read.
+        """
+        data = read_manifest(self.location)
+        path = join_location(self.location, MANIFEST_FILE)
+        if parse_manifest(data, path=path) != self.manifest:
+            raise RecordError(
+                f"{path} was replaced while the dataset was read; run the command again"
+            )
+
+    def stop(self) -> None:
+        """Start no more downloads."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def _list_files(self) -> dict[str, StoredObject]:
+        """Return what the store says about each file; empty for http."""
+        if self.location.startswith("http"):  # which has no listing
+            return {}
+        return {item.name: item for item in list_objects(self.location)}
+
+    def _check_shards(self) -> None:
+        if not self._objects:
+            return
+        for entry in self.manifest.shards:
+            found = self._objects.get(entry.file)
+            path = join_location(self.location, entry.file)
+            if found is None:
+                raise RecordError(f"the dataset is incomplete: {path} does not exist")
+            if found.size_bytes != entry.size_bytes:
+                raise RecordError(
+                    f"shard {path} has {found.size_bytes} bytes; the manifest says "
+                    f"{entry.size_bytes}; run drtf verify {self.location}"
+                )
+
+    def _find(self, file: str) -> StoredObject:
+        """Return a file's size and etag."""
+        path = join_location(self.location, file)
+        found = self._objects.get(file) or find_object(path)
+        if found is None:
+            raise RecordError(f"the dataset is incomplete: {path} does not exist")
+        self._objects[file] = found
+        return found
+
+    def _download_shards(self) -> None:
+        """Download expected shards until `stop`."""
+        while (shard := self._wait_for_shard()) is not None:
+            wait_seconds = 0.0
+            try:
+                entry = self.manifest.shards[shard]
+                expected = [self.manifest.shards[x].sha256 for x in self.expected]
+                result = self._cache.fetch(
+                    join_location(self.location, entry.file),
+                    entry.sha256,
+                    entry.size_bytes,
+                    needed=set(expected),
+                )
+                if result == "present":
+                    self._cached.add(shard)
+                    self._is_done(shard)
+                else:
+                    wait_seconds = RETRY_SECONDS
+            except StorageError as error:  # reading its records fails too, if it lasts
+                _log.warning("downloading is tried again: %s", error)
+                wait_seconds = 10 * RETRY_SECONDS
+            except DrtfError as error:
+                self._failure = error
+                wait_seconds = float("inf")
+            with self._changed:
+                self._running.discard(shard)
+                if wait_seconds:
+                    self._retry_at[shard] = time.monotonic() + wait_seconds
+
+    def _wait_for_shard(self) -> int | None:
+        """Return the next shard to download, or None after `stop`."""
+        with self._changed:
+            while not self._is_stopped:
+                now = time.monotonic()
+                missing = [
+                    shard
+                    for shard in self.expected
+                    if shard not in self._cached and shard not in self._running
+                ]
+                for shard in missing:
+                    if self._retry_at.get(shard, 0.0) <= now:
+                        self._running.add(shard)
+                        return shard
+                self._changed.wait(RETRY_SECONDS if missing else None)
+        return None

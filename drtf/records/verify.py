@@ -1,18 +1,22 @@
 """Verification: checks every byte of a dataset against its manifest and index."""
 
+import contextlib
+import errno
 import functools
 import hashlib
+import logging
+import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from drtf.errors import RecordError
-from drtf.files import hash_file
 from drtf.progress import progress
 from drtf.records.framing import (
     FRAME_BYTES,
@@ -24,11 +28,22 @@ from drtf.records.framing import (
 from drtf.records.index import count_records, iterate_index
 from drtf.records.manifest import (
     INDEX_FILE,
+    MANIFEST_FILE,
     Manifest,
     ShardEntry,
     load_manifest,
+    parse_manifest,
 )
+from drtf.records.remote import read_manifest
 from drtf.records.schema import encode_around_image, encode_record, parse_record
+from drtf.storage import (
+    MissingObjectError,
+    download_object,
+    is_remote,
+    join_location,
+    list_objects,
+    read_object,
+)
 from drtf.workers import count_workers, map_in_order
 
 ImageCheck = Callable[[np.ndarray, str, int], str]
@@ -36,6 +51,8 @@ ImageCheck = Callable[[np.ndarray, str, int], str]
 HASH_DIFFERS = "its hash differs from the manifest"
 # Starting a process takes as long as checking this many bytes.
 MIN_BYTES_PER_WORKER = 250_000_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,40 +87,70 @@ class _IndexRow(NamedTuple):
 
 
 def find_faults(
-    folder: Path, *, find_image_fault: ImageCheck | None = None
+    shards: Path | str, *, find_image_fault: ImageCheck | None = None
 ) -> list[Fault]:
     """Find the faults of a dataset, in its files and in each record.
 
+    A remote dataset is read from its store, one shard at a time for each worker.
+
     Args:
-        folder: Folder of the dataset.
+        shards: Folder of the dataset, or its location in a store.
         find_image_fault: Called with each record's image bytes (uint8 [n]), the
             encoding and the image size. Returns a description of the fault, empty if
             there is none. None skips this check.
 
     Raises:
-        RecordError: If the folder has no readable manifest to check against.
+        RecordError: If there is no readable manifest to check against.
+        StorageError: If the store cannot be read.
     """
-    manifest = load_manifest(folder)
-    faults = [*_find_extra_shards(folder, manifest)]
+    if not is_remote(shards):
+        return _find_faults(Path(shards), Path(shards), find_image_fault)
+    with TemporaryDirectory() as folder:
+        index = Path(folder) / INDEX_FILE
+        with contextlib.suppress(MissingObjectError):  # which is a fault
+            download_object(join_location(str(shards), INDEX_FILE), index)
+        return _find_faults(str(shards).rstrip("/"), Path(folder), find_image_fault)
+
+
+def load_any_manifest(shards: Path | str) -> Manifest:
+    """Load the manifest of a local or remote dataset.
+
+    Raises:
+        RecordError: If there is none, or it is damaged.
+        StorageError: If the store cannot be read.
+    """
+    if not is_remote(shards):
+        return load_manifest(Path(shards))
+    path = join_location(str(shards), MANIFEST_FILE)
+    return parse_manifest(read_manifest(str(shards)), path=path)
+
+
+def _find_faults(
+    shards: Path | str, index_folder: Path, find_image_fault: ImageCheck | None
+) -> list[Fault]:
+    manifest = load_any_manifest(shards)
+    faults = [*_find_extra_shards(shards, manifest)]
     for file, sha256 in manifest.files.items():
         try:
-            if hash_file(folder / file) != sha256:
+            if hashlib.sha256(_read_file(shards, file)).hexdigest() != sha256:
                 faults.append(Fault(file, HASH_DIFFERS))
         except OSError as error:
             faults.append(Fault(file, f"cannot be read: {error.strerror}"))
     # With a damaged index, records cannot be checked, only the hashes of their shards.
     has_index = INDEX_FILE not in {fault.file for fault in faults}
     if has_index:
-        index_faults, has_index = _find_index_faults(folder / INDEX_FILE, manifest)
+        index_faults, has_index = _find_index_faults(
+            index_folder / INDEX_FILE, manifest
+        )
         faults += index_faults
-    shards = (
-        _index_rows(folder / INDEX_FILE, manifest)
+    entries = (
+        _index_rows(index_folder / INDEX_FILE, manifest)
         if has_index
         else ((entry, None) for entry in manifest.shards)
     )
     check = functools.partial(
         _find_shard_faults,
-        folder,
+        shards,
         encoding=manifest.encoding,
         image_size=manifest.image_size,
         find_image_fault=find_image_fault,
@@ -115,7 +162,7 @@ def find_faults(
         for entry, shard_faults in zip(
             manifest.shards,
             map_in_order(
-                check, shards, num_workers=num_workers, initializer=_do_nothing
+                check, entries, num_workers=num_workers, initializer=_do_nothing
             ),
             strict=True,
         ):
@@ -128,10 +175,41 @@ def _do_nothing() -> None:
     pass
 
 
-def _find_extra_shards(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+def _read_file(shards: Path | str, file: str) -> np.ndarray:
+    """Read a file of a dataset, uint8 [n].
+
+    Raises:
+        OSError: If it is missing, cannot be read, or is not a regular file.
+        StorageError: If the store cannot be read.
+    """
+    if isinstance(shards, Path):
+        path = shards / file
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return np.fromfile(path, np.uint8)
+    try:
+        return np.frombuffer(read_object(join_location(shards, file)), np.uint8)
+    except MissingObjectError as error:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+
+
+def _find_extra_shards(shards: Path | str, manifest: Manifest) -> Iterator[Fault]:
     known = {shard.file for shard in manifest.shards} | set(manifest.files)
-    for path in sorted(folder.rglob("*tfrecord*")):
-        file = path.relative_to(folder).as_posix()
+    if isinstance(shards, Path):
+        files = [
+            path.relative_to(shards).as_posix() for path in shards.rglob("*tfrecord*")
+        ]
+    elif shards.startswith("http"):
+        _log.warning(
+            "http cannot list files, so shards in %s that are not in its manifest are "
+            "not found",
+            shards,
+        )
+        files = []
+    else:
+        names = [item.name for item in list_objects(shards)]
+        files = [name for name in names if "tfrecord" in PurePosixPath(name).name]
+    for file in sorted(files):
         if file not in known:
             yield Fault(file, "not in the manifest, so not part of this dataset")
 
@@ -163,7 +241,7 @@ def _index_rows(
 
 
 def _find_shard_faults(
-    folder: Path,
+    shards: Path | str,
     shard: tuple[ShardEntry, pd.DataFrame | None],
     *,
     encoding: str,
@@ -173,18 +251,15 @@ def _find_shard_faults(
     """Find the faults of one shard.
 
     Args:
-        folder: Folder of the dataset.
+        shards: Folder of the dataset, or its location in a store.
         shard: The shard, and its rows of the index if the index is intact.
         encoding: Encoding of its images.
         image_size: Height and width of its images, in px.
         find_image_fault: As in `find_faults`.
     """
     entry, rows = shard
-    path = folder / entry.file
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block
-            return [Fault(entry.file, "not a regular file")]
-        data = np.fromfile(path, np.uint8)
+        data = _read_file(shards, entry.file)
     except OSError as error:
         return [Fault(entry.file, f"cannot be read: {error.strerror}")]
     faults = []

@@ -1,0 +1,310 @@
+"""The cache: verified files from object stores, in a local folder of limited size.
+
+A shard in the cache is named after its SHA-256 and appears there only after its hash
+was checked, so it is right whichever dataset needs it. The manifest and index of each
+dataset are in a folder of their own. All processes of a machine share the cache:
+
+- A short lock on the whole cache is held while files are opened, counted or removed,
+  never while data is transferred.
+- An open file has a shared lock, and is not removed.
+- A download has a reservation, a locked file with the number of bytes to come, so that
+  the downloads of all processes together stay within the limit. What a killed process
+  leaves has no lock, and the next download removes it.
+"""
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from drtf.errors import DrtfError, RecordError
+from drtf.files import (
+    append_regular,
+    hash_file,
+    lock,
+    lock_when_free,
+    partial_path,
+    share,
+    sync_file,
+)
+from drtf.records.manifest import INDEX_FILE
+from drtf.storage import MissingObjectError, download_object
+
+CACHE_VARIABLE = "DRTF_CACHE"
+SIZE_VARIABLE = "DRTF_CACHE_GB"
+DEFAULT_SIZE_GB = 20.0
+FILES_FOLDER = "shards"
+DATASETS_FOLDER = "datasets"
+LOCK_FILE = ".lock"
+RESERVED_SUFFIX = ".reserved"
+ARRIVING_SUFFIX = ".arriving"
+
+HASH = re.compile(r"[0-9a-f]{64}")
+
+Fetched = Literal["present", "busy", "full"]
+
+
+def cache_folder() -> Path:
+    """Return the cache folder: $DRTF_CACHE, by default ~/.cache/drtf."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/drtf").expanduser()
+
+
+def cache_limit_bytes() -> int:
+    """Return the size limit of the cache: $DRTF_CACHE_GB, by default 20 GB.
+
+    Raises:
+        DrtfError: If the variable is not a positive number.
+    """
+    text = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_SIZE_GB)
+    try:
+        limit = float(text) * 1e9
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise DrtfError(f"{SIZE_VARIABLE} must be a number of GB above 0; got {text!r}")
+    return int(limit)
+
+
+@dataclass(frozen=True)
+class _CachedFile:
+    """A complete file in the cache."""
+
+    path: Path
+    size_bytes: int
+    used_at: float
+
+
+class Cache:
+    """The cache of this machine.
+
+    Attributes:
+        limit_bytes: The most that its files and running downloads may take.
+    """
+
+    def __init__(self) -> None:
+        """Open the cache; its folder is created if it does not exist.
+
+        Raises:
+            DrtfError: If its folder or its limit is invalid.
+        """
+        self.limit_bytes = cache_limit_bytes()
+        self._folder = cache_folder() / FILES_FOLDER
+        self._datasets = cache_folder() / DATASETS_FOLDER
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DrtfError(
+                f"cannot create the cache {self._folder}: {error.strerror}; set "
+                f"{CACHE_VARIABLE} to another folder"
+            ) from error
+        # Needed on file systems without locks.
+        self._mutex = threading.Lock()
+        self._downloading: set[str] = set()
+
+    def path(self, sha256: str) -> Path:
+        """Return where a file is, or would be.
+
+        Raises:
+            RecordError: If this is no SHA-256, but for example a path.
+        """
+        if not HASH.fullmatch(sha256):
+            raise RecordError(f"{sha256!r} is no SHA-256; the manifest is damaged")
+        return self._folder / sha256
+
+    def present(self) -> set[str]:
+        """Return the SHA-256 of each file that is in the cache now."""
+        return {file.path.name for file in self._list_files()} - {INDEX_FILE}
+
+    def dataset_folder(self, manifest_sha256: str) -> Path:
+        """Return the folder for a dataset's manifest and index; create it."""
+        folder = self._datasets / manifest_sha256[:32]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def open_file(self, sha256: str, size_bytes: int | None = None) -> int | None:
+        """Open a file, which then is not removed until it is closed.
+
+        Args:
+            sha256: Its SHA-256.
+            size_bytes: A file of another size is removed.
+
+        Returns:
+            A descriptor, or None if the file is not in the cache.
+        """
+        path = self.path(sha256)
+        with self._locked():
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            except FileNotFoundError:
+                return None
+            if size_bytes not in (None, os.fstat(descriptor).st_size):
+                os.close(descriptor)
+                path.unlink()
+                return None
+            share(descriptor)
+            with contextlib.suppress(OSError):  # another user's file
+                os.utime(path)
+        return descriptor
+
+    def remove(self, sha256: str) -> None:
+        """Remove a file that turned out to be damaged; those that read it can go on."""
+        with self._locked():
+            self.path(sha256).unlink(missing_ok=True)
+
+    def fetch(
+        self,
+        location: str,
+        sha256: str,
+        size_bytes: int,
+        *,
+        path: Path | None = None,
+        needed: Collection[str] = (),
+    ) -> Fetched:
+        """Download a file into the cache, unless it is there.
+
+        The least recently used files that no process has open make room for it.
+
+        Args:
+            location: The object.
+            sha256: Its SHA-256.
+            size_bytes: Its size.
+            path: Where it belongs, if it is not a shard.
+            needed: Files that must not be removed to make room.
+
+        Returns:
+            `present`, or `busy` if another process or thread is downloading it, or
+            `full` if the cache has no room for it now.
+
+        Raises:
+            RecordError: If the object is missing or has another hash.
+            StorageError: If the store cannot be read.
+            DrtfError: If the cache cannot be written to.
+        """
+        place = self.path(sha256)
+        path = path or place
+        arriving = place.with_suffix(ARRIVING_SUFFIX)
+        try:
+            with self._locked():
+                if path.exists():
+                    return "present"
+                reservation = self._reserve(place, size_bytes)
+                if reservation is None:
+                    return "busy"
+                if not self._make_room(needed):
+                    self._withdraw(place, reservation)
+                    return "full"
+            try:
+                _download(location, arriving, sha256)
+                with self._locked():
+                    arriving.replace(path)
+            finally:
+                with self._locked():
+                    self._withdraw(place, reservation)
+        except OSError as error:
+            raise DrtfError(
+                f"cannot write to the cache {self._folder}: {error.strerror}; free "
+                f"space, lower {SIZE_VARIABLE}, or set {CACHE_VARIABLE} to another "
+                "folder"
+            ) from error
+        return "present"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._mutex, lock_when_free(self._folder / LOCK_FILE):
+            yield
+
+    def _reserve(self, path: Path, size_bytes: int) -> IO[bytes] | None:
+        """Reserve room for a download; None if another one has reserved it."""
+        if path.name in self._downloading:
+            return None
+        reservation = append_regular(path.with_suffix(RESERVED_SUFFIX))
+        try:
+            lock(reservation)
+        except DrtfError:
+            reservation.close()
+            return None
+        reservation.truncate(0)
+        reservation.write(str(size_bytes).encode())
+        self._downloading.add(path.name)
+        return reservation
+
+    def _withdraw(self, path: Path, reservation: IO[bytes]) -> None:
+        """Remove a reservation and what arrived so far."""
+        _remove_download(path.with_suffix(RESERVED_SUFFIX))
+        reservation.close()
+        self._downloading.remove(path.name)
+
+    def _make_room(self, needed: Collection[str]) -> bool:
+        """Remove files until all files and reservations are within the limit."""
+        files = sorted(self._list_files(), key=lambda file: file.used_at)
+        used = self._reserved_bytes() + sum(file.size_bytes for file in files)
+        for file in files:
+            if used <= self.limit_bytes:
+                break
+            if file.path.name not in needed and _remove_unless_open(file.path):
+                used -= file.size_bytes
+        return used <= self.limit_bytes
+
+    def _reserved_bytes(self) -> int:
+        """Return the bytes that running downloads have reserved; remove dead ones."""
+        num_bytes = 0
+        for path in self._folder.glob(f"*{RESERVED_SUFFIX}"):
+            if path.stem in self._downloading or _is_locked(path):
+                num_bytes += int(path.read_bytes() or 0)
+            else:
+                _remove_download(path)
+        return num_bytes
+
+    def _list_files(self) -> list[_CachedFile]:
+        files = []
+        shards = (x for x in self._folder.iterdir() if HASH.fullmatch(x.name))
+        for path in (*shards, *self._datasets.glob(f"*/{INDEX_FILE}")):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                status = path.stat()
+                files.append(_CachedFile(path, status.st_size, status.st_mtime))
+        return files
+
+
+def _download(location: str, path: Path, sha256: str) -> None:
+    try:
+        download_object(location, path)
+    except MissingObjectError as error:
+        raise RecordError(f"the dataset is incomplete: {error}") from error
+    if hash_file(path) != sha256:
+        raise RecordError(
+            f"{location} does not match the hash in its manifest; run drtf verify"
+        )
+    with path.open("rb") as file:
+        sync_file(file)
+
+
+def _is_locked(reservation: Path) -> bool:
+    with append_regular(reservation) as file:
+        try:
+            lock(file)
+        except DrtfError:
+            return True
+    return False
+
+
+def _remove_download(reservation: Path) -> None:
+    """Remove what a download left, and then its reservation."""
+    arriving = reservation.with_suffix(ARRIVING_SUFFIX)
+    for path in (partial_path(arriving), arriving, reservation):
+        path.unlink(missing_ok=True)
+
+
+def _remove_unless_open(path: Path) -> bool:
+    """Remove a file, unless a process has it open."""
+    try:
+        # Writable, because NFS has no exclusive locks on other files.
+        with append_regular(path) as file:
+            lock(file)  # an open file has a shared lock
+            path.unlink()
+    except (DrtfError, OSError):
+        return False
+    return True
