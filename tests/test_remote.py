@@ -17,9 +17,8 @@ from drtf.data.build import build_shards
 from drtf.data.listing import list_photographs
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError, RecordError
-from drtf.records.manifest import MANIFEST_FILE, load_manifest, save_manifest
+from drtf.records.manifest import MANIFEST_FILE
 from drtf.records.reader import ShardDataset
-from drtf.records.remote import copy_dataset, fetch_dataset
 from drtf.records.verify import find_faults
 from drtf.storage import list_objects, read_object, write_object
 from naming import assert_names, raises_naming
@@ -108,73 +107,26 @@ def modified(server):
     return {item["Key"]: item["LastModified"] for item in found["Contents"]}
 
 
-def test_copies_are_verified_as_they_are_in_the_store(server, tmp_path):
-    copy_dataset(LOCATION, tmp_path / "good")
-    assert find_faults(tmp_path / "good") == []
+def test_a_dataset_is_verified_as_it_is_in_the_store(server):
+    assert find_faults(LOCATION) == []
     name = shard_files()[0]
     data = read_object(f"{LOCATION}/{name}")
     with replaced(name, data[:500] + bytes([data[500] ^ 1]) + data[501:]):
-        copy_dataset(LOCATION, tmp_path / "bad")
-    assert name in {fault.file for fault in find_faults(tmp_path / "bad")}
+        assert name in {fault.file for fault in find_faults(LOCATION)}
 
 
-def test_an_object_whose_name_leads_outside_its_folder_is_refused(server, tmp_path):
+def test_an_object_whose_name_leads_outside_its_folder_is_refused(server):
     hostile = f"{BUCKET}/hostile"
     write_object(
         f"{hostile}/{MANIFEST_FILE}", read_object(f"{LOCATION}/{MANIFEST_FILE}")
     )
     connect(server).put_object(Bucket="eyes", Key="hostile/../../owned", Body=b"x")
-    (tmp_path / "a" / "b").mkdir(parents=True)
     with raises_naming(DrtfError, hostile, "hostile/../../owned"):
-        copy_dataset(hostile, tmp_path / "a" / "b")
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
-
-
-def test_a_damaged_dataset_does_not_enter_the_cache(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("DRTF_CACHE", str(tmp_path))
-    name = shard_files()[-1]
-    with (
-        replaced(name, read_object(f"{LOCATION}/{name}")[:-1]),
-        raises_naming(RecordError, f"{LOCATION}/{name}", "drtf verify"),
-    ):
-        fetch_dataset(LOCATION)
-    assert not list((tmp_path / "sets").glob(f"*/{MANIFEST_FILE}"))
-    assert (fetch_dataset(LOCATION) / name).exists()
-
-
-def test_the_cache_stays_within_its_limit(server, tmp_path, monkeypatch):
-    old = tmp_path / "sets" / "old"
-    old.mkdir(parents=True)
-    (old / "shard").write_bytes(bytes(200_000))
-    (old / MANIFEST_FILE).touch()
-    os.utime(old, (0, 0))
-    monkeypatch.setenv("DRTF_CACHE", str(tmp_path))
-    monkeypatch.setenv("DRTF_CACHE_GB", "0.0001")
-    with raises_naming(DrtfError, "DRTF_CACHE_GB", tmp_path):
-        fetch_dataset(LOCATION)
-    assert old.exists()
-    monkeypatch.setenv("DRTF_CACHE_GB", "0.0003")
-    folder = fetch_dataset(LOCATION)
-    assert not old.exists()
-    # A dataset that a process is reading stays.
-    renamed = load_manifest(folder).model_copy(update={"name": "renamed"})
-    save_manifest(tmp_path, renamed)
-    write_object(f"{BUCKET}/sets/renamed/{MANIFEST_FILE}", tmp_path / MANIFEST_FILE)
-    with (
-        ShardDataset(folder),
-        raises_naming(DrtfError, "DRTF_CACHE_GB", tmp_path),
-    ):
-        fetch_dataset(f"{BUCKET}/sets/renamed")
-    assert (folder / MANIFEST_FILE).exists()
-    # What was lost from the cache is fetched again.
-    shard = min(folder.glob("*.tfrecord-*"))
-    shard.unlink()
-    assert fetch_dataset(LOCATION) == folder
-    assert shard.exists()
+        find_faults(hostile)
 
 
 def test_a_wrong_location_is_an_error_with_its_reason(server):
-    for call in (fetch_dataset, lambda location: copy_dataset(location, Path())):
+    for call in (ShardDataset, find_faults):
         for location in (f"{BUCKET}/nothing", f"{BUCKET}/photos"):
             with raises_naming(RecordError, location, MANIFEST_FILE, "build-shards"):
                 call(location)
@@ -218,7 +170,7 @@ print(sum(1 for _ in tf.data.TFRecordDataset(names)), flush=True)
 os._exit(0)  # tensorflow-io aborts at exit
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    with ShardDataset(fetch_dataset(LOCATION)) as shards:
+    with ShardDataset(LOCATION) as shards:
         total = sum(shard.num_records for shard in shards.manifest.shards)
     assert done.stdout == f"{total}\n", done.stderr
 

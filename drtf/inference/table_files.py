@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from drtf.errors import DrtfError
 from drtf.files import check_absent, open_regular, replacing
-from drtf.records.remote import cache_folder
+from drtf.records.cache import cache_folder
 from drtf.storage import (
     create_object,
     delete_object,
