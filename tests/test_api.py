@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 import drtf
 import drtf.api
 from drtf.errors import DrtfError
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 def test_all_names_are_those_of_the_api():
@@ -48,6 +48,10 @@ def test_score_returns_a_report_that_loads_its_table(run_folder, photographs, tm
         assert isinstance(table, pd.DataFrame)
         assert len(table) == report.summary.num_scored + report.summary.num_failed
         assert str(tmp_path / name) in report._repr_html_()
+        assert_names(repr(report), tmp_path / name, report.summary.num_scored)
+        assert len(repr(report)) < len(str(tmp_path)) + 100
+    run = drtf.load_run(run_folder)
+    assert_names(repr(run), run_folder, "32 px")
 
 
 CELLS = (

@@ -23,7 +23,7 @@ from drtf.data.changes import ATTRIBUTE
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.photographs import FileStatus, PhotographRef
 from drtf.data.sources import Source
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, PhotographError
 from drtf.images import preprocess
 from drtf.records.manifest import MANIFEST_FILE, load_manifest
 from drtf.records.verify import find_faults
@@ -314,6 +314,26 @@ def test_build_resumes_when_a_photograph_could_not_be_read(
         with raises_naming(DrtfError, "7_left.png", os.strerror(code)):
             build(folder, out)
     assert not out.exists()
+    build(folder, out)
+    assert files_of(out) == undisturbed
+
+
+def test_an_unsupported_photograph_is_tried_again_when_a_build_resumes(
+    folder, undisturbed, tmp_path, monkeypatch
+):
+    out = tmp_path / "set"
+    read = photographs.read_regular
+
+    def refuse(path, *arguments):
+        if path.name == "7_left.png":
+            raise PhotographError("unsupported", "a library is missing")
+        return read(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photographs, "read_regular", refuse)
+        interrupt(folder, out, patch, after=NUM_PHOTOGRAPHS - 1)
+    journal = next(tmp_path.glob(f".set*/{JOURNAL_FILE}"))
+    assert "a library is missing" in journal.read_text()
     build(folder, out)
     assert files_of(out) == undisturbed
 

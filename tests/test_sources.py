@@ -96,6 +96,16 @@ def test_class_folders_are_the_labels_without_a_label_file(tmp_path):
     ]
 
 
+def test_skipped_files_are_listed_once_when_parts_share_a_folder(tmp_path):
+    source = make(tmp_path / "a", "image,level", x=1)
+    (source.images / "notes.txt").write_text("of nobody")
+    parts = [Source(source.images, source.labels, x) for x in ("train", "test")]
+    skipped = load_sources(parts, LabelsConfig()).skipped
+    assert [x.path for x in skipped if x.path.endswith("notes.txt")] == [
+        "train/notes.txt"
+    ]
+
+
 def test_image_folder_is_named_when_it_has_no_class_folders(tmp_path):
     source = make(tmp_path / "a", "image,level", x=1)
     with raises_naming(LabelError, source.images, "x.png", "--labels"):

@@ -295,6 +295,16 @@ def test_wrong_paths_and_existing_output_are_refused_without_tensorflow(
     assert not out.exists()
 
 
+def test_settings_prints_the_values_of_a_preset(run):
+    code, out, _ = run("settings", "eyenet-256")
+    assert code == 0
+    assert 'model.name = "eyenet" (default: "mobilenetv2")' in out
+    assert "(default" not in run("settings", "train")[1]
+    code, _, err = run("settings", "eyenet")
+    assert code == 2
+    assert_names(err, "eyenet", "eyenet-256")
+
+
 def test_the_readmes_python_examples_run(shards, photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tfrecords").mkdir()

@@ -8,26 +8,34 @@ MAX_WIDTH = 100
 
 
 @click.command()
-@click.argument("section", required=False)
+@click.argument("name", required=False, metavar="[SECTION|PRESET]")
 @click.option(
     "--markdown", is_flag=True, help="Print in Markdown, as in docs/settings.md."
 )
-def settings(section: str | None, markdown: bool) -> None:
-    """Print every setting, or those of SECTION, with default and allowed values."""
-    from drtf.config import Config
+def settings(name: str | None, markdown: bool) -> None:
+    """Print every setting, or those of SECTION, with default and allowed values.
+
+    With the name of a preset, print its values.
+    """
+    from drtf.config import Config, list_presets, load_config
     from drtf.config.messages import did_you_mean
     from drtf.config.reference import format_markdown, format_text
 
     sections = list(Config.model_fields)
-    if section and section not in sections:
+    presets = list_presets()
+    if name and name not in (*sections, *presets):
         raise click.BadParameter(
-            f"unknown section {section!r}{did_you_mean(section, sections)}; the "
-            f"sections are {', '.join(sections)}",
-            param_hint="SECTION",
+            f"unknown section or preset {name!r}"
+            f"{did_you_mean(name, [*sections, *presets])}; the sections are "
+            f"{', '.join(sections)}; the presets are {', '.join(presets)}",
+            param_hint="SECTION|PRESET",
         )
-    chosen = [section] if section else sections
+    if markdown and name in presets:
+        raise click.UsageError("--markdown shows the defaults: leave out the preset")
+    chosen = [name] if name in sections else sections
     if markdown:
         click.echo(format_markdown(chosen), nl=False)
     else:
         width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
-        click.echo(format_text(chosen, width=width), nl=False)
+        config = load_config(name) if name in presets else None
+        click.echo(format_text(chosen, width=width, config=config), nl=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drtf.config.requirements import REQUIREMENTS
-from drtf.config.schema import section_model
+from drtf.config.schema import Config, section_model
 from drtf.config.values import allowed_values
 
 MARKDOWN_HEAD = """\
@@ -64,18 +64,27 @@ def section_description(section: str) -> str:
     return inspect.getdoc(section_model(section)) or ""
 
 
-def format_text(sections: Sequence[str], *, width: int) -> str:
+def format_text(
+    sections: Sequence[str], *, width: int, config: Config | None = None
+) -> str:
     """Return the settings of some sections as text for a terminal.
 
     Args:
         sections: Names of the sections.
         width: Number of columns to wrap the text at.
+        config: If given, its values are shown, and the defaults where they differ.
     """
+    values_by_section = (config or Config()).model_dump(mode="json")
     lines: list[str] = []
     for section in sections:
         lines += [f"[{section}]", *_wrap(section_description(section), width), ""]
         for setting in list_settings(section):
-            lines.append(f"{setting.key} = {setting.default}")
+            name = setting.key.removeprefix(f"{section}.")
+            value = json.dumps(values_by_section[section][name])
+            default = (
+                "" if value == setting.default else f" (default: {setting.default})"
+            )
+            lines.append(f"{setting.key} = {value}{default}")
             values = f"Values: {setting.values.replace('`', '')}."
             for note in (setting.description, values, *setting.requires):
                 lines += _wrap(note, width, indent="    ")

@@ -41,6 +41,11 @@ class BuildReport:
     plan: BuildPlan
     is_reused: bool
 
+    def __repr__(self) -> str:
+        """Return the dataset, and how many photographs were rejected."""
+        num_rejected = sum(self.manifest.rejected.values())
+        return f"<BuildReport {self.manifest!r}, {num_rejected:,} rejected>"
+
     def _repr_html_(self) -> str:
         """Show the dataset in a notebook: photographs by split and grade."""
         return self.manifest._repr_html_()

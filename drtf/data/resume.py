@@ -17,8 +17,9 @@ def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int
     """Count the journal's entries up to the first that no longer holds.
 
     A written photograph's entry holds if its record is intact and its file is the same.
-    A rejected photograph's entry holds if its file was not touched since; a remote file
-    has no time of change, so it is tried again.
+    A rejected photograph's entry holds if its file was not touched since. A remote file
+    has no time of change, so it is tried again. So is a file of an unsupported format,
+    because the library that reads it may be installed now.
 
     Args:
         partial: Folder of the unfinished dataset.
@@ -72,12 +73,11 @@ def _is_same_photograph(
         return entry.size_bytes == size_bytes and (
             is_untouched or photograph.sha256() == entry.result.sha256
         )
-    return is_untouched and not _is_fixed(photograph, plan)
+    may_differ = photograph.is_remote or entry.result.reason == "unsupported"
+    return is_untouched and not (may_differ and _is_usable(photograph, plan))
 
 
-def _is_fixed(photograph: PhotographRef, plan: BuildPlan) -> bool:
-    """Return whether a remote photograph that was rejected can be used now."""
-    if not photograph.is_remote:
-        return False
+def _is_usable(photograph: PhotographRef, plan: BuildPlan) -> bool:
+    """Return whether a photograph that was rejected can be used now."""
     prepared = prepare_for_shard(photograph, images=plan.images, build=plan.build)
     return not isinstance(prepared, Rejected)

@@ -127,6 +127,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     ungraded: list[RejectedRow] = []
     unmatched: list[UnmatchedRow] = []
     skipped: list[SkippedFile] = []
+    folders: set[Path | str] = set()
     provenance: list[dict[str, Any]] = []
     for source, own in zip(sources, labelled, strict=True):
         patients, patients_from = _load_patients(own.table, config)
@@ -143,7 +144,9 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
         unmatched += [UnmatchedRow("photograph", x, source.name) for x in unlabelled]
         prefix = f"{source.name}/" if source.name else ""
-        skipped += [SkippedFile(prefix + x.path, x.kind) for x in own.skipped]
+        if source.images not in folders:  # its files are listed once
+            skipped += [SkippedFile(prefix + x.path, x.kind) for x in own.skipped]
+        folders.add(source.images)
         provenance.append(
             {
                 "name": source.name,

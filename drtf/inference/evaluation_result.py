@@ -111,6 +111,14 @@ class EvaluationResult:
         """The columns of the table of metrics."""
         return PATIENT_COLUMNS if self.patient_metrics else PHOTOGRAPH_COLUMNS
 
+    def __repr__(self) -> str:
+        """Return the folder, the ROC AUC and the number of photographs."""
+        return (
+            f"<EvaluationResult {self.folder}: ROC AUC "
+            f"{format_estimate(self.metrics['roc_auc'])} on {self.num_photographs:,} "
+            "photographs>"
+        )
+
     def _repr_html_(self) -> str:
         """Show the metrics in a notebook."""
         title = f"Split {self.split}: {self.num_photographs:,} photographs"

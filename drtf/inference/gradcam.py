@@ -110,6 +110,10 @@ class GradcamReport:
     failed: list[str]
     skipped: list[SkippedFile]
 
+    def __repr__(self) -> str:
+        """Return the figures."""
+        return f"<GradcamReport {', '.join(map(str, self.figures))}>"
+
     def _repr_html_(self) -> str:
         """Show the figures in a notebook."""
         return page.format_figures("Heat maps", self.figures, wide=True)

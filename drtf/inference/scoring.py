@@ -178,6 +178,13 @@ class ScoreReport:
                 file, usecols=list(COLUMNS), dtype=dict.fromkeys(text, str)
             )
 
+    def __repr__(self) -> str:
+        """Return the table, and how many photographs were scored."""
+        return (
+            f"<ScoreReport {self.table}: {self.summary.num_scored:,} photographs "
+            f"scored, {self.summary.num_failed:,} without a score>"
+        )
+
     def _repr_html_(self) -> str:
         """Show the counts in a notebook, and the first rows of the table."""
         facts = {

@@ -178,6 +178,10 @@ class Run:
             f"{model}, epoch {self.info.best_epoch}, trained in {self.info.precision}"
         )
 
+    def __repr__(self) -> str:
+        """Return the folder, and what the model is."""
+        return f"<Run {self.folder}: {self.describe()}>"
+
     def _repr_html_(self) -> str:
         """Show the run in a notebook: its facts, and its learning curves."""
         facts = {

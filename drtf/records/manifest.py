@@ -119,6 +119,14 @@ class Manifest(_Table):
             raise ValueError("num_patients and num_records have different splits")
         return self
 
+    def __repr__(self) -> str:
+        """Return the name, and how many photographs each split has."""
+        counts = ", ".join(
+            f"{sum(by_grade.values()):,} {split}"
+            for split, by_grade in self.num_records.items()
+        )
+        return f"<{self.name}: {counts} photographs of {self.image_size} px>"
+
     def _repr_html_(self) -> str:
         """Show the counts in a notebook: photographs by split and grade."""
         grades = next(iter(self.num_records.values()), {})
