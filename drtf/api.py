@@ -89,7 +89,7 @@ def build_shards(
 
 
 def open_dataset(folder: AnyPath) -> ShardDataset:
-    """Open a dataset of shards; one in an object store is first copied to the cache.
+    """Open a dataset of shards, local or in an object store.
 
     Close it at the end, or use it in a `with` block.
 
