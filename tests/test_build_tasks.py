@@ -237,6 +237,13 @@ def test_step_without_a_plan_names_the_step_that_is_missing(tmp_path):
             step(tmp_path / "set")
 
 
+@pytest.mark.parametrize("out", [".", "/", "two\nlines"])
+def test_step_is_refused_when_the_dataset_has_no_printable_name(out):
+    for step in (merge_tasks, lambda out: run(out, 1, 2)):
+        with raises_naming(DrtfError, "--out", repr(Path(out).name)):
+            step(Path(out))
+
+
 @pytest.mark.parametrize("task", [(0, 2), (3, 2), (-1, 2), (1, 0)])
 def test_task_is_refused_when_its_number_is_wrong(folder, tmp_path, task):
     plan(folder, tmp_path / "set")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtf.data.build_plan import ShardRange
+from drtf.data.finished import dataset_name
 from drtf.data.plan_file import SavedPlan, parse_plan
 from drtf.data.reports import ShardReport, encode_report, parse_report
 from drtf.data.shared_files import (
@@ -39,11 +40,15 @@ class SharedBuild:
 
     @classmethod
     def at(cls, out: Path | str) -> "SharedBuild":
-        """Return the build of the dataset `out`."""
+        """Return the build of the dataset `out`.
+
+        Raises:
+            DrtfError: If `out` has no printable name.
+        """
+        name = dataset_name(out)
         if is_remote(out):
             return cls(str(out).rstrip("/"))
-        path = Path(out)
-        return cls(path.with_name(f".{path.name}.tasks"))
+        return cls(Path(out).with_name(f".{name}.tasks"))
 
     @property
     def tasks(self) -> Location:
