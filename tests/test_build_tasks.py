@@ -593,7 +593,7 @@ def test_photograph_in_a_store_that_changed_after_the_plan_is_named(folder, stor
     write_object(str(photograph), photograph.read()[::-1])
     with raises_naming(DrtfError, photograph, out, "--plan"):
         run(out, 1, 1)
-    assert [x.name for x in list_objects(out)] == ["tasks/plan.json.gz"]
+    assert [x.name for x in list_objects(out)] == [".build-tasks/plan.json.gz"]
 
 
 def test_second_writer_in_a_store_is_refused_when_its_shard_differs(

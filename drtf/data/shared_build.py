@@ -20,7 +20,7 @@ from drtf.data.shared_files import (
 from drtf.errors import DrtfError
 from drtf.storage import is_remote
 
-TASKS_FOLDER = "tasks"
+TASKS_FOLDER = ".build-tasks"  # a name that no user gives a folder of a dataset
 PLAN_FILE = "plan.json.gz"
 REPORT_SUFFIX = ".report.json.gz"
 
