@@ -4,11 +4,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	2>/dev/null && echo $$p && break; done)
 VENV := .venv
 VENV_TF221 := .venv-tf221
+VENV_BEAM := .venv-beam
+BEAM_EXTRAS := dev,beam
 # One process per core. The tests of a file share fixtures, so they run in one process.
 PARALLEL := --numprocesses auto --dist loadfile
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
-.PHONY: setup demo test test-slow test-tf221 lint types settings messages clean
+.PHONY: setup demo test test-slow test-tf221 test-beam lint types settings messages clean
 
 setup: $(VENV)/.installed
 
@@ -19,11 +21,14 @@ $(VENV)/.installed: constraints.txt $(SOURCES)
 $(VENV_TF221)/.installed: constraints-tf221.txt $(SOURCES)
 	$(call install,$(VENV_TF221),constraints-tf221.txt)
 
+$(VENV_BEAM)/.installed: constraints-beam.txt $(SOURCES)
+	$(call install,$(VENV_BEAM),constraints-beam.txt,$(BEAM_EXTRAS))
+
 define install
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is required, and neither was \
 	found; set its path with make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[dev]'
+	$(1)/bin/python -m pip install --quiet --constraint $(2) --editable '.[$(or $(3),dev)]'
 	touch $(1)/.installed
 endef
 
@@ -40,6 +45,9 @@ test-slow: setup
 test-tf221: $(VENV_TF221)/.installed
 	$(VENV_TF221)/bin/python -m pytest $(PARALLEL)
 
+test-beam: $(VENV_BEAM)/.installed
+	$(VENV_BEAM)/bin/python -m pytest tests/test_beam.py
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -54,4 +62,4 @@ messages: setup
 	$(VENV)/bin/python tests/test_messages.py
 
 clean:
-	rm -rf $(VENV) $(VENV_TF221) build demo *.egg-info drtf/records/*.so
+	rm -rf $(VENV) $(VENV_TF221) $(VENV_BEAM) build demo *.egg-info drtf/records/*.so

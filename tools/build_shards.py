@@ -15,8 +15,10 @@ from drtf.records.plan import SPLITS
 from .options import (
     SOME_REJECTED,
     AnyPath,
+    BeamCommand,
     LocalPath,
     Part,
+    beam_runner_option,
     config_options,
     images_option,
     labels_option,
@@ -36,6 +38,7 @@ NO_FILE = "-"
 
 
 @click.command(
+    cls=BeamCommand,
     help=f"""Convert photographs to TFRecord shards, split by patient.
 
     These label files are recognized by their columns:
@@ -62,7 +65,7 @@ NO_FILE = "-"
 
     On several hosts, add --plan to the command. Then run --task 1/N to --task N/N on
     any hosts, and --merge when all are done, each only with the same --out.
-    """
+    """,
 )
 @images_option(
     "Folder of photographs, local or in a store, a zip archive, or a CSV file with a "
@@ -111,6 +114,7 @@ NO_FILE = "-"
     help="Complete a dataset after all its tasks. Requires only --out; --max-rejected "
     "may be added.",
 )
+@beam_runner_option
 @max_rejected_option(
     "Fail if more than this fraction of the photographs is rejected.", default="100%"
 )
@@ -124,13 +128,17 @@ def build_shards(
     plan: bool,
     task: tuple[int, int] | None,
     merge: bool,
+    beam_runner: str | None,
+    beam_options: tuple[str, ...],
     max_rejected: float,
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
     """Build a dataset and print its counts, or run one step of a build."""
-    if plan + (task is not None) + merge > 1:
-        raise click.UsageError("give only one of --plan, --task and --merge")
+    if plan + (task is not None) + merge + (beam_runner is not None) > 1:
+        raise click.UsageError(
+            "give only one of --plan, --task, --merge and --beam-runner"
+        )
     given = click.get_current_context().get_parameter_source("max_rejected")
     if (plan or task) and given == ParameterSource.COMMANDLINE:
         raise click.UsageError("--max-rejected applies to --merge, not to its tasks")
@@ -172,7 +180,15 @@ def build_shards(
     if plan:
         show_plan(plan_tasks(sources, out, config=config), config.train.task, out)
         return
-    report = build(sources, out, config=config, max_rejected=max_rejected)
+    common: dict[str, Any] = {"config": config, "max_rejected": max_rejected}
+    if beam_runner is None:
+        report = build(sources, out, **common)
+    else:
+        from drtf.beam import build_with_beam
+
+        report = build_with_beam(
+            sources, out, runner=beam_runner, options=beam_options, **common
+        )
     show_dataset(report.manifest, out, is_reused=report.is_reused)
     for line in describe_plan(report.plan, config.train.task):
         click.echo(line)

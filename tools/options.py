@@ -55,6 +55,29 @@ def config_options(command: Command) -> Command:
     )(command)
 
 
+class BeamCommand(click.Command):
+    """A command whose words after `--` are options of Apache Beam."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words before `--`; those after it become `beam_options`."""
+        end = args.index("--") if "--" in args else len(args)
+        options = tuple(args[end + 1 :])
+        rest = super().parse_args(ctx, args[:end])
+        if options and ctx.params["beam_runner"] is None:
+            raise click.UsageError("options after -- require --beam-runner")
+        ctx.params["beam_options"] = options
+        return rest
+
+
+beam_runner_option = click.option(
+    "--beam-runner",
+    metavar="NAME",
+    help="Run as an Apache Beam pipeline on this runner, such as FnApiRunner, "
+    "FlinkRunner or DataflowRunner. Everything after -- is passed to Beam. Requires "
+    "drtf[beam].",
+)
+
+
 class LocalPath(click.Path):
     """A local path. A location in a store is refused."""
 

@@ -2,15 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import (
     SOME_REJECTED,
     AnyPath,
+    BeamCommand,
     LocalPath,
     Part,
+    beam_runner_option,
     config_options,
     images_option,
     max_rejected_option,
@@ -35,7 +37,7 @@ RESULT_COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=BeamCommand)
 @click.argument("run", type=LocalPath())
 @images_option(
     "Folder of photographs, local or in a store, searched recursively; a zip archive; "
@@ -92,6 +94,7 @@ RESULT_COLUMNS = (
     "of those stored in RUN.",
     required=False,
 )
+@beam_runner_option
 @overwrite_option
 @config_options
 def score(
@@ -105,6 +108,8 @@ def score(
     add: bool,
     max_rejected: float,
     decision_rule: Path | None,
+    beam_runner: str | None,
+    beam_options: tuple[str, ...],
     overwrite: bool,
     config_source: str,
     overrides: tuple[str, ...],
@@ -120,6 +125,10 @@ def score(
         raise click.UsageError("--part and --merge cannot be combined")
     if add and (overwrite or merge):
         raise click.UsageError("--add cannot be combined with --overwrite or --merge")
+    if beam_runner is not None and (add or merge or part != (1, 1)):
+        raise click.UsageError(
+            "--beam-runner cannot be combined with --add, --part or --merge"
+        )
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import load_run_config
 
@@ -128,19 +137,24 @@ def score(
     config = load_run_config(
         run, config_source, overrides, sections=("score", "labels.patient_pattern")
     )
-    report = run_scoring(
-        run,
-        images,
-        out=out,
-        config=config.score,
-        patient_pattern=config.labels.patient_pattern,
-        overwrite=overwrite,
-        add=add,
-        part=part,
-        merge=merge or 0,
-        form=form,
-        decision_rule=decision_rule,
-    )
+    common: dict[str, Any] = {
+        "out": out,
+        "config": config.score,
+        "patient_pattern": config.labels.patient_pattern,
+        "overwrite": overwrite,
+        "form": form,
+        "decision_rule": decision_rule,
+    }
+    if beam_runner is None:
+        report = run_scoring(
+            run, images, add=add, part=part, merge=merge or 0, **common
+        )
+    else:
+        from drtf.beam import score_with_beam
+
+        report = score_with_beam(
+            run, images, runner=beam_runner, options=beam_options, **common
+        )
     show_report(report)
     if report.num_newly_failed > max_rejected * report.summary.num_rows:
         sys.exit(SOME_REJECTED)
