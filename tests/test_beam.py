@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
 from drtf import beam
 from drtf.beam import build_with_beam, run_tasks, score_with_beam
@@ -12,6 +13,7 @@ from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
 from drtf.inference.scoring import score
+from drtf.tools.main import drtf
 from naming import assert_names, raises_naming
 
 needs_beam = pytest.mark.skipif(
@@ -22,6 +24,7 @@ TWO_WORKERS = {
     "runner": "FnApiRunner",
     "options": ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
 }
+SCORE = ("score", "RUN", "--images", "x", "--out", "x.csv")
 # Importable by Beam's workers.
 TASKS = """
 import os, signal
@@ -115,3 +118,23 @@ def test_beam_must_be_installed_and_its_runner_named(
     monkeypatch.setattr(beam, "find_spec", lambda name: object())
     with raises_naming(DrtfError, "--beam-runner"):
         score_with_beam(run_folder, images, runner=" ", **call)
+
+
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        (SCORE, ["--", "--beam-runner"]),
+        (
+            (*SCORE, "--part", "1/2", "--beam-runner", "FnApiRunner"),
+            ["--beam-runner", "--part"],
+        ),
+        (
+            ("build-shards", "--out", "x", "--merge", "--beam-runner", "FnApiRunner"),
+            ["--beam-runner", "--merge"],
+        ),
+    ],
+)
+def test_options_that_do_not_fit_beam_are_wrong_usage(words, facts):
+    result = CliRunner().invoke(drtf, [*words, "--", "--direct_num_workers=2"])
+    assert result.exit_code == 2
+    assert_names(result.output, *facts)
