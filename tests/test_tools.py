@@ -234,9 +234,10 @@ def test_a_finished_training_is_named_and_not_repeated(run, shards, run_folder):
     code, _, err = run(*words)
     assert code == 1
     assert_names(find_error(err), run_folder, "--out")
-    code, out, _ = run(*words, "--resume", *sets(*SETTINGS))
+    code, out, err = run(*words, "--resume", *sets(*SETTINGS))
     assert code == 0
     assert "already" in out
+    assert_names(err, f"drtf evaluate {run_folder} --shards {shards}")
     assert (run_folder / "run.json").stat().st_mtime_ns == before
 
 
@@ -347,8 +348,11 @@ def test_build_and_inspect_say_what_the_labels_do_not_tell(run, photographs, tmp
     labels.write_text("\n".join([*rows[:-1], "lost,0,50,Public"]))
     out = tmp_path / "set"
     words = ("build-shards", "--images", images, "--labels", labels, "--out", out)
-    code, output, _ = run(*words, *sets(*SMALL))
+    code, output, err = run(*words, *sets(*SMALL))
     assert code == 3
+    assert_names(err, f"drtf train --shards {out}")
+    again = run(*words, *sets(*SMALL, "train.task=referable"))[1]
+    assert_names(again, "train.task='referable'")
     note, hint, *_ = output.splitlines()
     assert_names(note, UNKNOWN_PATIENTS_NOTE)
     assert_names(hint, "labels.patient_column", "labels.patient_pattern")
