@@ -273,3 +273,24 @@ def test_verify_reads_a_remote_dataset_in_place(location, shards, cache):
     delete_object(join_location(location, INDEX_FILE))
     assert INDEX_FILE in {fault.file for fault in find_faults(location)}
     assert not cache.exists()
+
+
+def test_a_shard_that_was_removed_from_the_cache_is_downloaded_again(
+    location, shard_dataset, cache
+):
+    shard = shard_dataset.manifest.shards[0]
+    with ShardDataset(location) as remote:
+        remote.expect([0])
+        wait_until(lambda: shard.sha256 in cached_shards(cache))
+    with ShardDataset(location) as remote:
+        (cache / shard.sha256).unlink()
+        remote.expect([0])
+        assert read(remote, [0]) == read(shard_dataset, [0])
+        wait_until(lambda: shard.sha256 in cached_shards(cache))
+
+
+def test_a_cache_that_cannot_be_written_to_is_an_error(location, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DRTF_CACHE", str(tmp_path / "file"))
+    with raises_naming(DrtfError, "DRTF_CACHE", tmp_path / "file" / "shards"):
+        ShardDataset(location)

@@ -122,8 +122,19 @@ class Cache:
     def dataset_folder(self, manifest_sha256: str) -> Path:
         """Return the folder for a dataset's manifest and index; create it."""
         folder = self._datasets / manifest_sha256[:32]
-        folder.mkdir(parents=True, exist_ok=True)
+        with self.writing():
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write files of a dataset while no other process writes or removes any.
+
+        Raises:
+            DrtfError: If the cache cannot be written to.
+        """
+        with self._explained_errors(), self._locked():
+            yield
 
     def open_file(self, sha256: str, size_bytes: int | None = None) -> int | None:
         """Open a file, which then is not removed until it is closed.
@@ -187,7 +198,7 @@ class Cache:
         place = self.path(sha256)
         path = path or place
         arriving = place.with_suffix(ARRIVING_SUFFIX)
-        try:
+        with self._explained_errors():
             with self._locked():
                 if path.exists():
                     return "present"
@@ -204,18 +215,23 @@ class Cache:
             finally:
                 with self._locked():
                     self._withdraw(place, reservation)
-        except OSError as error:
-            raise DrtfError(
-                f"cannot write to the cache {self._folder}: {error.strerror}; free "
-                f"space, lower {SIZE_VARIABLE}, or set {CACHE_VARIABLE} to another "
-                "folder"
-            ) from error
         return "present"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with self._mutex, lock_when_free(self._folder / LOCK_FILE):
             yield
+
+    @contextlib.contextmanager
+    def _explained_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DrtfError(
+                f"cannot write to the cache {self._folder}: {error.strerror}; free "
+                f"space, lower {SIZE_VARIABLE}, or set {CACHE_VARIABLE} to another "
+                "folder"
+            ) from error
 
     def _reserve(self, path: Path, size_bytes: int) -> IO[bytes] | None:
         """Reserve room for a download; None if another one has reserved it."""

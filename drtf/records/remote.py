@@ -90,8 +90,9 @@ def fetch_dataset(location: str) -> Path:
     folder = cache.dataset_folder(hashlib.sha256(data).hexdigest())
     index, source = folder / INDEX_FILE, join_location(location, INDEX_FILE)
     sha256 = manifest.files.get(INDEX_FILE, "")
-    if index.exists() and hash_file(index) != sha256:
-        index.unlink()
+    with cache.writing():
+        if index.exists() and hash_file(index) != sha256:
+            index.unlink()
     found = find_object(source)
     if found is None:
         raise RecordError(f"the dataset is incomplete: {source} does not exist")
@@ -106,9 +107,10 @@ def fetch_dataset(location: str) -> Path:
             f"{cache.limit_bytes / 1e9:.3g} GB; raise {SIZE_VARIABLE}, or wait until "
             "other processes end"
         )
-    os.utime(index)
-    write_atomic(folder / LOCATION_FILE, location)
-    write_atomic(folder / MANIFEST_FILE, data)
+    with cache.writing():
+        os.utime(index)
+        write_atomic(folder / LOCATION_FILE, location)
+        write_atomic(folder / MANIFEST_FILE, data)
     return folder
 
 
@@ -202,7 +204,7 @@ class RemoteShards:
         entry = self.manifest.shards[shard]
         descriptor = self._cache.open_file(entry.sha256, entry.size_bytes)
         if descriptor is None:
-            self._cached.discard(shard)
+            self._download_again(shard)
         return descriptor
 
     def remove_shard(self, shard: int) -> None:
@@ -212,8 +214,8 @@ class RemoteShards:
             "%s is damaged in the cache and is read from the store again",
             join_location(self.location, entry.file),
         )
-        self._cached.discard(shard)
         self._cache.remove(entry.sha256)
+        self._download_again(shard)
 
     def read_ranges(
         self, shard: int, starts: Sequence[int], lengths: Sequence[int]
@@ -244,8 +246,7 @@ class RemoteShards:
             self._is_done = is_done
             self._retry_at.clear()
             self._changed.notify_all()
-            is_needed = not self._cached.issuperset(shards)
-            while is_needed and len(self._threads) < NUM_DOWNLOADS:
+            while len(self._threads) < NUM_DOWNLOADS:
                 # At exit, Python does not wait for a download to end.
                 thread = threading.Thread(target=self._download_shards, daemon=True)
                 self._threads.append(thread)
@@ -269,6 +270,11 @@ class RemoteShards:
         """Start no more downloads."""
         with self._changed:
             self._is_stopped = True
+            self._changed.notify_all()
+
+    def _download_again(self, shard: int) -> None:
+        with self._changed:
+            self._cached.discard(shard)
             self._changed.notify_all()
 
     def _list_files(self) -> dict[str, StoredObject]:
