@@ -142,6 +142,7 @@ def train(
                 check_files(out, info)
         if info and not cluster:
             return info
+        dataset.check_fits_cache("train", config.sampling.window_shards)
         train_prior = positive_prior(
             dataset, sampling=config.sampling, train=config.train
         )

@@ -141,6 +141,7 @@ def plan_training(
     num_devices = len(devices) * (cluster.num_hosts if cluster else 1)
     choose_compiler(settings.jit_compile, num_devices=num_devices)
     with ShardDataset(shards) as dataset:
+        dataset.check_fits_cache("train", config.sampling.window_shards)
         positive_prior(dataset, sampling=config.sampling, train=settings)
         image_size = adopt_settings(config, dataset).images.size
         counts = {
