@@ -186,6 +186,28 @@ def test_weights_in_another_place_or_larger_than_their_file_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("layer", "key", "num_weights"),
+    [
+        ("Conv2D", "filters", 29 * (1 << 40) + 1),
+        ("Dense", "units", 3 * (1 << 40) + 56),
+    ],
+)
+def test_a_network_with_more_weights_than_its_file_is_refused(
+    whole, write, layer, key, num_weights
+):
+    config = json.loads(whole[CONFIG_MEMBER])
+    for other in config["config"]["layers"]:
+        other.pop("build_config", None)
+        if other["class_name"] == "Rescaling":
+            other["config"]["scale"] = 2.0
+        if other["class_name"] == layer:
+            other["config"][key] = 1 << 40  # building it would take terabytes
+    path = write({CONFIG_MEMBER: json.dumps(config).encode()})
+    with raises_naming(RunError, path, WEIGHTS_MEMBER, 4 * num_weights):
+        check_model_file(path)
+
+
 @pytest.mark.parametrize("installed", ["3.13.1", "3.15.0", "2.15.0"])
 def test_an_older_keras_is_refused(installed):
     required = ".".join(map(str, MIN_KERAS))

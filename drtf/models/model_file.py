@@ -5,6 +5,7 @@ ones that networks are made of, so that a class with an unknown danger is refuse
 """
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 import h5py
 import keras
+import tensorflow as tf
 
 from drtf.errors import RunError
 from drtf.files import parse_json
@@ -101,7 +103,7 @@ def check_keras_version(installed: str = keras.__version__) -> None:
 
 
 def check_model_file(path: Path) -> None:
-    """Check the parts of a model.keras, its classes and the sizes of its weights.
+    """Check the parts of a model.keras, its classes and the size of its network.
 
     Raises:
         RunError: If it has anything that drtf does not write.
@@ -110,13 +112,21 @@ def check_model_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, path.stat().st_size)
-            _check_config(parse_json(archive.read(CONFIG_MEMBER)))
+            contents = parse_json(archive.read(CONFIG_MEMBER))
+            _check_config(contents)
             weights = archive.read(WEIGHTS_MEMBER)
         with h5py.File(io.BytesIO(weights), "r") as file:
-            check_weights(file, len(weights))
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+            stored_bytes = check_weights(file, len(weights))
+        num_bytes = _count_network_bytes(contents)
+    except Exception as error:
+        # Keras raises many error types for a config that it cannot build.
         reason = str(error).splitlines()[0]
         raise RunError(f"cannot load {path}: {reason}") from error
+    if num_bytes > stored_bytes:
+        raise RunError(
+            f"cannot load {path}: the weights of its network have {num_bytes} bytes, "
+            f"but its {WEIGHTS_MEMBER} has {stored_bytes} bytes"
+        )
 
 
 def check_classes(network: keras.Model) -> None:
@@ -192,6 +202,17 @@ def _walk(group: h5py.Group) -> Iterator[tuple[str, Any]]:
         yield item.name or name, item
         if isinstance(item, h5py.Group):
             yield from _walk(item)
+
+
+def _count_network_bytes(contents: Any) -> int:
+    """Return the size of the weights of the network that a Keras config describes."""
+    # Variables of a graph have shapes, but no values that would take memory.
+    with tf.Graph().as_default():
+        network = keras.saving.deserialize_keras_object(contents, safe_mode=True)
+        return sum(
+            math.prod(weight.shape) * tf.as_dtype(weight.dtype).size
+            for weight in network.weights
+        )
 
 
 def _check_config(contents: Any) -> None:

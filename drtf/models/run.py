@@ -369,8 +369,8 @@ def _load_network(folder: Path, config: Config, info: RunInfo) -> "keras.Model":
     from drtf.models.model_file import check_model_file
 
     model_path = folder / MODEL_FILE
-    check_model_file(model_path)
     use_keras_settings()
+    check_model_file(model_path)
     try:
         network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     except Exception as error:
