@@ -671,12 +671,12 @@ def test_wrong_usage_exits_2(run, words):
     assert "Usage:" in err
 
 
-def test_a_missing_libgl_is_an_error_that_names_the_fix(run, monkeypatch):
+def test_a_missing_libgl_is_an_error_that_names_the_fix(run, shards, monkeypatch):
     def fail(*args, **kwargs):
         raise ImportError("libGL.so.1: cannot open shared object file")
 
     monkeypatch.setattr("drtf.records.verify.find_faults", fail)
-    code, _, err = run("verify", "x")
+    code, _, err = run("verify", shards)
     assert code == 1
     facts = ("OpenCV", "libGL.so.1", "libgl1", "opencv-python-headless")
     assert_names(find_error(err), *facts)
@@ -703,10 +703,10 @@ def fail_with(error: BaseException):
     ],
 )
 def test_a_failure_of_the_machine_is_one_line_with_its_reason(
-    run, monkeypatch, error, facts
+    run, shards, monkeypatch, error, facts
 ):
     monkeypatch.setattr("drtf.records.verify.find_faults", fail_with(error))
-    code, _, err = run("verify", "x")
+    code, _, err = run("verify", shards)
     assert code == 1
     assert_names(find_error(err), *facts)
 
@@ -725,15 +725,15 @@ def test_an_error_has_no_control_characters(run, tmp_path):
             "drtf.data.build.build_shards",
             "same command",
         ),
-        ("train --shards x --out y", "drtf.training.run.train", "--resume"),
-        ("verify x", "drtf.records.verify.find_faults", "from the beginning"),
+        ("train --shards SHARDS --out y", "drtf.training.run.train", "--resume"),
+        ("verify SHARDS", "drtf.records.verify.find_faults", "from the beginning"),
     ],
 )
 def test_ctrl_c_exits_130_and_reports_how_to_resume(
-    run, monkeypatch, words, function, fact
+    run, shards, monkeypatch, words, function, fact
 ):
     monkeypatch.setattr(function, fail_with(KeyboardInterrupt()))
-    code, _, err = run(*words.split())
+    code, _, err = run(*words.replace("SHARDS", str(shards)).split())
     assert code == 128 + signal.SIGINT
     assert_names(find_error(err, kind="Stopped"), fact)
 
