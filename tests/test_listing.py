@@ -206,6 +206,57 @@ def test_bad_members_of_a_zip_archive_are_unreadable(tmp_path, position, value):
     assert error.value.reason == "unreadable"
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_repeated_name_in_a_zip_archive_is_skipped_and_the_last_file_is_read(tmp_path):
+    path = tmp_path / "train.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpeg", JPEG)
+        archive.writestr("a.jpeg", JPEG + b"new")
+    listing = list_photographs(path)
+    assert [x.path for x in listing.photographs] == ["a.jpeg"]
+    assert [x.path for x in listing.skipped] == ["a.jpeg"]
+    assert listing.photographs[0].read() == JPEG + b"new"
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        ("환자/왼쪽 눈.jpeg", "cp949"),
+        ("환자/왼쪽 눈.jpeg", "utf-8"),
+        ("rétine/Größe_niño.jpeg", "cp437"),
+        ("rétine.jpeg", "utf-8"),
+    ],
+)
+def test_names_in_a_zip_archive_that_declare_no_encoding_are_decoded(
+    tmp_path, name, encoding
+):
+    encoded = name.encode(encoding)
+    placeholder = b"x" * len(encoded)
+    path = tmp_path / "train.zip"
+    write_zip(path, {placeholder.decode(): JPEG})
+    path.write_bytes(path.read_bytes().replace(placeholder, encoded))
+    assert paths_of(path) == [name]
+    assert PhotographRef(path, name).read() == JPEG
+
+
+@pytest.mark.parametrize("part", ["start", "end", "middle", "of several"])
+def test_incomplete_zip_archive_is_named(tmp_path, part):
+    path = tmp_path / "train.zip"
+    write_zip(path, {f"{i}.jpeg": JPEG * 9 for i in range(9)})
+    data = bytearray(path.read_bytes())
+    if part == "start":
+        data = data[len(data) // 3 :]
+    elif part == "end":
+        data = data[: len(data) * 2 // 3]
+    elif part == "middle":
+        del data[100:200]
+    else:
+        data[data.index(b"PK\1\2") + 34] = 1  # the part that has the first file
+    path.write_bytes(data)
+    with raises_naming(LabelError, path):
+        list_photographs(path)
+
+
 def test_csv_with_separators_of_windows_is_read(tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text("path\nimages\\10_left.jpeg\n")

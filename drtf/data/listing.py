@@ -209,7 +209,12 @@ def _skip_system_files(
     """Separate files that an operating system or a NAS stores next to photographs."""
     files = []
     skipped = []
+    seen = set()
     for path in paths:
+        if path in seen:  # of an archive
+            skipped.append(SkippedFile(path, "with the name of another file"))
+            continue
+        seen.add(path)
         if not {"", ".", ".."}.isdisjoint(path.split("/")):  # of an archive
             skipped.append(SkippedFile(path, "with a name that leads elsewhere"))
             continue
