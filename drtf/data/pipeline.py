@@ -121,8 +121,9 @@ def train_dataset(
 
     Raises:
         ValueError: If an epoch has no such step, or a batch no such part.
-        RecordError: At a damaged record, while batches are read. TensorFlow wraps it in
-            an error; see `translate_record_errors`.
+        RecordError: At a damaged record, or if the dataset was closed, while batches
+            are read. TensorFlow wraps it in an error that starts with its message; see
+            `translate_record_errors`.
     """
     if batch_size < 1 or not parts or not 0 <= min(parts) <= max(parts) < num_parts:
         raise ValueError(
@@ -376,6 +377,9 @@ class _StoppableCalls:
             if self._is_stopped or function is None:
                 raise RuntimeError("the dataset was deleted, or Python is exiting")
             return function(number)
+        except DrtfError as error:
+            # TensorFlow copies the traceback into the message of its own error.
+            raise error.with_traceback(None) from None
         finally:
             with self._lock:
                 self._num_ended += 1

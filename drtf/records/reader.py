@@ -400,8 +400,8 @@ class ShardDataset:
     def _check_open(self) -> None:
         if self._open_shards.is_closed:
             raise RecordError(
-                f"{self.location} is closed; read from it, and from pipelines built on "
-                "it, inside its with block"
+                f"the dataset {self.location} was closed: read its batches inside its "
+                "with block, or open it without one"
             )
 
     def _read_frame(self, row: int) -> tuple[np.ndarray, str]:
