@@ -419,6 +419,44 @@ def test_score_adds_new_and_changed_photographs_to_a_table(
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_kept_rows_get_the_patients_that_the_names_have_now(
+    run_folder, few, config, tmp_path, count_scored
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    first, *others = sorted(few.iterdir())
+
+    def add(path, name):
+        shutil.copy(path, images / name)
+        out = tmp_path / "night.csv"
+        score(run_folder, images, out=out, config=config.score, add=True)
+        return {row["path"]: row["patient"] for row in read(out)}
+
+    # A short eye counts only if the patient has both.
+    assert add(first, r"=a\12_L.png") == {r"'=a\\12_L.png": ""}
+    patient = r"'=a\\12"
+    both = {f"{patient}_L.png": patient, f"{patient}_R.png": patient}
+    assert add(others[0], r"=a\12_R.png") == both
+    # The row of a photograph that is gone still counts.
+    (images / r"=a\12_R.png").unlink()
+    assert add(others[1], "13_left.png") == both | {"13_left.png": "13"}
+    assert count_scored == [1, 1, 1]
+
+
+def test_patients_of_parts_are_those_of_the_whole_list(
+    run_folder, few, config, tmp_path
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path, name in zip(sorted(few.iterdir())[:2], ("12_L", "12_R"), strict=True):
+        shutil.copy(path, images / f"{name}.png")
+    call = {"out": tmp_path / "scores.csv", "config": config.score}
+    for number in (1, 2):
+        score(run_folder, images, part=(number, 2), **call)
+    score(run_folder, images, merge=2, **call)
+    assert [row["patient"] for row in read(call["out"])] == ["12", "12"]
+
+
 def test_adding_refuses_a_table_that_was_edited(run_folder, few, config, tmp_path):
     out = tmp_path / "night.csv"
     score(run_folder, few, out=out, config=config.score)

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,9 @@ SUBMISSIONS = {"kaggle": ("image", "level"), "aptos": ("id_code", "diagnosis")}
 # In the last cell of a part's header, before the hash of the list of photographs that
 # all parts share. Their rows are those of the merged table.
 LIST_MARK = "list="
+
+# What rows may not contain, by what is written for it; the backslash comes first.
+UNESCAPED = {r"\\": "\\", r"\r": "\r", r"\n": "\n"}
 
 Row = dict[str, str]
 Item = TypeVar("Item")
@@ -196,6 +200,15 @@ def written_path(path: str) -> str:
     return _escape(path).encode("utf-8", "backslashreplace").decode()
 
 
+def parse_path(cell: str) -> str:
+    """Return the path in a cell of the column `path`; what is not UTF-8 stays escaped.
+
+    It is the inverse of `written_path`.
+    """
+    cell = re.sub(ESCAPED_FORMULA, r"\1", cell)
+    return re.sub(r"\\[\\rn]", lambda match: UNESCAPED[match[0]], cell)
+
+
 def hash_list(photographs: Iterable[PhotographRef]) -> str:
     """Return the hash of a list of photographs: their paths, in order."""
     paths = json.dumps([photograph.path for photograph in photographs])
@@ -229,11 +242,7 @@ def encode_row(row: Mapping[str, str]) -> bytes:
     Args:
         row: Cells by column, not yet escaped.
     """
-    text = io.StringIO(newline="")
-    cells = [_escape(row[name]) for name in COLUMNS if name != "checksum"]
-    csv.writer(text, lineterminator="").writerow(cells)
-    content = text.getvalue().encode("utf-8", "backslashreplace")
-    return b"%s,%s\n" % (content, _checksum(content))
+    return _encode_cells({name: _escape(cell) for name, cell in row.items()})
 
 
 def parse_row(line: bytes) -> Row:
@@ -247,6 +256,11 @@ def parse_row(line: bytes) -> Row:
         raise ValueError("it was changed, so it does not match its checksum")
     cells = next(csv.reader([content.decode()]))
     return dict(zip(COLUMNS, [*cells, checksum.decode().strip()], strict=True))
+
+
+def replace_patient(line: bytes, patient: str) -> bytes:
+    """Return a line of a table with another patient."""
+    return _encode_cells(parse_row(line) | {"patient": _escape(patient)})
 
 
 def load_rows(table: Location) -> Iterator[tuple[bytes, Row]]:
@@ -336,6 +350,14 @@ def encode_submission(rows: Iterable[Row], competition: str) -> bytes:
     return text.getvalue().encode()
 
 
+def _encode_cells(cells: Mapping[str, str]) -> bytes:
+    text = io.StringIO(newline="")
+    row = [cells[name] for name in COLUMNS if name != "checksum"]
+    csv.writer(text, lineterminator="").writerow(row)
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    return b"%s,%s\n" % (content, _checksum(content))
+
+
 def _load_parquet(table: Location) -> Iterator[tuple[bytes, Row]]:
     try:
         with open_file(table) as file, parquet.ParquetFile(file) as opened:
@@ -359,6 +381,6 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _escape(cell: str) -> str:
-    for raw, written in (("\\", r"\\"), ("\r", r"\r"), ("\n", r"\n")):
+    for written, raw in UNESCAPED.items():
         cell = cell.replace(raw, written)
     return escape_formula(cell)

@@ -23,6 +23,7 @@ from drtf.data.listing import (
 from drtf.data.patients import patients_by_name
 from drtf.data.photographs import (
     PhotographRef,
+    photograph_id,
 )
 from drtf.data.prepare import (
     NetworkInput,
@@ -41,6 +42,7 @@ from drtf.inference.kept_rows import (
     rows_in_parts,
     rows_to_add_to,
     rows_to_keep,
+    update_patients,
 )
 from drtf.inference.score_table import (
     COLUMNS,
@@ -56,6 +58,7 @@ from drtf.inference.score_table import (
     encode_submission,
     hash_list,
     load_rows,
+    parse_path,
     part_path,
     slice_part,
     write_csv,
@@ -299,7 +302,11 @@ def score(
                     earlier = rows_to_add_to(table, common)
                 found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
                 kept = rows_to_keep(earlier | found, by_path)
-                patients = _patients(by_path, patient_pattern)
+                # Both eyes of a patient may be in different parts, or one of them gone.
+                names = {x: photograph_id(parse_path(x)) for x in kept}
+                names |= {written_path(x.path): x.id for x in listing.photographs}
+                patients = _patients(names, patient_pattern)
+                kept = update_patients(kept, {x: patients[x] for x in by_path})
                 rows = _score_missing(run, by_path, kept, log, common, patients, config)
             with writing_file(table, overwrite=may_replace) as partial:
                 lines = _sorted_lines(rows, by_path)
@@ -365,18 +372,20 @@ def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -
         )
 
 
-def _patients(photographs: Mapping[str, PhotographRef], pattern: str) -> dict[str, str]:
-    """Return the patient of each photograph, or an empty text if its name has none."""
+def _patients(names: Mapping[str, str], pattern: str) -> dict[str, str]:
+    """Return the patient in each photograph's name, or an empty text.
+
+    Args:
+        names: The photographs' names without extensions, by path.
+        pattern: The pattern of patients in names.
+    """
     # pandas 3 refuses names that are not UTF-8.
-    names = pd.Series(
-        [
-            photograph.id.encode(errors="backslashreplace").decode()
-            for photograph in photographs.values()
-        ],
+    series = pd.Series(
+        [name.encode(errors="backslashreplace").decode() for name in names.values()],
         dtype=str,
     )
-    patients = patients_by_name(names, pattern).fillna("")
-    return dict(zip(photographs, patients, strict=True))
+    patients = patients_by_name(series, pattern).fillna("")
+    return dict(zip(names, patients, strict=True))
 
 
 def _score_missing(
