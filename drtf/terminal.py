@@ -40,6 +40,16 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+def show_line(text: str, *, err: bool = False) -> None:
+    """Print text as one line, even if a name in it has a line break.
+
+    Args:
+        text: The text.
+        err: Whether to print to stderr instead of stdout.
+    """
+    print(printable(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
 class SafeOutput(io.TextIOBase):
     """A text stream to a terminal, a file or a pipe.
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from drtf.progress import progress
-from drtf.terminal import SafeOutput, printable
+from drtf.terminal import SafeOutput, printable, show_line
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,13 @@ def test_output_escapes_control_characters_and_what_its_encoding_does_not_have()
     stream = SafeOutput(io.TextIOWrapper(raw, encoding="ascii"))
     print("a\x1b[0m\tb\n\uc548", file=stream, flush=True)
     assert raw.getvalue() == b"a\\x1b[0m\tb\n\\uc548\n"
+
+
+@pytest.mark.parametrize("err", [False, True])
+def test_a_name_with_line_breaks_stays_on_its_line(capsys, err):
+    show_line("scores of a\n0 faults\r.png", err=err)
+    shown = "scores of a\\n0 faults\\r.png\n"
+    assert capsys.readouterr() == (("", shown) if err else (shown, ""))
 
 
 def test_output_to_a_closed_pipe_is_dropped():

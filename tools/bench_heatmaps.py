@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from drtf.terminal import show_line
+
 from .bench_options import check_json, json_option, write_json
 from .options import LocalPath, path_option
 
@@ -121,7 +123,7 @@ def heatmaps(
             ],
         )
     if report.unmatched:
-        click.echo(
+        show_line(
             f"Note: {len(report.unmatched):,} masks have no photograph in {images} "
             f"(first: {report.unmatched[0]})."
         )

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import path_option
 
 json_option = path_option(
@@ -64,4 +66,4 @@ def write_json(path: Path | None, rows: Iterable[dict[str, Any]]) -> None:
 
     if path:
         write_atomic(path, dumps(list(rows), indent=2) + "\n")
-        click.echo(f"All measurements: {path}")
+        show_line(f"All measurements: {path}")

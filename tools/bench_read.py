@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from drtf.terminal import show_line
+
 from .bench_options import (
     batch_size_option,
     check_json,
@@ -114,7 +116,7 @@ def _show_read(bench: "ReadBench", batch_size: int) -> list[dict[str, Any]]:
         ],
     )
     if bench.left_out:
-        click.echo(
+        show_line(
             f"Not measured: {'; '.join(bench.left_out)}. Their readers are in "
             "benchmarks/readers of a source checkout."
         )

@@ -5,6 +5,8 @@ from statistics import median
 
 import click
 
+from drtf.terminal import show_line
+
 from .bench_options import check_json, json_option, repeats_option, write_json
 from .options import LocalPath, config_options, images_option
 
@@ -79,7 +81,7 @@ def score(
         [(name, format_spread(rates)) for name, rates in rows],
     )
     for name, bound in bounds.items():
-        click.echo(f"Scoring / {name}: {scoring / bound:.2f}")
+        show_line(f"Scoring / {name}: {scoring / bound:.2f}")
     write_json(
         json,
         [

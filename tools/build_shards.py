@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from drtf.data.label_formats import LABEL_FORMATS
 from drtf.records.plan import SPLITS
+from drtf.terminal import show_line
 
 from .options import (
     SOME_REJECTED,
@@ -176,7 +177,7 @@ def build_shards(
         ]
     config = load_config(config_source, overrides)
     if problem := imagenet_problem(config.model, image_size=config.images.size):
-        click.echo(f"Warning: {problem}", err=True)
+        show_line(f"Warning: {problem}", err=True)
     if plan:
         show_plan(plan_tasks(sources, out, config=config), config.train.task, out)
         return
@@ -191,7 +192,7 @@ def build_shards(
         )
     show_dataset(report.manifest, out, is_reused=report.is_reused)
     for line in describe_plan(report.plan, config.train.task):
-        click.echo(line)
+        show_line(line)
     show_skipped(report.manifest, report.plan, out)
     finish(report.manifest, out)
 
@@ -206,7 +207,7 @@ def run_task(
     config = load_config("", overrides, sections=["build.num_workers"])
     report = run(out, task, num_workers=config.build.num_workers)
     number, num_tasks = task
-    click.echo(
+    show_line(
         f"Task {number}/{num_tasks}: {report.num_converted} of {report.num_shards} "
         f"shards converted, {report.num_shards - report.num_converted} were complete; "
         f"{report.num_photographs:,} photographs, {report.num_rejected:,} rejected"
@@ -230,12 +231,12 @@ def show_plan(plan: "BuildPlan", task: "TaskName", out: Path | str) -> None:
     """Print a saved plan, and the commands that follow."""
     counts = plan.table["split"].value_counts()
     splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    click.echo(
+    show_line(
         f"Planned {len(plan.shards)} shards of {len(plan.table):,} photographs: "
         f"{splits}"
     )
     for line in describe_plan(plan, task):
-        click.echo(line)
+        show_line(line)
     show_next(f"drtf build-shards --task I/N --out {out}, for each I from 1 to any N")
     show_next(f"drtf build-shards --merge --out {out}")
 
@@ -246,7 +247,7 @@ def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> N
 
     show_notes(manifest)
     if manifest.patients_from == "none":
-        click.echo(
+        show_line(
             "If the label file has a column with the patient, name it with "
             "labels.patient_column. If the photographs' names contain the patient, set "
             "labels.patient_pattern."
@@ -254,9 +255,9 @@ def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> N
     show_counts(f"Photographs in {out}", manifest)
     num_shards = len(manifest.shards)
     shards = "1 shard" if num_shards == 1 else f"{num_shards} shards"
-    click.echo(f"{shards}, {manifest.size_bytes / 1e6:.1f} MB")
+    show_line(f"{shards}, {manifest.size_bytes / 1e6:.1f} MB")
     if is_reused:
-        click.echo("The dataset was already built; nothing was changed.")
+        show_line("The dataset was already built; nothing was changed.")
 
 
 def finish(manifest: "Manifest", out: Path | str) -> None:
@@ -266,7 +267,7 @@ def finish(manifest: "Manifest", out: Path | str) -> None:
     show_next(f"drtf train --shards {out} --out runs/{manifest.name}")
     if manifest.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
-        click.echo(
+        show_line(
             f"{sum(manifest.rejected.values()):,} photographs were rejected "
             f"({reasons}); see {out}/{REJECTED_FILE}"
         )
@@ -361,14 +362,14 @@ def show_skipped(manifest: "Manifest", plan: "BuildPlan", out: Path | str) -> No
         (num_without_field, "photographs not cropped, because no field was found"),
     ):
         if count:
-            click.echo(f"{count:,} {text}")
+            show_line(f"{count:,} {text}")
     if plan.catalog.skipped:
         counts = describe_skipped(plan.catalog.skipped)
-        click.echo(f"{counts}; see {out}/{SKIPPED_FILE}")
+        show_line(f"{counts}; see {out}/{SKIPPED_FILE}")
     if plan.conflicts:
-        click.echo(
+        show_line(
             f"{len(plan.conflicts):,} groups of identical photographs with different "
             f"grades (labels.conflicts={plan.labels.conflicts}):"
         )
         for conflict in plan.conflicts[:MAX_CONFLICTS_SHOWN]:
-            click.echo(f"  {conflict}")
+            show_line(f"  {conflict}")

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import out_option
 
 
@@ -65,16 +67,16 @@ def demo(out: Path, patients: int, seed: int) -> None:
         score=config.score,
     )
     roc_auc = format_estimate(result.metrics["roc_auc"])
-    click.echo(
+    show_line(
         f"Done. ROC AUC {roc_auc} on {result.num_photographs:,} synthetic photographs "
         "of the test split. Open:"
     )
-    click.echo(f"  {out / 'evaluation' / REPORT_FILE}: the report, in a browser")
-    click.echo(f"  {out / 'gradcam'}: heat maps, as PNG files")
-    click.echo(
+    show_line(f"  {out / 'evaluation' / REPORT_FILE}: the report, in a browser")
+    show_line(f"  {out / 'gradcam'}: heat maps, as PNG files")
+    show_line(
         f"  {scores.table}: the scores of {scores.summary.num_scored:,} photographs"
     )
-    click.echo(
+    show_line(
         "Next, with your own photographs: drtf build-shards --images FOLDER --labels "
         "FILE.csv --out tfrecords/mine (see README.md)"
     )

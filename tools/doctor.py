@@ -2,6 +2,8 @@
 
 import click
 
+from drtf.terminal import show_line
+
 
 @click.command()
 def doctor() -> None:
@@ -16,5 +18,5 @@ def doctor() -> None:
     )
     for fact in facts:
         if fact.advice:
-            click.echo(f"{fact.name}: {fact.advice}")
-    click.echo(f"{verdict(facts)}.")
+            show_line(f"{fact.name}: {fact.advice}")
+    show_line(f"{verdict(facts)}.")

@@ -5,6 +5,8 @@ from typing import Literal
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import LocalPath, out_option
 
 
@@ -30,6 +32,6 @@ def ensemble(
 
     is_reused = out.exists()
     info = combine(runs, out=out, mean=mean)
-    click.echo(f"{out}: mean of the {mean} of {len(info.members)} runs")
+    show_line(f"{out}: mean of the {mean} of {len(info.members)} runs")
     if is_reused:
-        click.echo("This command had already written it; nothing was changed.")
+        show_line("This command had already written it; nothing was changed.")

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import (
     LocalPath,
     config_options,
@@ -88,9 +90,9 @@ def evaluate(
 
         result = run_evaluation(run, shards, gradcam=config.gradcam, **request)
     if result.is_reused:
-        click.echo(f"This evaluation was complete already: {result.folder}")
+        show_line(f"This evaluation was complete already: {result.folder}")
     for note in result.notes:
-        click.echo(f"Note: {note}")
+        show_line(f"Note: {note}")
     patients = f" of {result.num_patients:,} patients" if result.patient_metrics else ""
     show_table(
         f"{run} on split {split} of {result.dataset_name}: "
@@ -102,8 +104,8 @@ def evaluate(
     if result.grades:
         show_table("Predictions by grade", CLASS_COLUMNS, class_rows(result.grades))
     rule = result.decision_rule
-    click.echo(f"Threshold: {describe_threshold(rule.threshold)}")
-    click.echo(f"Calibration: {describe_calibration(rule.calibration)}")
-    click.echo(f"Test-time augmentation: {describe_views(result)}")
-    click.echo(f"Report: {result.folder / REPORT_FILE}")
+    show_line(f"Threshold: {describe_threshold(rule.threshold)}")
+    show_line(f"Calibration: {describe_calibration(rule.calibration)}")
+    show_line(f"Test-time augmentation: {describe_views(result)}")
+    show_line(f"Report: {result.folder / REPORT_FILE}")
     show_next(f"drtf score {run} --images FOLDER --out scores.csv")

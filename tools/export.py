@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import LocalPath, out_option, shards_option
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
     is_reused = out.exists()
     exported = run_export(run, shards, out=out, target=target, split=split)
     if is_reused:
-        click.echo("This command had already written it; nothing was changed.")
+        show_line("This command had already written it; nothing was changed.")
     networks = {
         "Keras": (exported.keras_roc_auc, exported.keras_images_per_second),
         target: (exported.roc_auc, exported.images_per_second),
@@ -52,9 +54,9 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
             for name, (auc, rate) in networks.items()
         ],
     )
-    click.echo(f"Largest difference between two scores: {exported.max_difference:.2g}")
+    show_line(f"Largest difference between two scores: {exported.max_difference:.2g}")
     if exported.num_changed_predictions:
-        click.echo(
+        show_line(
             f"Note: the predicted label of {exported.num_changed_predictions:,} of "
             f"{exported.num_photographs:,} photographs differs from Keras. Choose a "
             f"new threshold and calibration from the scores of {exported.path}."

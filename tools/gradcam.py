@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import (
     SOME_REJECTED,
     LocalPath,
@@ -84,30 +86,30 @@ def gradcam(
     )
     if report.layer:
         height, width = report.grid
-        click.echo(f"Layer {report.layer}, {height} x {width} cells")
+        show_line(f"Layer {report.layer}, {height} x {width} cells")
     for path in report.figures:
-        click.echo(str(path))
+        show_line(str(path))
     if report.num_overlays:
-        click.echo(f"{report.num_overlays:,} overlays in {out / OVERLAYS_FOLDER}")
+        show_line(f"{report.num_overlays:,} overlays in {out / OVERLAYS_FOLDER}")
     if report.num_others:
-        click.echo(
+        show_line(
             f"Note: {out / OVERLAYS_FOLDER} also has {report.num_others:,} older files."
         )
     if report.skipped:
-        click.echo(describe_skipped(report.skipped))
+        show_line(describe_skipped(report.skipped))
     for name in report.blank:
-        click.echo(
+        show_line(
             f"Note: the heat map of {name} is empty: no region raises its score at "
             "this layer."
         )
     if report.outside:
-        click.echo(
+        show_line(
             f"Note: {len(report.outside):,} photographs had much heat outside the "
             f"retina, which is not shown (first: {report.outside[0]}). The model may "
             "use the border of the photographs."
         )
     if report.failed:
-        click.echo(
+        show_line(
             f"{len(report.failed):,} photographs could not be read (first: "
             f"{report.failed[0]}). drtf score reports the reasons."
         )

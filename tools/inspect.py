@@ -4,6 +4,8 @@ from pathlib import Path, PurePath
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import AnyPath, config_options, overwrite_option, path_option
 
 MAX_CONFLICTS_SHOWN = 10
@@ -67,7 +69,7 @@ def inspect(
     manifest = inspection.manifest
     show_notes(manifest)
     show_counts(f"Photographs in {shards}", manifest)
-    click.echo(
+    show_line(
         f"{len(manifest.shards)} shards, {manifest.size_bytes / 1e6:.1f} MB; "
         f"{manifest.image_size} px, "
         + ", ".join(f"{key} {manifest.preprocessing[key]}" for key in SHOWN_SETTINGS)
@@ -83,13 +85,13 @@ def inspect(
     if manifest.rejected:
         show_table("Rejected", ("reason", "photographs"), manifest.rejected.items())
     if inspection.num_identical:
-        click.echo(
+        show_line(
             f"{inspection.num_identical:,} photographs are identical to another one"
         )
     for conflict in inspection.conflicts[:MAX_CONFLICTS_SHOWN]:
-        click.echo(f"Identical photographs with different grades: {conflict}")
+        show_line(f"Identical photographs with different grades: {conflict}")
     if len(inspection.conflicts) > MAX_CONFLICTS_SHOWN:
         more = len(inspection.conflicts) - MAX_CONFLICTS_SHOWN
-        click.echo(f"and {more:,} more groups of identical photographs")
+        show_line(f"and {more:,} more groups of identical photographs")
     for path in inspection.figures:
-        click.echo(str(path))
+        show_line(str(path))

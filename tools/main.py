@@ -12,7 +12,7 @@ import click
 from drtf import __version__
 from drtf.errors import DrtfError, StoppedError
 from drtf.files import raise_descriptor_limit
-from drtf.terminal import printable, safe_output
+from drtf.terminal import safe_output, show_line
 
 from .bench import bench
 from .build_shards import build_shards
@@ -187,7 +187,7 @@ def _check_memory_limit() -> None:
 
 
 def _show(kind: str, message: str) -> None:
-    click.echo(f"{kind}: {printable(message)}", err=True)
+    show_line(f"{kind}: {message}", err=True)
 
 
 def _os_advice(error: OSError) -> str:

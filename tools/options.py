@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from drtf.storage import is_remote
+from drtf.terminal import show_line
 
 SOME_REJECTED = 3
 
@@ -162,7 +163,7 @@ overwrite_option = click.option(
 
 def show_next(command: str) -> None:
     """Print the command that usually follows, to stderr."""
-    click.echo(f"Next: {command}", err=True)
+    show_line(f"Next: {command}", err=True)
 
 
 def path_option(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import (
     SOME_REJECTED,
     AnyPath,
@@ -169,8 +171,8 @@ def show_report(report: "ScoreReport") -> None:
 
     summary = report.summary
     if report.is_reused:
-        click.echo("This command had already written the table; nothing was changed.")
-    click.echo(
+        show_line("This command had already written the table; nothing was changed.")
+    show_line(
         f"{report.out}: {summary.num_scored:,} photographs scored, "
         f"{summary.num_positive:,} of them positive (threshold {report.threshold:.4f}, "
         f"rule: {report.threshold_rule}, views: {report.num_views}), "
@@ -178,24 +180,22 @@ def show_report(report: "ScoreReport") -> None:
         f"{summary.num_flagged:,} may be ungradable"
     )
     if report.table != report.out:
-        click.echo(f"{report.table}: the table with all columns")
+        show_line(f"{report.table}: the table with all columns")
     if report.num_kept:
-        click.echo(
+        show_line(
             f"{report.num_kept:,} rows were kept, {report.num_gone:,} of them of "
             "photographs that are no longer there"
         )
     if summary.num_rows == 1:
         (row,) = report.load_table().to_dict("records")
         for name in RESULT_COLUMNS:
-            click.echo(f"  {name}: {'' if isna(row[name]) else row[name]}")
+            show_line(f"  {name}: {'' if isna(row[name]) else row[name]}")
     for reason, group in summary.errors.items():
-        click.echo(
+        show_line(
             f"  {group.count:,} x {reason}, the first one is {group.example}: "
             f"{group.detail}"
         )
     if report.skipped:
-        click.echo(
-            f"{describe_skipped(report.skipped)}; see {skipped_path(report.out)}"
-        )
+        show_line(f"{describe_skipped(report.skipped)}; see {skipped_path(report.out)}")
     for note in report.notes():
-        click.echo(f"Note: {note}")
+        show_line(f"Note: {note}")

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import images_option, labels_option, out_option
 
 
@@ -69,6 +71,6 @@ def sweep(
         [(x[0], *x[2:]) for x in rows],
     )
     for name, changes, *_ in rows[1:]:
-        click.echo(f"{name}: {changes}")
+        show_line(f"{name}: {changes}")
     page, figure = (out / name.format(split) for name in (PAGE_FILE, FIGURE_FILE))
-    click.echo(f"Table: {page}; figure: {figure}")
+    show_line(f"Table: {page}; figure: {figure}")

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-import click
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from drtf.records.manifest import Manifest
-from drtf.terminal import printable
+from drtf.terminal import printable, show_line
 
 
 def show_table(
@@ -40,7 +39,7 @@ def format_spread(values: Sequence[float], *, digits: int = 1) -> str:
 def show_notes(manifest: Manifest) -> None:
     """Print what a user must know about a dataset before anything else."""
     for note in manifest.notes:
-        click.echo(f"Note: {note}")
+        show_line(f"Note: {note}")
 
 
 def show_counts(title: str, manifest: Manifest) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from drtf.terminal import show_line
+
 from .options import config_options, out_option, shards_option, show_next
 
 if TYPE_CHECKING:
@@ -69,30 +71,30 @@ def train(
 
     info = run_training(shards, out=out, config=config, resume=resume, cluster=cluster)
     if not is_first:
-        click.echo("The training has finished. The run folder is on host 0.")
+        show_line("The training has finished. The run folder is on host 0.")
         return
     monitor = monitor_name(config.train)
     best = load_history(out)[info.best_epoch - 1]
     if is_finished:
-        click.echo(f"{out} was finished already; nothing was trained.")
-    click.echo(
+        show_line(f"{out} was finished already; nothing was trained.")
+    show_line(
         f"{out}: best epoch {info.best_epoch} of {info.num_epochs}, {monitor} "
         f"{best[monitor]:.3f}; {info.num_trained:,} trained and {info.num_frozen:,} "
         f"frozen parameters, in {info.precision}"
     )
     if best["val_roc_auc"] == CHANCE:
-        click.echo(
+        show_line(
             "The ROC AUC on validation is exactly 0.5, as if every photograph had the "
             "same score: the network has learnt nothing. Train for more epochs, start "
             "from pretrained weights (model.weights) or change train.learning_rate"
         )
     if info.num_damaged:
-        click.echo(
+        show_line(
             f"{info.num_damaged:,} damaged records were skipped: run drtf verify "
             f"{shards}"
         )
     if info.num_skipped_steps:
-        click.echo(
+        show_line(
             f"{info.num_skipped_steps:,} steps were skipped because their loss or "
             f"gradients were non-finite in {info.precision}"
         )
@@ -118,23 +120,23 @@ def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> Non
             ("drawn per epoch", *plan.num_drawn),
         ],
     )
-    click.echo(
+    show_line(
         f"{settings.epochs * plan.num_steps:,} steps of {settings.batch_size} "
         f"photographs: {settings.epochs} epochs of {plan.num_steps:,} steps"
     )
-    click.echo(
+    show_line(
         f"{config.model.name} at {plan.image_size} px: {plan.num_trained:,} trained "
         f"and {plan.num_frozen:,} frozen parameters, in {plan.precision}"
     )
-    click.echo(
+    show_line(
         f"Memory: {plan.batches_mb:,.0f} MB for batches in addition to TensorFlow's "
         f"own; on the device {plan.variables_mb:,.0f} MB for variables and about "
         f"{plan.activations_mb:,.0f} MB for activations"
     )
     if problem := imagenet_problem(config.model, image_size=plan.image_size):
-        click.echo(f"Warning: {problem}", err=True)
+        show_line(f"Warning: {problem}", err=True)
     if config.train.class_weights and config.sampling.mode != "natural":
-        click.echo(
+        show_line(
             f"train.class_weights={list(config.train.class_weights)} apply in addition "
             f"to sampling.mode={config.sampling.mode!r}, which already changes how "
             "often each class is drawn"
