@@ -153,6 +153,8 @@ def test_the_readmes_commands_run(run, tmp_path, monkeypatch):
         code, out, err = run(*words, *extra)
         assert (code, "Traceback" in err) == (0, False), (words, err)
         assert out
+        if words[0] == "evaluate":
+            assert_names(err, f"drtf score {words[1]}")
     assert json.loads(Path("runs/mine/evaluation-test/metrics.json").read_text())
     with Path("scores.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 48
