@@ -116,16 +116,102 @@ def test_16_bit_samples_become_their_upper_8_bits(suffix):
     assert difference.mean() < 1
 
 
+def encode_tiff(samples: np.ndarray) -> bytes:
+    """Encode samples of any type as a TIFF file of one strip."""
+    height, width, channels = samples.shape
+    bits = 8 * samples.dtype.itemsize
+    sample_format = {"u": 1, "i": 2, "f": 3, "c": 6}[samples.dtype.kind]
+    start = 8 + 2 + 12 * 9 + 4
+    tags = [
+        (256, 1, width),
+        (257, 1, height),
+        (258, channels, bits if channels == 1 else start),
+        (262, 1, 1 if channels == 1 else 2),
+        (273, 1, start + 4 * channels),
+        (277, 1, channels),
+        (278, 1, height),
+        (279, 1, samples.nbytes),
+        (339, channels, sample_format if channels == 1 else start + 2 * channels),
+    ]
+    return b"".join(
+        [
+            struct.pack("<2sHIH", b"II", 42, 8, len(tags)),
+            *(
+                struct.pack("<HHII", tag, 3 if tag in (258, 339) else 4, count, value)
+                for tag, count, value in tags
+            ),
+            bytes(4),
+            struct.pack(f"<{channels}H", *[bits] * channels),
+            struct.pack(f"<{channels}H", *[sample_format] * channels),
+            samples.tobytes(),
+        ]
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "image",
+    ("kind", "scale"),
     [
-        np.full((64, 64), np.nan, np.float32),
-        np.full((64, 64), -5, np.int16),
-        np.full((64, 64), -5, np.int32),
+        ("i1", 0.5),
+        ("i2", 1),
+        ("i2", 16),
+        ("i2", 128),
+        ("i4", 1),
+        ("i4", 257),
+        ("f4", 1),
+        ("f4", 1 / 255),
+        ("f8", 1),
+        ("f8", 1 / 255),
     ],
 )
-def test_unsupported_sample_types_are_refused(image):
-    assert reason_of(cv2.imencode(".tiff", image)[1].tobytes()) == "unsupported"
+def test_signed_and_floating_point_samples_are_scaled(kind, scale, channels):
+    photograph = FUNDUS[..., :channels].copy()
+    photograph[0, 0] = 255
+    samples = (photograph.astype(float) * scale).astype(kind)
+    image = decode_photograph(encode_tiff(samples)).image.astype(int)
+    assert abs(image - photograph).max() <= (kind == "i1")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "value", "name"),
+    [
+        ("i1", -5, "int8"),
+        ("i2", -5, "int16"),
+        ("i4", -5, "int32"),
+        ("f4", -0.5, "float32"),
+        ("f4", np.nan, "float32"),
+        ("f4", 256, "float32"),
+        ("f8", np.inf, "float64"),
+        ("f2", 1, "floating-point 16-bit"),
+        ("u4", 1, "unsigned 32-bit"),
+        ("i8", 1, "signed 64-bit"),
+        ("c8", 1, "complex 64-bit"),
+    ],
+)
+def test_samples_without_a_range_are_refused_by_type(kind, value, name, channels):
+    samples = np.zeros((64, 64, channels), kind)
+    samples[0, 0] = value
+    with raises_naming(PhotographError, name) as error:
+        decode_photograph(encode_tiff(samples))
+    assert error.value.reason == "unsupported"
+
+
+def test_alpha_of_floating_point_samples_is_refused():
+    assert reason_of(encode_tiff(np.ones((64, 64, 4), "f4"))) == "unsupported"
+
+
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_floating_point_samples_of_a_further_page_are_decoded(tmp_path, scale):
+    path = tmp_path / "pages.tiff"
+    large = (FUNDUS[..., ::-1] * scale).astype(np.float32)
+    cv2.imwritemulti(str(path), [large[::4, ::4], large])  # compressed as LogLuv
+    assert cv2.PSNR(decode_photograph(path.read_bytes()).image, FUNDUS) > 35
+
+
+def test_a_portable_floatmap_is_scaled():
+    grey = Image.fromarray((FUNDUS[..., 1] / 255).astype(np.float32))
+    assert (decode_photograph(saved(grey, "PPM")).image == FUNDUS[..., 1:2]).all()
 
 
 @pytest.mark.parametrize(

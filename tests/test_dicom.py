@@ -97,6 +97,18 @@ def test_grey_of_any_bit_depth_becomes_8_bits(bits):
     assert (image == FUNDUS[..., 1:2]).all()
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_signed_samples_are_scaled_unless_negative(bits):
+    stored = FUNDUS[..., 1].astype(np.int16) << (bits - 9)
+    signed = grey(bits, PixelRepresentation=1)
+    image = decode_photograph(dicom(stored.tobytes(), **signed)).image
+    assert (image == FUNDUS[..., 1:2]).all()
+    stored[0, 0] = -5
+    with raises_naming(PhotographError, "int16") as error:
+        decode_photograph(dicom(stored.tobytes(), **signed))
+    assert error.value.reason == "unsupported"
+
+
 def test_inverted_grey_is_inverted_back():
     stored = 255 - FUNDUS[..., 1]
     inverted = grey(8, PhotometricInterpretation="MONOCHROME1")
@@ -116,7 +128,6 @@ def test_ybr_full_becomes_rgb():
         ({"Rows": 40_000, "Columns": 40_000}, "too_large"),
         ({"Rows": 1, "Columns": 1}, "too_small"),
         ({"NumberOfFrames": 7}, "unsupported"),
-        (grey(16, PixelRepresentation=1), "unsupported"),
         ({"PhotometricInterpretation": "NO SUCH"}, "undecodable"),
     ],
 )

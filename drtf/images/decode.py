@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from drtf.errors import PhotographError
 from drtf.images.depth import reduce_to_8_bits
@@ -19,12 +20,18 @@ from drtf.images.signatures import container_name
 # Kinds that OpenCV decodes, and those that only Pillow does.
 OPENCV_KINDS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB", "JPEG2000")
 PILLOW_KINDS = ("GIF", "PPM", "HEIF", "AVIF")
-# Signed, 32-bit, floating-point or CIELAB samples, which OpenCV misreads or refuses.
-UNSUPPORTED_MODES = ("I", "F", "LAB")
 HEIF_NAMES = ("HEIC", "HEIF")
 ORIENTATION_TAG = 0x0112
 SUBFILE_TAG, REDUCED, MASK = 254, 1, 4  # TIFF 6.0, NewSubfileType
 SUB_PAGES_TAG = 330
+WIDTH_TAG, HEIGHT_TAG, BITS_TAG, COLOR_TAG, CHANNELS_TAG = 256, 257, 258, 262, 277
+SAMPLE_FORMAT_TAG = 339
+UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # SampleFormat
+SAMPLE_NAMES = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point"}
+# What OpenCV reads besides unsigned samples of up to 16 bits.
+FURTHER_SAMPLES = {(SIGNED, 8), (SIGNED, 16), (SIGNED, 32), (FLOAT, 32), (FLOAT, 64)}
+# Pairs of PhotometricInterpretation and number of channels: grey, RGB and LogLuv.
+FURTHER_COLORS = {(1, 1), (2, 3), (32845, 3)}
 MAX_PAGES = 100
 # Below the limit at which Pillow refuses to read even the header.
 MAX_PIXELS = 150_000_000
@@ -104,14 +111,16 @@ def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
     buffer = np.frombuffer(data, np.uint8)
     if header.is_jpeg:
         image = cv2.imdecode(buffer, JPEG_FLAGS[scale])
-    elif header.page:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        pages = cv2.imdecodemulti(buffer, flags, range=(header.page, header.page + 1))[
-            1
-        ]
-        image = pages[0] if pages else None
     else:
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        # OpenCV converts only unsigned samples from grey to colour.
+        color = cv2.IMREAD_COLOR if header.is_unsigned else cv2.IMREAD_ANYCOLOR
+        flags = color | cv2.IMREAD_ANYDEPTH
+        if header.page:
+            range_ = (header.page, header.page + 1)
+            pages = cv2.imdecodemulti(buffer, flags, range=range_)[1]
+            image = pages[0] if pages else None
+        else:
+            image = cv2.imdecode(buffer, flags)
     if image is None:
         # Decoders report a lack of memory as damage.
         check_memory(math.prod(header.size) * DECODING_BYTES_PER_PIXEL)
@@ -121,6 +130,8 @@ def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
         )
     if image.dtype != np.uint8:
         image = reduce_to_8_bits(image, declared_bits=header.bits)
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if header.has_alpha:
         image = _paint_transparent(image, data, header.page)
     if not header.is_jpeg:
@@ -133,6 +144,9 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if picture.mode in ("I", "I;16"):  # Pillow has scaled its samples to 16 bits
         grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode == "F":
+        grey = reduce_to_8_bits(np.asarray(picture))
         return np.repeat(grey[..., None], 3, axis=2)
     image = np.array(picture.convert("RGB"))
     if picture.has_transparency_data:
@@ -215,6 +229,7 @@ class Header(NamedTuple):
         bits: Bits per sample that the file declares; 0 if it declares none.
         has_alpha: Whether pixels may be transparent.
         is_turned: Whether its EXIF data ask to rotate or mirror it.
+        is_unsigned: Whether its samples are unsigned integers of up to 16 bits.
     """
 
     size: tuple[int, int]
@@ -223,6 +238,7 @@ class Header(NamedTuple):
     bits: int
     has_alpha: bool
     is_turned: bool
+    is_unsigned: bool = True
 
     @property
     def is_jpeg(self) -> bool:
@@ -237,8 +253,13 @@ def _read_header(data: bytes) -> Header:
         _register_heif()
     try:
         with warnings.catch_warnings(action="ignore"):
+            page = 0
+            if data.startswith(tuple(TiffImagePlugin.PREFIXES)):
+                page, tags = _choose_page(data)
+                if not _has_unsigned_samples(tags):
+                    return _further_header(page, tags)
             header = Image.open(io.BytesIO(data))
-            page = _choose_page(header) if header.format == "TIFF" else 0
+            header.seek(page)
     except (PhotographError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -258,12 +279,9 @@ def _read_header(data: bytes) -> Header:
     kind = str(header.format)
     if kind not in OPENCV_KINDS + PILLOW_KINDS:
         raise _unsupported(kind)
-    has_signed = kind == "TIFF" and header.mode in UNSUPPORTED_MODES
-    if has_signed or header.mode == "F":
+    if header.mode == "LAB":  # which OpenCV misreads
         raise PhotographError(
-            "unsupported",
-            f"a {kind} file with signed, 32-bit, floating-point or CIELAB samples; "
-            "save it with 8 or 16 bits per sample",
+            "unsupported", f"a {kind} file with CIELAB samples; save it in RGB"
         )
     check_size(*header.size)
     if kind == "PNG":
@@ -306,26 +324,20 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _choose_page(tiff: Image.Image) -> int:
-    """Return the largest page of a TIFF file, and seek it.
+def _choose_page(data: bytes) -> tuple[int, ImageFileDirectory_v2]:
+    """Return the index of the largest page of a TIFF file, and its tags.
 
     Raises:
         PhotographError: With reason `unsupported` if several pages are the largest.
     """
-    areas: list[int] = []
-    is_raw = False
-    for page in range(MAX_PAGES):
-        try:
-            tiff.seek(page)
-        except EOFError:
-            break
-        tags = getattr(tiff, "tag_v2", {})
-        subfile = tags.get(SUBFILE_TAG, 0)
-        # The first page of a camera's raw file is a thumbnail.
-        is_raw |= bool(subfile & REDUCED and SUB_PAGES_TAG in tags)
-        areas.append(0 if subfile & MASK else tiff.width * tiff.height)
-    if is_raw:
+    pages = _read_tiff_pages(data)
+    # The first page of a camera's raw file is a thumbnail.
+    if any(x.get(SUBFILE_TAG, 0) & REDUCED and SUB_PAGES_TAG in x for x in pages):
         raise _unsupported("a camera's raw format")
+    areas = [
+        0 if x.get(SUBFILE_TAG, 0) & MASK else x[WIDTH_TAG] * x[HEIGHT_TAG]
+        for x in pages
+    ]
     if areas.count(max(areas)) > 1:
         raise PhotographError(
             "unsupported",
@@ -333,8 +345,57 @@ def _choose_page(tiff: Image.Image) -> int:
             "the one to grade as a separate file",
         )
     page = areas.index(max(areas))
-    tiff.seek(page)
-    return page
+    return page, pages[page]
+
+
+def _read_tiff_pages(data: bytes) -> list[ImageFileDirectory_v2]:
+    """Read the tags of each page, also of pages that Pillow cannot open."""
+    is_big = 43 in data[2:4]
+    start = data[: 16 if is_big else 8]
+    position = ImageFileDirectory_v2(start).next
+    pages: dict[int, ImageFileDirectory_v2] = {}
+    while position and position not in pages and len(pages) < MAX_PAGES:
+        tags = ImageFileDirectory_v2(start)
+        file = io.BytesIO(data)
+        file.seek(position)
+        tags.load(file)
+        pages[position] = tags
+        position = tags.next
+    return list(pages.values())
+
+
+def _has_unsigned_samples(tags: ImageFileDirectory_v2) -> bool:
+    formats = set(tags.get(SAMPLE_FORMAT_TAG, (UNSIGNED,)))
+    return formats <= {UNSIGNED, UNDEFINED} and max(tags.get(BITS_TAG, (1,))) <= 16
+
+
+def _further_header(page: int, tags: ImageFileDirectory_v2) -> Header:
+    """Return the header of a TIFF file with signed, floating-point or long samples.
+
+    Raises:
+        PhotographError: With reason `unsupported` if OpenCV cannot read them.
+    """
+    bits = tags.get(BITS_TAG, (1,))[0]
+    sample_format = tags.get(SAMPLE_FORMAT_TAG, (UNSIGNED,))[0]
+    color = (tags.get(COLOR_TAG), tags.get(CHANNELS_TAG, 1))
+    if (sample_format, bits) not in FURTHER_SAMPLES or color not in FURTHER_COLORS:
+        name = SAMPLE_NAMES.get(sample_format, "complex")
+        raise PhotographError(
+            "unsupported",
+            f"a TIFF file with {color[1]} channels of {name} {bits}-bit samples; save "
+            "it in RGB with 8 or 16 bits per sample",
+        )
+    size = (tags[WIDTH_TAG], tags[HEIGHT_TAG])
+    check_size(*size)
+    return Header(
+        size=size,
+        kind="TIFF",
+        page=page,
+        bits=0,
+        has_alpha=False,
+        is_turned=False,
+        is_unsigned=False,
+    )
 
 
 def _jpeg2000_bits(data: bytes) -> int:

@@ -66,19 +66,13 @@ def read_dicom(
         width, height = int(dataset.Columns), int(dataset.Rows)
         num_frames = int(dataset.get("NumberOfFrames") or 1)
         color = str(dataset.PhotometricInterpretation)
-        signed = bool(dataset.get("PixelRepresentation"))
     except Exception as error:
         raise PhotographError(
             "not_an_image", f"a DICOM file without a photograph: {error}"
         ) from error
     check_size(width, height)
-    if num_frames != 1 or signed:
-        raise PhotographError(
-            "unsupported",
-            f"a DICOM file with {num_frames} frames"
-            if num_frames != 1
-            else "a DICOM file with signed samples",
-        )
+    if num_frames != 1:
+        raise PhotographError("unsupported", f"a DICOM file with {num_frames} frames")
     try:
         if syntax == JPEG_BASELINE and color in JPEG_COLORS:
             return pydicom.encaps.get_frame(
@@ -86,7 +80,7 @@ def read_dicom(
             ).rstrip(b"\0")
         with warnings.catch_warnings(action="ignore"):
             pixels = _rgb_pixels(dataset, color)
-    except MemoryError:
+    except (PhotographError, MemoryError):
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
