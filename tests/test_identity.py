@@ -89,3 +89,10 @@ def test_check_names_the_file_when_it_cannot_be_read(tmp_path, content):
         (tmp_path / "identity.json").write_text(content)
     with raises_naming(RunError, tmp_path / "identity.json"):
         check_identity(tmp_path, identity_of())
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", ""])
+def test_an_identity_that_is_no_object_is_refused(tmp_path, text):
+    (tmp_path / "identity.json").write_text(text)
+    with raises_naming(RunError, tmp_path / "identity.json"):
+        check_identity(tmp_path, identity_of())

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import pkgutil
 import shutil
@@ -24,7 +25,12 @@ from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.training import checkpoint, loop
 from drtf.training import run as training_run
-from drtf.training.checkpoint import list_checkpoints, load_newest_checkpoint
+from drtf.training.checkpoint import (
+    IDENTITY_FILE,
+    list_checkpoints,
+    load_newest_checkpoint,
+)
+from drtf.training.identity import save_identity
 from drtf.training.run import train
 from drtf.workers import run_in_process
 from naming import assert_names, raises_naming
@@ -173,6 +179,16 @@ def test_resume_is_refused_when_all_checkpoints_are_damaged(
     with raises_naming(RunError, 3, out / checkpoint.FOLDER):
         train(shards, out=out, config=settings, resume=True)
     assert len(list_checkpoints(out)) == 3
+
+
+def test_a_checkpoint_of_another_training_is_not_resumed(unfinished, tmp_path, caplog):
+    other = tmp_path / "other"
+    shutil.copytree(unfinished, other)
+    identity = json.loads((other / IDENTITY_FILE).read_text())
+    save_identity(other, identity | {"train.seed": 77})
+    with raises_naming(RunError, other / checkpoint.FOLDER):
+        load_newest_checkpoint(other)
+    assert_names(caplog.messages[0], "another training")
 
 
 def test_resume_restores_the_files_of_the_checkpoint(

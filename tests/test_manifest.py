@@ -75,6 +75,8 @@ def test_manifest_is_refused_when_a_file_is_outside_its_folder(shards, tmp_path,
         (lambda x: x["num_patients"].pop("val"), "num_patients"),
         (lambda x: x["quality"]["contrast"].pop(), "quality.contrast.4"),
         (lambda x: x.update(image_size=0), "image_size"),
+        (lambda x: x.update(image_size=2**31), "image_size"),
+        (lambda x: x["provenance"].update(sources=["x"]), "provenance.sources"),
     ],
 )
 def test_manifest_is_refused_when_its_values_are_impossible(

@@ -174,16 +174,18 @@ def test_the_readmes_commands_run(run, tmp_path, monkeypatch):
         ),
         (("evaluate", "--shards", "x"), "train.seed=1", ["evaluate", "gradcam"]),
         (
-            ("gradcam", "--images", "x", "--out", "x"),
+            ("gradcam", "--images", "IMAGES", "--out", "x"),
             "images.size=64",
             ["gradcam", "score"],
         ),
     ],
 )
 def test_set_is_refused_when_the_command_does_not_read_the_section(
-    run, run_folder, words, setting, sections
+    run, run_folder, photographs, words, setting, sections
 ):
     command, *options = words
+    images = photographs / "images"
+    options = [images if word == "IMAGES" else word for word in options]
     code, _, err = run(command, run_folder, *options, "--set", setting)
     assert code == 1
     assert_names(find_error(err), f"--set {setting}", *sections)
@@ -797,11 +799,11 @@ def test_ctrl_c_ends_a_build_at_once_and_leaves_no_dataset(photographs, tmp_path
     assert not (tmp_path / "set").exists()
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
+def test_a_bug_keeps_its_traceback(shards, monkeypatch):
     def fail(*args, **kwargs):
         raise ZeroDivisionError
 
     monkeypatch.setattr("drtf.records.verify.find_faults", fail)
-    monkeypatch.setattr(sys, "argv", ["drtf", "verify", "x"])
+    monkeypatch.setattr(sys, "argv", ["drtf", "verify", str(shards)])
     with pytest.raises(ZeroDivisionError):
         main()

@@ -71,12 +71,16 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
         {
             "id": ids,
             "grade": pd.array([scale.grades.get(x) for x in classes], dtype="Int8"),
-            "path": list(paths),
-            "folder": classes,
-            "name": [
-                strip_suffix("/".join([*folders[depth + 1 :], file]))
-                for _, folders, file in places
-            ],
+            # As objects: pandas 3 stores text as UTF-8, which not every name is.
+            "path": pd.Series(list(paths), dtype=object),
+            "folder": pd.Series(classes, dtype=object),
+            "name": pd.Series(
+                [
+                    strip_suffix("/".join([*folders[depth + 1 :], file]))
+                    for _, folders, file in places
+                ],
+                dtype=object,
+            ),
             "split": [split for split, _, _ in places],
         }
     )

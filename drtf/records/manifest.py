@@ -77,7 +77,7 @@ class Manifest(_Table):
     format_version: Literal[3] = FORMAT_VERSION
     name: str
     encoding: Literal["raw", "png", "jpeg"]
-    image_size: Annotated[Count, Field(gt=0)]
+    image_size: Annotated[Count, Field(gt=0, le=1 << 14)]
     preprocessing: dict[str, Any]
     settings: dict[str, dict[str, Any]]
     num_records: dict[str, dict[str, Count]]
@@ -96,6 +96,13 @@ class Manifest(_Table):
             path = PurePosixPath(file)
             if path.is_absolute() or ".." in path.parts or "\0" in file:
                 raise ValueError(f"{file!r} is outside its folder")
+        return self
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        sources = self.provenance.get("sources", [])
+        if not all(isinstance(source, dict) for source in sources):
+            raise ValueError("provenance.sources is not a list of tables")
         return self
 
     @model_validator(mode="after")

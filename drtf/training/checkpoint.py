@@ -20,6 +20,7 @@ from drtf.files import (
 )
 
 FOLDER = "checkpoints"
+IDENTITY_FILE = "identity.json"
 SUFFIX = ".checkpoint"
 DAMAGED_SUFFIX = ".damaged"
 HEADER_KEY = "header"
@@ -54,7 +55,8 @@ class Checkpoint:
 def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path:
     """Write a checkpoint into a run folder, and remove all but the newest `num_kept`.
 
-    The file is an npz of NumPy, followed by its SHA-256.
+    The file is an npz of NumPy, followed by the SHA-256 of the training's identity and
+    the npz. So a checkpoint of another training is never resumed.
     """
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
@@ -62,7 +64,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, num_kept: int) -> Path
         partial.unlink()  # left by a process that was killed while saving
     data = encode_checkpoint(checkpoint)
     path = folder / f"step-{checkpoint.num_steps:010d}{SUFFIX}"
-    write_atomic(path, data + hashlib.sha256(data).digest())
+    write_atomic(path, data + _digest(run, data))
     sync_folder(folder)
     for old in list_checkpoints(run)[num_kept:]:
         old.unlink()
@@ -117,7 +119,7 @@ def load_newest_checkpoint(run: Path) -> Checkpoint | None:
     damaged: list[Path] = []
     for path in list_checkpoints(run):
         try:
-            checkpoint = _load(path)
+            checkpoint = _load(run, path)
         except (OSError, ValueError, KeyError) as error:
             _log.warning("%s is damaged: %s", path, error)
             damaged.append(path)
@@ -135,9 +137,17 @@ def load_newest_checkpoint(run: Path) -> Checkpoint | None:
     return None
 
 
-def _load(path: Path) -> Checkpoint:
+def _load(run: Path, path: Path) -> Checkpoint:
     data = read_regular(path, MAX_CHECKPOINT_BYTES)
     size = hashlib.sha256().digest_size
-    if hashlib.sha256(data[:-size]).digest() != data[-size:]:
-        raise ValueError("its content does not match its SHA-256")
+    if _digest(run, data[:-size]) != data[-size:]:
+        raise ValueError(
+            "its content does not match its SHA-256, or it belongs to another training"
+        )
     return parse_checkpoint(data[:-size])
+
+
+def _digest(run: Path, data: bytes) -> bytes:
+    identity = run / IDENTITY_FILE
+    prefix = read_regular(identity) if identity.exists() else b""
+    return hashlib.sha256(prefix + data).digest()

@@ -18,9 +18,8 @@ from drtf.files import (
     write_atomic,
 )
 from drtf.models.run import INFO_FILE, RUN_FORMAT_VERSION
-from drtf.training.checkpoint import list_checkpoints
+from drtf.training.checkpoint import IDENTITY_FILE, list_checkpoints
 
-IDENTITY_FILE = "identity.json"
 # Sections that shape the weights, given the dataset.
 SECTIONS = ("sampling", "augment", "model", "train")
 # Settings of `train` that may change when training resumes. They do not affect the
@@ -109,6 +108,8 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         saved = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
+    if not isinstance(saved, dict):
+        raise RunError(f"cannot read {path}: it is not a JSON object")
     for name, value in identity.items():
         if saved.get(name) != value:
             raise RunError(
