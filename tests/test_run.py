@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from drtf.errors import RunError
 from drtf.models.decision_rule import DECISION_RULE_FILE, save_decision_rule
@@ -282,3 +283,11 @@ def test_another_folder_can_have_the_decision_rule(run_folder, save_rule, tmp_pa
     save_decision_rule(run, other)
     with raises_naming(RunError, run / "decision_rule.json", run_folder):
         load_run(run_folder, rule_folder=run)
+
+
+def test_a_network_has_its_weights_when_it_is_first_used_in_a_function(run_folder):
+    images = tf.random.stateless_uniform((2, 32, 32, 3), seed=(1, 2))
+    traced = load_run(run_folder)
+    predict = tf.function(lambda x: traced.network(x, training=False))
+    expected = load_run(run_folder).network(images, training=False)
+    np.testing.assert_allclose(predict(images), expected, atol=1e-5)

@@ -143,12 +143,10 @@ def export(
 def build_serving(run: Run) -> Serve:
     """Return a compiled function from uint8 images of any size to `score`."""
     size = run.info.image_size
-    # Loaded while the function is traced, the network would have random weights.
-    network = run.network
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.image.resize(scale_images(image), (size, size))
-        probabilities = network(pixels, training=False)
+        probabilities = run.network(pixels, training=False)
         diseased = probabilities[:, run.task.disease_outputs]
         return {"score": tf.reduce_sum(diseased, axis=-1)}
 

@@ -364,6 +364,7 @@ def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
 def _load_network(folder: Path, config: Config, info: RunInfo) -> "keras.Model":
     """Load the network of a run. It runs no code, even if it is a stranger's."""
     import keras
+    import tensorflow as tf
 
     from drtf.models.device import use_keras_settings
     from drtf.models.model_file import check_model_file
@@ -372,7 +373,9 @@ def _load_network(folder: Path, config: Config, info: RunInfo) -> "keras.Model":
     use_keras_settings()
     check_model_file(model_path)
     try:
-        network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
+        # Loaded while a tf.function is traced, it would have random weights.
+        with tf.init_scope():
+            network = keras.saving.load_model(model_path, compile=False, safe_mode=True)
     except Exception as error:
         # Keras raises many error types for a file that it cannot load or trust.
         reason = str(error).splitlines()[0]
