@@ -65,7 +65,8 @@ def test_plan_is_equal_when_it_was_saved_and_loaded(plan):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"x", gzip.compress(b"[]", mtime=0), gzip.compress(b'{"plan": {}}')]
+    "data",
+    [b"", b"x", *(gzip.compress(x, mtime=0) for x in (b"[]", b'{"plan": {}}'))],
 )
 def test_file_that_is_no_plan_is_named(data):
     with raises_naming(DrtfError, Path("a/plan"), "--plan"):
