@@ -53,7 +53,10 @@ def test_plan_is_equal_when_it_was_saved_and_loaded(plan):
     assert loaded.sha256 == plan.sha256
     assert loaded.flat_settings == plan.flat_settings
     columns = [*COLUMNS, "photograph"]
-    pd.testing.assert_frame_equal(loaded.table[columns], plan.table[columns])
+    # pandas 3 has two types of text.
+    pd.testing.assert_frame_equal(
+        loaded.table[columns], plan.table[columns], check_dtype=False
+    )
     for name in ("shards", "conflicts", "rejected"):
         assert getattr(loaded, name) == getattr(plan, name)
         assert getattr(plan, name)

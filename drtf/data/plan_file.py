@@ -126,7 +126,8 @@ def _plan_fields(plan: BuildPlan) -> dict[str, Any]:
 
 
 def _parse_fields(fields: Mapping[str, Any]) -> BuildPlan:
-    table = pd.DataFrame(fields["table"]).astype({"grade": "int8"})
+    # As objects: pandas 3 stores text as UTF-8, which not every name is.
+    table = pd.DataFrame(fields["table"], dtype=object).astype({"grade": "int8"})
     folders = {
         source: folder if is_remote(folder) else Path(folder)
         for source, folder in fields["folders"].items()

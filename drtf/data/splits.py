@@ -111,10 +111,12 @@ def _draw_splits(grades: pd.Series, config: SplitConfig, *, kind: str) -> pd.Ser
 
 def _join_units(linked: pd.Series, content: pd.Series) -> pd.Series:
     """Number the units that share a patient or a content, by first appearance."""
-    unit = pd.Series(pd.factorize(linked)[0], index=linked.index)
+    # By numbers: pandas 3 groups text as UTF-8, which not every name is.
+    patients, contents = pd.factorize(linked)[0], pd.factorize(content)[0]
+    unit = pd.Series(patients, index=linked.index)
     while True:
-        joined = unit.groupby(content).transform("min")
-        joined = joined.groupby(linked).transform("min")
+        joined = unit.groupby(contents).transform("min")
+        joined = joined.groupby(patients).transform("min")
         if joined.equals(unit):
             return unit
         unit = joined
