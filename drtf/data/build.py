@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtf.config import Config
-from drtf.data.build_plan import BuildPlan, plan_build
+from drtf.data.build_plan import BuildPlan, plan_dataset
 from drtf.data.changes import remember_photographs
 from drtf.data.finished import (
     check_same_plan,
     check_unchanged,
-    dataset_name,
     load_finished,
 )
 from drtf.data.journal import JOURNAL_FILE, Journal
@@ -78,14 +77,7 @@ def build_shards(
         DrtfError: If `out` exists and this call would build something else, too many
             photographs were rejected, or the disk is full.
     """
-    plan = plan_build(
-        sources,
-        name=dataset_name(out),
-        labels=config.labels,
-        split=config.split,
-        images=config.images,
-        build=config.build,
-    )
+    plan = plan_dataset(sources, out, config=config)
     if is_remote(out):
         location = str(out).rstrip("/")
         finished = load_finished(location)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from drtf import __version__
-from drtf.config import BuildConfig, ImagesConfig, LabelsConfig, SplitConfig
+from drtf.config import BuildConfig, Config, ImagesConfig, LabelsConfig, SplitConfig
 from drtf.data.contents import (
     Conflict,
     find_conflicts,
@@ -143,6 +144,38 @@ class BuildPlan:
 def current_versions() -> dict[str, str]:
     """Return the versions, on this host, of the software that determines a dataset."""
     return {"drtf": __version__, "opencv": cv2.__version__}
+
+
+def dataset_name(out: Path | str) -> str:
+    """Return the name of a dataset that will be built.
+
+    Raises:
+        DrtfError: If it is empty or not printable.
+    """
+    name = PurePath(out).name
+    if not name or not name.isprintable():
+        raise DrtfError(f"--out must end in a printable name; got {name!r}")
+    return name
+
+
+def plan_dataset(
+    sources: Sequence[Source], out: Path | str, *, config: Config
+) -> BuildPlan:
+    """Plan the dataset that will be built at `out`, as `plan_build` does.
+
+    Args:
+        sources: Folders of photographs and their labels.
+        out: The folder of the dataset, local or in a store; it gives the name.
+        config: Its sections `labels`, `split`, `images` and `build` are used.
+    """
+    return plan_build(
+        sources,
+        name=dataset_name(out),
+        labels=config.labels,
+        split=config.split,
+        images=config.images,
+        build=config.build,
+    )
 
 
 def plan_build(

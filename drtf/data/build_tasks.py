@@ -20,9 +20,9 @@ from drtf.data.build_plan import (
     BuildPlan,
     ShardRange,
     describe_differences,
-    plan_build,
+    plan_dataset,
 )
-from drtf.data.finished import check_same_plan, dataset_name, load_finished
+from drtf.data.finished import check_same_plan, load_finished
 from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
 from drtf.data.plan_file import SavedPlan, encode_plan, parse_plan
 from drtf.data.prepare import Rejected
@@ -74,14 +74,7 @@ def plan_tasks(
         StorageError: If an object store fails.
         DrtfError: If there is another plan or dataset.
     """
-    plan = plan_build(
-        sources,
-        name=dataset_name(out),
-        labels=config.labels,
-        split=config.split,
-        images=config.images,
-        build=config.build,
-    )
+    plan = plan_dataset(sources, out, config=config)
     if finished := load_finished(out):
         check_same_plan(finished, plan, out)
         return plan

@@ -1,7 +1,7 @@
 """Whether a dataset exists already, and whether a build would give the same."""
 
 import os
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from drtf.data.build_plan import BuildPlan, describe_differences, flatten_settings
 from drtf.data.changes import find_changed_photograph
@@ -12,18 +12,6 @@ from drtf.records.remote import load_remote_manifest
 from drtf.storage import is_remote
 
 CHOICE = "move it away, or choose another --out"
-
-
-def dataset_name(out: Path | str) -> str:
-    """Return the name of a dataset that will be built.
-
-    Raises:
-        DrtfError: If it is empty or not printable.
-    """
-    name = PurePath(out).name
-    if not name or not name.isprintable():
-        raise DrtfError(f"--out must end in a printable name; got {name!r}")
-    return name
 
 
 def load_finished(out: Path | str) -> Manifest | None:

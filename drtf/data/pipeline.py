@@ -378,7 +378,7 @@ class _StoppableCalls:
                 raise RuntimeError("the dataset was deleted, or Python is exiting")
             return function(number)
         except DrtfError as error:
-            # TensorFlow copies the traceback into the message of its own error.
+            # TensorFlow would copy the traceback into its error message.
             raise error.with_traceback(None) from None
         finally:
             with self._lock:

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from drtf.data.build_plan import ShardRange
-from drtf.data.finished import dataset_name
+from drtf.data.build_plan import ShardRange, dataset_name
 from drtf.data.plan_file import SavedPlan, parse_plan
 from drtf.data.reports import ShardReport, encode_report, parse_report
 from drtf.data.shared_files import (
