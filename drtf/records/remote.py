@@ -45,6 +45,10 @@ NO_DATASET = (
 _log = logging.getLogger(__name__)
 
 
+class NoDatasetError(RecordError):
+    """There is no dataset at a location."""
+
+
 def load_remote_manifest(location: str) -> Manifest | None:
     """Load the manifest of a dataset in a store; None if there is no dataset.
 
@@ -52,24 +56,25 @@ def load_remote_manifest(location: str) -> Manifest | None:
         RecordError: If it is damaged.
         StorageError: If the store cannot be read.
     """
-    path = join_location(location, MANIFEST_FILE)
-    if find_object(path) is None:
+    try:
+        data = read_manifest(location)
+    except NoDatasetError:
         return None
-    return parse_manifest(read_object(path), path=path)
+    return parse_manifest(data, path=join_location(location, MANIFEST_FILE))
 
 
 def read_manifest(location: str) -> bytes:
     """Read the manifest of a dataset in a store.
 
     Raises:
-        RecordError: If there is no dataset.
+        NoDatasetError: If there is no dataset.
         StorageError: If the store cannot be read.
     """
     path = join_location(location, MANIFEST_FILE)
     try:
         return read_object(path, max_bytes=MAX_TEXT_BYTES)
     except MissingObjectError as error:
-        raise RecordError(f"{location} {NO_DATASET}") from error
+        raise NoDatasetError(f"{location} {NO_DATASET}") from error
 
 
 def fetch_dataset(location: str) -> Path:
