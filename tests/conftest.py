@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold, save_decision_rule
 from drtf.models.run import load_info
 from drtf.records.reader import ShardDataset
+from drtf.tools.main import main
 
 SETTINGS = (
     "images.size=32",
@@ -95,3 +97,18 @@ def run_folder(
     out = tmp_path_factory.mktemp("runs") / "drawn"
     train(shards, out=out, config=config)
     return out
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; return exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["drtf", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            sys.exit(0)
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run

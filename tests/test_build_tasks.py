@@ -279,11 +279,8 @@ def test_merge_and_tasks_change_nothing_after_a_merge(folder, tmp_path):
     assert not root_of(out).exists()
 
 
-def test_running_task_ends_well_when_others_did_its_work_and_merged(
-    folder, undisturbed, tmp_path, monkeypatch
-):
-    out = tmp_path / "set"
-    plan(folder, out)
+def let_others_finish_first(monkeypatch, out):
+    """Build and merge everything just before a running task publishes a shard."""
     publish = SharedBuild.publish
 
     def finish_first(*arguments):
@@ -293,6 +290,14 @@ def test_running_task_ends_well_when_others_did_its_work_and_merged(
         publish(*arguments)
 
     monkeypatch.setattr(SharedBuild, "publish", finish_first)
+
+
+def test_running_task_ends_well_when_others_did_its_work_and_merged(
+    folder, undisturbed, tmp_path, monkeypatch
+):
+    out = tmp_path / "set"
+    plan(folder, out)
+    let_others_finish_first(monkeypatch, out)
     assert run(out, 1, 2).num_shards == 0
     assert files_of(out) == undisturbed["raw"]
 
@@ -620,15 +625,7 @@ def test_running_task_leaves_nothing_in_a_store_after_a_merge(
 ):
     listed, out = stored
     plan_tasks(listed, out, config=load_config("", SETTINGS))
-    publish = SharedBuild.publish
-
-    def finish_first(*arguments):
-        monkeypatch.setattr(SharedBuild, "publish", publish)
-        run(out, 1, 1)
-        merge_tasks(out)
-        publish(*arguments)
-
-    monkeypatch.setattr(SharedBuild, "publish", finish_first)
+    let_others_finish_first(monkeypatch, out)
     run(out, 1, 2)
     assert store_files(out) == undisturbed["raw"]
 

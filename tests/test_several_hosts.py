@@ -1,11 +1,11 @@
 """The commands on the page about several hosts, and their usage errors."""
 
+import functools
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from drawing import write_photographs
 from drtf.config import load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
-from drtf.tools.main import main
 from naming import assert_names
 
 PAGE = (Path(__file__).parents[1] / "docs" / "several_hosts.md").read_text()
@@ -22,19 +21,10 @@ SMALL = ("images.size=32", "build.shard_size_mb=0.01")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process; return exit code, stdout and stderr."""
+def run(run, monkeypatch):
+    """Run build-shards in this process; return exit code, stdout and stderr."""
     monkeypatch.setattr("drtf.models.weights.imagenet_problem", lambda *a, **k: "")
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["drtf", "build-shards", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-            sys.exit(0)
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return run
+    return functools.partial(run, "build-shards")
 
 
 @pytest.fixture

@@ -45,21 +45,6 @@ def online(monkeypatch):
     monkeypatch.setattr("drtf.models.weights.imagenet_problem", lambda *a, **k: "")
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process; return exit code, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["drtf", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-            sys.exit(0)
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return run
-
-
 def find_line(text: str, *facts: object) -> str:
     """Return the one line of an output that has all of these words."""
     words = {str(fact) for fact in facts}
