@@ -155,8 +155,8 @@ def _check_beam(runner: str) -> None:
     """
     if find_spec("apache_beam") is None:
         raise DrtfError(
-            "--beam-runner requires Apache Beam: pip install 'drtf[beam]' in an "
-            "environment of its own"
+            "--beam-runner requires Apache Beam: pip install 'drtf[beam]' in a new "
+            "environment"
         )
     if not runner.strip():
         raise DrtfError(
@@ -174,7 +174,7 @@ def run_tasks(
 ) -> None:
     """Call a function with each task, (1, N) to (N, N), in a Beam pipeline.
 
-    Beam runs in a process of its own, which can be ended if Beam waits forever.
+    Beam runs in a separate process, which is ended if Beam waits forever.
 
     Raises:
         DrtfError: If a task or Beam fails.

@@ -19,7 +19,7 @@ def running_s3() -> Iterator[dict[str, str]]:
     with socket.socket() as unused:
         unused.bind((HOST, 0))
         port = unused.getsockname()[1]
-    # In a process of its own: warnings are errors in this one.
+    # In a separate process: warnings are errors in this one.
     command = [sys.executable, "-c", SERVER, "-H", HOST, "-p", str(port)]
     server = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

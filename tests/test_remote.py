@@ -80,7 +80,7 @@ def shard_files():
 
 
 def run(*words):
-    """Run a command in a process of its own."""
+    """Run a command in a new process."""
     command = [sys.executable, "-c", MAIN, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 

@@ -71,7 +71,7 @@ def s3(server, monkeypatch):
 
 @pytest.fixture(params=["s3://eyes", "memory://eyes"])
 def folder(request, s3):
-    """A location of its own in each store."""
+    """A different location for each test, in each store."""
     return f"{request.param}/{hashlib.sha256(request.node.name.encode()).hexdigest()}"
 
 

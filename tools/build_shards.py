@@ -261,7 +261,7 @@ def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> N
 
 
 def finish(manifest: "Manifest", out: Path | str) -> None:
-    """Print the next command, and exit with a code of its own if any were rejected."""
+    """Print the next command, and exit with 3 if photographs were rejected."""
     from drtf.records.manifest import REJECTED_FILE
 
     show_next(f"drtf train --shards {out} --out runs/{manifest.name}")

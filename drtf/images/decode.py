@@ -122,7 +122,7 @@ def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
         else:
             image = cv2.imdecode(buffer, flags)
     if image is None:
-        # Decoders report a lack of memory as damage.
+        # When memory runs out, decoders report a damaged file.
         check_memory(math.prod(header.size) * DECODING_BYTES_PER_PIXEL)
         raise PhotographError(
             "undecodable",

@@ -35,7 +35,7 @@ class Validation:
         Args:
             trainer: Its network is measured.
             batches: From `eval_dataset`, or such a dataset distributed. Each host has
-                batches of its own, as many as the others.
+                different batches, as many as the others.
             hosts: The hosts that measure together.
         """
         self.task = trainer.task
