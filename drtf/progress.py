@@ -105,7 +105,9 @@ class _Counter:
     @property
     def speed(self) -> str:
         """The rate, for the user; empty until it is known."""
-        return f"{self.rate:.3g}/s" if self.rate else ""
+        if not self.rate:
+            return ""
+        return f"{self.rate:,.0f}/s" if self.rate >= 100 else f"{self.rate:.3g}/s"
 
     @property
     def time_left(self) -> str:

@@ -32,6 +32,15 @@ def test_progress_counts_units_that_an_earlier_call_completed(capsys):
     assert_names(capsys.readouterr().err, "Counting", "4/5")
 
 
+def test_the_rate_of_a_fast_step_is_a_plain_number(capsys, monkeypatch):
+    times = iter([0.0, 0.0, *[0.1] * 10])  # the start, the first unit, afterwards
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    with progress("Counting", 379) as advance:
+        advance()
+        advance(num_done=378)
+    assert_names(capsys.readouterr().err, "379/379", "3,780/s")
+
+
 def test_a_step_without_units_shows_nothing(capsys):
     with progress("Counting", 0):
         pass
