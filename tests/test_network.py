@@ -125,6 +125,13 @@ def test_the_score_of_eyenet_is_its_softmax_probability_of_disease():
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+def test_a_network_is_the_same_however_many_were_built_before(name):
+    config = ModelConfig(name=name, weights="none")
+    first, second = (build(config, 64).to_json() for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("task", ["binary", "grades"])
 def test_the_score_is_the_sigmoid_of_the_logit(name, task):
     config = ModelConfig(name=name, weights="none")

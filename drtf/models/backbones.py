@@ -158,7 +158,7 @@ def _build_mobilenetv3_large(
         include_preprocessing=False,
         weights=weights,
     )
-    _number_names(backbone)
+    number_names(backbone)
     return backbone.output
 
 
@@ -195,16 +195,16 @@ def _refuse_to_build(
     raise ConfigError(f"model.name={config.name!r}: drtf cannot build your own model")
 
 
-def _number_names(backbone: "keras.Model") -> None:
-    """Number the layers that Keras named automatically, from 0 in this backbone.
+def number_names(model: "keras.Model") -> None:
+    """Number the operations that Keras named automatically, from 0 in this model.
 
     Keras numbers them within the process, so that the second network would have other
-    names than the first.
+    names than the first, and another model.keras.
     """
     counts: Counter[str] = Counter()
-    for operation in backbone.operations:
+    for operation in model.operations:
         kind = re.sub(r"_\d+$", "", operation.name)
-        if kind in ("activation", "add", "multiply", "re_lu"):
+        if kind in ("activation", "add", "multiply", "re_lu", "split", "subtract"):
             operation.name = f"{kind}_{counts[kind]}"
             counts[kind] += 1
 

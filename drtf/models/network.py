@@ -8,7 +8,12 @@ import tensorflow as tf
 
 from drtf.config import ModelConfig
 from drtf.errors import DrtfError
-from drtf.models.backbones import BACKBONES, InputRange, check_model
+from drtf.models.backbones import (
+    BACKBONES,
+    InputRange,
+    check_model,
+    number_names,
+)
 from drtf.models.device import use_keras_settings
 from drtf.models.head import HEADS, LOGITS, POOL, add_score
 from drtf.models.weights import load_weights
@@ -57,6 +62,7 @@ def build_network(
     features = _build_backbone(image, x, config, weights)
     logits = HEADS[backbone.head](features, config, task)
     network = keras.Model(image, add_score(logits, task), name=config.name)
+    number_names(network)
     set_trainable(network, config)
     return network
 
