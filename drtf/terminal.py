@@ -6,13 +6,17 @@ import io
 import logging
 import os
 import shutil
+import signal
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterator
 from typing import IO, cast
 
 # Control characters, direction marks, lone surrogates, line and paragraph separators.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Longer than Python takes to leave a callback.
+CALLBACK_SECONDS = 0.1
 # Lines that TensorFlow's C++ code logs below the level FATAL; it has no switch for
 # those that it logs while it is loaded.
 LIBRARY_LOGS = (
@@ -106,6 +110,29 @@ class SafeOutput(io.TextIOBase):
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, self.stream.fileno())
             os.close(devnull)
+
+
+def keep_interrupts() -> None:
+    """Make Ctrl-C stop the command even if Python ignores it.
+
+    Python ignores every exception in a callback of a weak reference and in `__del__`,
+    and passes it to `sys.unraisablehook`. Then the signal is sent again.
+    """
+    default = sys.unraisablehook
+
+    def hook(ignored: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            default(ignored)
+            return
+        # Not at once, because exceptions in this hook are ignored too.
+        main = threading.main_thread().ident
+        again = threading.Timer(
+            CALLBACK_SECONDS, signal.pthread_kill, (main, signal.SIGINT)
+        )
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 def unfiltered(stream: IO[str]) -> IO[str]:

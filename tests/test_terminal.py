@@ -1,12 +1,15 @@
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
+import weakref
 
 import pytest
 
 from drtf.progress import progress
-from drtf.terminal import SafeOutput, printable, show_line
+from drtf.terminal import SafeOutput, keep_interrupts, printable, show_line
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,24 @@ def test_library_logs_are_dropped_but_not_the_message_of_a_crash():
         "from Python",
         "terminate called after throwing",
     ]
+
+
+def test_ctrl_c_in_a_callback_stops_the_command(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    keep_interrupts()
+    target = type("Target", (), {})()
+    interrupt = weakref.finalize(target, signal.raise_signal, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        del target
+        assert not interrupt.alive
+        time.sleep(60)
+
+
+def test_other_exceptions_in_callbacks_are_still_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    keep_interrupts()
+    target = type("Target", (), {})()
+    weakref.finalize(target, int, "not a number")
+    del target
+    assert [ignored.exc_type for ignored in reported] == [ValueError]

@@ -12,7 +12,7 @@ import click
 from drtf import __version__
 from drtf.errors import DrtfError, StoppedError
 from drtf.files import raise_descriptor_limit
-from drtf.terminal import safe_output, show_line
+from drtf.terminal import keep_interrupts, safe_output, show_line
 
 from .bench import bench
 from .build_shards import build_shards
@@ -123,6 +123,7 @@ def main() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     raise_descriptor_limit()
+    keep_interrupts()
     with safe_output():
         code = _run(sys.argv[1:])
     # Ctrl-C would only interrupt the cleanup of libraries, which shows a traceback.
