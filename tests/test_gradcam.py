@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from drawing import draw_fundus, encode
+from drtf.config import GradcamConfig
 from drtf.errors import DrtfError
 from drtf.inference.gradcam import gradcam
 from drtf.inference.gradcam_folder import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER
@@ -31,8 +32,45 @@ def test_gradcam_writes_three_figures(
         *([AVERAGES_FIGURE] if source == "shards" else []),
     ]
     assert all(cv2.imread(str(path)).std() > 10 for path in report.figures)
+    other = {**sections(config), "config": GradcamConfig(colormap="magma")}
     with raises_naming(DrtfError, tmp_path / FIGURES[0]):
-        gradcam(run_folder, out=tmp_path, **sections(config), **given)
+        gradcam(run_folder, out=tmp_path, **other, **given)
+
+
+@pytest.mark.parametrize("source", ["shards", "images"])
+def test_a_complete_gradcam_is_left_as_it_is_by_the_same_call(
+    run_folder, shards, photographs, config, tmp_path, source
+):
+    out, images = tmp_path / "out", tmp_path / "images"
+    images.mkdir()
+    paths = sorted((photographs / "images").iterdir())[:3]
+    for path in paths:
+        shutil.copy(path, images)
+    (images / "notes.txt").write_text("not a photograph")
+    (images / "broken.jpeg").write_bytes(b"not a photograph either")
+    given = {"shards": shards} if source == "shards" else {"images": images}
+    call = {"out": out, **sections(config), **given}
+    first = gradcam(run_folder, **call)
+
+    def modified():
+        return {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+    before = modified()
+    with mock.patch("drtf.inference.gradcam.load_run") as loaded:
+        again = gradcam(run_folder, **call)
+    assert not loaded.called
+    assert (again, again.is_reused, first.is_reused) == (first, True, False)
+    assert modified() == before
+    if source == "images":
+        shutil.copy(paths[0], images / paths[1].name)  # replaced
+        with raises_naming(DrtfError, out / FIGURES[0]):
+            gradcam(run_folder, **call)
+        assert not gradcam(run_folder, **call, overwrite=True).is_reused
+        shutil.rmtree(out / OVERLAYS_FOLDER)
+    else:
+        (out / AVERAGES_FIGURE).unlink()
+    with raises_naming(DrtfError, out / FIGURES[0]):
+        gradcam(run_folder, **call)
 
 
 def test_gradcam_writes_an_overlay_per_photograph_of_a_folder(
@@ -141,8 +179,6 @@ def test_a_killed_gradcam_is_repeated_by_the_same_call(
     report = gradcam(run_folder, **call)
     assert all(path.exists() for path in report.figures)
     assert not list(out.glob(".*"))
-    with raises_naming(DrtfError, out / FIGURES[0]):
-        gradcam(run_folder, **call)
 
 
 def test_a_gradcam_that_fails_leaves_nothing(run_folder, config, tmp_path):

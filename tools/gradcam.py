@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,7 +47,7 @@ def gradcam(
 
     The opacity of an overlay follows the heat, and all maps have the same scale. The
     heat of a photograph below the threshold is grey. There is no heat outside the
-    retina. If the command is killed, run it again.
+    retina. If the command is killed, run it again; if it had finished, nothing changes.
 
     Writes images.png, heatmaps.png and overlays.png. For a dataset they show three
     healthy and three diseased photographs, and averages.png shows the mean map of each
@@ -56,13 +57,12 @@ def gradcam(
     if (shards is None) == (images is None):
         raise click.UsageError("give exactly one of --shards and --images")
     from drtf.data.listing import check_exists, describe_skipped
-    from drtf.inference.gradcam_folder import OVERLAYS_FOLDER, check_out
+    from drtf.inference.gradcam_folder import OVERLAYS_FOLDER, find_complete
     from drtf.models.run import load_info, load_run_config
     from drtf.records.manifest import load_manifest
 
     from .tables import show_notes
 
-    check_out(out, has_overlays=images is not None, overwrite=overwrite)
     load_info(run)
     if shards is not None:
         show_notes(load_manifest(shards))
@@ -71,19 +71,23 @@ def gradcam(
     config = load_run_config(
         run, config_source, overrides, sections=("gradcam", "score")
     )
-    # Loads TensorFlow, which takes seconds.
-    from drtf.inference.gradcam import gradcam as run_gradcam
+    request: dict[str, Any] = {
+        "out": out,
+        "config": config.gradcam,
+        "score": config.score,
+        "shards": shards,
+        "split": split,
+        "images": images,
+        "overwrite": overwrite,
+    }
+    report = find_complete(run, **request)
+    if report is None:
+        # Loads TensorFlow, which takes seconds.
+        from drtf.inference.gradcam import gradcam as run_gradcam
 
-    report = run_gradcam(
-        run,
-        out=out,
-        config=config.gradcam,
-        score=config.score,
-        shards=shards,
-        split=split,
-        images=images,
-        overwrite=overwrite,
-    )
+        report = run_gradcam(run, **request)
+    if report.is_reused:
+        show_line("This command had already drawn the heat maps; nothing was changed.")
     if report.layer:
         height, width = report.grid
         show_line(f"Layer {report.layer}, {height} x {width} cells")

@@ -2,9 +2,10 @@
 
 import errno
 import hashlib
+import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -265,6 +266,22 @@ def prefetch_photographs(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def hash_statuses(photographs: Sequence[PhotographRef]) -> str:
+    """Return the hash of the paths, sizes and versions of photographs.
+
+    Raises:
+        StorageError: If the object store fails.
+        DrtfError: If the machine is at fault.
+    """
+    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
+        statuses = pool.map(PhotographRef.status, photographs)
+        rows = [
+            (photograph.path, status.size_bytes, status.version)
+            for photograph, status in zip(photographs, statuses, strict=True)
+        ]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def photograph_id(path: str) -> str:

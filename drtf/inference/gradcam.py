@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
-from drtf import page
 from drtf.config import GradcamConfig, ScoreConfig
 from drtf.data.listing import SkippedFile, list_photographs
 from drtf.data.loader import read_batch
@@ -30,7 +29,11 @@ from drtf.inference.gradcam_folder import (
     FIGURES,
     OVERLAYS_FOLDER,
     PARTIAL_FOLDER,
-    check_out,
+    GradcamReport,
+    count_overlays,
+    find_complete,
+    plan_request,
+    save_report,
 )
 from drtf.inference.heatmaps import check_settings, compute_maps
 from drtf.inference.overlays import (
@@ -83,42 +86,6 @@ class FolderMaps:
     skipped: list[SkippedFile]
 
 
-@dataclass(frozen=True)
-class GradcamReport:
-    """What was drawn.
-
-    Attributes:
-        layer: Name of the mapped layer; empty for saliency, which uses none.
-        grid: Height and width of the layer's output, in cells.
-        figures: The written PNG files.
-        num_overlays: Number of written overlays.
-        num_others: Number of older files in the folder of overlays, which were kept.
-        blank: Names of photographs whose map is zero everywhere.
-        outside: Names of photographs with much heat outside the retina, where it is
-            not shown.
-        failed: Paths of photographs that could not be read.
-        skipped: Files of the folder that are not photographs.
-    """
-
-    layer: str
-    grid: tuple[int, int]
-    figures: list[Path]
-    num_overlays: int
-    num_others: int
-    blank: list[str]
-    outside: list[str]
-    failed: list[str]
-    skipped: list[SkippedFile]
-
-    def __repr__(self) -> str:
-        """Return the figures."""
-        return f"<GradcamReport {', '.join(map(str, self.figures))}>"
-
-    def _repr_html_(self) -> str:
-        """Show the figures in a notebook."""
-        return page.format_figures("Heat maps", self.figures, wide=True)
-
-
 def gradcam(
     run_folder: Path,
     *,
@@ -147,11 +114,24 @@ def gradcam(
         split: The split of the dataset.
         overwrite: Whether to replace earlier figures in `out`.
 
+    Returns:
+        What was drawn. If the same call has drawn it already, nothing is changed.
+
     Raises:
-        DrtfError: If there is nothing to draw, the layer is unknown, or `out` already
-            has figures.
+        DrtfError: If there is nothing to draw, the layer is unknown, or `out` has
+            figures of another call.
     """
-    check_out(out, has_overlays=images is not None, overwrite=overwrite)
+    request: dict[str, Any] = {
+        "config": config,
+        "score": score,
+        "shards": shards,
+        "split": split,
+        "images": images,
+    }
+    complete = find_complete(run_folder, out=out, overwrite=overwrite, **request)
+    if complete:
+        return complete
+    planned = plan_request(run_folder, **request)
     run = load_run(run_folder)
     layer = check_settings(run.network, config, backbone=run.backbone)
     with _publishing(out) as partial:
@@ -183,19 +163,20 @@ def gradcam(
                 color_bar=color_bar(config, averages_scale, quantity="Mean heat"),
                 footer=describe_model(run),
             )
+        report = GradcamReport(
+            layer="" if config.method == "saliency" else layer.name,
+            grid=tuple(layer.output.shape[1:3]),
+            figures=[out / name for name in names],
+            num_overlays=maps.num_overlays,
+            num_others=0,
+            blank=maps.blank,
+            outside=maps.outside,
+            failed=maps.failed,
+            skipped=maps.skipped,
+        )
+        save_report(partial, report, planned)
         (out / AVERAGES_FIGURE).unlink(missing_ok=True)  # of an earlier call
-    files = (path for path in (out / OVERLAYS_FOLDER).rglob("*") if path.is_file())
-    return GradcamReport(
-        layer="" if config.method == "saliency" else layer.name,
-        grid=tuple(layer.output.shape[1:3]),
-        figures=[out / name for name in names],
-        num_overlays=maps.num_overlays,
-        num_others=sum(1 for _ in files) - maps.num_overlays if images else 0,
-        blank=maps.blank,
-        outside=maps.outside,
-        failed=maps.failed,
-        skipped=maps.skipped,
-    )
+    return replace(report, num_others=count_overlays(out) - report.num_overlays)
 
 
 @contextmanager
