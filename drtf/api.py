@@ -23,6 +23,7 @@ from drtf.inference.scoring import ScoreReport
 from drtf.inference.scoring import score as score_photographs
 from drtf.models.run import Run, load_run_config
 from drtf.models.run import load_run as load_run_folder
+from drtf.models.stored_run import local_run, writable_run
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import fetch_dataset
 from drtf.storage import is_remote
@@ -113,7 +114,7 @@ def train(
 
     Args:
         shards: The dataset, or its folder.
-        out: Run folder to write.
+        out: Run folder to write, local or in a store.
         config: Its sections `sampling`, `augment`, `model` and `train` are used.
         resume: Continue a stopped training in `out`, if there is one.
 
@@ -124,18 +125,19 @@ def train(
         DrtfError: If `out` exists, the dataset does not fit, or the loss becomes
             non-finite.
     """
-    folder = _dataset_folder(shards)
-    train_run(folder, out=Path(out), config=_config(config), resume=resume)
-    return load_run_folder(Path(out))
+    dataset = _dataset_folder(shards)
+    with writable_run(_any_path(out)) as folder:
+        train_run(dataset, out=folder, config=_config(config), resume=resume)
+    return load_run_folder(folder)
 
 
 def load_run(folder: AnyPath) -> Run:
-    """Open a run folder.
+    """Open a run folder, local or in a store.
 
     Raises:
         DrtfError: If a part is missing, damaged or changed.
     """
-    return load_run_folder(Path(folder))
+    return load_run_folder(local_run(folder))
 
 
 def save_run(
@@ -153,7 +155,7 @@ def save_run(
         model: A Functional or Sequential model from RGB images [B, S, S, 3] to one
             logit or probability per image, or to one per grade.
         shards: The dataset that it was trained on, or its folder.
-        out: Run folder to write.
+        out: Run folder to write, local or in a store.
         task: What it predicts: `binary`, `referable` or `grades`.
         takes_unit_range: True if it takes floats in [0, 1], False if it takes pixels in
             [0, 255], as `train_dataset` yields them.
@@ -165,16 +167,16 @@ def save_run(
     Raises:
         DrtfError: If `out` exists, or the model does not fit the dataset or the task.
     """
-    with _opened(shards) as opened:
+    with _opened(shards) as opened, writable_run(_any_path(out)) as folder:
         save_own_model(
             model,
             opened,
-            Path(out),
+            folder,
             task=task,
             takes_unit_range=takes_unit_range,
             sampling=sampling,
         )
-    return load_run_folder(Path(out))
+    return load_run_folder(folder)
 
 
 def evaluate(
@@ -190,7 +192,7 @@ def evaluate(
     """Evaluate a run on a split, and write metrics, predictions, figures and a report.
 
     Args:
-        run: The run, or its folder.
+        run: The run, or its folder, local or in a store.
         shards: The dataset, or its folder.
         out: Folder to write.
         split: The split to evaluate.
@@ -237,7 +239,7 @@ def score(
     The same call resumes if scoring was stopped.
 
     Args:
-        run: The run, or its folder.
+        run: The run, or its folder, local or in a store.
         images: Folder of photographs, local or in a store, or a CSV that lists them.
         out: The .csv or .parquet file to write, local or in a store.
         config: Its section `score` is used; by default the run's.
@@ -272,7 +274,7 @@ def explain(
     """Draw heat maps: the regions that raise a run's score for disease.
 
     Args:
-        run: The run, or its folder.
+        run: The run, or its folder, local or in a store.
         out: Folder to write.
         images: Folder of photographs, or a CSV that lists them; or
         shards: The dataset, or its folder.
@@ -321,7 +323,7 @@ def _opened(shards: ShardDataset | AnyPath) -> ShardDataset:
 
 
 def _run_folder(run: Run | AnyPath) -> Path:
-    return run.folder if isinstance(run, Run) else Path(run)
+    return run.folder if isinstance(run, Run) else local_run(run)
 
 
 def _config(config: AnyConfig) -> Config:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
+from typing import Any
 
 from drtf.config import Config, ScoreConfig
 from drtf.data.build import BuildReport
@@ -25,6 +25,7 @@ from drtf.errors import DrtfError
 from drtf.inference.score_table import part_path
 from drtf.inference.scoring import ScoreReport, check_request, score, table_location
 from drtf.inference.table_files import Location, has_file, remove_file
+from drtf.models.stored_run import local_run
 from drtf.workers import run_in_process
 
 # Scoring them takes minutes; starting TensorFlow and loading a run takes seconds.
@@ -76,7 +77,7 @@ def build_with_beam(
 
 
 def score_with_beam(
-    run_folder: Path,
+    run_folder: Location,
     images: Location,
     *,
     out: Location,
@@ -84,7 +85,7 @@ def score_with_beam(
     patient_pattern: str | None = None,
     overwrite: bool = False,
     form: str = "table",
-    decision_rule: Path | None = None,
+    decision_rule: Location | None = None,
     runner: str,
     options: Sequence[str],
     photographs_per_part: int = PHOTOGRAPHS_PER_PART,
@@ -95,7 +96,7 @@ def score_with_beam(
     scoring that failed: parts that are complete are kept.
 
     Args:
-        run_folder: The run, which all workers must reach.
+        run_folder: The run, in a folder that all workers share or in a store.
         images: As for `score`; all workers must reach the photographs.
         out: The table, in a folder that all workers share or in a store.
         config: As for `score`.
@@ -119,7 +120,7 @@ def score_with_beam(
     num_parts = max(2, math.ceil(num_photographs / photographs_per_part))
     table = table_location(out, form)
     call = functools.partial(
-        score,
+        _score,
         run_folder,
         images,
         out=out,
@@ -141,6 +142,22 @@ def score_with_beam(
 
 def _convert_shards(task: Task, *, out: Location, num_workers: int) -> None:
     run_task(out, task, num_workers=num_workers)
+
+
+def _score(
+    run_folder: Location,
+    images: Location,
+    *,
+    decision_rule: Location | None,
+    **request: Any,
+) -> ScoreReport:
+    """Call `score` with the run of this worker."""
+    rule = None if decision_rule is None else _local_run(decision_rule)
+    return score(_local_run(run_folder), images, decision_rule=rule, **request)
+
+
+# A worker fetches a run once for all of its tasks.
+_local_run = functools.cache(local_run)
 
 
 def _score_part(part: Task, *, call: Callable[..., ScoreReport]) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, cast
 
 # Control characters, direction marks, lone surrogates, line and paragraph separators.
@@ -22,6 +23,15 @@ CALLBACK_SECONDS = 0.1
 LIBRARY_LOGS = (
     r"^(WARNING: All log messages before absl::InitializeLog|[IWE][0-9]{4} [0-9]{2}:)"
 )
+
+
+# What is shown in place of a path.
+_shown_as: dict[str, str] = {}
+
+
+def show_as(path: Path, text: str) -> None:
+    """Show a text wherever a path would be shown: the location of a remote folder."""
+    _shown_as[str(path)] = _shown_as[str(path.resolve())] = text
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -76,11 +86,14 @@ class SafeOutput(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write text; what the stream's encoding does not have is escaped."""
+        num_characters = len(text)
+        for path, shown in _shown_as.items():
+            text = text.replace(path, shown)
         safe = printable(text, keep="\n\t") if self._escape else text
         safe = safe.encode(self.encoding, "backslashreplace").decode(self.encoding)
         with self._ignore_closed():
             self.stream.write(safe)
-        return len(text)
+        return num_characters
 
     def flush(self) -> None:
         """Flush the stream."""

@@ -21,12 +21,12 @@ from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_or_fail
 from drtf.models.history import load_history
 from drtf.models.run import load_run
+from drtf.models.run_files import IDENTITY_FILE
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.training import checkpoint, loop
 from drtf.training import run as training_run
 from drtf.training.checkpoint import (
-    IDENTITY_FILE,
     list_checkpoints,
     load_newest_checkpoint,
 )

@@ -9,15 +9,14 @@ import pytest
 import tensorflow as tf
 
 from drtf.errors import RunError
-from drtf.models.decision_rule import DECISION_RULE_FILE, save_decision_rule
+from drtf.models.decision_rule import save_decision_rule
 from drtf.models.history import HISTORY_FILE, load_history
-from drtf.models.run import (
+from drtf.models.run import RUN_FORMAT_VERSION, load_run, load_run_config
+from drtf.models.run_files import (
     CONFIG_FILE,
+    DECISION_RULE_FILE,
     INFO_FILE,
     MODEL_FILE,
-    RUN_FORMAT_VERSION,
-    load_run,
-    load_run_config,
 )
 from drtf.seals import SEAL, dump_sealed
 from naming import raises_naming

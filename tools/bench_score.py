@@ -8,11 +8,11 @@ import click
 from drtf.terminal import show_line
 
 from .bench_options import check_json, json_option, repeats_option, write_json
-from .options import LocalPath, config_options, images_option
+from .options import config_options, images_option, run_argument
 
 
 @click.command()
-@click.argument("run", type=LocalPath())
+@run_argument
 @images_option("Folder of photographs, or a CSV file with a `path` column.")
 @click.option(
     "--photographs",

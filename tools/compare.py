@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from .options import LocalPath
+from .options import runs_argument
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=LocalPath(), metavar="RUN RUN…")
+@runs_argument
 @click.option(
     "--split",
     default="test",

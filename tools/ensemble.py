@@ -7,12 +7,12 @@ import click
 
 from drtf.terminal import show_line
 
-from .options import LocalPath, out_option
+from .options import AnyPath, out_option, runs_argument
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=LocalPath(), metavar="RUN RUN…")
-@out_option("Run folder to write.")
+@runs_argument
+@out_option("Run folder to write, local or in a store.", kind=AnyPath())
 @click.option(
     "--mean",
     type=click.Choice(["scores", "logits"]),
@@ -21,7 +21,7 @@ from .options import LocalPath, out_option
     help="What to average: the scores of the runs, or their logits.",
 )
 def ensemble(
-    runs: tuple[Path, ...], out: Path, mean: Literal["scores", "logits"]
+    runs: tuple[Path, ...], out: Path | str, mean: Literal["scores", "logits"]
 ) -> None:
     """Combine several RUNs with the same dataset and task into an ensemble.
 
@@ -29,9 +29,11 @@ def ensemble(
     has no threshold until you run evaluate on it.
     """
     from drtf.inference.ensemble import combine
+    from drtf.models.stored_run import writable_run
 
-    is_reused = out.exists()
-    info = combine(runs, out=out, mean=mean)
+    with writable_run(out) as folder:
+        is_reused = folder.exists()
+        info = combine(runs, out=folder, mean=mean)
     show_line(f"{out}: mean of the {mean} of {len(info.members)} runs")
     if is_reused:
         show_line("This command had already written it; nothing was changed.")

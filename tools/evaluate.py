@@ -8,17 +8,17 @@ import click
 from drtf.terminal import show_line
 
 from .options import (
-    LocalPath,
     config_options,
     overwrite_option,
     path_option,
+    run_argument,
     shards_option,
     show_next,
 )
 
 
 @click.command()
-@click.argument("run", type=LocalPath())
+@run_argument
 @shards_option("Dataset written by build-shards: local or in a store.")
 @click.option("--split", default="test", show_default=True, help="Split to evaluate.")
 @click.option(

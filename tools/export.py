@@ -7,14 +7,14 @@ import click
 
 from drtf.terminal import show_line
 
-from .options import LocalPath, out_option, shards_option
+from .options import out_option, run_argument, shards_option
 
 if TYPE_CHECKING:
     from drtf.inference.export import Format
 
 
 @click.command()
-@click.argument("run", type=LocalPath())
+@run_argument
 @click.option(
     "--format",
     "target",

@@ -10,17 +10,17 @@ from drtf.terminal import show_line
 
 from .options import (
     SOME_REJECTED,
-    LocalPath,
     config_options,
     images_option,
     out_option,
     overwrite_option,
+    run_argument,
     shards_option,
 )
 
 
 @click.command()
-@click.argument("run", type=LocalPath())
+@run_argument
 @shards_option("Dataset written by build-shards; or give --images.", required=False)
 @click.option(
     "--split", default="test", show_default=True, help="Split of the dataset."

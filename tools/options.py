@@ -118,6 +118,20 @@ class DatasetPath(LocalPath):
         return fetch_dataset(value)
 
 
+class RunPath(LocalPath):
+    """A run folder or the folder of an evaluation, or its location in a store."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the folder; of one in a store, a copy."""
+        if not is_remote(value):
+            return super().convert(value, param, ctx)
+        from drtf.models.stored_run import fetch_run
+
+        return fetch_run(value)
+
+
 class Percentage(click.ParamType):
     """A fraction, written as `5%` or `0.05`."""
 
@@ -196,6 +210,12 @@ labels_option = path_option(
 def shards_option(help_text: str, *, required: bool = True) -> Any:
     """Return the option --shards: a local folder or a location in a store."""
     return path_option("--shards", help_text, required=required, kind=DatasetPath())
+
+
+run_argument = click.argument("run", type=RunPath())
+runs_argument = click.argument(
+    "runs", nargs=-1, required=True, type=RunPath(), metavar="RUN RUN…"
+)
 
 
 def max_rejected_option(help_text: str, *, default: str) -> Any:

@@ -12,8 +12,8 @@ from .options import (
     SOME_REJECTED,
     AnyPath,
     BeamCommand,
-    LocalPath,
     Part,
+    RunPath,
     beam_runner_option,
     config_options,
     images_option,
@@ -21,6 +21,7 @@ from .options import (
     out_option,
     overwrite_option,
     path_option,
+    run_argument,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ RESULT_COLUMNS = (
 
 
 @click.command(cls=BeamCommand)
-@click.argument("run", type=LocalPath())
+@run_argument
 @images_option(
     "Folder of photographs, local or in a store, searched recursively; a zip archive; "
     "a single photograph; or a .csv file with a column path."
@@ -95,6 +96,7 @@ RESULT_COLUMNS = (
     "Folder of an evaluation of RUN, whose threshold and calibration are used instead "
     "of those stored in RUN.",
     required=False,
+    kind=RunPath(),
 )
 @beam_runner_option
 @overwrite_option
@@ -133,6 +135,7 @@ def score(
         )
     from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import load_run_config
+    from drtf.models.stored_run import location_of
 
     if on_ungradable:
         overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
@@ -154,8 +157,13 @@ def score(
     else:
         from drtf.beam import score_with_beam
 
+        common["decision_rule"] = decision_rule and location_of(decision_rule)
         report = score_with_beam(
-            run, images, runner=beam_runner, options=beam_options, **common
+            location_of(run),
+            images,
+            runner=beam_runner,
+            options=beam_options,
+            **common,
         )
     show_report(report)
     if report.num_newly_failed > max_rejected * report.summary.num_rows:

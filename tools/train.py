@@ -1,6 +1,7 @@
 """drtf train."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import click
 
 from drtf.terminal import show_line
 
-from .options import config_options, out_option, shards_option, show_next
+from .options import AnyPath, config_options, out_option, shards_option, show_next
 
 if TYPE_CHECKING:
     from drtf.cluster import Cluster
@@ -19,7 +20,9 @@ CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same sc
 
 @click.command()
 @shards_option("Dataset written by build-shards: local or in a store.")
-@out_option("Run folder to write, such as runs/NAME.")
+@out_option(
+    "Run folder to write, such as runs/NAME, local or in a store.", kind=AnyPath()
+)
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -33,7 +36,7 @@ CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same sc
 @config_options
 def train(
     shards: Path,
-    out: Path,
+    out: Path | str,
     dry_run: bool,
     resume: bool,
     config_source: str,
@@ -57,24 +60,29 @@ def train(
         return
     from drtf.models.history import load_history
     from drtf.models.run_files import INFO_FILE
+    from drtf.models.stored_run import writable_run
     from drtf.records.manifest import load_manifest
     from drtf.training.identity import check_out
 
     load_manifest(shards)
     is_first = cluster is None or cluster.index == 0
-    if is_first:
-        check_out(out, resume=resume)
-    is_finished = is_first and (out / INFO_FILE).exists()
-    # Loads TensorFlow, which takes seconds.
-    from drtf.training.callbacks import monitor_name
-    from drtf.training.run import train as run_training
+    # Only host 0 uses the run folder.
+    with writable_run(out) if is_first else nullcontext(Path(out)) as folder:
+        if is_first:
+            check_out(folder, resume=resume)
+        is_finished = is_first and (folder / INFO_FILE).exists()
+        # Loads TensorFlow, which takes seconds.
+        from drtf.training.callbacks import monitor_name
+        from drtf.training.run import train as run_training
 
-    info = run_training(shards, out=out, config=config, resume=resume, cluster=cluster)
+        info = run_training(
+            shards, out=folder, config=config, resume=resume, cluster=cluster
+        )
     if not is_first:
         show_line("The training has finished. The run folder is on host 0.")
         return
     monitor = monitor_name(config.train)
-    best = load_history(out)[info.best_epoch - 1]
+    best = load_history(folder)[info.best_epoch - 1]
     if is_finished:
         show_line(f"{out} was finished already; nothing was trained.")
     show_line(

@@ -9,11 +9,11 @@ import numpy as np
 
 from drtf.errors import RunError
 from drtf.files import parse_json, read_regular
-from drtf.inference.evaluation_result import METRICS_FILE
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import compare_roc_auc
 from drtf.inference.predictions import PHOTOGRAPH_COLUMNS, load_predictions
 from drtf.models.run import INFO_FILE
+from drtf.models.run_files import METRICS_FILE
 
 # The metrics of each evaluation that are compared; only runs that predict grades have
 # the last one.

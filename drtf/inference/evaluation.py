@@ -18,7 +18,6 @@ from drtf.inference.decision_rules import (
 )
 from drtf.inference.evaluation_folder import default_folder, find_complete
 from drtf.inference.evaluation_result import (
-    METRICS_FILE,
     EvaluationResult,
     save_result,
 )
@@ -43,6 +42,8 @@ from drtf.models.decision_rule import save_decision_rule
 from drtf.models.history import load_history
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
+from drtf.models.run_files import METRICS_FILE
+from drtf.models.stored_run import check_can_upload, upload_changes
 from drtf.models.training_photographs import (
     is_training_photograph,
     load_training_photographs,
@@ -116,6 +117,8 @@ def evaluate(
             is_training_dataset=dataset_sha256 == run.info.dataset_sha256,
             store_threshold=store_threshold,
         )
+        if plan.stores or out.is_relative_to(run_folder):
+            check_can_upload(run_folder)
         result, predictions = _evaluate_split(
             run, dataset, split, config, out=out, sha256=dataset_sha256, plan=plan
         )
@@ -123,6 +126,7 @@ def evaluate(
         (out / METRICS_FILE).unlink(missing_ok=True)
         # Written first: it tells an interrupted evaluation from a user's own files.
         save_decision_rule(out, result.decision_rule)
+        upload_changes(run_folder)
         write_report(
             out,
             run,
@@ -135,8 +139,10 @@ def evaluate(
     save_predictions(out, predictions)
     if plan.stores:
         save_decision_rule(run.folder, result.decision_rule)
+    upload_changes(run_folder)
     # Written last: a folder with this file is complete, and its threshold is stored.
     save_result(out, result)
+    upload_changes(run_folder)
     return result
 
 

@@ -10,14 +10,13 @@ from drtf.config import EvaluateConfig
 from drtf.errors import DrtfError
 from drtf.files import check_absent, is_writable
 from drtf.inference.evaluation_result import (
-    METRICS_FILE,
     EvaluationResult,
     find_differences,
     load_result,
 )
-from drtf.models.decision_rule import DECISION_RULE_FILE
 from drtf.models.history import HISTORY_FIGURE
-from drtf.models.run import INFO_FILE, load_decision_rule, load_info
+from drtf.models.run import load_decision_rule, load_info
+from drtf.models.run_files import DECISION_RULE_FILE, INFO_FILE, METRICS_FILE
 from drtf.records.manifest import hash_manifest, load_manifest
 
 PREDICTIONS_FILE = "predictions.csv"

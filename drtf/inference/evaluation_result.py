@@ -23,10 +23,10 @@ from drtf.inference.intervals import (
 from drtf.inference.metrics import ClassReport
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
+from drtf.models.run_files import METRICS_FILE
 from drtf.models.views import VIEWS
 from drtf.tasks import TASKS, Task
 
-METRICS_FILE = "metrics.json"
 PHOTOGRAPH_COLUMNS = ("metric", "value", "95 % CI")
 PATIENT_COLUMNS = ("metric", "per photograph", "95 % CI", "per patient", "95 % CI")
 CLASS_COLUMNS = ("class", "precision", "recall", "F1", "photographs")

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from drtf.config import Tta
 from drtf.files import write_atomic
 from drtf.models.calibration import Calibration
+from drtf.models.run_files import DECISION_RULE_FILE
 from drtf.seals import dump_sealed
 
-DECISION_RULE_FILE = "decision_rule.json"
 GIVEN = "given"  # the rule of a threshold that was given as a number
 
 

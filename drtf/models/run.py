@@ -32,9 +32,15 @@ from drtf.files import (
 )
 from drtf.models.backbones import OWN_MODEL, Backbone, backbone_of, check_model
 from drtf.models.calibration import Calibration
-from drtf.models.decision_rule import DECISION_RULE_FILE, DecisionRule, Threshold
+from drtf.models.decision_rule import DecisionRule, Threshold
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
-from drtf.models.run_files import CONFIG_FILE, INFO_FILE, MODEL_FILE
+from drtf.models.run_files import (
+    CONFIG_FILE,
+    DECISION_RULE_FILE,
+    INFO_FILE,
+    MODEL_FILE,
+)
+from drtf.models.stored_run import location_of
 from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.seals import SEAL, dump_sealed, is_intact
 from drtf.tasks import TASKS, Task
@@ -180,7 +186,7 @@ class Run:
 
     def __repr__(self) -> str:
         """Return the folder, and what the model is."""
-        return f"<Run {self.folder}: {self.describe()}>"
+        return f"<Run {location_of(self.folder)}: {self.describe()}>"
 
     def _repr_html_(self) -> str:
         """Show the run in a notebook: its facts, and its learning curves."""

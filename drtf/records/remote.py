@@ -30,6 +30,7 @@ from drtf.storage import (
     read_ranges,
     write_object,
 )
+from drtf.terminal import show_as
 
 LOCATION_FILE = "location.txt"
 POLL_SECONDS = 0.2
@@ -116,6 +117,7 @@ def fetch_dataset(location: str) -> Path:
         os.utime(index)
         write_atomic(folder / LOCATION_FILE, location)
         write_atomic(folder / MANIFEST_FILE, data)
+    show_as(folder, location)
     return folder
 
 

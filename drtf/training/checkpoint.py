@@ -18,9 +18,9 @@ from drtf.files import (
     sync_folder,
     write_atomic,
 )
+from drtf.models.run_files import IDENTITY_FILE
 
 FOLDER = "checkpoints"
-IDENTITY_FILE = "identity.json"
 SUFFIX = ".checkpoint"
 DAMAGED_SUFFIX = ".damaged"
 HEADER_KEY = "header"

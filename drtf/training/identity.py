@@ -17,8 +17,9 @@ from drtf.files import (
     read_regular,
     write_atomic,
 )
-from drtf.models.run import INFO_FILE, RUN_FORMAT_VERSION
-from drtf.training.checkpoint import IDENTITY_FILE, list_checkpoints
+from drtf.models.run import RUN_FORMAT_VERSION
+from drtf.models.run_files import IDENTITY_FILE, INFO_FILE
+from drtf.training.checkpoint import list_checkpoints
 
 # Sections that shape the weights, given the dataset.
 SECTIONS = ("sampling", "augment", "model", "train")

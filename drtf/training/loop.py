@@ -22,6 +22,7 @@ from drtf.files import save_rows, write_atomic
 from drtf.models.device import training_versions
 from drtf.models.history import save_history
 from drtf.models.run import MODEL_FILE
+from drtf.models.stored_run import try_to_upload
 from drtf.progress import Advance, progress
 from drtf.training.callbacks import BestModel, monitor_name
 from drtf.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
@@ -318,6 +319,7 @@ def save_training(context: TrainingContext, status: TrainingStatus) -> None:
             "Earlier checkpoints are kept: free disk space and run the same command "
             "with --resume"
         ) from error
+    try_to_upload(context.out)
 
 
 def _last_position(context: TrainingContext, status: TrainingStatus) -> StreamPosition:

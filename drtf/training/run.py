@@ -48,6 +48,8 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.models.run_files import IDENTITY_FILE
+from drtf.models.stored_run import upload_changes
 from drtf.models.training_photographs import (
     PHOTOGRAPHS_FILE,
     save_training_photographs,
@@ -64,7 +66,6 @@ from drtf.training.checkpoint import (
 )
 from drtf.training.hosts import Hosts, translate_lost_hosts
 from drtf.training.identity import (
-    IDENTITY_FILE,
     check_identity,
     check_out,
     save_identity,
@@ -223,6 +224,7 @@ def _train_locked(
             save_training_photographs(
                 out, shards, validation_split=config.train.validation_split
             )
+            upload_changes(out)  # a store that cannot be written to fails here
         try:
             context = build_context(
                 network, shards, config=config, out=out, hosts=hosts
