@@ -166,7 +166,7 @@ def read_object(location: str, *, max_bytes: int | None = None) -> bytes:
     del result  # its connection
     data = bytearray(size)
 
-    def keep(start: int, part: bytes) -> None:
+    def keep(start: int, part: memoryview) -> None:
         data[start : start + len(part)] = part
 
     _read_parts(location, size, etag, keep)
@@ -237,7 +237,7 @@ def download_object(location: str, path: Path) -> None:
     partial = partial_path(path)
     with partial.open("wb") as file:
 
-        def keep(start: int, part: bytes) -> None:
+        def keep(start: int, part: memoryview) -> None:
             os.pwrite(file.fileno(), part, start)
 
         _read_parts(location, found.size_bytes, found.etag, keep)
@@ -295,7 +295,7 @@ def _read_parts(
     location: str,
     size_bytes: int,
     etag: str | None,
-    keep: Callable[[int, bytes], None],
+    keep: Callable[[int, memoryview], None],
 ) -> None:
     """Read an object in parts, in parallel; pass each with its first byte's number."""
     store, key = open_place(location)
@@ -306,7 +306,7 @@ def _read_parts(
             options["if_match"] = etag
         with _translated_errors(location):
             part = obstore.get(store, key, options=options).bytes()
-        keep(start, part.to_bytes())
+        keep(start, memoryview(part))
 
     with ThreadPoolExecutor(NUM_PARALLEL_PARTS) as pool:
         # Raises the first error of a part.
@@ -329,7 +329,8 @@ def _translated_errors(location: str, *, verb: str = "read") -> Iterator[None]:
         text = str(error)
         if isinstance(error, exceptions.AlreadyExistsError):
             raise FileExistsError(location) from error
-        if isinstance(error, FileNotFoundError) and not _is_bucket_missing(text):
+        is_missing = isinstance(error, FileNotFoundError) and verb != "write"
+        if is_missing and not _is_bucket_missing(text):
             raise MissingObjectError(f"{location} does not exist") from error
         if isinstance(error, exceptions.PreconditionError):
             raise ChangedObjectError(

@@ -224,6 +224,15 @@ def test_an_error_of_the_store_is_one_line_with_its_reason(
             assert "\n" not in str(caught.value)
 
 
+def test_an_upload_that_the_store_has_lost_is_no_missing_object(monkeypatch):
+    with answering(error_answer("404 Not Found", "NoSuchUpload")) as endpoint:
+        use_server(monkeypatch, endpoint)
+        with pytest.raises(StorageError) as caught:
+            write_object("s3://eyes/x", b"1")
+    assert caught.type is StorageError
+    assert_names(str(caught.value), "s3://eyes/x", "Because")
+
+
 @pytest.mark.parametrize(
     "answer",
     [
