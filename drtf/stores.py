@@ -30,8 +30,8 @@ from drtf.errors import StorageError
 CONNECT_SECONDS = 5
 # A server that sends nothing for this time is taken for dead.
 SILENCE_SECONDS = 15
-# One request reads or writes at most one part of an object.
-REQUEST_SECONDS = 300
+# One request reads a part of an object, or writes a shard over a slow line.
+REQUEST_SECONDS = 900
 RETRIES: Any = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=60),

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from drtf.data.build_merge import merge_tasks
 from drtf.data.build_tasks import plan_tasks, run_task, task_shards
 from drtf.data.shared_build import SharedBuild
 from drtf.data.sources import Source
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, PhotographError
 from drtf.records import writer
 from drtf.records.manifest import load_manifest
 from drtf.records.verify import find_faults
@@ -342,7 +343,7 @@ def test_photograph_that_changed_after_the_plan_is_named(
         monkeypatch.setattr(writer.ShardWriter, "__exit__", replace_and_close)
     else:
         replace()
-    with raises_naming(DrtfError, path, root_of(out), "--plan"):
+    with raises_naming(DrtfError, path, SharedBuild.at(out).plan):
         run(out, 1, 2)
     assert not list(root_of(out).glob("*.tfrecord-*"))
     monkeypatch.undo()
@@ -448,7 +449,7 @@ def test_report_of_another_plan_is_refused(folder, tmp_path, step):
     shared = SharedBuild.at(out)
     shutil.copy(SharedBuild.at(other).plan, shared.plan)
     report = shared.report(task_shards(planned, (1, 1))[0])
-    with raises_naming(DrtfError, report, shared.plan, "--plan"):
+    with raises_naming(DrtfError, report, shared.plan):
         run(out, 2, 2) if step == "task" else merge_tasks(out)
 
 
@@ -596,7 +597,7 @@ def test_photograph_in_a_store_that_changed_after_the_plan_is_named(folder, stor
     planned = plan_tasks(listed, out, config=load_config("", SETTINGS))
     photograph = planned.table["photograph"][0]
     write_object(str(photograph), photograph.read()[::-1])
-    with raises_naming(DrtfError, photograph, out, "--plan"):
+    with raises_naming(DrtfError, photograph, SharedBuild.at(out).plan):
         run(out, 1, 1)
     assert [x.name for x in list_objects(out)] == [".build-tasks/plan.json.gz"]
 
@@ -635,3 +636,120 @@ def test_plan_is_refused_where_a_store_has_other_files(stored):
     write_object(f"{out}/precious", b"x")
     with raises_naming(DrtfError, out, "precious", "--out"):
         plan_tasks(listed, out, config=load_config("", SETTINGS))
+
+
+def test_planning_again_keeps_the_shards_without_changed_photographs(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    out = tmp_path / "set"
+    planned = plan(copy, out)
+    run(out, 1, 1)
+    changed, touched, unreported = list(planned.shard_ranges())[:3]
+    paths = [copy / "images" / path for path in planned.table["path"]]
+    paths[changed.start].write_bytes(encode(draw_fundus(seed=77)))
+    usable = (x for x in paths[touched.start : touched.stop] if x.stat().st_size > 100)
+    os.utime(next(usable), ns=(0, 0))
+    paths[unreported.start].write_bytes(encode(draw_fundus(seed=78)))
+    Path(SharedBuild.at(out).report(unreported)).unlink()  # killed before
+    with raises_naming(DrtfError, SharedBuild.at(out).plan):
+        run(out, 1, 1)
+    plan(copy, out)
+    assert run(out, 1, 1).num_converted == 2
+    merge_tasks(out)
+    build_shards(
+        sources(copy), tmp_path / "b" / "set", config=load_config("", SETTINGS)
+    )
+    assert files_of(out) == files_of(tmp_path / "b" / "set")
+
+
+def test_planning_again_tries_unsupported_photographs_again(
+    folder, undisturbed, tmp_path, monkeypatch
+):
+    out = tmp_path / "set"
+    planned = plan(folder, out)
+    unsupported = planned.table["photograph"][0].read()
+    preprocess = prepare.preprocess_photograph
+
+    def preprocess_most(data, images):
+        if data == unsupported:
+            raise PhotographError("unsupported", "a library is missing")
+        return preprocess(data, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "preprocess_photograph", preprocess_most)
+        run(out, 1, len(planned.shards))
+        plan(folder, out)
+        assert run(out, 1, len(planned.shards)).num_converted == 0
+    run(out, 1, 1)
+    plan(folder, out)
+    assert run(out, 1, 1).num_converted == 1
+    merge_tasks(out)
+    assert files_of(out) == undisturbed["raw"]
+
+
+@pytest.fixture
+def build_in_store(folder, stored, tmp_path, monkeypatch):
+    """Build in a store, with at most one shard on the local disk."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    publish = SharedBuild.publish
+    published = []
+
+    def publish_only_shard(shared, shard, path, *arguments):
+        assert [x for x in temporary.rglob("*") if x.is_file()] == [path]
+        if len(published) == build.max_published:
+            raise KeyboardInterrupt
+        publish(shared, shard, path, *arguments)
+        published.append(shard.file)
+
+    def build(max_published=None, **options):
+        published.clear()
+        build.max_published = max_published
+        try:
+            report = build_shards(
+                stored[0], stored[1], config=load_config("", SETTINGS), **options
+            )
+        except KeyboardInterrupt:
+            report = None
+        assert not list(temporary.iterdir())
+        return report, list(published)
+
+    monkeypatch.setattr(SharedBuild, "publish", publish_only_shard)
+    return build
+
+
+def test_build_in_a_store_is_that_of_one_machine_and_resumes(
+    undisturbed, stored, build_in_store
+):
+    _, out = stored
+    _, first = build_in_store(max_published=2)
+    assert len(first) == 2
+    report, others = build_in_store()
+    assert [x.file for x in report.manifest.shards] == first + others
+    assert not report.is_reused
+    assert store_files(out) == undisturbed["raw"]
+    write_object(f"{out}/.build-tasks/plan.json.gz", b"left by a killed merge")
+    report, others = build_in_store()
+    assert (report.is_reused, others) == (True, [])
+    assert store_files(out) == undisturbed["raw"]
+
+
+def test_build_in_a_store_fails_early_when_too_many_photographs_are_rejected(
+    undisturbed, stored, build_in_store
+):
+    for _ in range(2):
+        with raises_naming(DrtfError, 2, 24, "--max-rejected"):
+            build_in_store(max_rejected=0.05)
+    build_in_store(max_rejected=0.1)
+    assert store_files(stored[1]) == undisturbed["raw"]
+
+
+def test_full_temporary_folder_is_named_when_a_build_is_in_a_store(
+    stored, build_in_store, monkeypatch
+):
+    def fill(data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "frame_record", fill)
+    with raises_naming(DrtfError, tempfile.gettempdir(), "No space left on device"):
+        build_in_store()

@@ -1,13 +1,13 @@
 """Building a dataset of shards from labelled photographs."""
 
-import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drtf.config import Config
+from drtf.data.build_merge import merge_tasks
 from drtf.data.build_plan import BuildPlan, plan_dataset
+from drtf.data.build_tasks import run_task, save_plan
 from drtf.data.changes import remember_photographs
 from drtf.data.finished import (
     check_same_plan,
@@ -16,13 +16,13 @@ from drtf.data.finished import (
 )
 from drtf.data.journal import JOURNAL_FILE, Journal
 from drtf.data.metadata import FinishedShard, save_metadata
+from drtf.data.shared_build import TASKS_FOLDER
+from drtf.data.shared_files import join, remove_folder
 from drtf.data.sources import Source
 from drtf.data.write import check_num_rejected, write_shards
 from drtf.errors import DrtfError
 from drtf.files import hash_file, partial_path, sync_folder
-from drtf.records.cache import cache_folder
 from drtf.records.manifest import Manifest
-from drtf.records.remote import upload_dataset
 from drtf.storage import is_remote
 
 
@@ -59,15 +59,16 @@ def build_shards(
 ) -> BuildReport:
     """Convert labelled photographs to a dataset of shards.
 
-    The dataset is built in a hidden folder next to `out`, which is renamed when it is
-    complete. Its bytes depend only on the photographs, their labels and the config,
-    not on the number of workers or on how often the build was killed: the same call
-    resumes where the last one stopped.
+    A local dataset is built in a hidden folder next to `out`, which is renamed when it
+    is complete. In a store, the manifest comes last and completes it. The dataset's
+    bytes depend only on the photographs, their labels and the config, not on the number
+    of workers or on how often the build was killed: the same call resumes where the
+    last one stopped.
 
     Args:
         sources: Folders of photographs and their labels.
-        out: The folder to create. In a store, the dataset is built in the cache and
-            then uploaded.
+        out: The folder to create. In a store, each shard is uploaded when it is
+            complete.
         config: Its sections `labels`, `split`, `images` and `build` are used.
         max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
 
@@ -78,31 +79,27 @@ def build_shards(
             photographs were rejected, or the disk is full.
     """
     plan = plan_dataset(sources, out, config=config)
-    if is_remote(out):
-        location = str(out).rstrip("/")
-        finished = load_finished(location)
-        if finished:
-            check_same_plan(finished, plan, location)
-    else:
-        finished = _reuse_finished(Path(out), plan)
+    finished = _reuse_finished(out, plan)
     if finished:
         check_num_rejected(plan, finished.rejected, max_rejected)
         return BuildReport(finished, plan, is_reused=True)
     if is_remote(out):
-        manifest = _build_and_upload(plan, location, max_rejected)
+        manifest = _build_in_store(plan, str(out), max_rejected)
     else:
         manifest = _build(plan, Path(out), max_rejected)
     return BuildReport(manifest, plan, is_reused=False)
 
 
-def _build_and_upload(plan: BuildPlan, location: str, max_rejected: float) -> Manifest:
-    """Build a dataset in the cache, upload it, and delete the copy in the cache."""
-    key = hashlib.sha256(location.encode()).hexdigest()[:32]
-    local = cache_folder() / "builds" / key / plan.name
-    manifest = _reuse_finished(local, plan) or _build(plan, local, max_rejected)
-    upload_dataset(local, location)
-    shutil.rmtree(local.parent)
-    return manifest
+def _build_in_store(plan: BuildPlan, location: str, max_rejected: float) -> Manifest:
+    """Build a dataset in a store, or resume its build: a plan with a single task."""
+    save_plan(plan, location)
+    run_task(
+        location,
+        (1, 1),
+        num_workers=plan.build.num_workers,
+        max_rejected=max_rejected,
+    )
+    return merge_tasks(location, max_rejected=max_rejected).manifest
 
 
 def _build(plan: BuildPlan, out: Path, max_rejected: float) -> Manifest:
@@ -146,10 +143,10 @@ def _finished_shards(
         yield FinishedShard(path.stat().st_size, hash_file(path), entries)
 
 
-def _reuse_finished(out: Path, plan: BuildPlan) -> Manifest | None:
+def _reuse_finished(out: Path | str, plan: BuildPlan) -> Manifest | None:
     """Return the manifest of a dataset that the same call built before.
 
-    If that call was killed after its last rename, its journal is deleted.
+    If that call was killed at its very end, what it left is deleted.
 
     Returns:
         The manifest, or None if `out` does not exist.
@@ -161,7 +158,11 @@ def _reuse_finished(out: Path, plan: BuildPlan) -> Manifest | None:
     if manifest is None:
         return None
     check_same_plan(manifest, plan, out)
-    check_unchanged(out, plan)
-    if (out / JOURNAL_FILE).exists():
-        (out / JOURNAL_FILE).unlink()
+    if is_remote(out):
+        remove_folder(join(out, TASKS_FOLDER))
+    else:
+        check_unchanged(Path(out), plan)
+        journal = Path(out, JOURNAL_FILE)
+        if journal.exists():  # the disk may be read-only
+            journal.unlink()
     return manifest

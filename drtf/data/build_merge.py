@@ -133,8 +133,8 @@ def _reported_shards(shared: SharedBuild, saved: SavedPlan) -> Iterator[Finished
     """
     sizes = file_sizes(shared.root)
     first: Host | None = None
-    for shard in saved.plan.shard_ranges():
-        report = shared.load_report(shard, saved)
+    shards = list(saved.plan.shard_ranges())
+    for shard, report in zip(shards, shared.load_reports(shards, saved), strict=True):
         first = first or report.host
         check_alike(first, report.host)
         if sizes.get(shard.file) != report.size_bytes:

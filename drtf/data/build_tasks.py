@@ -1,13 +1,14 @@
 """Tasks of a build: they convert the shards of a saved plan, on any number of hosts.
 
-What a task publishes is never replaced. `merge_tasks` then makes it a dataset, which is
-byte for byte the one that `build_shards` builds.
+A task never replaces what another one published. `merge_tasks` then makes a dataset of
+it, which is byte for byte the one that a build on one machine gives.
 """
 
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,14 +24,22 @@ from drtf.data.build_plan import (
     plan_dataset,
 )
 from drtf.data.finished import check_same_plan, load_finished
+from drtf.data.journal import Entry
 from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
 from drtf.data.plan_file import SavedPlan, encode_plan, parse_plan
 from drtf.data.prepare import Rejected
+from drtf.data.replan import keep_valid_shards
 from drtf.data.reports import ShardReport, check_alike, describe_host
 from drtf.data.shared_build import TASKS_FOLDER, SharedBuild, explained_errors
-from drtf.data.shared_files import create_file, file_sizes, join, remove_folder
+from drtf.data.shared_files import (
+    create_file,
+    file_sizes,
+    join,
+    remove_folder,
+    replace_file,
+)
 from drtf.data.sources import Source
-from drtf.data.write import convert_photographs, write_records
+from drtf.data.write import check_num_rejected, convert_photographs, write_records
 from drtf.errors import DrtfError
 from drtf.files import hash_file
 from drtf.progress import progress
@@ -60,7 +69,8 @@ def plan_tasks(
 ) -> BuildPlan:
     """Plan a build, and save the plan for its tasks.
 
-    The same call changes nothing if the plan is there already.
+    The same call changes nothing if the plan is there already. If photographs changed
+    since, the plan is replaced, and only the shards with these photographs are removed.
 
     Args:
         sources: Folders of photographs and their labels. All hosts must find the
@@ -77,7 +87,18 @@ def plan_tasks(
     plan = plan_dataset(sources, out, config=config)
     if finished := load_finished(out):
         check_same_plan(finished, plan, out)
-        return plan
+    else:
+        save_plan(plan, out)
+    return plan
+
+
+def save_plan(plan: BuildPlan, out: Path | str) -> None:
+    """Save the plan of a build for its tasks, as `plan_tasks` does.
+
+    Raises:
+        StorageError: If an object store fails.
+        DrtfError: If there is another plan, or something else.
+    """
     shared = SharedBuild.at(out)
     data = encode_plan(plan)
     with explained_errors(shared):
@@ -90,17 +111,28 @@ def plan_tasks(
             )
         if found is None and not create_file(shared.plan, data):
             found = shared.load_plan()
-    if found and found.sha256 != parse_plan(data, path=str(shared.plan)).sha256:
-        differences = describe_differences(found.plan.flat_settings, plan.flat_settings)
-        raise DrtfError(
-            f"{shared.plan} differs from what this command plans: {differences}. "
-            f"Remove {shared.root} to start again, or choose another --out"
-        )
-    return plan
+        if found is None:
+            return
+        if found.plan.resume_sha256 != plan.resume_sha256:
+            differences = describe_differences(
+                found.plan.flat_settings, plan.flat_settings
+            )
+            raise DrtfError(
+                f"{shared.plan} differs from what this command plans: {differences}. "
+                f"Remove {shared.root} to start again, or choose another --out"
+            )
+        saved = parse_plan(data, path=str(shared.plan))
+        keep_valid_shards(shared, found, saved)
+        if found.sha256 != saved.sha256:
+            replace_file(shared.plan, data)
 
 
 def run_task(
-    out: Path | str, task: tuple[int, int], *, num_workers: int = 0
+    out: Path | str,
+    task: tuple[int, int],
+    *,
+    num_workers: int = 0,
+    max_rejected: float = 1.0,
 ) -> TaskReport:
     """Convert those shards of a task that are missing, and publish them.
 
@@ -113,11 +145,13 @@ def run_task(
         task: The task's number, from 1, and the number of tasks.
         num_workers: Number of processes that convert photographs; 0: one per CPU, as
             far as memory allows.
+        max_rejected: Fraction of all photographs of the build, in [0, 1], that this
+            task may reject.
 
     Raises:
         StorageError: If an object store fails.
-        DrtfError: If there is no plan, a photograph changed after the plan was made, or
-            another host converts photographs differently.
+        DrtfError: If there is no plan, a photograph changed after the plan was made,
+            too many were rejected, or another host converts photographs differently.
     """
     number, num_tasks = task
     if not 1 <= number <= num_tasks:
@@ -133,7 +167,7 @@ def run_task(
                 return TaskReport(0)
             raise shared.missing_plan()
         try:
-            report = _convert_missing(shared, saved, task, num_workers)
+            report = _convert_missing(shared, saved, task, num_workers, max_rejected)
         except FileNotFoundError:
             if load_finished(out):  # while this task ran, others did it and were merged
                 return TaskReport(0)
@@ -144,7 +178,11 @@ def run_task(
 
 
 def _convert_missing(
-    shared: SharedBuild, saved: SavedPlan, task: tuple[int, int], num_workers: int
+    shared: SharedBuild,
+    saved: SavedPlan,
+    task: tuple[int, int],
+    num_workers: int,
+    max_rejected: float,
 ) -> TaskReport:
     build = saved.plan.build.model_copy(update={"num_workers": num_workers})
     plan = dataclasses.replace(saved.plan, build=build)
@@ -160,14 +198,20 @@ def _convert_missing(
     rows = [plan.table[shard.start : shard.stop] for shard in missing]
     _check_unchanged(pd.concat(rows), shared)
     total = sum(map(len, rows))
-    num_rejected = 0
+    done = [shard for shard in own if shard.file in reported]
+    num_done = sum(shard.stop - shard.start for shard in done)
+    reasons = Counter(row.reason for row in plan.rejected)
+    for report in shared.load_reports(done, saved):
+        reasons.update(_rejection_reasons(report.entries))
+    check_num_rejected(plan, reasons, max_rejected)
+    num_before = reasons.total()
     results = convert_photographs(
         plan, itertools.chain.from_iterable(x["photograph"] for x in rows)
     )
     with (
         closing(results),
         _work_folder(shared) as work,
-        progress("Converting photographs", total) as advance,
+        progress("Converting photographs", num_done + total, done=num_done) as advance,
     ):
         for shard, photographs in zip(missing, rows, strict=True):
             path = work / shard.file
@@ -175,8 +219,9 @@ def _convert_missing(
             with ShardWriter(path) as writer:
                 for entry in write_records(writer, plan, shard, results):
                     entries.append(entry)
-                    num_rejected += isinstance(entry.result, Rejected)
-                    advance(f"{num_rejected} rejected")
+                    reasons.update(_rejection_reasons([entry]))
+                    check_num_rejected(plan, reasons, max_rejected)
+                    advance(f"{reasons.total()} rejected")
             _check_unchanged(photographs, shared)
             report = ShardReport(
                 plan_sha256=saved.sha256,
@@ -188,6 +233,7 @@ def _convert_missing(
             )
             shared.publish(shard, path, report, saved)
             path.unlink(missing_ok=True)  # renamed on a disk without hard links
+    num_rejected = reasons.total() - num_before
     return TaskReport(len(own), len(missing), total, num_rejected)
 
 
@@ -205,6 +251,12 @@ def task_shards(plan: BuildPlan, task: tuple[int, int]) -> list[ShardRange]:
     return [x for x in plan.shard_ranges() if x.number % num_tasks == number - 1]
 
 
+def _rejection_reasons(entries: Iterable[Entry]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry.result, Rejected):
+            yield entry.result.reason
+
+
 def _check_unchanged(photographs: pd.DataFrame, shared: SharedBuild) -> None:
     """Check that photographs are those that the plan was made with.
 
@@ -220,8 +272,9 @@ def _check_unchanged(photographs: pd.DataFrame, shared: SharedBuild) -> None:
                 continue
             change = "is not there any more" if status.size_bytes < 0 else "changed"
             raise DrtfError(
-                f"{row.photograph} {change} after the plan was made. Restore it, or "
-                f"remove {shared.root} and start again with drtf build-shards --plan"
+                f"{row.photograph} {change} after the plan {shared.plan} was made. "
+                "Restore it, or run the command that made the plan again: shards "
+                "without changed photographs are kept"
             )
 
 

@@ -27,7 +27,7 @@ def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int
         journal: The journal that an earlier build left.
     """
     columns = ["photograph", "size_bytes", "changed_ns"]
-    rows = plan.table[columns].itertuples(index=False, name=None)
+    rows = plan.table[columns].itertuples(index=False)
     entries = iter(journal.entries)
     num_valid = 0
     for shard in plan.shard_ranges():
@@ -36,7 +36,9 @@ def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int
         for entry, row in zip(
             itertools.islice(entries, shard.stop - shard.start), rows, strict=False
         ):
-            if not _is_same_photograph(entry, *row, plan=plan):
+            # Times are only compared for equality: clocks differ, and may be set back.
+            is_untouched = (entry.size_bytes, entry.changed_ns) == row[1:]
+            if not is_valid(entry, row[0], is_untouched=is_untouched, plan=plan):
                 return num_valid
             if isinstance(entry.result, Written):
                 location = entry.result.location
@@ -58,21 +60,20 @@ def _load_shard(path: Path) -> np.ndarray:
     return np.fromfile(path, np.uint8) if path.exists() else np.empty(0, np.uint8)
 
 
-def _is_same_photograph(
-    entry: Entry,
-    photograph: PhotographRef,
-    size_bytes: int,
-    changed_ns: int,
-    *,
-    plan: BuildPlan,
+def is_valid(
+    entry: Entry, photograph: PhotographRef, *, is_untouched: bool, plan: BuildPlan
 ) -> bool:
-    """Return whether a photograph would again become what its entry says."""
-    # Times are only compared for equality: clocks differ, and may be set back.
-    is_untouched = (entry.size_bytes, entry.changed_ns) == (size_bytes, changed_ns)
+    """Return whether a photograph would again become what its entry says.
+
+    Args:
+        entry: The entry.
+        photograph: The photograph.
+        is_untouched: Whether its file is the one that the entry was made from, as far
+            as its size and its times tell.
+        plan: The plan of the build.
+    """
     if isinstance(entry.result, Written):
-        return entry.size_bytes == size_bytes and (
-            is_untouched or photograph.sha256() == entry.result.sha256
-        )
+        return is_untouched or photograph.sha256() == entry.result.sha256
     may_differ = photograph.is_remote or entry.result.reason == "unsupported"
     return is_untouched and not (may_differ and _is_usable(photograph, plan))
 

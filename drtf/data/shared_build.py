@@ -1,6 +1,8 @@
 """The plan, shards and reports of a build that several hosts share."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from drtf.data.shared_files import (
     hash_shared_file,
     join,
     read_file,
+    remove_file,
+    replace_file,
 )
 from drtf.errors import DrtfError
 from drtf.storage import is_remote
@@ -22,6 +26,7 @@ from drtf.storage import is_remote
 TASKS_FOLDER = ".build-tasks"  # a name that no user gives a folder of a dataset
 PLAN_FILE = "plan.json.gz"
 REPORT_SUFFIX = ".report.json.gz"
+NUM_PARALLEL_READS = 16
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,16 @@ class SharedBuild:
             if name.endswith(REPORT_SUFFIX)
         }
 
+    def find_report(self, shard: ShardRange) -> ShardReport | None:
+        """Load the report of a shard, of any plan; None if there is none.
+
+        Raises:
+            DrtfError: If it is damaged.
+        """
+        location = self.report(shard)
+        data = read_file(location)
+        return None if data is None else parse_report(data, path=str(location))
+
     def load_report(self, shard: ShardRange, saved: SavedPlan) -> ShardReport:
         """Load the report of a shard.
 
@@ -94,16 +109,38 @@ class SharedBuild:
             DrtfError: If it is missing or damaged, or belongs to another plan.
         """
         location = self.report(shard)
-        data = read_file(location)
-        if data is None:
+        report = self.find_report(shard)
+        if report is None:
             raise DrtfError(f"{location} was removed while it was needed")
-        report = parse_report(data, path=str(location))
         if report.plan_sha256 != saved.sha256:
             raise DrtfError(
-                f"{location} belongs to another plan than {self.plan}: remove "
-                f"{self.root} and start again with drtf build-shards --plan"
+                f"{location} belongs to another plan than {self.plan}: run the command "
+                "that made the plan again, which removes this shard, and then its task"
             )
         return report
+
+    def load_reports(
+        self, shards: Sequence[ShardRange], saved: SavedPlan
+    ) -> Iterator[ShardReport]:
+        """Load the reports of shards, several at a time, and yield them in order.
+
+        Raises:
+            DrtfError: If one is missing or damaged, or belongs to another plan.
+        """
+        with ThreadPoolExecutor(NUM_PARALLEL_READS) as pool:
+            for start in range(0, len(shards), NUM_PARALLEL_READS):
+                some = shards[start : start + NUM_PARALLEL_READS]
+                yield from pool.map(lambda shard: self.load_report(shard, saved), some)
+
+    def replace_report(self, shard: ShardRange, report: ShardReport) -> None:
+        """Replace the report of a shard."""
+        replace_file(self.report(shard), encode_report(report))
+
+    def remove(self, shard: ShardRange) -> None:
+        """Remove a shard and its report."""
+        # In this order, because the merge notices a report without its shard.
+        remove_file(join(self.root, shard.file))
+        remove_file(self.report(shard))
 
     def publish(
         self, shard: ShardRange, path: Path, report: ShardReport, saved: SavedPlan
@@ -149,7 +186,9 @@ def explained_errors(build: SharedBuild) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # A store raises no OSError, but a shard is written to a local disk first.
+        place = tempfile.gettempdir() if is_remote(build.root) else build.root
         raise DrtfError(
-            f"cannot use {build.root}: {error.strerror or error}. Completed work is "
+            f"cannot use {place}: {error.strerror or error}. Completed work is "
             "kept. Fix the problem and run the same command again to resume."
         ) from error

@@ -1,6 +1,6 @@
 """Files that several hosts share, in a folder or in an object store.
 
-A file appears complete or not at all, and is never replaced.
+A file appears complete or not at all.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from drtf.files import (
     read_regular,
     sync_file,
     sync_folder,
+    write_atomic,
 )
 from drtf.storage import (
     MissingObjectError,
@@ -26,6 +27,7 @@ from drtf.storage import (
     join_location,
     list_objects,
     read_object,
+    write_object,
 )
 
 Location = Path | str
@@ -70,6 +72,19 @@ def create_file(location: Location, data: bytes | Path) -> bool:
             partial.unlink(missing_ok=True)
     sync_folder(path.parent)
     return is_created
+
+
+def replace_file(location: Location, data: bytes) -> None:
+    """Write a file, over an earlier one if there is one.
+
+    Raises:
+        StorageError: If the object store fails.
+        OSError: If the disk is full.
+    """
+    if is_remote(location):
+        write_object(str(location), data)
+    else:
+        write_atomic(Path(location), data)
 
 
 def read_file(location: Location) -> bytes | None:
@@ -117,6 +132,19 @@ def file_sizes(folder: Location) -> dict[str, int]:
                 if entry.is_file():
                     sizes[entry.name] = entry.stat().st_size
     return sizes
+
+
+def remove_file(location: Location) -> None:
+    """Remove a file, if it exists.
+
+    Raises:
+        StorageError: If the object store fails.
+        OSError: If the file cannot be removed.
+    """
+    if is_remote(location):
+        delete_object(str(location))
+    else:
+        Path(location).unlink(missing_ok=True)
 
 
 def remove_folder(folder: Location) -> None:
