@@ -26,7 +26,7 @@ from drtf.models.run import load_run as load_run_folder
 from drtf.models.stored_run import local_run, writable_run
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import fetch_dataset
-from drtf.storage import is_remote
+from drtf.storage import fetch_file, is_remote
 from drtf.tasks import TaskName
 from drtf.training.own_model import save_run as save_own_model
 from drtf.training.run import train as train_run
@@ -71,7 +71,8 @@ def build_shards(
 
     Args:
         images: Folder of photographs, local or in a store, or a CSV that lists them.
-        labels: The label file. None: the folders of the photographs are their labels.
+        labels: The label file, local or in a store. None: the folders of the
+            photographs are their labels.
         out: Folder of the new dataset, local or in a store.
         config: Its sections `labels`, `split`, `images` and `build` are used.
         max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
@@ -83,7 +84,7 @@ def build_shards(
         DrtfError: If the labels do not fit the photographs, `out` is something else, or
             too many photographs are rejected.
     """
-    source = Source(_any_path(images), None if labels is None else Path(labels))
+    source = Source(_any_path(images), None if labels is None else _local_file(labels))
     return build_from_sources(
         [source], _any_path(out), config=_config(config), max_rejected=max_rejected
     )
@@ -312,6 +313,10 @@ def _any_path(path: AnyPath) -> AnyPath:
 
 def _local(folder: AnyPath) -> Path:
     return fetch_dataset(str(folder)) if is_remote(folder) else Path(folder)
+
+
+def _local_file(path: AnyPath) -> Path:
+    return fetch_file(str(path)) if is_remote(path) else Path(path)
 
 
 def _dataset_folder(shards: ShardDataset | AnyPath) -> Path:

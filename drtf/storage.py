@@ -1,7 +1,11 @@
 """Objects in stores: s3://, gs://, az://, http:// and https://, through obstore."""
 
+import atexit
 import os
+import posixpath
 import re
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +19,7 @@ from obstore import exceptions
 from drtf.errors import StorageError
 from drtf.files import move_into_place, partial_path
 from drtf.stores import OPENERS, open_place
+from drtf.terminal import show_as
 
 SCHEMES = tuple(OPENERS)
 # Objects are read in parts of this size, several at a time.
@@ -80,6 +85,15 @@ def is_remote(location: Path | str) -> bool:
 def join_location(location: str, *names: str) -> str:
     """Return the location of an object below another location."""
     return "/".join((location.rstrip("/"), *names))
+
+
+def resolve_location(folder: str, path: str) -> str:
+    """Return the location of a path that is relative to a folder, or a location."""
+    if is_remote(path):
+        return path
+    scheme, _, place = folder.partition("://")
+    bucket, _, key = place.partition("/")
+    return join_location(f"{scheme}://{bucket}", posixpath.normpath(f"{key}/{path}"))
 
 
 def list_objects(location: str) -> list[StoredObject]:
@@ -242,6 +256,21 @@ def download_object(location: str, path: Path) -> None:
 
         _read_parts(location, found.size_bytes, found.etag, keep)
     move_into_place(partial, path)
+
+
+def fetch_file(location: str) -> Path:
+    """Download an object to a temporary folder, which is removed at exit.
+
+    Raises:
+        MissingObjectError: If the object does not exist.
+        StorageError: If the store cannot be read.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="drtf-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / location.rpartition("/")[2]
+    download_object(location, path)
+    show_as(path, location)
+    return path
 
 
 def write_object(location: str, data: bytes | Path) -> None:

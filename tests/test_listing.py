@@ -11,8 +11,9 @@ from drtf.data.listing import (
     list_photographs,
 )
 from drtf.data.photographs import FileStatus, PhotographRef
-from drtf.errors import LabelError, PhotographError
+from drtf.errors import LabelError, PhotographError, StorageError
 from drtf.files import save_rows
+from drtf.storage import write_object
 from naming import assert_names, raises_naming
 
 
@@ -298,3 +299,28 @@ def test_unreadable_folder_is_named(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     with raises_naming(LabelError, tmp_path / "closed"):
         list_photographs(tmp_path)
+
+
+def test_csv_in_a_store_lists_photographs_by_path_or_location(tmp_path):
+    store = "memory://eyes/lists"
+    photographs = {
+        "near.png": f"{store}/today/near.png",
+        "../shared/far.png": f"{store}/shared/far.png",
+        "memory://others/apart.png": "memory://others/apart.png",
+    }
+    for location in photographs.values():
+        write_object(location, location.encode())
+    text = "path\n" + "\n".join(photographs)
+    write_object(f"{store}/today/list.csv", text.encode())
+    found = list_photographs(f"{store}/today/list.csv").photographs
+    assert {x.path: x.read().decode() for x in found} == photographs
+    assert all(x.status().size_bytes == len(photographs[x.path]) for x in found)
+    local = tmp_path / "list.csv"
+    local.write_text("path\nmemory://others/apart.png\n")
+    (remote,) = list_photographs(local).photographs
+    assert remote.read() == b"memory://others/apart.png"
+
+
+def test_csv_that_is_missing_in_a_store_is_named():
+    with raises_naming(StorageError, "memory://eyes/none/list.csv"):
+        list_photographs("memory://eyes/none/list.csv")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+import drtf
 from drtf import stores
 from drtf.config import load_config
 from drtf.data.build import build_shards
@@ -18,6 +19,7 @@ from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError, RecordError
 from drtf.records.manifest import MANIFEST_FILE
 from drtf.records.reader import ShardDataset
+from drtf.records.remote import load_remote_manifest
 from drtf.records.verify import find_faults
 from drtf.storage import list_objects, read_object, write_object
 from naming import assert_names, raises_naming
@@ -57,6 +59,15 @@ def files_of(location):
         item.name: read_object(f"{location}/{item.name}")
         for item in list_objects(location)
     }
+
+
+def test_labels_are_read_from_a_store(server, photographs, tmp_path):
+    write_object(f"{BUCKET}/labels.csv", photographs / "labels.csv")
+    config = load_config("", SMALL)
+    report = drtf.build_shards(
+        f"{BUCKET}/photos", f"{BUCKET}/labels.csv", tmp_path / "drawn", config=config
+    )
+    assert report.manifest == load_remote_manifest(LOCATION)
 
 
 @contextlib.contextmanager

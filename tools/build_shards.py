@@ -17,7 +17,7 @@ from .options import (
     SOME_REJECTED,
     AnyPath,
     BeamCommand,
-    LocalPath,
+    FilePath,
     Part,
     beam_runner_option,
     config_options,
@@ -77,7 +77,7 @@ NO_FILE = "-"
 @click.option(
     "--source",
     "named",
-    type=(str, AnyPath(), LocalPath()),
+    type=(str, AnyPath(), FilePath()),
     metavar="NAME IMAGES LABELS",
     multiple=True,
     help="One of several collections to combine in one dataset, instead of --images "
@@ -87,7 +87,7 @@ NO_FILE = "-"
 @click.option(
     "--split",
     "parts",
-    type=(click.Choice(SPLITS), AnyPath(), LocalPath()),
+    type=(click.Choice(SPLITS), AnyPath(), FilePath()),
     metavar="SPLIT IMAGES LABELS",
     multiple=True,
     help="One part of a published split, instead of --images and --labels, such as "

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from drtf.storage import is_remote
+from drtf.storage import fetch_file, is_remote
 from drtf.terminal import show_line
 
 SOME_REJECTED = 3
@@ -102,6 +102,18 @@ class AnyPath(LocalPath):
     ) -> Any:
         """Return the path or the location."""
         return value if is_remote(value) else super().convert(value, param, ctx)
+
+
+class FilePath(LocalPath):
+    """A file, or its location in a store."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the file; of one in a store, a copy."""
+        if is_remote(value):
+            return fetch_file(value)
+        return super().convert(value, param, ctx)
 
 
 class DatasetPath(LocalPath):
@@ -201,9 +213,10 @@ def images_option(help_text: str, *, required: bool = True) -> Any:
 
 labels_option = path_option(
     "--labels",
-    "Label file: a CSV file with the grades, 0-4. Default: the class folders below "
-    "--images are the labels.",
+    "Label file, local or in a store: a CSV file with the grades, 0-4. Default: the "
+    "class folders below --images are the labels.",
     required=False,
+    kind=FilePath(),
 )
 
 

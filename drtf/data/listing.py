@@ -19,7 +19,7 @@ from drtf.files import (
     read_regular,
 )
 from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
-from drtf.storage import find_object, is_remote, list_objects
+from drtf.storage import fetch_file, find_object, is_remote, list_objects
 
 PATH_COLUMN = "path"
 SKIPPED_FILE = "skipped.csv"
@@ -75,15 +75,16 @@ def list_photographs(images: Path | str) -> Listing:
 
     Args:
         images: A folder, local or in a store, searched recursively; a zip archive, or a
-            folder of zip archives only; a single photograph; or a local CSV file with
-            a column `path`, whose relative paths start at the CSV's folder.
+            folder of zip archives only; a single photograph; or a CSV file with a
+            column `path`, local or in a store. Its relative paths start at the CSV's
+            folder.
 
     Raises:
         LabelError: If there is no photograph, or pydicom is required but missing.
         StorageError: If the object store fails.
     """
     if _is_list(images):
-        parent = Path(images).parent
+        parent = _parent(images)
         return Listing([PhotographRef(parent, x) for x in _load_list(images)], [])
     folder, files, skipped = _list_files(images)
     refs = [PhotographRef(folder, path) for path in sorted(files)]
@@ -261,13 +262,19 @@ def _picture_kind(photograph: PhotographRef) -> str:
 
 
 def _is_list(images: Path | str) -> bool:
-    if is_remote(images):
+    if not str(images).lower().endswith(".csv"):
         return False
-    return Path(images).suffix.lower() == ".csv" and not Path(images).is_dir()
+    return is_remote(images) or not Path(images).is_dir()
+
+
+def _parent(images: Path | str) -> Path | str:
+    if is_remote(images):
+        return str(images).rpartition("/")[0]
+    return Path(images).parent
 
 
 def _load_list(images: Path | str) -> list[str]:
-    path = Path(images)
+    path = fetch_file(str(images)) if is_remote(images) else Path(images)
     try:
         text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)

@@ -20,9 +20,9 @@ from drtf.storage import (
     MissingObjectError,
     find_object,
     is_remote,
-    join_location,
     read_object,
     read_start,
+    resolve_location,
 )
 
 MAX_FILE_BYTES = 1_000_000_000
@@ -71,7 +71,7 @@ class PhotographRef:
 
     Attributes:
         folder: The image folder, local or in a store, or a zip archive.
-        path: POSIX path relative to the folder.
+        path: POSIX path relative to the folder, or an absolute path or a location.
     """
 
     folder: Path | str
@@ -89,7 +89,7 @@ class PhotographRef:
     @property
     def is_remote(self) -> bool:
         """Whether the photograph is in an object store."""
-        return is_remote(self.folder)
+        return is_remote(self.folder) or is_remote(self.path)
 
     def read(self) -> bytes:
         """Read the photograph's file.
@@ -213,7 +213,7 @@ class PhotographRef:
 
     @property
     def _location(self) -> str:
-        return join_location(str(self.folder), self.path)
+        return resolve_location(str(self.folder), self.path)
 
     @property
     def _file(self) -> Path:
