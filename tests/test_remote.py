@@ -185,7 +185,7 @@ os._exit(0)  # tensorflow-io aborts at exit
 
 
 def test_options_for_local_paths_refuse_a_store(tmp_path):
-    done = run("train", "--shards", tmp_path, "--out", "s3://eyes/run")
+    done = run("gradcam", tmp_path, "--shards", tmp_path, "--out", "s3://eyes/maps")
     assert done.returncode == 2
-    assert_names(done.stderr, "--out", "s3://eyes/run")
+    assert_names(done.stderr, "--out", "s3://eyes/maps")
     assert not Path("s3:").exists()
