@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +76,78 @@ class StoredObject(NamedTuple):
     etag: str | None
 
 
+class OpenObject(NamedTuple):
+    """An object whose size is known, and whose content can be read once.
+
+    Attributes:
+        location: The object.
+        size_bytes: Its size.
+        etag: As in `StoredObject`.
+        answer: The store's answer with the content; None if it is read in parts.
+    """
+
+    location: str
+    size_bytes: int
+    etag: str | None
+    answer: "obstore.GetResult | None"
+
+    def read(self) -> bytes:
+        """Read the content.
+
+        Raises:
+            ChangedObjectError: If the object was replaced meanwhile.
+            StorageError: If the store cannot be read.
+        """
+        data = bytearray(self.size_bytes)
+
+        def keep(start: int, part: memoryview) -> None:
+            data[start : start + len(part)] = part
+
+        self._read_parts(keep)
+        return bytes(data)
+
+    def save(self, path: Path) -> None:
+        """Write the content to a file, which appears complete or not at all.
+
+        Raises:
+            ChangedObjectError: If the object was replaced meanwhile.
+            StorageError: If the store cannot be read.
+            OSError: If the disk is full.
+        """
+        partial = partial_path(path)
+        with partial.open("wb") as file:
+
+            def keep(start: int, part: memoryview) -> None:
+                while part:  # a full disk takes only some of the bytes
+                    num_written = os.pwrite(file.fileno(), part, start)
+                    start, part = start + num_written, part[num_written:]
+
+            self._read_parts(keep)
+        move_into_place(partial, path)
+
+    def _read_parts(self, keep: Callable[[int, memoryview], None]) -> None:
+        """Read all parts, several at a time; pass each with the number of its start."""
+        if self.answer is not None:
+            with _translated_errors(self.location):
+                content = self.answer.bytes()
+            keep(0, memoryview(content))
+            return
+        store, key = open_place(self.location)
+
+        def read(start: int) -> None:
+            stop = min(start + PART_BYTES, self.size_bytes)
+            options: Any = {"range": (start, stop)}
+            if self.etag:
+                options["if_match"] = self.etag
+            with _translated_errors(self.location):
+                part = obstore.get(store, key, options=options).bytes()
+            keep(start, memoryview(part))
+
+        with ThreadPoolExecutor(NUM_PARALLEL_PARTS) as pool:
+            # Raises the first error of a part.
+            deque(pool.map(read, range(0, self.size_bytes, PART_BYTES)), maxlen=0)
+
+
 def is_remote(location: Path | str) -> bool:
     """Return True for a location in a store, False for a local path."""
     scheme, separator, _ = str(location).partition("://")
@@ -118,13 +190,23 @@ def list_objects(location: str) -> list[StoredObject]:
             for entry in chunk:
                 name = entry["path"][len(key) :].lstrip("/")
                 found.append(StoredObject(name, entry["size"], entry["e_tag"]))
-    names = {item.name for item in found}
-    folders = {name.rpartition("/")[0] for name in names}
+    folders = _folders(item.name for item in found)
     return sorted(
         item
         for item in found
         if item.name and (item.size_bytes or item.name not in folders)
     )
+
+
+def _folders(names: Iterable[str]) -> set[str]:
+    """Return all folders that names lead through; for `a/b/c`, these are `a/b`, `a`."""
+    folders = {""}
+    for name in names:
+        folder = name.rpartition("/")[0]
+        while folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return folders
 
 
 def find_object(location: str) -> StoredObject | None:
@@ -155,6 +237,21 @@ def check_bucket(location: str) -> None:
             next(iter(obstore.list(store, key or None, chunk_size=1)), None)
 
 
+def open_object(location: str) -> "OpenObject":
+    """Open an object for reading its content once.
+
+    Raises:
+        MissingObjectError: If it does not exist.
+        StorageError: If the store cannot be read.
+    """
+    store, key = open_place(location)
+    with _translated_errors(location):
+        result = obstore.get(store, key)
+    size, etag = result.meta["size"], result.meta["e_tag"]
+    # A larger object is read in parts, so its connection is closed.
+    return OpenObject(location, size, etag, result if size <= PART_BYTES else None)
+
+
 def read_object(location: str, *, max_bytes: int | None = None) -> bytes:
     """Read an object.
 
@@ -166,25 +263,13 @@ def read_object(location: str, *, max_bytes: int | None = None) -> bytes:
         MissingObjectError: If it does not exist.
         StorageError: If the store cannot be read, or the object is too large.
     """
-    store, key = open_place(location)
-    with _translated_errors(location):
-        result = obstore.get(store, key)
-        size = result.meta["size"]
-        if max_bytes is not None and size > max_bytes:
-            raise StorageError(
-                f"{location} has {size:,} bytes; at most {max_bytes:,} are allowed"
-            )
-        if size <= PART_BYTES:
-            return result.bytes().to_bytes()
-        etag = result.meta["e_tag"]
-    del result  # its connection
-    data = bytearray(size)
-
-    def keep(start: int, part: memoryview) -> None:
-        data[start : start + len(part)] = part
-
-    _read_parts(location, size, etag, keep)
-    return bytes(data)
+    opened = open_object(location)
+    if max_bytes is not None and opened.size_bytes > max_bytes:
+        raise StorageError(
+            f"{location} has {opened.size_bytes:,} bytes; at most {max_bytes:,} are "
+            "allowed"
+        )
+    return opened.read()
 
 
 def read_start(location: str, num_bytes: int) -> bytes:
@@ -245,17 +330,7 @@ def download_object(location: str, path: Path) -> None:
         ChangedObjectError: If the object was replaced meanwhile.
         StorageError: If the store cannot be read.
     """
-    found = find_object(location)
-    if found is None:
-        raise MissingObjectError(f"{location} does not exist")
-    partial = partial_path(path)
-    with partial.open("wb") as file:
-
-        def keep(start: int, part: memoryview) -> None:
-            os.pwrite(file.fileno(), part, start)
-
-        _read_parts(location, found.size_bytes, found.etag, keep)
-    move_into_place(partial, path)
+    open_object(location).save(path)
 
 
 def fetch_file(location: str) -> Path:
@@ -320,28 +395,6 @@ def delete_object(location: str) -> None:
         pass
 
 
-def _read_parts(
-    location: str,
-    size_bytes: int,
-    etag: str | None,
-    keep: Callable[[int, memoryview], None],
-) -> None:
-    """Read an object in parts, in parallel; pass each with its first byte's number."""
-    store, key = open_place(location)
-
-    def read(start: int) -> None:
-        options: Any = {"range": (start, min(start + PART_BYTES, size_bytes))}
-        if etag:
-            options["if_match"] = etag
-        with _translated_errors(location):
-            part = obstore.get(store, key, options=options).bytes()
-        keep(start, memoryview(part))
-
-    with ThreadPoolExecutor(NUM_PARALLEL_PARTS) as pool:
-        # Raises the first error of a part.
-        deque(pool.map(read, range(0, size_bytes, PART_BYTES)), maxlen=0)
-
-
 @contextmanager
 def _translated_errors(location: str, *, verb: str = "read") -> Iterator[None]:
     """Translate the errors of a store into one clear line.
@@ -386,6 +439,12 @@ def _describe(text: str, error: Exception, location: str, verb: str) -> str:
         return (
             f"{location} has an object whose name could lead outside its folder: "
             f"{name[1] if name else ''!r}; rename or delete it"
+        )
+    if isinstance(error, exceptions.NotSupportedError) and "Range" in text:
+        return (
+            f"the server of {location} cannot send parts of a file (range requests), "
+            "which reading a dataset or a large file requires; download it first, or "
+            "use another server"
         )
     code = re.search(r"<Code>(\w+)</Code>", text)
     reason = re.search(r"<Message>([^<\n]+)", text)
