@@ -185,14 +185,7 @@ os._exit(0)  # tensorflow-io aborts at exit
 
 
 def test_options_for_local_paths_refuse_a_store(tmp_path):
-<<<<<<< Updated upstream
     done = run("gradcam", tmp_path, "--shards", tmp_path, "--out", "s3://eyes/maps")
     assert done.returncode == 2
     assert_names(done.stderr, "--out", "s3://eyes/maps")
-=======
-    words = ("--images", tmp_path, "--labels", "s3://eyes/labels.csv")
-    done = run("build-shards", *words, "--out", tmp_path / "set")
-    assert done.returncode == 2
-    assert_names(done.stderr, "--labels", "s3://eyes/labels.csv")
->>>>>>> Stashed changes
     assert not Path("s3:").exists()
