@@ -1,6 +1,6 @@
 """Tasks: what a network learns to tell apart, from grades to predicted classes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,20 @@ NUM_GRADES = 5
 GRADES = range(NUM_GRADES)
 
 TaskName = Literal["binary", "referable", "grades"]
+
+
+def classes_at(expected: np.ndarray, cut_points: Sequence[float]) -> np.ndarray:
+    """Return the class of each expected class, by cut points.
+
+    Args:
+        expected: float [...], from `Task.expected_classes`.
+        cut_points: The expected class from which class 1 is predicted, class 2 and so
+            on, in ascending order.
+
+    Returns:
+        int64 [...], the number of cut points that are not above the value.
+    """
+    return np.searchsorted(np.asarray(cut_points), expected, side="right")
 
 
 @dataclass(frozen=True)
@@ -89,18 +103,23 @@ class Task:
         """
         return probabilities[..., self.disease_outputs].sum(axis=-1)
 
-    def predicted_classes(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the most probable class of each output of a network.
+    def expected_classes(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the mean of the classes, weighted by their probabilities.
 
         Args:
             probabilities: float [..., C] in [0, 1], with C = `num_logits`.
 
         Returns:
-            int64 [...]. A probability of disease of 0.5 is class 1.
+            float [...] from 0 to `num_classes` - 1. With two classes it is the
+            probability of disease.
         """
-        if self.predicts_grades:
-            return probabilities.argmax(axis=-1)
-        return (probabilities[..., 0] >= 0.5).astype(np.int64)
+        classes = np.arange(self.num_classes, dtype=probabilities.dtype)
+        return probabilities @ classes[-self.num_logits :]
+
+    @property
+    def neutral_cut_points(self) -> tuple[float, ...]:
+        """The cut points that round an expected class to the nearest class."""
+        return tuple(number + 0.5 for number in range(self.num_classes - 1))
 
 
 TASKS: Mapping[TaskName, Task] = {

@@ -74,11 +74,18 @@ def shard_dataset(shards: Path):
 def save_rule() -> Callable[..., DecisionRule]:
     """Store a threshold and a calibration in a run, as an evaluation does."""
 
-    def save(run_folder: Path, value: float, *, tta: str = "none") -> DecisionRule:
+    def save(
+        run_folder: Path,
+        value: float,
+        *,
+        tta: str = "none",
+        cut_points: tuple[float, ...] = (),
+    ) -> DecisionRule:
         common = {"split": "val", "tta": tta, "num_photographs": 6}
         rule = DecisionRule(
             threshold=Threshold(value=value, rule="youden", **common),
             calibration=Calibration(method="temperature", prior_shift=0.0, **common),
+            cut_points=cut_points,
             model_sha256=load_info(run_folder).model_sha256,
         )
         save_decision_rule(run_folder, rule)
@@ -96,6 +103,20 @@ def run_folder(
 
     out = tmp_path_factory.mktemp("runs") / "drawn"
     train(shards, out=out, config=config)
+    return out
+
+
+@pytest.fixture(scope="session")
+def grades_run_folder(
+    shards: Path, config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A trained run of ordered grades, not evaluated, which tests must not change."""
+    from drtf.training.run import train
+
+    out = tmp_path_factory.mktemp("runs") / "grades"
+    settings = {"task": "grades", "loss": "coral", "epochs": 1}
+    update = {"train": config.train.model_copy(update=settings)}
+    train(shards, out=out, config=config.model_copy(update=update))
     return out
 
 

@@ -354,6 +354,8 @@ def test_label_smoothing_requires_crossentropy():
         ("train.plateau_patience=2", ("train.schedule", "plateau", "constant")),
         ("sampling.weights=[1, 2]", ("sampling.mode", "weights", "balanced")),
         ("train.monitor=kappa", ("train.task", "grades", "binary")),
+        ("train.loss=mse", ("train.task", "grades", "binary")),
+        ("train.loss=coral", ("train.task", "grades", "binary")),
         ("train.plateau_monitor=kappa", ("train.schedule", "plateau", "constant")),
     ],
 )

@@ -54,7 +54,6 @@ from drtf.models.run import (
 )
 from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, hash_manifest, load_manifest
 from drtf.records.reader import ShardDataset
-from drtf.training.run import train
 from naming import assert_names, raises_naming
 
 
@@ -143,7 +142,7 @@ def notes_for(run, shards, split="test", **changes):
         "rule": opened.decision_rule,
         "predictions": pd.DataFrame({"score": [0.2, 0.6]}),
         "num_in_training": 0,
-        "validation_labels": pd.Series([0, 1] * 20),
+        "validation": pd.DataFrame({"label": [0, 1] * 20}),
     }
     return reader_notes(opened, manifest, split, **common | changes)
 
@@ -166,7 +165,7 @@ def other_rule(run, value=0.125, **update):
         ({"manifest": {"patients_from": "none"}}, []),
         ({"manifest": {"provenance": {"sources": [{"synthetic": True}]}}}, []),
         ({"predictions": pd.DataFrame({"score": [0.25, 0.25]})}, ["0.2500"]),
-        ({"validation_labels": pd.Series([0] * 38 + [1] * 19)}, [57, 19]),
+        ({"validation": pd.DataFrame({"label": [0] * 38 + [1] * 19})}, [57, 19]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -606,19 +605,24 @@ def test_evaluate_is_reproducible(run, shards, config, tmp_path):
     assert np.isfinite(results[0].metrics["roc_auc"].value)
 
 
-def test_evaluate_measures_grades_and_referable_disease(shards, config, tmp_path):
-    settings = config.train.model_copy(update={"task": "grades", "epochs": 1})
-    config = config.model_copy(update={"train": settings})
-    info = train(shards, out=tmp_path / "run", config=config)
+def test_evaluate_measures_grades_and_referable_disease(
+    grades_run_folder, shards, config, tmp_path
+):
+    shutil.copytree(grades_run_folder, tmp_path / "run")
     history = load_history(tmp_path / "run")
     assert {"accuracy", "val_kappa", "val_roc_auc"} <= set(history[0])
-    assert info.best_epoch == 1
     run = load_run(tmp_path / "run")
+    assert run.info.best_epoch == 1
     assert run.network.output_shape == (None, 5)
     found = evaluate(
         tmp_path / "run", shards, split="test", out=tmp_path / "out", **sections(config)
     )
     predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    cut_points = found.decision_rule.cut_points
+    assert load_run(tmp_path / "run").cut_points == cut_points
+    reached = predictions[["expected_grade"]].to_numpy() >= np.array(cut_points)
+    assert (predictions["predicted_grade"] == reached.sum(axis=1)).all()
+    assert_names(found.notes[-1], "cut points", "grade 0", "grade 4")
     labels = predictions["grade"] >= 2
     kappa = cohen_kappa_score(
         predictions["grade"],

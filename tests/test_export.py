@@ -16,7 +16,7 @@ from drtf.models.run import load_run
 from naming import raises_naming
 
 
-def run_lite(path, images):
+def run_lite(path, images, number=0):
     interpreter = tf.lite.Interpreter(str(path))
     source = interpreter.get_input_details()[0]
     assert source["dtype"] == np.uint8
@@ -24,12 +24,12 @@ def run_lite(path, images):
     interpreter.allocate_tensors()
     interpreter.set_tensor(source["index"], images)
     interpreter.invoke()
-    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    return interpreter.get_tensor(interpreter.get_output_details()[number]["index"])
 
 
-def run_saved(path, images):
+def run_saved(path, images, name="score"):
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-    return serve(image=tf.constant(images))["score"].numpy()
+    return serve(image=tf.constant(images))[name].numpy()
 
 
 # TensorFlow's advice on the interpreter's next home is not for those who test it.
@@ -81,6 +81,27 @@ def test_exported_network_gives_the_scores_of_keras(
         (tmp_path / "other.json").write_text('{"a user\'s": "own"}')
         with raises_naming(DrtfError, tmp_path / "other.json"):
             export(run_folder, shards, out=tmp_path / "other", target=target)
+
+
+@pytest.mark.parametrize("target", ["savedmodel", "tflite"])
+def test_exported_network_gives_the_expected_grade(
+    grades_run_folder, shards, shard_dataset, tmp_path, target
+):
+    out = tmp_path / "model"
+    found = export(grades_run_folder, shards, out=out, target=target)
+    assert found.max_difference <= 1e-5
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert facts["cut_points"] == [0.5, 1.5, 2.5, 3.5]
+    run = load_run(grades_run_folder)
+    images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
+    expected = run.network(images / np.float32(255)).numpy() @ np.arange(5)
+    if target == "savedmodel":
+        grades = run_saved(out, images, "expected_grade")
+    else:
+        grades = run_lite(out, images, number=1)
+    assert grades == pytest.approx(expected, abs=1e-5)
+    # The same call finds what it wrote.
+    assert export(grades_run_folder, shards, out=out, target=target) == found
 
 
 def test_export_counts_changed_predictions_by_the_run_threshold(

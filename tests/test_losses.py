@@ -48,6 +48,8 @@ def test_focal_loss_stays_finite_for_extreme_logits():
         {"label_smoothing": 0.1},
         {"class_weights": (0.5, 3.0)},
         {"task": "grades"},
+        {"task": "grades", "loss": "mse"},
+        {"task": "grades", "loss": "coral"},
     ],
 )
 def test_integer_labels_give_the_loss_of_float_labels(settings):
@@ -96,4 +98,40 @@ def test_the_loss_of_grades_is_softmax_crossentropy(smoothing):
     )
     assert weighted.call(grades, logits).numpy() == pytest.approx(
         expected * np.array([1, 3, 2, 2, 0]), abs=1e-5
+    )
+
+
+def random_grades():
+    """Return logits of grades, their probabilities, and labels."""
+    logits = 3 * np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return logits, probabilities, np.array([[0], [4], [2], [3], [1]])
+
+
+def test_the_mse_is_the_squared_error_of_the_expected_grade():
+    logits, probabilities, grades = random_grades()
+    expected = (probabilities @ np.arange(5) - grades[:, 0]) ** 2
+    loss = build_loss(TrainConfig(task="grades", loss="mse"))
+    assert loss.call(grades, logits).numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_coral_sums_the_crossentropy_of_reaching_each_grade():
+    logits, probabilities, grades = random_grades()
+    expected = np.zeros(5)
+    for grade in range(1, 5):
+        reached = probabilities[:, grade:].sum(axis=1)
+        is_true = grades[:, 0] >= grade
+        expected -= np.log(np.where(is_true, reached, 1 - reached))
+    loss = build_loss(TrainConfig(task="grades", loss="coral"))
+    assert loss.call(grades, logits).numpy() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mse", "coral"])
+def test_class_weights_multiply_the_losses_of_ordered_grades(name):
+    logits, _, grades = random_grades()
+    plain = build_loss(TrainConfig(task="grades", loss=name))
+    weights = (1.0, 0.0, 2.0, 1.0, 3.0)
+    weighted = build_loss(TrainConfig(task="grades", loss=name, class_weights=weights))
+    assert weighted.call(grades, logits).numpy() == pytest.approx(
+        plain.call(grades, logits).numpy() * np.array([1, 3, 2, 1, 0])
     )

@@ -129,13 +129,28 @@ def test_a_network_is_the_same_however_many_were_built_before(name):
     config = ModelConfig(name=name, weights="none")
     first, second = (build(config, 64).to_json() for _ in range(2))
     assert first == second
+    coral = {"task": TASKS["grades"], "loss": "coral", "load_weights": False}
+    first, second = (
+        build_network(config, image_size=32, **coral).to_json() for _ in range(2)
+    )
+    assert first == second
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("task", ["binary", "grades"])
-def test_the_score_is_the_sigmoid_of_the_logit(name, task):
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        ("binary", "crossentropy"),
+        ("grades", "crossentropy"),
+        ("grades", "mse"),
+        ("grades", "coral"),
+    ],
+)
+def test_the_score_is_the_sigmoid_of_the_logit(name, task, loss):
     config = ModelConfig(name=name, weights="none")
-    network = build_network(config, image_size=32, load_weights=False, task=TASKS[task])
+    network = build_network(
+        config, image_size=32, load_weights=False, task=TASKS[task], loss=loss
+    )
     images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
     logits = build_disease_logit_model(network, TASKS[task])(images).numpy()
     probabilities = network(images).numpy()
@@ -146,6 +161,38 @@ def test_the_score_is_the_sigmoid_of_the_logit(name, task):
         assert probabilities.shape == (3, 5)
         referable = probabilities[:, 2:].sum(axis=1)
         assert scores == pytest.approx(referable, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["eyenet", "mobilenetv2"])
+def test_coral_has_one_severity_and_the_trained_distances_of_grades(name):
+    task, config = TASKS["grades"], ModelConfig(name=name, weights="none")
+    network = build_network(
+        config, image_size=32, load_weights=False, task=task, loss="coral"
+    )
+    steps = np.array([[-1.0, 0.5, 2.0]], np.float32)
+    network.get_layer("steps").set_weights([steps])
+    layer = network.get_layer("severity")
+    weights, _ = layer.get_weights()
+    layer.set_weights([20 * weights, np.array([3.0], np.float32)])
+    images = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    severity = keras.Model(network.input, layer.output)(images).numpy()
+    distances = np.cumsum([0, *np.log1p(np.exp(steps[0]))])
+    reached = 1 / (1 + np.exp(distances - severity))  # of grade 1, 2, 3 and 4
+    edges = np.concatenate([np.ones((4, 1)), reached, np.zeros((4, 1))], axis=1)
+    np.testing.assert_allclose(network(images), -np.diff(edges), atol=1e-6)
+
+
+def test_the_expected_grade_of_an_mse_network_rises_with_its_single_output():
+    network = build_network(
+        SMALL, image_size=32, load_weights=False, task=TASKS["grades"], loss="mse"
+    )
+    severity = network.get_layer("severity")
+    assert severity.units == 1
+    output = keras.Model(severity.output, network.output)
+    values = np.linspace(-20, 30, 51, dtype=np.float32)[:, None]
+    expected = TASKS["grades"].expected_classes(output(values).numpy())
+    assert (np.diff(expected) > -1e-6).all()
+    assert expected[[0, -1]] == pytest.approx([0, 4], abs=1e-5)
 
 
 def test_the_logit_model_has_one_output_or_one_per_grade():

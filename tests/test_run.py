@@ -225,7 +225,7 @@ def test_load_run_names_a_damaged_json_file(copy, name, text):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("version", [4, 9])
+@pytest.mark.parametrize("version", [4, RUN_FORMAT_VERSION + 1])
 def test_load_run_refuses_another_format_version(copy, version):
     change(copy / INFO_FILE, {"format_version": version})
     with raises_naming(RunError, copy, version, RUN_FORMAT_VERSION):

@@ -651,16 +651,21 @@ def test_submission_refuses_equal_names(run_folder, photographs, config, tmp_pat
     assert not out.exists()
 
 
-def test_score_predicts_grades_with_a_run_of_grades(
-    shards, photographs, config, tmp_path
+def test_score_predicts_grades_with_the_cut_points_of_the_run(
+    grades_run_folder, photographs, config, tmp_path, save_rule
 ):
-    settings = config.train.model_copy(update={"task": "grades", "epochs": 1})
-    config = config.model_copy(update={"train": settings})
-    train(shards, out=tmp_path / "run", config=config)
+    shutil.copytree(grades_run_folder, tmp_path / "run")
     images, out = photographs / "images", tmp_path / "scores.csv"
     score(tmp_path / "run", images, out=out, config=config.score)
+    expected = [float(row["expected_grade"]) for row in read(out)]
+    rounded = [row["predicted_grade"] for row in read(out)]
+    assert rounded == [f"{value:.0f}" for value in expected]
+    middle = float(np.median(expected))
+    save_rule(tmp_path / "run", 0.5, cut_points=(0, middle, middle, 4))
+    out = tmp_path / "cut.csv"
+    score(tmp_path / "run", images, out=out, config=config.score)
     grades = [row["predicted_grade"] for row in read(out)]
-    assert set(grades) <= set("01234")
+    assert grades == ["3" if value > middle else "1" for value in expected]
     out = tmp_path / "submission.csv"
     score(tmp_path / "run", images, out=out, config=config.score, form="kaggle")
     assert [row["level"] for row in read(out)] == grades

@@ -68,7 +68,8 @@ def test_list_settings_names_each_requirement(requirement):
         for setting in list_settings(requirement.key.split(".")[0])
         if setting.key == requirement.key
     ]
-    assert f'`{requirement.other}="{requirement.value}"`' in " ".join(setting.requires)
+    text = " ".join(setting.requires)
+    assert all(f'`{requirement.other}="{x}"`' in text for x in requirement.values)
 
 
 def test_an_unknown_section_is_wrong_usage_with_the_nearest_name():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drtf.config import load_config
-from drtf.tasks import TASKS, TaskName
+from drtf.tasks import TASKS, TaskName, classes_at
 
 GRADES = np.arange(5)
 
@@ -41,7 +41,9 @@ def test_a_single_output_is_the_score_for_disease(name):
     task = TASKS[name]
     assert task.num_logits == 1
     assert task.disease_scores(probabilities).tolist() == [[0.2, 0.5], [0.7, 0.49]]
-    assert task.predicted_classes(probabilities).tolist() == [[0, 1], [1, 0]]
+    expected = task.expected_classes(probabilities)
+    assert expected.tolist() == [[0.2, 0.5], [0.7, 0.49]]
+    assert classes_at(expected, task.neutral_cut_points).tolist() == [[0, 1], [1, 0]]
 
 
 def test_the_score_of_grades_is_that_of_referable_disease():
@@ -49,7 +51,20 @@ def test_the_score_of_grades_is_that_of_referable_disease():
     task = TASKS["grades"]
     assert task.num_logits == 5
     assert task.disease_scores(probabilities) == pytest.approx([0.5, 0.8])
-    assert task.predicted_classes(probabilities).tolist() == [0, 4]
+
+
+def test_cut_points_turn_the_expected_grade_into_a_grade():
+    task = TASKS["grades"]
+    probabilities = np.array(
+        [[0.4, 0.1, 0.3, 0.2, 0.0], [0.1, 0.1, 0.1, 0.1, 0.6]], np.float32
+    )
+    expected = task.expected_classes(probabilities)
+    assert expected.dtype == np.float32
+    assert expected == pytest.approx([1.3, 3.0])
+    assert task.neutral_cut_points == (0.5, 1.5, 2.5, 3.5)
+    assert classes_at(expected, task.neutral_cut_points).tolist() == [1, 3]
+    # A value at a cut point has reached it, and equal cut points leave out a grade.
+    assert classes_at(np.array([0, 1, 2.9]), (1, 2, 2, 4)).tolist() == [0, 1, 3]
 
 
 def test_tasks_are_loaded_without_tensorflow():

@@ -66,6 +66,7 @@ def evaluate(
         CLASS_COLUMNS,
         class_rows,
         describe_calibration,
+        describe_cut_points,
         describe_threshold,
         describe_views,
         metric_rows,
@@ -105,6 +106,8 @@ def evaluate(
         show_table("Predictions by grade", CLASS_COLUMNS, class_rows(result.grades))
     rule = result.decision_rule
     show_line(f"Threshold: {describe_threshold(rule.threshold)}")
+    if rule.cut_points:
+        show_line(f"Cut points of grades 1 to 4: {describe_cut_points(rule)}")
     show_line(f"Calibration: {describe_calibration(rule.calibration)}")
     show_line(f"Test-time augmentation: {describe_views(result)}")
     show_line(f"Report: {result.folder / REPORT_FILE}")

@@ -34,6 +34,7 @@ RESULT_COLUMNS = (
     "spread",
     "probability",
     "predicted_label",
+    "expected_grade",
     "predicted_grade",
     "flags",
     "error",

@@ -118,6 +118,7 @@ def _measure(
         network = build_network(
             model,
             task=TASKS[train.task],
+            loss=train.loss,
             image_size=shards.manifest.image_size,
             load_weights=False,
         )

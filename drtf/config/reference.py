@@ -115,7 +115,10 @@ def _requirements(key: str) -> tuple[str, ...]:
     sentences = []
     for requirement in REQUIREMENTS:
         if requirement.key == key:
-            other = f"`{requirement.other}={json.dumps(requirement.value)}`"
+            other = " or ".join(
+                f"`{requirement.other}={json.dumps(value)}`"
+                for value in requirement.values
+            )
             only = requirement.applies_to
             subject = "Requires" if only is None else f"`{json.dumps(only)}` requires"
             sentences.append(f"{subject} {other}.")

@@ -40,6 +40,7 @@ Monitor = Literal[
 MapMethod = Literal["gradcam", "gradcam++", "layercam", "scorecam", "saliency"]
 Encoding = Literal["raw", "png", "jpeg"]
 CalibrationMethod = Literal["none", "temperature", "isotonic"]
+LossName = Literal["crossentropy", "focal", "mse", "coral"]
 OnDamaged = Literal["error", "skip"]
 OnUngradable = Literal["flag", "predict", "reject"]
 Conflicts = Literal["keep", "drop", "error"]
@@ -89,7 +90,7 @@ class Section(BaseModel):
                 else value == requirement.applies_to
             )
             other = getattr(self, requirement.other.partition(".")[2])
-            if applies and other != requirement.value:
+            if applies and other not in requirement.values:
                 raise ValueError(f"{requirement} (got {other!r})")
         return self
 
@@ -341,8 +342,11 @@ class TrainConfig(Section):
     frozen."""
     batch_size: Positive = 256
     """Number of photographs per step, over all devices and hosts."""
-    loss: Literal["crossentropy", "focal"] = "crossentropy"
-    """Loss function. `train.class_weights` apply to both."""
+    loss: LossName = "crossentropy"
+    """Loss function. `focal` gives photographs that are easy to predict less weight.
+    `mse` and `coral` use the order of the grades: the squared error of the expected
+    grade, and a binary cross-entropy for each grade that may be reached.
+    `train.class_weights` apply to all."""
     focal_gamma: Annotated[float, Field(ge=0)] = 1.5
     """Exponent of the focal loss. Higher values give easy photographs less weight."""
     focal_alpha: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -12,7 +12,7 @@ from sklearn.metrics import precision_score, recall_score
 from drtf.config import Config, EvaluateConfig
 from drtf.errors import DrtfError
 from drtf.files import is_writable
-from drtf.inference.thresholds import choose_threshold
+from drtf.inference.thresholds import choose_cut_points, choose_threshold
 from drtf.models.calibration import fit_calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
 from drtf.models.run import Run, load_decision_rule, load_run_config
@@ -66,7 +66,7 @@ class RulePlan:
 def fit_decision_rule(
     run: Run, validation: pd.DataFrame, config: EvaluateConfig
 ) -> DecisionRule:
-    """Choose a threshold and fit a calibration on the validation split.
+    """Choose threshold and cut points and fit a calibration on the validation split.
 
     Args:
         run: The run that was scored.
@@ -91,9 +91,15 @@ def fit_decision_rule(
         train_prior=run.info.train_prior,
         **common,
     )
+    cut_points: tuple[float, ...] = ()
+    if run.task.predicts_grades:
+        cut_points = choose_cut_points(
+            validation["grade"].to_numpy(), validation["expected_grade"].to_numpy()
+        )
     return DecisionRule(
         threshold=threshold,
         calibration=calibration,
+        cut_points=cut_points,
         model_sha256=run.info.model_sha256,
     )
 

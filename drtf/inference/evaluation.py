@@ -205,7 +205,7 @@ def _evaluate_split(
             rule=rule,
             predictions=predictions,
             num_in_training=_count_in_training(run, shards, split),
-            validation_labels=None if validation is None else validation["label"],
+            validation=validation,
         ),
         config=config,
         date=date.today().isoformat(),

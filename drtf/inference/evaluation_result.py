@@ -68,7 +68,7 @@ class EvaluationResult:
         dataset_name: Name of the dataset.
         dataset_sha256: Hash of the dataset's manifest.
         tta: The test-time augmentation.
-        decision_rule: The threshold and the calibration.
+        decision_rule: The threshold, the calibration and the cut points of grades.
         metrics: Estimates by name, per photograph.
         patient_metrics: The same per patient, by the worse eye. Empty if every patient
             has one photograph.
@@ -184,6 +184,16 @@ def describe_threshold(threshold: Threshold) -> str:
         f"{threshold.value:.4f} (rule {threshold.rule}, chosen on "
         f"{threshold.num_photographs:,} photographs of split {threshold.split}, TTA "
         f"{threshold.tta})"
+    )
+
+
+def describe_cut_points(rule: DecisionRule) -> str:
+    """Describe from which expected grades the grades 1 to 4 are predicted."""
+    values = ", ".join(f"{value:.2f}" for value in rule.cut_points)
+    return (
+        f"{values} (highest quadratic weighted kappa on "
+        f"{rule.threshold.num_photographs:,} photographs of split "
+        f"{rule.threshold.split}, TTA {rule.threshold.tta})"
     )
 
 

@@ -36,7 +36,7 @@ from drtf.records.reader import ShardDataset
 Format = Literal["savedmodel", "tflite", "tflite-int8"]
 # From uint8 RGB [B, H, W, 3] to float32 scores [B].
 Score = Callable[[np.ndarray], np.ndarray]
-# The same on tensors, as a compiled function.
+# From a tensor of images to all outputs by name, as a compiled function.
 Serve: TypeAlias = "tf.types.experimental.PolymorphicFunction"
 
 NUM_REPRESENTATIVE = 256
@@ -76,8 +76,9 @@ def export(
 
     The exported network takes uint8 RGB [B, H, W, 3] of any size, preprocessed (cropped
     and equalized) as in the run's config, and returns the float32 `score` [B] of one
-    view. The caller must apply test-time augmentation and calibration. Everything that
-    a caller must know is written to a JSON file next to it.
+    view and, if the run predicts grades, the `expected_grade` [B]. The caller must
+    apply test-time augmentation, cut points and calibration. Everything that a caller
+    must know is written to a JSON file next to it.
 
     Args:
         run_folder: The run folder, written by `train` or `ensemble`.
@@ -141,14 +142,18 @@ def export(
 
 
 def build_serving(run: Run) -> Serve:
-    """Return a compiled function from uint8 images of any size to `score`."""
-    size = run.info.image_size
+    """Return a compiled function from uint8 images of any size to named outputs."""
+    size, task = run.info.image_size, run.task
+    classes = tf.range(task.num_logits, dtype=tf.float32)
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.image.resize(scale_images(image), (size, size))
         probabilities = run.network(pixels, training=False)
-        diseased = probabilities[:, run.task.disease_outputs]
-        return {"score": tf.reduce_sum(diseased, axis=-1)}
+        diseased = probabilities[:, task.disease_outputs]
+        outputs = {"score": tf.reduce_sum(diseased, axis=-1)}
+        if task.predicts_grades:
+            outputs["expected_grade"] = tf.reduce_sum(probabilities * classes, axis=-1)
+        return outputs
 
     spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
     return tf.function(serve, autograph=False, input_signature=[spec])
@@ -162,12 +167,18 @@ def convert_to_tflite(serve: Serve, samples: np.ndarray | None) -> bytes:
         samples: uint8 RGB [N, H, W, 3], to measure the ranges of activations on; None
             converts to float32.
     """
+    # TFLite knows outputs only by their number.
+    numbered = tf.function(
+        lambda image: tuple(serve(image).values()),
+        autograph=False,
+        input_signature=serve.input_signature,
+    )
     # Given the whole module, the converter aborts the process on TensorFlow 2.16 and
     # 2.17: github.com/tensorflow/tensorflow/issues/63987. Given only the function, it
     # freezes the variables first.
     with _quiet():
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [serve.get_concrete_function()]
+            [numbered.get_concrete_function()]
         )
         if samples is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -234,6 +245,7 @@ def _identity(run: Run, shards: Path, target: Format, split: str) -> dict[str, A
         "model_sha256": run.info.model_sha256,
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),
         "calibration": run.calibration and run.calibration.model_dump(mode="json"),
+        "cut_points": list(run.cut_points) if run.task.predicts_grades else None,
         "compared_on": split,
         "dataset_sha256": hash_manifest(shards),
     }
@@ -253,6 +265,11 @@ def _load_description(path: Path) -> dict[str, Any]:
 
 
 def _describe(run: Run, result: Exported) -> dict[str, Any]:
+    grades = {
+        "expected_grade": "the second output, float32 [B] from 0 to 4, for one view",
+        "predicted_grade": "the number of cut_points that are not above the mean "
+        "expected grade of all views of a photograph",
+    }
     return {
         "input": "image: uint8 RGB [B, H, W, 3], preprocessed as described below; "
         "images that do not have preprocessing.size are resized bilinearly",
@@ -265,6 +282,7 @@ def _describe(run: Run, result: Exported) -> dict[str, Any]:
         "calibration.temperature). With method isotonic: linear interpolation between "
         "calibration.scores and calibration.probabilities at sigmoid(logit(mean score) "
         "+ calibration.prior_shift)",
+        **(grades if run.task.predicts_grades else {}),
         "task": run.task.name,
         "positive_from_grade": run.task.positive_from,
         "preprocessing": run.config.images.model_dump(mode="json"),

@@ -12,8 +12,10 @@ from drtf.models.decision_rule import DecisionRule
 from drtf.models.prediction import Predict, predict_split
 from drtf.models.run import Run
 from drtf.records.reader import ShardDataset
+from drtf.tasks import classes_at
 
 PHOTOGRAPH_COLUMNS = ["id", "patient", "grade"]
+GRADE_COLUMNS = ["expected_grade", "predicted_grade"]
 
 
 def score_split(
@@ -32,7 +34,7 @@ def score_split(
         One row per photograph, in the order of the index: `id`, `patient`, `grade`,
         `label` (0 or 1), `score` (mean over the views, in [0, 1]), `first_view_score`
         (without test-time augmentation) and, if the run predicts grades,
-        `predicted_grade`.
+        `expected_grade` (from 0 to 4).
     """
     task = run.task
     labels = binary_labels(shards, split, task.name)
@@ -45,17 +47,25 @@ def score_split(
     table["score"] = task.disease_scores(probabilities)
     table["first_view_score"] = task.disease_scores(by_view[:, 0])
     if task.predicts_grades:
-        table["predicted_grade"] = task.predicted_classes(probabilities)
+        table["expected_grade"] = task.expected_classes(probabilities)
     return table
 
 
 def apply_decision_rule(scores: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
-    """Add `predicted_label` (0 or 1) and the calibrated `probability` to scores."""
+    """Add what a decision rule predicts to scores.
+
+    It is `predicted_label` (0 or 1), the calibrated `probability` and, if there is an
+    `expected_grade`, `predicted_grade`.
+    """
     positive = scores["score"] >= rule.threshold.value
-    return scores.assign(
+    predictions = scores.assign(
         predicted_label=positive.astype(int),
         probability=rule.calibration.apply(scores["score"].to_numpy()),
     )
+    if "expected_grade" in scores:
+        expected = scores["expected_grade"].to_numpy()
+        predictions["predicted_grade"] = classes_at(expected, rule.cut_points)
+    return predictions
 
 
 def patient_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +80,7 @@ def patient_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
 def save_predictions(folder: Path, predictions: pd.DataFrame) -> None:
     """Write predictions.csv, with names that no spreadsheet runs as a formula."""
     columns = [*PHOTOGRAPH_COLUMNS, "score", "probability", "predicted_label"]
-    columns += [name for name in ("predicted_grade",) if name in predictions]
+    columns += [name for name in GRADE_COLUMNS if name in predictions]
     names = {name: predictions[name].map(escape_formula) for name in ("id", "patient")}
     text = predictions[columns].assign(**names).to_csv(index=False)
     write_atomic(folder / PREDICTIONS_FILE, text)

@@ -23,6 +23,7 @@ from drtf.inference.evaluation_result import (
     EvaluationResult,
     class_rows,
     describe_calibration,
+    describe_cut_points,
     describe_threshold,
     describe_views,
     metric_rows,
@@ -44,6 +45,7 @@ from drtf.models.history import HISTORY_FIGURE
 from drtf.models.run import Run
 from drtf.records.manifest import Manifest
 from drtf.records.reader import ShardDataset
+from drtf.tasks import GRADES
 
 NUM_MISTAKES = 4  # of each kind
 # With fewer photographs of a class, one photograph changes sensitivity or specificity
@@ -81,6 +83,9 @@ TERMS = {
     "Precision, negative predictive value": "The fraction of positive predictions, and "
     "of negative predictions, that are correct. Both depend on how common the disease "
     "is among these photographs.",
+    "Expected grade": "The mean of the grades 0 to 4, weighted by the probabilities "
+    "that the model gives them. Cut points turn it into the predicted grade. They are "
+    "chosen on the validation split for the highest quadratic weighted kappa.",
     "Kappa": "Agreement beyond chance: 0 is chance, 1 is perfect. With quadratic "
     "weights, a mistake of two grades counts four times as much as one of one grade.",
     "Brier score, log loss, expected calibration error": "Errors of the probabilities; "
@@ -106,7 +111,7 @@ def reader_notes(
     rule: DecisionRule,
     predictions: pd.DataFrame,
     num_in_training: int,
-    validation_labels: pd.Series | None,
+    validation: pd.DataFrame | None,
 ) -> list[str]:
     """Return what a reader must know to interpret an evaluation, the gravest first.
 
@@ -118,7 +123,7 @@ def reader_notes(
         rule: The decision rule of the evaluation.
         predictions: The predictions for the split.
         num_in_training: How many of its photographs the model was trained or chosen on.
-        validation_labels: Labels of the validation split; None if it was not scored.
+        validation: Scores of the validation split; None if it was not scored.
     """
     notes = list(manifest.notes)
     if predictions["score"].nunique() == 1 < len(predictions):
@@ -147,16 +152,31 @@ def reader_notes(
             "in different splits."
         )
     notes += _threshold_notes(run, plan, rule)
-    if validation_labels is not None:
-        num_positive = int(validation_labels.sum())
-        rarer = min(num_positive, len(validation_labels) - num_positive)
+    if validation is not None:
+        num_positive = int(validation["label"].sum())
+        rarer = min(num_positive, len(validation) - num_positive)
         if rarer < MIN_PER_CLASS:
             notes.append(
                 f"Threshold and calibration were chosen on only "
-                f"{len(validation_labels):,} photographs, {rarer:,} of them in the "
+                f"{len(validation):,} photographs, {rarer:,} of them in the "
                 "rarer class. Other photographs may lead to a different threshold."
             )
+        if rule.cut_points:
+            notes += _cut_point_notes(validation["grade"])
     return notes
+
+
+def _cut_point_notes(grades: pd.Series) -> list[str]:
+    """Return a note if the cut points were chosen on few photographs of a grade."""
+    counts = grades.value_counts().reindex(GRADES, fill_value=0)
+    rare = counts[counts < MIN_PER_CLASS]
+    if rare.empty:
+        return []
+    text = ", ".join(f"{count:,} of grade {grade}" for grade, count in rare.items())
+    return [
+        f"The cut points of the grades were chosen on few photographs: {text}. Other "
+        "photographs may lead to different predicted grades."
+    ]
 
 
 def _threshold_notes(run: Run, plan: RulePlan, rule: DecisionRule) -> list[str]:
@@ -261,6 +281,8 @@ def _headline(result: EvaluationResult) -> list[tuple[str, str, str]]:
         "Sensitivity": "sensitivity",
         "Specificity": "specificity",
     }
+    if result.grades:
+        names["Quadratic weighted kappa"] = "grades_quadratic_kappa"
     cells = []
     for title, name in names.items():
         estimate = result.metrics[name]
@@ -405,6 +427,8 @@ def _facts(run: Run, result: EvaluationResult, shards: ShardDataset) -> dict[str
         "Calibration": describe_calibration(result.decision_rule.calibration),
         "Test-time augmentation": describe_views(result),
     }
+    if result.decision_rule.cut_points:
+        facts["Cut points of grades 1 to 4"] = describe_cut_points(result.decision_rule)
     for name, counts in manifest.num_records.items():
         grades = ", ".join(f"grade {grade}: {n:,}" for grade, n in counts.items())
         photographs = _count_text(

@@ -34,6 +34,7 @@ COLUMNS = {
     "spread": pa.float64(),
     "probability": pa.float64(),
     "predicted_label": pa.int8(),
+    "expected_grade": pa.float64(),
     "predicted_grade": pa.int8(),
     "flags": pa.string(),
     "error": pa.string(),
@@ -138,14 +139,15 @@ def common_cells(run: Run, config: ScoreConfig, patient_pattern: str) -> Row:
     They say what the rows were made with.
 
     `model` is the model's hash. `settings` is the hash of everything else that shapes a
-    row: preprocessing, encoding, threshold and its TTA, calibration, the handling of
-    ungradable photographs, and how patients are recognized.
+    row: preprocessing, encoding, threshold and its TTA, cut points, calibration, the
+    handling of ungradable photographs, and how patients are recognized.
     """
     settings = {
         "images": run.config.images.model_dump(mode="json"),
         "encoding": [run.info.encoding, run.info.jpeg_quality],
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),
         "given_threshold": config.threshold,
+        "cut_points": run.cut_points,
         "calibration": run.calibration and run.calibration.model_dump(mode="json"),
         "on_ungradable": config.on_ungradable,
         "patient_pattern": patient_pattern,

@@ -82,7 +82,7 @@ from drtf.models.training_photographs import (
 from drtf.models.views import photographs_per_batch
 from drtf.progress import progress
 from drtf.storage import is_remote
-from drtf.tasks import Task
+from drtf.tasks import Task, classes_at
 
 _log = logging.getLogger(__name__)
 
@@ -94,12 +94,13 @@ class Scored:
     Attributes:
         score: Mean over the views, in [0, 1].
         spread: Highest minus lowest score of the views.
-        predicted_grade: The most probable grade; None if the run predicts none.
+        expected_grade: The mean of the grades, weighted by their probabilities; None if
+            the run predicts no grades.
     """
 
     score: float
     spread: float
-    predicted_grade: int | None
+    expected_grade: float | None
 
 
 # Rows of the table that a notebook shows.
@@ -449,8 +450,10 @@ def _result_cells(
         if run.calibration:
             (probability,) = run.calibration.apply_rounded(np.array([scored.score]))
             cells["probability"] = probability
-        if scored.predicted_grade is not None:
-            cells["predicted_grade"] = str(scored.predicted_grade)
+        if scored.expected_grade is not None:
+            cells["expected_grade"] = f"{scored.expected_grade:.6f}"
+            grade = classes_at(np.array(scored.expected_grade), run.cut_points)
+            cells["predicted_grade"] = str(grade)
     if scored.spread > MAX_SPREAD:
         flags.append(VIEWS_DISAGREE)
     return cells | {"flags": ";".join(flags)}
@@ -541,12 +544,12 @@ def _scored_batch(
     means = by_view.mean(axis=1)
     scores = task.disease_scores(means)
     spreads = np.ptp(task.disease_scores(by_view), axis=1)
-    classes = task.predicted_classes(means)
+    expected = task.expected_classes(means).tolist()
     for number, item in enumerate(batch):
         if isinstance(item, Rejected):
             yield item, None
             continue
-        grade = int(classes[number]) if task.predicts_grades else None
+        grade = expected[number] if task.predicts_grades else None
         yield item, Scored(float(scores[number]), float(spreads[number]), grade)
 
 

@@ -1,8 +1,10 @@
-"""Thresholds: the score from which a photograph is predicted positive."""
+"""Thresholds and cut points: where scores and expected grades become predictions."""
 
 import re
 
 import numpy as np
+
+from drtf.tasks import NUM_GRADES
 
 TOLERANCE = 1e-9  # for rounding errors of a point that just reaches its bound
 
@@ -42,6 +44,68 @@ def choose_threshold(
         reached = np.flatnonzero(specificity >= bound)
         return float(candidates[reached[0] if len(reached) else -1])
     return float(candidates[np.argmax(sensitivity + specificity)])
+
+
+def choose_cut_points(grades: np.ndarray, expected: np.ndarray) -> tuple[float, ...]:
+    """Choose the expected grades from which grade 1, 2, 3 and 4 are predicted.
+
+    They maximise the quadratic weighted kappa, which is 1 - mistakes / by chance:
+    Cohen, Psychological Bulletin 70(4), 1968. Both are sums over the photographs. So
+    the best cut points for mistakes - ratio * by chance are found by dynamic
+    programming, and the lowest ratio by Dinkelbach's iteration: Management Science
+    13(7), 1967.
+
+    Args:
+        grades: int [n], the labels, 0-4. At least two of them must differ.
+        expected: float [n], the expected grades, from 0 to 4.
+
+    Returns:
+        In ascending order, from 0 to 4. Equal ones leave out the grade between them.
+    """
+    values, places = np.unique(expected.astype(np.float64), return_inverse=True)
+    penalties = np.subtract.outer(np.arange(NUM_GRADES), np.arange(NUM_GRADES)) ** 2
+    counts = np.zeros((len(values), NUM_GRADES))
+    np.add.at(counts, (places, grades), 1)
+    # For each value and each grade that may be predicted for it.
+    mistakes = counts @ penalties
+    fractions = counts.sum(axis=0) / len(grades)
+    by_chance = np.outer(counts.sum(axis=1), fractions @ penalties)
+    starts, ratio = np.zeros(NUM_GRADES - 1, int), np.inf
+    lower = 1.0  # of a single predicted grade
+    while lower < ratio:
+        ratio = lower
+        starts = _cheapest_starts(mistakes - ratio * by_chance)
+        predicted = np.searchsorted(starts, np.arange(len(values)), side="right")
+        chosen = np.arange(len(values)), predicted
+        lower = mistakes[chosen].sum() / by_chance[chosen].sum()
+    # Halfway between values, so that rounding on another machine changes no prediction.
+    edges = [0.0, *(values[1:] + values[:-1]) / 2, NUM_GRADES - 1.0]
+    return tuple(float(edges[start]) for start in starts)
+
+
+def _cheapest_starts(costs: np.ndarray) -> np.ndarray:
+    """Split rows into one run per column so that the sum of costs is the lowest.
+
+    Args:
+        costs: float [n, K], of each row in each column. Runs may be empty.
+
+    Returns:
+        int [K - 1], the row where the run of column 1, 2 and so on starts.
+    """
+    # totals[i, k] is the cost of the first i rows in column k.
+    totals = np.vstack([np.zeros(costs.shape[1]), np.cumsum(costs, axis=0)])
+    rows = np.arange(len(totals))
+    best, choices = totals[:, 0], []
+    for total in totals.T[1:]:
+        earlier = best - total
+        lowest = np.minimum.accumulate(earlier)
+        choices.append(np.maximum.accumulate(np.where(earlier == lowest, rows, 0)))
+        best = total + lowest
+    starts, end = [], len(costs)
+    for choice in reversed(choices):
+        end = choice[end]
+        starts.append(end)
+    return np.array(starts[::-1])
 
 
 def _fraction_at_or_above(y_score: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 InputRange = Literal["unit", "symmetric", "standardized"]
 Build = Callable[["keras.KerasTensor", ModelConfig, str | None], "keras.KerasTensor"]
 
+# Kinds of operations that Keras names with a number.
+NUMBERED_NAMES = frozenset({"activation", "add", "multiply", "re_lu", "split"}) | {
+    "concatenate",
+    "cumsum",
+    "get_item",
+    "log_sigmoid",
+    "negative",
+    "softplus",
+    "subtract",
+}
 HEAD_OPTIONS = {"dropout", "head_batch_norm", "head_units"}
 COMMON_OPTIONS = HEAD_OPTIONS | {
     "batch_norm_momentum",
@@ -204,7 +214,7 @@ def number_names(model: "keras.Model") -> None:
     counts: Counter[str] = Counter()
     for operation in model.operations:
         kind = re.sub(r"_\d+$", "", operation.name)
-        if kind in ("activation", "add", "multiply", "re_lu", "split", "subtract"):
+        if kind in NUMBERED_NAMES:
             operation.name = f"{kind}_{counts[kind]}"
             counts[kind] += 1
 

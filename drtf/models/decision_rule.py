@@ -10,6 +10,7 @@ from drtf.files import write_atomic
 from drtf.models.calibration import Calibration
 from drtf.models.run_files import DECISION_RULE_FILE
 from drtf.seals import dump_sealed
+from drtf.tasks import NUM_GRADES
 
 GIVEN = "given"  # the rule of a threshold that was given as a number
 
@@ -45,6 +46,8 @@ class DecisionRule(BaseModel):
     Attributes:
         threshold: The score from which a photograph is predicted positive.
         calibration: Turns scores into probabilities.
+        cut_points: The expected grades from which grade 1, 2, 3 and 4 are predicted,
+            chosen on the same photographs; empty if the run predicts no grades.
         model_sha256: Hash of the model whose scores these apply to.
     """
 
@@ -52,6 +55,7 @@ class DecisionRule(BaseModel):
 
     threshold: Threshold
     calibration: Calibration
+    cut_points: tuple[Annotated[float, Field(ge=0, le=NUM_GRADES - 1)], ...]
     model_sha256: str
 
     @property
@@ -64,9 +68,13 @@ class DecisionRule(BaseModel):
         }
 
     @model_validator(mode="after")
-    def _has_one_tta(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.threshold.tta != self.calibration.tta:
             raise ValueError("threshold and calibration were chosen with different TTA")
+        if list(self.cut_points) != sorted(self.cut_points):
+            raise ValueError("cut_points must be in ascending order")
+        if len(self.cut_points) not in (0, NUM_GRADES - 1):
+            raise ValueError(f"cut_points must have {NUM_GRADES - 1} values, or none")
         return self
 
 

@@ -1,12 +1,14 @@
 """Losses, from integer labels and logits: one logit per image, or one per grade."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
-from drtf.config import TrainConfig
-from drtf.tasks import NUM_GRADES, TASKS
+from drtf.config import LossName, TrainConfig
+from drtf.models.head import OutputName, logit_of_reaching
+from drtf.tasks import GRADES, NUM_GRADES, TASKS
 
 
 def build_loss(config: TrainConfig) -> keras.losses.Loss:
@@ -16,15 +18,7 @@ def build_loss(config: TrainConfig) -> keras.losses.Loss:
         A loss of labels, int [B, 1], and logits, float32 [B, C] with C = `num_logits`
         of the task. Its `call` returns the loss of each image, float32 [B].
     """
-    loss: keras.losses.Loss
-    if TASKS[config.task].predicts_grades:
-        loss = GradeCrossentropy(label_smoothing=config.label_smoothing)
-    elif config.loss == "focal":
-        loss = FocalLoss(gamma=config.focal_gamma, alpha=config.focal_alpha)
-    else:
-        loss = keras.losses.BinaryCrossentropy(
-            from_logits=True, label_smoothing=config.label_smoothing
-        )
+    loss = LOSSES[config.loss].build(config)
     if config.class_weights:
         return WeightedLoss(loss, config.class_weights)
     return loss
@@ -85,6 +79,60 @@ class GradeCrossentropy(keras.losses.Loss):
         )
 
 
+class ExpectedGradeError(keras.losses.Loss):
+    """The squared difference of the label and the mean of the grades.
+
+    The mean is weighted by the predicted probabilities.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="expected_grade_error")
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each image.
+
+        Args:
+            y_true: int [B, 1], the grades.
+            y_pred: float32 [B, 5], the logits.
+
+        Returns:
+            float32 [B].
+        """
+        grades = tf.constant(list(GRADES), y_pred.dtype)
+        expected = tf.reduce_sum(tf.nn.softmax(y_pred) * grades, axis=-1)
+        return tf.square(expected - tf.cast(y_true[:, 0], y_pred.dtype))
+
+
+class CoralLoss(keras.losses.Loss):
+    """The loss of CORAL: a binary cross-entropy for each grade that may be reached.
+
+    Cao, Mirjalili and Raschka, Pattern Recognition Letters 140, 2020,
+    https://arxiv.org/abs/1901.07884, eq. 4 with equal weights: the sum over k of the
+    cross-entropy of "the grade is at least k".
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="coral")
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each image.
+
+        Args:
+            y_true: int [B, 1], the grades.
+            y_pred: float32 [B, 5], the logits.
+
+        Returns:
+            float32 [B].
+        """
+        steps = list(GRADES)[1:]
+        logits = tf.concat([logit_of_reaching(y_pred, k) for k in steps], axis=-1)
+        reached = tf.cast(y_true, tf.int32) >= tf.constant(steps)  # [B, 4]
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(
+            tf.cast(reached, y_pred.dtype), logits
+        )
+        return tf.reduce_sum(losses, axis=-1)
+
+
 class FocalLoss(keras.losses.Loss):
     """Binary focal loss, Lin et al., 2017, https://arxiv.org/abs/1708.02002, eq. 5.
 
@@ -114,3 +162,36 @@ class FocalLoss(keras.losses.Loss):
         miss = tf.maximum(miss, 1e-7)
         weight = self.alpha * y_true + (1 - self.alpha) * (1 - y_true)
         return tf.reduce_mean(weight * miss**self.gamma * crossentropy, axis=-1)
+
+
+@dataclass(frozen=True)
+class LossKind:
+    """What `train.loss` stands for.
+
+    Attributes:
+        build: Builds the loss that the `train` section describes.
+        output: The output layer that it trains, a key of `drtf.models.head.OUTPUTS`.
+    """
+
+    build: Callable[[TrainConfig], keras.losses.Loss]
+    output: OutputName = "classes"
+
+
+def _build_crossentropy(config: TrainConfig) -> keras.losses.Loss:
+    if TASKS[config.task].predicts_grades:
+        return GradeCrossentropy(label_smoothing=config.label_smoothing)
+    return keras.losses.BinaryCrossentropy(
+        from_logits=True, label_smoothing=config.label_smoothing
+    )
+
+
+def _build_focal(config: TrainConfig) -> keras.losses.Loss:
+    return FocalLoss(gamma=config.focal_gamma, alpha=config.focal_alpha)
+
+
+LOSSES: Mapping[LossName, LossKind] = {
+    "crossentropy": LossKind(_build_crossentropy),
+    "focal": LossKind(_build_focal),
+    "mse": LossKind(lambda config: ExpectedGradeError(), "equal_steps"),
+    "coral": LossKind(lambda config: CoralLoss(), "trained_steps"),
+}

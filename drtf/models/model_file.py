@@ -71,7 +71,7 @@ CLASSES: Mapping[str | None, frozenset[str]] = {
     ),
     "keras.src.ops.numpy": _names(
         """
-        Abs Absolute Add Clip Concatenate Divide Exp ExpandDims GetItem Log
+        Abs Absolute Add Clip Concatenate Cumsum Divide Exp ExpandDims GetItem Log
         Matmul Max Maximum Mean Min Minimum Multiply Negative Pad Power Reshape
         Split Sqrt Square Squeeze Stack Std Subtract Sum Tanh Transpose
         TrueDivide Var

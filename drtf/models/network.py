@@ -6,7 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from drtf.config import ModelConfig
+from drtf.config import LossName, ModelConfig
 from drtf.errors import DrtfError
 from drtf.models.backbones import (
     BACKBONES,
@@ -15,7 +15,8 @@ from drtf.models.backbones import (
     number_names,
 )
 from drtf.models.device import use_keras_settings
-from drtf.models.head import HEADS, LOGITS, POOL, add_score
+from drtf.models.head import HEADS, LOGITS, POOL, add_score, logit_of_reaching
+from drtf.models.losses import LOSSES
 from drtf.models.weights import load_weights
 from drtf.tasks import TASKS, Task
 
@@ -31,6 +32,7 @@ def build_network(
     image_size: int,
     load_weights: bool,
     task: Task = TASKS["binary"],
+    loss: LossName = "crossentropy",
 ) -> keras.Model:
     """Build an untrained or pretrained network.
 
@@ -39,6 +41,7 @@ def build_network(
         image_size: Height and width of the input in px.
         load_weights: False leaves the weights random, whatever the config says.
         task: What the network is to learn.
+        loss: What it is trained with, which determines its output layer.
 
     Returns:
         A model from float32 [B, image_size, image_size, 3] in [0, 1] to float32
@@ -60,7 +63,7 @@ def build_network(
         x = keras.layers.Resizing(side, side, name="upsampling")(x)
     weights = config.weights if load_weights else "none"
     features = _build_backbone(image, x, config, weights)
-    logits = HEADS[backbone.head](features, config, task)
+    logits = HEADS[backbone.head](features, config, task, LOSSES[loss].output)
     network = keras.Model(image, add_score(logits, task), name=config.name)
     number_names(network)
     set_trainable(network, config)
@@ -109,14 +112,7 @@ def build_disease_logit_model(network: keras.Model, task: Task) -> keras.Model:
     """
     logits = network.get_layer(LOGITS).output
     if task.predicts_grades:
-        positive, negative = (
-            keras.ops.logsumexp(part, axis=-1, keepdims=True)
-            for part in (
-                logits[:, task.first_positive_class :],
-                logits[:, : task.first_positive_class],
-            )
-        )
-        logits = positive - negative
+        logits = logit_of_reaching(logits, task.first_positive_class)
     return keras.Model(network.input, logits)
 
 

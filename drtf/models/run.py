@@ -48,7 +48,7 @@ from drtf.tasks import TASKS, Task
 if TYPE_CHECKING:
     import keras
 
-RUN_FORMAT_VERSION = 8
+RUN_FORMAT_VERSION = 9
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
 Mean = Literal["scores", "logits"]
@@ -214,6 +214,13 @@ class Run:
     def effective_threshold(self) -> float:
         """The score from which a photograph is positive; 0.5 without a threshold."""
         return self.threshold.value if self.threshold else 0.5
+
+    @property
+    def cut_points(self) -> tuple[float, ...]:
+        """The cut points of the decision rule; without one they round to a grade."""
+        if self.decision_rule:
+            return self.decision_rule.cut_points
+        return self.task.neutral_cut_points
 
     @property
     def calibration(self) -> Calibration | None:

@@ -213,6 +213,7 @@ def _train_locked(
         network = build_network(
             config.model,
             task=TASKS[config.train.task],
+            loss=config.train.loss,
             image_size=config.images.size,
             load_weights=checkpoint is None,
         )
@@ -338,6 +339,7 @@ def build_context(
             clone = build_network(
                 config.model,
                 task=TASKS[settings.task],
+                loss=settings.loss,
                 image_size=network.input_shape[1],
                 load_weights=False,
             )

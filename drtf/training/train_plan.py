@@ -162,6 +162,7 @@ def plan_training(
         network = build_network(
             config.model,
             task=TASKS[settings.task],
+            loss=settings.loss,
             image_size=image_size,
             # A file of weights is checked. Keras's weights would be downloaded.
             load_weights=config.model.weights != "imagenet",

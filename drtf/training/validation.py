@@ -13,7 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from drtf.tasks import GRADES
+from drtf.tasks import GRADES, classes_at
 from drtf.training.hosts import Hosts
 from drtf.training.trainer import Batch, Trainer
 
@@ -89,8 +89,9 @@ class Validation:
         return positive, self.task.disease_scores(self.probabilities)
 
     def predicted_classes(self) -> np.ndarray:
-        """Return the predicted classes, int64 [n]."""
-        return self.task.predicted_classes(self.probabilities)
+        """Return the predicted classes, int64 [n]: the nearest to the expected ones."""
+        expected = self.task.expected_classes(self.probabilities)
+        return classes_at(expected, self.task.neutral_cut_points)
 
     def _measure(self) -> dict[str, float]:
         positive, scores = self.labels_and_scores()
