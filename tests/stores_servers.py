@@ -6,30 +6,34 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
-SERVER = "from moto.server import main; main()"
+# Prints its port, which the system has chosen, and ends with the test's process.
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer(sys.argv[1], 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
 HOST = "127.0.0.1"
 
 
 @contextlib.contextmanager
 def running_s3() -> Iterator[dict[str, str]]:
     """Run an S3 server; yield the environment variables with which drtf finds it."""
-    with socket.socket() as unused:
-        unused.bind((HOST, 0))
-        port = unused.getsockname()[1]
     # In a separate process: warnings are errors in this one.
-    command = [sys.executable, "-c", SERVER, "-H", HOST, "-p", str(port)]
     server = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", SERVER, HOST],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
-    while True:
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection((HOST, port)).close()
-            break
-        assert server.poll() is None
-        time.sleep(0.05)
+    port = server.stdout.readline().strip()
+    assert port, f"the server ended with exit code {server.wait()}"
     try:
         yield {
             "S3_ENDPOINT": f"http://{HOST}:{port}",
@@ -38,7 +42,7 @@ def running_s3() -> Iterator[dict[str, str]]:
         }
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
 
 
 def connect(environment: dict[str, str]):
@@ -73,23 +77,28 @@ class Proxy:
 
     def _forward(self, client: socket.socket) -> None:
         server = socket.create_connection((HOST, self.target))
+        cut = threading.Event()
         with client, server, contextlib.suppress(OSError):
+            answer = (server, client, cut)
+            threading.Thread(target=self._answer, args=answer, daemon=True).start()
             while request := client.recv(65536):
-                server.sendall(request)
                 if request.startswith(self.start):
                     self.num_asked += 1
                     if self.num_asked % self.every == 0:
-                        client.sendall(server.recv(65536)[:600])
-                        return
-                self._answer(server, client)
+                        cut.set()
+                server.sendall(request)
 
-    def _answer(self, server: socket.socket, client: socket.socket) -> None:
-        client.sendall(server.recv(65536))
-        server.settimeout(0.1)
-        with contextlib.suppress(TimeoutError):
+    def _answer(
+        self, server: socket.socket, client: socket.socket, cut: threading.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                if cut.is_set():
+                    client.sendall(data[:600])
+                    break
                 client.sendall(data)
-        server.settimeout(None)
+            # Ends the wait for the next request, which closing it would not.
+            client.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
@@ -99,7 +108,7 @@ def answering(answer: bytes) -> Iterator[str]:
     silent: list[socket.socket] = []
 
     def serve() -> None:
-        with contextlib.suppress(OSError):  # once the listener is closed
+        with contextlib.suppress(OSError):  # once the listener is shut down
             while True:
                 client, _ = listener.accept()
                 if not answer:
@@ -109,11 +118,15 @@ def answering(answer: bytes) -> Iterator[str]:
                     client.recv(65536)
                     client.sendall(answer)
                     client.shutdown(socket.SHUT_WR)
+                    # Closing it before all is read would discard the answer.
+                    while client.recv(65536):
+                        pass
 
     threading.Thread(target=serve, daemon=True).start()
     try:
         yield f"http://{HOST}:{listener.getsockname()[1]}"
     finally:
+        listener.shutdown(socket.SHUT_RDWR)  # ends the wait for a client
         listener.close()
         for client in silent:
             client.close()

@@ -1,8 +1,10 @@
 """TF_CONFIG, and hosts that wait for each other before a training."""
 
 import json
+import random
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -78,12 +80,20 @@ def test_load_cluster_names_what_is_wrong(cluster, task, fact):
     assert str(fact) in str(error.value)
 
 
+# Below the ports that systems give to programs that ask for any port: none of those can
+# take the port of a host that has not yet started.
+PORTS = range(20_000, 32_000)
+
+
 def free_addresses(num_hosts):
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(num_hosts)]
-    addresses = tuple(f"localhost:{x.getsockname()[1]}" for x in sockets)
-    for each in sockets:
-        each.close()
-    return addresses
+    addresses = []
+    # Not the global random state, which may be equal in tests that run in parallel.
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.create_server(("localhost", port)):
+            addresses.append(f"localhost:{port}")
+        if len(addresses) == num_hosts:
+            return tuple(addresses)
+    raise OSError("no free ports")
 
 
 class Host(threading.Thread):
@@ -150,10 +160,10 @@ def test_a_host_that_never_comes_is_named(index):
 
 
 def test_two_hosts_with_one_index_are_refused():
-    addresses = free_addresses(3)
+    *addresses, other = free_addresses(4)
     first = Host(addresses, 0, {}, timeout_seconds=2.0)
     # The second one cannot open the same port on one machine, so it has another.
-    twin = (addresses[0], free_addresses(1)[0], addresses[2])
+    twin = (addresses[0], other, addresses[2])
     hosts = [Host(addresses, 1, {}), Host(twin, 1, {})]
     for host in (first, *hosts):
         host.join(60)

@@ -46,10 +46,9 @@ CALLS = (read_object, find_object, list_objects, lambda x: write_object(x, b"1")
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
-    """Start each test without settings of stores, and with short waits."""
+    """Start each test without settings of stores."""
     for name in os.environ.keys() - without_store_variables().keys():
         monkeypatch.delenv(name)
-    monkeypatch.setattr(stores, "SILENCE_SECONDS", 1)
     monkeypatch.setenv("HOME", "/nonexistent")
     stores._open_store.cache_clear()
     yield
@@ -248,6 +247,7 @@ def test_an_upload_that_the_store_has_lost_is_no_missing_object(monkeypatch):
     ],
 )
 def test_a_store_that_answers_nonsense_is_one_line(monkeypatch, answer):
+    monkeypatch.setattr(stores, "SILENCE_SECONDS", 1)
     with answering(answer) as endpoint:
         use_server(monkeypatch, endpoint)
         with pytest.raises(StorageError) as caught:
