@@ -27,6 +27,7 @@ from drtf.errors import DrtfError, PhotographError
 from drtf.images import preprocess
 from drtf.records.manifest import MANIFEST_FILE, load_manifest
 from drtf.records.verify import find_faults
+from interruption import interrupted_command
 from naming import raises_naming
 
 SETTINGS = ("images.size=32", "build.shard_size_mb=0.03", "build.num_workers=1")
@@ -154,24 +155,20 @@ def test_dataset_is_equal_when_its_build_was_killed_at_many_points(
 
 
 def test_command_resumes_when_killed_with_its_workers(folder, undisturbed, tmp_path):
-    code = "from drtf.tools.main import main; main()"
-    command = [sys.executable, "-c", code, "build-shards", "--out", "set"]
-    command += ["--images", str(folder / "images")]
-    command += ["--labels", str(folder / "labels.csv")]
+    words = ["build-shards", "--out", "set", "--images", folder / "images"]
+    words += ["--labels", folder / "labels.csv"]
     for setting in (*SETTINGS, "build.num_workers=2"):
-        command += ["--set", setting]
-    rng = random.Random(1)
-    for _ in range(3):
-        running = subprocess.Popen(
-            command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
+        words += ["--set", setting]
+    # The last build completes before its signal.
+    for num_calls, code in ((1, -9), (7, -9), (NUM_PHOTOGRAPHS, 3)):
+        command = interrupted_command(
+            *words,
+            function="drtf.data.journal:Journal.append",
+            num_calls=num_calls,
+            number=signal.SIGKILL,
         )
-        journal = tmp_path / ".set.partial" / JOURNAL_FILE
-        while running.poll() is None and not journal.exists():
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1.5))
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 3
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True)
+        assert done.returncode == code
     assert files_of(tmp_path / "set") == undisturbed
 
 
