@@ -34,6 +34,32 @@ SETTINGS = (
 )
 
 
+# The files that take longest, the longest first.
+LONGEST_FILES = (
+    "test_loop.py",
+    "test_tools.py",
+    "test_hosts.py",
+    "test_trainer.py",
+    "test_evaluation.py",
+    "test_scoring.py",
+    "test_training_run.py",
+    "test_backbones.py",
+    "test_sweep.py",
+    "test_bench_read.py",
+    "test_ensemble.py",
+    "test_heatmaps.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first, so that no core waits for one of them at the end.
+
+    Those with many tests would otherwise come first, however short their tests are.
+    """
+    places = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once what fails."""
@@ -118,6 +144,16 @@ def grades_run_folder(
     update = {"train": config.train.model_copy(update=settings)}
     train(shards, out=out, config=config.model_copy(update=update))
     return out
+
+
+@pytest.fixture
+def same_process(monkeypatch):
+    """Let sweeps train and evaluate in this process, which has loaded TensorFlow."""
+
+    def call(function, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr("drtf.bench.sweep.run_in_process", call)
 
 
 @pytest.fixture

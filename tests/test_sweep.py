@@ -22,7 +22,7 @@ def change(config, **update):
 
 
 def test_configs_are_trained_evaluated_and_compared(
-    photographs, config, tmp_path, monkeypatch, capsys
+    photographs, config, tmp_path, monkeypatch, capsys, same_process
 ):
     first = change(config, epochs=1)
     second = change(config, epochs=2, loss="focal")
@@ -87,10 +87,14 @@ def test_changes_are_relative_to_the_most_similar_earlier_config(config):
     assert module.nearest_config(earlier, other) == ("again", ["train.seed=7"])
 
 
-def test_a_changed_config_does_not_reuse_old_results(photographs, config, tmp_path):
+def test_a_changed_config_does_not_reuse_old_results(
+    photographs, config, tmp_path, request
+):
     source = Source(photographs / "images", photographs / "labels.csv")
     call = {"out": tmp_path / "sweep", "num_seeds": 1}
+    # Only this sweep starts processes, as it does for a user.
     sweep([("one", change(config, epochs=1))], [source], **call)
+    request.getfixturevalue("same_process")
     run = tmp_path / "sweep" / "runs" / "one-seed-42"
     with raises_naming(DrtfError, "one", run, "train.epochs", 1, 2):
         sweep([("one", change(config, epochs=2))], [source], **call)
@@ -109,7 +113,9 @@ def test_a_changed_config_does_not_reuse_old_results(photographs, config, tmp_pa
     )
 
 
-def test_labels_without_a_grade_leave_its_columns_empty(photographs, config, tmp_path):
+def test_labels_without_a_grade_leave_its_columns_empty(
+    photographs, config, tmp_path, same_process
+):
     rows = (photographs / "labels.csv").read_text().splitlines()
     pairs = [row.split(",") for row in rows[1:]]
     labels = tmp_path / "labels.csv"
