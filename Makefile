@@ -6,13 +6,16 @@ VENV := .venv
 VENV_TF221 := .venv-tf221
 VENV_BEAM := .venv-beam
 BEAM_EXTRAS := dev,beam
-# One process per core. The tests of a file share fixtures, so they run in one process.
-PARALLEL := --numprocesses auto --dist loadfile
+# One process per core. The tests of a file share fixtures, so they run in one process;
+# tests/conftest.py orders the files.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
-.PHONY: setup demo test test-slow test-tf221 test-beam lint types settings messages clean
+.PHONY: setup setup-tf221 demo test test-slow test-tf221 test-beam lint types settings messages clean
 
 setup: $(VENV)/.installed
+
+setup-tf221: $(VENV_TF221)/.installed
 
 # A marker file: a later make does not install again.
 $(VENV)/.installed: constraints.txt $(SOURCES)
@@ -42,7 +45,7 @@ test: setup
 test-slow: setup
 	$(VENV)/bin/python -m pytest -m slow
 
-test-tf221: $(VENV_TF221)/.installed
+test-tf221: setup-tf221
 	$(VENV_TF221)/bin/python -m pytest $(PARALLEL)
 
 test-beam: $(VENV_BEAM)/.installed
