@@ -370,7 +370,7 @@ def test_a_requirement_may_be_met_by_another_override():
 
 
 def test_an_invalid_list_is_reported_as_invalid_toml():
-    assert_names(refuse("", "augment.zoom=[0,.1]"), "--set", "TOML")
+    assert_names(refuse("", "augment.zoom=[0,x]"), "--set", "TOML")
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_name():
@@ -492,6 +492,14 @@ def test_parse_config_names_the_source():
 )
 def test_settings_are_refused_when_they_contradict_each_other(override, facts):
     assert_names(refuse("", "train.task=grades", override), *facts)
+
+
+def test_a_list_of_texts_needs_no_quotes_because_a_shell_removes_them():
+    values = load_config("", ["labels.grade_values=[R0, 'R1',R2]"]).labels.grade_values
+    assert values == ("R0", "R1", "R2")
+    pattern = "[a-z]+_([0-9]+)"
+    labels = load_config("", [f"labels.patient_pattern={pattern}"]).labels
+    assert labels.patient_pattern == pattern
 
 
 def test_class_weights_are_refused_when_all_are_zero():

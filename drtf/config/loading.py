@@ -215,12 +215,17 @@ def _parse_value(section: str, name: str, text: str) -> Any:
     try:
         parsed = _parse_toml(f"value = {text}")
     except ValueError as error:
-        if text.lstrip().startswith("["):
-            raise ConfigError(
-                f"--set {section}.{name}={shorten(text)}: not a valid TOML list, such "
-                f"as [0.1, 0.2]: {error}"
-            ) from error
         parsed = {"value": text}
+        if text.startswith("[") and has_setting(section, name):
+            # Such as [R0, R1], because a shell removes quotes.
+            parts = [part.strip(" '\"") for part in text.strip(" []").split(",")]
+            if is_allowed(section, name, parts):
+                return parts
+            if not is_allowed(section, name, text):
+                raise ConfigError(
+                    f"--set {section}.{name}={shorten(text)}: not a valid TOML list, "
+                    f"such as [0.1, 0.2]: {error}"
+                ) from error
     value = parsed["value"] if len(parsed) == 1 else text
     if has_setting(section, name) and not is_allowed(section, name, value):
         if is_allowed(section, name, text):
