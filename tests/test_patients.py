@@ -23,7 +23,13 @@ def patients_of(*names, pattern=""):
         ("10L", "10R", "10"),
         ("OS_123", "OD_123", "123"),
         ("left-12", "right-12", "12"),
-        ("p7 OS 20200101", "p7 OD 20200101", "p7_20200101"),
+        ("p7 (OS)", "p7 (OD)", "p7"),
+        ("p7_left (1)", "p7_right (2)", "p7"),
+        ("p7 OS 20200101", "p7 OD 20200101", "p7"),
+        ("p7 OS 20200101", "p7 OD 20210630", "p7"),
+        ("2020-01-01_p7_OS", "2021-06-30_p7_OS", "p7"),
+        ("20200101_OS", "20200101_OD", "20200101"),
+        ("20209901 OS", "20209901 OD", "20209901"),  # not a date
         ("A.LE", "A.RE", "A"),
         ("anna/left", "anna/right", "anna"),
         ("1/1_l1", "1/1_r1", "1/1"),
@@ -53,6 +59,11 @@ def test_both_eyes_are_one_patient(left, right, patient):
 )
 def test_photographs_without_an_eye_are_not_joined(names):
     assert patients_of(*names) == [None] * len(names)
+
+
+def test_patients_are_not_joined_when_only_dates_tell_them_apart():
+    names = [f"clinic_200001{day}_{eye}" for day in range(10, 30) for eye in ("L", "R")]
+    assert patients_of(*names) == [name[:-2] for name in names]
 
 
 def test_patients_are_not_joined_when_the_number_after_the_eye_is_theirs():

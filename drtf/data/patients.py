@@ -12,12 +12,17 @@ RIGHT = {"right", "od", "우안"}
 SHORT_LEFT = {"l", "le", "좌"}
 SHORT_RIGHT = {"r", "re", "우"}
 EYES = "|".join(sorted(LEFT | RIGHT | SHORT_LEFT | SHORT_RIGHT, key=len, reverse=True))
+SEPARATORS = " _.()-"
 # An eye follows a separator, a digit or nothing. After it, there may be the number of
 # the photograph.
 NAME_WITH_EYE = re.compile(
-    rf"(?P<before>.*?\d|.*?[ _.-]+|)(?P<eye>{EYES})"
-    r"(?:[ _.-]*(?P<number>\d{1,2}))?(?P<after>[ _.-]+.*)?",
+    rf"(?P<before>.*?\d|.*?[{SEPARATORS}]+|)(?P<eye>{EYES})"
+    rf"(?:[{SEPARATORS}]*(?P<number>\d{{1,2}}))?(?P<after>[{SEPARATORS}]+.*)?",
     re.IGNORECASE,
+)
+# The day of a visit, such as 20240131 or 2024-01-31.
+DATE = re.compile(
+    r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)"
 )
 MAX_PHOTOGRAPHS_PER_PATIENT = 20
 
@@ -62,7 +67,9 @@ def find_eye(name: str) -> EyeName | None:
     match = NAME_WITH_EYE.fullmatch(last)
     if not match:
         return None
-    before, after = ((match[part] or "").strip(" _.-") for part in ("before", "after"))
+    before, after = (
+        (match[part] or "").strip(SEPARATORS) for part in ("before", "after")
+    )
     number = match["number"] or ""
     if number and not re.search(r"\d", before) and not folders:
         after, number = f"{number}{after}", ""  # the number of the patient: `OD_12`
@@ -96,4 +103,15 @@ def _patients_without_eye(names: pd.Series) -> pd.Series:
     sizes = table.groupby("patient")["patient"].transform("size")
     numbered = (sizes > MAX_PHOTOGRAPHS_PER_PATIENT) & (table["number"] != "")
     patients = table["patient"]
-    return patients.mask(numbered, patients + "_" + table["number"])
+    return _without_dates(patients.mask(numbered, patients + "_" + table["number"]))
+
+
+def _without_dates(patients: pd.Series) -> pd.Series:
+    """Remove dates from patients, so that all visits of a person are one patient.
+
+    A date stays if nothing else is left, or too many photographs would be of a patient.
+    """
+    undated = patients.str.replace(DATE, "", regex=True).str.strip(SEPARATORS + "/")
+    sizes = undated.groupby(undated).transform("size")
+    is_better = (undated != "") & (sizes <= MAX_PHOTOGRAPHS_PER_PATIENT)
+    return undated.where(is_better, patients)
