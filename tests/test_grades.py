@@ -9,7 +9,10 @@ DEFAULT = LabelsConfig()
 @pytest.mark.parametrize(
     ("grade", "texts"),
     [
-        (0, "0|0.0|00|No_DR|no dr|NODR|none|Normal|healthy|0 - No DR|No apparent DR"),
+        (
+            0,
+            "0|0.0|0.|No_DR|no dr|NODR|none|Normal|healthy|0 - No DR|No apparent DR",
+        ),
         (1, "1|1.0|1,0|Mild|mild NPDR|MILD_DR|1_Mild|Mild nonproliferative DR|경증"),
         (2, "2|Moderate|moderate-npdr|Grade 2|2 moderate|Moderate_NonProliferative"),
         (3, "3|severe|Severe NPDR|class_3|level 3|Severe diabetic retinopathy"),

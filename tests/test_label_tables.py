@@ -46,6 +46,7 @@ TEXT = "image,level\n10_left,0\n10_right,4\n"
         "\n\n image ,level \n 10_left, 0\n\n10_right,4 ,\n,,\n",
         "image,level,,,\n10_left,0,,,\n10_right,4,,,\n",
         "Graded by R. A.\n\n" + TEXT,
+        "Graded by R. A.,\n,\n# in 2019,\n" + TEXT,
         TEXT.encode("utf-16"),
         TEXT.replace(",", "\t").encode("utf-16-be"),
         TEXT.encode("utf-16-le"),

@@ -241,6 +241,11 @@ def test_columns_are_named_by_numbers_without_a_header(tmp_path):
     table = load(tmp_path, text, numbers).table
     assert table["grade"].tolist() == [2, 3]
     assert table["patient"].tolist() == ["x", "y"]
+    first = load(tmp_path, "2 a_left.jpg\n3 b_left.jpg\n").table
+    assert first[["name", "grade"]].to_numpy().tolist() == [
+        ["a_left.jpg", 2],
+        ["b_left.jpg", 3],
+    ]
     words = load(tmp_path, "a,x,mild\nb,y,severe\n", numbers).table
     assert words["grade"].tolist() == [1, 3]
 
@@ -256,6 +261,8 @@ def test_columns_are_named_by_numbers_without_a_header(tmp_path):
         "pid",
         "subject-id",
         "환자번호",
+        "Patienten-ID",
+        "患者ID",
     ],
 )
 def test_patient_column_is_recognized_by_its_usual_name(tmp_path, column):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from drtf.config import LabelsConfig
 from drtf.data.label_formats import fold_name
 
-NUMBER = re.compile(r"([+-]?)0*(\d+)(?:[.,]0+)?")
+NUMBER = re.compile(r"([+-]?)0*(\d+)(?:[.,]0*)?")
 # What may follow a word, such as `mild NPDR` or `moderate diabetic retinopathy`.
 DISEASE = (
     r"(?:npdr|nonproliferative|비증식성?)?"

@@ -13,6 +13,7 @@ from drtf.data.label_formats import (
     LabelFormat,
     fold_name,
 )
+from drtf.data.label_tables import LabelTable
 from drtf.errors import LabelError
 from drtf.tasks import NUM_GRADES
 
@@ -62,20 +63,18 @@ def names_numbers(config: LabelsConfig, columns: Sequence[str]) -> bool:
     return name.isdigit() and name not in columns
 
 
-def choose_columns(
-    path: Path, columns: Sequence[str], config: LabelsConfig, *, has_header: bool
-) -> Columns:
+def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Columns:
     """Choose the columns that the config names, or those of a known format.
 
     Args:
         path: The label file, for error messages.
-        columns: All its columns.
+        table: Its contents.
         config: The `labels` section.
-        has_header: Whether the file has a header.
 
     Raises:
         LabelError: If a column is missing, or no format is known.
     """
+    columns = table.columns
     patient = split = None
     if config.patient_column:
         patient = _named_column(path, columns, "patient_column", config.patient_column)
@@ -92,8 +91,11 @@ def choose_columns(
             patient,
             split,
         )
-    if not has_header and len(columns) == 2:
-        return Columns(columns[0], (columns[1],), patient, split)
+    if not table.has_header and len(columns) == 2:
+        first, second = columns
+        if _has_only_grades(table, first) and not _has_only_grades(table, second):
+            first, second = second, first
+        return Columns(first, (second,), patient, split)
     known = _known_format(columns)
     if known and not config.image_column:
         lookup = _column_lookup(path, columns)
@@ -114,7 +116,7 @@ def choose_columns(
     one_hot = [x for x in columns if x != image and parse_grade(x) is not None]
     if image and len(one_hot) == len({parse_grade(x) for x in one_hot}) == NUM_GRADES:
         return Columns(image, tuple(one_hot), patient, split, is_one_hot=True)
-    if not has_header:
+    if not table.has_header:
         raise LabelError(
             f"{path} has no header, and {len(columns)} columns. Name two of them by "
             "their numbers, from 1, such as --set labels.image_column=1 --set "
@@ -125,6 +127,10 @@ def choose_columns(
         f"Its columns are {list(columns)}. Name two of them with --set "
         "labels.image_column=NAME --set labels.grade_column=NAME"
     )
+
+
+def _has_only_grades(table: LabelTable, column: str) -> bool:
+    return all(parse_grade(value) is not None for value in table.rows[column])
 
 
 def _known_format(columns: Sequence[str]) -> LabelFormat | None:

@@ -33,6 +33,8 @@ OTHER_FORMATS = {
     b"%PDF": "a PDF document",
     b"{\\rtf": "a text document (.rtf)",
     b"<": "an HTML or XML file",
+    b"{": "a JSON file",
+    b"[": "a JSON file",
 }
 OTHER_ARCHIVES = {
     "content.xml": "an OpenDocument file (.ods)",
@@ -77,8 +79,8 @@ def load_label_table(path: Path, *, has_header: bool | None = None) -> LabelTabl
     """
     rows = [(line, cells) for line, cells in _load_rows(path) if any(cells)]
     width = max((len(cells) for _, cells in rows), default=0)
-    while rows and width > 1 and _is_title(rows[0][1]):
-        del rows[0]
+    if width > 1:  # otherwise, no row has a name and a grade
+        del rows[: _count_titles([cells for _, cells in rows])]
     if has_header is None:
         has_header = bool(rows) and _is_header(rows[0][1])
     if len(rows) <= has_header:
@@ -305,10 +307,12 @@ def _trim(cells: list[str]) -> list[str]:
     return cells
 
 
-def _is_title(cells: list[str]) -> bool:
-    """Return whether a first row is a title above the table."""
-    trimmed = _trim(cells)
-    return len(trimmed) == len(cells) == 1 and not _is_data(trimmed[0])
+def _count_titles(rows: list[list[str]]) -> int:
+    """Count the rows above a header: titles and comments, which fill one cell only."""
+    num_titles = next(
+        (number for number, cells in enumerate(rows) if sum(map(bool, cells)) > 1), 0
+    )
+    return num_titles if _is_header(rows[num_titles]) else 0
 
 
 def _is_header(cells: list[str]) -> bool:

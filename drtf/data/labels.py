@@ -57,7 +57,7 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
     if table.has_header and names_numbers(config, table.columns):
         table = load_label_table(path, has_header=False)
     rows = table.rows
-    columns = choose_columns(path, table.columns, config, has_header=table.has_header)
+    columns = choose_columns(path, table, config)
     for name in columns.names:
         check_utf8(path, rows[name])
     names = rows[columns.image].map(clean_path)
