@@ -348,8 +348,8 @@ def test_build_and_inspect_say_what_the_labels_do_not_tell(run, photographs, tmp
     find_line(output, "age", "Usage")
     find_line(output, "Usage", "split_column")
     find_line(output, "label", 5, 1)
-    find_line(output, 1, "labels", "unmatched")
-    find_line(output, 1, "photographs", "unmatched")
+    find_line(output, 1, "Labels", "unmatched")
+    find_line(output, 1, "Photographs", "unmatched")
     find_line(output, 0, 1, "task", "binary")
     find_line(output, 1, "ungraded", "rejected")
     code, output, _ = run("inspect", out, "--out", tmp_path / "inspection")
@@ -374,6 +374,16 @@ def test_published_splits_may_have_one_label_file_each(run, photographs, tmp_pat
         "val": 4,
         "test": 12,
     }
+
+
+def test_the_next_command_evaluates_when_a_dataset_is_only_for_testing(
+    run, photographs, tmp_path
+):
+    out = tmp_path / "set"
+    part = ("test", photographs / "images", photographs / "labels.csv")
+    code, _, err = run("build-shards", "--split", *part, "--out", out, *sets(*SMALL))
+    assert code == 0
+    assert_names(err, f"drtf evaluate RUN --shards {out} --split test")
 
 
 def test_a_score_with_an_error_exits_3(run, run_folder, tmp_path):

@@ -264,12 +264,16 @@ def finish(manifest: "Manifest", out: Path | str) -> None:
     """Print the next command, and exit with 3 if photographs were rejected."""
     from drtf.records.manifest import REJECTED_FILE
 
-    show_next(f"drtf train --shards {out} --out runs/{manifest.name}")
+    if "train" in manifest.num_records:
+        show_next(f"drtf train --shards {out} --out runs/{manifest.name}")
+    else:
+        split = next(iter(manifest.num_records))
+        show_next(f"drtf evaluate RUN --shards {out} --split {split}")
     if manifest.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
         show_line(
-            f"{sum(manifest.rejected.values()):,} photographs were rejected "
-            f"({reasons}); see {out}/{REJECTED_FILE}"
+            f"Rejected photographs: {sum(manifest.rejected.values()):,} ({reasons}); "
+            f"see {out}/{REJECTED_FILE}"
         )
         sys.exit(SOME_REJECTED)
 
@@ -319,18 +323,18 @@ def describe_split(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:
     table = plan.table
     is_published = table["published"] != ""
     if is_published.any():
-        yield f"Published splits were kept for {is_published.sum():,} photographs"
+        yield f"Photographs in published splits: {is_published.sum():,}"
         drawn = (table["published"] == "train") & (table["split"] == "val")
         if drawn.any():
             yield (
-                f"There is no published split 'val': {drawn.sum():,} photographs were "
-                "taken from the published split 'train' (split.val_size)"
+                "There is no published split 'val'. Photographs taken for it from the "
+                f"published split 'train' (split.val_size): {drawn.sum():,}"
             )
         divided = table.groupby("patient")["split"].nunique().gt(1).sum()
         if divided:
             yield (
-                f"{divided:,} patients have photographs in several published splits: "
-                "metrics on such patients are too good"
+                f"Patients with photographs in several published splits: {divided:,}. "
+                "Metrics on such patients are too good"
             )
     if set(table["grade"]) <= {0, 1}:
         yield (
@@ -352,24 +356,22 @@ def show_skipped(manifest: "Manifest", plan: "BuildPlan", out: Path | str) -> No
 
     kinds = Counter(row.kind for row in plan.catalog.unmatched)
     num_without_field = manifest.provenance["num_without_field"]
-    for count, text in (
-        (plan.catalog.num_repeated, "repeated rows in the label file"),
-        (kinds["label"], f"labels without a photograph; see {out}/{UNMATCHED_FILE}"),
-        (
-            kinds["photograph"],
-            f"photographs without a label; see {out}/{UNMATCHED_FILE}",
-        ),
-        (num_without_field, "photographs not cropped, because no field was found"),
+    see_unmatched = f"; see {out}/{UNMATCHED_FILE}"
+    for what, count, where in (
+        ("Repeated rows in the label file", plan.catalog.num_repeated, ""),
+        ("Labels without a photograph", kinds["label"], see_unmatched),
+        ("Photographs without a label", kinds["photograph"], see_unmatched),
+        ("Photographs not cropped, because no field was found", num_without_field, ""),
     ):
         if count:
-            show_line(f"{count:,} {text}")
+            show_line(f"{what}: {count:,}{where}")
     if plan.catalog.skipped:
         counts = describe_skipped(plan.catalog.skipped)
         show_line(f"{counts}; see {out}/{SKIPPED_FILE}")
     if plan.conflicts:
         show_line(
-            f"{len(plan.conflicts):,} groups of identical photographs with different "
-            f"grades (labels.conflicts={plan.labels.conflicts}):"
+            "Groups of identical photographs with different grades: "
+            f"{len(plan.conflicts):,} (labels.conflicts={plan.labels.conflicts})"
         )
         for conflict in plan.conflicts[:MAX_CONFLICTS_SHOWN]:
             show_line(f"  {conflict}")
