@@ -9,6 +9,7 @@ from drtf.data.build import build_shards
 from drtf.data.inspection import inspect_dataset
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
+from drtf.records.reader import ShardDataset
 from naming import raises_naming
 
 
@@ -93,6 +94,29 @@ def test_identical_photographs_and_conflicts_are_reported(photographs, tmp_path)
         ("1_left", 2),
         ("3_left", 4),
     }
+
+
+def test_columns_kept_from_the_label_file_are_counted(photographs, tmp_path):
+    folder = shutil.copytree(photographs, tmp_path / "p")
+    labels = folder / "labels.csv"
+    header, *rows = labels.read_text().splitlines()
+    rows = [f"{row},{'left' in row:d}" for row in rows[:-1]] + [f"{rows[-1]},"]
+    labels.write_text("\n".join([f"{header},Is left", *rows]))
+    settings = (
+        "images.size=32",
+        "build.num_workers=1",
+        'labels.keep_columns=["is_left"]',
+    )
+    config = load_config("", settings)
+    build_shards([Source(folder / "images", labels)], tmp_path / "set", config=config)
+    with ShardDataset(tmp_path / "set") as shards:
+        index = shards.load_index(["id", "is_left"])
+        assert shards.manifest.kept_columns == ("is_left",)
+    is_left = index["id"].str.contains("left").map({True: "1", False: "0"})
+    is_left[index["id"] == rows[-1].split(",")[0]] = ""
+    assert index["is_left"].tolist() == is_left.tolist()
+    found = inspect_dataset(tmp_path / "set", out=tmp_path / "out", num_per_grade=2)
+    assert found.kept_columns == {"is_left": {"1": 24, "0": 23, "": 1}}
 
 
 def test_pictures_are_plotted_when_names_are_odd(photographs, tmp_path):

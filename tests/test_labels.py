@@ -192,6 +192,17 @@ def test_lines_are_named_when_an_image_has_two_grades(tmp_path):
         load(tmp_path, "image,level\na,1\nb,2\nc,1\nb,3\n")
 
 
+def test_columns_are_kept_when_the_config_names_them(tmp_path):
+    text = "image,level,Age,sex\na,0,57,F\nb,1,,\na,0,57,F\n"
+    config = LabelsConfig(keep_columns=("sex", "camera", "age"))
+    labels = load(tmp_path, text, config)
+    assert labels.table["kept"].tolist() == [("F", "", "57"), ("", "", "")]
+    assert labels.columns.kept == ("sex", None, "Age")
+    assert labels.unread == []
+    with raises_naming(LabelError, "labels.csv", "a", "'Age'", 2, 3):
+        load(tmp_path, "image,level,Age\na,0,57\na,0,58\n", config)
+
+
 @pytest.mark.parametrize("grade", ["6", "-2", "two", "1.5", "10", "2?"])
 def test_line_is_named_when_a_grade_is_invalid(tmp_path, grade):
     settings = ("labels.ungraded", "labels.grade_values")

@@ -33,7 +33,8 @@ def plan(tmp_path):
     odd = os.fsdecode(b"odd\xff.png")
     shutil.copy(images / "0_right.png", tmp_path / "classes" / "0" / odd)
     shutil.copy(images / "2_right.png", tmp_path / "classes" / "2" / "b.png")
-    config = load_config("", ["labels.conflicts=drop", "labels.ungraded=[5]"])
+    settings = "conflicts=drop", "ungraded=[5]", "keep_columns=level"
+    config = load_config("", [f"labels.{setting}" for setting in settings])
     return plan_build(
         [
             Source(tmp_path / "zipped.zip", labels, "zip"),

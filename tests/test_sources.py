@@ -85,6 +85,7 @@ def test_class_folders_are_the_labels_without_a_label_file(tmp_path):
         {
             "name": "kaggle",
             "class_folders": {"No_DR": 0, "Mild": 1},
+            "columns_not_kept": [],
             "patients_from": "name",
             "synthetic": False,
             "num_labels": 3,
@@ -110,3 +111,29 @@ def test_image_folder_is_named_when_it_has_no_class_folders(tmp_path):
     source = make(tmp_path / "a", "image,level", x=1)
     with raises_naming(LabelError, source.images, "x.png", "--labels"):
         load_sources([Source(source.images, None)], LabelsConfig())
+
+
+def test_columns_are_kept_when_only_some_sources_have_them(tmp_path):
+    first = make(tmp_path / "a", "image,level,camera", **{"x,0": "Canon"})
+    second = make(tmp_path / "b", "image,level", y=1)
+    (first.images / "x,0.png").rename(first.images / "x.png")
+    config = LabelsConfig(keep_columns=("camera",))
+    catalog = load_sources([first, second], config)
+    assert catalog.table["kept"].tolist() == [("Canon",), ("",)]
+    found = [source["columns_not_kept"] for source in catalog.provenance]
+    assert found == [[], ["camera"]]
+    with raises_naming(LabelError, "labels.keep_columns", "'camera'", "'level'"):
+        load_sources([second], config)
+    folders = make(tmp_path / "c", "image,level")
+    (folders.images / "0").mkdir()
+    (second.images / "y.png").rename(folders.images / "0" / "y.png")
+    with raises_naming(LabelError, "labels.keep_columns", "'camera'"):
+        load_sources([Source(folders.images, None)], config)
+
+
+@pytest.mark.parametrize("names", [["source"], ["eye"], ["age", "age"], [""]])
+def test_columns_are_not_kept_when_their_names_are_taken(tmp_path, names):
+    source = make(tmp_path / "a", "image,level", x=1)
+    config = LabelsConfig(keep_columns=tuple(names))
+    with raises_naming(LabelError, "labels.keep_columns", repr(names[-1])):
+        load_sources([source], config)

@@ -299,6 +299,9 @@ def describe_labels(source: dict[str, Any]) -> Iterator[str]:
         read = ", ".join(f"{role} = {name!r}" for role, name in columns.items())
         unread = ", ".join(map(repr, source["unread_columns"])) or "none"
         yield f"{prefix}Columns read: {read}; not read: {unread}"
+    if not_kept := source["columns_not_kept"]:
+        names = ", ".join(map(repr, not_kept))
+        yield f"{prefix}Missing columns of labels.keep_columns: {names}"
     if column := source.get("unread_split_column"):
         yield (
             f"{prefix}Column {column!r} seems to have a published split, which was not "

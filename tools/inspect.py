@@ -9,6 +9,7 @@ from drtf.terminal import show_line
 from .options import AnyPath, config_options, overwrite_option, path_option
 
 MAX_CONFLICTS_SHOWN = 10
+MAX_VALUES_SHOWN = 4
 SHOWN_SETTINGS = ("decode", "crop", "contrast")
 
 
@@ -82,6 +83,15 @@ def inspect(
             for name, values in manifest.quality.items()
         ],
     )
+    if inspection.kept_columns:
+        show_table(
+            "Columns kept from the label file",
+            ("column", "different values", "most frequent"),
+            [
+                (name, len(counts), _describe_counts(counts))
+                for name, counts in inspection.kept_columns.items()
+            ],
+        )
     if manifest.rejected:
         show_table("Rejected", ("reason", "photographs"), manifest.rejected.items())
     if inspection.num_identical:
@@ -95,3 +105,9 @@ def inspect(
         show_line(f"and {more:,} more groups of identical photographs")
     for path in inspection.figures:
         show_line(str(path))
+
+
+def _describe_counts(counts: dict[str, int]) -> str:
+    most = list(counts.items())[:MAX_VALUES_SHOWN]
+    more = ", ..." if len(counts) > MAX_VALUES_SHOWN else ""
+    return ", ".join(f"{value or 'missing'}: {n:,}" for value, n in most) + more

@@ -124,6 +124,9 @@ class LabelsConfig(Section):
     split_column: str = ""
     """Column with a published split: train, val or test. Empty: photographs are split
     at random."""
+    keep_columns: Texts = ()
+    """Further columns of the label file to keep in the dataset, such as `age`, `sex` or
+    `camera`. `drtf evaluate --by` reports results for each of their values."""
     conflicts: Conflicts = "keep"
     """What to do with identical photographs that have different grades: keep all of
     them, drop all of them, or stop with an error."""
@@ -444,6 +447,13 @@ class EvaluateConfig(Section):
     """How scores become probabilities: by temperature scaling, by isotonic regression
     or not at all. It is fitted on the validation split, after a correction for the
     class proportions of training."""
+    by: Texts = ()
+    """Columns by which results are reported for subgroups too: `source`, `eye`,
+    `grade`, a measure of quality, or one of `labels.keep_columns`. A column with more
+    than 10 different numbers is cut into quartiles; `age:40,60` cuts it at 40 and 60,
+    and `site:each` does not cut it."""
+    min_group_patients: Positive = 20
+    """Subgroups with fewer patients are listed without metrics."""
     num_resamples: Annotated[int, Field(ge=100)] = 1000
     """Number of bootstrap resamples for the confidence intervals."""
     batch_size: Positive = 256

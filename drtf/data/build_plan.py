@@ -119,7 +119,7 @@ class BuildPlan:
 
         A build that failed because of damaged files can resume after they are fixed.
         """
-        columns = ["id", "patient", "grade", "source", "path", "split"]
+        columns = ["id", "patient", "grade", "source", "path", "split", "kept"]
         contents = {
             "name": self.name,
             "images": self.images.model_dump(mode="json"),

@@ -29,8 +29,9 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
     Returns:
         One row per photograph: `id` (its path without the extension), `grade` (0-4, or
         NA if the folder is of ungraded photographs), `path`, `folder` (the name of its
-        class folder), `name` (its path below the class folder, without the extension)
-        and `split` (`train`, `val` or `test`, or an empty text).
+        class folder), `name` (its path below the class folder, without the extension),
+        `split` (`train`, `val` or `test`, or an empty text) and `kept` (an empty text
+        for each of `labels.keep_columns`).
 
     Raises:
         LabelError: If a photograph lies in no class folder, two depths have class
@@ -82,6 +83,7 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
                 dtype=object,
             ),
             "split": [split for split, _, _ in places],
+            "kept": [("",) * len(config.keep_columns)] * len(places),
         }
     )
 

@@ -30,12 +30,15 @@ class Inspection:
         manifest: The dataset's manifest.
         num_identical: Number of photographs that are byte-identical to another one.
         conflicts: The groups of them whose grades differ.
+        kept_columns: For each column kept from the label file, how often each of its
+            values occurs, the most frequent first.
         figures: Paths of the pictures.
     """
 
     manifest: Manifest
     num_identical: int
     conflicts: list[Conflict]
+    kept_columns: dict[str, dict[str, int]]
     figures: list[Path]
 
 
@@ -68,7 +71,8 @@ def inspect_dataset(
     check_absent(*figures, overwrite=overwrite)
     with ShardDataset(folder) as dataset:
         manifest = dataset.manifest
-        index = dataset.load_index(["grade", "has_field", *QUALITY_MEASURES])
+        columns = ["grade", "has_field", *QUALITY_MEASURES]
+        index = dataset.load_index([*columns, *manifest.kept_columns])
         identical = _load_identical(dataset)
         rows = [
             (title, _read_pictures(dataset, selected[:num_per_grade]))
@@ -94,8 +98,13 @@ def inspect_dataset(
         manifest,
         len(identical),
         find_conflicts(identical.rename(columns={"sha256": "content"})),
+        {name: _count_values(index[name]) for name in manifest.kept_columns},
         figures,
     )
+
+
+def _count_values(column: pd.Series) -> dict[str, int]:
+    return {str(value): int(n) for value, n in column.value_counts().items()}
 
 
 def _select_rows(index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:

@@ -27,6 +27,8 @@ class Columns:
         grades: Column with the grade, one for each eye, or one for each grade.
         patient: Column with the patient, or None.
         split: Column with the published split, or None.
+        kept: The columns to keep in the dataset, in the order of the setting; None for
+            one that the file does not have.
         is_one_hot: Whether there is one column for each grade.
         values: The grade that each value means, if the values are not grades.
         note: What a user must know about the grades.
@@ -36,6 +38,7 @@ class Columns:
     grades: tuple[str, ...]
     patient: str | None = None
     split: str | None = None
+    kept: tuple[str | None, ...] = ()
     is_one_hot: bool = False
     values: Mapping[str, int] | None = None
     note: str = ""
@@ -43,7 +46,8 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """The names of the columns that are read."""
-        return [x for x in (self.image, *self.grades, self.patient, self.split) if x]
+        read = (self.image, *self.grades, self.patient, self.split, *self.kept)
+        return [x for x in read if x]
 
     @property
     def roles(self) -> dict[str, str]:
@@ -53,6 +57,7 @@ class Columns:
             "grade": ", ".join(self.grades),
             "patient": self.patient,
             "split": self.split,
+            "kept": ", ".join(filter(None, self.kept)),
         }
         return {role: name for role, name in roles.items() if name}
 
@@ -79,7 +84,7 @@ def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Colum
     if config.patient_column:
         patient = _named_column(path, columns, "patient_column", config.patient_column)
     elif not config.patient_pattern:
-        patient = _first_column(columns, PATIENT_COLUMNS)
+        patient = first_column(columns, PATIENT_COLUMNS)
     if config.split_column:
         split = _named_column(path, columns, "split_column", config.split_column)
     if config.grade_column:
@@ -111,7 +116,7 @@ def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Colum
     image = (
         _named_column(path, columns, "image_column", config.image_column)
         if config.image_column
-        else _first_column(columns, IMAGE_COLUMNS)
+        else first_column(columns, IMAGE_COLUMNS)
     )
     one_hot = [x for x in columns if x != image and parse_grade(x) is not None]
     if image and len(one_hot) == len({parse_grade(x) for x in one_hot}) == NUM_GRADES:
@@ -133,6 +138,20 @@ def _has_only_grades(table: LabelTable, column: str) -> bool:
     return all(parse_grade(value) is not None for value in table.rows[column])
 
 
+def find_column(columns: Sequence[str], name: str) -> str | None:
+    """Find a column by its name, or else the only one of almost the same name."""
+    if name in columns:
+        return name
+    alike = [x for x in columns if fold_name(x) == fold_name(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def first_column(columns: Sequence[str], names: Iterable[str]) -> str | None:
+    """Return the first of some folded names that is a column, or None."""
+    by_name = {fold_name(column): column for column in reversed(columns)}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
 def _known_format(columns: Sequence[str]) -> LabelFormat | None:
     folded = {fold_name(column) for column in columns}
     known = [x for x in LABEL_FORMATS if {fold_name(y) for y in x.columns} <= folded]
@@ -152,20 +171,12 @@ def _column_lookup(path: Path, columns: Sequence[str]) -> dict[str, str]:
     return lookup
 
 
-def _first_column(columns: Sequence[str], names: Iterable[str]) -> str | None:
-    """Return the first of some folded names that is a column, or None."""
-    by_name = {fold_name(column): column for column in reversed(columns)}
-    return next((by_name[name] for name in names if name in by_name), None)
-
-
 def _named_column(path: Path, columns: Sequence[str], key: str, name: str) -> str:
     """Return the column that a setting names."""
-    if name in columns:
-        return name
-    alike = [x for x in columns if fold_name(x) == fold_name(name)]
-    if len(alike) != 1:
+    column = find_column(columns, name)
+    if column is None:
         raise LabelError(
             f"{path} has no column {name!r} (labels.{key}); its columns are "
             f"{list(columns)}"
         )
-    return alike[0]
+    return column

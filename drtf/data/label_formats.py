@@ -76,7 +76,7 @@ LABEL_FORMATS = (
     ),
     LabelFormat("RFMiD", "ID", ("DR",), markers=("Disease_Risk",)),
 )
-IMAGE_COLUMNS = {fold_name(known.image) for known in LABEL_FORMATS}
+IMAGE_COLUMNS = tuple(dict.fromkeys(fold_name(known.image) for known in LABEL_FORMATS))
 
 # The usual names of a column with the patient, folded; the first one found is used.
 PATIENT_COLUMNS = (

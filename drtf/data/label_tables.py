@@ -333,6 +333,6 @@ def _check_header(path: Path, names: list[str]) -> None:
         raise LabelError(f"the header of {path} has two equal column names: {named}")
     if len(named) < 2:
         raise LabelError(
-            f"{path} has one column, {named}; a label file has a column with the "
-            "photographs' names and one with their grades"
+            f"{path} has one column, {named}; a table of labels has one with the "
+            "photographs' names and at least one other"
         )

@@ -1,14 +1,20 @@
 """Label files: the grade, patient and published split of each photograph."""
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.grades import grade_scale, parse_grade
-from drtf.data.label_columns import Columns, choose_columns, names_numbers
+from drtf.data.label_columns import (
+    Columns,
+    choose_columns,
+    find_column,
+    names_numbers,
+)
 from drtf.data.label_formats import SPLIT_COLUMNS, fold_name
 from drtf.data.label_tables import check_utf8, load_label_table, name_lines
 from drtf.data.matching import clean_path
@@ -27,8 +33,9 @@ class Labels:
     Attributes:
         table: One row per photograph in the file's order. Its index is the line in the
             file, from 1. Columns: `name` (a POSIX path), `value` (of the grade column),
-            `grade` (0-4, or NA if the photograph is ungraded), and, if they are known,
-            `patient` and `split`.
+            `grade` (0-4, or NA if the photograph is ungraded), `kept` (a tuple with the
+            text of each of `labels.keep_columns`), and, if they are known, `patient`
+            and `split`.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         columns: The columns that were read.
         unread: The other columns.
@@ -57,28 +64,26 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
     if table.has_header and names_numbers(config, table.columns):
         table = load_label_table(path, has_header=False)
     rows = table.rows
-    columns = choose_columns(path, table, config)
+    columns = replace(
+        choose_columns(path, table, config),
+        kept=tuple(find_column(table.columns, name) for name in config.keep_columns),
+    )
     for name in columns.names:
         check_utf8(path, rows[name])
     names = rows[columns.image].map(clean_path)
-    _check_filled(path, names, "no image name")
+    check_filled(path, names, "no image name")
     labels = pd.DataFrame({"name": names, "value": _grade_values(path, rows, columns)})
     labels["grade"] = _parse_grades(path, labels["value"], columns, config)
+    kept = [rows[name] if name else [""] * len(rows) for name in columns.kept]
+    labels["kept"] = list(zip(*kept, strict=True)) if kept else [()] * len(rows)
     if columns.patient:
         labels["patient"] = rows[columns.patient]
-        _check_filled(path, labels["patient"], f"no {columns.patient!r}")
+        check_filled(path, labels["patient"], f"no {columns.patient!r}")
     if columns.split:
         labels["split"] = _parse_splits(path, rows[columns.split])
-    unique = labels.drop_duplicates("name")
-    for column in labels.columns.drop(["name", "value"]):
-        first = labels["name"].map(unique.set_index("name")[column])
-        conflicts = labels[first.fillna(-1) != labels[column].fillna(-1)]
-        if len(conflicts):
-            name = conflicts["name"].iloc[0]
-            lines = labels.index[labels["name"] == name]
-            raise LabelError(
-                f"{path}: {name} has two {column}s in {name_lines(lines)}; keep one"
-            )
+    compared = {x: labels[x] for x in ("grade", "patient", "split") if x in labels}
+    compared |= {name: rows[name] for name in columns.kept if name}
+    unique = labels[~are_repeated(path, names, compared)]
     unread = [x for x in table.columns if x not in columns.names and not _is_index(x)]
     is_split = [
         fold_name(x) in SPLIT_COLUMNS and rows[x].map(parse_split).notna().all()
@@ -92,6 +97,44 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
         unread=readable,
         unread_split=next(itertools.compress(unread, is_split), None),
     )
+
+
+def check_filled(path: Path, column: pd.Series, problem: str) -> None:
+    """Check that a column has no empty cell.
+
+    Raises:
+        LabelError: If it has one.
+    """
+    empty = column.index[column == ""]
+    if len(empty):
+        raise LabelError(f"{path}: {problem} in {name_lines(empty)}")
+
+
+def are_repeated(
+    path: Path, names: pd.Series, columns: Mapping[str, pd.Series]
+) -> pd.Series:
+    """Return for each row whether it repeats an earlier row of the same name.
+
+    Args:
+        path: The label file, for error messages.
+        names: The names; the index is the line in the file.
+        columns: The columns in which the rows of a name must be equal.
+
+    Raises:
+        LabelError: If two rows of a name differ.
+    """
+    repeated = names.duplicated()
+    for column, values in columns.items():
+        first = names.map(pd.Series(values[~repeated].array, names[~repeated]))
+        conflicts = names[first.fillna(-1) != values.fillna(-1)]
+        if len(conflicts):
+            name = conflicts.iloc[0]
+            lines = names.index[names == name]
+            raise LabelError(
+                f"{path}: {name} has two values of {column!r} in {name_lines(lines)}; "
+                "keep one"
+            )
+    return repeated
 
 
 def _is_index(column: str) -> bool:
@@ -190,9 +233,3 @@ def _parse_splits(path: Path, values: pd.Series) -> pd.Series:
             f"{name_lines(unknown.index)}"
         )
     return splits
-
-
-def _check_filled(path: Path, column: pd.Series, problem: str) -> None:
-    empty = column.index[column == ""]
-    if len(empty):
-        raise LabelError(f"{path}: {problem} in {name_lines(empty)}")

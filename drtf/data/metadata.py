@@ -66,7 +66,7 @@ def save_metadata(
     rejected = plan.rejected.copy()
     for shard, finished in zip(plan.shard_ranges(), shards, strict=True):
         photographs = plan.table[shard.start : shard.stop]
-        records = _index_table(photographs, finished.entries)
+        records = _index_table(photographs, finished.entries, plan.labels.keep_columns)
         rejected += _rejected_rows(photographs, finished.entries)
         shard_entries.append(
             ShardEntry(
@@ -100,7 +100,9 @@ def save_metadata(
     return manifest
 
 
-def _index_table(photographs: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
+def _index_table(
+    photographs: pd.DataFrame, entries: Sequence[Entry], kept_columns: Sequence[str]
+) -> pd.DataFrame:
     """Return the index rows of a shard's photographs; empty if all were rejected."""
     results = [entry.result for entry in entries]
     written = [result for result in results if isinstance(result, Written)]
@@ -117,8 +119,10 @@ def _index_table(photographs: pd.DataFrame, entries: Sequence[Entry]) -> pd.Data
         }
         for result in written
     )
-    table = pd.concat([photographs[is_written].reset_index(drop=True), records], axis=1)
-    return table[[*COLUMNS.names, *Quality._fields]]
+    photographs = photographs[is_written].reset_index(drop=True)
+    kept = pd.DataFrame(photographs["kept"].tolist(), columns=list(kept_columns))
+    table = pd.concat([photographs, records], axis=1)
+    return pd.concat([table[[*COLUMNS.names, *Quality._fields]], kept], axis=1)
 
 
 def _rejected_rows(

@@ -83,23 +83,39 @@ def find_eye(name: str) -> EyeName | None:
     )
 
 
+def eyes_by_name(names: pd.Series) -> pd.Series:
+    """Return the eye in each photograph's name: `left`, `right` or an empty text.
+
+    Args:
+        names: The names, without extensions.
+    """
+    return _divide_names(names)["side"].fillna("")
+
+
+def _divide_names(names: pd.Series) -> pd.DataFrame:
+    """Return the fields of EyeName for each name; None where there is no eye."""
+    found = [find_eye(name) for name in names]
+    table = pd.DataFrame(
+        [eye or (None, None, None, False) for eye in found],
+        columns=EyeName._fields,
+        index=names.index,
+        dtype=object,
+    )
+    table.loc[table["patient"] == "", "patient"] = None
+    short = table["is_short"].astype(bool)
+    sides = table[short].groupby("patient")["side"].nunique()
+    if not (sides == 2).any():
+        table.loc[short, ["patient", "number", "side"]] = None
+    return table
+
+
 def _patients_without_eye(names: pd.Series) -> pd.Series:
     """Return each name without its eye, or NaN where there is no eye.
 
     Two patients are never joined by a mere number: `IMG_1` and `IMG_2` have no eye,
     and where a name would have too many photographs, the number belongs to the patient.
     """
-    found = [find_eye(name) for name in names]
-    table = pd.DataFrame(
-        [eye or (None, None, None, False) for eye in found],
-        columns=EyeName._fields,
-        index=names.index,
-    )
-    table.loc[table["patient"] == "", "patient"] = None
-    short = table["is_short"].astype(bool)
-    sides = table[short].groupby("patient")["side"].nunique()
-    if not (sides == 2).any():
-        table.loc[short, "patient"] = None
+    table = _divide_names(names)
     sizes = table.groupby("patient")["patient"].transform("size")
     numbered = (sizes > MAX_PHOTOGRAPHS_PER_PATIENT) & (table["number"] != "")
     patients = table["patient"]

@@ -38,6 +38,7 @@ COLUMNS = (
     "size_bytes",
     "changed_ns",
     "version",
+    "kept",
 )
 
 
@@ -128,6 +129,7 @@ def _plan_fields(plan: BuildPlan) -> dict[str, Any]:
 def _parse_fields(fields: Mapping[str, Any]) -> BuildPlan:
     # As objects: pandas 3 stores text as UTF-8, which not every name is.
     table = pd.DataFrame(fields["table"], dtype=object).astype({"grade": "int8"})
+    table["kept"] = table["kept"].map(tuple)
     folders = {
         source: folder if is_remote(folder) else Path(folder)
         for source, folder in fields["folders"].items()

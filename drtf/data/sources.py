@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.class_folders import label_by_folder
+from drtf.data.grouping import EYE
 from drtf.data.labels import load_labels
 from drtf.data.listing import SkippedFile, list_photographs
 from drtf.data.matching import match_photographs
@@ -22,6 +23,8 @@ from drtf.data.photographs import (
 )
 from drtf.errors import LabelError, PhotographError
 from drtf.files import hash_file
+from drtf.images.quality import Quality
+from drtf.records.index import COLUMNS
 from drtf.records.manifest import PatientsFrom
 from drtf.records.rejected import UNGRADED, RejectedRow
 from drtf.records.unmatched import UnmatchedRow
@@ -58,6 +61,7 @@ class Catalog:
     Attributes:
         table: One row per graded photograph: `id`, `grade` (0-4), `patient`, `source`
             (its name), `published` (the published split, or an empty text),
+            `kept` (a tuple with the text of each of `labels.keep_columns`),
             `photograph` (a PhotographRef), `path` (relative to the image folder),
             `size_bytes`, `changed_ns` and `version` (see `FileStatus`).
         ungraded: The photographs whose label has no grade, as in rejected.csv.
@@ -86,8 +90,8 @@ class _Labelled:
         photographs: Every photograph, by its path.
         skipped: The other files of the image folder.
         table: The labels that have a photograph: `id`, `grade` (0-4, or NA), `value`
-            (of the label), `path`, `name` (from which a patient can be told), and, if
-            they are known, `patient` and `split`.
+            (of the label), `path`, `kept` (as in the catalog), `name` (from which a
+            patient can be told) and, if they are known, `patient` and `split`.
         missing: Names of labels that have no photograph.
         unlabelled: Paths of photographs that have no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
@@ -116,6 +120,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         StorageError: If an object store fails.
     """
     _check_names(sources)
+    _check_keep_columns(config)
     labelled = [_label_photographs(source, config) for source in sources]
     # Sources that share a folder, one for each split, label each other's photographs.
     used = {
@@ -160,6 +165,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
                 "num_ungraded": rejected["value"].value_counts().to_dict(),
             }
         )
+    _check_kept(provenance, config)
     table = pd.concat(tables, ignore_index=True)
     if not len(table):
         raise LabelError("no photograph has a grade: each label means that it has none")
@@ -192,6 +198,7 @@ def _catalog_table(
             "path": table["path"],
             "source": source.name,
             "published": source.split or table.get("split", ""),
+            "kept": table["kept"],
             "photograph": pd.Series(photographs, index=table.index, dtype=object),
             "size_bytes": [status.size_bytes for status in statuses],
             "changed_ns": [status.changed_ns for status in statuses],
@@ -222,6 +229,13 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
         "labels_file": source.labels.name,
         "labels_sha256": hash_file(source.labels),
         "columns": labels.columns.roles,
+        "columns_not_kept": [
+            name
+            for name, column in zip(
+                config.keep_columns, labels.columns.kept, strict=True
+            )
+            if column is None
+        ],
         "unread_columns": labels.unread,
         "unread_split_column": labels.unread_split,
     }
@@ -254,8 +268,48 @@ def _label_by_folder(source: Source, config: LabelsConfig) -> _Labelled:
         missing=[],
         unlabelled=[],
         num_repeated=0,
-        origin={"class_folders": dict(grades)},
+        origin={
+            "class_folders": dict(grades),
+            "columns_not_kept": list(config.keep_columns),
+        },
     )
+
+
+def _check_keep_columns(config: LabelsConfig) -> None:
+    """Check that the columns to keep have names that are free in the index.
+
+    Raises:
+        LabelError: If not, or if one is named twice.
+    """
+    taken = {*COLUMNS.names, *Quality._fields, EYE}
+    for name in config.keep_columns:
+        if name in {"", *taken}:
+            raise LabelError(
+                f"labels.keep_columns={list(config.keep_columns)}: {name!r} is empty, "
+                "is named twice or is the name of another column of the dataset "
+                f"({', '.join(sorted(taken))}): rename the column in the label file"
+            )
+        taken.add(name)
+
+
+def _check_kept(provenance: Sequence[Mapping[str, Any]], config: LabelsConfig) -> None:
+    """Check that at least one source has each column to keep.
+
+    Raises:
+        LabelError: If not.
+    """
+    for name in config.keep_columns:
+        if all(name in source["columns_not_kept"] for source in provenance):
+            columns = {
+                column
+                for source in provenance
+                if "columns" in source
+                for column in (*source["columns"].values(), *source["unread_columns"])
+            }
+            raise LabelError(
+                f"no label file has the column {name!r} (labels.keep_columns); the "
+                f"columns are {sorted(columns)}"
+            )
 
 
 def _is_synthetic(photographs: Iterable[PhotographRef]) -> bool:

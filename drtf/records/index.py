@@ -20,7 +20,8 @@ from drtf.tasks import GRADES
 ROWS_PER_BATCH = 1 << 16
 SHA256_PATTERN = "^[0-9a-f]{64}$"
 
-# The columns that every index has. A build adds its measures of quality.
+# The columns that every index has. A build adds its measures of quality, and the
+# columns that it keeps of the label file.
 COLUMNS = pa.schema(
     [
         ("split", pa.string()),
@@ -46,13 +47,12 @@ def save_index(path: Path, index: pd.DataFrame) -> None:
 
     Args:
         path: The Parquet file.
-        index: The columns of `COLUMNS`, then any number of bool and float columns;
-            floats are saved as float32.
+        index: The columns of `COLUMNS`, then any number of bool, float and text
+            columns; floats are saved as float32.
     """
     schema = COLUMNS
     for name in index.columns.drop(COLUMNS.names):
-        is_bool = pd.api.types.is_bool_dtype(index[name])
-        schema = schema.append(pa.field(name, pa.bool_() if is_bool else pa.float32()))
+        schema = schema.append(pa.field(name, _additional_type(index[name])))
     table = pa.Table.from_pandas(index, schema=schema, preserve_index=False)
     data = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None), data)
@@ -184,10 +184,10 @@ def _opened_index(
                         "another version of drtf built this dataset; build it again"
                     )
             for field in file.schema_arrow:
-                if field.name not in COLUMNS.names and not _is_measure(field):
+                if field.name not in COLUMNS.names and not _is_additional(field):
                     raise RecordError(
                         f"the index {path} has a {field.type} column {field.name!r}; "
-                        "additional columns must be bool or float"
+                        "additional columns must be bool, float or string"
                     )
             for name in columns or ():
                 if name not in file.schema_arrow.names:
@@ -200,5 +200,14 @@ def _opened_index(
         raise RecordError(f"cannot read the index {path}: {error}") from error
 
 
-def _is_measure(field: pa.Field) -> bool:
-    return pa.types.is_floating(field.type) or pa.types.is_boolean(field.type)
+def _additional_type(column: pd.Series) -> pa.DataType:
+    """Return the type in which a column is saved that not every index has."""
+    if pd.api.types.is_bool_dtype(column):
+        return pa.bool_()
+    return pa.float32() if pd.api.types.is_float_dtype(column) else pa.string()
+
+
+def _is_additional(field: pa.Field) -> bool:
+    """Return whether a column has one of the types of `_additional_type`."""
+    types = (pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    return any(is_type(field.type) for is_type in types)

@@ -11,7 +11,7 @@ from drtf.files import parse_json, read_regular, write_atomic
 from drtf.records.framing import FRAME_BYTES
 from drtf.seals import SEAL, dump_sealed, is_intact
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.parquet"
 REJECTED_FILE = "rejected.csv"
@@ -74,7 +74,7 @@ class Manifest(_Table):
         plan_sha256: Hash of the photographs, labels, settings and versions.
     """
 
-    format_version: Literal[3] = FORMAT_VERSION
+    format_version: Literal[4] = FORMAT_VERSION
     name: str
     encoding: Literal["raw", "png", "jpeg"]
     image_size: Annotated[Count, Field(gt=0, le=1 << 14)]
@@ -167,6 +167,11 @@ class Manifest(_Table):
         if self.patients_from == "none":
             notes.append(UNKNOWN_PATIENTS_NOTE)
         return notes
+
+    @property
+    def kept_columns(self) -> tuple[str, ...]:
+        """The columns of the label file that the index has."""
+        return tuple(self.settings["labels"]["keep_columns"])
 
     @property
     def size_bytes(self) -> int:
