@@ -5,6 +5,7 @@ Paths may be `str` or `Path`. A config may be a `Config`, the name of a preset, 
 path of a TOML file.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -186,6 +187,8 @@ def evaluate(
     out: AnyPath,
     *,
     split: str = "test",
+    by: Sequence[str] = (),
+    table: AnyPath | None = None,
     config: AnyConfig = "",
     overwrite: bool = False,
     store_threshold: bool = False,
@@ -197,6 +200,10 @@ def evaluate(
         shards: The dataset, or its folder.
         out: Folder to write.
         split: The split to evaluate.
+        by: Columns by which results are reported for subgroups too, such as `source` or
+            `age:40,60`, in place of `evaluate.by` of the config.
+        table: A table with columns of `by` that the dataset does not have, one row per
+            photograph or per patient.
         config: Its sections `evaluate` and `gradcam` are used; by default the run's,
             with the views and the threshold rule that are stored in the run.
         overwrite: Whether another evaluation in `out` may be replaced.
@@ -215,12 +222,16 @@ def evaluate(
         if isinstance(config, Config)
         else load_evaluation_config(folder, str(config))
     )
+    evaluation = settings.evaluate
+    if by:
+        evaluation = evaluation.model_copy(update={"by": tuple(by)})
     return evaluate_run(
         folder,
         _dataset_folder(shards),
         split=split,
         out=Path(out),
-        config=settings.evaluate,
+        config=evaluation,
+        table=None if table is None else _local_file(table),
         gradcam=settings.gradcam,
         overwrite=overwrite,
         store_threshold=store_threshold,

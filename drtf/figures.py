@@ -295,9 +295,7 @@ def plot_grid(
         label = "\n".join(textwrap.wrap(color_bar.label, CAPTION_LENGTH))
         bar.ax.tick_params(labelsize=9)
         bar.set_label(label, fontsize=9, parse_math=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        figure.savefig(path, dpi=DPI)
+    _save_with_names(figure, path)
 
 
 def _shorten(line: str) -> str:
@@ -361,6 +359,52 @@ def plot_estimates(
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=DPI)
+
+
+def plot_groups(
+    path: Path,
+    names: Sequence[str],
+    panels: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    whole: Sequence[tuple[float, float, float]],
+) -> None:
+    """Plot metrics of groups with their intervals: one row per group, as in a forest.
+
+    Args:
+        path: The PNG file to write.
+        names: Names of the groups, from the top.
+        panels: For each metric, the value, lower and upper bound of each group; NaN
+            where there is none.
+        whole: The same of all photographs for each metric: a line and a band.
+    """
+    figure = Figure(figsize=(9, 1.2 + 0.32 * len(names)), layout="constrained")
+    rows = np.arange(len(names))
+    all_axes = figure.subplots(1, len(panels), sharey=True)
+    for axes, (title, values), (center, *bounds) in zip(
+        all_axes, panels.items(), whole, strict=True
+    ):
+        if np.isfinite(bounds).all():
+            axes.axvspan(*bounds, color=GREY, alpha=0.2, linewidth=0)
+        axes.axvline(center, color=ORANGE, linestyle="--")
+        value, low, high = np.array(values).T
+        errors = np.maximum([value - low, high - value], 0)
+        axes.errorbar(value, rows, xerr=errors, fmt="o", color=BLUE, capsize=3)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+    all_axes[0].set_yticks(rows, names, parse_math=False)
+    all_axes[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.supxlabel(
+        "Point and bar: group, 95 % interval. Dashed line and band: all photographs",
+        fontsize=9,
+    )
+    _save_with_names(figure, path)
+
+
+def _save_with_names(figure: Figure, path: Path | IO[bytes]) -> None:
+    """Save a figure with names in any script, whether the font has their letters."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(path, dpi=DPI)
 
 
 def _marked_points(

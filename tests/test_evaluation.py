@@ -41,6 +41,7 @@ from drtf.inference.evaluation_result import (
     metric_title,
 )
 from drtf.inference.gradcam import gradcam
+from drtf.inference.group_results import GROUPS_FILE
 from drtf.inference.report import reader_notes
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import Threshold
@@ -52,6 +53,7 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.records.index import load_index
 from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, hash_manifest, load_manifest
 from drtf.records.reader import ShardDataset
 from naming import assert_names, raises_naming
@@ -436,6 +438,7 @@ def test_find_differences_names_what_differs(run, shards, evaluation, config, tm
     expected = {
         "model_sha256": load_run(run).info.model_sha256,
         "dataset_sha256": hash_manifest(shards),
+        "table_sha256": "",
         "split": "test",
         "config": config.evaluate,
     }
@@ -459,6 +462,79 @@ def test_evaluate_refuses_invalid_heat_map_settings(
     config = config.model_copy(update={"gradcam": settings})
     with raises_naming(DrtfError, *change.values()):
         evaluate(run, shards, split="test", out=tmp_path / "e", **sections(config))
+    assert not (tmp_path / "e").exists()
+
+
+def test_groups_are_reported_and_compared_with_the_whole(
+    run, shards, evaluation, config, tmp_path
+):
+    index = load_index(shards / "index.parquet", ["patient"])
+    rows = "".join(f"{x},{20 + int(x)}\n" for x in index["patient"].unique())
+    table = tmp_path / "patients.csv"
+    table.write_text(f"patient,age\n{rows}")
+    by = ("eye", "age:30,40")
+    settings = {"by": by, "min_group_patients": 2, "num_resamples": 100}
+    evaluate_config = config.evaluate.model_copy(update=settings)
+    request = {"split": "test", "config": evaluate_config, "gradcam": config.gradcam}
+    out = tmp_path / "e"
+    kill = mock.patch.object(module, "save_groups", side_effect=KeyboardInterrupt)
+    with kill, pytest.raises(KeyboardInterrupt):
+        evaluate(run, shards, table=table, out=out, **request)
+    result = evaluate(run, shards, table=table, out=out, **request)
+    assert not result.is_reused
+    again = evaluate(run, shards, table=table, out=out, **request)
+    assert again.is_reused
+    # Undefined metrics are not equal to themselves.
+    assert repr(again.groups) == repr(result.groups)
+    assert [x.title for x in result.groups] == ["eye", "age"]
+    predictions = pd.read_csv(out / "predictions.csv", dtype={"patient": str})
+    left = predictions[predictions["id"].str.endswith("left")]
+    (group,) = [x for x in result.groups[0].groups if x.name == "left"]
+    assert (group.num_photographs, group.num_patients) == (len(left), len(left))
+    expected = roc_auc_score(left["grade"] > 0, left["score"])
+    assert group.metrics["roc_auc"].value == pytest.approx(expected)
+    for name, value in result.metrics.items():
+        assert result.groups[0].whole.metrics[name] == value
+    ages = predictions["patient"].astype(int) + 20
+    sizes = {x.name: x.num_photographs for x in result.groups[1].groups}
+    assert sizes == {
+        name: n
+        for name, n in {
+            "< 30": (ages < 30).sum(),
+            "30 to < 40": ((ages >= 30) & (ages < 40)).sum(),
+            ">= 40": (ages >= 40).sum(),
+        }.items()
+        if n
+    }
+    saved = pd.read_csv(out / GROUPS_FILE, keep_default_na=False)
+    assert set(saved["by"]) == {"eye", "age"}
+    text = (out / REPORT_FILE).read_text()
+    assert text.count("data:image/png;base64,") == len(FIGURES) + 3
+    # Another table is another evaluation; without --by, nothing of it is left.
+    table.write_text(f"patient,age\n{rows}".replace("21\n", "22\n"))
+    with raises_naming(DrtfError, out, "table_sha256", "--overwrite"):
+        evaluate(run, shards, table=table, out=out, **request)
+    evaluate(run, shards, out=out, overwrite=True, split="test", **sections(config))
+    assert not [x for x in out.iterdir() if x.name.startswith("groups")]
+
+
+def test_groups_are_refused_before_the_work_when_a_column_is_missing(
+    run, shards, config, tmp_path
+):
+    def evaluate_by(*by, **changes):
+        settings = config.evaluate.model_copy(update={"by": by})
+        changed = config.model_copy(update={"evaluate": settings})
+        out = tmp_path / "e"
+        evaluate(run, shards, split="test", out=out, **sections(changed), **changes)
+
+    with raises_naming(DrtfError, "'agee'", shards, "eye", "labels.keep_columns"):
+        evaluate_by("agee")
+    with raises_naming(DrtfError, "--table", "--by", tmp_path / "t.csv"):
+        evaluate_by(table=tmp_path / "t.csv")
+    with raises_naming(DrtfError, "--table", tmp_path / "t.csv"):
+        evaluate_by("age", table=tmp_path / "t.csv")
+    with raises_naming(DrtfError, "--table", tmp_path):
+        evaluate_by("age", table=tmp_path)
     assert not (tmp_path / "e").exists()
 
 

@@ -4,7 +4,12 @@ from sklearn import metrics as reference
 
 from drawing import draw_scores
 from drtf.inference.intervals import format_interval, format_value
-from drtf.inference.metrics import class_report, disease_metrics, grade_metrics
+from drtf.inference.metrics import (
+    class_report,
+    differences_from_rest,
+    disease_metrics,
+    grade_metrics,
+)
 
 
 def test_metrics_are_undefined_if_a_class_is_missing():
@@ -96,3 +101,47 @@ def test_class_report_reproduces_the_notebook():
         "macro avg": [0.7370, 0.6049, 0.6140, 7026],
         "weighted avg": [0.7572, 0.7718, 0.7299, 7026],
     }
+
+
+def test_differences_from_rest_are_those_of_the_two_parts():
+    y_true, y_score, patients = draw_scores()
+    rng = np.random.default_rng(1)
+    members = rng.random(400) < 0.3
+    y_score = np.where(members, rng.random(400), y_score)  # worse in the group
+    common = {"patients": patients, "num_resamples": 200, "seed": 0}
+    found = differences_from_rest(
+        y_true, y_score, y_score >= 0.5, members, y_prob=y_score, **common
+    )
+    own, rest = (
+        disease_metrics(
+            y_true[part],
+            y_score[part],
+            y_score[part] >= 0.5,
+            **common | {"patients": patients[part]},
+        )
+        for part in (members, ~members)
+    )
+    assert found.keys() == own.keys()
+    for name, estimate in found.items():
+        assert estimate.value == pytest.approx(own[name].value - rest[name].value)
+        assert estimate.ci_low < estimate.value < estimate.ci_high
+    assert found["roc_auc"].ci_high < 0
+
+
+def test_differences_from_rest_are_undefined_when_a_part_has_one_class():
+    y_true = np.repeat([0, 1, 1], 10)
+    members = np.arange(30) >= 20
+    y_score = np.linspace(0, 1, 30)
+    found = differences_from_rest(
+        y_true,
+        y_score,
+        y_score >= 0.5,
+        members,
+        y_prob=y_score,
+        patients=np.arange(30),
+        num_resamples=100,
+        seed=0,
+    )
+    assert np.isnan(found["roc_auc"].value)
+    assert np.isnan(found["specificity"].value)
+    assert found["sensitivity"].value == pytest.approx(1 - 5 / 10)

@@ -1,5 +1,6 @@
 """drtf evaluate."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 from drtf.terminal import show_line
 
 from .options import (
+    FilePath,
     config_options,
     overwrite_option,
     path_option,
@@ -25,6 +27,23 @@ from .options import (
     "--tta",
     type=click.Choice(["none", "flips5", "dihedral8"]),
     help="Test-time augmentation. Default: evaluate.tta of the config.",
+)
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="COLUMN[:EDGES]",
+    help="Report results for the photographs with each value of this column too "
+    "(repeatable): source, eye, grade, a measure of quality, one of "
+    "labels.keep_columns, or one of --table. A column of more than 10 numbers is cut "
+    "into quartiles; age:40,60 cuts it at 40 and 60, and site:each does not cut it.",
+)
+@path_option(
+    "--table",
+    "Table with columns of --by that the dataset does not have: a CSV file with one "
+    "row per photograph (column image) or per patient (column patient), local or in a "
+    "store.",
+    required=False,
+    kind=FilePath(),
 )
 @path_option(
     "--out",
@@ -45,6 +64,8 @@ def evaluate(
     shards: Path,
     split: str,
     tta: str | None,
+    by: tuple[str, ...],
+    table: Path | None,
     out: Path | None,
     overwrite: bool,
     store_threshold: bool,
@@ -58,7 +79,7 @@ def evaluate(
     score use what is stored. With another --tta, evaluate.threshold or
     evaluate.calibration, an evaluation chooses its own threshold and leaves the stored
     one as it is. Without --config, RUN's own settings apply. Writes metrics.json,
-    predictions.csv, figures and report.html.
+    predictions.csv, figures, report.html and, with --by, groups.csv.
     """
     from drtf.inference.decision_rules import load_evaluation_config
     from drtf.inference.evaluation_folder import REPORT_FILE, find_complete
@@ -71,16 +92,25 @@ def evaluate(
         describe_views,
         metric_rows,
     )
+    from drtf.inference.group_results import (
+        GROUP_COLUMNS,
+        describe_groups,
+        group_rows,
+    )
 
     from .tables import show_table
 
     if tta:
         overrides = (*overrides, f"evaluate.tta={tta}")
+    if by:
+        columns = json.dumps(by, ensure_ascii=False)
+        overrides = (*overrides, f"evaluate.by={columns}")
     config = load_evaluation_config(run, config_source, overrides)
     request: dict[str, Any] = {
         "split": split,
         "out": out,
         "config": config.evaluate,
+        "table": table,
         "overwrite": overwrite,
         "store_threshold": store_threshold,
     }
@@ -104,6 +134,10 @@ def evaluate(
     show_table("Predictions by class", CLASS_COLUMNS, class_rows(result.labels))
     if result.grades:
         show_table("Predictions by grade", CLASS_COLUMNS, class_rows(result.grades))
+    for grouped in result.groups:
+        show_table(f"By {grouped.title}", GROUP_COLUMNS, group_rows(grouped))
+    if result.groups:
+        show_line(describe_groups(result.groups, result.config))
     rule = result.decision_rule
     show_line(f"Threshold: {describe_threshold(rule.threshold)}")
     if rule.cut_points:

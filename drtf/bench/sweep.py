@@ -282,6 +282,7 @@ def _train_and_evaluate(
             evaluation,
             model_sha256=info.model_sha256,
             dataset_sha256=info.dataset_sha256,
+            table_sha256="",
             split=split,
             config=seeded.evaluate,
         ):

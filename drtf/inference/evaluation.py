@@ -1,13 +1,14 @@
 """Evaluation of a run on a split; its threshold is chosen on the validation split."""
 
 import functools
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from drtf.config import EvaluateConfig, GradcamConfig
+from drtf.data.grouping import Groups, load_groups
 from drtf.data.pipeline import binary_labels
 from drtf.errors import DrtfError
 from drtf.inference.decision_rules import (
@@ -16,23 +17,28 @@ from drtf.inference.decision_rules import (
     operating_points,
     plan_rule,
 )
-from drtf.inference.evaluation_folder import default_folder, find_complete
+from drtf.inference.evaluation_folder import (
+    default_folder,
+    find_complete,
+    hash_table,
+)
 from drtf.inference.evaluation_result import (
     EvaluationResult,
     save_result,
 )
+from drtf.inference.group_metrics import grouped_result
+from drtf.inference.group_results import save_groups
 from drtf.inference.heatmaps import check_settings
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import (
     ClassReport,
     class_report,
     compare_roc_auc,
-    disease_metrics,
-    grade_metrics,
 )
 from drtf.inference.predictions import (
     apply_decision_rule,
     patient_predictions,
+    prediction_metrics,
     save_predictions,
     score_split,
 )
@@ -61,6 +67,7 @@ def evaluate(
     split: str,
     config: EvaluateConfig,
     gradcam: GradcamConfig,
+    table: Path | None = None,
     out: Path | None = None,
     overwrite: bool = False,
     store_threshold: bool = False,
@@ -81,21 +88,26 @@ def evaluate(
         split: The split to evaluate on.
         config: How to evaluate.
         gradcam: How to explain the worst mistakes in the report.
+        table: A table with columns of `evaluate.by` that the dataset does not have, one
+            row per photograph or per patient.
         out: The folder to write to. Default: `default_folder`.
         overwrite: Whether to replace another evaluation in `out`.
         store_threshold: Whether to choose a new decision rule on this dataset and store
             it in the run folder, even if the run has one.
 
     Raises:
+        LabelError: If the table cannot be read, or does not match the photographs.
         DrtfError: If run and dataset do not fit together, a split is missing or has
-            only one class, the heat maps cannot be made, a folder cannot be written to,
-            or `out` holds something else.
+            only one class, a column of `evaluate.by` is missing, the heat maps
+            cannot be made, a folder cannot be written to, or `out` holds something
+            else.
     """
     complete = find_complete(
         run_folder,
         shards,
         split=split,
         config=config,
+        table=table,
         out=out,
         overwrite=overwrite,
         store_threshold=store_threshold,
@@ -111,6 +123,7 @@ def evaluate(
         check_preprocessing(run, dataset)
         # Fail before the work if the split is missing or has only one class.
         binary_labels(dataset, split, run.task.name)
+        groups = load_groups(dataset, split, config.by, table)
         plan = plan_rule(
             run,
             config,
@@ -120,7 +133,15 @@ def evaluate(
         if plan.stores or out.is_relative_to(run_folder):
             check_can_upload(run_folder)
         result, predictions = _evaluate_split(
-            run, dataset, split, config, out=out, sha256=dataset_sha256, plan=plan
+            run,
+            dataset,
+            split,
+            config,
+            out=out,
+            dataset_sha256=dataset_sha256,
+            table_sha256=hash_table(table, config),
+            groups=groups,
+            plan=plan,
         )
         out.mkdir(parents=True, exist_ok=True)
         (out / METRICS_FILE).unlink(missing_ok=True)
@@ -137,6 +158,8 @@ def evaluate(
             gradcam=gradcam,
         )
     save_predictions(out, predictions)
+    if result.groups:
+        save_groups(out, result.groups)
     if plan.stores:
         save_decision_rule(run.folder, result.decision_rule)
     upload_changes(run_folder)
@@ -153,7 +176,9 @@ def _evaluate_split(
     config: EvaluateConfig,
     *,
     out: Path,
-    sha256: str,
+    dataset_sha256: str,
+    table_sha256: str,
+    groups: Sequence[Groups],
     plan: RulePlan,
 ) -> tuple[EvaluationResult, pd.DataFrame]:
     """Evaluate a run on a split; return the predictions too."""
@@ -172,18 +197,22 @@ def _evaluate_split(
     validation = tables[validation_split] if plan.uses_validation else None
     rule = plan.kept or fit_decision_rule(run, tables[validation_split], config)
     predictions = apply_decision_rule(scores, rule)
+    metrics = prediction_metrics(predictions, config)
     has_patients = not predictions["patient"].is_unique
     result = EvaluationResult(
         folder=out,
         task=run.task,
         split=split,
         dataset_name=shards.manifest.name,
-        dataset_sha256=sha256,
+        dataset_sha256=dataset_sha256,
+        table_sha256=table_sha256,
         tta=config.tta,
         decision_rule=rule,
-        metrics=_metrics(predictions, config),
+        metrics=metrics,
         patient_metrics=(
-            _metrics(patient_predictions(predictions), config) if has_patients else {}
+            prediction_metrics(patient_predictions(predictions), config)
+            if has_patients
+            else {}
         ),
         labels=class_report(
             predictions["label"].to_numpy(),
@@ -191,6 +220,9 @@ def _evaluate_split(
             names=run.task.label_names,
         ),
         grades=_grade_report(predictions, run.task),
+        groups=[
+            grouped_result(predictions, x, config, metrics=metrics) for x in groups
+        ],
         operating_points=(
             [] if validation is None else operating_points(validation, scores)
         ),
@@ -228,29 +260,6 @@ def _check_has_split(shards: ShardDataset, validation_split: str) -> None:
             "on: first evaluate the run on the dataset that it was trained on, which "
             "stores a threshold, and leave out settings that need another one"
         )
-
-
-def _metrics(predictions: pd.DataFrame, config: EvaluateConfig) -> dict[str, Estimate]:
-    """Compute the metrics of predictions, per photograph or per patient."""
-    columns = {name: column.to_numpy() for name, column in predictions.items()}
-    bootstrap: dict[str, Any] = {
-        "patients": columns["patient"],
-        "num_resamples": config.num_resamples,
-        "seed": config.seed,
-    }
-    metrics = disease_metrics(
-        columns["label"],
-        columns["score"],
-        columns["predicted_label"],
-        grades=columns["grade"],
-        y_prob=columns["probability"],
-        **bootstrap,
-    )
-    if "predicted_grade" in columns:
-        metrics |= grade_metrics(
-            columns["grade"], columns["predicted_grade"], **bootstrap
-        )
-    return metrics
 
 
 def _grade_report(predictions: pd.DataFrame, task: Task) -> ClassReport | None:

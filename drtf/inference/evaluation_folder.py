@@ -8,12 +8,13 @@ from pathlib import Path
 
 from drtf.config import EvaluateConfig
 from drtf.errors import DrtfError
-from drtf.files import check_absent, is_writable
+from drtf.files import check_absent, hash_file, is_writable
 from drtf.inference.evaluation_result import (
     EvaluationResult,
     find_differences,
     load_result,
 )
+from drtf.inference.group_results import GROUPS_FILE
 from drtf.models.history import HISTORY_FIGURE
 from drtf.models.run import load_decision_rule, load_info
 from drtf.models.run_files import DECISION_RULE_FILE, INFO_FILE, METRICS_FILE
@@ -30,6 +31,7 @@ FIGURES = (
 )
 GRADES_FIGURE = "grade_confusion_matrix.png"
 MISTAKES_FIGURE = "mistakes.png"
+GROUPS_FIGURE = "groups-{number}.png"  # one for each column of evaluate.by, from 1
 REPORT_FILES = (REPORT_FILE, *FIGURES, GRADES_FIGURE, MISTAKES_FIGURE, HISTORY_FIGURE)
 
 
@@ -39,6 +41,7 @@ def find_complete(
     *,
     split: str,
     config: EvaluateConfig,
+    table: Path | None = None,
     out: Path | None = None,
     overwrite: bool = False,
     store_threshold: bool = False,
@@ -60,11 +63,31 @@ def find_complete(
         dataset_sha256=hash_manifest(shards),
         split=split,
         config=config,
+        table_sha256=hash_table(table, config),
     )
     if not (differences or overwrite):
         return _load_complete(out, run_folder, store_threshold=store_threshold)
     _check_out(out, differences, overwrite=overwrite)
     return None
+
+
+def hash_table(table: Path | None, config: EvaluateConfig) -> str:
+    """Return the SHA-256 of a table of further columns; empty if there is none.
+
+    Raises:
+        DrtfError: If it cannot be read, or no column is read.
+    """
+    if table is None:
+        return ""
+    if not config.by:
+        raise DrtfError(
+            f"--table {table} requires --by COLUMN (evaluate.by), which names the "
+            "columns to read"
+        )
+    try:
+        return hash_file(table)
+    except OSError as error:
+        raise DrtfError(f"cannot read --table {table}: {error.strerror}") from error
 
 
 def default_folder(run_folder: Path, shards: Path, split: str) -> Path:
@@ -110,7 +133,7 @@ def _check_out(out: Path, differences: list[str], *, overwrite: bool) -> None:
         )
     # What an interrupted evaluation left is replaced.
     if not (out / DECISION_RULE_FILE).exists():
-        files = (out / name for name in (PREDICTIONS_FILE, *REPORT_FILES))
+        files = (out / name for name in (PREDICTIONS_FILE, GROUPS_FILE, *REPORT_FILES))
         check_absent(*files, overwrite=overwrite)
     if not is_writable(out):
         raise DrtfError(f"cannot write to {out}: choose another folder with --out")

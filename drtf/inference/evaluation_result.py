@@ -14,6 +14,12 @@ from drtf.config import EvaluateConfig, Tta
 from drtf.errors import RunError
 from drtf.files import parse_json, read_regular, write_atomic
 from drtf.inference.decision_rules import OperatingPoint
+from drtf.inference.group_results import (
+    GROUP_COLUMNS,
+    GroupedResult,
+    group_rows,
+    parse_grouped_result,
+)
 from drtf.inference.intervals import (
     Estimate,
     format_estimate,
@@ -49,6 +55,7 @@ SAVED_AS_THEY_ARE = (
     "split",
     "dataset_name",
     "dataset_sha256",
+    "table_sha256",
     "tta",
     "num_photographs",
     "num_patients",
@@ -67,6 +74,7 @@ class EvaluationResult:
         split: The evaluated split.
         dataset_name: Name of the dataset.
         dataset_sha256: Hash of the dataset's manifest.
+        table_sha256: Hash of the table of further columns; empty if there is none.
         tta: The test-time augmentation.
         decision_rule: The threshold, the calibration and the cut points of grades.
         metrics: Estimates by name, per photograph.
@@ -74,6 +82,7 @@ class EvaluationResult:
             has one photograph.
         labels: Metrics of each label, and the confusion matrix.
         grades: The same for predicted grades; None if the run predicts none.
+        groups: The results of subgroups, for each column of `evaluate.by`.
         operating_points: What other thresholds from the validation split would give.
         views_gain: ROC AUC with test-time augmentation minus ROC AUC without; None
             without test-time augmentation.
@@ -91,12 +100,14 @@ class EvaluationResult:
     split: str
     dataset_name: str
     dataset_sha256: str
+    table_sha256: str
     tta: Tta
     decision_rule: DecisionRule
     metrics: dict[str, Estimate]
     patient_metrics: dict[str, Estimate]
     labels: ClassReport
     grades: ClassReport | None
+    groups: list[GroupedResult]
     operating_points: list[OperatingPoint]
     views_gain: Estimate | None
     num_photographs: int
@@ -126,6 +137,10 @@ class EvaluationResult:
             page.format_notes(self.notes)
             + page.format_table(title, self.metric_columns, metric_rows(self))
             + page.format_table("Labels", CLASS_COLUMNS, class_rows(self.labels))
+            + "".join(
+                page.format_table(f"By {x.title}", GROUP_COLUMNS, group_rows(x))
+                for x in self.groups
+            )
         )
 
 
@@ -227,6 +242,7 @@ def save_result(folder: Path, result: EvaluationResult) -> None:
     contents = _as_dicts(result.metrics) | {
         "per_patient": _as_dicts(result.patient_metrics),
         "classes": result.labels.metrics,
+        "groups": [dataclasses.asdict(x) for x in result.groups],
         "operating_points": points,
         "confusion_matrix": result.labels.confusion_matrix,
         "grade_classes": grades.metrics,
@@ -265,6 +281,7 @@ def load_result(folder: Path) -> EvaluationResult:
             patient_metrics=_parse_estimates(contents["per_patient"]),
             labels=ClassReport(contents["classes"], contents["confusion_matrix"]),
             grades=grades if grades.metrics else None,
+            groups=[parse_grouped_result(x) for x in contents["groups"]],
             operating_points=[
                 OperatingPoint(**x) for x in contents["operating_points"]
             ],
@@ -296,6 +313,7 @@ def find_differences(
     dataset_sha256: str,
     split: str,
     config: EvaluateConfig,
+    table_sha256: str,
 ) -> list[str]:
     """Return how an evaluation in a folder differs from a requested one.
 
@@ -305,6 +323,7 @@ def find_differences(
         dataset_sha256: Hash of the manifest of the requested dataset.
         split: The requested split.
         config: The requested settings.
+        table_sha256: Hash of the requested table of further columns.
 
     Returns:
         One text per difference. Empty if the folder holds the requested evaluation.
@@ -320,6 +339,7 @@ def find_differences(
     expected = {
         "model_sha256": model_sha256,
         "dataset_sha256": dataset_sha256,
+        "table_sha256": table_sha256,
         "split": split,
         **{f"evaluate.{name}": value for name, value in settings},
     }

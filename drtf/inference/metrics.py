@@ -151,6 +151,60 @@ def disease_metrics(
     return {name: drop_zero_width(x) for name, x in estimates.items()}
 
 
+def differences_from_rest(
+    y_true: np.ndarray,
+    y_score: np.ndarray,
+    y_pred: np.ndarray,
+    members: np.ndarray,
+    *,
+    y_prob: np.ndarray,
+    patients: np.ndarray,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Compute how much higher each metric is in a group than in the rest.
+
+    A patient may have photographs in both, such as one of each eye, so all patients are
+    resampled together. An interval on which all resamples agree is dropped.
+
+    Args:
+        y_true: As in `disease_metrics`, for all photographs.
+        y_score: As in `disease_metrics`.
+        y_pred: As in `disease_metrics`.
+        members: bool [n], whether each photograph is in the group.
+        y_prob: As in `disease_metrics`.
+        patients: [n], names.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Estimates by name, of the metrics of `weighted_metrics` and
+        `calibration_metrics`.
+    """
+
+    def compute(part: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        own = y_true[part], weights[:, part]
+        metrics = weighted_metrics(own[0], y_score[part], y_pred[part], own[1])
+        with np.errstate(invalid="ignore"):  # a resample may have none of them
+            return metrics | calibration_metrics(own[0], y_prob[part], own[1])
+
+    def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
+        rest = compute(~members, weights)
+        return {name: x - rest[name] for name, x in compute(members, weights).items()}
+
+    values = differences(np.ones((1, len(y_true)), np.float32))
+    resampled: dict[str, list[np.ndarray]] = {name: [] for name in values}
+    for weights in bootstrap_weights(patients, num_resamples, seed):
+        for name, result in differences(weights).items():
+            resampled[name].append(result)
+    return {
+        name: drop_zero_width(
+            bootstrap_interval(float(value[0]), np.concatenate(resampled[name]))
+        )
+        for name, value in values.items()
+    }
+
+
 def grade_metrics(
     y_true: np.ndarray,
     y_pred: np.ndarray,

@@ -1,13 +1,17 @@
 """Predictions: a table with one row per photograph of a split."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from drtf.config import EvaluateConfig
 from drtf.data.pipeline import binary_labels
 from drtf.errors import RunError
 from drtf.files import escape_formula, open_regular, write_atomic
 from drtf.inference.evaluation_folder import PREDICTIONS_FILE
+from drtf.inference.intervals import Estimate
+from drtf.inference.metrics import disease_metrics, grade_metrics
 from drtf.models.decision_rule import DecisionRule
 from drtf.models.prediction import Predict, predict_split
 from drtf.models.run import Run
@@ -75,6 +79,31 @@ def patient_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     columns = predictions.drop(columns=["id", "first_view_score"])
     return columns.groupby("patient", as_index=False).max()
+
+
+def prediction_metrics(
+    predictions: pd.DataFrame, config: EvaluateConfig
+) -> dict[str, Estimate]:
+    """Compute the metrics of predictions, per photograph or per patient."""
+    columns = {name: column.to_numpy() for name, column in predictions.items()}
+    bootstrap: dict[str, Any] = {
+        "patients": columns["patient"],
+        "num_resamples": config.num_resamples,
+        "seed": config.seed,
+    }
+    metrics = disease_metrics(
+        columns["label"],
+        columns["score"],
+        columns["predicted_label"],
+        grades=columns["grade"],
+        y_prob=columns["probability"],
+        **bootstrap,
+    )
+    if "predicted_grade" in columns:
+        metrics |= grade_metrics(
+            columns["grade"], columns["predicted_grade"], **bootstrap
+        )
+    return metrics
 
 
 def save_predictions(folder: Path, predictions: pd.DataFrame) -> None:

@@ -1,7 +1,7 @@
 """The report of an evaluation: figures, and a page for its readers."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from drtf.inference.decision_rules import RulePlan
 from drtf.inference.evaluation_folder import (
     FIGURES,
     GRADES_FIGURE,
+    GROUPS_FIGURE,
     MISTAKES_FIGURE,
     REPORT_FILE,
 )
@@ -29,7 +30,21 @@ from drtf.inference.evaluation_result import (
     metric_rows,
     operating_point_rows,
 )
-from drtf.inference.intervals import format_estimate, format_interval, format_value
+from drtf.inference.group_results import (
+    GROUP_COLUMNS,
+    GROUPS_FILE,
+    SHOWN_METRICS,
+    GroupedResult,
+    GroupResult,
+    describe_groups,
+    group_rows,
+)
+from drtf.inference.intervals import (
+    Estimate,
+    format_estimate,
+    format_interval,
+    format_value,
+)
 from drtf.inference.overlays import (
     Explained,
     color_bar,
@@ -48,6 +63,7 @@ from drtf.records.reader import ShardDataset
 from drtf.tasks import GRADES
 
 NUM_MISTAKES = 4  # of each kind
+MAX_NAME_LENGTH = 28  # of a group in a figure
 # With fewer photographs of a class, one photograph changes sensitivity or specificity
 # by more than 0.05.
 MIN_PER_CLASS = 20
@@ -228,8 +244,11 @@ def write_report(
         shards: The evaluated dataset, open.
         gradcam: How to explain the worst mistakes.
     """
-    for name in (GRADES_FIGURE, MISTAKES_FIGURE):  # may be left by an earlier report
+    # An earlier report may have left these.
+    for name in (GROUPS_FILE, GRADES_FIGURE, MISTAKES_FIGURE):
         (out / name).unlink(missing_ok=True)
+    for path in out.glob(GROUPS_FIGURE.format(number="*")):
+        path.unlink()
     _plot_figures(out, run, predictions, result)
     sections = [
         page.format_notes(result.notes),
@@ -250,6 +269,7 @@ def write_report(
             ),
             page.format_figures("", [out / GRADES_FIGURE]),
         ]
+    sections += _group_sections(out, result)
     if result.operating_points:
         title = "Other thresholds chosen on the validation split"
         rows = operating_point_rows(result)
@@ -272,6 +292,41 @@ def write_report(
         f"{result.dataset_name}",
         subtitle=f"{result.date}, drtf {__version__}, {run.describe()}",
         sections=sections,
+    )
+
+
+def _group_sections(out: Path, result: EvaluationResult) -> Iterator[str]:
+    """Plot the results of subgroups and yield a section for each column."""
+    if result.groups:
+        text = describe_groups(result.groups, result.config)
+        yield page.format_text("Results by subgroup", text)
+    for number, grouped in enumerate(result.groups, 1):
+        path = out / GROUPS_FIGURE.format(number=number)
+        _plot_groups(path, grouped)
+        yield page.format_figures(f"By {grouped.title}", [path], wide=True)
+        yield page.format_table("", GROUP_COLUMNS, group_rows(grouped))
+
+
+def _plot_groups(path: Path, result: GroupedResult) -> None:
+    undefined = Estimate(np.nan, np.nan, np.nan)
+
+    def values(group: GroupResult, name: str) -> tuple[float, float, float]:
+        return astuple(group.metrics.get(name, undefined))
+
+    def label(group: GroupResult) -> str:
+        name = " ".join(group.name.split())
+        if len(name) > MAX_NAME_LENGTH:
+            name = f"{name[: MAX_NAME_LENGTH - 1]}…"
+        return f"{name} (n = {group.num_photographs:,})"
+
+    figures.plot_groups(
+        path,
+        list(map(label, result.groups)),
+        {
+            title: [values(group, name) for group in result.groups]
+            for name, title in SHOWN_METRICS.items()
+        },
+        whole=[values(result.whole, name) for name in SHOWN_METRICS],
     )
 
 
