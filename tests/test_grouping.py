@@ -65,7 +65,7 @@ def test_numbers_are_cut_into_quartiles_when_there_are_many():
 
 def test_bands_are_fewer_when_most_numbers_are_equal():
     values = ["0"] * 30 + [str(x) for x in range(1, 22)]
-    assert set(names(values, "dose")) == {"< 11", ">= 11"}
+    assert set(names(values, "dose")) == {"< 8.5", ">= 8.5"}
     assert set(names(values[:-6] + ["0"] * 60, "dose")) == {"< 1", ">= 1"}
 
 
