@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from drtf.files import write_atomic
+from drtf.records.index import iterate_index
+from drtf.records.manifest import INDEX_FILE
 from drtf.records.reader import ShardDataset
 
 PHOTOGRAPHS_FILE = "photographs.bin"
@@ -24,10 +26,14 @@ def save_training_photographs(
         validation_split: The split on which the best epoch and the threshold are
             chosen.
     """
-    index = shards.load_index(["split", "sha256"])
-    used = index["sha256"][index["split"].isin(["train", validation_split])]
-    prefixes = np.array([_prefix(sha256) for sha256 in used], PREFIX)
-    write_atomic(folder / PHOTOGRAPHS_FILE, np.unique(prefixes).tobytes())
+    splits = ["train", validation_split]
+    prefixes = []
+    # In batches, because the hashes of many millions of photographs are large as text.
+    for batch in iterate_index(shards.folder / INDEX_FILE, ["split", "sha256"]):
+        used = batch["sha256"][batch["split"].isin(splits)]
+        prefixes.append(np.array([_prefix(sha256) for sha256 in used], np.uint64))
+    unique = np.unique(np.concatenate(prefixes))
+    write_atomic(folder / PHOTOGRAPHS_FILE, unique.astype(PREFIX).tobytes())
 
 
 def load_training_photographs(folder: Path) -> np.ndarray:
