@@ -32,7 +32,7 @@ def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[
     Args:
         folder: Folder of the shards.
         manifest: Its `name`, `encoding`, `image_size` and `shards` are used.
-        index: The dataset's index.
+        index: The dataset's index, in the order of the shards.
 
     Returns:
         Paths of the files, relative to the folder.
@@ -42,8 +42,10 @@ def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[
         INFO_FILE: json.dumps(_dataset_info(manifest), indent=2) + "\n",
         FEATURES_FILE: json.dumps(_feature_specs(manifest), indent=2) + "\n",
     }
-    for number, shard in enumerate(manifest.shards):
-        rows = index[index["shard"] == number]
+    start = 0
+    for shard in manifest.shards:
+        rows = index[start : start + shard.num_records]
+        start += shard.num_records
         contents[f"{IDX_FOLDER}/{shard.file}.idx"] = "".join(
             f"{offset} {length + FRAME_BYTES}\n"
             for offset, length in zip(rows["offset"], rows["length"], strict=True)
