@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from drtf.errors import RecordError
+from drtf.files import hash_file
 from drtf.progress import progress
 from drtf.records.framing import (
     FRAME_BYTES,
@@ -132,7 +133,7 @@ def _find_faults(
     faults = [*_find_extra_shards(shards, manifest)]
     for file, sha256 in manifest.files.items():
         try:
-            if hashlib.sha256(_read_file(shards, file)).hexdigest() != sha256:
+            if _hash_file(shards, file, index_folder) != sha256:
                 faults.append(Fault(file, HASH_DIFFERS))
         except OSError as error:
             faults.append(Fault(file, f"cannot be read: {error.strerror}"))
@@ -191,6 +192,18 @@ def _read_file(shards: Path | str, file: str) -> np.ndarray:
         return np.frombuffer(read_object(join_location(shards, file)), np.uint8)
     except MissingObjectError as error:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+
+
+def _hash_file(shards: Path | str, file: str, index_folder: Path) -> str:
+    """Hash a file of a dataset; of a remote one, the index is here already.
+
+    Raises:
+        OSError: If it is missing, cannot be read, or is not a regular file.
+        StorageError: If the store cannot be read.
+    """
+    if file == INDEX_FILE or isinstance(shards, Path):
+        return hash_file(index_folder / file)  # which may be larger than memory
+    return hashlib.sha256(_read_file(shards, file)).hexdigest()
 
 
 def _find_extra_shards(shards: Path | str, manifest: Manifest) -> Iterator[Fault]:
