@@ -286,7 +286,7 @@ def _sync(descriptor: int) -> None:
             raise
 
 
-def lock(file: IO[bytes], *, wait: bool = False) -> None:
+def lock(file: IO[bytes], *, wait: bool = False) -> bool:
     """Hold an exclusive lock on an open file until it is closed.
 
     Warns and continues on a file system without locks.
@@ -294,6 +294,9 @@ def lock(file: IO[bytes], *, wait: bool = False) -> None:
     Args:
         file: The file.
         wait: Whether to wait for another process that holds the lock.
+
+    Returns:
+        Whether the file system has locks.
 
     Raises:
         DrtfError: If another process holds it.
@@ -310,6 +313,8 @@ def lock(file: IO[bytes], *, wait: bool = False) -> None:
         if error.errno not in NO_LOCKS:
             raise
         _warn_without_locks(Path(file.name).parent)
+        return False
+    return True
 
 
 def share(descriptor: int) -> None:

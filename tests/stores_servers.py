@@ -1,4 +1,4 @@
-"""Servers for tests: a store, and one that answers every request in one way."""
+"""Servers for tests: a store, a web server, and one with a single answer."""
 
 import contextlib
 import os
@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 # Prints its port, which the system has chosen, and ends with the test's process.
 SERVER = """
@@ -66,6 +68,7 @@ class Proxy:
         self.start = start
         self.every = every
         self.num_asked = 0
+        self.requests: list[str] = []  # such as "GET /bucket/name"
         self.listener = socket.create_server((HOST, 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -82,6 +85,7 @@ class Proxy:
             answer = (server, client, cut)
             threading.Thread(target=self._answer, args=answer, daemon=True).start()
             while request := client.recv(65536):
+                self.requests.append(request.partition(b" HTTP/")[0].decode("latin-1"))
                 if request.startswith(self.start):
                     self.num_asked += 1
                     if self.num_asked % self.every == 0:
@@ -99,6 +103,76 @@ class Proxy:
                 client.sendall(data)
             # Ends the wait for the next request, which closing it would not.
             client.shutdown(socket.SHUT_RDWR)
+
+
+class _FileHandler(BaseHTTPRequestHandler):
+    server: "FileServer"
+
+    def do_HEAD(self) -> None:
+        path = self.server.folder / self.path.lstrip("/")
+        if path.is_file():
+            self._answer(200, path.stat().st_size)
+        else:
+            self.send_error(404)
+
+    def do_GET(self) -> None:
+        path = self.server.folder / self.path.lstrip("/")
+        wanted = self.headers.get("Range")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        self.server.requests.append(f"GET {self.path}{' part' if wanted else ''}")
+        data = path.read_bytes()
+        if wanted and self.server.has_parts:
+            start, stop = map(int, wanted.removeprefix("bytes=").split("-"))
+            part = data[start : stop + 1]
+            content_range = f"bytes {start}-{start + len(part) - 1}/{len(data)}"
+            self._answer(206, len(part), content_range)
+            self.wfile.write(part)
+        else:
+            if "tfrecord" in path.name:
+                self.server.may_send_shards.wait()
+            self._answer(200, len(data))
+            self.wfile.write(data)
+
+    def _answer(self, status: int, size_bytes: int, content_range: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(size_bytes))
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class FileServer(ThreadingHTTPServer):
+    """A web server of the files of a folder.
+
+    Attributes:
+        folder: The folder.
+        has_parts: Whether it can send parts of files.
+        may_send_shards: Clear it to send no shard as a whole for a while.
+        requests: The requests so far, such as `GET /name` and `GET /name part`.
+        location: Its address.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, *, has_parts: bool = True) -> None:
+        super().__init__((HOST, 0), _FileHandler)
+        self.folder = folder
+        self.has_parts = has_parts
+        self.may_send_shards = threading.Event()
+        self.may_send_shards.set()
+        self.requests: list[str] = []
+        self.location = f"http://{HOST}:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.may_send_shards.set()
+        self.shutdown()
+        self.server_close()
 
 
 @contextlib.contextmanager

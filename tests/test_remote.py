@@ -23,7 +23,7 @@ from drtf.records.remote import load_remote_manifest
 from drtf.records.verify import find_faults
 from drtf.storage import list_objects, read_object, write_object
 from naming import assert_names, raises_naming
-from stores_servers import connect, running_s3
+from stores_servers import HOST, Proxy, connect, running_s3
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
 BUCKET = "s3://eyes"
@@ -132,6 +132,24 @@ def test_an_object_whose_name_leads_outside_its_folder_is_refused(server):
     connect(server).put_object(Bucket="eyes", Key="hostile/../../owned", Body=b"x")
     with raises_naming(DrtfError, hostile, "hostile/../../owned"):
         find_faults(hostile)
+
+
+def test_opening_a_dataset_takes_three_requests_and_later_two(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DRTF_CACHE", str(tmp_path))
+    port = int(server["S3_ENDPOINT"].rpartition(":")[2])
+    proxy = Proxy(port, b"never", every=1)
+    monkeypatch.setenv("S3_ENDPOINT", f"http://{HOST}:{proxy.port}")
+    manifest, index = "GET /eyes/sets/drawn/manifest.json", "GET /eyes/sets/drawn/index"
+    listing = "GET /eyes?list-type=2"
+    for expected in ([manifest, index, listing], [manifest, listing]):
+        stores._open_store.cache_clear()
+        proxy.requests.clear()
+        ShardDataset(LOCATION).close()
+        assert len(proxy.requests) == len(expected)
+        assert all(map(str.startswith, proxy.requests, expected))
+    stores._open_store.cache_clear()
 
 
 def test_a_wrong_location_is_an_error_with_its_reason(server):

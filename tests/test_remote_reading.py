@@ -1,6 +1,12 @@
 """Datasets in a store: reading through the cache, windows, verification."""
 
+import errno
+import fcntl
+import hashlib
 import os
+import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -17,15 +23,41 @@ from drtf.errors import (
     RecordError,
     StorageError,
 )
+from drtf.files import hash_file
 from drtf.records.cache import SIZE_VARIABLE, Cache
 from drtf.records.manifest import INDEX_FILE, MANIFEST_FILE, load_manifest
 from drtf.records.reader import ShardDataset
-from drtf.records.remote import upload_dataset
+from drtf.records.remote import fetch_dataset, upload_dataset
 from drtf.records.verify import find_faults
 from drtf.storage import delete_object, join_location, read_object, write_object
 from naming import raises_naming
+from stores_servers import FileServer
 
 WAIT_SECONDS = 20.0
+# Reads all records twice, one shard after the other, from the cache where possible.
+READ_ALL = """
+import hashlib, sys, time
+import numpy as np
+from drtf.records.reader import ShardDataset
+
+location, start = sys.argv[1], int(sys.argv[2])
+with ShardDataset(location) as shards:
+    numbers = shards.shard_numbers(np.arange(len(shards)))
+    order = np.roll(np.unique(numbers), start)
+    images = {}
+    num_cached = 0
+    for shard in [*order, *order]:
+        shards.expect([shard])
+        rows = np.flatnonzero(numbers == shard)
+        for _ in range(50):
+            if (shards._frames.files[rows] >= 0).all():
+                num_cached += 1
+                break
+            time.sleep(0.01)
+        images |= dict(zip(rows.tolist(), shards.read_images(rows)))
+    digest = hashlib.sha256(b"".join(images[row].tobytes() for row in sorted(images)))
+print(digest.hexdigest(), num_cached)
+"""
 
 
 @pytest.fixture
@@ -207,18 +239,18 @@ def test_a_missing_or_cut_shard_is_an_error_when_the_dataset_is_opened(
 def test_the_cache_keeps_its_limit_and_removes_the_least_recently_used(
     cache, monkeypatch
 ):
-    import hashlib
-
     contents = [bytes([number]) * 400_000 for number in range(4)]
     hashes = [hashlib.sha256(data).hexdigest() for data in contents]
-    for number, data in enumerate(contents):
-        write_object(f"memory://files/{number}", data)
     monkeypatch.setenv(SIZE_VARIABLE, "0.001")
     store = Cache()
 
     def fetch(number, **options):
-        location = f"memory://files/{number}"
-        return store.fetch(location, hashes[number], 400_000, **options)
+        return store.fetch(
+            hashes[number],
+            400_000,
+            download=lambda path: path.write_bytes(contents[number]),
+            **options,
+        )
 
     assert [fetch(0), fetch(1), fetch(1)] == ["present"] * 3
     os.utime(cache / hashes[0], (2, 2))
@@ -232,8 +264,8 @@ def test_the_cache_keeps_its_limit_and_removes_the_least_recently_used(
     assert set(cached_shards(cache)) == {hashes[0], hashes[3]}
     os.close(descriptor)
     # A killed download's remains are removed, and a running one counts.
-    (cache / f"{hashes[2]}.reserved").write_text("400000")
-    (cache / f"{hashes[2]}.arriving").write_bytes(b"half")
+    (cache / f"{hashes[2]}-killed.reserved").write_text("400000")
+    (cache / f"{hashes[2]}-killed.arriving").write_bytes(b"half")
     assert fetch(1, needed=[hashes[3]]) == "present"
     assert set(cached_shards(cache)) == {hashes[1], hashes[3]}
     assert not list(cache.glob("*.arriving")) + list(cache.glob("*.reserved"))
@@ -297,3 +329,122 @@ def test_a_cache_that_cannot_be_written_to_is_an_error(location, tmp_path, monke
     monkeypatch.setenv("DRTF_CACHE", str(tmp_path / "file"))
     with raises_naming(DrtfError, "DRTF_CACHE", tmp_path / "file" / "shards"):
         ShardDataset(location)
+
+
+def test_a_dataset_on_a_web_server_is_read_with_few_requests(
+    shards, shard_dataset, cache
+):
+    rows = np.arange(len(shard_dataset))
+    with FileServer(shards) as server:
+        for opening in ([f"/{MANIFEST_FILE}", f"/{INDEX_FILE}"], [f"/{MANIFEST_FILE}"]):
+            server.requests.clear()
+            with ShardDataset(server.location) as remote:
+                assert server.requests == [f"GET {path}" for path in opening]
+                assert read(remote, rows[:9]) == read(shard_dataset, rows[:9])
+                assert cached_shards(cache) == []
+        with ShardDataset(server.location) as remote:
+            server.requests.clear()
+            remote.expect(range(len(remote.manifest.shards)))
+            wait_until(lambda: (remote._frames.files >= 0).all())
+            assert read(remote, rows) == read(shard_dataset, rows)
+            files = [f"GET /{shard.file}" for shard in remote.manifest.shards]
+            assert sorted(server.requests) == sorted(files)
+        assert find_faults(server.location) == []
+        with raises_naming(RecordError, f"{server.location}/other", MANIFEST_FILE):
+            ShardDataset(f"{server.location}/other")
+
+
+def test_a_web_server_that_sends_no_parts_of_files_is_named(shards, cache):
+    with (
+        FileServer(shards, has_parts=False) as server,
+        ShardDataset(server.location) as remote,
+        raises_naming(
+            StorageError, f"{server.location}/{remote.manifest.shards[0].file}"
+        ),
+    ):
+        read(remote, [0])
+
+
+def test_the_first_batches_arrive_before_any_shard_does(shards, shard_dataset, cache):
+    common = {"sampling": SamplingConfig(), "batch_size": 6, "epochs": 1}
+    with FileServer(shards) as server, ShardDataset(server.location) as remote:
+        server.may_send_shards.clear()
+        here = iter(train_dataset(shard_dataset, **common))
+        there = iter(train_dataset(remote, **common))
+        for number, (expected, found) in enumerate(zip(here, there, strict=True)):
+            assert all(
+                (expected[key].numpy() == found[key].numpy()).all() for key in expected
+            )
+            if number == 1:
+                assert cached_shards(cache) == []
+                server.may_send_shards.set()
+
+
+def test_processes_that_share_a_small_cache_read_every_record_right(
+    shards, shard_dataset, cache
+):
+    size = max(shard.size_bytes for shard in shard_dataset.manifest.shards)
+    index_size = (shards / INDEX_FILE).stat().st_size
+    limit = index_size + 5 * size
+    environment = os.environ | {
+        SIZE_VARIABLE: str(limit / 1e9),
+        "DRTF_CACHE": str(cache.parent),
+    }
+    with FileServer(shards) as server:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", READ_ALL, server.location, str(3 * number)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        outputs = [process.communicate()[0].split() for process in processes]
+    images = read(shard_dataset, np.arange(len(shard_dataset)))
+    digest = hashlib.sha256(b"".join(images)).hexdigest()
+    assert [output[0] for output in outputs] == [digest] * 2
+    assert all(int(output[1]) > 0 for output in outputs)
+    left = [cache / name for name in cached_shards(cache)]
+    assert [hash_file(path) for path in left] == [path.name for path in left]
+    assert 0 < len(left) <= 5 < len(shard_dataset.manifest.shards)
+
+
+def test_copies_of_a_dataset_are_read_each_from_its_own_place(shards, location, cache):
+    upload_dataset(shards, f"{location}-copy")
+    folders = [fetch_dataset(location), fetch_dataset(f"{location}-copy")]
+    for folder, place in zip(folders, (location, f"{location}-copy"), strict=True):
+        with ShardDataset(folder) as remote:
+            assert remote.location == place
+
+
+def test_a_cache_on_a_disk_without_locks_does_not_disturb_running_downloads(
+    cache, monkeypatch
+):
+    def fail(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    data = [b"first", b"second"]
+    first, second = (hashlib.sha256(x).hexdigest() for x in data)
+    here, there = Cache(), Cache()  # as on two hosts
+
+    def download(path):
+        assert there.fetch(first, 5, download=pytest.fail) == "busy"
+        assert there.fetch(second, 6, download=lambda x: x.write_bytes(data[1]))
+        path.write_bytes(data[0])
+
+    assert here.fetch(first, 5, download=download) == "present"
+    assert set(cached_shards(cache)) == {first, second}
+    for suffix in (".reserved", ".arriving"):  # of a host that was killed long ago
+        (cache / f"{'0' * 64}-killed{suffix}").write_text("9000000000000")
+        os.utime(cache / f"{'0' * 64}-killed{suffix}", (1, 1))
+    third = hashlib.sha256(b"third").hexdigest()
+    assert here.fetch(third, 5, download=lambda x: x.write_bytes(b"third")) == "present"
+    assert not list(cache.glob("*-*"))
+
+
+def test_a_cache_takes_no_more_than_its_disk_has(cache, monkeypatch):
+    usage = shutil.disk_usage(cache.parent.parent)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert Cache().limit_bytes == 1000

@@ -10,13 +10,20 @@ dataset are in a folder of their own. All processes of a machine share the cache
 - A download has a reservation, a locked file with the number of bytes to come, so that
   the downloads of all processes together stay within the limit. What a killed process
   leaves has no lock, and the next download removes it.
+
+On a file system without locks, a file may be downloaded twice at the same time, or
+removed while another host reads it. Each download has files of its own, so that the
+others are not disturbed.
 """
 
 import contextlib
 import os
 import re
+import shutil
 import threading
-from collections.abc import Collection, Iterator
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -24,15 +31,13 @@ from typing import IO, Literal
 from drtf.errors import DrtfError, RecordError
 from drtf.files import (
     append_regular,
-    hash_file,
     lock,
     lock_when_free,
+    move_into_place,
     partial_path,
     share,
-    sync_file,
 )
 from drtf.records.manifest import INDEX_FILE
-from drtf.storage import MissingObjectError, download_object
 
 CACHE_VARIABLE = "DRTF_CACHE"
 SIZE_VARIABLE = "DRTF_CACHE_GB"
@@ -42,6 +47,8 @@ DATASETS_FOLDER = "datasets"
 LOCK_FILE = ".lock"
 RESERVED_SUFFIX = ".reserved"
 ARRIVING_SUFFIX = ".arriving"
+# Without locks, a download that wrote nothing for this time is taken for dead.
+MAX_SILENT_SECONDS = 600.0
 
 HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -82,7 +89,8 @@ class Cache:
     """The cache of this machine.
 
     Attributes:
-        limit_bytes: The most that its files and running downloads may take.
+        limit_bytes: The most that its files and running downloads may take: its limit,
+            or less on a disk that has less room.
     """
 
     def __init__(self) -> None:
@@ -91,7 +99,7 @@ class Cache:
         Raises:
             DrtfError: If its folder or its limit is invalid.
         """
-        self.limit_bytes = cache_limit_bytes()
+        limit_bytes = cache_limit_bytes()
         self._folder = cache_folder() / FILES_FOLDER
         self._datasets = cache_folder() / DATASETS_FOLDER
         try:
@@ -101,6 +109,9 @@ class Cache:
                 f"cannot create the cache {self._folder}: {error.strerror}; set "
                 f"{CACHE_VARIABLE} to another folder"
             ) from error
+        used_bytes = sum(file.size_bytes for file in self._list_files())
+        free_bytes = shutil.disk_usage(self._folder).free
+        self.limit_bytes = min(limit_bytes, used_bytes + free_bytes)
         # Needed on file systems without locks.
         self._mutex = threading.Lock()
         self._downloading: set[str] = set()
@@ -119,9 +130,13 @@ class Cache:
         """Return the SHA-256 of each file that is in the cache now."""
         return {file.path.name for file in self._list_files()} - {INDEX_FILE}
 
-    def dataset_folder(self, manifest_sha256: str) -> Path:
-        """Return the folder for a dataset's manifest and index; create it."""
-        folder = self._datasets / manifest_sha256[:32]
+    def dataset_folder(self, sha256: str) -> Path:
+        """Return the folder for a dataset's manifest and index; create it.
+
+        Args:
+            sha256: Hash of the dataset's location and manifest.
+        """
+        folder = self._datasets / sha256[:32]
         with self.writing():
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -168,10 +183,10 @@ class Cache:
 
     def fetch(
         self,
-        location: str,
         sha256: str,
         size_bytes: int,
         *,
+        download: Callable[[Path], object],
         path: Path | None = None,
         needed: Collection[str] = (),
     ) -> Fetched:
@@ -180,9 +195,9 @@ class Cache:
         The least recently used files that no process has open make room for it.
 
         Args:
-            location: The object.
             sha256: Its SHA-256.
             size_bytes: Its size.
+            download: Writes the file to a path, and checks its hash.
             path: Where it belongs, if it is not a shard.
             needed: Files that must not be removed to make room.
 
@@ -191,30 +206,32 @@ class Cache:
             `full` if the cache has no room for it now.
 
         Raises:
-            RecordError: If the object is missing or has another hash.
-            StorageError: If the store cannot be read.
-            DrtfError: If the cache cannot be written to.
+            DrtfError: If the cache cannot be written to, or by `download`.
         """
         place = self.path(sha256)
         path = path or place
-        arriving = place.with_suffix(ARRIVING_SUFFIX)
         with self._explained_errors():
             with self._locked():
                 if path.exists():
                     return "present"
-                reservation = self._reserve(place, size_bytes)
-                if reservation is None:
+                if sha256 in self._downloading or self._is_reserved(sha256):
                     return "busy"
+                reservation = self._reserve(sha256, size_bytes)
                 if not self._make_room(needed):
-                    self._withdraw(place, reservation)
+                    self._withdraw(sha256, reservation)
                     return "full"
+            arriving = Path(reservation.name).with_suffix(ARRIVING_SUFFIX)
             try:
-                _download(location, arriving, sha256)
+                download(arriving)
                 with self._locked():
-                    arriving.replace(path)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    move_into_place(arriving, path)
+            except FileNotFoundError:
+                # Without locks, another host may have taken the download for dead.
+                return "busy"
             finally:
                 with self._locked():
-                    self._withdraw(place, reservation)
+                    self._withdraw(sha256, reservation)
         return "present"
 
     @contextlib.contextmanager
@@ -233,26 +250,24 @@ class Cache:
                 "folder"
             ) from error
 
-    def _reserve(self, path: Path, size_bytes: int) -> IO[bytes] | None:
-        """Reserve room for a download; None if another one has reserved it."""
-        if path.name in self._downloading:
-            return None
-        reservation = append_regular(path.with_suffix(RESERVED_SUFFIX))
-        try:
-            lock(reservation)
-        except DrtfError:
-            reservation.close()
-            return None
-        reservation.truncate(0)
+    def _is_reserved(self, sha256: str) -> bool:
+        """Return whether another process is downloading a file."""
+        return any(map(_is_running, self._folder.glob(f"{sha256}-*{RESERVED_SUFFIX}")))
+
+    def _reserve(self, sha256: str, size_bytes: int) -> IO[bytes]:
+        """Reserve room for a download."""
+        name = f"{sha256}-{uuid.uuid4().hex[:8]}{RESERVED_SUFFIX}"
+        reservation = append_regular(self._folder / name)
+        lock(reservation)
         reservation.write(str(size_bytes).encode())
-        self._downloading.add(path.name)
+        self._downloading.add(sha256)
         return reservation
 
-    def _withdraw(self, path: Path, reservation: IO[bytes]) -> None:
+    def _withdraw(self, sha256: str, reservation: IO[bytes]) -> None:
         """Remove a reservation and what arrived so far."""
-        _remove_download(path.with_suffix(RESERVED_SUFFIX))
+        _remove_download(Path(reservation.name))
         reservation.close()
-        self._downloading.remove(path.name)
+        self._downloading.remove(sha256)
 
     def _make_room(self, needed: Collection[str]) -> bool:
         """Remove files until all files and reservations are within the limit."""
@@ -269,8 +284,9 @@ class Cache:
         """Return the bytes that running downloads have reserved; remove dead ones."""
         num_bytes = 0
         for path in self._folder.glob(f"*{RESERVED_SUFFIX}"):
-            if path.stem in self._downloading or _is_locked(path):
-                num_bytes += int(path.read_bytes() or 0)
+            if path.name.partition("-")[0] in self._downloading or _is_running(path):
+                with contextlib.suppress(FileNotFoundError):  # it has just ended
+                    num_bytes += int(path.read_bytes() or 0)
             else:
                 _remove_download(path)
         return num_bytes
@@ -285,26 +301,19 @@ class Cache:
         return files
 
 
-def _download(location: str, path: Path, sha256: str) -> None:
+def _is_running(reservation: Path) -> bool:
+    """Return whether the process that made a reservation is still alive."""
+    partial = partial_path(reservation.with_suffix(ARRIVING_SUFFIX))
     try:
-        download_object(location, path)
-    except MissingObjectError as error:
-        raise RecordError(f"the dataset is incomplete: {error}") from error
-    if hash_file(path) != sha256:
-        raise RecordError(
-            f"{location} does not match the hash in its manifest; run drtf verify"
-        )
-    with path.open("rb") as file:
-        sync_file(file)
-
-
-def _is_locked(reservation: Path) -> bool:
-    with append_regular(reservation) as file:
-        try:
-            lock(file)
-        except DrtfError:
-            return True
-    return False
+        with reservation.open("r+b") as file:
+            if lock(file):
+                return False
+        written = [x.stat().st_mtime for x in (reservation, partial) if x.exists()]
+    except DrtfError:
+        return True
+    except FileNotFoundError:  # it has just ended
+        return False
+    return time.time() - max(written, default=0.0) < MAX_SILENT_SECONDS
 
 
 def _remove_download(reservation: Path) -> None:

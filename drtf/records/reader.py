@@ -289,7 +289,7 @@ class ShardDataset:
         )
         raise ConfigError(
             f"split {split!r} of {self.location} has {sizes[-1] / 1e9:.3g} GB, and "
-            f"the cache is limited to {limit / 1e9:.3g} GB; with "
+            f"the cache has room for {limit / 1e9:.3g} GB; with "
             f"sampling.window_shards={window_shards}, it does not fit: {advice}"
         )
 

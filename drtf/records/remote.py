@@ -1,31 +1,44 @@
 """Datasets in an object store: reading them through the cache, and uploading them."""
 
+import contextlib
+import functools
 import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from drtf.errors import DrtfError, RecordError, StorageError
-from drtf.files import MAX_TEXT_BYTES, hash_file, read_regular, write_atomic
+from drtf.files import (
+    MAX_TEXT_BYTES,
+    hash_file,
+    read_regular,
+    sync_file,
+    write_atomic,
+)
 from drtf.progress import progress
 from drtf.records.cache import SIZE_VARIABLE, Cache, cache_folder
 from drtf.records.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
     Manifest,
+    ShardEntry,
     parse_manifest,
 )
 from drtf.storage import (
     MissingObjectError,
+    OpenObject,
     StoredObject,
     check_bucket,
+    download_object,
     find_object,
     join_location,
     list_objects,
+    open_object,
     read_object,
     read_ranges,
     write_object,
@@ -93,32 +106,84 @@ def fetch_dataset(location: str) -> Path:
     data = read_manifest(location)
     manifest = parse_manifest(data, path=join_location(location, MANIFEST_FILE))
     cache = Cache()
-    folder = cache.dataset_folder(hashlib.sha256(data).hexdigest())
-    index, source = folder / INDEX_FILE, join_location(location, INDEX_FILE)
+    folder = cache.dataset_folder(hashlib.sha256(location.encode() + data).hexdigest())
+    index = folder / INDEX_FILE
     sha256 = manifest.files.get(INDEX_FILE, "")
-    with cache.writing():
-        if index.exists() and hash_file(index) != sha256:
+    with contextlib.suppress(FileNotFoundError):
+        if hash_file(index) != sha256:
             index.unlink()
-    found = find_object(source)
-    if found is None:
-        raise RecordError(f"the dataset is incomplete: {source} does not exist")
-    while (
-        result := cache.fetch(source, sha256, found.size_bytes, path=index)
-    ) == "busy":
-        time.sleep(POLL_SECONDS)
-    if result == "full":
-        raise DrtfError(
-            f"{source} has {found.size_bytes / 1e9:.3g} GB, for which the cache "
-            f"{cache_folder()} has no room now: it is limited to "
-            f"{cache.limit_bytes / 1e9:.3g} GB; raise {SIZE_VARIABLE}, or wait until "
-            "other processes end"
-        )
+    _fetch_index(cache, join_location(location, INDEX_FILE), sha256, index)
     with cache.writing():
-        os.utime(index)
-        write_atomic(folder / LOCATION_FILE, location)
-        write_atomic(folder / MANIFEST_FILE, data)
+        with contextlib.suppress(PermissionError):  # another user's file
+            os.utime(index)
+        _keep_file(folder / LOCATION_FILE, location.encode())
+        _keep_file(folder / MANIFEST_FILE, data)
     show_as(folder, location)
     return folder
+
+
+def _keep_file(path: Path, data: bytes) -> None:
+    """Write a file, unless it is there already."""
+    # Without locks, another host may write it at the same time.
+    with contextlib.suppress(FileNotFoundError):
+        if not path.exists() or path.read_bytes() != data:
+            write_atomic(path, data)
+
+
+def _fetch_index(cache: Cache, location: str, sha256: str, path: Path) -> None:
+    """Download the index of a dataset into the cache, unless it is there.
+
+    Raises:
+        RecordError: If it is missing, or does not match the manifest.
+        DrtfError: If the cache cannot be used, or has no room for it.
+        StorageError: If the store cannot be read.
+    """
+    while not path.exists():
+        with _explained_absence():
+            opened = open_object(location)
+
+        def download(arriving: Path, opened: OpenObject = opened) -> None:
+            opened.save(arriving)
+            _check_hash(arriving, sha256, location)
+
+        result = cache.fetch(sha256, opened.size_bytes, download=download, path=path)
+        if result == "full":
+            raise DrtfError(
+                f"{location} has {opened.size_bytes / 1e9:.3g} GB, for which the cache "
+                f"{cache_folder()} has no room now: it has room for "
+                f"{cache.limit_bytes / 1e9:.3g} GB in total; raise {SIZE_VARIABLE}, "
+                "free space on its disk, or wait until other processes end"
+            )
+        if result == "busy":
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _explained_absence() -> Iterator[None]:
+    """Turn a missing object into an error that its dataset is incomplete.
+
+    Raises:
+        RecordError: Instead of a MissingObjectError.
+    """
+    try:
+        yield
+    except MissingObjectError as error:
+        raise RecordError(f"the dataset is incomplete: {error}") from error
+
+
+def _check_hash(path: Path, sha256: str, location: str) -> None:
+    """Check the hash of a downloaded file, and write it to disk.
+
+    Raises:
+        RecordError: If it is another one.
+    """
+    if hash_file(path) != sha256:
+        raise RecordError(
+            f"{location} does not match the hash in its manifest: it is damaged, or "
+            "was replaced while the dataset was read; run drtf verify"
+        )
+    with path.open("rb") as file:
+        sync_file(file)
 
 
 def open_shards(folder: Path, manifest: Manifest) -> "RemoteShards | None":
@@ -321,9 +386,9 @@ class RemoteShards:
                 entry = self.manifest.shards[shard]
                 expected = [self.manifest.shards[x].sha256 for x in self.expected]
                 result = self._cache.fetch(
-                    join_location(self.location, entry.file),
                     entry.sha256,
                     entry.size_bytes,
+                    download=functools.partial(self._download, entry),
                     needed=set(expected),
                 )
                 if result == "present":
@@ -341,6 +406,12 @@ class RemoteShards:
                 self._running.discard(shard)
                 if wait_seconds:
                     self._retry_at[shard] = time.monotonic() + wait_seconds
+
+    def _download(self, entry: ShardEntry, path: Path) -> None:
+        location = join_location(self.location, entry.file)
+        with _explained_absence():
+            download_object(location, path)
+        _check_hash(path, entry.sha256, location)
 
     def _wait_for_shard(self) -> int | None:
         """Return the next shard to download, or None after `stop`."""
