@@ -661,7 +661,7 @@ def test_a_users_mistake_exits_1_with_one_line(
         "build-shards --out x --images a --labels b --source n a b",
         "build-shards --out x --images a --labels b --max-rejected 101%",
         "bench",
-        "score s3://bucket/run --images a --out x",
+        "bench read --shards s3://bucket/set",
     ],
 )
 def test_wrong_usage_exits_2(run, words):

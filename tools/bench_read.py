@@ -18,16 +18,17 @@ from .bench_options import (
     seconds_option,
     write_json,
 )
-from .options import shards_option
+from .options import path_option
 
 if TYPE_CHECKING:
     from drtf.bench.read import ReadBench
 
 
 @click.command()
-@shards_option(
-    "Dataset to read. Without it, datasets are built: raw images of 96 px, as many as "
-    "EyePACS has, and JPEG images of 224 and 512 px.",
+@path_option(
+    "--shards",
+    "Local dataset to read. Without it, datasets are built: raw images of 96 px, as "
+    "many as EyePACS has, and JPEG images of 224 and 512 px.",
     required=False,
 )
 @batch_size_option
