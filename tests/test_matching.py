@@ -39,6 +39,34 @@ def test_label_is_matched_by_its_file_name(name, path, photograph_id):
     assert table["id"].tolist() == [photograph_id]
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("10_LEFT.JPG", "10_left.jpg"),
+        ("10%20left.jpg", "10 left.jpg"),
+        ("https://host/images/10_left.jpg?dl=1", "10_left.jpg"),
+        ("10\xa0left", "10 left.jpg"),
+        ("10_left\u200b", "10_left.jpg"),
+        ("“10_left”", "10_left.jpg"),
+        ("12", "0012.jpg"),
+        ("12.0", "12.jpg"),
+        ("\uff11\uff12_left", "12_left.jpg"),
+    ],
+)
+def test_label_is_matched_when_a_program_has_changed_the_name(name, path):
+    table = match([name], ["12.1.jpg", path]).table
+    assert table["path"].tolist() == [path]
+    assert table["id"].tolist() == [path.removesuffix(".jpg")]
+
+
+def test_exact_names_come_before_changed_ones():
+    matches = match(["0012", "12", "A_left"], ["12.jpg", "a_left.jpg", "A_left.png"])
+    assert matches.table["path"].tolist() == ["12.jpg", "A_left.png"]
+    assert (matches.missing, matches.unlabelled) == (["0012"], ["a_left.jpg"])
+    with raises_naming(LabelError, "1", "01", "001.jpg"):
+        match(["1", "01"], ["001.jpg"])
+
+
 def test_exact_file_name_comes_before_another_extension():
     matches = match(["IMG_1.jpg", "b"], ["IMG_1.png", "IMG_1.jpg", "b.png"])
     assert matches.table["path"].tolist() == ["IMG_1.jpg", "b.png"]

@@ -5,11 +5,15 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import pandas as pd
 
 from drtf.data.photographs import strip_suffix
 from drtf.errors import LabelError
+
+# Straight, English, German and French ones.
+QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
 
     The label may have the path of another computer, or no folder at all: as far as both
     name folders, these must be the same. A file name with the same extension comes
-    before one with another.
+    before one with another. Photographs that are left may also be matched by names that
+    a spreadsheet, a link or another file system has changed (see `_fold_name`).
 
     Args:
         labels: Column `name`, cleaned by `clean_path`, and any others.
@@ -55,8 +60,13 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
         LabelError: If a label matches two photographs, two labels match the same one,
             or no label has a photograph.
     """
-    finder = _Finder(paths)
-    matched = [finder.find(name) for name in labels["name"]]
+    exact = _Finder(paths, (str, _lower_suffix, strip_suffix))
+    matched = [exact.find(name) for name in labels["name"]]
+    others = _Finder(sorted(set(paths) - set(matched)), (_fold_name,))
+    matched = [
+        path or others.find(name)
+        for name, path in zip(labels["name"], matched, strict=True)
+    ]
     taken: dict[str, str] = {}
     for name, path in zip(labels["name"], matched, strict=True):
         if path and taken.setdefault(path, name) != name:
@@ -81,12 +91,12 @@ def match_photographs(labels: pd.DataFrame, paths: Sequence[str]) -> Matches:
 
 
 def _ids(table: pd.DataFrame) -> pd.Series:
-    """Return the shorter of each label's name and its photograph's path.
+    """Return the end of each photograph's path that the label's name has too.
 
     The extension is left out, unless it distinguishes two photographs.
     """
     short = [
-        min(name, clean_path(path), key=lambda x: x.count("/"))
+        "/".join(clean_path(path).split("/")[-1 - name.count("/") :])
         for name, path in zip(table["name"], table["path"], strict=True)
     ]
     ids = pd.Series(
@@ -100,11 +110,16 @@ def _ids(table: pd.DataFrame) -> pd.Series:
 
 
 class _Finder:
-    """Finds photographs by their names."""
+    """Finds photographs by their names.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        # From the most to the least exact name of a file.
-        keys: tuple[Callable[[str], str], ...] = (str, _lower_suffix, strip_suffix)
+    Args:
+        paths: The photographs' paths.
+        keys: What must be equal of two file names, from the most to the least exact.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], keys: Sequence[Callable[[str], str]]
+    ) -> None:
         self._paths = [(key, dict[str, list[str]]()) for key in keys]
         for path in paths:
             name = clean_path(PurePosixPath(path).name)
@@ -143,6 +158,18 @@ class _Finder:
 def _lower_suffix(name: str) -> str:
     stem = strip_suffix(name)
     return stem + name[len(stem) :].lower()
+
+
+def _fold_name(name: str) -> str:
+    """Return a file name without what programs change when they store or send it.
+
+    These are the case, quotes, kinds of spaces, invisible characters, an encoding as a
+    link (`%20`), and for numbers leading zeros and `.0`.
+    """
+    name = unquote(name.partition("?")[0]).strip(QUOTES)
+    name = unicodedata.normalize("NFKC", strip_suffix(name)).casefold()
+    name = "".join(c for c in name if unicodedata.category(c) != "Cf").strip()
+    return re.sub(r"^0*(\d+)(\.0)?$", r"\1", name)
 
 
 def _common_depth(folders: list[str], path: str) -> int | None:
