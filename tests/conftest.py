@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,16 @@ def grades_run_folder(
     update = {"train": config.train.model_copy(update=settings)}
     train(shards, out=out, config=config.model_copy(update=update))
     return out
+
+
+@pytest.fixture
+def foreground():
+    """Let Ctrl-C and SIGHUP arrive, which programs in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGHUP, before_hangup)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_library_logs_are_dropped_but_not_the_message_of_a_crash():
     ]
 
 
-def test_ctrl_c_in_a_callback_stops_the_command(monkeypatch):
+def test_ctrl_c_in_a_callback_stops_the_command(monkeypatch, foreground):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     keep_interrupts()
     target = type("Target", (), {})()

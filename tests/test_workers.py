@@ -23,6 +23,8 @@ from drtf.workers import (
 )
 from naming import raises_naming
 
+MAX_SECONDS = 300  # ends a test that hangs
+
 
 def nothing() -> None:
     pass
@@ -218,7 +220,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path, how):
     workers = {int(parent.stdout.readline()) for _ in range(2)}
     os.kill(parent.pid, how)
     # The pipe ends when no process holds it any more.
-    parent.communicate(timeout=30)
+    parent.communicate(timeout=MAX_SECONDS)
     assert len(workers) == 2
 
 
@@ -238,23 +240,23 @@ def test_workers_end_quietly_when_their_parent_has_not_read_their_results():
         workers.append(worker)
         connections.append(ours)
     for ours in connections:
-        assert ours.poll(30)  # its worker waits for the first item
+        assert ours.poll(MAX_SECONDS)  # its worker waits for the first item
         ours.close()
-    assert [worker.communicate(timeout=30)[1] for worker in workers] == [""] * 4
+    assert [worker.communicate(timeout=MAX_SECONDS)[1] for worker in workers] == [
+        ""
+    ] * 4
 
 
-def test_workers_end_quietly_when_their_group_is_interrupted(tmp_path):
+def test_workers_end_quietly_when_their_group_is_interrupted(tmp_path, foreground):
     parent = start_orphans(
         tmp_path,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        # Tests that run in the background ignore it, and what they start as well.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(2):
         parent.stdout.readline()
     os.killpg(parent.pid, signal.SIGINT)
-    _, errors = parent.communicate(timeout=30)
+    _, errors = parent.communicate(timeout=MAX_SECONDS)
     assert errors.count("Traceback") == 1
 
 
@@ -320,7 +322,7 @@ def wait_for_a_signal(folder):
     caught = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: caught.append(1))
-    (folder / "begun").touch()
+    print("begun", flush=True)
     while not caught:
         time.sleep(0.01)
     time.sleep(0.2)
@@ -329,7 +331,9 @@ def wait_for_a_signal(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_run_in_process_has_time_to_save_when_its_parent_is_stopped(tmp_path, number):
+def test_run_in_process_has_time_to_save_when_its_parent_is_stopped(
+    tmp_path, foreground, number
+):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     path = os.pathsep.join(
@@ -341,22 +345,14 @@ def test_run_in_process_has_time_to_save_when_its_parent_is_stopped(tmp_path, nu
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Tests that run in the background ignore it, and what they start as well.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_for(tmp_path / "begun")
+    assert parent.stdout.readline() == "begun\n"
     parent.send_signal(number)
-    said, errors = parent.communicate(timeout=60)
-    wait_for(tmp_path / "saved")
+    # The pipe ends when neither the parent nor its process holds it any more.
+    said, errors = parent.communicate(timeout=MAX_SECONDS)
+    assert (tmp_path / "saved").exists()
     assert "Traceback" not in errors
     assert said == ("raised stopped, all saved\n" if number == signal.SIGINT else "")
-
-
-def wait_for(path):
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def raise_error(message):
