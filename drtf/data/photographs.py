@@ -78,8 +78,8 @@ class PhotographRef:
     path: str
 
     def __str__(self) -> str:
-        """Return the photograph's location."""
-        return self._location
+        """Return the photograph's path or location."""
+        return self._location if self.is_remote else str(self._file)
 
     @property
     def id(self) -> str:
