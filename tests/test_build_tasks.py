@@ -688,15 +688,15 @@ def test_planning_again_tries_unsupported_photographs_again(
 
 @pytest.fixture
 def build_in_store(folder, stored, tmp_path, monkeypatch):
-    """Build in a store, with at most one shard on the local disk."""
+    """Build in a store, with at most two shards on the local disk."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     publish = SharedBuild.publish
     published = []
 
-    def publish_only_shard(shared, shard, path, *arguments):
-        assert [x for x in temporary.rglob("*") if x.is_file()] == [path]
+    def publish_few(shared, shard, path, *arguments):
+        assert len([x for x in temporary.rglob("*") if x.is_file()]) <= 2
         if len(published) == build.max_published:
             raise KeyboardInterrupt
         publish(shared, shard, path, *arguments)
@@ -714,7 +714,7 @@ def build_in_store(folder, stored, tmp_path, monkeypatch):
         assert not list(temporary.iterdir())
         return report, list(published)
 
-    monkeypatch.setattr(SharedBuild, "publish", publish_only_shard)
+    monkeypatch.setattr(SharedBuild, "publish", publish_few)
     return build
 
 

@@ -9,7 +9,7 @@ import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
 from drtf.data.plan_file import SavedPlan, encode_plan, parse_plan
 from drtf.data.prepare import Rejected
 from drtf.data.replan import keep_valid_shards
-from drtf.data.reports import ShardReport, check_alike, describe_host
+from drtf.data.reports import Host, ShardReport, check_alike, describe_host
 from drtf.data.shared_build import TASKS_FOLDER, SharedBuild, explained_errors
 from drtf.data.shared_files import (
     create_file,
@@ -195,9 +195,8 @@ def _convert_missing(
     others = (shard for shard in plan.shard_ranges() if shard.file in reported)
     for other in itertools.islice(others, 1):
         check_alike(host, shared.load_report(other, saved).host)
-    rows = [plan.table[shard.start : shard.stop] for shard in missing]
-    _check_unchanged(pd.concat(rows), shared)
-    total = sum(map(len, rows))
+    photographs = pd.concat([plan.table[x.start : x.stop] for x in missing])
+    _check_unchanged(photographs, shared)
     done = [shard for shard in own if shard.file in reported]
     num_done = sum(shard.stop - shard.start for shard in done)
     reasons = Counter(row.reason for row in plan.rejected)
@@ -205,15 +204,16 @@ def _convert_missing(
         reasons.update(_rejection_reasons(report.entries))
     check_num_rejected(plan, reasons, max_rejected)
     num_before = reasons.total()
-    results = convert_photographs(
-        plan, itertools.chain.from_iterable(x["photograph"] for x in rows)
-    )
+    results = convert_photographs(plan, photographs["photograph"])
+    total = num_done + len(photographs)
     with (
         closing(results),
         _work_folder(shared) as work,
-        progress("Converting photographs", num_done + total, done=num_done) as advance,
+        progress("Converting photographs", total, done=num_done) as advance,
+        ThreadPoolExecutor(1) as publisher,
     ):
-        for shard, photographs in zip(missing, rows, strict=True):
+        publishing: Future[None] | None = None
+        for shard in missing:
             path = work / shard.file
             entries = []
             with ShardWriter(path) as writer:
@@ -222,19 +222,47 @@ def _convert_missing(
                     reasons.update(_rejection_reasons([entry]))
                     check_num_rejected(plan, reasons, max_rejected)
                     advance(f"{reasons.total()} rejected")
-            _check_unchanged(photographs, shared)
-            report = ShardReport(
-                plan_sha256=saved.sha256,
+            if publishing:
+                publishing.result()
+            # While it is uploaded, the next shard is converted.
+            publishing = publisher.submit(
+                _publish,
+                shared,
+                saved,
                 task=task,
-                size_bytes=path.stat().st_size,
-                sha256=hash_file(path),
+                shard=shard,
+                path=path,
                 host=host,
                 entries=entries,
             )
-            shared.publish(shard, path, report, saved)
-            path.unlink(missing_ok=True)  # renamed on a disk without hard links
+        if publishing:
+            publishing.result()
     num_rejected = reasons.total() - num_before
-    return TaskReport(len(own), len(missing), total, num_rejected)
+    return TaskReport(len(own), len(missing), len(photographs), num_rejected)
+
+
+def _publish(
+    shared: SharedBuild,
+    saved: SavedPlan,
+    *,
+    task: tuple[int, int],
+    shard: ShardRange,
+    path: Path,
+    host: Host,
+    entries: list[Entry],
+) -> None:
+    """Publish a converted shard, unless one of its photographs changed meanwhile."""
+    _check_unchanged(saved.plan.table[shard.start : shard.stop], shared)
+    report = ShardReport(
+        plan_sha256=saved.sha256,
+        task=task,
+        size_bytes=path.stat().st_size,
+        sha256=hash_file(path),
+        host=host,
+        entries=entries,
+    )
+    shared.publish(shard, path, report, saved)
+    path.unlink(missing_ok=True)  # renamed on a disk without hard links
 
 
 def task_shards(plan: BuildPlan, task: tuple[int, int]) -> list[ShardRange]:

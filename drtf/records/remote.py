@@ -111,7 +111,8 @@ def fetch_dataset(location: str) -> Path:
     sha256 = manifest.files.get(INDEX_FILE, "")
     with contextlib.suppress(FileNotFoundError):
         if hash_file(index) != sha256:
-            index.unlink()
+            with cache.writing():
+                index.unlink(missing_ok=True)
     _fetch_index(cache, join_location(location, INDEX_FILE), sha256, index)
     with cache.writing():
         with contextlib.suppress(PermissionError):  # another user's file
