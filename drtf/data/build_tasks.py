@@ -196,7 +196,6 @@ def _convert_missing(
     for other in itertools.islice(others, 1):
         check_alike(host, shared.load_report(other, saved).host)
     photographs = pd.concat([plan.table[x.start : x.stop] for x in missing])
-    _check_unchanged(photographs, shared)
     done = [shard for shard in own if shard.file in reported]
     num_done = sum(shard.stop - shard.start for shard in done)
     reasons = Counter(row.reason for row in plan.rejected)
@@ -311,6 +310,6 @@ def _work_folder(shared: SharedBuild) -> Iterator[Path]:
     """Yield a folder for unfinished shards, if possible where they are published."""
     parent = None if is_remote(shared.root) else shared.tasks
     with tempfile.TemporaryDirectory(
-        prefix="work-", dir=parent, ignore_cleanup_errors=True
+        prefix="drtf-", dir=parent, ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)

@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from drtf.data.build_plan import BuildPlan, ShardRange
-from drtf.data.photographs import NUM_FETCHED_AHEAD
 from drtf.data.plan_file import SavedPlan
 from drtf.data.reports import ShardReport
 from drtf.data.resume import is_valid
 from drtf.data.shared_build import SharedBuild
-from drtf.data.shared_files import file_sizes
+from drtf.data.shared_files import NUM_PARALLEL_REQUESTS, file_sizes
 from drtf.progress import progress
 
 FILE_COLUMNS = ["size_bytes", "changed_ns", "version"]
@@ -51,7 +50,7 @@ def keep_valid_shards(shared: SharedBuild, found: SavedPlan, saved: SavedPlan) -
     present = file_sizes(shared.root).keys() | shared.find_reported()
     shards = [x for x in saved.plan.shard_ranges() if x.file in present]
     with (
-        ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool,
+        ThreadPoolExecutor(NUM_PARALLEL_REQUESTS) as pool,
         progress("Checking finished shards", len(shards)) as advance,
     ):
         for _ in pool.map(update, shards):

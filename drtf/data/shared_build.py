@@ -11,6 +11,7 @@ from drtf.data.build_plan import ShardRange, dataset_name
 from drtf.data.plan_file import SavedPlan, parse_plan
 from drtf.data.reports import ShardReport, encode_report, parse_report
 from drtf.data.shared_files import (
+    NUM_PARALLEL_REQUESTS,
     Location,
     create_file,
     file_sizes,
@@ -26,7 +27,6 @@ from drtf.storage import is_remote
 TASKS_FOLDER = ".build-tasks"  # a name that no user gives a folder of a dataset
 PLAN_FILE = "plan.json.gz"
 REPORT_SUFFIX = ".report.json.gz"
-NUM_PARALLEL_READS = 16
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ class SharedBuild:
         Raises:
             DrtfError: If one is missing or damaged, or belongs to another plan.
         """
-        with ThreadPoolExecutor(NUM_PARALLEL_READS) as pool:
-            for start in range(0, len(shards), NUM_PARALLEL_READS):
-                some = shards[start : start + NUM_PARALLEL_READS]
+        with ThreadPoolExecutor(NUM_PARALLEL_REQUESTS) as pool:
+            for start in range(0, len(shards), NUM_PARALLEL_REQUESTS):
+                some = shards[start : start + NUM_PARALLEL_REQUESTS]
                 yield from pool.map(lambda shard: self.load_report(shard, saved), some)
 
     def replace_report(self, shard: ShardRange, report: ShardReport) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from drtf.files import (
@@ -29,6 +30,8 @@ from drtf.storage import (
     read_object,
     write_object,
 )
+
+NUM_PARALLEL_REQUESTS = 16
 
 Location = Path | str
 
@@ -154,7 +157,11 @@ def remove_folder(folder: Location) -> None:
         StorageError: If the object store fails.
     """
     if is_remote(folder):
-        for file in list_objects(str(folder)):
-            delete_object(join_location(str(folder), file.name))
+        locations = [
+            join_location(str(folder), file.name) for file in list_objects(str(folder))
+        ]
+        with ThreadPoolExecutor(NUM_PARALLEL_REQUESTS) as pool:
+            for _ in pool.map(delete_object, locations):
+                pass
     else:
         shutil.rmtree(folder, ignore_errors=True)
