@@ -42,6 +42,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 @media print {
   body { margin: 0; max-width: none; font: 9.5pt/1.35 system-ui, sans-serif; }
   img, tr, .note { break-inside: avoid; } h2 { break-after: avoid; }
+  th, td { padding-right: .6rem; } td.number { white-space: normal; }
   .scroll { overflow: visible; background: none; } .figures { gap: .5rem; }
   .figures img { max-width: 32%; } .wide img { max-height: 11cm; }
   .lead { break-after: avoid; } pre { columns: 3; font-size: 7pt; }
