@@ -49,6 +49,19 @@ def test_batches_follow_the_planned_order(shard_dataset):
     assert (streamed == rows[order]).all()
 
 
+def test_batches_have_each_group_equally_often_when_sampling_names_a_column(
+    shard_dataset,
+):
+    sampling = SamplingConfig(by=("class", "eye"))
+    is_left = shard_dataset.load_index(["id"])["id"].str.endswith("left").to_numpy()
+    streamed = batches(shard_dataset, sampling=sampling, batch_size=4, epochs=1)
+    for batch in streamed[:-1]:
+        cells = 2 * batch["label"] + is_left[batch["row"]]
+        assert sorted(cells.tolist()) == [0, 1, 2, 3]
+    steps = count_steps(shard_dataset, **COMMON | {"sampling": sampling}, batch_size=4)
+    assert len(streamed) == steps
+
+
 def test_a_stream_continues_within_a_window_of_shards(shard_dataset):
     sampling = SamplingConfig(window_shards=1)
     whole = batches(shard_dataset, sampling=sampling)

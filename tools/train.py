@@ -111,6 +111,7 @@ def train(
 
 
 def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> None:
+    from drtf.config import SamplingConfig
     from drtf.models.weights import imagenet_problem
     from drtf.records.manifest import load_manifest
     from drtf.training.train_plan import plan_training
@@ -128,6 +129,12 @@ def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> Non
             ("drawn per epoch", *plan.num_drawn),
         ],
     )
+    if config.sampling.by != SamplingConfig().by:
+        show_table(
+            f"Photographs by group of sampling.by={list(config.sampling.by)}",
+            ("group", "train", "drawn per epoch"),
+            [(name, *counts) for name, counts in plan.groups.items()],
+        )
     show_line(
         f"{settings.epochs * plan.num_steps:,} steps of {settings.batch_size} "
         f"photographs: {settings.epochs} epochs of {plan.num_steps:,} steps"

@@ -30,6 +30,7 @@ REQUIREMENTS = (
     Requirement("images.clahe_clip_limit", "images.contrast", ("clahe",)),
     Requirement("images.clahe_tiles", "images.contrast", ("clahe",)),
     Requirement("build.jpeg_quality", "build.encoding", ("jpeg",)),
+    Requirement("sampling.by", "sampling.mode", ("balanced",)),
     Requirement("sampling.weights", "sampling.mode", ("weights",)),
     Requirement(
         "train.task",

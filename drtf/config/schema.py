@@ -230,14 +230,19 @@ class BuildConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How often each class appears in an epoch."""
+    """How often each class, or each group of photographs, appears in an epoch."""
 
     section_name = "sampling"
 
     mode: Literal["natural", "balanced", "weights"] = "balanced"
-    """`natural`: each photograph once. `balanced`: all classes equally often, and each
-    photograph of the largest class once. `weights`: in the proportions of
+    """`natural`: each photograph once. `balanced`: all groups equally often, and each
+    photograph of the largest group once. `weights`: the classes in the proportions of
     `sampling.weights`."""
+    by: Annotated[Texts, Field(min_length=1)] = ("class",)
+    """The groups that `balanced` draws equally often: `class` (of `train.task`), or the
+    photographs with each value of a column, as in `evaluate.by`. With several, each
+    combination is a group: `["class", "source"]` balances the classes within each
+    source."""
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Relative frequency of each class of `train.task`."""
     window_shards: Annotated[int, Field(ge=0, le=1 << 20)] = 0
@@ -247,7 +252,7 @@ class SamplingConfig(Section):
     on a disk that is slow at random reads."""
     on_damaged: OnDamaged = "error"
     """What to do with a damaged record: stop with an error, or skip it. Skipped records
-    are logged, and another photograph of the same class takes their place."""
+    are logged, and another photograph of the same group takes their place."""
 
 
 class AugmentConfig(Section):

@@ -19,6 +19,7 @@ from drtf.errors import DrtfError
 from drtf.images.quality import Quality
 from drtf.records.reader import ShardDataset
 
+CLASS = "class"  # of the task; only sampling has groups by it
 EYE = "eye"  # derived from the names of the photographs
 DATASET_COLUMNS = ("source", EYE, "grade", "has_field", *Quality._fields)
 MISSING = "missing"
@@ -129,9 +130,8 @@ def load_column(shards: ShardDataset, name: str, rows: np.ndarray) -> pd.Series:
     if own is None:
         raise DrtfError(
             f"{shards.location} has no column {name!r}{did_you_mean(name, known)}; it "
-            f"has {', '.join(known)}. Build the dataset again with "
-            f"labels.keep_columns={name!r}, or give a table that has the column with "
-            "--table"
+            f"has {', '.join(known)}. To keep a column of the label file, build the "
+            "dataset with labels.keep_columns"
         )
     if own == EYE:
         return eyes_by_name(shards.load_index(["id"], rows)["id"].map(strip_suffix))

@@ -61,8 +61,8 @@ class Loader:
         Args:
             shards: An open dataset.
             rows: int64 [n], the index rows of the split.
-            classes: int8 [n], the class of each row. With `skip`, a damaged record is
-                replaced by one of the same class.
+            classes: int [n], the class of each row, or its group. With `skip`, a
+                damaged record is replaced by one of the same class.
             on_damaged: Whether a damaged record is an error or is skipped.
         """
         self._shards = shards

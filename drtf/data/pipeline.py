@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from drtf.config import OnDamaged, SamplingConfig
 from drtf.data.loader import Loader
-from drtf.data.sampling import count_draws, plan_epoch, plan_windows
+from drtf.data.sampling import plan_epoch, plan_windows
+from drtf.data.sampling_groups import group_photographs
 from drtf.errors import DrtfError, RecordError, StorageError
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS, TaskName
@@ -47,8 +48,8 @@ def count_steps(
 
     A final batch too small to give each part one image is merged into the batch before.
     """
-    num_drawn = sum(count_draws(count_examples(shards, split, task), sampling))
-    num_full, num_left = divmod(num_drawn, batch_size)
+    groups = group_photographs(shards, split, task=task, sampling=sampling)
+    num_full, num_left = divmod(sum(groups.num_drawn), batch_size)
     return max(1, num_full + (num_left >= num_parts))
 
 
@@ -90,7 +91,7 @@ def train_dataset(
     parts: Sequence[int] = (0,),
     num_parts: int = 1,
 ) -> tf.data.Dataset:
-    """Stream epochs of shuffled, class-balanced batches.
+    """Stream epochs of shuffled batches, which are class-balanced by default.
 
     The whole split is shuffled, or with `sampling.window_shards` a window of it.
 
@@ -144,7 +145,8 @@ def train_dataset(
             f"an epoch has {num_steps} steps of {batch_size} photographs; got {start}"
         )
     shards.check_fits_cache(split, sampling.window_shards)
-    loader = Loader(shards, rows, classes, on_damaged=sampling.on_damaged)
+    groups = group_photographs(shards, split, task=task, sampling=sampling).numbers
+    loader = Loader(shards, rows, groups, on_damaged=sampling.on_damaged)
     shard_numbers = shards.shard_numbers(rows) if sampling.window_shards else None
 
     # A single thread plans all epochs: each thread keeps the memory it has once used.
@@ -157,7 +159,7 @@ def train_dataset(
     def plan(epoch: int) -> np.ndarray:
         shards.check_unchanged()
         return plan_epoch(
-            classes,
+            groups,
             sampling,
             seed=start.seed,
             epoch=epoch,

@@ -34,7 +34,8 @@ def plan_epoch(
     are divided among the windows in proportion to its photographs there.
 
     Args:
-        classes: int [n], the class of each example, from 0.
+        classes: int [n], the class of each example, or its group of `sampling.by`,
+            from 0.
         config: The `sampling` section.
         seed: Of the stream.
         epoch: From 0.

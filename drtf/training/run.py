@@ -16,13 +16,12 @@ from drtf.cluster import Cluster, wait_for_hosts
 from drtf.config import Config, TrainConfig
 from drtf.data.pipeline import (
     StreamPosition,
-    count_examples,
     count_steps,
     eval_dataset,
     train_dataset,
     translate_record_errors,
 )
-from drtf.data.sampling import count_draws
+from drtf.data.sampling_groups import group_photographs
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
 from drtf.files import hash_file, lock_or_fail
@@ -373,7 +372,9 @@ def build_context(
         hosts=hosts,
     )
     best_model = BestModel(save_float32, monitor=monitor_name(settings))
-    counts = count_examples(shards, "train", settings.task)
+    groups = group_photographs(
+        shards, "train", task=settings.task, sampling=config.sampling
+    )
     return TrainingContext(
         trainer=trainer,
         validation=validation,
@@ -392,6 +393,6 @@ def build_context(
         config=settings,
         out=out,
         steps_per_epoch=steps_per_epoch,
-        images_per_epoch=sum(count_draws(counts, config.sampling)),
+        images_per_epoch=sum(groups.num_drawn),
         damaged_rows=shards.damaged,
     )

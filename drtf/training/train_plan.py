@@ -17,7 +17,7 @@ from drtf.data.pipeline import (
     count_examples,
     count_steps,
 )
-from drtf.data.sampling import count_draws
+from drtf.data.sampling_groups import group_photographs
 from drtf.errors import ConfigError
 from drtf.models.backbones import check_model
 from drtf.models.device import (
@@ -46,6 +46,8 @@ class TrainPlan:
         image_size: In px.
         num_photographs: By split, then by class of the task.
         num_drawn: Photographs drawn in an epoch, by class.
+        groups: By group of `sampling.by`, its photographs and how many are drawn in an
+            epoch.
         num_steps: Steps in an epoch.
         num_trained: Trained parameters.
         num_frozen: Frozen parameters.
@@ -59,6 +61,7 @@ class TrainPlan:
     image_size: int
     num_photographs: dict[str, list[int]]
     num_drawn: list[int]
+    groups: dict[str, list[int]]
     num_steps: int
     num_trained: int
     num_frozen: int
@@ -107,8 +110,8 @@ def positive_prior(
     task = train.task
     for split in ("train", train.validation_split):
         binary_labels(shards, split, task)
-    drawn = count_draws(count_examples(shards, "train", task), sampling)
-    weighted = np.multiply(drawn, class_weights(train))
+    groups = group_photographs(shards, "train", task=task, sampling=sampling)
+    weighted = np.multiply(groups.num_drawn_by_class, class_weights(train))
     prior = float(weighted[TASKS[task].first_positive_class :].sum() / weighted.sum())
     if not 0 < prior < 1:
         raise ConfigError(
@@ -148,6 +151,9 @@ def plan_training(
             split: count_examples(dataset, split, settings.task)
             for split in ("train", settings.validation_split)
         }
+        groups = group_photographs(
+            dataset, "train", task=settings.task, sampling=config.sampling
+        )
         num_steps = count_steps(
             dataset,
             split="train",
@@ -156,7 +162,6 @@ def plan_training(
             batch_size=settings.batch_size,
             num_parts=num_devices,
         )
-    num_drawn = count_draws(counts["train"], config.sampling)
     precision = choose_precision(settings.precision)
     with use_dtype_policy(precision):
         network = build_network(
@@ -168,7 +173,7 @@ def plan_training(
             load_weights=config.model.weights != "imagenet",
         )
     num_trained, num_frozen = count_parameters(network)
-    batch_size = min(settings.batch_size, sum(num_drawn))
+    batch_size = min(settings.batch_size, sum(groups.num_drawn))
     batch_bytes = batch_size * 3 * image_size**2
     # One more is the batch that the step works on.
     num_batches = NUM_PREFETCHED + NUM_PARALLEL_LOADS + 1
@@ -178,7 +183,14 @@ def plan_training(
     return TrainPlan(
         image_size=image_size,
         num_photographs={split: count.tolist() for split, count in counts.items()},
-        num_drawn=num_drawn,
+        num_drawn=groups.num_drawn_by_class,
+        groups={
+            name: counts
+            for name, *counts in zip(
+                groups.names, groups.num_photographs, groups.num_drawn, strict=True
+            )
+            if any(counts)
+        },
         num_steps=num_steps,
         num_trained=num_trained,
         num_frozen=num_frozen,
