@@ -111,7 +111,7 @@ def save_rule() -> Callable[..., DecisionRule]:
         common = {"split": "val", "tta": tta, "num_photographs": 6}
         rule = DecisionRule(
             threshold=Threshold(value=value, rule="youden", **common),
-            calibration=Calibration(method="temperature", prior_shift=0.0, **common),
+            calibration=Calibration(method="logistic", prior_shift=0.0, **common),
             cut_points=cut_points,
             model_sha256=load_info(run_folder).model_sha256,
         )

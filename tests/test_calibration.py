@@ -1,34 +1,60 @@
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from sklearn.metrics import log_loss
 
 from drtf.models.calibration import Calibration, fit_calibration
 
 COMMON = {"split": "val", "tta": "none"}
 
 
-def sample(num=20000, temperature=1.0, seed=0):
-    """Return labels, and scores that are overconfident by a temperature."""
+def sample(num=20000, temperature=1.0, offset=0.0, seed=0):
+    """Return labels, and scores that are overconfident and biased."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 1.5, num)
     labels = (rng.random(num) < expit(logits)).astype(int)
-    return labels, np.clip(expit(logits * temperature), 1e-6, 1 - 1e-6)
+    return labels, np.clip(expit(logits * temperature + offset), 1e-6, 1 - 1e-6)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_is_recovered(temperature):
-    labels, scores = sample(temperature=temperature)
+@pytest.mark.parametrize(("temperature", "offset"), [(0.5, 0), (1, -2), (3, 1)])
+def test_temperature_and_offset_are_recovered(temperature, offset):
+    labels, scores = sample(temperature=temperature, offset=offset)
     calibration = fit_calibration(
-        labels,
-        scores,
-        method="temperature",
-        train_prior=labels.mean(),
-        **COMMON,
+        labels, scores, method="logistic", train_prior=labels.mean(), **COMMON
     )
     assert calibration.temperature == pytest.approx(temperature, rel=0.05)
-    assert calibration.apply(scores) == pytest.approx(
-        expit(logit(scores) / calibration.temperature), abs=1e-6
+    assert calibration.offset == pytest.approx(-offset / temperature, abs=0.06)
+    values = logit(scores) / calibration.temperature + calibration.offset
+    assert calibration.apply(scores) == pytest.approx(expit(values), abs=1e-6)
+
+
+def test_few_photographs_change_scores_little():
+    """Four photographs that a threshold separates would have a temperature of 0."""
+    calibration = fit_calibration(
+        np.array([0, 0, 1, 1]),
+        np.array([0.2, 0.4, 0.6, 0.8]),
+        method="logistic",
+        train_prior=0.5,
+        **COMMON,
     )
+    assert 0.5 < calibration.temperature < 1
+    assert calibration.offset == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_photographs", [40, 200])
+@pytest.mark.parametrize("offset", [0.0, 1.5])
+def test_a_logistic_calibration_predicts_better_than_none(num_photographs, offset):
+    labels, scores = sample(40_000, temperature=1.5, offset=offset)
+    losses = {"none": [], "logistic": []}
+    for start in range(0, 100 * num_photographs, num_photographs):
+        fitted = slice(start, start + num_photographs)
+        for method, values in losses.items():
+            calibration = fit_calibration(
+                labels[fitted], scores[fitted], method=method, train_prior=0.5, **COMMON
+            )
+            probabilities = calibration.apply(scores)
+            values.append(log_loss(labels, probabilities))
+    assert np.mean(losses["logistic"]) < np.mean(losses["none"])
 
 
 def test_the_prior_is_corrected():
@@ -80,7 +106,7 @@ def test_probabilities_are_rounded_to_what_calibration_supports(
     assert calibration.apply_rounded(np.array([0.0, 0.5, 1.0])) == expected
 
 
-@pytest.mark.parametrize("method", ["none", "temperature", "isotonic"])
+@pytest.mark.parametrize("method", ["none", "logistic", "isotonic"])
 def test_a_calibration_is_unchanged_by_writing_and_reading(method):
     labels, scores = sample(200)
     calibration = fit_calibration(

@@ -84,7 +84,7 @@ COMMON = {
         "seed": 42,
     },
     "evaluate": {
-        "calibration": "temperature",
+        "calibration": "logistic",
         "num_resamples": 1000,
         "batch_size": 256,
         "seed": 42,

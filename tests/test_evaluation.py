@@ -238,7 +238,7 @@ def test_unknown_patients_have_no_metrics(photographs, run, config, tmp_path):
 def test_calibration_is_stored_in_the_run(run, evaluation, contents, predictions):
     calibration = load_run(run).calibration
     assert calibration == evaluation.decision_rule.calibration
-    assert (calibration.method, calibration.split) == ("temperature", "val")
+    assert (calibration.method, calibration.split) == ("logistic", "val")
     expected = calibration.apply(predictions["score"].to_numpy())
     assert predictions["probability"].to_numpy() == pytest.approx(expected, abs=1e-6)
     labels = predictions["grade"] > 0
@@ -545,14 +545,10 @@ def test_descriptions_name_values_and_split():
     given = Threshold(value=0.5, rule="given", **common)
     assert_names(describe_threshold(given), "0.5000")
     assert "val" not in describe_threshold(given)
-    usual = Calibration(
-        method="temperature", temperature=1.3, prior_shift=-0.5, **common
-    )
-    facts = "temperature", "1.30", "-0.50", "val"
-    assert_names(describe_calibration(usual), *facts)
-    assert "unreliable" not in describe_calibration(usual)
-    extreme = usual.model_copy(update={"temperature": 19.999})
-    assert_names(describe_calibration(extreme), "unreliable")
+    values = {"temperature": 1.3, "offset": 0.25, "prior_shift": -0.5}
+    calibration = Calibration(method="logistic", **values, **common)
+    facts = "logistic", "1.30", "+0.25", "-0.50", "val"
+    assert_names(describe_calibration(calibration), *facts)
 
 
 def test_equal_count_bins_keep_equal_values_together():

@@ -248,6 +248,7 @@ def test_load_run_refuses_a_decision_rule_of_another_model(copy, save_rule):
         ("calibration", {"tta": "dihedral8"}, ("threshold",)),
         ("calibration", {"temperature": 1e-308}, ("temperature", 0.05)),
         ("calibration", {"prior_shift": 1e308}, ("prior_shift", 40)),
+        ("calibration", {"offset": -1e308}, ("offset", -40)),
         (
             "calibration",
             {"scores": [0, 1], "probabilities": [0.9, 0.1]},

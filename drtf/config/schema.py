@@ -39,7 +39,7 @@ Monitor = Literal[
 ]
 MapMethod = Literal["gradcam", "gradcam++", "layercam", "scorecam", "saliency"]
 Encoding = Literal["raw", "png", "jpeg"]
-CalibrationMethod = Literal["none", "temperature", "isotonic"]
+CalibrationMethod = Literal["none", "logistic", "isotonic"]
 LossName = Literal["crossentropy", "focal", "mse", "coral"]
 OnDamaged = Literal["error", "skip"]
 OnUngradable = Literal["flag", "predict", "reject"]
@@ -448,8 +448,8 @@ class EvaluateConfig(Section):
     """A score at or above the threshold counts as diseased. A number, or the rule that
     chooses it on the validation split: the highest Youden index or accuracy, or the
     stated sensitivity or specificity."""
-    calibration: CalibrationMethod = "temperature"
-    """How scores become probabilities: by temperature scaling, by isotonic regression
+    calibration: CalibrationMethod = "logistic"
+    """How scores become probabilities: by a logistic curve, by isotonic regression
     or not at all. It is fitted on the validation split, after a correction for the
     class proportions of training."""
     by: Texts = ()

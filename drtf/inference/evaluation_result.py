@@ -215,10 +215,11 @@ def describe_cut_points(rule: DecisionRule) -> str:
 def describe_calibration(calibration: Calibration) -> str:
     """Describe how scores are turned into probabilities."""
     method: str = calibration.method
-    if method == "temperature":
-        method = f"temperature {calibration.temperature:.2f}"
-        if calibration.is_at_bound:
-            method += " (at the search limit; unreliable)"
+    if method == "logistic":
+        method = (
+            f"logistic: temperature {calibration.temperature:.2f}, offset "
+            f"{calibration.offset:+.2f}"
+        )
     shift = f"prior shift {calibration.prior_shift:+.2f}"
     return f"{method}, {shift}, fitted on split {calibration.split}"
 

@@ -108,7 +108,8 @@ TERMS = {
     "0 is perfect.",
     "Calibration": "Fitted on the validation split. The prior shift corrects for the "
     "mixture of classes in training: it is negative if training had a higher fraction "
-    "of positive photographs. A temperature above 1 makes probabilities less extreme.",
+    "of positive photographs. A temperature above 1 makes probabilities less extreme. "
+    "An offset corrects a network that is biased towards one class.",
     "Test-time augmentation (TTA)": "Each photograph is predicted several times, for "
     "example mirrored, and the scores are averaged.",
     "Per patient": "Each patient counts once, by the worse eye: the highest grade and "

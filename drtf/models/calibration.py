@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
@@ -13,6 +13,10 @@ from drtf.config import CalibrationMethod, Tta
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 MAX_SHIFT = 40.0  # far more than the logits of any two fractions differ by
+# How far a logistic calibration is expected to be from the prior shift alone: standard
+# deviations of its offset and of the logarithm of its temperature. Few photographs
+# cannot move it far. docs/results.md compares other values.
+OFFSET_DEVIATION, LOG_TEMPERATURE_DEVIATION = 1.0, 0.5
 # Scores of 0 and 1 have no finite logit. float32 has few values closer to 1.
 MARGIN = 1e-7
 MAX_DECIMALS = 3
@@ -23,10 +27,11 @@ class Calibration(BaseModel):
     """A fitted mapping from scores to probabilities.
 
     Attributes:
-        method: `none`, `temperature` or `isotonic`.
+        method: `none`, `logistic` or `isotonic`.
         prior_shift: Added to the logit of a score first.
         temperature: The shifted logit is divided by it. 1 unless `method` is
-            `temperature`.
+            `logistic`.
+        offset: Added to the result. 0 unless `method` is `logistic`.
         scores: Shifted scores in ascending order: the x values of the isotonic curve.
         probabilities: The y values of the isotonic curve, in ascending order.
         split: The split that it was fitted on.
@@ -39,6 +44,7 @@ class Calibration(BaseModel):
     method: CalibrationMethod
     prior_shift: Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)]
     temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] = 1.0
+    offset: Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)] = 0.0
     scores: tuple[float, ...] = ()
     probabilities: tuple[Probability, ...] = ()
     split: str
@@ -57,12 +63,6 @@ class Calibration(BaseModel):
             raise ValueError("method 'isotonic' requires scores and probabilities")
         return self
 
-    @property
-    def is_at_bound(self) -> bool:
-        """Whether the best temperature may lie outside the range that was searched."""
-        low, high = 1.01 * MIN_TEMPERATURE, 0.99 * MAX_TEMPERATURE
-        return not low < self.temperature < high
-
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities.
 
@@ -75,7 +75,7 @@ class Calibration(BaseModel):
         shifted = _clipped_logits(scores) + self.prior_shift
         if self.method == "isotonic":
             return np.interp(expit(shifted), self.scores, self.probabilities)
-        return expit(shifted / self.temperature)
+        return expit(shifted / self.temperature + self.offset)
 
     def apply_rounded(self, scores: np.ndarray) -> list[str]:
         """Return probabilities as text, with the certainty that calibration supports.
@@ -107,10 +107,11 @@ def fit_calibration(
 
     A network trained on balanced classes overestimates how common disease is. The prior
     shift corrects that, by the fraction of positive labels: Saerens et al., Neural
-    Computation 14(1), 2002, eq. 2.4. A temperature then corrects scores that are too
-    confident or not confident enough: Guo et al., 2017,
-    https://arxiv.org/abs/1706.04599. An isotonic curve corrects any monotonic
-    distortion, but needs many photographs.
+    Computation 14(1), 2002, eq. 2.4. A logistic curve then corrects scores that are too
+    confident or not confident enough, and a network that is biased towards one class:
+    Platt, Advances in Large Margin Classifiers, 1999. Its temperature and offset have
+    normal priors around 1 and 0, so that it needs few photographs. An isotonic curve
+    corrects any monotonic distortion, but needs a thousand or more.
 
     Args:
         labels: int64 [n], 1 for positive. Both classes must occur.
@@ -129,15 +130,18 @@ def fit_calibration(
         "num_photographs": len(labels),
     }
     shifted = _clipped_logits(scores) + shift
-    if method == "temperature":
+    if method == "logistic":
+        deviations = np.array([LOG_TEMPERATURE_DEVIATION, OFFSET_DEVIATION])
 
-        def loss(log_temperature: float) -> float:
-            values = shifted / np.exp(log_temperature)
-            return float(np.mean(np.logaddexp(0, values) - labels * values))
+        def loss(parameters: np.ndarray) -> float:
+            log_temperature, offset = parameters
+            values = shifted / np.exp(log_temperature) + offset
+            errors = np.logaddexp(0, values) - labels * values
+            return float(errors.sum() + ((parameters / deviations) ** 2).sum() / 2)
 
-        bounds = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE])
-        minimum = minimize_scalar(loss, bounds=bounds, method="bounded")
-        return Calibration(temperature=float(np.exp(minimum.x)), **common)
+        log_temperature, offset = minimize(loss, [0.0, 0.0], method="Nelder-Mead").x
+        temperature = float(np.exp(log_temperature))
+        return Calibration(temperature=temperature, offset=float(offset), **common)
     if method == "isotonic":
         curve = IsotonicRegression(y_min=0, y_max=1).fit(expit(shifted), labels)
         return Calibration(
