@@ -136,9 +136,7 @@ class OpenObject(NamedTuple):
 
         def read(start: int) -> None:
             stop = min(start + PART_BYTES, self.size_bytes)
-            options: Any = {"range": (start, stop)}
-            if self.etag:
-                options["if_match"] = self.etag
+            options = _range_options(start, stop, self.etag)
             with _translated_errors(self.location):
                 part = obstore.get(store, key, options=options).bytes()
             keep(start, memoryview(part))
@@ -309,9 +307,7 @@ def read_ranges(
     store, key = open_place(location)
 
     def read(start: int, length: int) -> bytes:
-        options: Any = {"range": (start, start + length)}
-        if etag:
-            options["if_match"] = etag
+        options = _range_options(start, start + length, etag)
         with _translated_errors(location):
             return obstore.get(store, key, options=options).bytes().to_bytes()
 
@@ -393,6 +389,15 @@ def delete_object(location: str) -> None:
             obstore.delete(store, key)
     except MissingObjectError:
         pass
+
+
+def _range_options(start: int, stop: int, etag: str | None) -> Any:
+    """Return the options of a request for a part of an object."""
+    options: dict[str, Any] = {"range": (start, stop)}
+    # A weak etag never matches, by the rules of HTTP; web servers have such etags.
+    if etag and not etag.startswith("W/"):
+        options["if_match"] = etag
+    return options
 
 
 @contextmanager

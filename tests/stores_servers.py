@@ -121,6 +121,9 @@ class _FileHandler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
+        if self.headers.get("If-Match"):  # which a weak etag never satisfies
+            self.send_error(412)
+            return
         self.server.requests.append(f"GET {self.path}{' part' if wanted else ''}")
         data = path.read_bytes()
         if wanted and self.server.has_parts:
@@ -138,6 +141,7 @@ class _FileHandler(BaseHTTPRequestHandler):
     def _answer(self, status: int, size_bytes: int, content_range: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(size_bytes))
+        self.send_header("ETag", 'W/"1"')
         if content_range:
             self.send_header("Content-Range", content_range)
         self.end_headers()

@@ -18,7 +18,7 @@ import pandas as pd
 
 from drtf.errors import ConfigError, DamagedRecordError, RecordError
 from drtf.files import MAX_OPEN_FILES, hash_file, raise_descriptor_limit, share
-from drtf.records.cache import SIZE_VARIABLE
+from drtf.records.cache import CACHE_VARIABLE, SIZE_VARIABLE
 from drtf.records.framing import (
     FRAME_BYTES,
     HEADER,
@@ -290,7 +290,8 @@ class ShardDataset:
         raise ConfigError(
             f"split {split!r} of {self.location} has {sizes[-1] / 1e9:.3g} GB, and "
             f"the cache has room for {limit / 1e9:.3g} GB; with "
-            f"sampling.window_shards={window_shards}, it does not fit: {advice}"
+            f"sampling.window_shards={window_shards}, it does not fit: {advice} (if "
+            f"its disk is full, set {CACHE_VARIABLE} to a folder on a larger one)"
         )
 
     def _read(self, rows: np.ndarray, out: np.ndarray, *, num_threads: int) -> None:
