@@ -123,8 +123,9 @@ def train_dataset(
     Raises:
         ValueError: If an epoch has no such step, or a batch no such part.
         RecordError: At a damaged record, or if the dataset was closed, while batches
-            are read. TensorFlow wraps it in an error that starts with its message; see
-            `translate_record_errors`.
+            are read. TensorFlow turns it into an UnknownError, whose first line ends
+            with the message, followed by a traceback; inside a block of
+            `translate_record_errors`, it is a RecordError again.
     """
     if batch_size < 1 or not parts or not 0 <= min(parts) <= max(parts) < num_parts:
         raise ValueError(
@@ -261,6 +262,9 @@ def eval_dataset(
         Batches of `batch_size`, the last one padded with black: `image` uint8
         [B, H, W, 3], `label` int64 [B], `row` int64 [B] (-1 where padded) and `mask`
         bool [B] (false where padded, and where a damaged record was skipped).
+
+    Raises:
+        RecordError: As in `train_dataset`, while batches are read.
     """
     rows, classes = rows_and_classes(shards, split, task)
     size = shards.manifest.image_size
