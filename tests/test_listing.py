@@ -107,6 +107,8 @@ def test_system_folders_and_files_are_skipped_and_counted(tmp_path):
         "$RECYCLE.BIN/a.jpg",
         "#recycle/a.jpg",
         "@Recycle/a.jpg",
+        "@tmp/a.jpg",
+        "FOUND.000/a.jpg",
         "sub/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
         "sub/.@__thumb/a.jpg",
         "__MACOSX/._a.jpg",

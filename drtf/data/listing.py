@@ -30,11 +30,14 @@ DICOM_INDEX = "DICOMDIR"
 # names that begin with a dot.
 SYSTEM_FOLDERS = (
     "@eadir",
+    "@recently-snapshot",
     "@recycle",
+    "@tmp",
     "#recycle",
     "#snapshot",
     "$recycle.bin",
     "__macosx",
+    "found.000",
     "lost+found",
     "system volume information",
 )
