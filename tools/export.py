@@ -48,7 +48,7 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
     show_table(
         f"{exported.path}, {exported.size_bytes / 1e6:,.2f} MB, on "
         f"{exported.num_photographs:,} photographs of split {split}",
-        ("", "ROC AUC", "images/s, one at a time"),
+        ("", "ROC AUC of one view", "images/s, one at a time"),
         [
             (name, f"{auc:.4f}", f"{rate:,.0f}")
             for name, (auc, rate) in networks.items()

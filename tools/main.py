@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import warnings
 
 import click
 
@@ -122,6 +123,8 @@ def main() -> None:
     # Whatever Keras is used with elsewhere, drtf needs TensorFlow's.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    # scikit-learn loads joblib, which drtf does not use.
+    warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
     raise_descriptor_limit()
     keep_interrupts()
     with safe_output():

@@ -182,10 +182,9 @@ def show_report(report: "ScoreReport") -> None:
     if report.is_reused:
         show_line("This command had already written the table; nothing was changed.")
     show_line(
-        f"{report.out}: {summary.num_scored:,} photographs scored, "
-        f"{summary.num_positive:,} of them positive (threshold {report.threshold:.4f}, "
+        f"{report.out}: {summary.num_scored:,} of {summary.num_rows:,} photographs "
+        f"scored, {summary.num_positive:,} positive (threshold {report.threshold:.4f}, "
         f"rule: {report.threshold_rule}, views: {report.num_views}), "
-        f"{summary.num_failed:,} without a score, "
         f"{summary.num_flagged:,} may be ungradable"
     )
     if report.table != report.out:

@@ -87,7 +87,7 @@ TERMS = {
     "Threshold": "A photograph whose score is at or above the threshold is predicted "
     "positive. A rule chooses it on the validation split: youden is the highest "
     "sensitivity + specificity, accuracy the highest accuracy, sensitivity>=0.90 the "
-    "highest threshold with a sensitivity of 0.90.",
+    "highest threshold with a sensitivity of at least 0.90.",
     "ROC AUC": "The probability that a positive photograph has a higher score than a "
     "negative one: 0.5 is chance, 1 is perfect. It does not depend on the threshold.",
     "Sensitivity, specificity": "The fraction of positive photographs that are "

@@ -157,14 +157,14 @@ class ScoreReport:
             )
         if summary.num_without_label:
             yield (
-                f"{summary.num_without_label:,} photographs have no predicted "
-                "label, because they may be ungradable (column flags); --on-ungradable "
+                "photographs without a predicted label, because they may be ungradable "
+                f"(column flags): {summary.num_without_label:,}; --on-ungradable "
                 "predict or reject changes that"
             )
         if summary.num_disagreeing:
             yield (
-                f"the scores of the views of {summary.num_disagreeing:,} photographs "
-                "disagree (views_disagree in the column flags)"
+                "photographs whose views have very different scores (views_disagree in "
+                f"the column flags): {summary.num_disagreeing:,}"
             )
         if len(summary.scores) == 1 and summary.num_scored > 1:
             yield (
