@@ -32,6 +32,7 @@ Monitor = Literal[
     "auto",
     "loss",
     "roc_auc",
+    "worst_roc_auc",
     "average_precision",
     "accuracy",
     "balanced_accuracy",
@@ -389,7 +390,12 @@ class TrainConfig(Section):
     """Number of epochs without improvement before training ends; 0: no limit."""
     monitor: Monitor = "auto"
     """Validation metric that chooses the best epoch. `auto` is `kappa` for the task
-    `grades`, and `roc_auc` otherwise."""
+    `grades`, and `roc_auc` otherwise. `worst_roc_auc` is the lowest among the groups of
+    `train.validate_by`."""
+    validate_by: str = "source"
+    """Column whose values, such as the sources, are validated separately too: the
+    history has the ROC AUC of each group and the lowest one, if there are several.
+    Columns are those of `evaluate.by`. Empty: none."""
     validation_split: Literal["val", "test"] = "val"
     """Split that is evaluated after each epoch. `test` chooses the epoch on test
     photographs, as the notebook did."""
@@ -426,6 +432,11 @@ class TrainConfig(Section):
                 f"train.head_epochs must be below train.epochs={self.epochs}; got "
                 f"{self.head_epochs}"
             )
+        for name in ("monitor", "plateau_monitor"):
+            if getattr(self, name) == "worst_roc_auc" and not self.validate_by:
+                raise ValueError(
+                    f"train.{name}='worst_roc_auc' requires train.validate_by"
+                )
         if self.class_weights and not any(self.class_weights):
             raise ValueError("train.class_weights must not all be zero")
         return self

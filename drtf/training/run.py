@@ -74,6 +74,7 @@ from drtf.training.loop import TrainingContext, catch_signals, run_epochs
 from drtf.training.train_plan import adopt_settings, positive_prior
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
+from drtf.training.validation_groups import validation_groups
 
 LOGS_FOLDER = "logs"
 
@@ -370,6 +371,7 @@ def build_context(
             )
         ),
         hosts=hosts,
+        groups=validation_groups(shards, settings),
     )
     best_model = BestModel(save_float32, monitor=monitor_name(settings))
     groups = group_photographs(

@@ -30,6 +30,7 @@ from drtf.models.losses import class_weights
 from drtf.models.network import build_network, count_parameters
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
+from drtf.training.validation_groups import validation_groups
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def plan_training(
             split: count_examples(dataset, split, settings.task)
             for split in ("train", settings.validation_split)
         }
+        validation_groups(dataset, settings)  # fails as the training would
         groups = group_photographs(
             dataset, "train", task=settings.task, sampling=config.sampling
         )
