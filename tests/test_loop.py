@@ -97,21 +97,33 @@ def result_hash(run):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(shards, settings, tmp_path_factory):
-    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+def finished(shards, settings, tmp_path_factory):
+    """A run folder of an uninterrupted training, which tests must not change."""
+    out = tmp_path_factory.mktemp("finished") / "run"
     train(shards, out=out, config=settings)
-    return result_hash(out)
+    return out
 
 
-@pytest.fixture
-def unfinished(shards, settings, tmp_path):
+@pytest.fixture(scope="module")
+def uninterrupted(finished):
+    return result_hash(finished)
+
+
+@pytest.fixture(scope="module")
+def interrupted(shards, settings, tmp_path_factory):
     """A run folder whose training was interrupted after its first epoch."""
-    out = tmp_path / "run"
+    out = tmp_path_factory.mktemp("interrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "save_history", fail)
         with pytest.raises(KeyboardInterrupt):
             train(shards, out=out, config=settings)
     return out
+
+
+@pytest.fixture
+def unfinished(interrupted, tmp_path):
+    """A copy of the interrupted run folder, which tests may change."""
+    return shutil.copytree(interrupted, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +301,15 @@ AFTER_TWO_STEPS = ("epoch 1", "step 2 of 4", "--resume")
     ],
 )
 def test_a_signal_saves_a_checkpoint_and_stops(
-    shards, settings, uninterrupted, tmp_path, monkeypatch, number, function, facts
+    shards,
+    settings,
+    uninterrupted,
+    tmp_path,
+    monkeypatch,
+    foreground,
+    number,
+    function,
+    facts,
 ):
     out = tmp_path / "run"
     work, count = pkgutil.resolve_name(function), 0
@@ -337,6 +357,7 @@ def test_a_signal_before_the_first_step_saves_a_checkpoint_and_stops(
 def test_a_signal_after_the_last_step_is_ignored(
     shards, settings, uninterrupted, tmp_path, monkeypatch
 ):
+    """The same training gives equal bits when it is repeated."""
     out = tmp_path / "run"
     signal_before("drtf.training.run.plot_history", monkeypatch)
     train(shards, out=out, config=settings)
@@ -384,25 +405,23 @@ def test_resume_is_refused_when_the_dataset_is_another_one(
         train(shards, out=out, config=settings, resume=True)
 
 
-def test_the_same_training_twice_gives_equal_bits(
-    shards, settings, uninterrupted, tmp_path
-):
-    train(shards, out=tmp_path / "run", config=settings)
-    assert result_hash(tmp_path / "run") == uninterrupted
+def train_twice(shards, folder, config):
+    for name in ("one", "two"):
+        train(shards, out=folder / name, config=config)
 
 
 def test_deterministic_trainings_give_equal_bits(shards, settings, tmp_path):
     config = change(settings, deterministic=True, epochs=1)
-    # In processes of their own, because determinism is set for a whole process.
-    for name in ("one", "two"):
-        run_in_process(train, shards, out=tmp_path / name, config=config)
+    # In a process of their own, because determinism is set for a whole process.
+    run_in_process(train_twice, shards, tmp_path, config)
     assert result_hash(tmp_path / "one") == result_hash(tmp_path / "two")
 
 
 def test_resume_changes_nothing_when_the_training_is_finished(
-    shards, settings, tmp_path
+    shards, settings, finished, tmp_path
 ):
-    info = train(shards, out=tmp_path / "run", config=settings)
+    shutil.copytree(finished, tmp_path / "run")
+    info = load_run(finished).info
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert train(shards, out=tmp_path / "run", config=settings, resume=True) == info
     other = change(settings, learning_rate=0.5)
