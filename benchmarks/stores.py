@@ -8,6 +8,7 @@ writes below the folder, about 650 MB, are deleted at the end.
 
 import argparse
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -174,9 +175,11 @@ def measure(operations: Operations, num_repeats: int) -> None:
     for operation, calls in operations.items():
         times: dict[str, list[Times]] = {name: [] for name in calls}
         for repeat in range(num_repeats + 1):
-            for name, call in calls.items():
+            # In another order each time: data still being written slow the next one.
+            names = random.Random(repeat).sample(list(calls), len(calls))
+            for name in names:
                 start, cpu_start = time.perf_counter(), time.process_time()
-                call()
+                calls[name]()
                 end, cpu_end = time.perf_counter(), time.process_time()
                 if repeat:  # the first one opens connections
                     times[name].append(Times(end - start, cpu_end - cpu_start))

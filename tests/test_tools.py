@@ -126,6 +126,7 @@ def test_the_readmes_commands_run(run, tmp_path, monkeypatch):
             extra = {
                 "convert": ["--repeats", "1", "--limit", "1", *sets("images.size=32")],
                 "read": [*SHORT, "--batch-size", "8"],
+                "order": ["--batch-size", "8"],
                 "memory": ["--epochs", "2", "--batch-size", "7"],
                 "scale": ["--records", "100"],
                 "augment": ["--repeats", "1", "--size", "16", "--batch-size", "8"],

@@ -6,6 +6,7 @@ from .bench_augment import augment
 from .bench_convert import convert
 from .bench_heatmaps import heatmaps
 from .bench_memory import memory
+from .bench_order import order
 from .bench_quality import quality
 from .bench_read import read
 from .bench_scale import scale
@@ -18,5 +19,16 @@ def bench() -> None:
     """Benchmark drtf, in comparison with the usual alternatives."""
 
 
-for command in (convert, read, memory, scale, augment, train, score, heatmaps, quality):
+for command in (
+    convert,
+    read,
+    order,
+    memory,
+    scale,
+    augment,
+    train,
+    score,
+    heatmaps,
+    quality,
+):
     bench.add_command(command)
