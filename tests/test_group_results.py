@@ -55,7 +55,7 @@ def predictions():
 def result(predictions, config):
     return grouped_result(
         predictions,
-        Groups("site", predictions["site"].to_numpy(str)),
+        Groups("site", predictions["site"].to_numpy(object)),
         config,
         metrics=prediction_metrics(predictions, config),
     )
@@ -92,7 +92,7 @@ def test_groups_have_the_metrics_of_their_photographs(result, predictions, confi
 
 def test_differences_are_left_out_when_the_rest_is_too_small(predictions, config):
     part = predictions[predictions["site"].isin(["better", "=small"])]
-    groups = Groups("site", part["site"].to_numpy(str))
+    groups = Groups("site", part["site"].to_numpy(object))
     found = grouped_result(part, groups, config, metrics={})
     assert found.groups[0].metrics
     assert found.groups[0].differences == {}

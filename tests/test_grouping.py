@@ -31,7 +31,7 @@ def test_grouping_is_parsed(text, expected):
 
 @pytest.mark.parametrize("text", ["age:60,40", "age:40,40"])
 def test_grouping_is_refused_when_edges_do_not_ascend(text):
-    with raises_naming(DrtfError, "evaluate.by", text):
+    with raises_naming(DrtfError, text):
         parse_grouping(text)
 
 

@@ -281,12 +281,14 @@ def test_a_run_in_a_store_is_used_like_a_local_one(
     location, run_folder, shards, photographs, run, tmp_path
 ):
     store(run_folder, location)
-    code, out, err = run("evaluate", location, "--shards", shards)
+    code, out, err = run("evaluate", location, "--shards", shards, "--by", "eye")
     assert code == 0, err
+    assert "By eye" in out
     assert f"{location}/evaluation-test/report.html" in out
     names = files_of(location).keys()
-    assert {DECISION_RULE_FILE, "evaluation-test/metrics.json"} <= names
-    code, out, _ = run("evaluate", location, "--shards", shards)
+    written = {f"evaluation-test/{x}" for x in ("metrics.json", "groups.csv")}
+    assert {DECISION_RULE_FILE, *written} <= names
+    code, out, _ = run("evaluate", location, "--shards", shards, "--by", "eye")
     assert (code, f"{location}/evaluation-test" in out) == (0, True)
 
     local = shutil.copytree(run_folder, tmp_path / "run")

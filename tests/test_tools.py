@@ -218,6 +218,12 @@ def test_a_dry_run_notes_class_weights_on_top_of_balanced_sampling(
     assert "train.class_weights" not in natural
 
 
+def test_a_dry_run_prints_the_groups_that_sampling_balances(run, shards, tmp_path):
+    words = ("train", "--shards", shards, "--out", tmp_path / "run", "--dry-run")
+    text = run(*words, *sets("sampling.by=[class,eye]", *EYENET))[1]
+    assert_names(text, "sampling.by", "class 0, eye left", "class 1, eye right")
+
+
 def test_a_finished_training_is_named_and_not_repeated(run, shards, run_folder):
     before = (run_folder / "run.json").stat().st_mtime_ns
     words = ("train", "--shards", shards, "--out", run_folder)

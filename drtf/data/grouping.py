@@ -56,7 +56,7 @@ class Groups:
 
     Attributes:
         title: The column, and how it was cut if it was.
-        names: str [n], the name of each photograph's group.
+        names: object [n], the name of each photograph's group, a str.
     """
 
     title: str
@@ -77,7 +77,7 @@ def parse_grouping(text: str) -> Grouping:
         return Grouping(column, by_value=True)
     edges = tuple(map(float, cut.split(",")))
     if list(edges) != sorted(set(edges)):
-        raise DrtfError(f"evaluate.by={text!r}: the edges of the bands must ascend")
+        raise DrtfError(f"column {text!r}: the edges of its bands must ascend")
     return Grouping(column, edges)
 
 
@@ -157,9 +157,9 @@ def divide(values: pd.Series, grouping: Grouping) -> Groups:
     Raises:
         DrtfError: If there are no numbers between the edges, or too many groups.
     """
-    is_missing = values.map(lambda x: not x or fold_name(x) in MISSING_VALUES)
-    names = values.mask(is_missing, MISSING).astype(object)
-    numbers = names.map(_parse_number).astype(float)
+    texts = {x: MISSING if _is_missing(x) else x for x in values.unique()}
+    names = values.map(texts).astype(object)
+    numbers = names.map({x: _parse_number(x) for x in texts.values()}).astype(float)
     filled = numbers[numbers.notna()]
     edges, title = grouping.edges, grouping.column
     if edges and not len(filled):
@@ -174,9 +174,9 @@ def divide(values: pd.Series, grouping: Grouping) -> Groups:
         edges = tuple(sorted({_round(x) for x in quartiles if x > lowest})) or (second,)
         title = f"{grouping.column}, in quartiles"
     if edges:
-        texts = [f"{edge:.10g}" for edge in edges]
-        between = (f"{low} to < {high}" for low, high in itertools.pairwise(texts))
-        bands = [f"< {texts[0]}", *between, f">= {texts[-1]}"]
+        bounds = [f"{edge:.10g}" for edge in edges]
+        between = (f"{low} to < {high}" for low, high in itertools.pairwise(bounds))
+        bands = [f"< {bounds[0]}", *between, f">= {bounds[-1]}"]
         names[filled.index] = np.array(bands, object)[np.digitize(filled, edges)]
     if names.nunique() > MAX_GROUPS:
         raise DrtfError(
@@ -184,7 +184,11 @@ def divide(values: pd.Series, grouping: Grouping) -> Groups:
             f"{names.nunique():,} groups, such as {names.iloc[0]!r}, more than "
             f"{MAX_GROUPS}. A column of numbers can be cut into bands, as in age:40,60"
         )
-    return Groups(title, names.to_numpy(str))
+    return Groups(title, names.to_numpy(object))
+
+
+def _is_missing(cell: str) -> bool:
+    return not cell or fold_name(cell) in MISSING_VALUES
 
 
 def _round(edge: float) -> float:
