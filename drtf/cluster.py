@@ -189,7 +189,7 @@ def _meet_others(
             if connection and message and message["host"] in range(cluster.num_hosts):
                 index = message["host"]
                 if index not in missing and _is_open(connections.get(index)):
-                    text = f"two hosts have the place of {cluster.name(index)}"
+                    text = f"two hosts were started as {cluster.name(index)}"
                     _send(connection, {"problem": text})
                     continue
                 problem = problem or _difference(index, message.get("facts", {}), facts)

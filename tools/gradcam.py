@@ -108,13 +108,13 @@ def gradcam(
         )
     if report.outside:
         show_line(
-            f"Note: {len(report.outside):,} photographs had much heat outside the "
-            f"retina, which is not shown (first: {report.outside[0]}). The model may "
-            "use the border of the photographs."
+            "Note: photographs with much heat outside the retina, which is not shown: "
+            f"{len(report.outside):,} (first: {report.outside[0]}). The model may use "
+            "the border of the photographs."
         )
     if report.failed:
         show_line(
-            f"{len(report.failed):,} photographs could not be read (first: "
+            f"Photographs that could not be read: {len(report.failed):,} (first: "
             f"{report.failed[0]}). drtf score reports the reasons."
         )
         sys.exit(SOME_REJECTED)

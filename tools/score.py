@@ -192,7 +192,7 @@ def show_report(report: "ScoreReport") -> None:
     if report.num_kept:
         show_line(
             f"{report.num_kept:,} rows were kept, {report.num_gone:,} of them of "
-            "photographs that are no longer there"
+            "photographs that were removed"
         )
     if summary.num_rows == 1:
         (row,) = report.load_table().to_dict("records")

@@ -297,7 +297,7 @@ def _check_unchanged(photographs: pd.DataFrame, shared: SharedBuild) -> None:
         ):
             if (status.size_bytes, status.version) == (row.size_bytes, row.version):
                 continue
-            change = "is not there any more" if status.size_bytes < 0 else "changed"
+            change = "was removed" if status.size_bytes < 0 else "changed"
             raise DrtfError(
                 f"{row.photograph} {change} after the plan {shared.plan} was made. "
                 "Restore it, or run the command that made the plan again: shards "

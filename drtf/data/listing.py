@@ -128,7 +128,7 @@ def describe_skipped(skipped: Iterable[SkippedFile]) -> str:
     """Return one line with the number of skipped files of each kind."""
     counts = Counter(file.kind for file in skipped)
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
-    return f"Skipped {counts.total():,} files that are not photographs: {kinds}"
+    return f"Skipped files that are not photographs: {counts.total():,} ({kinds})"
 
 
 def _found(skipped: list[SkippedFile]) -> str:

@@ -174,7 +174,7 @@ def check_weights(file: h5py.File, num_bytes: int) -> int:
     for name, item in _walk(file):
         place = h5py.h5o.get_info(item.id).addr
         if place in places:  # such as a group that holds itself
-            raise ValueError(f"its weights {name!r} are there twice")
+            raise ValueError(f"it has the weights {name!r} twice")
         places.add(place)
         if isinstance(item, h5py.Group):
             continue

@@ -123,7 +123,7 @@ class Cache:
             RecordError: If this is no SHA-256, but for example a path.
         """
         if not HASH.fullmatch(sha256):
-            raise RecordError(f"{sha256!r} is no SHA-256; the manifest is damaged")
+            raise RecordError(f"{sha256!r} is not a SHA-256; the manifest is damaged")
         return self._folder / sha256
 
     def present(self) -> set[str]:

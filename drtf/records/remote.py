@@ -398,7 +398,7 @@ class RemoteShards:
                 else:
                     wait_seconds = RETRY_SECONDS
             except StorageError as error:  # reading its records fails too, if it lasts
-                _log.warning("downloading is tried again: %s", error)
+                _log.warning("trying the download again: %s", error)
                 wait_seconds = 10 * RETRY_SECONDS
             except DrtfError as error:
                 self._failure = error
