@@ -186,6 +186,19 @@ def test_an_object_that_is_replaced_while_it_is_read_is_an_error(s3, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
+def test_an_object_is_saved_whole_when_the_disk_takes_it_in_pieces(
+    tmp_path, monkeypatch
+):
+    data = os.urandom(PART_BYTES + 5)
+    write_object("memory://eyes/pieces", data)
+    pwrite = os.pwrite
+    monkeypatch.setattr(
+        os, "pwrite", lambda file, part, start: pwrite(file, part[:1_000_003], start)
+    )
+    download_object("memory://eyes/pieces", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+
+
 def test_a_connection_that_is_cut_is_tried_again(s3, server, monkeypatch, tmp_path):
     data = os.urandom(20_000)
     write_object("s3://eyes/cut", data)

@@ -160,9 +160,12 @@ class Cache:
 
         Returns:
             A descriptor, or None if the file is not in the cache.
+
+        Raises:
+            DrtfError: If the cache cannot be used.
         """
         path = self.path(sha256)
-        with self._locked():
+        with self._explained_errors(), self._locked():
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             except FileNotFoundError:
@@ -177,8 +180,12 @@ class Cache:
         return descriptor
 
     def remove(self, sha256: str) -> None:
-        """Remove a file that turned out to be damaged; those that read it can go on."""
-        with self._locked():
+        """Remove a damaged file; processes that have it open can still read it.
+
+        Raises:
+            DrtfError: If the cache cannot be written to.
+        """
+        with self._explained_errors(), self._locked():
             self.path(sha256).unlink(missing_ok=True)
 
     def fetch(
