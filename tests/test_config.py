@@ -355,6 +355,7 @@ def test_label_smoothing_requires_crossentropy():
         ("sampling.weights=[1, 2]", ("sampling.mode", "weights", "balanced")),
         ("train.monitor=kappa", ("train.task", "grades", "binary")),
         ("train.loss=mse", ("train.task", "grades", "binary")),
+        ("augment.balanced_mixup=0.1", ("sampling.mode", "natural", "balanced")),
         ("train.loss=coral", ("train.task", "grades", "binary")),
         ("train.plateau_monitor=kappa", ("train.schedule", "plateau", "constant")),
     ],
@@ -500,6 +501,14 @@ def test_a_list_of_texts_needs_no_quotes_because_a_shell_removes_them():
     pattern = "[a-z]+_([0-9]+)"
     labels = load_config("", [f"labels.patient_pattern={pattern}"]).labels
     assert labels.patient_pattern == pattern
+
+
+@pytest.mark.parametrize("other", ["augment.mixup", "augment.cutmix"])
+def test_one_mixing_is_refused_when_the_partners_are_balanced(other):
+    balanced = "sampling.mode=natural", "augment.balanced_mixup=0.1"
+    assert load_config("", balanced).augment.balanced_mixup == 0.1
+    message = refuse("", *balanced, f"{other}=0.5")
+    assert_names(message, other, "augment.balanced_mixup", 0.1)
 
 
 def test_class_weights_are_refused_when_all_are_zero():

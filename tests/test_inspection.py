@@ -138,3 +138,15 @@ def test_pictures_are_plotted_when_names_are_odd(photographs, tmp_path):
     )
     for path in inspection.figures:
         assert cv2.imread(str(path)).std() > 10
+
+
+def test_augmented_sheet_shows_mixed_photographs(shards, tmp_path):
+    nothing = AugmentConfig(**dict.fromkeys(AugmentConfig.model_fields, 0))
+    sheets = []
+    for alpha in (0, 1):
+        out = tmp_path / str(alpha)
+        policy = nothing.model_copy(update={"cutmix": alpha})
+        inspect_dataset(shards, out=out, num_per_grade=4, augment=policy)
+        sheets.append(cv2.imread(str(out / "augmented.png")).astype(int))
+    assert sheets[0].shape == sheets[1].shape
+    assert (sheets[0] != sheets[1]).mean() > 0.01

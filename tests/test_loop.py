@@ -64,8 +64,9 @@ run.train(Path(shards), out=Path(out), config=load_config(config), resume=True)
 
 @pytest.fixture(scope="module")
 def settings(config):
+    mixed = config.augment.model_copy(update={"mixup": 0.4, "cutmix": 1.0})
     return change(
-        config,
+        config.model_copy(update={"augment": mixed}),
         checkpoint_minutes=0,
         epochs=3,
         batch_size=8,

@@ -289,6 +289,53 @@ def test_a_stream_continues_from_its_position(shard_dataset, num_taken):
         assert all((first[key] == again[key]).all() for key in first)
 
 
+@pytest.mark.parametrize("window_shards", [0, 1])
+def test_partners_are_a_stream_of_their_own(shard_dataset, window_shards):
+    sampling = SamplingConfig(mode="natural", window_shards=window_shards)
+    partners = sampling.model_copy(update={"mode": "balanced"})
+    common = {"sampling": sampling, "epochs": 40}
+    plain = batches(shard_dataset, **common)
+    mixed = batches(shard_dataset, **common, partners=partners)
+    fractions = {"label": [], "partner_label": []}
+    for alone, batch in zip(plain, mixed, strict=True):
+        assert all((alone[name] == batch[name]).all() for name in alone)
+        assert len(batch["partner_label"]) == len(batch["label"])
+        images = read_batch(shard_dataset, batch["partner_row"])
+        assert (images == batch["partner_image"]).all()
+        positive = shard_dataset.grades[batch["partner_row"]] > 0
+        assert (positive == batch["partner_label"]).all()
+        assert (batch["partner_seed"] != batch["seed"])[:, 0].all()
+        for name, labels in fractions.items():
+            labels.extend(batch[name])
+    rows = shard_dataset.split_rows("train")
+    natural = (shard_dataset.grades[rows] > 0).mean()
+    assert np.mean(fractions["label"]) == pytest.approx(natural)
+    assert np.mean(fractions["partner_label"]) == pytest.approx(0.5, abs=0.02)
+    # Both streams have their classes at fixed places, but pairs are of any classes.
+    pairs = np.stack(list(fractions.values()), axis=1)
+    _, counts = np.unique(pairs, axis=0, return_counts=True)
+    assert counts.min() > 0.3 * len(pairs) * 0.5 * min(natural, 1 - natural)
+    if window_shards:
+        shards = [
+            shard_dataset.shard_numbers(np.concatenate([x[name] for x in mixed[:2]]))
+            for name in ("row", "partner_row")
+        ]
+        assert set(shards[1]) <= set(shards[0])
+
+
+def test_partners_are_the_same_for_any_parts_and_after_a_resume(shard_dataset):
+    partners = SamplingConfig()
+    whole = batches(shard_dataset, partners=partners)
+    parts = batches(shard_dataset, partners=partners, parts=range(2), num_parts=2)
+    for number, batch in enumerate(whole):
+        joined = parts[2 * number : 2 * number + 2]
+        for name, values in batch.items():
+            assert (values == np.concatenate([part[name] for part in joined])).all()
+    rest = batches(shard_dataset, partners=partners, start=StreamPosition(3, 1, 2))
+    for batch, again in zip(whole[-len(rest) :], rest, strict=True):
+        assert all((batch[name] == again[name]).all() for name in batch)
+
+
 @pytest.mark.parametrize(
     ("changes", "facts"),
     [

@@ -1,5 +1,6 @@
 """drtf settings, and the page that it generates."""
 
+import json
 import re
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def test_list_settings_names_each_requirement(requirement):
         if setting.key == requirement.key
     ]
     text = " ".join(setting.requires)
-    assert all(f'`{requirement.other}="{x}"`' in text for x in requirement.values)
+    for value in requirement.values:
+        assert f"`{requirement.other}={json.dumps(value)}`" in text
 
 
 def test_an_unknown_section_is_wrong_usage_with_the_nearest_name():

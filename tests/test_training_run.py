@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from drtf.config import SamplingConfig, load_config
+from drtf.config import AugmentConfig, SamplingConfig, TrainConfig, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import ConfigError, DrtfError, RecordError
@@ -26,7 +26,7 @@ from drtf.tasks import TASKS
 from drtf.training import run as training_run
 from drtf.training import train_plan
 from drtf.training.run import train
-from drtf.training.train_plan import plan_training
+from drtf.training.train_plan import plan_training, positive_prior
 from naming import assert_names, raises_naming
 
 
@@ -296,6 +296,17 @@ def test_train_prior_is_the_fraction_of_positives_as_drawn_and_weighted(
     if len(update) == 2 or "class_weights" in update:
         expected = 4 * expected / (4 * expected + 1 - expected)
     assert info.train_prior == pytest.approx(expected)
+
+
+def test_train_prior_counts_the_photographs_that_are_mixed_in(shard_dataset):
+    prior = positive_prior(
+        shard_dataset,
+        sampling=SamplingConfig(mode="natural"),
+        augment=AugmentConfig(balanced_mixup=0.25),
+        train=TrainConfig(),
+    )
+    natural = (shard_dataset.grades[shard_dataset.split_rows("train")] > 0).mean()
+    assert prior == pytest.approx(0.8 * natural + 0.2 * 0.5)
 
 
 def test_resume_works_in_the_current_folder(

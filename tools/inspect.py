@@ -64,6 +64,7 @@ def inspect(
         out=out,
         num_per_grade=per_grade,
         augment=config.augment if augment else None,
+        sampling=config.sampling,
         task=config.train.task,
         overwrite=overwrite,
     )

@@ -11,6 +11,7 @@ import tensorflow as tf
 from drtf.bench.read import check_batch_size
 from drtf.config import AugmentConfig, ModelConfig, SamplingConfig, TrainConfig
 from drtf.data.pipeline import train_dataset
+from drtf.data.sampling import partner_sampling
 from drtf.models.device import use_dtype_policy
 from drtf.models.network import build_network
 from drtf.progress import progress
@@ -130,7 +131,7 @@ def _measure(
         num_steps=UNLIMITED,
     )
     step = tf.function(trainer.train_step, jit_compile=result.jit_compile)
-    streamed = _full_batches(shards, sampling=sampling, train=train)
+    streamed = _full_batches(shards, sampling=sampling, augment=augment, train=train)
     resident = {name: tf.identity(value) for name, value in next(streamed).items()}
     start = time.perf_counter()
     _run(step, lambda: resident, 1)
@@ -147,7 +148,11 @@ def _measure(
 
 
 def _full_batches(
-    shards: ShardDataset, *, sampling: SamplingConfig, train: TrainConfig
+    shards: ShardDataset,
+    *,
+    sampling: SamplingConfig,
+    augment: AugmentConfig,
+    train: TrainConfig,
 ) -> Iterator[Batch]:
     """Yield batches without end, except the smaller ones at the end of an epoch."""
     size = train.batch_size
@@ -157,6 +162,7 @@ def _full_batches(
         sampling=sampling,
         batch_size=size,
         epochs=UNLIMITED,
+        partners=partner_sampling(sampling, augment),
     ):
         if len(batch["label"]) == size:
             yield batch

@@ -17,7 +17,7 @@ class Requirement:
 
     key: str
     other: str
-    values: tuple[str, ...]
+    values: tuple[str | float, ...]
     applies_to: str | None = None
 
     def __str__(self) -> str:
@@ -32,6 +32,8 @@ REQUIREMENTS = (
     Requirement("build.jpeg_quality", "build.encoding", ("jpeg",)),
     Requirement("sampling.by", "sampling.mode", ("balanced",)),
     Requirement("sampling.weights", "sampling.mode", ("weights",)),
+    Requirement("augment.mixup", "augment.balanced_mixup", (0.0,)),
+    Requirement("augment.cutmix", "augment.balanced_mixup", (0.0,)),
     Requirement(
         "train.task",
         "train.loss",

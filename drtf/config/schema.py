@@ -259,8 +259,9 @@ class SamplingConfig(Section):
 class AugmentConfig(Section):
     """Bounds of the random changes to training images.
 
-    Each setting is one value, or a list with one value for each class of `train.task`:
-    `max_degrees = [0, 180]` rotates only the diseased photographs.
+    Each bound is one value, or a list with one value for each class of `train.task`:
+    `max_degrees = [0, 180]` rotates only the diseased photographs. `mixup`,
+    `balanced_mixup` and `cutmix` are no bounds, and have one value for all classes.
     """
 
     section_name = "augment"
@@ -284,6 +285,18 @@ class AugmentConfig(Section):
     saturation: OneOrEach[Fraction] = 0.2
     """Largest change of saturation: 0.2 multiplies the distance from grey by 0.8 to
     1.2."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """MixUp: mixes each photograph with another one, and their labels alike. The
+    fraction of the other one follows the distribution Beta(`mixup`, `mixup`). 0: off;
+    0.2 is usual. Any mixing reads a second photograph for each one."""
+    balanced_mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Balanced-MixUp: mixes each photograph with one of balanced classes. The fraction
+    of the other one follows Beta(`balanced_mixup`, 1). 0: off; 0.1 to 0.3 are usual.
+    Requires `sampling.mode="natural"`."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """CutMix: replaces a rectangle by that of another photograph, and mixes their
+    labels by area. The fraction of the area follows Beta(`cutmix`, `cutmix`). 0: off;
+    1 is usual."""
 
 
 class ModelConfig(Section):
@@ -551,6 +564,16 @@ class Config(Section):
                     f"{name} must have {num_classes} values, one for each class of "
                     f"train.task={self.train.task!r}; got {list(value)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _balances_once(self) -> Self:
+        mode = self.sampling.mode
+        if self.augment.balanced_mixup and mode != "natural":
+            raise ValueError(
+                "augment.balanced_mixup mixes photographs of balanced classes into "
+                f"others, which requires sampling.mode='natural' (got {mode!r})"
+            )
         return self
 
 

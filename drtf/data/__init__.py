@@ -13,6 +13,7 @@ __all__ = [
     "listing",
     "loader",
     "metadata",
+    "mixing",
     "photographs",
     "pipeline",
     "prepare",

@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from drtf.config import AugmentConfig
+from drtf.config import AugmentConfig, SamplingConfig
 from drtf.data.contents import Conflict, find_conflicts
 from drtf.data.loader import read_batch
+from drtf.data.sampling import BALANCED, partner_sampling, plan_epoch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
 from drtf.images.quality import QUALITY_MEASURES
 from drtf.records.index import iterate_index
 from drtf.records.manifest import INDEX_FILE, Manifest
 from drtf.records.reader import ShardDataset
-from drtf.tasks import GRADES, TASKS, TaskName
+from drtf.tasks import GRADES, NUM_GRADES, TASKS, TaskName
 
 CONTACT_SHEET = "contact-sheet.png"
 AUGMENTED_SHEET = "augmented.png"
@@ -48,6 +49,7 @@ def inspect_dataset(
     out: Path,
     num_per_grade: int,
     augment: AugmentConfig | None = None,
+    sampling: SamplingConfig = BALANCED,
     task: TaskName = "binary",
     overwrite: bool = False,
 ) -> Inspection:
@@ -59,6 +61,7 @@ def inspect_dataset(
         num_per_grade: Number of photographs to show per grade.
         augment: If given, one photograph per grade is also plotted with
             `num_per_grade` random augmentations, as training would see it.
+        sampling: How the photographs are sampled that an augmentation mixes in.
         task: The task whose classes select from augmentation bounds that are lists.
         overwrite: Whether existing pictures in `out` may be replaced.
 
@@ -80,7 +83,9 @@ def inspect_dataset(
         ]
         augmented = (
             [
-                _augment_pictures(dataset, grade, augment, task, num_per_grade)
+                _augment_pictures(
+                    dataset, grade, augment, sampling, task, num_per_grade
+                )
                 for grade in GRADES
                 if grade in dataset.grades
             ]
@@ -156,21 +161,47 @@ def _augment_pictures(
     shards: ShardDataset,
     grade: int,
     config: AugmentConfig,
+    sampling: SamplingConfig,
     task: TaskName,
     num_copies: int,
 ) -> tuple[str, list[Picture]]:
-    """Return the first photograph of a grade, followed by augmented copies of it."""
+    """Return the first photograph of a grade, followed by augmented copies of it.
+
+    If the augmentation mixes photographs, each copy is mixed with another one.
+    """
     # Without augmentation, an inspection does not need to load TensorFlow.
     import tensorflow as tf
 
     from drtf.data.augment import augment as augment_images
+    from drtf.data.mixing import mix
 
+    def augment_rows(rows: np.ndarray, seeds: np.ndarray) -> tf.Tensor:
+        pixels = tf.cast(read_batch(shards, rows), tf.float32) / 255
+        return augment_images(pixels, seeds, classes[rows], config)
+
+    classes = TASKS[task].classes(shards.grades)
     row = np.flatnonzero(shards.grades == grade)[:1]
-    image = read_batch(shards, row)
-    seeds = np.stack([np.full(num_copies, grade), np.arange(num_copies)], axis=1)
-    copies = tf.repeat(tf.cast(image, tf.float32) / 255, num_copies, axis=0)
-    classes = TASKS[task].classes(np.full(num_copies, grade))
-    augmented = augment_images(copies, tf.constant(seeds, tf.int32), classes, config)
+    numbers = np.arange(num_copies, dtype=np.int32)
+    seeds = np.stack([np.full_like(numbers, grade), numbers], axis=1)
+    augmented = augment_rows(np.repeat(row, num_copies), seeds)
+    names = [""] * num_copies
+    if partners := partner_sampling(sampling, config):
+        order = plan_epoch(
+            classes,
+            partners,
+            seed=grade,
+            epoch=0,
+            shard_numbers=shards.shard_numbers(np.arange(len(classes))),
+        )
+        chosen = np.resize(order, num_copies)
+        others = augment_rows(chosen, seeds + NUM_GRADES)
+        augmented, fractions = mix(augmented, others, seeds, config)
+        names = [
+            f"{fraction:.0%} of grade {shards.grades[other]}"
+            for fraction, other in zip(fractions.numpy(), chosen, strict=True)
+        ]
     pixels = tf.cast(tf.round(augmented * 255), tf.uint8).numpy()
-    name = str(shards.load_index(["id"], row)["id"][0])
-    return f"Grade {grade}", [(name, image[0]), *(("", picture) for picture in pixels)]
+    return f"Grade {grade}", [
+        *_read_pictures(shards, row),
+        *zip(names, pixels, strict=True),
+    ]

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from drtf.config import OnDamaged, SamplingConfig
 from drtf.data.loader import Loader
-from drtf.data.sampling import plan_epoch, plan_windows
+from drtf.data.sampling import BALANCED, plan_epoch, plan_windows
 from drtf.data.sampling_groups import group_photographs
 from drtf.errors import DrtfError, RecordError, StorageError
 from drtf.records.reader import ShardDataset
@@ -32,7 +32,6 @@ NUM_PARALLEL_LOADS = 2
 NUM_SHARDS_AHEAD = 4
 # Much longer than TensorFlow takes from one refused call to the next.
 QUIET_SECONDS = 0.01
-BALANCED = SamplingConfig()
 
 
 def count_steps(
@@ -90,6 +89,7 @@ def train_dataset(
     start: StreamPosition = StreamPosition(),
     parts: Sequence[int] = (0,),
     num_parts: int = 1,
+    partners: SamplingConfig | None = None,
 ) -> tf.data.Dataset:
     """Stream epochs of shuffled batches, which are class-balanced by default.
 
@@ -115,10 +115,14 @@ def train_dataset(
         start: Position of the first batch.
         parts: Indices of the batch parts to yield, from 0, each as one element.
         num_parts: Number of near-equal parts that each batch is split into.
+        partners: How the photographs are sampled that are to be mixed into others; see
+            `partner_sampling`. Default: there are none.
 
     Returns:
         Batches as a dict: `image` uint8 [B, H, W, 3], `label` int64 [B], `row` int64
         [B] (of the dataset's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
+        With `partners` also `partner_image`, `partner_label`, `partner_row` and
+        `partner_seed`, for `drtf.data.mixing`.
 
     Raises:
         ValueError: If an epoch has no such step, or a batch no such part.
@@ -153,17 +157,21 @@ def train_dataset(
     # A single thread plans all epochs: each thread keeps the memory it has once used.
     planner = ThreadPoolExecutor(1)
 
-    @functools.lru_cache(maxsize=3)  # the epochs that are ending, running and next
-    def begin_plan(epoch: int) -> Future[np.ndarray]:
-        return planner.submit(plan, epoch)
+    # The photographs, and those that are mixed into them.
+    streams = [sampling, *([partners] if partners else [])]
 
-    def plan(epoch: int) -> np.ndarray:
+    @functools.lru_cache(maxsize=3)  # the epochs that are ending, running and next
+    def begin_plan(epoch: int) -> list[Future[np.ndarray]]:
+        return [planner.submit(plan, epoch, stream) for stream in range(len(streams))]
+
+    def plan(epoch: int, stream: int) -> np.ndarray:
         shards.check_unchanged()
         return plan_epoch(
             groups,
-            sampling,
+            streams[stream],
             seed=start.seed,
             epoch=epoch,
+            stream=stream,
             shard_numbers=shard_numbers,
         )
 
@@ -188,7 +196,7 @@ def train_dataset(
         # Which part of which batch, and which epoch's order it follows.
         batch, part_number = divmod(int(number), len(parts))
         epoch, step = divmod(batch, num_steps)
-        order = begin_plan(epoch).result()
+        order, *partner_orders = [plan.result() for plan in begin_plan(epoch)]
         begin_plan(epoch + 1)  # in the background, while this epoch is read
 
         # The part's stretch of the epoch's order.
@@ -203,16 +211,30 @@ def train_dataset(
         if shards.is_remote:
             expect_shards(epoch, order[stretch.start])
 
-        # Its images; a damaged record may have been replaced by another example.
-        images, examples = loader.load(order[stretch])
+        loaded = load_examples(order[stretch], stretch, [start.seed, epoch])
+        for partner_order in partner_orders:
+            # The orders of both streams have their classes at the same places. So the
+            # partners are shuffled, as a whole batch, to be the same for any parts.
+            begin = first * len(partner_order) // len(order)
+            rng = np.random.default_rng([start.seed, epoch, step, 0, len(streams)])
+            shuffled = rng.permutation(partner_order[begin : begin + size])
+            own = shuffled[stretch.start - first : stretch.stop - first]
+            loaded += load_examples(own, stretch, [start.seed, epoch, 1])
+        return loaded
+
+    def load_examples(
+        examples: np.ndarray, places: slice, seeds: list[int]
+    ) -> tuple[np.ndarray, ...]:
+        # A damaged record may be replaced by another example.
+        images, loaded = loader.load(examples)
 
         # A seed for each place in the epoch, not for each photograph: one that comes
         # twice is augmented in two ways.
-        seeds = np.empty((len(examples), 2), np.uint32)
-        seeds[:, 0] = np.random.SeedSequence([start.seed, epoch]).generate_state(1)
-        seeds[:, 1] = np.arange(stretch.start, stretch.stop)
-        labels = classes[examples].astype(np.int64)
-        return images, labels, rows[examples], seeds.view(np.int32)
+        image_seeds = np.empty((len(loaded), 2), np.uint32)
+        image_seeds[:, 0] = np.random.SeedSequence(seeds).generate_state(1)
+        image_seeds[:, 1] = np.arange(places.start, places.stop)
+        labels = classes[loaded].astype(np.int64)
+        return images, labels, rows[loaded], image_seeds.view(np.int32)
 
     # The batches of the first pass, counted from the first epoch on.
     first = start.epoch * num_steps + start.step
@@ -224,16 +246,15 @@ def train_dataset(
         return tuple(np.array([begin, begin + length], np.int64) * len(parts))
 
     size = shards.manifest.image_size
-    return _stream(
-        load_part,
-        _numbers_by_pass(begin_pass, len(parts) * length),
-        {
-            "image": tf.TensorSpec([None, size, size, 3], tf.uint8),
-            "label": tf.TensorSpec([None], tf.int64),
-            "row": tf.TensorSpec([None], tf.int64),
-            "seed": tf.TensorSpec([None, 2], tf.int32),
-        },
-    )
+    specs = {
+        "image": tf.TensorSpec([None, size, size, 3], tf.uint8),
+        "label": tf.TensorSpec([None], tf.int64),
+        "row": tf.TensorSpec([None], tf.int64),
+        "seed": tf.TensorSpec([None, 2], tf.int32),
+    }
+    if partners:
+        specs |= {f"partner_{name}": spec for name, spec in specs.items()}
+    return _stream(load_part, _numbers_by_pass(begin_pass, len(parts) * length), specs)
 
 
 def eval_dataset(

@@ -6,11 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from drtf.config import SamplingConfig
+from drtf.config import AugmentConfig, SamplingConfig
 from drtf.errors import ConfigError
 
 MAX_EPOCH_RATIO = 1000
 MAX_CLASSES = 256  # a class is an int8
+BALANCED = SamplingConfig()
 
 
 def plan_epoch(
@@ -19,6 +20,7 @@ def plan_epoch(
     *,
     seed: int,
     epoch: int,
+    stream: int = 0,
     shard_numbers: np.ndarray | None = None,
 ) -> np.ndarray:
     """Plan the order of one epoch, with the exact fraction of each class throughout.
@@ -39,6 +41,7 @@ def plan_epoch(
         config: The `sampling` section.
         seed: Of the stream.
         epoch: From 0.
+        stream: From 0. Streams have the same windows, but different orders in them.
         shard_numbers: int [n], the shard of each example. Required by
             `sampling.window_shards`.
 
@@ -53,7 +56,7 @@ def plan_epoch(
     draws = count_draws(np.array(counts), config)
     if not config.window_shards:
         all_members = (np.flatnonzero(classes == own) for own in range(len(counts)))
-        return _plan_window(all_members, draws, [seed, epoch], window=0)
+        return _plan_window(all_members, draws, [seed, epoch], window=0, stream=stream)
     if shard_numbers is None:
         raise ValueError("sampling.window_shards requires the shard of each example")
     stretches = []
@@ -71,9 +74,29 @@ def plan_epoch(
                 num_before, num_after, draws, counts, strict=True
             )
         ]
-        stretches.append(_plan_window(members, own_draws, [seed, epoch], window=number))
+        stretch = _plan_window(
+            members, own_draws, [seed, epoch], window=number, stream=stream
+        )
+        stretches.append(stretch)
         num_before = num_after
     return np.concatenate(stretches)
+
+
+def partner_sampling(
+    config: SamplingConfig, augment: AugmentConfig
+) -> SamplingConfig | None:
+    """Return how the photographs are sampled that are mixed into others.
+
+    Args:
+        config: The `sampling` section.
+        augment: The `augment` section.
+
+    Returns:
+        None if no photographs are mixed.
+    """
+    if augment.balanced_mixup:
+        return config.model_copy(update={"mode": "balanced"})
+    return config if augment.mixup or augment.cutmix else None
 
 
 def plan_windows(
@@ -121,6 +144,7 @@ def _plan_window(
     seeds: list[int],
     *,
     window: int,
+    stream: int,
 ) -> np.ndarray:
     """Plan the order of one window.
 
@@ -129,13 +153,15 @@ def _plan_window(
         draws: How often each class is drawn.
         seeds: Seed and epoch.
         window: Number of the window.
+        stream: Number of the stream.
     """
+    own_seeds = [stream] if stream else []
     # Each class spreads its draws evenly over the window, which lasts from 0 to 1.
     times = [(np.arange(num_draws) + 0.5) / num_draws for num_draws in draws]
     order = np.empty(sum(draws), np.int64)
     for number, (own, num_draws) in enumerate(zip(members, draws, strict=True)):
         if num_draws:
-            rng = np.random.default_rng([*seeds, number, window])
+            rng = np.random.default_rng([*seeds, number, window, *own_seeds])
             order[_merged_places(times, number)] = _draw(own, num_draws, rng)
     return order
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from drtf.config import Monitor, TrainConfig
 from drtf.figures import plot_confusion, plot_grid, plot_roc
-from drtf.models.network import scale_images
 from drtf.tasks import TASKS, Task
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
@@ -121,8 +120,7 @@ class AugmentedImages(keras.callbacks.Callback):
         if epoch:
             return
         batch = self._load_batch()
-        images = scale_images(batch["image"])
-        changed = self._trainer.augment(images, batch["seed"], batch["label"])
+        changed, _ = self._trainer.augment_batch(batch)
         pixels = tf.cast(tf.round(changed * 255), tf.uint8).numpy()
         classes = batch["label"].numpy()
         page = io.BytesIO()

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from drtf.config import Config, ModelConfig, SamplingConfig, TrainConfig
+from drtf.config import AugmentConfig, Config, ModelConfig, SamplingConfig, TrainConfig
 from drtf.errors import RunError
 from drtf.files import check_absent, hash_file, replacing
 from drtf.models.backbones import OWN_MODEL
@@ -92,7 +92,9 @@ def save_run(
             encoding=shards.manifest.encoding,
             jpeg_quality=config.build.jpeg_quality,
             image_size=shards.manifest.image_size,
-            train_prior=positive_prior(shards, sampling=sampling, train=config.train),
+            train_prior=positive_prior(
+                shards, sampling=sampling, augment=AugmentConfig(), train=config.train
+            ),
             model_sha256=hash_file(folder / MODEL_FILE),
             config_sha256=hash_file(folder / CONFIG_FILE),
             history_sha256="",

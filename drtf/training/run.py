@@ -21,6 +21,7 @@ from drtf.data.pipeline import (
     train_dataset,
     translate_record_errors,
 )
+from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
@@ -145,7 +146,10 @@ def train(
             return info
         dataset.check_fits_cache("train", config.sampling.window_shards)
         train_prior = positive_prior(
-            dataset, sampling=config.sampling, train=config.train
+            dataset,
+            sampling=config.sampling,
+            augment=config.augment,
+            train=config.train,
         )
         with (
             _lock_run(out) if is_first else nullcontext(),
@@ -319,6 +323,7 @@ def build_context(
             start=position,
             parts=parts,
             num_parts=num_devices,
+            partners=partner_sampling(config.sampling, config.augment),
             **common,
         )
 
@@ -331,7 +336,10 @@ def build_context(
 
     def batch_ids(position: StreamPosition) -> Sequence[str]:
         parts = parts_dataset(position, range(num_devices)).take(num_devices)
-        rows = np.concatenate([part["row"].numpy() for part in parts])
+        names = ("row", "partner_row")
+        rows = np.concatenate(
+            [part[name] for part in parts for name in names if name in part]
+        )
         return shards.load_index(["id"], rows)["id"].tolist()
 
     def save_float32() -> None:

@@ -9,7 +9,13 @@ import keras
 import numpy as np
 
 from drtf.cluster import Cluster
-from drtf.config import Config, SamplingConfig, TrainConfig, parse_config
+from drtf.config import (
+    AugmentConfig,
+    Config,
+    SamplingConfig,
+    TrainConfig,
+    parse_config,
+)
 from drtf.data.pipeline import (
     NUM_PARALLEL_LOADS,
     NUM_PREFETCHED,
@@ -17,6 +23,7 @@ from drtf.data.pipeline import (
     count_examples,
     count_steps,
 )
+from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
 from drtf.errors import ConfigError
 from drtf.models.backbones import check_model
@@ -96,13 +103,20 @@ def adopt_settings(config: Config, shards: ShardDataset) -> Config:
 
 
 def positive_prior(
-    shards: ShardDataset, *, sampling: SamplingConfig, train: TrainConfig
+    shards: ShardDataset,
+    *,
+    sampling: SamplingConfig,
+    augment: AugmentConfig,
+    train: TrainConfig,
 ) -> float:
-    """Return the fraction of positive photographs in the loss, as drawn and weighted.
+    """Return the fraction of positive photographs in the loss.
+
+    Photographs count as they are drawn, mixed and weighted.
 
     Args:
         shards: An open dataset.
         sampling: The `sampling` section.
+        augment: The `augment` section.
         train: The `train` section.
 
     Raises:
@@ -111,8 +125,15 @@ def positive_prior(
     task = train.task
     for split in ("train", train.validation_split):
         binary_labels(shards, split, task)
-    groups = group_photographs(shards, "train", task=task, sampling=sampling)
-    weighted = np.multiply(groups.num_drawn_by_class, class_weights(train))
+    own, mixed_in = (
+        group_photographs(shards, "train", task=task, sampling=x).num_drawn_by_class
+        for x in (sampling, partner_sampling(sampling, augment) or sampling)
+    )
+    # The mean of Beta(alpha, 1). Other partners are drawn like the photographs.
+    fraction = augment.balanced_mixup / (augment.balanced_mixup + 1)
+    drawn = (1 - fraction) * np.divide(own, sum(own))
+    drawn += fraction * np.divide(mixed_in, sum(mixed_in))
+    weighted = np.multiply(drawn, class_weights(train))
     prior = float(weighted[TASKS[task].first_positive_class :].sum() / weighted.sum())
     if not 0 < prior < 1:
         raise ConfigError(
@@ -146,7 +167,9 @@ def plan_training(
     choose_compiler(settings.jit_compile, num_devices=num_devices)
     with ShardDataset(shards) as dataset:
         dataset.check_fits_cache("train", config.sampling.window_shards)
-        positive_prior(dataset, sampling=config.sampling, train=settings)
+        positive_prior(
+            dataset, sampling=config.sampling, augment=config.augment, train=settings
+        )
         image_size = adopt_settings(config, dataset).images.size
         counts = {
             split: count_examples(dataset, split, settings.task)
@@ -179,6 +202,8 @@ def plan_training(
     batch_bytes = batch_size * 3 * image_size**2
     # One more is the batch that the step works on.
     num_batches = NUM_PREFETCHED + NUM_PARALLEL_LOADS + 1
+    if partner_sampling(config.sampling, config.augment):
+        num_batches *= 2
     variables = num_trained * (2 + NUM_SLOTS[settings.optimizer]) + num_frozen
     if settings.ema_momentum:
         variables += num_trained + num_frozen

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from drtf.config import AugmentConfig, ModelConfig, TrainConfig
 from drtf.data.augment import augment as augment_images
+from drtf.data.mixing import mix
 from drtf.models.device import can_compile, choose_compiler
 from drtf.models.losses import build_loss
 from drtf.models.network import build_logit_model, scale_images, set_trainable
@@ -77,6 +78,10 @@ class Trainer(keras.Model):
             ),
             # XLA fuses some twenty passes over the pixels into one. The network itself
             # is much slower under XLA on CPUs.
+            jit_compile=can_compile(),
+        )
+        self.mix = tf.function(
+            lambda images, partners, seeds: mix(images, partners, seeds, augment),
             jit_compile=can_compile(),
         )
         self.loss_mean = keras.metrics.Mean(name="loss")
@@ -155,17 +160,14 @@ class Trainer(keras.Model):
     def train_step(self, batch: Batch) -> None:
         """Augment a device's part of a batch and update the weights."""
         context = tf.distribute.get_replica_context()
-        labels = batch["label"][:, None]
-        images = self.augment(
-            scale_images(batch["image"]), batch["seed"], batch["label"]
-        )
-        size = tf.cast(tf.size(labels), tf.float32)
+        images, fractions = self.augment_batch(batch)
+        size = tf.cast(tf.size(fractions), tf.float32)
         size = context.all_reduce(tf.distribute.ReduceOp.SUM, size)
         statistics = self._batch_norm_statistics() if self._has_loss_scale else []
         before = [tf.identity(variable) for variable in statistics]
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
-            losses = self.task_loss.call(labels, logits)
+            losses = self.image_losses(batch, logits, fractions)
             loss = tf.reduce_sum(losses) / size
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
@@ -193,7 +195,45 @@ class Trainer(keras.Model):
         # The metrics do not count a skipped step.
         weight = tf.fill(tf.shape(losses), tf.cast(is_finite, tf.float32))
         self.loss_mean.update_state(tf.where(is_finite, losses, 0), weight)
-        self.score_metric.update_state(labels, tf.where(is_finite, logits, 0), weight)
+        labels = batch["label"]
+        if "partner_label" in batch:  # a metric takes the label of the larger part
+            labels = tf.where(fractions > 0.5, batch["partner_label"], labels)
+        logits = tf.where(is_finite, logits, 0)
+        self.score_metric.update_state(labels[:, None], logits, weight)
+
+    def augment_batch(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Augment the images of a batch, and mix them with any partners.
+
+        Returns:
+            Images, float32 [B, H, W, 3] in [0, 1], and the fraction of each that is its
+            partner's, float32 [B].
+        """
+        images = self.augment(
+            scale_images(batch["image"]), batch["seed"], batch["label"]
+        )
+        if "partner_image" not in batch:
+            return images, tf.zeros(tf.shape(batch["label"]))
+        partners = self.augment(
+            scale_images(batch["partner_image"]),
+            batch["partner_seed"],
+            batch["partner_label"],
+        )
+        return self.mix(images, partners, batch["seed"])
+
+    def image_losses(
+        self, batch: Batch, logits: tf.Tensor, fractions: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the loss of each image, float32 [B].
+
+        That of a mixed image is the mean of the weighted losses of its two labels. For
+        a loss that is linear in the label this is the loss of the mixed label: Zhang et
+        al., 2017, https://arxiv.org/abs/1710.09412.
+        """
+        losses = self.task_loss.call(batch["label"][:, None], logits)
+        if "partner_label" in batch:
+            others = self.task_loss.call(batch["partner_label"][:, None], logits)
+            losses = (1 - fractions) * losses + fractions * others
+        return losses
 
     def _execute_steps(
         self, batches: Iterator[Batch], num_steps: tf.Tensor
