@@ -54,11 +54,13 @@ def train(
     from drtf.bench.train import bench_train
     from drtf.config import load_config
     from drtf.models.device import list_gpus
+    from drtf.training.parent import adopt_network, load_parent
 
     from .tables import show_table
 
     check_json(json)
     config = load_config(config_source, overrides)
+    config = adopt_network(config, load_parent(config.model.weights))
     gpus = list_gpus()
     results = bench_train(
         shards,

@@ -49,6 +49,8 @@ def train(
     it. Without internet access, give a file of pretrained weights:
 
         --set model.weights=FILE   (or none)
+
+    A run folder, --set model.weights=RUN, is trained further (fine-tuning).
     """
     from drtf.cluster import load_cluster
     from drtf.config import load_config
@@ -140,9 +142,11 @@ def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> Non
         f"photographs: {settings.epochs} epochs of {plan.num_steps:,} steps"
     )
     show_line(
-        f"{config.model.name} at {plan.image_size} px: {plan.num_trained:,} trained "
+        f"{plan.backbone} at {plan.image_size} px: {plan.num_trained:,} trained "
         f"and {plan.num_frozen:,} frozen parameters, in {plan.precision}"
     )
+    if plan.start:
+        show_line(plan.start)
     show_line(
         f"Memory: {plan.batches_mb:,.0f} MB for batches in addition to TensorFlow's "
         f"own; on the device {plan.variables_mb:,.0f} MB for variables and about "

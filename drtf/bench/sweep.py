@@ -14,7 +14,7 @@ from drtf.config import Config, EvaluateConfig
 from drtf.data.build import build_shards
 from drtf.data.pipeline import binary_labels
 from drtf.data.sources import Source
-from drtf.errors import ConfigError, DrtfError, StoppedError
+from drtf.errors import DrtfError, StoppedError
 from drtf.figures import plot_estimates
 from drtf.files import escape_formula, write_atomic
 from drtf.inference.evaluation import evaluate
@@ -28,6 +28,7 @@ from drtf.models.run import RunInfo
 from drtf.progress import announce
 from drtf.records.reader import ShardDataset
 from drtf.training.callbacks import monitor_name
+from drtf.training.parent import adopt_network, load_parent
 from drtf.training.run import train
 from drtf.workers import run_in_process
 
@@ -131,9 +132,10 @@ def sweep(
         raise DrtfError(f"config names must be unique (got {', '.join(names)})")
     for name, config in configs:  # before hours of training
         try:
-            check_model(config.model, head_epochs=config.train.head_epochs)
-        except ConfigError as error:
-            raise ConfigError(f"config {name}: {error}") from error
+            adopted = adopt_network(config, load_parent(config.model.weights))
+            check_model(adopted.model, head_epochs=config.train.head_epochs)
+        except DrtfError as error:
+            raise DrtfError(f"config {name}: {error}") from error
     results: list[Result] = []
     earlier: dict[str, Config] = {}
     first: Predictions | None = None

@@ -307,11 +307,13 @@ class ModelConfig(Section):
     name: str = "mobilenetv2"
     """The backbone: `mobilenetv2`, `mobilenetv3-large`, `efficientnetv2-b0` or
     `eyenet`. A setting that a backbone does not have must keep its default: `eyenet`
-    has only `model.weights` (`none`) and `model.input_range`."""
+    has only `model.weights` (not `imagenet`) and `model.input_range`."""
     weights: str = "imagenet"
     """Initial weights of the backbone: `imagenet` (downloaded by Keras), `none`
     (random), or the path of a file: `.weights.h5`, or `_no_top.h5` as Keras publishes
-    it. For a folder, such as `~/.keras/models`, the file of the backbone is read."""
+    it. For a folder, such as `~/.keras/models`, the file of the backbone is read. For a
+    run folder, the backbone of this run is taken, and its head too if it has the same
+    task and layers. Settings of the network that are not given are those of the run."""
     alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Width multiplier of `mobilenetv2` and `mobilenetv3-large`. ImageNet weights exist
     for 0.35, 0.5, 0.75, 1.0, 1.3 and 1.4, or for 0.75 and 1.0."""

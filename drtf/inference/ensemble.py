@@ -1,6 +1,5 @@
 """Ensembles: several runs combined into one run."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +23,10 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
-from drtf.models.training_photographs import PHOTOGRAPHS_FILE
+from drtf.models.training_photographs import (
+    PHOTOGRAPHS_FILE,
+    merge_training_photographs,
+)
 from drtf.tasks import Task
 
 
@@ -71,13 +73,17 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
         folder.mkdir()
         save_config(folder, runs[0].config)
         save_model(folder, network)
-        # All members were trained on the same dataset.
-        shutil.copyfile(runs[0].folder / PHOTOGRAPHS_FILE, folder / PHOTOGRAPHS_FILE)
+        # They may differ if members started from earlier runs.
+        merge_training_photographs(folder, [run.folder for run in runs])
         info = infos[0].model_copy(
             update={
                 "model_sha256": hash_file(folder / MODEL_FILE),
                 "config_sha256": hash_file(folder / CONFIG_FILE),
                 "history_sha256": "",
+                "photographs_sha256": hash_file(folder / PHOTOGRAPHS_FILE),
+                "ancestors": tuple(
+                    dict.fromkeys(x for info in infos for x in info.ancestors)
+                ),
                 "members": tuple(hashes),
                 "mean": mean,
                 "train_prior": fmean(info.train_prior for info in infos),

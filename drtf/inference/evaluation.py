@@ -50,10 +50,7 @@ from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.models.run_files import METRICS_FILE
 from drtf.models.stored_run import check_can_upload, upload_changes
-from drtf.models.training_photographs import (
-    is_training_photograph,
-    load_training_photographs,
-)
+from drtf.models.training_photographs import count_training_photographs
 from drtf.models.views import photographs_per_batch
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
@@ -236,20 +233,13 @@ def _evaluate_split(
             plan=plan,
             rule=rule,
             predictions=predictions,
-            num_in_training=_count_in_training(run, shards, split),
+            num_in_training=count_training_photographs(run.folder, shards, split),
             validation=validation,
         ),
         config=config,
         date=date.today().isoformat(),
     )
     return result, predictions
-
-
-def _count_in_training(run: Run, shards: ShardDataset, split: str) -> int:
-    """Count the photographs of a split that the run was trained or chosen on."""
-    prefixes = load_training_photographs(run.folder)
-    hashes = shards.load_index(["sha256"], shards.split_rows(split))["sha256"]
-    return sum(is_training_photograph(sha256, prefixes) for sha256 in hashes)
 
 
 def _check_has_split(shards: ShardDataset, validation_split: str) -> None:

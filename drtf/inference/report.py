@@ -157,11 +157,13 @@ def reader_notes(
                 "The best epoch, and any threshold chosen by a rule, were chosen on "
                 f"this split ({split}), so the results are optimistic."
             )
-    elif num_in_training:
+    own_splits = {"train", run.config.train.validation_split}
+    if num_in_training and not (plan.is_training_dataset and split in own_splits):
         notes.append(
             f"{num_in_training:,} of these {len(predictions):,} photographs were in "
-            "the training or validation split of the training dataset, so the results "
-            "are optimistic."
+            "the training or validation split of the training dataset"
+            + (", or of a run that this one started from" * bool(run.info.ancestors))
+            + ", so the results are optimistic."
         )
     if run.config.split.by == "image":
         notes.append(
@@ -502,6 +504,7 @@ def _facts(run: Run, result: EvaluationResult, shards: ShardDataset) -> dict[str
         "Training dataset": f"{run.info.dataset_name}, split by {split.by}, "
         f"seed {split.seed}",
         "Training dataset, SHA-256": run.info.dataset_sha256,
+        **run.lineage_facts(),
         "Training software": ", ".join(
             f"{k} {v}" for k, v in run.info.versions.items()
         ),

@@ -123,16 +123,16 @@ def check_model(config: ModelConfig, *, head_epochs: int = 0) -> None:
                 f"model.{option} applies only to {', '.join(others)}; with "
                 f"model.name={name!r} leave it at its default, {field.default!r}"
             )
-    if config.weights != "none" and not backbone.imagenet_alphas:
+    if config.weights == "imagenet" and not backbone.imagenet_alphas:
         raise ConfigError(
-            f"model.weights={config.weights!r}: {name} has no pretrained weights; set "
-            'model.weights="none"'
+            f"model.weights={config.weights!r}: {name} has no ImageNet weights; set "
+            'model.weights to "none", a file or a run folder'
         )
     if config.weights == "imagenet" and config.alpha not in backbone.imagenet_alphas:
         raise ConfigError(
             f"model.alpha={config.alpha}: Keras has ImageNet weights of {name} only "
             f"for {', '.join(map(str, backbone.imagenet_alphas))}; choose one of them, "
-            'or set model.weights to a file or "none"'
+            'or set model.weights to "none", a file or a run folder'
         )
     if head_epochs and not backbone.can_freeze:
         raise ConfigError(

@@ -1,8 +1,27 @@
 """Whether a run and a dataset fit together."""
 
+from typing import Any
+
 from drtf.errors import DrtfError
 from drtf.models.run import Run
 from drtf.records.reader import ShardDataset
+
+
+def preprocessing_differences(
+    run: Run, shards: ShardDataset
+) -> list[tuple[str, Any, Any]]:
+    """List the settings of `images` that a dataset was built with other values of.
+
+    Returns:
+        For each of them its name, the run's value and the dataset's.
+    """
+    expected = run.config.images.model_dump(mode="json")
+    preprocessing = shards.manifest.preprocessing
+    return [
+        (name, value, preprocessing.get(name))
+        for name, value in expected.items()
+        if preprocessing.get(name) != value
+    ]
 
 
 def check_preprocessing(run: Run, shards: ShardDataset) -> None:
@@ -11,13 +30,9 @@ def check_preprocessing(run: Run, shards: ShardDataset) -> None:
     Raises:
         DrtfError: Names the first setting that differs.
     """
-    expected = run.config.images.model_dump(mode="json")
-    preprocessing = shards.manifest.preprocessing
-    for key, value in expected.items():
-        if preprocessing.get(key) != value:
-            raise DrtfError(
-                f"{shards.folder} was built with "
-                f"images.{key}={preprocessing.get(key)!r}, but the run {run.folder} "
-                f"was trained with images.{key}={value!r}: build the dataset with the "
-                "run's settings"
-            )
+    for name, expected, actual in preprocessing_differences(run, shards):
+        raise DrtfError(
+            f"{shards.folder} was built with images.{name}={actual!r}, but the run "
+            f"{run.folder} was trained with images.{name}={expected!r}: build the "
+            "dataset with the run's settings"
+        )

@@ -17,7 +17,7 @@ from drtf.models.backbones import (
 from drtf.models.device import use_keras_settings
 from drtf.models.head import HEADS, LOGITS, POOL, add_score, logit_of_reaching
 from drtf.models.losses import LOSSES
-from drtf.models.weights import load_weights
+from drtf.models.weights import KEYWORDS, copy_weights, load_weights
 from drtf.tasks import TASKS, Task
 
 # Mean and standard deviation of the channels of ImageNet's photographs, for RGB in
@@ -33,6 +33,7 @@ def build_network(
     load_weights: bool,
     task: Task = TASKS["binary"],
     loss: LossName = "crossentropy",
+    source: keras.Model | None = None,
 ) -> keras.Model:
     """Build an untrained or pretrained network.
 
@@ -42,6 +43,8 @@ def build_network(
         load_weights: False leaves the weights random, whatever the config says.
         task: What the network is to learn.
         loss: What it is trained with, which determines its output layer.
+        source: A network whose backbone's weights are copied, in place of those that
+            the config names.
 
     Returns:
         A model from float32 [B, image_size, image_size, 3] in [0, 1] to float32
@@ -52,6 +55,7 @@ def build_network(
     Raises:
         ConfigError: If the backbone is unknown, or a setting does not apply to it.
         DrtfError: If the weights cannot be loaded.
+        ValueError: If the backbone of `source` does not fit.
     """
     check_model(config)
     use_keras_settings()
@@ -62,7 +66,7 @@ def build_network(
         side = round(config.upsampling * image_size)
         x = keras.layers.Resizing(side, side, name="upsampling")(x)
     weights = config.weights if load_weights else "none"
-    features = _build_backbone(image, x, config, weights)
+    features = _build_backbone(image, x, config, source or weights)
     logits = HEADS[backbone.head](features, config, task, LOSSES[loss].output)
     network = keras.Model(image, add_score(logits, task), name=config.name)
     number_names(network)
@@ -144,7 +148,10 @@ def _rescale(image: keras.KerasTensor, input_range: InputRange) -> keras.KerasTe
 
 
 def _build_backbone(
-    image: keras.KerasTensor, x: keras.KerasTensor, config: ModelConfig, weights: str
+    image: keras.KerasTensor,
+    x: keras.KerasTensor,
+    config: ModelConfig,
+    weights: str | keras.Model,
 ) -> keras.KerasTensor:
     """Build a backbone with its weights, and return its features.
 
@@ -152,7 +159,7 @@ def _build_backbone(
         image: The network's input.
         x: The backbone's input, computed from it.
         config: The `model` section.
-        weights: "imagenet", "none" or the path of a file.
+        weights: "imagenet", "none", the path of a file, or a network with this backbone.
     """
     backbone = BACKBONES[config.name]
     from_keras = weights if weights == "imagenet" else None
@@ -171,7 +178,9 @@ def _build_backbone(
             "or use random weights, model.weights=none"
         ) from error
     model = keras.Model(image, features)
-    if weights not in ("imagenet", "none"):
+    if isinstance(weights, keras.Model):
+        copy_weights(weights, model.layers)
+    elif weights not in KEYWORDS:
         load_weights(model, config, image_size=image.shape[1])
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

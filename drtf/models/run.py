@@ -48,11 +48,29 @@ from drtf.tasks import TASKS, Task
 if TYPE_CHECKING:
     import keras
 
-RUN_FORMAT_VERSION = 9
+RUN_FORMAT_VERSION = 10
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
 Mean = Literal["scores", "logits"]
 Contents = TypeVar("Contents", bound=BaseModel)
+
+
+class Ancestor(BaseModel):
+    """A run that another run started from, directly or through further runs.
+
+    Attributes:
+        dataset_name: Name of the dataset that it was trained on.
+        model_sha256: Hash of its model.keras.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    dataset_name: str
+    model_sha256: str
+
+    def __str__(self) -> str:
+        """Return both in one phrase."""
+        return f"a run on {self.dataset_name} (model {self.model_sha256})"
 
 
 class RunInfo(BaseModel):
@@ -85,6 +103,8 @@ class RunInfo(BaseModel):
         seconds: Time spent on training steps, in seconds.
         peak_memory_mb: Peak resident memory of the training process, in MB.
         versions: Versions of the software and name of the device, by name.
+        ancestors: The runs that this one started from, the nearest first: the run that
+            `model.weights` named, the one that this run had started from, and so on.
         members: For an ensemble, the hashes of its members' models. Its config is that
             of the first member.
         mean: What an ensemble averages, `scores` or `logits`; None for other runs.
@@ -115,6 +135,7 @@ class RunInfo(BaseModel):
     seconds: float
     peak_memory_mb: float
     versions: dict[str, str]
+    ancestors: tuple[Ancestor, ...] = ()
     members: tuple[str, ...] = ()
     mean: Mean | None = None
 
@@ -173,16 +194,29 @@ class Run:
         return bool(self.info.history_sha256)
 
     def describe(self) -> str:
-        """Return the backbone with its settings, the image size and the best epoch."""
+        """Return what the model is, in one line.
+
+        It names the backbone with its settings, the image size, the best epoch and the
+        dataset of the run that it started from.
+        """
         size = f"{self.info.image_size} px"
         if members := self.info.members:
             return f"ensemble of {len(members)} runs, mean of {self.info.mean}, {size}"
-        model = f"{self.backbone.describe(self.config.model)}, {size}"
-        if not self.has_history:
-            return model
-        return (
-            f"{model}, epoch {self.info.best_epoch}, trained in {self.info.precision}"
-        )
+        parts = [self.backbone.describe(self.config.model), size]
+        if self.has_history:
+            parts.append(f"epoch {self.info.best_epoch}")
+            parts.append(f"trained in {self.info.precision}")
+        if self.info.ancestors:
+            parts.append(f"started from a run on {self.info.ancestors[0].dataset_name}")
+        return ", ".join(parts)
+
+    def lineage_facts(self) -> dict[str, str]:
+        """Return the runs that this one started from, by the name of this fact.
+
+        It is empty if there are none.
+        """
+        ancestors = "; ".join(map(str, self.info.ancestors))
+        return {"Started from": ancestors} if ancestors else {}
 
     def __repr__(self) -> str:
         """Return the folder, and what the model is."""
@@ -194,6 +228,7 @@ class Run:
             "Model": self.describe(),
             "Task": self.task.name,
             "Trained on": self.info.dataset_name,
+            **self.lineage_facts(),
             "Parameters": f"{self.info.num_trained:,} trained, "
             f"{self.info.num_frozen:,} frozen",
             "Threshold": "none yet; evaluate the run to choose one"

@@ -1,4 +1,4 @@
-"""Pretrained weights: whether Keras's can be had, and loading them from a file.
+"""Initial weights: from Keras's server, from a file or from another network.
 
 Finding out does not load TensorFlow, so that commands can warn before hours of work.
 """
@@ -7,6 +7,7 @@ import os
 import tempfile
 import urllib.request
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from drtf.config import ModelConfig
 from drtf.errors import DrtfError
 from drtf.files import open_regular
 from drtf.models.backbones import BACKBONES
+from drtf.models.run_files import CONFIG_FILE, INFO_FILE, MODEL_FILE
 
 if TYPE_CHECKING:
     import keras
 
 SERVER = "https://storage.googleapis.com/tensorflow/keras-applications"
 TIMEOUT_SECONDS = 3
+KEYWORDS = ("imagenet", "none")  # values of model.weights that are not paths
 
 
 def imagenet_problem(config: ModelConfig, *, image_size: int) -> str:
@@ -64,6 +67,39 @@ def keras_cache() -> Path:
     """Return the folder where Keras keeps downloaded weights."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     return Path(home) / "models"
+
+
+def is_run_folder(weights: str) -> bool:
+    """Return whether `model.weights` names a run folder, finished or not."""
+    folder = Path(weights).expanduser()
+    return weights not in KEYWORDS and any(
+        (folder / name).exists() for name in (INFO_FILE, CONFIG_FILE, MODEL_FILE)
+    )
+
+
+def copy_weights(source: "keras.Model", layers: Sequence["keras.Layer"]) -> None:
+    """Copy weights from the layers of another network that have the same names.
+
+    Args:
+        source: The other network.
+        layers: The layers to copy to.
+
+    Raises:
+        ValueError: Names the first layer whose weights have other shapes, or that the
+            other network does not have.
+    """
+    values = {layer.name: layer.get_weights() for layer in source.layers}
+    for layer in layers:
+        if not layer.weights:
+            continue
+        there = [value.shape for value in values.get(layer.name, ())]
+        here = [tuple(weight.shape) for weight in layer.weights]
+        if there != here:
+            raise ValueError(
+                f"the layer {layer.name!r} needs weights of the shapes {here}, but "
+                f"found {there}"
+            )
+        layer.set_weights(values[layer.name])
 
 
 def load_weights(model: "keras.Model", config: ModelConfig, *, image_size: int) -> None:
@@ -129,16 +165,22 @@ def _find_file(config: ModelConfig, image_size: int) -> Path:
     if path.is_dir():
         backbone = BACKBONES[config.name]
         name = Path(backbone.imagenet_path(config, image_size=image_size)).name
-        if not (path / name).exists():
+        if not (name and (path / name).exists()):
+            file = f"{name}, which Keras publishes" if name else "weights"
             raise DrtfError(
-                f"model.weights: the folder {path} has no {name}, which Keras "
-                f"publishes for {config.name}; name a file in it"
+                f"model.weights: the folder {path} has no {file} for {config.name}, "
+                f"and no {INFO_FILE}, so it is not a run; name a file in it"
             )
         return path / name
     if not path.exists():
         raise DrtfError(
-            'model.weights must be "imagenet", "none", a file of Keras weights '
-            f"(.weights.h5 or _no_top.h5) or its folder; {config.weights} does not "
-            "exist"
+            'model.weights must be "imagenet", "none", a run folder, a file of Keras '
+            f"weights (.weights.h5 or _no_top.h5) or its folder; {config.weights} does "
+            "not exist"
+        )
+    if is_run_folder(str(path.parent)):
+        raise DrtfError(
+            f"model.weights: {path} is part of a run; to start from this run, set "
+            f"model.weights={path.parent}"
         )
     return path

@@ -4,9 +4,11 @@ This module does not load TensorFlow, so that `drtf train` refuses a folder at o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from drtf.config import Config
 from drtf.errors import DrtfError, RunError
@@ -17,10 +19,11 @@ from drtf.files import (
     read_regular,
     write_atomic,
 )
-from drtf.models.run import RUN_FORMAT_VERSION
+from drtf.models.run import RUN_FORMAT_VERSION, Ancestor
 from drtf.models.run_files import IDENTITY_FILE, INFO_FILE
 from drtf.training.checkpoint import list_checkpoints
 
+ANCESTORS_KEY = "ancestors"
 # Sections that shape the weights, given the dataset.
 SECTIONS = ("sampling", "augment", "model", "train")
 # Settings of `train` that may change when training resumes. They do not affect the
@@ -41,6 +44,7 @@ def training_identity(
     num_devices: int,
     num_hosts: int,
     dataset_sha256: str,
+    ancestors: Sequence[Ancestor] = (),
 ) -> dict[str, Any]:
     """Return everything that shapes the weights of a training run, by name.
 
@@ -51,8 +55,12 @@ def training_identity(
             `train.num_devices`.
         num_hosts: Hosts that train together.
         dataset_sha256: The hash of the dataset's manifest.
+        ancestors: The run that the training starts from, and those before it. The run
+            may be moved, so its hash counts and not its path.
     """
     settings = config.model_dump(mode="json")
+    if ancestors:
+        settings["model"]["weights"] = str(ancestors[0])
     return {
         "run_format_version": RUN_FORMAT_VERSION,
         **{
@@ -65,6 +73,7 @@ def training_identity(
         "num_devices": num_devices,
         "num_hosts": num_hosts,
         "dataset_sha256": dataset_sha256,
+        ANCESTORS_KEY: [ancestor.model_dump() for ancestor in ancestors],
     }
 
 
@@ -104,13 +113,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     Raises:
         RunError: Names the first setting that differs.
     """
-    path = folder / IDENTITY_FILE
-    try:
-        saved = parse_json(read_regular(path))
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
-    if not isinstance(saved, dict):
-        raise RunError(f"cannot read {path}: it is not a JSON object")
+    saved = _load_identity(folder)
     for name, value in identity.items():
         if saved.get(name) != value:
             raise RunError(
@@ -118,3 +121,26 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
                 f"command has {value!r}: use the original settings, choose another "
                 "--out, or remove the folder"
             )
+
+
+def load_ancestors(folder: Path) -> tuple[Ancestor, ...]:
+    """Return the ancestors of the training in a run folder.
+
+    Raises:
+        RunError: If its identity.json cannot be read.
+    """
+    try:
+        return tuple(Ancestor(**x) for x in _load_identity(folder)[ANCESTORS_KEY])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RunError(f"cannot read {folder / IDENTITY_FILE}: {error}") from error
+
+
+def _load_identity(folder: Path) -> dict[str, Any]:
+    path = folder / IDENTITY_FILE
+    try:
+        saved = parse_json(read_regular(path))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    if not isinstance(saved, dict):
+        raise RunError(f"cannot read {path}: it is not a JSON object")
+    return saved

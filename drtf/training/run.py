@@ -54,6 +54,7 @@ from drtf.models.training_photographs import (
     PHOTOGRAPHS_FILE,
     save_training_photographs,
 )
+from drtf.progress import announce
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
@@ -72,6 +73,14 @@ from drtf.training.identity import (
     training_identity,
 )
 from drtf.training.loop import TrainingContext, catch_signals, run_epochs
+from drtf.training.parent import (
+    Parent,
+    adopt_network,
+    build_initial_network,
+    describe_start,
+    load_parent,
+    warn_of_parent,
+)
 from drtf.training.train_plan import adopt_settings, positive_prior
 from drtf.training.trainer import Batch, Trainer
 from drtf.training.validation import Validation
@@ -112,8 +121,14 @@ def train(
             the pretrained weights cannot be loaded, the loss becomes non-finite, or
             another host does not start or has ended.
     """
-    check_model(config.model, head_epochs=config.train.head_epochs)
     out = out.resolve()
+    is_first = cluster is None or cluster.index == 0
+    if is_first:
+        check_out(out, resume=resume)
+    is_resumed = is_first and resume and (out / IDENTITY_FILE).exists()
+    parent = load_parent(config.model.weights, resumed=out if is_resumed else None)
+    config = adopt_network(config, parent)
+    check_model(config.model, head_epochs=config.train.head_epochs)
     with ShardDataset(shards) as dataset:
         config = adopt_settings(config, dataset)
         precision = choose_precision(config.train.precision)
@@ -132,18 +147,17 @@ def train(
             num_devices=num_devices,
             num_hosts=num_hosts,
             dataset_sha256=hash_manifest(shards),
+            ancestors=parent.ancestors if parent else (),
         )
-        is_first = cluster is None or cluster.index == 0
         info = None
-        if is_first:
-            check_out(out, resume=resume)
-            if resume and (out / IDENTITY_FILE).exists():
-                check_identity(out, identity)
-            if (out / INFO_FILE).exists():
-                info = load_info(out)
-                check_files(out, info)
+        if is_resumed:
+            check_identity(out, identity)
+        if is_first and (out / INFO_FILE).exists():
+            info = load_info(out)
+            check_files(out, info)
         if info and not cluster:
             return info
+        warn_of_parent(parent, config, dataset)
         dataset.check_fits_cache("train", config.sampling.window_shards)
         train_prior = positive_prior(
             dataset,
@@ -167,7 +181,7 @@ def train(
                 if finished:
                     return RunInfo(**finished)
                 return _train_locked(
-                    dataset, out, config, identity, train_prior, hosts, signals
+                    dataset, out, config, parent, identity, train_prior, hosts, signals
                 )
 
 
@@ -202,6 +216,7 @@ def _train_locked(
     shards: ShardDataset,
     out: Path,
     config: Config,
+    parent: Parent | None,
     identity: dict[str, Any],
     train_prior: float,
     hosts: Hosts,
@@ -214,21 +229,22 @@ def _train_locked(
         tf.config.experimental.enable_op_determinism()
     precision = identity["precision"]
     with use_dtype_policy(precision):
-        network = build_network(
-            config.model,
-            task=TASKS[config.train.task],
-            loss=config.train.loss,
-            image_size=config.images.size,
-            load_weights=checkpoint is None,
-        )
+        network = build_initial_network(config, parent, load_weights=checkpoint is None)
         num_trained, num_frozen = count_parameters(network)
         if hosts.is_first:
+            start = describe_start(parent, config)
+            if start and checkpoint is None:
+                announce(start)
             out.mkdir(exist_ok=True)
             save_identity(out, identity)
             save_config(out, config)
-            save_training_photographs(
-                out, shards, validation_split=config.train.validation_split
-            )
+            if parent is None or parent.run:
+                save_training_photographs(
+                    out,
+                    shards,
+                    validation_split=config.train.validation_split,
+                    parent=parent.run.folder if parent and parent.run else None,
+                )
             upload_changes(out)  # a store that cannot be written to fails here
         try:
             context = build_context(
@@ -264,6 +280,7 @@ def _train_locked(
         seconds=sum(row["seconds"] for row in status.history),
         peak_memory_mb=getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         versions=training_versions(),
+        ancestors=parent.ancestors if parent else (),
     )
     save_info(out, info)
     hosts.share(info.model_dump(mode="json"))

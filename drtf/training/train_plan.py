@@ -34,9 +34,16 @@ from drtf.models.device import (
     use_dtype_policy,
 )
 from drtf.models.losses import class_weights
-from drtf.models.network import build_network, count_parameters
+from drtf.models.network import count_parameters
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
+from drtf.training.parent import (
+    adopt_network,
+    build_initial_network,
+    describe_start,
+    load_parent,
+    warn_of_parent,
+)
 from drtf.training.validation_groups import validation_groups
 
 _log = logging.getLogger(__name__)
@@ -51,6 +58,7 @@ class TrainPlan:
     """The steps, parameters and memory of a training run.
 
     Attributes:
+        backbone: Name of the backbone.
         image_size: In px.
         num_photographs: By split, then by class of the task.
         num_drawn: Photographs drawn in an epoch, by class.
@@ -60,12 +68,15 @@ class TrainPlan:
         num_trained: Trained parameters.
         num_frozen: Frozen parameters.
         precision: The dtype policy.
+        start: Which weights it takes from the run that it starts from; empty if there
+            is no such run.
         batches_mb: Host memory for batches, in addition to TensorFlow's own.
         variables_mb: Device memory for weights, gradients and the optimizer.
         activations_mb: Device memory for the outputs of all layers in one step. An
             estimate: the device decides what it keeps and how much it works in.
     """
 
+    backbone: str
     image_size: int
     num_photographs: dict[str, list[int]]
     num_drawn: list[int]
@@ -74,6 +85,7 @@ class TrainPlan:
     num_trained: int
     num_frozen: int
     precision: str
+    start: str
     batches_mb: float
     variables_mb: float
     activations_mb: float
@@ -159,6 +171,8 @@ def plan_training(
             split or class, weights that cannot be loaded, missing devices.
     """
     settings = config.train
+    parent = load_parent(config.model.weights)
+    config = adopt_network(config, parent)
     check_model(config.model, head_epochs=settings.head_epochs)
     devices = choose_devices(
         settings.num_devices, batch_size=settings.batch_size, cluster=cluster
@@ -170,7 +184,8 @@ def plan_training(
         positive_prior(
             dataset, sampling=config.sampling, augment=config.augment, train=settings
         )
-        image_size = adopt_settings(config, dataset).images.size
+        config = adopt_settings(config, dataset)
+        warn_of_parent(parent, config, dataset)
         counts = {
             split: count_examples(dataset, split, settings.task)
             for split in ("train", settings.validation_split)
@@ -187,15 +202,12 @@ def plan_training(
             batch_size=settings.batch_size,
             num_parts=num_devices,
         )
+    image_size = config.images.size
     precision = choose_precision(settings.precision)
     with use_dtype_policy(precision):
-        network = build_network(
-            config.model,
-            task=TASKS[settings.task],
-            loss=settings.loss,
-            image_size=image_size,
-            # A file of weights is checked. Keras's weights would be downloaded.
-            load_weights=config.model.weights != "imagenet",
+        # Weights that exist are checked. Keras's weights would be downloaded.
+        network = build_initial_network(
+            config, parent, load_weights=config.model.weights != "imagenet"
         )
     num_trained, num_frozen = count_parameters(network)
     batch_size = min(settings.batch_size, sum(groups.num_drawn))
@@ -208,6 +220,7 @@ def plan_training(
     if settings.ema_momentum:
         variables += num_trained + num_frozen
     return TrainPlan(
+        backbone=config.model.name,
         image_size=image_size,
         num_photographs={split: count.tolist() for split, count in counts.items()},
         num_drawn=groups.num_drawn_by_class,
@@ -222,6 +235,7 @@ def plan_training(
         num_trained=num_trained,
         num_frozen=num_frozen,
         precision=precision,
+        start=describe_start(parent, config),
         batches_mb=num_batches * batch_bytes / 1e6,
         variables_mb=FLOAT_BYTES * variables / 1e6,
         activations_mb=batch_size * _activation_bytes(network) / 1e6,
