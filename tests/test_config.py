@@ -39,6 +39,8 @@ def test_list_presets_returns_all_presets():
     assert list_presets() == [
         "demo",
         "eyenet-256",
+        "finetune-224",
+        "finetune-96",
         "mobilenetv2-224",
         "mobilenetv2-96",
         "notebook-96",
