@@ -28,7 +28,9 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.models.stored_run import location_of
 from drtf.models.training_photographs import load_training_photographs
+from drtf.storage import write_object
 from drtf.training import loop
 from drtf.training import run as training_run
 from drtf.training.checkpoint import list_checkpoints
@@ -299,6 +301,18 @@ def test_a_training_without_a_checkpoint_requires_its_parent(
     shutil.rmtree(parent)
     with raises_naming(RunError, "model.weights", parent, "--out"):
         train(shards, **given, resume=True)
+
+
+def test_the_parent_may_be_in_a_store(run_folder):
+    location = "memory://runs/parent"
+    with raises_naming(RunError, location, INFO_FILE):
+        load_parent(location)
+    for path in run_folder.iterdir():
+        if path.is_file():
+            write_object(f"{location}/{path.name}", path.read_bytes())
+    parent = load_parent(location)
+    assert parent.ancestors == load_parent(str(run_folder)).ancestors
+    assert location_of(parent.run.folder) == location
 
 
 def damage(folder):

@@ -124,14 +124,15 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def load_ancestors(folder: Path) -> tuple[Ancestor, ...]:
-    """Return the ancestors of the training in a run folder.
+    """Load the ancestors of the training in a run folder.
 
     Raises:
         RunError: If its identity.json cannot be read.
     """
+    saved = _load_identity(folder).get(ANCESTORS_KEY, ())
     try:
-        return tuple(Ancestor(**x) for x in _load_identity(folder)[ANCESTORS_KEY])
-    except (KeyError, TypeError, ValidationError) as error:
+        return tuple(Ancestor(**ancestor) for ancestor in saved)
+    except (TypeError, ValidationError) as error:
         raise RunError(f"cannot read {folder / IDENTITY_FILE}: {error}") from error
 
 

@@ -13,9 +13,11 @@ from drtf.models.compatibility import preprocessing_differences
 from drtf.models.head import backbone_layers
 from drtf.models.network import build_network
 from drtf.models.run import Ancestor, Run, load_run, load_run_config
+from drtf.models.stored_run import fetch_run
 from drtf.models.training_photographs import count_training_photographs
 from drtf.models.weights import copy_weights, is_run_folder
 from drtf.records.reader import ShardDataset
+from drtf.storage import is_remote
 from drtf.tasks import TASKS
 from drtf.training.identity import load_ancestors
 
@@ -46,7 +48,7 @@ def load_parent(weights: str, *, resumed: Path | None = None) -> Parent | None:
     """Load the run that `model.weights` names.
 
     Args:
-        weights: The value of `model.weights`.
+        weights: The value of `model.weights`; a run may be in a store.
         resumed: The folder of a training that is resumed. It names the parent, in case
             that was deleted meanwhile.
 
@@ -57,19 +59,33 @@ def load_parent(weights: str, *, resumed: Path | None = None) -> Parent | None:
         RunError: If the run is unfinished, damaged or changed, or if drtf cannot train
             its network.
     """
-    if is_run_folder(weights):
-        run = load_run(Path(weights).expanduser())
-        _check_trainable(run)
-        info = run.info
-        itself = Ancestor(
-            dataset_name=info.dataset_name, model_sha256=info.model_sha256
-        )
-        return Parent(run.config.model, (itself, *info.ancestors), run)
-    if resumed:
-        model, ancestors = load_run_config(resumed).model, load_ancestors(resumed)
-        if ancestors and model.weights == weights:
-            return Parent(model, ancestors, None)
-    return None
+    saved = _load_saved(resumed, weights) if resumed else None
+    if is_remote(weights):
+        try:
+            folder = fetch_run(weights)
+        except RunError:
+            if saved:
+                return saved
+            raise
+    elif is_run_folder(weights):
+        folder = Path(weights).expanduser()
+    else:
+        return saved
+    run = load_run(folder)
+    _check_trainable(run)
+    itself = Ancestor(
+        dataset_name=run.info.dataset_name, model_sha256=run.info.model_sha256
+    )
+    return Parent(run.config.model, (itself, *run.info.ancestors), run)
+
+
+def _load_saved(resumed: Path, weights: str) -> Parent | None:
+    """Load what a training's folder holds of its parent, if it had the same path."""
+    ancestors = load_ancestors(resumed)
+    if not ancestors:
+        return None
+    model = load_run_config(resumed).model
+    return Parent(model, ancestors, None) if model.weights == weights else None
 
 
 def _check_trainable(run: Run) -> None:
