@@ -186,6 +186,7 @@ def test_backbone_and_head_are_taken_when_the_task_is_equal(config, mobilenet):
     [
         (["train.task=referable"], ("train.task", "'referable'", "'binary'")),
         (["model.head_units=[]"], ("model.head_units", "()", "(4,)")),
+        (["train.task=grades"], ("train.task", "'grades'", "'binary'")),
     ],
 )
 def test_only_the_backbone_is_taken_when_the_head_differs(

@@ -54,8 +54,7 @@ def build_network(
 
     Raises:
         ConfigError: If the backbone is unknown, or a setting does not apply to it.
-        DrtfError: If the weights cannot be loaded.
-        ValueError: If the backbone of `source` does not fit.
+        DrtfError: If the weights cannot be loaded, or `source` has other shapes.
     """
     check_model(config)
     use_keras_settings()
@@ -66,7 +65,7 @@ def build_network(
         side = round(config.upsampling * image_size)
         x = keras.layers.Resizing(side, side, name="upsampling")(x)
     weights = config.weights if load_weights else "none"
-    features = _build_backbone(image, x, config, source or weights)
+    features = _build_backbone(image, x, config, weights if source is None else source)
     logits = HEADS[backbone.head](features, config, task, LOSSES[loss].output)
     network = keras.Model(image, add_score(logits, task), name=config.name)
     number_names(network)
@@ -159,7 +158,8 @@ def _build_backbone(
         image: The network's input.
         x: The backbone's input, computed from it.
         config: The `model` section.
-        weights: "imagenet", "none", the path of a file, or a network with this backbone.
+        weights: "imagenet", "none", the path of a file, or a network with this
+            backbone.
     """
     backbone = BACKBONES[config.name]
     from_keras = weights if weights == "imagenet" else None

@@ -85,7 +85,7 @@ def copy_weights(source: "keras.Model", layers: Sequence["keras.Layer"]) -> None
         layers: The layers to copy to.
 
     Raises:
-        ValueError: Names the first layer whose weights have other shapes, or that the
+        DrtfError: Names the first layer whose weights have other shapes, or that the
             other network does not have.
     """
     values = {layer.name: layer.get_weights() for layer in source.layers}
@@ -95,7 +95,7 @@ def copy_weights(source: "keras.Model", layers: Sequence["keras.Layer"]) -> None
         there = [value.shape for value in values.get(layer.name, ())]
         here = [tuple(weight.shape) for weight in layer.weights]
         if there != here:
-            raise ValueError(
+            raise DrtfError(
                 f"the layer {layer.name!r} needs weights of the shapes {here}, but "
                 f"found {there}"
             )

@@ -10,7 +10,7 @@ from drtf.config import Config, ModelConfig, parse_config
 from drtf.errors import ConfigError, DrtfError, RunError
 from drtf.models.backbones import OWN_MODEL
 from drtf.models.compatibility import preprocessing_differences
-from drtf.models.head import backbone_layers
+from drtf.models.losses import LOSSES
 from drtf.models.network import build_network
 from drtf.models.run import Ancestor, Run, load_run, load_run_config
 from drtf.models.stored_run import fetch_run
@@ -151,20 +151,21 @@ def build_initial_network(
             "training that started from it has no checkpoint yet: restore the run, or "
             "start from other weights with another --out"
         )
-    network = build_network(
-        config.model,
-        task=TASKS[config.train.task],
-        image_size=config.images.size,
-        load_weights=load_weights and run is None,
-    )
-    if run is None or not load_weights:
-        return network
-    takes_head = not _head_difference(run, config)
+    source = run.network if run and load_weights else None
     try:
-        copy_weights(
-            run.network, network.layers if takes_head else backbone_layers(network)
+        network = build_network(
+            config.model,
+            task=TASKS[config.train.task],
+            loss=config.train.loss,
+            image_size=config.images.size,
+            load_weights=load_weights,
+            source=source,
         )
-    except ValueError as error:
+        if run and source and not _head_difference(run, config):
+            copy_weights(source, network.layers)
+    except DrtfError as error:
+        if run is None:
+            raise
         raise DrtfError(
             f"model.weights: {run.folder}, trained at {run.info.image_size} px, does "
             f"not fit {config.model.name} at {config.images.size} px: {error}. Build a "
@@ -192,12 +193,15 @@ def describe_start(parent: Parent | None, config: Config) -> str:
 
 def _head_difference(run: Run, config: Config) -> str:
     """Return why the parent's head cannot be taken; empty if it can."""
-    keys = [("train", "task"), *(("model", name) for name in HEAD_SETTINGS)]
-    for section, name in keys:
-        there = getattr(getattr(run.config, section), name)
-        here = getattr(getattr(config, section), name)
+    keys = ["train.task", *(f"model.{name}" for name in HEAD_SETTINGS)]
+    losses = run.config.train.loss, config.train.loss
+    if len({LOSSES[loss].output for loss in losses}) > 1:
+        keys.append("train.loss")
+    for key in keys:
+        section, _, name = key.partition(".")
+        there, here = (getattr(getattr(x, section), name) for x in (run.config, config))
         if there != here:
-            return f"{section}.{name} is {here!r} instead of {there!r}"
+            return f"{key} is {here!r} instead of {there!r}"
     return ""
 
 
