@@ -50,9 +50,9 @@ def config_options(command: Command) -> Command:
         "config_source",
         metavar="NAME|FILE",
         default="",
-        help="A preset (mobilenetv2-96, mobilenetv2-224, notebook-96, eyenet-256, "
-        "demo) or a TOML file. Default: the settings of RUN, if the command takes one, "
-        "or else the default settings.",
+        help="A preset (mobilenetv2-96, mobilenetv2-224, finetune-96, finetune-224, "
+        "notebook-96, eyenet-256, demo) or a TOML file. Default: the settings of RUN, "
+        "if the command takes one, or else the default settings.",
     )(command)
 
 
