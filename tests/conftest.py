@@ -16,6 +16,7 @@ from drtf import retries
 from drtf.config import Config, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
+from drtf.models.backbones import BACKBONES, COMMON_OPTIONS, Backbone
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold, save_decision_rule
 from drtf.models.run import load_info
@@ -155,6 +156,20 @@ def foreground():
     yield
     signal.signal(signal.SIGINT, before)
     signal.signal(signal.SIGHUP, before_hangup)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Add a backbone of one convolution and one batch normalization."""
+    import keras
+
+    def build(x, config, weights):
+        x = keras.layers.Conv2D(4, 3, strides=2, use_bias=False, name="conv")(x)
+        x = keras.layers.BatchNormalization(name="norm")(x)
+        return keras.layers.ReLU()(x)
+
+    backbone = Backbone("tiny", build, COMMON_OPTIONS, "unit", ("ReLU",))
+    monkeypatch.setitem(BACKBONES, "tiny", backbone)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import tensorflow as tf
 from drtf.config import SamplingConfig, TrainConfig, load_config
 from drtf.data.pipeline import StreamPosition, count_examples, train_dataset
 from drtf.data.sampling import count_draws
-from drtf.models.backbones import BACKBONES, COMMON_OPTIONS, Backbone
 from drtf.models.device import use_dtype_policy
 from drtf.models.network import build_network
 from drtf.tasks import TASKS
@@ -37,19 +36,6 @@ def build_trainer(*overrides, policy="float32", num_steps=100):
             train=config.train,
             num_steps=num_steps,
         )
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """Add a backbone of one convolution and one batch normalization."""
-
-    def build(x, config, weights):
-        x = keras.layers.Conv2D(4, 3, strides=2, use_bias=False, name="conv")(x)
-        x = keras.layers.BatchNormalization(name="norm")(x)
-        return keras.layers.ReLU()(x)
-
-    backbone = Backbone("tiny", build, COMMON_OPTIONS, "unit", ("ReLU",))
-    monkeypatch.setitem(BACKBONES, "tiny", backbone)
 
 
 def stream(shard_dataset, task="binary", batch_size=8, epochs=1):
