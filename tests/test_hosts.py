@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ from test_cluster import free_addresses
 from drtf.config import dump_config
 from drtf.models.history import load_history
 from drtf.models.run import load_info, load_run
-from drtf.training.checkpoint import list_checkpoints, load_newest_checkpoint
+from drtf.training.checkpoint import load_newest_checkpoint
 from drtf.training.run import train
+from interruption import interrupted_command
 from naming import assert_names
 
 TIMES = {"seconds", "val_seconds", "input_wait_fraction"}
@@ -42,11 +42,14 @@ def settings(config):
 
 @pytest.fixture(scope="module")
 def start(shards, settings, tmp_path_factory):
-    """Start two hosts that train into the first one's folder."""
+    """Start two hosts that train into the first one's folder.
+
+    `signals` has, for a host, after how many checkpoints it sends itself which signal.
+    """
     config = tmp_path_factory.mktemp("config") / "config.toml"
     config.write_text(dump_config(settings))
 
-    def start(out, *words):
+    def start(out, *words, signals=None):
         addresses = free_addresses(2)
         processes = []
         for index in range(2):
@@ -59,9 +62,17 @@ def start(shards, settings, tmp_path_factory):
             folder = out if index == 0 else out.with_name(f"{out.name}-unused")
             command = ("train", "--shards", shards, "--out", folder, *words)
             command += ("--config", config)
+            if signals and index in signals:
+                num_calls, number = signals[index]
+                function = "drtf.training.loop.save_training"
+                command = interrupted_command(
+                    *command, function=function, num_calls=num_calls, number=number
+                )
+            else:
+                command = [sys.executable, "-c", TRAIN, *map(str, command)]
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-c", TRAIN, *map(str, command)],
+                    command,
                     env=os.environ | {"TF_CONFIG": text, "TF_CPP_MIN_LOG_LEVEL": "3"},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -89,15 +100,6 @@ def error_line(output):
     starts = ("Error: ", "Stopped: ")
     (line,) = (line for line in output.splitlines() if line.startswith(starts))
     return line
-
-
-def wait_for_step(out, step, processes):
-    """Wait until a checkpoint of a step exists."""
-    while not any(
-        int(path.stem.removeprefix("step-")) >= step for path in list_checkpoints(out)
-    ):
-        assert all(process.poll() is None for process in processes), finish(processes)
-        time.sleep(0.01)
 
 
 def result(run):
@@ -148,18 +150,14 @@ def test_two_hosts_give_the_result_of_one(uninterrupted, shards, settings, tmp_p
 
 def test_stopped_hosts_resume_bit_for_bit(uninterrupted, start, tmp_path):
     out = tmp_path / "run"
-    processes = start(out, *EVERY_STEP)
-    wait_for_step(out, 3, processes)
-    processes[1].send_signal(signal.SIGTERM)
-    codes, outputs = finish(processes)
+    signals = {1: (3, signal.SIGTERM)}
+    codes, outputs = finish(start(out, *EVERY_STEP, signals=signals))
     assert codes == [128 + signal.SIGTERM] * 2, outputs
     for output in outputs:
         assert_names(error_line(output), "SIGTERM", "--resume")
 
-    processes = start(out, "--resume", *EVERY_STEP)
-    wait_for_step(out, 23, processes)
-    processes[1].kill()
-    codes, outputs = finish(processes)
+    signals = {1: (8, signal.SIGKILL)}
+    codes, outputs = finish(start(out, "--resume", *EVERY_STEP, signals=signals))
     assert codes == [1, -signal.SIGKILL], outputs
     assert_names(error_line(outputs[0]), "host 1", "--resume")
 
@@ -174,10 +172,8 @@ def test_stopped_hosts_resume_bit_for_bit(uninterrupted, start, tmp_path):
 
 @pytest.mark.slow
 def test_the_other_host_ends_when_the_first_is_killed(start, tmp_path):
-    processes = start(tmp_path / "run", *EVERY_STEP)
-    wait_for_step(tmp_path / "run", 3, processes)
-    processes[0].kill()
-    codes, outputs = finish(processes)
+    signals = {0: (3, signal.SIGKILL)}
+    codes, outputs = finish(start(tmp_path / "run", *EVERY_STEP, signals=signals))
     assert codes == [-signal.SIGKILL, 1], outputs
     assert_names(error_line(outputs[1]), "host 0", "--resume")
     codes, outputs = finish(start(tmp_path / "run", "--resume"))
