@@ -8,6 +8,16 @@ import click
 from .bench_options import check_json, json_option, repeats_option, write_json
 from .options import config_options, images_option
 
+# OpenCV gives identical images about 361 dB.
+IDENTICAL_DB = 300
+
+
+def format_psnr(decibels: float | None) -> str:
+    """Format a PSNR; None is one of a method that does not make the image."""
+    if decibels is None:
+        return ""
+    return "identical" if decibels > IDENTICAL_DB else f"{decibels:.1f}"
+
 
 @click.command()
 @images_option("Folder of photographs; JPEG files are measured.")
@@ -64,8 +74,8 @@ def convert(
                 format_spread(method.cpu_ms),
                 f"{median(method.cpu_ms) / decode_ms:.2f}",
                 f"{median(method.cpu_ms) / drtf_ms:.2f}",
-                f"{min(method.psnr_db):.1f}" if method.psnr_db else "",
-                f"{median(method.psnr_db):.1f}" if method.psnr_db else "",
+                format_psnr(min(method.psnr_db, default=None)),
+                format_psnr(median(method.psnr_db) if method.psnr_db else None),
             )
             for method in bench.methods
         ],

@@ -126,7 +126,7 @@ def bench_convert(
                 rates[num_workers].append(
                     _measure_pool(photographs, scaled, num_workers)
                 )
-                advance(f"{num_workers} workers")
+                advance(f"workers: {num_workers}")
     # The peak of the largest child process; all of them are workers.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     references = [_equalize_full_size(x.data, config, cv2.INTER_AREA) for x in samples]
