@@ -11,6 +11,7 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from drtf.config import ModelConfig, load_config
 from drtf.errors import DrtfError
 from drtf.models.backbones import BACKBONES
+from drtf.models.model_file import check_model_file
 from drtf.models.network import (
     build_disease_logit_model,
     build_logit_model,
@@ -180,6 +181,19 @@ def test_coral_has_one_severity_and_the_trained_distances_of_grades(name):
     reached = 1 / (1 + np.exp(distances - severity))  # of grade 1, 2, 3 and 4
     edges = np.concatenate([np.ones((4, 1)), reached, np.zeros((4, 1))], axis=1)
     np.testing.assert_allclose(network(images), -np.diff(edges), atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["mse", "coral"])
+def test_a_network_of_ordered_grades_is_the_same_after_loading(tmp_path, loss):
+    network = build_network(
+        SMALL, image_size=32, load_weights=False, task=TASKS["grades"], loss=loss
+    )
+    network.save(tmp_path / "model.keras")
+    check_model_file(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert loaded.output_shape == (None, 5)
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    assert (loaded(images).numpy() == network(images).numpy()).all()
 
 
 def test_the_expected_grade_of_an_mse_network_rises_with_its_single_output():

@@ -96,10 +96,13 @@ def build_equal_steps_output(x: keras.KerasTensor, task: Task) -> keras.KerasTen
     """
     severity = keras.layers.Dense(1, dtype="float32", name="severity")(x)
     # softplus(step) is the distance.
-    step = math.log(math.expm1(GRADE_DISTANCE))
-    steps = keras.layers.Rescaling(
-        0.0, offset=[step] * (task.num_classes - 2), dtype="float32", name="steps"
+    step = keras.layers.Rescaling(
+        0.0,
+        offset=math.log(math.expm1(GRADE_DISTANCE)),
+        dtype="float32",
+        name="step",
     )(severity)
+    steps = ops.concatenate([step] * (task.num_classes - 2), axis=-1)
     return _grade_logits(severity, steps)
 
 
