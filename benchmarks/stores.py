@@ -175,7 +175,7 @@ def measure(operations: Operations, num_repeats: int) -> None:
     for operation, calls in operations.items():
         times: dict[str, list[Times]] = {name: [] for name in calls}
         for repeat in range(num_repeats + 1):
-            # In another order each time: data still being written slow the next one.
+            # In another order each time, so that none always follows the same one.
             names = random.Random(repeat).sample(list(calls), len(calls))
             for name in names:
                 start, cpu_start = time.perf_counter(), time.process_time()
