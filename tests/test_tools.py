@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ import pytest
 from conftest import SETTINGS
 
 from drawing import draw_fundus, encode, write_photographs
+from drtf.bench.read import DRTF
+from drtf.config import load_config
 from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tools.main import drtf, main
+from interruption import interrupted_command
 from naming import assert_names
 
 README = Path(__file__).parents[1] / "README.md"
@@ -31,6 +33,13 @@ QUICK = (
     *SMALL,
     "score.num_workers=1",
     *EYENET,
+    "train.epochs=1",
+    "train.batch_size=16",
+    "evaluate.num_resamples=100",
+)
+DEMO = (
+    *SMALL,
+    "score.num_workers=1",
     "train.epochs=1",
     "train.batch_size=16",
     "evaluate.num_resamples=100",
@@ -104,7 +113,21 @@ def test_every_command_and_option_has_help():
                 assert parameter.help or parameter.name == "seed"
 
 
-def test_the_readmes_commands_run(run, tmp_path, monkeypatch):
+@pytest.fixture
+def small_demo(monkeypatch):
+    """Make the preset demo smaller."""
+
+    def load(source="", overrides=(), **options):
+        changes = DEMO if source == "demo" else ()
+        return load_config(source, [*changes, *overrides], **options)
+
+    monkeypatch.setattr("drtf.config.load_config", load)
+    monkeypatch.setattr("drtf.api.load_config", load)
+
+
+def test_the_readmes_commands_run(run, tmp_path, monkeypatch, small_demo, same_process):
+    # test_bench_read.py runs all readers.
+    monkeypatch.setattr("drtf.bench.read.RAW_METHODS", (DRTF,))
     monkeypatch.chdir(tmp_path)
     labels = write_photographs(tmp_path / "written", suffix=".jpg")
     labels.rename("labels.csv")
@@ -302,7 +325,9 @@ def test_settings_prints_the_values_of_a_preset(run):
     assert_names(err, "eyenet", "eyenet-256")
 
 
-def test_the_readmes_python_examples_run(shards, photographs, tmp_path, monkeypatch):
+def test_the_readmes_python_examples_run(
+    shards, photographs, tmp_path, monkeypatch, small_demo
+):
     monkeypatch.chdir(tmp_path)
     Path("tfrecords").mkdir()
     Path("tfrecords/mine").symlink_to(shards)
@@ -779,25 +804,18 @@ def test_an_output_that_cannot_be_created_is_an_error(run, photographs, tmp_path
 
 
 def test_ctrl_c_ends_a_build_at_once_and_leaves_no_dataset(photographs, tmp_path):
-    code = "from drtf.tools.main import main; main()"
-    command = [sys.executable, "-c", code, "build-shards", "--set"]
-    command += ["build.num_workers=2", "--set", "model.weights=none"]
-    command += ["--images", str(photographs / "images")]
-    command += ["--labels", str(photographs / "labels.csv"), "--out", "set"]
-    # What runs in the background of a script is born deaf to Ctrl-C.
-    build = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    settings = (*SMALL, "build.num_workers=2", "model.weights=none")
+    command = interrupted_command(
+        *("build-shards", "--out", "set", *sets(*settings)),
+        *("--images", photographs / "images"),
+        *("--labels", photographs / "labels.csv"),
+        function="drtf.data.journal:Journal.append",
+        num_calls=3,
+        number=signal.SIGINT,
     )
-    while not (tmp_path / ".set.partial").exists():
-        time.sleep(0.01)
-    os.killpg(build.pid, signal.SIGINT)
-    _, err = build.communicate(timeout=60)
+    build = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert build.returncode == 128 + signal.SIGINT
-    assert_names(find_error(err.decode(), kind="Stopped"), "same command")
+    assert_names(find_error(build.stderr, kind="Stopped"), "same command")
     assert not (tmp_path / "set").exists()
 
 
