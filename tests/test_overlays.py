@@ -94,6 +94,13 @@ def test_one_extreme_map_of_many_does_not_set_the_scale():
     assert heat_scale([explained(1.0), explained(2.0), explained(50.0)]) == 2.0
 
 
+def test_blank_maps_do_not_set_the_scale():
+    blank = explained(0.0)
+    assert heat_scale([blank, blank, explained(2.0)]) == 2.0
+    assert heat_scale([blank, explained(2.0, is_positive=False)]) == 2.0
+    assert color_bar(CONFIG, heat_scale([blank, blank])) is None
+
+
 def test_an_overlay_of_a_blank_map_is_the_photograph():
     item = explained(0.0)
     picture = draw_overlay(item, CONFIG, scale=heat_scale([item]))

@@ -94,18 +94,24 @@ def heat_scale(explained: Sequence[Explained]) -> float:
     """Return the heat at which the colours of several maps end: a typical maximum.
 
     It is the median of the maps' maxima, so that one extreme photograph does not make
-    all others pale. Photographs below the threshold do not count, unless there are no
-    others: their maps must look as weak as they are.
+    all others pale. Blank maps do not count. Photographs below the threshold do not
+    count, unless there are no others: their maps must look as weak as they are.
+
+    Returns:
+        0 if all maps are blank.
     """
-    positive = [item for item in explained if item.is_positive]
-    peaks = [item.heat.max() for item in positive or explained]
-    return float(np.quantile(peaks, 0.5, method="higher"))
+    with_heat = [item for item in explained if not item.is_blank]
+    positive = [item for item in with_heat if item.is_positive]
+    peaks = [item.heat.max() for item in positive or with_heat]
+    return float(np.quantile(peaks, 0.5, method="higher")) if peaks else 0.0
 
 
 def color_bar(
     config: GradcamConfig, scale: float, *, quantity: str = "Heat"
-) -> ColorBar:
-    """Return the colour bar of maps that are drawn on this scale."""
+) -> ColorBar | None:
+    """Return the colour bar of maps that are drawn on this scale; None without heat."""
+    if scale == 0:
+        return None
     if config.scale == "image":
         unit, scale = "fraction of each map's maximum", 1
     else:
