@@ -153,6 +153,8 @@ def test_the_score_is_the_sigmoid_of_the_logit(name, task, loss):
         config, image_size=32, load_weights=False, task=TASKS[task], loss=loss
     )
     images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
+    # As in a new process, Keras numbers the names of operations from the start.
+    keras.utils.clear_session(free_memory=False)
     logits = build_disease_logit_model(network, TASKS[task])(images).numpy()
     probabilities = network(images).numpy()
     scores = TASKS[task].disease_scores(probabilities)

@@ -22,16 +22,10 @@ if TYPE_CHECKING:
 InputRange = Literal["unit", "symmetric", "standardized"]
 Build = Callable[["keras.KerasTensor", ModelConfig, str | None], "keras.KerasTensor"]
 
-# Kinds of operations that Keras names with a number.
-NUMBERED_NAMES = frozenset({"activation", "add", "multiply", "re_lu", "split"}) | {
-    "concatenate",
-    "cumsum",
-    "get_item",
-    "log_sigmoid",
-    "negative",
-    "softplus",
-    "subtract",
-}
+# Kinds of layers and of other operations that Keras names with a number.
+NUMBERED_LAYERS = frozenset({"activation", "add", "multiply", "re_lu"})
+NUMBERED_OPERATIONS = frozenset({"concatenate", "cumsum", "get_item", "log_sigmoid"})
+NUMBERED_OPERATIONS |= {"negative", "softplus", "split", "subtract"}
 HEAD_OPTIONS = {"dropout", "head_batch_norm", "head_units"}
 COMMON_OPTIONS = HEAD_OPTIONS | {
     "batch_norm_momentum",
@@ -214,9 +208,12 @@ def number_names(model: "keras.Model") -> None:
     counts: Counter[str] = Counter()
     for operation in model.operations:
         kind = re.sub(r"_\d+$", "", operation.name)
-        if kind in NUMBERED_NAMES:
+        if kind in NUMBERED_LAYERS:
             operation.name = f"{kind}_{counts[kind]}"
-            counts[kind] += 1
+        elif kind in NUMBERED_OPERATIONS:
+            # A model that adds operations to a loaded network gets other names.
+            operation.name = f"network_{kind}_{counts[kind]}"
+        counts[kind] += 1
 
 
 BACKBONES: Mapping[str, Backbone] = {
