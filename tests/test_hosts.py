@@ -5,15 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_cluster import free_addresses
 
+from drtf.cluster import Cluster
 from drtf.config import dump_config
+from drtf.errors import DrtfError
 from drtf.models.history import load_history
 from drtf.models.run import load_info, load_run
 from drtf.training.checkpoint import load_newest_checkpoint
+from drtf.training.hosts import translate_lost_hosts
 from drtf.training.run import train
 from interruption import interrupted_command
 from naming import assert_names
@@ -168,6 +173,29 @@ def test_stopped_hosts_resume_bit_for_bit(uninterrupted, start, tmp_path):
     assert history == expected_history
     for array, expected in zip(arrays, expected_arrays, strict=True):
         assert array.tobytes() == expected.tobytes()
+
+
+def test_the_error_of_a_lost_host_keeps_no_objects_of_tensorflow():
+    """Thread pools that live until Python exits print a traceback."""
+
+    class Pool:
+        pass
+
+    pools = []
+
+    def reduce():
+        pool = Pool()
+        pools.append(weakref.ref(pool))
+        # As in a result of a pool: the error and the frame refer to each other.
+        error = tf.errors.UnavailableError(None, None, "/task:1 has gone")
+        raise error
+
+    try:  # pytest.raises would keep the error
+        with translate_lost_hosts(Cluster(("a:1", "b:2"), 0)):
+            reduce()
+    except DrtfError as error:
+        assert_names(error, "host 1", "b:2", "--resume")
+    assert pools[0]() is None
 
 
 @pytest.mark.slow

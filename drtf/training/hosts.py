@@ -134,6 +134,9 @@ def translate_lost_hosts(cluster: Cluster | None) -> Iterator[None]:
         others = set(range(cluster.num_hosts)) - {cluster.index}
         named = {int(n) for n in re.findall(r"task:(\d+)", str(error))} & others
         names = " or ".join(map(cluster.name, sorted(named or others)))
+        # Its frames hold TensorFlow's thread pools, which complain if they live until
+        # Python exits.
+        error.with_traceback(None)
         raise DrtfError(
             f"{names} has ended or cannot be reached, so that this host cannot "
             "continue: see the messages there, and run the same command with --resume "
