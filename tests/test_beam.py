@@ -6,15 +6,17 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from drtf import beam
+from drtf import beam, stores
 from drtf.beam import build_with_beam, run_tasks, score_with_beam
 from drtf.config import load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
 from drtf.inference.scoring import score
+from drtf.storage import list_objects, read_object, write_object
 from drtf.tools.main import drtf
 from naming import assert_names, raises_naming
+from stores_servers import connect, running_s3
 
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None,
@@ -64,6 +66,32 @@ def test_beam_builds_the_dataset_of_one_machine(photographs, tmp_path):
     assert report.manifest.rejected == whole.manifest.rejected
     assert read_files(out) == read_files(tmp_path / "one" / "eyes")
     assert build_with_beam(sources, out, **call).is_reused
+
+
+@needs_beam
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
+def test_beam_builds_from_a_store_to_a_store(photographs, tmp_path, monkeypatch):
+    config = load_config("", ("images.size=32", "build.num_workers=1"))
+    labels = photographs / "labels.csv"
+    built = tmp_path / "eyes"
+    build_shards([Source(photographs / "images", labels)], built, config=config)
+    with running_s3() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        stores._open_store.cache_clear()
+        connect(environment).create_bucket(Bucket="eyes")
+        for path in (photographs / "images").iterdir():
+            write_object(f"s3://eyes/photographs/{path.name}", path)
+        out = "s3://eyes/eyes"
+        call = {"config": config, "max_rejected": 1.0, **TWO_WORKERS}
+        build_with_beam([Source("s3://eyes/photographs", labels)], out, **call)
+        names = [item.name for item in list_objects(out)]
+        assert {name: read_object(f"{out}/{name}") for name in names} == {
+            path.relative_to(built).as_posix(): path.read_bytes()
+            for path in built.rglob("*")
+            if path.is_file()
+        }
+    stores._open_store.cache_clear()
 
 
 @needs_beam
