@@ -451,6 +451,7 @@ def test_a_single_photograph_is_scored_and_its_row_is_shown(run, run_folder, tmp
     )
     assert code == 0
     assert_names(out, "7_left", "not_a_fundus", "given")
+    assert "predicted_grade" not in out  # the run predicts none
     code, _, err = run(
         "score",
         run_folder,

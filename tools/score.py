@@ -197,7 +197,8 @@ def show_report(report: "ScoreReport") -> None:
     if summary.num_rows == 1:
         (row,) = report.load_table().to_dict("records")
         for name in RESULT_COLUMNS:
-            show_line(f"  {name}: {'' if isna(row[name]) else row[name]}")
+            if not isna(row[name]):
+                show_line(f"  {name}: {row[name]}")
     for reason, group in summary.errors.items():
         show_line(
             f"  {group.count:,} x {reason}, the first one is {group.example}: "
