@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from drtf.config import dump_config
 from drtf.data.pipeline import StreamPosition, train_dataset
+from drtf.data.sampling import partner_sampling
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import lock_or_fail
 from drtf.models.history import load_history
@@ -348,7 +349,7 @@ def test_a_signal_before_the_first_step_saves_a_checkpoint_and_stops(
 ):
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        signal_before("drtf.training.run.build_network", patch)
+        signal_before("drtf.training.run.build_initial_network", patch)
         with raises_naming(StoppedError, "SIGTERM", "epoch 1", "step 0 of 4"):
             train(shards, out=out, config=settings)
     train(shards, out=out, config=settings, resume=True)
@@ -478,9 +479,13 @@ def test_the_error_names_step_and_photographs_when_the_loss_is_non_finite(
     ids = (out / "failed_batch.csv").read_text().splitlines()
     with ShardDataset(shards) as shard_dataset:
         batches = train_dataset(
-            shard_dataset, batch_size=8, start=StreamPosition(42, 0, 2)
+            shard_dataset,
+            batch_size=8,
+            start=StreamPosition(42, 0, 2),
+            partners=partner_sampling(settings.sampling, settings.augment),
         )
-        rows = next(iter(batches))["row"].numpy()
+        batch = next(iter(batches))
+        rows = np.concatenate([batch["row"], batch["partner_row"]])
         assert ids == ["id", *shard_dataset.load_index()["id"].to_numpy()[rows]]
 
 
