@@ -18,6 +18,7 @@ from drtf.data.augment import (
     sample_affine,
     uniform,
 )
+from drtf.data.mixing import MIXES
 from drtf.data.resampling import affine_map, compose, resample
 
 NONE = AugmentConfig(**dict.fromkeys(AugmentConfig.model_fields, 0))
@@ -228,7 +229,7 @@ def test_another_operation_changes_no_draws_of_the_others(images, config, place,
     assert (changed == augment(images, SEEDS, CLASSES, config).numpy()).all()
 
 
-@pytest.mark.parametrize("setting", [name for name, _ in ALL])
+@pytest.mark.parametrize("setting", [operation.setting for operation in OPERATIONS])
 def test_an_operation_that_is_off_changes_no_draws_of_the_others(setting):
     received = {}
 
@@ -258,9 +259,10 @@ def test_each_operation_is_in_the_configs_of_these_tests(operation):
 
 
 def test_names_of_operations_are_unique_and_settings_are_all_used():
-    names = [operation.name for operation in OPERATIONS]
+    names = [operation.name for operation in (*OPERATIONS, *MIXES)]
     assert len(set(names)) == len(names)
     settings = {operation.setting for operation in OPERATIONS}
+    settings |= {way.name for way in MIXES}
     assert settings == AugmentConfig.model_fields.keys()
 
 
@@ -314,7 +316,7 @@ def test_golden_draws_of_each_operation():
 def test_each_class_has_its_own_bounds_when_bounds_are_lists(images):
     changed = augment(images, SEEDS, CLASSES, BY_CLASS).numpy()
     for number in (0, 1):
-        bounds = {name: value[number] for name, value in BY_CLASS}
+        bounds = {x.setting: getattr(BY_CLASS, x.setting)[number] for x in OPERATIONS}
         same_for_all = augment(images, SEEDS, CLASSES, AugmentConfig(**bounds)).numpy()
         own = number == CLASSES
         assert np.abs(changed[own] - same_for_all[own]).max() < 1e-6
