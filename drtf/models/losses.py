@@ -1,5 +1,6 @@
 """Losses, from integer labels and logits: one logit per image, or one per grade."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,37 +57,19 @@ class WeightedLoss(keras.losses.Loss):
         return losses * tf.gather(weights, tf.cast(y_true[:, 0], tf.int32))
 
 
-class GradeCrossentropy(keras.losses.Loss):
-    """The cross-entropy of a softmax over the grades."""
+class GradeLoss(keras.losses.Loss):
+    """A loss of grades and their logits.
 
-    def __init__(self, *, label_smoothing: float) -> None:
-        super().__init__(name="grade_crossentropy")
-        self.label_smoothing = label_smoothing
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each image.
-
-        Args:
-            y_true: int [B, 1], the grades.
-            y_pred: float32 [B, 5], the logits.
-
-        Returns:
-            float32 [B].
-        """
-        grades = tf.one_hot(tf.cast(y_true[:, 0], tf.int32), NUM_GRADES)
-        return keras.losses.categorical_crossentropy(
-            grades, y_pred, from_logits=True, label_smoothing=self.label_smoothing
-        )
-
-
-class ExpectedGradeError(keras.losses.Loss):
-    """The squared difference of the label and the mean of the grades.
-
-    The mean is weighted by the predicted probabilities.
+    Attributes:
+        function: Takes grades, int [B], and logits, float32 [B, 5]. Returns the loss of
+            each image, float32 [B].
     """
 
-    def __init__(self) -> None:
-        super().__init__(name="expected_grade_error")
+    def __init__(
+        self, name: str, function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    ) -> None:
+        super().__init__(name=name)
+        self.function = function
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Return the loss of each image.
@@ -98,39 +81,45 @@ class ExpectedGradeError(keras.losses.Loss):
         Returns:
             float32 [B].
         """
-        grades = tf.constant(list(GRADES), y_pred.dtype)
-        expected = tf.reduce_sum(tf.nn.softmax(y_pred) * grades, axis=-1)
-        return tf.square(expected - tf.cast(y_true[:, 0], y_pred.dtype))
+        return self.function(tf.cast(y_true[:, 0], tf.int32), y_pred)
 
 
-class CoralLoss(keras.losses.Loss):
-    """The loss of CORAL: a binary cross-entropy for each grade that may be reached.
+def grade_crossentropy(
+    grades: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float
+) -> tf.Tensor:
+    """Return the cross-entropy of a softmax over the grades, as in `GradeLoss`."""
+    return keras.losses.categorical_crossentropy(
+        tf.one_hot(grades, NUM_GRADES),
+        logits,
+        from_logits=True,
+        label_smoothing=label_smoothing,
+    )
+
+
+def expected_grade_error(grades: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Return the squared difference of the label and the mean of the grades.
+
+    The mean is weighted by the predicted probabilities. For `GradeLoss`.
+    """
+    values = tf.constant(list(GRADES), logits.dtype)
+    expected = tf.reduce_sum(tf.nn.softmax(logits) * values, axis=-1)
+    return tf.square(expected - tf.cast(grades, logits.dtype))
+
+
+def coral_loss(grades: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Return a sum of binary cross-entropies, one for each grade that may be reached.
 
     Cao, Mirjalili and Raschka, Pattern Recognition Letters 140, 2020,
     https://arxiv.org/abs/1901.07884, eq. 4 with equal weights: the sum over k of the
-    cross-entropy of "the grade is at least k".
+    cross-entropy of "the grade is at least k". For `GradeLoss`.
     """
-
-    def __init__(self) -> None:
-        super().__init__(name="coral")
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each image.
-
-        Args:
-            y_true: int [B, 1], the grades.
-            y_pred: float32 [B, 5], the logits.
-
-        Returns:
-            float32 [B].
-        """
-        steps = list(GRADES)[1:]
-        logits = tf.concat([logit_of_reaching(y_pred, k) for k in steps], axis=-1)
-        reached = tf.cast(y_true, tf.int32) >= tf.constant(steps)  # [B, 4]
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(
-            tf.cast(reached, y_pred.dtype), logits
-        )
-        return tf.reduce_sum(losses, axis=-1)
+    steps = list(GRADES)[1:]
+    reaching = tf.concat([logit_of_reaching(logits, k) for k in steps], axis=-1)
+    reached = grades[:, None] >= tf.constant(steps)  # [B, 4]
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(
+        tf.cast(reached, logits.dtype), reaching
+    )
+    return tf.reduce_sum(losses, axis=-1)
 
 
 class FocalLoss(keras.losses.Loss):
@@ -179,7 +168,9 @@ class LossKind:
 
 def _build_crossentropy(config: TrainConfig) -> keras.losses.Loss:
     if TASKS[config.task].predicts_grades:
-        return GradeCrossentropy(label_smoothing=config.label_smoothing)
+        smoothing = config.label_smoothing
+        crossentropy = functools.partial(grade_crossentropy, label_smoothing=smoothing)
+        return GradeLoss("grade_crossentropy", crossentropy)
     return keras.losses.BinaryCrossentropy(
         from_logits=True, label_smoothing=config.label_smoothing
     )
@@ -192,6 +183,9 @@ def _build_focal(config: TrainConfig) -> keras.losses.Loss:
 LOSSES: Mapping[LossName, LossKind] = {
     "crossentropy": LossKind(_build_crossentropy),
     "focal": LossKind(_build_focal),
-    "mse": LossKind(lambda config: ExpectedGradeError(), "equal_steps"),
-    "coral": LossKind(lambda config: CoralLoss(), "trained_steps"),
+    "mse": LossKind(
+        lambda config: GradeLoss("expected_grade_error", expected_grade_error),
+        "equal_steps",
+    ),
+    "coral": LossKind(lambda config: GradeLoss("coral", coral_loss), "trained_steps"),
 }
