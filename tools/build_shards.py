@@ -14,10 +14,10 @@ from drtf.records.plan import SPLITS
 from drtf.terminal import show_line
 
 from .options import (
+    FILE,
     SOME_REJECTED,
     AnyPath,
     BeamCommand,
-    FilePath,
     Part,
     beam_runner_option,
     config_options,
@@ -77,7 +77,7 @@ NO_FILE = "-"
 @click.option(
     "--source",
     "named",
-    type=(str, AnyPath(), FilePath()),
+    type=(str, AnyPath(), FILE),
     metavar="NAME IMAGES LABELS",
     multiple=True,
     help="One of several collections to combine in one dataset, instead of --images "
@@ -87,7 +87,7 @@ NO_FILE = "-"
 @click.option(
     "--split",
     "parts",
-    type=(click.Choice(SPLITS), AnyPath(), FilePath()),
+    type=(click.Choice(SPLITS), AnyPath(), FILE),
     metavar="SPLIT IMAGES LABELS",
     multiple=True,
     help="One part of a published split, instead of --images and --labels, such as "

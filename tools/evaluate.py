@@ -9,7 +9,7 @@ import click
 from drtf.terminal import show_line
 
 from .options import (
-    FilePath,
+    FILE,
     config_options,
     overwrite_option,
     path_option,
@@ -43,7 +43,7 @@ from .options import (
     "row per photograph (column image) or per patient (column patient), local or in a "
     "store.",
     required=False,
-    kind=FilePath(),
+    kind=FILE,
 )
 @path_option(
     "--out",

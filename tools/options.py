@@ -104,44 +104,37 @@ class AnyPath(LocalPath):
         return value if is_remote(value) else super().convert(value, param, ctx)
 
 
-class FilePath(LocalPath):
-    """A file, or its location in a store."""
+class FetchedPath(LocalPath):
+    """A local path, or a location in a store, of which a local copy is returned."""
+
+    def __init__(self, fetch: Callable[[str], Path]) -> None:
+        super().__init__()
+        self.fetch = fetch
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return the file; of one in a store, a copy."""
+        """Return the local path; a copy is made now."""
         if is_remote(value):
-            return fetch_file(value)
+            return self.fetch(value)
         return super().convert(value, param, ctx)
 
 
-class DatasetPath(LocalPath):
-    """The folder of a dataset, or its location in a store."""
+def _fetch_dataset(location: str) -> Path:
+    from drtf.records.remote import fetch_dataset
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        """Return the folder; of a remote dataset, the one that stands for it."""
-        if not is_remote(value):
-            return super().convert(value, param, ctx)
-        from drtf.records.remote import fetch_dataset
-
-        return fetch_dataset(value)
+    return fetch_dataset(location)
 
 
-class RunPath(LocalPath):
-    """A run folder or the folder of an evaluation, or its location in a store."""
+def _fetch_run(location: str) -> Path:
+    from drtf.models.stored_run import fetch_run
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        """Return the folder; of one in a store, a copy."""
-        if not is_remote(value):
-            return super().convert(value, param, ctx)
-        from drtf.models.stored_run import fetch_run
+    return fetch_run(location)
 
-        return fetch_run(value)
+
+FILE = FetchedPath(fetch_file)
+DATASET = FetchedPath(_fetch_dataset)
+RUN = FetchedPath(_fetch_run)  # or the folder of an evaluation
 
 
 class Percentage(click.ParamType):
@@ -216,18 +209,18 @@ labels_option = path_option(
     "Label file, local or in a store: a CSV file with the grades, 0-4. Default: the "
     "class folders below --images are the labels.",
     required=False,
-    kind=FilePath(),
+    kind=FILE,
 )
 
 
 def shards_option(help_text: str, *, required: bool = True) -> Any:
     """Return the option --shards: a local folder or a location in a store."""
-    return path_option("--shards", help_text, required=required, kind=DatasetPath())
+    return path_option("--shards", help_text, required=required, kind=DATASET)
 
 
-run_argument = click.argument("run", type=RunPath())
+run_argument = click.argument("run", type=RUN)
 runs_argument = click.argument(
-    "runs", nargs=-1, required=True, type=RunPath(), metavar="RUN RUN…"
+    "runs", nargs=-1, required=True, type=RUN, metavar="RUN RUN…"
 )
 
 

@@ -9,11 +9,11 @@ import click
 from drtf.terminal import show_line
 
 from .options import (
+    RUN,
     SOME_REJECTED,
     AnyPath,
     BeamCommand,
     Part,
-    RunPath,
     beam_runner_option,
     config_options,
     images_option,
@@ -97,7 +97,7 @@ RESULT_COLUMNS = (
     "Folder of an evaluation of RUN, whose threshold and calibration are used instead "
     "of those stored in RUN.",
     required=False,
-    kind=RunPath(),
+    kind=RUN,
 )
 @beam_runner_option
 @overwrite_option
