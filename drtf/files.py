@@ -1,5 +1,6 @@
 """Safe reads and atomic writes, locks, and checks that nothing is overwritten."""
 
+import atexit
 import codecs
 import contextlib
 import csv
@@ -372,6 +373,13 @@ def raise_descriptor_limit() -> None:
         return
     with contextlib.suppress(ValueError, OSError):  # macOS has a lower, hidden limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def temporary_folder() -> Path:
+    """Create a folder that is removed at exit, and return its path."""
+    folder = Path(tempfile.mkdtemp(prefix="drtf-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def is_writable(folder: Path) -> bool:

@@ -1,11 +1,8 @@
 """Objects in stores: s3://, gs://, az://, http:// and https://, through obstore."""
 
-import atexit
 import os
 import posixpath
 import re
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +14,7 @@ import obstore
 from obstore import exceptions
 
 from drtf.errors import StorageError
-from drtf.files import move_into_place, partial_path
+from drtf.files import move_into_place, partial_path, temporary_folder
 from drtf.stores import OPENERS, open_place
 from drtf.terminal import show_as
 
@@ -336,9 +333,7 @@ def fetch_file(location: str) -> Path:
         MissingObjectError: If the object does not exist.
         StorageError: If the store cannot be read.
     """
-    folder = Path(tempfile.mkdtemp(prefix="drtf-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / location.rpartition("/")[2]
+    path = temporary_folder() / location.rpartition("/")[2]
     download_object(location, path)
     show_as(path, location)
     return path

@@ -5,12 +5,10 @@ complete, so that a killed command can be repeated from the store as from a fold
 It has no effect on other folders.
 """
 
-import atexit
 import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drtf.errors import RunError, StorageError
-from drtf.files import lock_or_fail, parse_json, read_regular, write_atomic
+from drtf.files import (
+    lock_or_fail,
+    parse_json,
+    read_regular,
+    temporary_folder,
+    write_atomic,
+)
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
 from drtf.models.run_files import (
     CONFIG_FILE,
@@ -128,8 +132,7 @@ def fetch_run(location: str) -> Path:
             f"{location} is not a finished run: {INFO_FILE} is missing; drtf train "
             "writes it"
         )
-    root = Path(tempfile.mkdtemp(prefix="drtf-run-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    root = temporary_folder()
     folder = _copy_folder(location, root)
     return _download(_Copy(location, folder, root / STATE_FILE, {}), found)
 
@@ -277,10 +280,18 @@ def _is_current(
     files: Mapping[str, _StoredFile | None], found: Mapping[str, StoredObject]
 ) -> bool:
     """Return whether a copy's files are in the store as when they were uploaded."""
-    return found.keys() <= files.keys() and all(
-        file is None or (name in found and file[:2] == found[name][1:])
+    return found.keys() <= files.keys() and not _changed_in_store(files, found)
+
+
+def _changed_in_store(
+    files: Mapping[str, _StoredFile | None], found: Mapping[str, StoredObject]
+) -> list[str]:
+    """Return the names of a copy's files that are missing or others in the store."""
+    return [
+        name
         for name, file in files.items()
-    )
+        if file and (name not in found or file[:2] != found[name][1:])
+    ]
 
 
 def _check_only_run_files(location: str, found: Mapping[str, StoredObject]) -> None:
@@ -294,13 +305,11 @@ def _check_only_run_files(location: str, found: Mapping[str, StoredObject]) -> N
 
 
 def _check_unchanged(copy: _Copy, found: Mapping[str, StoredObject]) -> None:
-    for name, file in copy.files.items():
-        if file and (name not in found or file[:2] != found[name][1:]):
-            raise RunError(
-                f"{join_location(copy.location, name)} was changed while this command "
-                "was running: something else writes to the same run. Nothing more was "
-                "uploaded"
-            )
+    for name in _changed_in_store(copy.files, found):
+        raise RunError(
+            f"{join_location(copy.location, name)} was changed while this command was "
+            "running: something else writes to the same run. Nothing more was uploaded"
+        )
 
 
 def _download(copy: _Copy, found: Mapping[str, StoredObject]) -> Path:
