@@ -2,7 +2,7 @@
 
     python benchmarks/first_batch.py s3://BUCKET/DATASET
 
-Each measurement is a process of its own with an empty cache. The time starts after the
+Each measurement runs in a new process with an empty cache. The time starts after the
 import of TensorFlow.
 """
 

@@ -38,7 +38,7 @@ PHOTOGRAPH_BYTES = 50_000
 NUM_RECORDS = 1_000
 RECORD_BYTES = 3 * 96 * 96
 OBJECTS_MB = (64, 256)
-NUM_THREADS = 8  # as many as drtf's own parallel requests
+NUM_THREADS = 8  # drtf makes as many requests at a time
 DRTF, CLIENT, TRANSFERS = "drtf", "boto3's client", "boto3's transfers"
 # Calls by operation and method.
 Operations = dict[str, dict[str, Callable[[], object]]]

@@ -297,8 +297,8 @@ def test_partners_are_a_stream_of_their_own(shard_dataset, window_shards):
     plain = batches(shard_dataset, **common)
     mixed = batches(shard_dataset, **common, partners=partners)
     fractions = {"label": [], "partner_label": []}
-    for alone, batch in zip(plain, mixed, strict=True):
-        assert all((alone[name] == batch[name]).all() for name in alone)
+    for unmixed, batch in zip(plain, mixed, strict=True):
+        assert all((unmixed[name] == batch[name]).all() for name in unmixed)
         assert len(batch["partner_label"]) == len(batch["label"])
         images = read_batch(shard_dataset, batch["partner_row"])
         assert (images == batch["partner_image"]).all()

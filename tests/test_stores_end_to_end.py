@@ -1,6 +1,6 @@
 """The way from photographs to scores in a store, compared with local folders.
 
-Each command is a process of its own, as a user's are.
+Each command runs in a new process, as when a user types it.
 """
 
 import subprocess

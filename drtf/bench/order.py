@@ -85,7 +85,7 @@ def bench_order(
 
 
 def simulate_eyepacs() -> tuple[np.ndarray, np.ndarray]:
-    """Return classes and shard numbers, as many as EyePACS has photographs."""
+    """Return the class and shard of as many photographs as EyePACS has."""
     rng = np.random.default_rng(0)
     classes = (rng.random(NUM_PHOTOGRAPHS) < POSITIVE_FRACTION).astype(np.int8)
     return classes, np.arange(NUM_PHOTOGRAPHS) // PHOTOGRAPHS_PER_SHARD

@@ -13,9 +13,9 @@ from drtf.config import CalibrationMethod, Tta
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 MAX_SHIFT = 40.0  # far more than the logits of any two fractions differ by
-# How far a logistic calibration is expected to be from the prior shift alone: standard
-# deviations of its offset and of the logarithm of its temperature. Few photographs
-# cannot move it far. docs/results.md compares other values.
+# The standard deviations that are assumed for the offset of a logistic calibration and
+# for the logarithm of its temperature. The smaller they are, the less a few photographs
+# change them. docs/results.md compares the curve with one without them.
 OFFSET_DEVIATION, LOG_TEMPERATURE_DEVIATION = 1.0, 0.5
 # Scores of 0 and 1 have no finite logit. float32 has few values closer to 1.
 MARGIN = 1e-7

@@ -12,8 +12,8 @@ dataset are in a folder of their own. All processes of a machine share the cache
   leaves has no lock, and the next download removes it.
 
 On a file system without locks, a file may be downloaded twice at the same time, or
-removed while another host reads it. Each download has files of its own, so that the
-others are not disturbed.
+removed while another host reads it. Each download writes to files that no other one
+uses.
 """
 
 import contextlib
