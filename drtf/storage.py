@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,15 @@ SCHEMES = tuple(OPENERS)
 # Objects are read in parts of this size, several at a time.
 PART_BYTES = 8 << 20
 NUM_PARALLEL_PARTS = 8
+# After an upload whose last answer was lost, the store has this time to complete it.
+COMPLETION_SECONDS = 60.0
+SECONDS_BETWEEN_LOOKS = 2.0
+# What an error says if the last request of an upload in parts failed (S3's and Google's,
+# Azure's), or if the store has already forgotten the upload.
+COMPLETION = re.compile(
+    r"performing POST \S*[?&]uploadId=|performing PUT \S*[?&]comp=blocklist"
+    "|NoSuchUpload"
+)
 RERUN = "run the same command again to resume"
 # What to do, by the code in a store's answer.
 ADVICE = {
@@ -38,6 +48,7 @@ ADVICE = {
     ),
     "SlowDown": f"the store is overloaded; {RERUN}",
     "QuotaExceeded": "the store is full",
+    "NoSuchUpload": f"the store has lost an unfinished upload; {RERUN}",
 }
 MISSING_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 CREDENTIALS = {
@@ -349,27 +360,76 @@ def write_object(location: str, data: bytes | Path) -> None:
     Raises:
         StorageError: If the store cannot be written to.
     """
-    store, key = open_place(location)
-    with _translated_errors(location, verb="write"):
-        obstore.put(store, key, data, chunk_size=PART_BYTES)
+    store, key = open_place(location, for_uploads=True)
+    try:
+        with _translated_errors(location, verb="write"):
+            obstore.put(
+                store,
+                key,
+                data,
+                chunk_size=PART_BYTES,
+                max_concurrency=NUM_PARALLEL_PARTS,
+            )
+    except StorageError as error:
+        # A store may complete an upload although its answer is lost or late.
+        if not COMPLETION.search(str(error.__cause__)) or not _appears(location, data):
+            raise
 
 
 def create_object(location: str, data: bytes | Path) -> bool:
-    """Write an object unless it exists already.
+    """Write an object unless there is another one already.
 
     Returns:
-        True if it was written; False if there was one, which is left as it is.
+        False if there is one with other content, which is left as it is.
 
     Raises:
         StorageError: If the store cannot be written to.
     """
-    store, key = open_place(location)
+    store, key = open_place(location, for_uploads=True)
     try:
         with _translated_errors(location, verb="write"):
             obstore.put(store, key, data, mode="create", use_multipart=False)
     except FileExistsError:
-        return False
+        # It may be this one: obstore tries again if an answer is lost.
+        return _has_content(location, data)
     return True
+
+
+def _appears(location: str, data: bytes | Path) -> bool:
+    """Wait for an upload to be completed; return whether it was."""
+    deadline = time.monotonic() + COMPLETION_SECONDS
+    seen = None
+    try:
+        while True:
+            found = find_object(location)
+            if found != seen and _has_content(location, data):
+                return True
+            seen = found
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except StorageError:  # the upload's own error says more
+        return False
+
+
+def _has_content(location: str, data: bytes | Path) -> bool:
+    """Return whether an object exists and has this content."""
+    try:
+        opened = open_object(location)
+    except MissingObjectError:
+        return False
+    if isinstance(data, bytes):
+        return opened.size_bytes == len(data) and opened.read() == data
+    if opened.size_bytes != data.stat().st_size:
+        return False
+    equal = []
+    with data.open("rb") as file:
+        opened._read_parts(
+            lambda start, part: equal.append(
+                os.pread(file.fileno(), len(part), start) == part
+            )
+        )
+    return all(equal)
 
 
 def delete_object(location: str) -> None:

@@ -28,7 +28,9 @@ from obstore.store import (
 from drtf.errors import StorageError
 
 CONNECT_SECONDS = 5
-# A server that sends nothing for this time is taken for dead.
+# A server that sends nothing for this time while an object is read is taken for dead.
+# It also sends nothing while an object arrives over a slow line, or while it puts the
+# parts of a large one together, so that this limit does not apply to uploads.
 SILENCE_SECONDS = 15
 # One request reads a part of an object, or writes a shard over a slow line.
 REQUEST_SECONDS = 900
@@ -65,8 +67,12 @@ class Place(NamedTuple):
     key: str
 
 
-def open_place(location: str) -> Place:
+def open_place(location: str, *, for_uploads: bool = False) -> Place:
     """Open the store of a location.
+
+    Args:
+        location: The location.
+        for_uploads: Whether the server may be silent for a long time.
 
     Raises:
         StorageError: If the location or a setting of the store is invalid.
@@ -77,13 +83,14 @@ def open_place(location: str) -> Place:
         raise StorageError(
             f"{location} names no bucket; expected {scheme}://BUCKET/FOLDER"
         )
-    return Place(_open_store(scheme, root), key.strip("/"))
+    return Place(_open_store(scheme, root, for_uploads), key.strip("/"))
 
 
 @functools.cache
-def _open_store(scheme: str, root: str) -> ObjectStore:
+def _open_store(scheme: str, root: str, for_uploads: bool) -> ObjectStore:
+    seconds = REQUEST_SECONDS if for_uploads else SILENCE_SECONDS
     try:
-        return OPENERS[scheme](root)
+        return OPENERS[scheme](root, seconds)
     except StorageError:
         raise
     except Exception as error:  # obstore has no common class for invalid settings
@@ -91,7 +98,7 @@ def _open_store(scheme: str, root: str) -> ObjectStore:
         raise StorageError(f"cannot open {scheme}://{root}: {message}") from error
 
 
-def _open_s3(bucket: str) -> ObjectStore:
+def _open_s3(bucket: str, silence_seconds: int) -> ObjectStore:
     endpoint = _endpoint(*S3_ENDPOINTS)
     provider: Callable[[], Any] | None = None
     config: dict[str, Any] = {}
@@ -99,7 +106,7 @@ def _open_s3(bucket: str) -> ObjectStore:
         provider, config = _load_aws_profile()
     if endpoint:
         config["endpoint"] = endpoint
-    options = _client_options(config.get("endpoint", ""))
+    options = _client_options(config.get("endpoint", ""), silence_seconds)
     return S3Store(
         bucket,
         config=config,  # type: ignore[arg-type]
@@ -109,7 +116,7 @@ def _open_s3(bucket: str) -> ObjectStore:
     )
 
 
-def _open_gs(bucket: str) -> ObjectStore:
+def _open_gs(bucket: str, silence_seconds: int) -> ObjectStore:
     endpoint = _endpoint("STORAGE_EMULATOR_HOST")
     config: dict[str, Any] = {}
     if endpoint:  # an emulator knows no credentials
@@ -119,12 +126,12 @@ def _open_gs(bucket: str) -> ObjectStore:
     return GCSStore(
         bucket,
         config=config,  # type: ignore[arg-type]
-        client_options=_client_options(endpoint),
+        client_options=_client_options(endpoint, silence_seconds),
         retry_config=RETRIES,
     )
 
 
-def _open_az(container: str) -> ObjectStore:
+def _open_az(container: str, silence_seconds: int) -> ObjectStore:
     endpoint = _endpoint("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
     if os.environ.get("AZURE_STORAGE_USE_EMULATOR"):
         endpoint = endpoint or "http://127.0.0.1"
@@ -134,32 +141,42 @@ def _open_az(container: str) -> ObjectStore:
             "AZURE_STORAGE_ACCOUNT_NAME"
         )
     return AzureStore(
-        container, client_options=_client_options(endpoint), retry_config=RETRIES
+        container,
+        client_options=_client_options(endpoint, silence_seconds),
+        retry_config=RETRIES,
     )
 
 
-def _open_http(scheme: str, host: str) -> ObjectStore:
+def _open_http(scheme: str, host: str, silence_seconds: int) -> ObjectStore:
     url = f"{scheme}://{host}"
     return HTTPStore.from_url(
-        url, client_options=_client_options(url), retry_config=RETRIES
+        url,
+        client_options=_client_options(url, silence_seconds),
+        retry_config=RETRIES,
     )
 
 
-OPENERS: dict[str, Callable[[str], ObjectStore]] = {
+@functools.cache
+def _open_memory(bucket: str) -> ObjectStore:
+    return MemoryStore()
+
+
+# Each takes the name of a bucket, and the time that the server may be silent.
+OPENERS: dict[str, Callable[[str, int], ObjectStore]] = {
     "s3": _open_s3,
     "gs": _open_gs,
     "az": _open_az,
     "http": functools.partial(_open_http, "http"),
     "https": functools.partial(_open_http, "https"),
     # Lives as long as the process: for tests and examples.
-    "memory": lambda _: MemoryStore(),
+    "memory": lambda bucket, _: _open_memory(bucket),
 }
 
 
-def _client_options(endpoint: str) -> Any:
+def _client_options(endpoint: str, silence_seconds: int) -> Any:
     options = {
         "connect_timeout": f"{CONNECT_SECONDS}s",
-        "read_timeout": f"{SILENCE_SECONDS}s",
+        "read_timeout": f"{silence_seconds}s",
         "timeout": f"{REQUEST_SECONDS}s",
         "allow_http": endpoint.startswith("http://"),
     }

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,14 +62,36 @@ def connect(environment: dict[str, str]):
 
 
 class Proxy:
-    """Forward to a server, and cut every n-th answer to some requests."""
+    """Forward to a server, and cut every n-th answer to some requests.
 
-    def __init__(self, port: int, start: bytes, *, every: int) -> None:
+    Attributes:
+        start: What these requests start with.
+        every: The n.
+        num_kept: The number of bytes before the cut.
+        loses_requests: Whether the server does not even get the request.
+        wait_seconds: Time before one of these requests is forwarded.
+        num_asked: The number of these requests so far.
+        requests: All requests so far, such as `GET /bucket/name`.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        start: bytes,
+        *,
+        every: int,
+        num_kept: int = 600,
+        loses_requests: bool = False,
+        wait_seconds: float = 0.0,
+    ) -> None:
         self.target = port
         self.start = start
         self.every = every
+        self.num_kept = num_kept
+        self.loses_requests = loses_requests
+        self.wait_seconds = wait_seconds
         self.num_asked = 0
-        self.requests: list[str] = []  # such as "GET /bucket/name"
+        self.requests: list[str] = []
         self.listener = socket.create_server((HOST, 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -88,8 +111,11 @@ class Proxy:
                 self.requests.append(request.partition(b" HTTP/")[0].decode("latin-1"))
                 if request.startswith(self.start):
                     self.num_asked += 1
+                    time.sleep(self.wait_seconds)
                     if self.num_asked % self.every == 0:
                         cut.set()
+                        if self.loses_requests:
+                            break
                 server.sendall(request)
 
     def _answer(
@@ -98,7 +124,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 if cut.is_set():
-                    client.sendall(data[:600])
+                    client.sendall(data[: self.num_kept])
                     break
                 client.sendall(data)
             # Ends the wait for the next request, which closing it would not.

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from drtf import stores
+from drtf import storage, stores
 from drtf.errors import StorageError
 from drtf.storage import (
     PART_BYTES,
@@ -213,6 +213,63 @@ def test_a_connection_that_is_cut_is_tried_again(s3, server, monkeypatch, tmp_pa
     proxy.every = 1
     with raises_naming(StorageError, "s3://eyes/cut"):
         read_object("s3://eyes/cut")
+
+
+def use_proxy(monkeypatch, server, start, **options):
+    port = int(server["S3_ENDPOINT"].rpartition(":")[2])
+    proxy = Proxy(port, start, **options)
+    use_server(monkeypatch, f"http://{HOST}:{proxy.port}")
+    return proxy
+
+
+def test_an_upload_that_the_store_completes_late_succeeds(s3, server, monkeypatch):
+    """The store is silent for longer than a read may take."""
+    monkeypatch.setattr(stores, "SILENCE_SECONDS", 1)
+    for start, size in ((b"PUT /eyes/late", 1), (b"POST /eyes/late?uploadId", 9 << 20)):
+        data = os.urandom(size)
+        proxy = use_proxy(monkeypatch, server, start, every=99, wait_seconds=1.5)
+        write_object("s3://eyes/late", data)
+        assert proxy.num_asked == 1
+        assert read_object("s3://eyes/late") == data
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_an_upload_whose_last_answer_is_lost_succeeds(
+    s3, server, monkeypatch, tmp_path, is_file
+):
+    """The second try hears that there is no such upload."""
+    data = os.urandom(PART_BYTES + 5)
+    (tmp_path / "data").write_bytes(data)
+    write_object("s3://eyes/lost", os.urandom(PART_BYTES + 5))
+    start = b"POST /eyes/lost?uploadId"
+    proxy = use_proxy(monkeypatch, server, start, every=1, num_kept=0)
+    write_object("s3://eyes/lost", tmp_path / "data" if is_file else data)
+    assert proxy.num_asked > 1
+    assert read_object("s3://eyes/lost") == data
+
+
+def test_an_upload_that_is_never_completed_is_an_error(s3, server, monkeypatch):
+    """An older object of the same size is not mistaken for it."""
+    monkeypatch.setattr(storage, "COMPLETION_SECONDS", 0.0)
+    write_object("s3://eyes/never", os.urandom(PART_BYTES + 5))
+    start = b"POST /eyes/never?uploadId"
+    use_proxy(monkeypatch, server, start, every=1, loses_requests=True)
+    with raises_naming(StorageError, "s3://eyes/never"):
+        write_object("s3://eyes/never", os.urandom(PART_BYTES + 5))
+
+
+def test_an_object_is_created_although_the_answer_is_lost(
+    s3, server, monkeypatch, tmp_path
+):
+    (tmp_path / "data").write_bytes(b"mine")
+    for name, data in (("first", b"mine"), ("second", tmp_path / "data")):
+        start = f"PUT /eyes/{name}".encode()
+        proxy = use_proxy(monkeypatch, server, start, every=2, num_kept=0)
+        proxy.num_asked = 1
+        assert create_object(f"s3://eyes/{name}", data)
+        assert proxy.num_asked == 3
+        assert not create_object(f"s3://eyes/{name}", b"else")
+        assert read_object(f"s3://eyes/{name}") == b"mine"
 
 
 @pytest.mark.parametrize(
