@@ -15,6 +15,7 @@ from drtf.inference.heatmaps import last_layers_by_grid
 from drtf.models.backbones import BACKBONES
 from drtf.models.network import build_network
 from drtf.models.run import load_run
+from drtf.storage import write_object
 from naming import raises_naming
 
 
@@ -45,7 +46,7 @@ def test_masks_are_cropped_and_resized_as_their_photographs(lesions, config):
     for crop in ("retina", "none"):
         settings = settings.model_copy(update={"crop": crop})
         examples, unmatched = load_examples(*lesions, settings)
-        assert [path.name for path in unmatched] == ["other_MA.png"]
+        assert [mask.path for mask in unmatched] == ["other_MA.png"]
         assert [set(x.lesions) for x in examples] == [
             {"any", "EX"},
             {"any", "EX"},
@@ -62,6 +63,16 @@ def test_masks_are_cropped_and_resized_as_their_photographs(lesions, config):
             assert (visible == example.field).mean() > 0.95
 
 
+def test_photographs_and_masks_are_read_from_a_store(lesions, config):
+    folders = ("memory://lesions/images", "memory://lesions/masks")
+    for folder, location in zip(lesions, folders, strict=True):
+        for path in folder.rglob("*.png"):
+            name = path.relative_to(folder).as_posix()
+            write_object(f"{location}/{name}", path)
+    found, expected = (load_examples(*x, config.images)[0] for x in (folders, lesions))
+    assert [set(x.lesions) for x in found] == [set(x.lesions) for x in expected]
+
+
 def test_masks_that_cannot_be_used_are_refused(lesions, config, tmp_path):
     images, masks = lesions
     path = masks / "eye_0_HE.png"
@@ -71,7 +82,7 @@ def test_masks_that_cannot_be_used_are_refused(lesions, config, tmp_path):
     path.write_bytes(b"not a picture")
     with raises_naming(DrtfError, path):
         load_examples(images, masks, config.images)
-    with raises_naming(DrtfError, images, tmp_path / "none"):
+    with raises_naming(DrtfError, tmp_path / "none"):
         load_examples(images, tmp_path / "none", config.images)
 
 

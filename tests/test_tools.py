@@ -23,6 +23,7 @@ from drtf.config import load_config
 from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tools.main import drtf, main
+from drtf.tools.options import LocalPath
 from interruption import interrupted_command
 from naming import assert_names
 
@@ -111,6 +112,17 @@ def test_every_command_and_option_has_help():
         for parameter in command.params:
             if parameter.param_type_name == "option" and parameter.name != "help":
                 assert parameter.help or parameter.name == "seed"
+
+
+def test_every_command_takes_its_inputs_from_a_store():
+    inputs = {"run", "runs", "shards", "images", "labels", "masks", "table", "gradable"}
+    local = []
+    for command in (*drtf.commands.values(), *drtf.commands["bench"].commands.values()):
+        for parameter in command.params:
+            if parameter.name in inputs and type(parameter.type) is LocalPath:
+                local.append((command.name, parameter.name))
+    # It compares readers of local files.
+    assert local == [("read", "shards")]
 
 
 @pytest.fixture

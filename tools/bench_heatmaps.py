@@ -9,19 +9,24 @@ import click
 from drtf.terminal import show_line
 
 from .bench_options import check_json, json_option, write_json
-from .options import LocalPath, path_option
+from .options import AnyPath, images_option, path_option, runs_argument
 
 if TYPE_CHECKING:
     from drtf.bench.heatmaps import MapResult
 
 
 @click.command()
-@click.argument("runs", type=LocalPath(), nargs=-1, required=True, metavar="RUN...")
-@path_option("--images", "Folder of photographs.")
-@path_option("--masks", "Folder of their lesion masks.")
+@runs_argument
+@images_option("Folder of photographs, local or in a store.")
+@path_option(
+    "--masks", "Folder of their lesion masks, local or in a store.", kind=AnyPath()
+)
 @json_option
 def heatmaps(
-    runs: tuple[Path, ...], images: Path, masks: Path, json: Path | None
+    runs: tuple[Path, ...],
+    images: Path | str,
+    masks: Path | str,
+    json: Path | None,
 ) -> None:
     """Measure whether heat maps point at lesions, by method and layer.
 

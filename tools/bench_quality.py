@@ -7,15 +7,17 @@ from typing import get_args
 import click
 
 from .bench_options import check_json, json_option, write_json
-from .options import images_option, path_option
+from .options import FILE, images_option, path_option
 
 
 @click.command()
 @images_option("Folder of photographs, or a CSV file with a `path` column.")
 @path_option(
     "--gradable",
-    "CSV with the columns image and gradable (0 or 1), a clinician's assessment.",
+    "CSV with the columns image and gradable (0 or 1), a clinician's assessment; local "
+    "or in a store.",
     required=False,
+    kind=FILE,
 )
 @json_option
 def quality(images: Path | str, gradable: Path | None, json: Path | None) -> None:

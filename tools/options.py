@@ -220,7 +220,7 @@ def shards_option(help_text: str, *, required: bool = True) -> Any:
 
 run_argument = click.argument("run", type=RUN)
 runs_argument = click.argument(
-    "runs", nargs=-1, required=True, type=RUN, metavar="RUN RUN…"
+    "runs", nargs=-1, required=True, type=RUN, metavar="RUN…"
 )
 
 

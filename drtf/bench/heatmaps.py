@@ -123,23 +123,23 @@ class HeatmapsReport:
     """
 
     num_photographs: int
-    unmatched: list[Path]
+    unmatched: list[PhotographRef]
     results: list[MapResult]
 
 
 def bench_heatmaps(
     run_folders: Sequence[Path],
     *,
-    images: Path,
-    masks: Path,
+    images: Path | str,
+    masks: Path | str,
     methods: Sequence[MapMethod] = get_args(MapMethod),
 ) -> HeatmapsReport:
     """Measure how well the heat maps of runs point at lesions.
 
     Args:
         run_folders: Runs of the same config, such as those of several seeds.
-        images: Folder of photographs.
-        masks: Folder of masks, see `load_examples`.
+        images: Folder of photographs, local or in a store.
+        masks: Folder of masks, local or in a store; see `load_examples`.
         methods: Values of `gradcam.method`.
 
     Raises:
@@ -303,8 +303,8 @@ def _estimate(values: np.ndarray) -> Estimate:
 
 
 def load_examples(
-    images: Path, masks: Path, config: ImagesConfig
-) -> tuple[list[Example], list[Path]]:
+    images: Path | str, masks: Path | str, config: ImagesConfig
+) -> tuple[list[Example], list[PhotographRef]]:
     """Load the photographs that have lesion masks, preprocessed with their masks.
 
     A mask is a picture of the photograph's size, named `<photograph>_<type>`, such as
@@ -319,18 +319,18 @@ def load_examples(
             or their sizes differ.
     """
     photographs = {x.id: x for x in list_photographs(images).photographs}
-    paths: dict[str, dict[str, Path]] = defaultdict(dict)
+    masks_by_type: dict[str, dict[str, PhotographRef]] = defaultdict(dict)
     unmatched = []
-    for path in sorted(path for path in masks.rglob("*_*") if path.is_file()):
-        name, _, kind = path.stem.rpartition("_")
+    for mask in list_photographs(masks).photographs:
+        name, _, kind = mask.id.rpartition("_")
         if name not in photographs:
-            unmatched.append(path)
+            unmatched.append(mask)
         elif kind.upper() != OPTIC_DISC:
-            paths[name][kind.upper()] = path
+            masks_by_type[name][kind.upper()] = mask
     examples = []
-    with progress("Reading photographs", len(paths)) as advance:
-        for name in sorted(paths):
-            example = _load_example(photographs[name], paths[name], config)
+    with progress("Reading photographs", len(masks_by_type)) as advance:
+        for name in sorted(masks_by_type):
+            example = _load_example(photographs[name], masks_by_type[name], config)
             if example.lesions[ANY_LESION].any():
                 examples.append(example)
             advance()
@@ -343,23 +343,23 @@ def load_examples(
 
 
 def _load_example(
-    photograph: PhotographRef, paths: Mapping[str, Path], config: ImagesConfig
+    photograph: PhotographRef,
+    masks: Mapping[str, PhotographRef],
+    config: ImagesConfig,
 ) -> Example:
     try:
         data = photograph.read()
         preprocessed = preprocess_photograph(data, config)
         shape = decode_photograph(data).image.shape[:2]
     except PhotographError as error:
-        raise DrtfError(f"{photograph.path}: {error}") from error
+        raise DrtfError(f"{photograph}: {error}") from error
     lesions = {}
-    for kind, path in paths.items():
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise DrtfError(f"{path} cannot be read as a picture")
+    for kind, ref in masks.items():
+        mask = _load_mask(ref)
         if mask.shape != shape:
             raise DrtfError(
-                f"{path} has {mask.shape[1]} x {mask.shape[0]} px, but its photograph "
-                f"{photograph.path} has {shape[1]} x {shape[0]}"
+                f"{ref} has {mask.shape[1]} x {mask.shape[0]} px, but its photograph "
+                f"{photograph} has {shape[1]} x {shape[0]}"
             )
         # A pixel is on a lesion if any part of it is.
         lesions[kind] = _transform((mask > 0) * np.uint8(255), preprocessed) > 0
@@ -378,6 +378,18 @@ def _load_example(
         },
         field,
     )
+
+
+def _load_mask(mask: PhotographRef) -> np.ndarray:
+    """Load a mask, uint8 [H, W]."""
+    try:
+        data = np.frombuffer(mask.read(), np.uint8)
+    except PhotographError as error:
+        raise DrtfError(f"{mask}: {error}") from error
+    picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
+    if picture is None:
+        raise DrtfError(f"{mask} cannot be read as a picture")
+    return picture
 
 
 def _transform(mask: np.ndarray, preprocessed: Preprocessed) -> np.ndarray:
