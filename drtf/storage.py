@@ -26,8 +26,8 @@ NUM_PARALLEL_PARTS = 8
 # After an upload whose last answer was lost, the store has this time to complete it.
 COMPLETION_SECONDS = 60.0
 SECONDS_BETWEEN_LOOKS = 2.0
-# What an error says if the last request of an upload in parts failed (S3's and Google's,
-# Azure's), or if the store has already forgotten the upload.
+# What an error says if the last request of an upload in parts failed (S3's and
+# Google's, or Azure's), or if the store has already forgotten the upload.
 COMPLETION = re.compile(
     r"performing POST \S*[?&]uploadId=|performing PUT \S*[?&]comp=blocklist"
     "|NoSuchUpload"
@@ -195,7 +195,10 @@ def list_objects(location: str) -> list[StoredObject]:
         for chunk in obstore.list(store, key or None, chunk_size=1000):
             for entry in chunk:
                 name = entry["path"][len(key) :].lstrip("/")
-                found.append(StoredObject(name, entry["size"], entry["e_tag"]))
+                etag = entry["e_tag"]
+                if etag and not etag.endswith('"'):  # Azure has no quotes in lists
+                    etag = f'"{etag}"'
+                found.append(StoredObject(name, entry["size"], etag))
     folders = _folders(item.name for item in found)
     return sorted(
         item

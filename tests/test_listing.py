@@ -4,6 +4,7 @@ import zlib
 
 import pytest
 
+from drtf.data import photographs as photographs_module
 from drtf.data.listing import (
     PATH_COLUMN,
     SkippedFile,
@@ -301,6 +302,24 @@ def test_unreadable_folder_is_named(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     with raises_naming(LabelError, tmp_path / "closed"):
         list_photographs(tmp_path)
+
+
+def test_a_list_of_a_store_has_the_size_and_version_of_each_photograph(monkeypatch):
+    store = "memory://eyes/sized"
+    for name in ("a.png", "b/c.png"):
+        write_object(f"{store}/{name}", b"1234")
+    found = list_photographs(store).photographs
+    asked = [PhotographRef(store, x.path).status() for x in found]
+    assert found == [PhotographRef(store, x) for x in ("a.png", "b/c.png")]
+    monkeypatch.setattr(photographs_module, "find_object", None)
+    assert [x.status() for x in found] == asked
+    assert all(status.size_bytes == 4 and status.version for status in asked)
+
+
+def test_an_archive_in_a_store_must_be_downloaded_first():
+    write_object("memory://eyes/photos.zip", b"PK")
+    with raises_naming(LabelError, "memory://eyes/photos.zip", "download"):
+        list_photographs("memory://eyes/photos.zip")
 
 
 def test_csv_in_a_store_lists_photographs_by_path_or_location(tmp_path):

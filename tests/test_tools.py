@@ -116,11 +116,13 @@ def test_every_command_and_option_has_help():
 
 def test_every_command_takes_its_inputs_from_a_store():
     inputs = {"run", "runs", "shards", "images", "labels", "masks", "table", "gradable"}
-    local = []
-    for command in (*drtf.commands.values(), *drtf.commands["bench"].commands.values()):
-        for parameter in command.params:
-            if parameter.name in inputs and type(parameter.type) is LocalPath:
-                local.append((command.name, parameter.name))
+    commands = (*drtf.commands.values(), *drtf.commands["bench"].commands.values())
+    local = [
+        (command.name, parameter.name)
+        for command in commands
+        for parameter in command.params
+        if parameter.name in inputs and type(parameter.type) is LocalPath
+    ]
     # It compares readers of local files.
     assert local == [("read", "shards")]
 

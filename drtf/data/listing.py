@@ -12,7 +12,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from drtf.data import archives
-from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
+from drtf.data.photographs import (
+    NUM_FETCHED_AHEAD,
+    PhotographRef,
+    object_status,
+)
 from drtf.errors import LabelError
 from drtf.files import (
     MAX_TABLE_BYTES,
@@ -89,8 +93,8 @@ def list_photographs(images: Path | str) -> Listing:
     if _is_list(images):
         parent = _parent(images)
         return Listing([PhotographRef(parent, x) for x in _load_list(images)], [])
-    folder, files, skipped = _list_files(images)
-    refs = [PhotographRef(folder, path) for path in sorted(files)]
+    files, skipped = _list_files(images)
+    refs = sorted(files, key=lambda file: file.path)
     with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
         kinds = list(pool.map(_picture_kind, refs))
     photographs = []
@@ -137,15 +141,10 @@ def _found(skipped: list[SkippedFile]) -> str:
 
 def _list_files(
     images: Path | str,
-) -> tuple[Path | str, list[str], list[SkippedFile]]:
-    """Return the image folder, its files and the skipped ones, relative to it."""
+) -> tuple[list[PhotographRef], list[SkippedFile]]:
+    """Return the files of an image folder that may be photographs, and the others."""
     if is_remote(images):
-        folder = str(images).rstrip("/")
-        parent, _, name = folder.rpartition("/")
-        if _has_suffix(name) and find_object(folder):  # a single photograph
-            return parent, [name], []
-        names = [item.name for item in list_objects(folder)]
-        return folder, *_skip_system_files(names)
+        return _list_stored_files(str(images).rstrip("/"))
     images = Path(images)
     if images.is_dir():
         files, skipped = _walk(images)
@@ -158,14 +157,35 @@ def _list_files(
             others = [name for name in files if name not in archived]
             files, more = _skip_system_files(members + others)
             skipped += more
-        return images, files, skipped
+        return [PhotographRef(images, path) for path in files], skipped
     if images.suffix.lower() == archives.SUFFIX and images.is_file():
-        return images, *_skip_system_files(archives.list_members(images))
+        files, skipped = _skip_system_files(archives.list_members(images))
+        return [PhotographRef(images, path) for path in files], skipped
     single = PhotographRef(images.parent, images.name)
     if images.is_file() and _picture_kind(single):
-        return images.parent, [images.name], []
+        return [single], []
     check_exists(images)
     raise _wrong_images(images, "is not a photograph")
+
+
+def _list_stored_files(
+    location: str,
+) -> tuple[list[PhotographRef], list[SkippedFile]]:
+    """Return the files of a folder in a store, as `_list_files`."""
+    parent, _, name = location.rpartition("/")
+    is_archive = name.lower().endswith(archives.SUFFIX)
+    if (is_archive or _has_suffix(name)) and (found := find_object(location)):
+        if is_archive:
+            raise _wrong_images(
+                location, "is an archive in a store, which must be downloaded first"
+            )
+        return [PhotographRef(parent, name, listed=object_status(found))], []
+    objects = {item.name: item for item in list_objects(location)}
+    files, skipped = _skip_system_files(objects)
+    return [
+        PhotographRef(location, path, listed=object_status(objects[path]))
+        for path in files
+    ], skipped
 
 
 def _wrong_images(images: Path | str, problem: str) -> LabelError:

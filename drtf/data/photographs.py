@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -18,6 +18,7 @@ from drtf.images.signatures import SUFFIXES
 from drtf.retries import retry
 from drtf.storage import (
     MissingObjectError,
+    StoredObject,
     find_object,
     is_remote,
     read_object,
@@ -72,10 +73,14 @@ class PhotographRef:
     Attributes:
         folder: The image folder, local or in a store, or a zip archive.
         path: POSIX path relative to the folder, or an absolute path or a location.
+        listed: Its status, if the list of an object store had it.
     """
 
     folder: Path | str
     path: str
+    listed: FileStatus | None = field(
+        default=None, kw_only=True, compare=False, repr=False
+    )
 
     def __str__(self) -> str:
         """Return the photograph's path or location."""
@@ -146,11 +151,11 @@ class PhotographRef:
         Raises:
             DrtfError: If the machine is at fault.
         """
+        if self.listed:
+            return self.listed
         if self.is_remote:
             found = find_object(self._location)
-            if found is None:
-                return FileStatus(-1, 0)
-            return FileStatus(found.size_bytes, 0, found.etag or "")
+            return object_status(found) if found else FileStatus(-1, 0)
         try:
             return self._access(self._file_status)
         except PhotographError:
@@ -282,6 +287,11 @@ def hash_statuses(photographs: Sequence[PhotographRef]) -> str:
             for photograph, status in zip(photographs, statuses, strict=True)
         ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def object_status(found: StoredObject) -> FileStatus:
+    """Return the status of a photograph in a store."""
+    return FileStatus(found.size_bytes, 0, found.etag or "")
 
 
 def photograph_id(path: str) -> str:

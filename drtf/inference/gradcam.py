@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import GradcamConfig, ScoreConfig
-from drtf.data.listing import SkippedFile, list_photographs
+from drtf.data.listing import Listing, SkippedFile, list_photographs
 from drtf.data.loader import read_batch
 from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import NetworkInput, Rejected
@@ -126,12 +126,16 @@ def gradcam(
         "score": score,
         "shards": shards,
         "split": split,
-        "images": images,
     }
-    complete = find_complete(run_folder, out=out, overwrite=overwrite, **request)
+    complete = find_complete(
+        run_folder, out=out, overwrite=overwrite, images=images, **request
+    )
     if complete:
         return complete
-    planned = plan_request(run_folder, **request)
+    listing = None if images is None else list_photographs(images)
+    planned = plan_request(
+        run_folder, photographs=listing.photographs if listing else [], **request
+    )
     run = load_run(run_folder)
     layer = check_settings(run.network, config, backbone=run.backbone)
     with _publishing(out) as partial:
@@ -149,8 +153,8 @@ def gradcam(
             maps = FolderMaps(
                 rows, heat_scale(shown), 0, *_remarkable(shown), failed=[], skipped=[]
             )
-        elif images is not None:
-            maps = _explain_folder(run, images, out, partial, config, score)
+        elif listing is not None:
+            maps = _explain_folder(run, listing, out, partial, config, score)
         else:
             raise DrtfError("gradcam needs --shards or --images")
         names = list(FIGURES)
@@ -279,7 +283,7 @@ def _average_maps(
 
 def _explain_folder(
     run: Run,
-    images: Path | str,
+    listing: Listing,
     out: Path,
     partial: Path,
     config: GradcamConfig,
@@ -289,7 +293,6 @@ def _explain_folder(
 
     The scale is known only after the last map, so overlays are drawn in a second pass.
     """
-    listing = list_photographs(images)
     photographs = listing.photographs
     _check_apart(photographs, out / OVERLAYS_FOLDER)
     size = max(PICTURE_SIDE, run.info.image_size)
@@ -312,7 +315,9 @@ def _explain_folder(
                 highest = heapq.nlargest(count, [*highest, *explained], key=by_score)
                 advance(num_done=len(batch))
         if not peaks:
-            raise DrtfError(f"none of the photographs in {images} could be read")
+            raise DrtfError(
+                f"none of the photographs in {photographs[0].folder} could be read"
+            )
         scale = heat_scale(peaks)
         spool.seek(0)
         with progress("Drawing overlays", len(peaks)) as advance:

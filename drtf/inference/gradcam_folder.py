@@ -5,6 +5,7 @@ This module does not load TensorFlow, so that `drtf gradcam` refuses at once.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from drtf import page
 from drtf.config import GradcamConfig, ScoreConfig
 from drtf.data.listing import SkippedFile, list_photographs
-from drtf.data.photographs import hash_statuses
+from drtf.data.photographs import PhotographRef, hash_statuses
 from drtf.files import check_absent, parse_json, read_regular
 from drtf.models.run import load_decision_rule, load_info
 from drtf.records.manifest import hash_manifest
@@ -91,7 +92,7 @@ def find_complete(
             score=score,
             shards=shards,
             split=split,
-            images=images,
+            photographs=[] if images is None else list_photographs(images).photographs,
         )
         report = _load_report(out, request)
         if report is not None:
@@ -110,12 +111,12 @@ def plan_request(
     score: ScoreConfig,
     shards: Path | None,
     split: str,
-    images: Path | str | None,
+    photographs: Sequence[PhotographRef],
 ) -> dict[str, Any]:
     """Return what determines the heat maps of a call of `gradcam`, as JSON values.
 
     Raises:
-        DrtfError: If the run, the dataset or the photographs cannot be read.
+        DrtfError: If the run, the dataset or a photograph cannot be read.
     """
     rule = load_decision_rule(run_folder)
     request = {
@@ -126,8 +127,7 @@ def plan_request(
     }
     if shards is not None:
         request |= {"dataset_sha256": hash_manifest(shards), "split": split}
-    if images is not None:
-        photographs = list_photographs(images).photographs
+    if photographs:
         request["photographs_sha256"] = hash_statuses(photographs)
     return request
 

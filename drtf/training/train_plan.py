@@ -36,7 +36,7 @@ from drtf.models.device import (
 from drtf.models.losses import class_weights
 from drtf.models.network import count_parameters
 from drtf.records.reader import ShardDataset
-from drtf.tasks import TASKS
+from drtf.tasks import TASKS, TaskName
 from drtf.training.parent import (
     adopt_network,
     build_initial_network,
@@ -137,14 +137,13 @@ def positive_prior(
     task = train.task
     for split in ("train", train.validation_split):
         binary_labels(shards, split, task)
-    own, mixed_in = (
-        group_photographs(shards, "train", task=task, sampling=x).num_drawn_by_class
-        for x in (sampling, partner_sampling(sampling, augment) or sampling)
-    )
-    # The mean of Beta(alpha, 1). Other partners are drawn like the photographs.
-    fraction = augment.balanced_mixup / (augment.balanced_mixup + 1)
-    drawn = (1 - fraction) * np.divide(own, sum(own))
-    drawn += fraction * np.divide(mixed_in, sum(mixed_in))
+    drawn = _class_fractions(shards, task=task, sampling=sampling)
+    partners = partner_sampling(sampling, augment)
+    if partners and partners != sampling:
+        mixed_in = _class_fractions(shards, task=task, sampling=partners)
+        # The mean of Beta(alpha, 1).
+        fraction = augment.balanced_mixup / (augment.balanced_mixup + 1)
+        drawn = (1 - fraction) * drawn + fraction * mixed_in
     weighted = np.multiply(drawn, class_weights(train))
     prior = float(weighted[TASKS[task].first_positive_class :].sum() / weighted.sum())
     if not 0 < prior < 1:
@@ -154,6 +153,14 @@ def positive_prior(
             "required"
         )
     return prior
+
+
+def _class_fractions(
+    shards: ShardDataset, *, task: TaskName, sampling: SamplingConfig
+) -> np.ndarray:
+    """Return how often each class is drawn in an epoch of training, float64 [C]."""
+    groups = group_photographs(shards, "train", task=task, sampling=sampling)
+    return np.divide(groups.num_drawn_by_class, sum(groups.num_drawn_by_class))
 
 
 def plan_training(
