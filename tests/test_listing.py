@@ -318,7 +318,7 @@ def test_a_list_of_a_store_has_the_size_and_version_of_each_photograph(monkeypat
 
 def test_an_archive_in_a_store_must_be_downloaded_first():
     write_object("memory://eyes/photos.zip", b"PK")
-    with raises_naming(LabelError, "memory://eyes/photos.zip", "download"):
+    with raises_naming(LabelError, "memory://eyes/photos.zip", "downloaded"):
         list_photographs("memory://eyes/photos.zip")
 
 
