@@ -27,7 +27,7 @@ from drtf.models.run import load_run as load_run_folder
 from drtf.models.stored_run import local_run, writable_run
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import fetch_dataset
-from drtf.storage import fetch_file, is_remote
+from drtf.storage import check_location, fetch_file, is_remote
 from drtf.tasks import TaskName
 from drtf.training.own_model import save_run as save_own_model
 from drtf.training.run import train as train_run
@@ -319,14 +319,17 @@ def explain(
 
 
 def _any_path(path: AnyPath) -> AnyPath:
+    check_location(path)
     return path if is_remote(path) else Path(path)
 
 
 def _local(folder: AnyPath) -> Path:
+    check_location(folder)
     return fetch_dataset(str(folder)) if is_remote(folder) else Path(folder)
 
 
 def _local_file(path: AnyPath) -> Path:
+    check_location(path)
     return fetch_file(str(path)) if is_remote(path) else Path(path)
 
 

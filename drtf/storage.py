@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import obstore
 from obstore import exceptions
@@ -20,6 +21,8 @@ from drtf.stores import OPENERS, open_place
 from drtf.terminal import show_as
 
 SCHEMES = tuple(OPENERS)
+WEB = ("http://", "https://")
+ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 # Objects are read in parts of this size, several at a time.
 PART_BYTES = 8 << 20
 NUM_PARALLEL_PARTS = 8
@@ -160,8 +163,80 @@ def is_remote(location: Path | str) -> bool:
     return bool(separator) and scheme in SCHEMES
 
 
+def check_location(location: Path | str) -> None:
+    """Check a path or location that a person wrote, or pasted from a browser.
+
+    Raises:
+        StorageError: If its scheme is not supported, or it is the location of an object
+            in a store with the escapes or the query of a URL.
+    """
+    location = str(location)
+    scheme, separator, place = location.partition("://")
+    if not separator or location.startswith(WEB) or os.path.lexists(location):
+        return
+    if scheme not in SCHEMES:
+        raise StorageError(
+            f"{location} cannot be read or written: {scheme}:// is not supported; use "
+            "a local path, s3://, gs://, az:// or https://"
+        )
+    place, mark, _ = place.partition("?")
+    if mark or ESCAPE.search(place):
+        raise StorageError(
+            f"{scheme}://{place}{mark} is written like a URL, with escapes such as %20 "
+            f"or a query after '?'; write '{scheme}://{unquote(place)}'. drtf reads the "
+            "newest version of an object"
+        )
+
+
+def check_can_write(location: str) -> None:
+    """Check that a location in a store is not on a web server.
+
+    Raises:
+        StorageError: If it is.
+    """
+    if is_web(location):
+        raise StorageError(
+            f"{shown_location(location)} can only be read; write to a local path, "
+            "s3://, gs:// or az://"
+        )
+
+
+def is_web(location: Path | str) -> bool:
+    """Return True for a location on a web server."""
+    return str(location).startswith(WEB)
+
+
+def has_query(location: Path | str) -> bool:
+    """Return True for a URL with a query, such as a presigned one, of a single file."""
+    return is_web(location) and "?" in str(location)
+
+
+def shown_location(location: str) -> str:
+    """Return a location without the password or the signature that a URL may have."""
+    if not is_web(location):
+        return location
+    return re.sub(r"(?<=://)[^/]*@", "", location.partition("?")[0])
+
+
+def object_name(location: str) -> str:
+    """Return the name of the file at a location."""
+    name = location.partition("?")[0] if is_web(location) else location
+    name = name.rpartition("/")[2]
+    return unquote(name) if is_web(location) else name
+
+
 def join_location(location: str, *names: str) -> str:
-    """Return the location of an object below another location."""
+    """Return the location of an object below another location.
+
+    Raises:
+        StorageError: If it is the URL of a single file.
+    """
+    if has_query(location):
+        raise StorageError(
+            f"{shown_location(location)}?… is the URL of one file, because it has a "
+            "query; give the folder of a dataset or a run without one, or as s3://, "
+            "gs:// or az://"
+        )
     return "/".join((location.rstrip("/"), *names))
 
 
@@ -184,10 +259,11 @@ def list_objects(location: str) -> list[StoredObject]:
         StorageError: If the store cannot be listed, or the name of an object would
             lead outside the folder that it is copied to.
     """
-    if location.startswith("http"):
+    if is_web(location):
         raise StorageError(
-            f"{location} cannot be listed, because http has no folders; use the path "
-            "of a dataset, or the s3://, gs:// or az:// location of the same files"
+            f"{shown_location(location)} cannot be listed, because http has no "
+            "folders; use the path of a dataset, or the s3://, gs:// or az:// location "
+            "of the same files"
         )
     store, key = open_place(location)
     found = []
@@ -241,7 +317,7 @@ def check_bucket(location: str) -> None:
         StorageError: If it is missing, unreachable or forbidden.
     """
     store, key = open_place(location)
-    if not location.startswith("http"):
+    if not is_web(location):
         with _translated_errors(location):
             next(iter(obstore.list(store, key or None, chunk_size=1)), None)
 
@@ -275,8 +351,8 @@ def read_object(location: str, *, max_bytes: int | None = None) -> bytes:
     opened = open_object(location)
     if max_bytes is not None and opened.size_bytes > max_bytes:
         raise StorageError(
-            f"{location} has {opened.size_bytes:,} bytes; at most {max_bytes:,} are "
-            "allowed"
+            f"{shown_location(location)} has {opened.size_bytes:,} bytes; at most "
+            f"{max_bytes:,} are allowed"
         )
     return opened.read()
 
@@ -347,9 +423,9 @@ def fetch_file(location: str) -> Path:
         MissingObjectError: If the object does not exist.
         StorageError: If the store cannot be read.
     """
-    path = temporary_folder() / location.rpartition("/")[2]
+    path = temporary_folder() / object_name(location)
     download_object(location, path)
-    show_as(path, location)
+    show_as(path, shown_location(location))
     return path
 
 
@@ -363,6 +439,7 @@ def write_object(location: str, data: bytes | Path) -> None:
     Raises:
         StorageError: If the store cannot be written to.
     """
+    check_can_write(location)
     store, key = open_place(location, for_uploads=True)
     try:
         with _translated_errors(location, verb="write"):
@@ -388,6 +465,7 @@ def create_object(location: str, data: bytes | Path) -> bool:
     Raises:
         StorageError: If the store cannot be written to.
     """
+    check_can_write(location)
     store, key = open_place(location, for_uploads=True)
     try:
         with _translated_errors(location, verb="write"):
@@ -471,7 +549,7 @@ def _translated_errors(location: str, *, verb: str = "read") -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, exceptions.BaseError) as error:
-        text = str(error)
+        text, location = str(error), shown_location(location)
         if isinstance(error, exceptions.AlreadyExistsError):
             raise FileExistsError(location) from error
         is_missing = isinstance(error, FileNotFoundError) and verb != "write"
@@ -484,6 +562,7 @@ def _translated_errors(location: str, *, verb: str = "read") -> Iterator[None]:
         raise StorageError(_describe(text, error, location, verb)) from error
     except ValueError as error:
         reason = str(error).partition("\n")[0]
+        location = shown_location(location)
         raise StorageError(f"{location} is not a valid location: {reason}") from error
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from obstore.store import (
     AzureStore,
@@ -79,7 +79,11 @@ def open_place(location: str, *, for_uploads: bool = False) -> Place:
     """
     scheme, _, rest = location.partition("://")
     root, _, key = rest.partition("/")
-    if not root:
+    if scheme.startswith("http"):
+        key, mark, query = key.partition("?")
+        key = unquote(key)
+        root += f"/{mark}{query}"
+    if not root.strip("/"):
         raise StorageError(
             f"{location} names no bucket; expected {scheme}://BUCKET/FOLDER"
         )
@@ -95,7 +99,8 @@ def _open_store(scheme: str, root: str, for_uploads: bool) -> ObjectStore:
         raise
     except Exception as error:  # obstore has no common class for invalid settings
         message = str(error).partition("\n")[0]
-        raise StorageError(f"cannot open {scheme}://{root}: {message}") from error
+        place = f"{scheme}://{root.partition('?')[0]}"
+        raise StorageError(f"cannot open {place}: {message}") from error
 
 
 def _open_s3(bucket: str, silence_seconds: int) -> ObjectStore:
@@ -147,8 +152,8 @@ def _open_az(container: str, silence_seconds: int) -> ObjectStore:
     )
 
 
-def _open_http(scheme: str, host: str, silence_seconds: int) -> ObjectStore:
-    url = f"{scheme}://{host}"
+def _open_http(scheme: str, root: str, silence_seconds: int) -> ObjectStore:
+    url = f"{scheme}://{root}"  # its query becomes that of each request
     return HTTPStore.from_url(
         url,
         client_options=_client_options(url, silence_seconds),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 # Prints its port, which the system has chosen, and ends with the test's process.
 SERVER = """
@@ -135,14 +136,14 @@ class _FileHandler(BaseHTTPRequestHandler):
     server: "FileServer"
 
     def do_HEAD(self) -> None:
-        path = self.server.folder / self.path.lstrip("/")
+        path = self._local_path()
         if path.is_file():
             self._answer(200, path.stat().st_size)
         else:
             self.send_error(404)
 
     def do_GET(self) -> None:
-        path = self.server.folder / self.path.lstrip("/")
+        path = self._local_path()
         wanted = self.headers.get("Range")
         if not path.is_file():
             self.send_error(404)
@@ -163,6 +164,9 @@ class _FileHandler(BaseHTTPRequestHandler):
                 self.server.may_send_shards.wait()
             self._answer(200, len(data))
             self.wfile.write(data)
+
+    def _local_path(self) -> Path:
+        return self.server.folder / unquote(urlsplit(self.path).path).lstrip("/")
 
     def _answer(self, status: int, size_bytes: int, content_range: str = "") -> None:
         self.send_response(status)

@@ -12,10 +12,11 @@ from drtf.data.listing import (
     list_photographs,
 )
 from drtf.data.photographs import FileStatus, PhotographRef
-from drtf.errors import LabelError, PhotographError, StorageError
+from drtf.errors import DrtfError, LabelError, PhotographError, StorageError
 from drtf.files import save_rows
 from drtf.storage import write_object
 from naming import assert_names, raises_naming
+from stores_servers import FileServer
 
 
 def paths_of(images):
@@ -340,6 +341,37 @@ def test_csv_in_a_store_lists_photographs_by_path_or_location(tmp_path):
     local.write_text("path\nmemory://others/apart.png\n")
     (remote,) = list_photographs(local).photographs
     assert remote.read() == b"memory://others/apart.png"
+
+
+def test_urls_with_a_query_or_escapes_are_listed_by_their_name(tmp_path):
+    (tmp_path / "my eye.png").write_bytes(b"photograph")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("a.png", b"in it")
+    query = "?X-Amz-Signature=secret"
+    with FileServer(tmp_path) as server:
+        url = f"{server.location}/my%20eye.png"
+        for location in (url, f"{server.location}/my eye.png"):
+            (found,) = list_photographs(location).photographs
+            assert (found.id, found.read()) == ("my eye", b"photograph")
+        for location, path in (
+            (url + query, "my eye.png"),
+            (f"{server.location}/all.zip{query}", "a.png"),
+        ):
+            assert paths_of(location) == [path]
+        (tmp_path / "list.csv").write_text(f"path\n{url}\n")
+        (found,) = list_photographs(f"{server.location}/list.csv{query}").photographs
+        assert (found.id, found.read()) == ("my eye", b"photograph")
+
+
+def test_csv_of_locations_that_cannot_be_read_later_is_refused(tmp_path):
+    for row, shown in (
+        ("https://host/a.png?X-Amz-Signature=secret", "https://host/a.png"),
+        ("s3://eyes/a%20b.png", "s3://eyes/a b.png"),
+    ):
+        (tmp_path / "list.csv").write_text(f"path\n{row}\n")
+        with raises_naming(DrtfError, shown) as caught:
+            list_photographs(tmp_path / "list.csv")
+        assert "secret" not in str(caught.value)
 
 
 def test_csv_that_is_missing_in_a_store_is_named():

@@ -10,15 +10,18 @@ import pytest
 
 from drtf import storage, stores
 from drtf.errors import StorageError
+from drtf.records.verify import find_faults
 from drtf.storage import (
     PART_BYTES,
     ChangedObjectError,
     MissingObjectError,
     StoredObject,
     check_bucket,
+    check_location,
     create_object,
     delete_object,
     download_object,
+    fetch_file,
     find_object,
     is_remote,
     join_location,
@@ -32,6 +35,7 @@ from drtf.storage import (
 from naming import assert_names, raises_naming
 from stores_servers import (
     HOST,
+    FileServer,
     Proxy,
     answering,
     connect,
@@ -87,6 +91,57 @@ def test_is_remote_recognizes_the_schemes_of_stores(tmp_path):
         assert is_remote(f"{scheme}://bucket/folder")
     for local in (tmp_path, "s3/folder", "/local/s3:/x", "C://x", "s3:/x", "ftp://x/y"):
         assert not is_remote(local)
+
+
+@pytest.mark.parametrize(
+    ("location", "fact"),
+    [
+        ("s3://eyes/my%20folder/ü.png", "s3://eyes/my folder/ü.png"),
+        ("gs://eyes/a%2Fb", "gs://eyes/a/b"),
+        ("s3://eyes/labels.csv?versionId=3a", "s3://eyes/labels.csv"),
+        ("az://eyes/labels.csv?sv=2024&sig=secret", "az://eyes/labels.csv"),
+        ("S3://eyes/x", "s3://"),
+        ("s3a://eyes/x", "s3://"),
+        ("file:///data/x", "local path"),
+    ],
+)
+def test_a_location_that_was_pasted_from_elsewhere_is_refused(location, fact):
+    with raises_naming(StorageError, fact) as caught:
+        check_location(location)
+    assert "secret" not in str(caught.value)
+
+
+def test_locations_and_paths_as_drtf_writes_them_are_accepted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd:").mkdir()
+    (tmp_path / "odd:" / "name").touch()
+    for location in (
+        "s3://eyes/50% of them/ü + a.png",
+        "https://host/my%20folder?X-Amz-Signature=1",
+        "odd://name",
+        tmp_path / "what?%20",
+    ):
+        check_location(location)
+
+
+def test_urls_are_read_with_their_escapes_and_query(tmp_path):
+    data = os.urandom(PART_BYTES + 5)
+    (tmp_path / "my eye.png").write_bytes(data)
+    with FileServer(tmp_path) as server:
+        url = f"{server.location}/my%20eye.png?X-Amz-Signature=a%2Fsecret"
+        assert read_object(url) == data
+        query = "?X-Amz-Signature=a%2Fsecret"
+        assert set(server.requests) == {
+            f"GET /my%20eye.png{query}",
+            f"GET /my%20eye.png{query} part",
+        }
+        path = fetch_file(url)
+        assert (path.name, path.read_bytes()) == ("my eye.png", data)
+        missing = url.replace("my", "no")
+        for call in (read_object, find_faults, lambda x: write_object(x, b"1")):
+            with raises_naming(StorageError, server.location) as caught:
+                call(missing)
+            assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [0, 10, 2 * PART_BYTES + 7])

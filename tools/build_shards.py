@@ -18,6 +18,7 @@ from .options import (
     SOME_REJECTED,
     AnyPath,
     BeamCommand,
+    OutPath,
     Part,
     beam_runner_option,
     config_options,
@@ -95,7 +96,7 @@ NO_FILE = "-"
     "split as the name.",
 )
 @out_option(
-    "Folder to create, local or in a store, such as tfrecords/NAME.", kind=AnyPath()
+    "Folder to create, local or in a store, such as tfrecords/NAME.", kind=OutPath()
 )
 @click.option(
     "--plan",

@@ -7,12 +7,12 @@ import click
 
 from drtf.terminal import show_line
 
-from .options import AnyPath, out_option, runs_argument
+from .options import OutPath, out_option, runs_argument
 
 
 @click.command()
 @runs_argument
-@out_option("Run folder to write, local or in a store.", kind=AnyPath())
+@out_option("Run folder to write, local or in a store.", kind=OutPath())
 @click.option(
     "--mean",
     type=click.Choice(["scores", "logits"]),

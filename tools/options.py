@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from drtf.storage import fetch_file, is_remote
+from drtf.storage import (
+    check_can_write,
+    check_location,
+    fetch_file,
+    is_remote,
+    shown_location,
+)
 from drtf.terminal import show_line
 
 SOME_REJECTED = 3
@@ -88,20 +94,38 @@ class LocalPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return the path as a Path."""
+        """Return the path as a Path, or what stands for a location in a store."""
+        check_location(value)
         if is_remote(value):
-            self.fail(f"{value} must be a local path", param, ctx)
+            return self.convert_location(value, param, ctx)
         return super().convert(value, param, ctx)
+
+    def convert_location(
+        self, location: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return what stands for a location in a store."""
+        self.fail(f"{shown_location(location)} must be a local path", param, ctx)
 
 
 class AnyPath(LocalPath):
     """A local path as a Path, or a location in a store as a str."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    def convert_location(
+        self, location: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return the path or the location."""
-        return value if is_remote(value) else super().convert(value, param, ctx)
+        """Return the location."""
+        return location
+
+
+class OutPath(LocalPath):
+    """A local path as a Path, or a location to write to in a store as a str."""
+
+    def convert_location(
+        self, location: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the location."""
+        check_can_write(location)
+        return location
 
 
 class FetchedPath(LocalPath):
@@ -111,13 +135,11 @@ class FetchedPath(LocalPath):
         super().__init__()
         self.fetch = fetch
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    def convert_location(
+        self, location: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
         """Return the local path; a copy is made now."""
-        if is_remote(value):
-            return self.fetch(value)
-        return super().convert(value, param, ctx)
+        return self.fetch(location)
 
 
 def _fetch_dataset(location: str) -> Path:

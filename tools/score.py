@@ -11,8 +11,8 @@ from drtf.terminal import show_line
 from .options import (
     RUN,
     SOME_REJECTED,
-    AnyPath,
     BeamCommand,
+    OutPath,
     Part,
     beam_runner_option,
     config_options,
@@ -48,7 +48,7 @@ RESULT_COLUMNS = (
     "a single photograph; or a .csv file with a column path."
 )
 @out_option(
-    "Table to write: a .csv or .parquet file, local or in a store.", kind=AnyPath()
+    "Table to write: a .csv or .parquet file, local or in a store.", kind=OutPath()
 )
 @click.option(
     "--part",

@@ -9,7 +9,7 @@ import click
 
 from drtf.terminal import show_line
 
-from .options import AnyPath, config_options, out_option, shards_option, show_next
+from .options import OutPath, config_options, out_option, shards_option, show_next
 
 if TYPE_CHECKING:
     from drtf.cluster import Cluster
@@ -21,7 +21,7 @@ CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same sc
 @click.command()
 @shards_option("Dataset written by build-shards: local or in a store.")
 @out_option(
-    "Run folder to write, such as runs/NAME, local or in a store.", kind=AnyPath()
+    "Run folder to write, such as runs/NAME, local or in a store.", kind=OutPath()
 )
 @click.option(
     "--dry-run",

@@ -23,7 +23,16 @@ from drtf.files import (
     read_regular,
 )
 from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
-from drtf.storage import fetch_file, find_object, is_remote, list_objects
+from drtf.storage import (
+    check_location,
+    fetch_file,
+    find_object,
+    has_query,
+    is_remote,
+    list_objects,
+    object_name,
+    shown_location,
+)
 
 PATH_COLUMN = "path"
 SKIPPED_FILE = "skipped.csv"
@@ -84,12 +93,14 @@ def list_photographs(images: Path | str) -> Listing:
         images: A folder, local or in a store, searched recursively; a zip archive, or a
             folder of zip archives only; a single photograph; or a CSV file with a
             column `path`, local or in a store. Its relative paths start at the CSV's
-            folder.
+            folder. Also the URL of such a file with a query, as stores presign them.
 
     Raises:
         LabelError: If there is no photograph, or pydicom is required but missing.
         StorageError: If the object store fails.
     """
+    if has_query(images):
+        images = fetch_file(str(images))
     if _is_list(images):
         parent = _parent(images)
         return Listing([PhotographRef(parent, x) for x in _load_list(images)], [])
@@ -179,6 +190,7 @@ def _list_stored_files(
             raise _wrong_images(
                 location, "is an archive in a store, which must be downloaded first"
             )
+        name = object_name(location)
         return [PhotographRef(parent, name, listed=object_status(found))], []
     objects = {item.name: item for item in list_objects(location)}
     files, skipped = _skip_system_files(objects)
@@ -312,6 +324,13 @@ def _load_list(images: Path | str) -> list[str]:
         raise LabelError(f"cannot read the list {path}: {error}") from error
     if not paths:
         raise LabelError(f"{path} lists no photographs")
+    for name in paths:
+        check_location(name)
+        if has_query(name):
+            raise LabelError(
+                f"{path} lists {shown_location(name)} with a query; such URLs expire, "
+                "so download the photographs first"
+            )
     return sorted({_posix_path(name, path.parent) for name in paths})
 
 

@@ -21,6 +21,7 @@ from drtf.storage import (
     StoredObject,
     find_object,
     is_remote,
+    object_name,
     read_object,
     read_start,
     resolve_location,
@@ -296,7 +297,9 @@ def object_status(found: StoredObject) -> FileStatus:
 
 def photograph_id(path: str) -> str:
     """Return the id of the photograph at a path: its name without the extension."""
-    return strip_suffix(PurePosixPath(path).name)
+    return strip_suffix(
+        object_name(path) if is_remote(path) else PurePosixPath(path).name
+    )
 
 
 def strip_suffix(name: str) -> str:

@@ -38,10 +38,12 @@ from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.records.cache import cache_folder
 from drtf.storage import (
     StoredObject,
+    check_location,
     delete_object,
     download_object,
     find_object,
     is_remote,
+    is_web,
     join_location,
     list_objects,
     write_object,
@@ -118,7 +120,7 @@ def fetch_run(location: str) -> Path:
         StorageError: If the store cannot be read.
     """
     location = location.rstrip("/")
-    if location.startswith("http"):
+    if is_web(location):
         names = {name: find_object(join_location(location, name)) for name in RUN_FILES}
         found = {name: item for name, item in names.items() if item}
     else:
@@ -139,6 +141,7 @@ def fetch_run(location: str) -> Path:
 
 def local_run(run: Path | str) -> Path:
     """Return the folder of a run, after `fetch_run` if it is in a store."""
+    check_location(run)
     return fetch_run(str(run)) if is_remote(run) else Path(run)
 
 
@@ -243,7 +246,7 @@ def check_can_upload(folder: Path) -> None:
         StorageError: If it is.
     """
     location = location_of(folder)
-    if location.startswith("http"):
+    if is_web(location):
         raise StorageError(
             f"cannot write to {location}, because it is on a web server: copy the run "
             "to a folder or an object store first"

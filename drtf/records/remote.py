@@ -36,6 +36,7 @@ from drtf.storage import (
     check_bucket,
     download_object,
     find_object,
+    is_web,
     join_location,
     list_objects,
     open_object,
@@ -352,7 +353,7 @@ class RemoteShards:
 
     def _list_files(self) -> dict[str, StoredObject]:
         """Return what the store says about each file; empty for http."""
-        if self.location.startswith("http"):  # which has no listing
+        if is_web(self.location):  # which has no listing
             return {}
         return {item.name: item for item in list_objects(self.location)}
 

@@ -41,6 +41,7 @@ from drtf.storage import (
     MissingObjectError,
     download_object,
     is_remote,
+    is_web,
     join_location,
     list_objects,
     read_object,
@@ -212,7 +213,7 @@ def _find_extra_shards(shards: Path | str, manifest: Manifest) -> Iterator[Fault
         files = [
             path.relative_to(shards).as_posix() for path in shards.rglob("*tfrecord*")
         ]
-    elif shards.startswith("http"):
+    elif is_web(shards):
         _log.warning(
             "http cannot list files, so shards in %s that are not in its manifest are "
             "not found",

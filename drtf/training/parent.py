@@ -17,7 +17,7 @@ from drtf.models.stored_run import fetch_run
 from drtf.models.training_photographs import count_training_photographs
 from drtf.models.weights import copy_weights, is_run_folder
 from drtf.records.reader import ShardDataset
-from drtf.storage import is_remote
+from drtf.storage import check_location, is_remote
 from drtf.tasks import TASKS
 from drtf.training.identity import load_ancestors
 
@@ -60,6 +60,7 @@ def load_parent(weights: str, *, resumed: Path | None = None) -> Parent | None:
             its network.
     """
     saved = _load_saved(resumed, weights) if resumed else None
+    check_location(weights)
     if is_remote(weights):
         try:
             folder = fetch_run(weights)
