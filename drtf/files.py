@@ -12,6 +12,8 @@ import io
 import json
 import logging
 import os
+import platform
+import re
 import resource
 import shutil
 import stat
@@ -30,6 +32,7 @@ MAX_TEXT_BYTES = 1 << 26
 MAX_TABLE_BYTES = 1 << 30
 # More are never needed, and some libraries loop over all possible descriptors.
 MAX_OPEN_FILES = 1 << 16
+TEMPORARY_SUFFIX = ".temporary"
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -375,11 +378,63 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def temporary_folder() -> Path:
-    """Create a folder that is removed at exit, and return its path."""
-    folder = Path(tempfile.mkdtemp(prefix="drtf-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder in $TMPDIR, and remove it at the end.
+
+    If this process is killed, the next one that needs such a folder removes it: the
+    system has then released its lock.
+    """
+    _remove_dead_folders()
+    folder, descriptor = _create_locked_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def folder_until_exit() -> Path:
+    """Create a folder in $TMPDIR that is removed at exit, and return its path."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(temporary_folder())
+
+
+def _temporary_prefix() -> str:
+    # Some file systems that several hosts share have locks only within a host.
+    return f"drtf-{re.sub(r'[^A-Za-z0-9.-]', '-', platform.node())}-"
+
+
+def _create_locked_folder() -> tuple[Path, int]:
+    """Create a temporary folder; return also the descriptor that holds its lock."""
+    while True:
+        folder = Path(
+            tempfile.mkdtemp(prefix=_temporary_prefix(), suffix=TEMPORARY_SUFFIX)
+        )
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            # Another process removed it before it was locked.
+            os.close(descriptor)
+
+
+def _remove_dead_folders() -> None:
+    """Remove the temporary folders of this host whose process was killed."""
+    pattern = f"{_temporary_prefix()}????????{TEMPORARY_SUFFIX}"
+    for folder in Path(tempfile.gettempdir()).glob(pattern):
+        # Another user's, or removed meanwhile, or locked: its process is alive.
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            descriptor = os.open(folder, flags)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def is_writable(folder: Path) -> bool:

@@ -16,7 +16,7 @@ import obstore
 from obstore import exceptions
 
 from drtf.errors import StorageError
-from drtf.files import move_into_place, partial_path, temporary_folder
+from drtf.files import folder_until_exit, move_into_place, partial_path
 from drtf.stores import OPENERS, open_place
 from drtf.terminal import show_as
 
@@ -183,8 +183,8 @@ def check_location(location: Path | str) -> None:
     if mark or ESCAPE.search(place):
         raise StorageError(
             f"{scheme}://{place}{mark} is written like a URL, with escapes such as %20 "
-            f"or a query after '?'; write '{scheme}://{unquote(place)}'. drtf reads the "
-            "newest version of an object"
+            f"or a query after '?'; write '{scheme}://{unquote(place)}'. drtf reads "
+            "the newest version of an object"
         )
 
 
@@ -423,7 +423,7 @@ def fetch_file(location: str) -> Path:
         MissingObjectError: If the object does not exist.
         StorageError: If the store cannot be read.
     """
-    path = temporary_folder() / object_name(location)
+    path = folder_until_exit() / object_name(location)
     download_object(location, path)
     show_as(path, shown_location(location))
     return path

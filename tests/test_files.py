@@ -3,6 +3,9 @@ import fcntl
 import os
 import re
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from drtf.files import (
     read_regular,
     replacing,
     sync_folder,
+    temporary_folder,
     write_atomic,
 )
 from naming import assert_names, raises_naming
@@ -208,3 +212,51 @@ def failing(code: int):
         raise OSError(code, os.strerror(code))
 
     return fail
+
+
+def test_temporary_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    code = """
+import sys
+from drtf.files import temporary_folder
+with temporary_folder() as folder:
+    (folder / "shard").touch()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed, living = (
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    )
+    dead = Path(killed.stdout.readline().strip())
+    used = Path(living.stdout.readline().strip())
+    others = [tmp_path / "drtf-data", tmp_path / "drtf-another.host-12345678.temporary"]
+    for folder in others:
+        folder.mkdir()
+    killed.kill()
+    killed.communicate()
+    with temporary_folder() as folder:
+        assert folder.parent == tmp_path
+        assert not dead.exists()
+        assert [path.name for path in used.iterdir()] == ["shard"]
+    living.communicate()
+    assert (living.returncode, sorted(tmp_path.iterdir())) == (0, sorted(others))
+
+
+def test_a_temporary_folder_works_on_a_file_system_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with temporary_folder() as first, temporary_folder() as second:
+        assert first.exists()
+        assert second.exists()
+    assert list(tmp_path.iterdir()) == []

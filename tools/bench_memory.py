@@ -1,10 +1,11 @@
 """drtf bench memory."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+
+from drtf.files import temporary_folder
 
 from .bench_options import batch_size_option, check_json, json_option, write_json
 from .options import shards_option
@@ -42,8 +43,7 @@ def memory(
     from .tables import show_table
 
     check_json(json)
-    with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
-        work = Path(folder)
+    with temporary_folder() as work:
         results = bench_memory(
             shards or build_sample_dataset(work / "dataset", SAMPLES[0]),
             work=work,

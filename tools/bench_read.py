@@ -1,6 +1,5 @@
 """drtf bench read."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from drtf.files import temporary_folder
 from drtf.terminal import show_line
 
 from .bench_options import (
@@ -66,15 +66,15 @@ def read(
     interpreters = parse_pythons(pythons)
     check_json(json)
     rows = []
-    with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
+    with temporary_folder() as folder:
         built = (
-            build_sample_dataset(Path(folder) / f"dataset-{number}", sample)
+            build_sample_dataset(folder / f"dataset-{number}", sample)
             for number, sample in enumerate(SAMPLES)
         )
         for number, dataset in enumerate([shards] if shards else built):
             bench = bench_read(
                 dataset,
-                work=Path(folder) / f"formats-{number}",
+                work=folder / f"formats-{number}",
                 batch_size=batch_size,
                 seconds=seconds,
                 num_repeats=repeats,

@@ -1,10 +1,11 @@
 """drtf bench scale."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+
+from drtf.files import temporary_folder
 
 from .bench_options import check_json, json_option, write_json
 from .options import shards_option
@@ -32,8 +33,7 @@ def scale(shards: Path | None, records: tuple[int, ...], json: Path | None) -> N
     from .tables import show_table
 
     check_json(json)
-    with tempfile.TemporaryDirectory(prefix="drtf-bench-") as folder:
-        work = Path(folder)
+    with temporary_folder() as work:
         results = bench_scale(
             shards or build_sample_dataset(work / "dataset", SMALL_SAMPLE),
             work=work / "copies",

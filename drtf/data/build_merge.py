@@ -1,6 +1,5 @@
 """Merging the shards that the tasks of a build published into a dataset."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from drtf.data.shared_build import TASKS_FOLDER, SharedBuild, explained_errors
 from drtf.data.shared_files import file_sizes, join, remove_folder
 from drtf.data.write import check_num_rejected
 from drtf.errors import DrtfError
-from drtf.files import lock_or_fail, sync_folder
+from drtf.files import lock_or_fail, sync_folder, temporary_folder
 from drtf.records.manifest import Manifest
 from drtf.records.remote import upload_dataset
 from drtf.storage import is_remote
@@ -88,11 +87,11 @@ def _merge_in_folder(
 def _merge_in_store(
     shared: SharedBuild, saved: SavedPlan, max_rejected: float
 ) -> Manifest:
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         shards = _reported_shards(shared, saved)
-        manifest = save_metadata(Path(folder), saved.plan, shards)
+        manifest = save_metadata(folder, saved.plan, shards)
         check_num_rejected(saved.plan, manifest.rejected, max_rejected)
-        upload_dataset(Path(folder), str(shared.root))
+        upload_dataset(folder, str(shared.root))
     return manifest
 
 

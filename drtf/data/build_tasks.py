@@ -41,7 +41,7 @@ from drtf.data.shared_files import (
 from drtf.data.sources import Source
 from drtf.data.write import check_num_rejected, convert_photographs, write_records
 from drtf.errors import DrtfError
-from drtf.files import hash_file
+from drtf.files import hash_file, temporary_folder
 from drtf.progress import progress
 from drtf.records.writer import ShardWriter
 from drtf.storage import is_remote
@@ -308,8 +308,11 @@ def _check_unchanged(photographs: pd.DataFrame, shared: SharedBuild) -> None:
 @contextmanager
 def _work_folder(shared: SharedBuild) -> Iterator[Path]:
     """Yield a folder for unfinished shards, if possible where they are published."""
-    parent = None if is_remote(shared.root) else shared.tasks
-    with tempfile.TemporaryDirectory(
-        prefix="drtf-", dir=parent, ignore_cleanup_errors=True
-    ) as folder:
-        yield Path(folder)
+    if is_remote(shared.root):
+        with temporary_folder() as folder:
+            yield folder
+    else:  # --merge removes what a killed task leaves
+        with tempfile.TemporaryDirectory(
+            dir=shared.tasks, ignore_cleanup_errors=True
+        ) as name:
+            yield Path(name)

@@ -2,14 +2,13 @@
 
 import hashlib
 import io
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from drtf.errors import DrtfError
-from drtf.files import check_absent, open_regular, replacing
+from drtf.files import check_absent, open_regular, replacing, temporary_folder
 from drtf.records.cache import cache_folder
 from drtf.storage import (
     create_object,
@@ -75,8 +74,8 @@ def writing_file(location: Location, *, overwrite: bool) -> Iterator[Path]:
         with replacing(Path(location)) as partial:
             yield partial
         return
-    with tempfile.TemporaryDirectory() as folder:
-        partial = Path(folder, file_name(location))
+    with temporary_folder() as folder:
+        partial = folder / file_name(location)
         yield partial
         if overwrite:
             write_object(str(location), partial)

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from drtf.errors import RunError, StorageError
 from drtf.files import (
+    folder_until_exit,
     lock_or_fail,
     parse_json,
     read_regular,
-    temporary_folder,
     write_atomic,
 )
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
@@ -134,7 +134,7 @@ def fetch_run(location: str) -> Path:
             f"{location} is not a finished run: {INFO_FILE} is missing; drtf train "
             "writes it"
         )
-    root = temporary_folder()
+    root = folder_until_exit()
     folder = _copy_folder(location, root)
     return _download(_Copy(location, folder, root / STATE_FILE, {}), found)
 

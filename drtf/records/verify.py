@@ -10,14 +10,13 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from drtf.errors import RecordError
-from drtf.files import hash_file
+from drtf.files import hash_file, temporary_folder
 from drtf.progress import progress
 from drtf.records.framing import (
     FRAME_BYTES,
@@ -107,11 +106,11 @@ def find_faults(
     """
     if not is_remote(shards):
         return _find_faults(Path(shards), Path(shards), find_image_fault)
-    with TemporaryDirectory() as folder:
-        index = Path(folder) / INDEX_FILE
+    with temporary_folder() as folder:
+        index = folder / INDEX_FILE
         with contextlib.suppress(MissingObjectError):  # which is a fault
             download_object(join_location(str(shards), INDEX_FILE), index)
-        return _find_faults(str(shards).rstrip("/"), Path(folder), find_image_fault)
+        return _find_faults(str(shards).rstrip("/"), folder, find_image_fault)
 
 
 def load_any_manifest(shards: Path | str) -> Manifest:
