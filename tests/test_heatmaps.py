@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from drawing import draw_fundus
-from drtf.config import Config, GradcamConfig, MapMethod, ModelConfig
+from drtf.config import GradcamConfig, MapMethod, ModelConfig
 from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
 from drtf.inference import heatmaps
@@ -18,7 +18,7 @@ from drtf.inference.heatmaps import (
     choose_layer,
     compute_maps,
 )
-from drtf.models.backbones import BACKBONES, backbone_of
+from drtf.models.backbones import BACKBONES
 from drtf.models.network import build_disease_logit_model, build_network
 from drtf.models.run import Run, load_run
 from drtf.tasks import TASKS
@@ -55,11 +55,14 @@ def image_with(*, red=None, green=None):
 
 def compute_heat(network, images, *, layer="auto", method="gradcam", model="eyenet"):
     """Compute the heat [B, H, W] of a network of a backbone, for the task binary."""
-    config = Config(model=ModelConfig(name=model, weights="none"))
-    run = mock.Mock(
-        spec=Run, network=network, task=BINARY, backbone=backbone_of(config.model)
-    )
+    run = mock_run(network, model)
     return compute_maps(run, images, GradcamConfig(layer=layer, method=method)).heat
+
+
+def mock_run(network, *models):
+    """Return a run of the task binary: a network of a backbone, or an ensemble."""
+    backbones = tuple(BACKBONES[model] for model in models)
+    return mock.Mock(spec=Run, network=network, task=BINARY, backbones=backbones)
 
 
 @pytest.mark.parametrize("method", get_args(MapMethod))
@@ -146,7 +149,7 @@ def test_heat_of_a_linear_network_adds_up_to_the_logit(known):
 def test_nothing_is_hot_outside_the_retina(known):
     fundus = cv2.resize(draw_fundus(seed=1), (32, 32))[None]
     fundus[fundus.max(axis=-1) < 20] = (6, 0, 0)  # red raises the logit
-    run = mock.Mock(spec=Run, network=known, task=BINARY, backbone=EYENET)
+    run = mock_run(known, "eyenet")
     maps = compute_maps(run, fundus, GradcamConfig(layer="features"))
     assert maps.heat[0, 16, 16] > 0
     assert not maps.heat[0, ::31, ::31].any()  # the corners
@@ -220,16 +223,15 @@ def test_an_unknown_layer_is_refused_with_layers_to_choose_from(known):
 
 def test_settings_are_refused_when_no_map_can_be_computed(known):
     usual = GradcamConfig(layer="features")
-    assert check_settings(known, usual, backbone=EYENET).name == "features"
+    run = mock_run(known, "eyenet")
+    assert [layer.name for layer in check_settings(run, usual)] == ["features"]
     with raises_naming(DrtfError, "gradcam.colormap", "jett"):
-        check_settings(
-            known, usual.model_copy(update={"colormap": "jett"}), backbone=EYENET
-        )
+        check_settings(run, usual.model_copy(update={"colormap": "jett"}))
     image = keras.Input((8, 8, 3))
     flat = keras.layers.Flatten()(image)
     network = keras.Model(image, keras.layers.Dense(1, name="logits")(flat))
     with raises_naming(DrtfError, network.name):
-        check_settings(network, GradcamConfig(), backbone=EYENET)
+        check_settings(mock_run(network, "eyenet"), GradcamConfig())
 
 
 def test_the_map_depends_on_the_weights(run_folder, shard_dataset):

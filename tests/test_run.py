@@ -22,6 +22,9 @@ from drtf.seals import SEAL, dump_sealed
 from naming import raises_naming
 
 PARTS = (MODEL_FILE, CONFIG_FILE, INFO_FILE)
+MEMBERS = [
+    {"backbone": "eyenet", "image_size": 32, "model_sha256": letter} for letter in "ab"
+]
 
 
 @pytest.fixture
@@ -150,7 +153,8 @@ def test_load_run_refuses_a_model_that_contains_code(copy, tmp_path):
     ("values", "facts"),
     [
         ({"image_size": 64}, (*PARTS, "32 px", "binary", "64 px", "0 members")),
-        ({"members": ["a", "b"]}, (*PARTS, "32 px", "2 members")),
+        ({"members": MEMBERS}, (*PARTS, "32 px", "2 members")),
+        ({"members": [{**MEMBERS[0], "backbone": "vgg"}]}, ("'vgg'", "mobilenetv2")),
         ({"encoding": "gif"}, (INFO_FILE, "encoding", "raw", "png", "jpeg")),
         ({"jpeg_quality": -5}, (INFO_FILE, "jpeg_quality", 1)),
     ],

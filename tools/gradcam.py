@@ -88,9 +88,8 @@ def gradcam(
         report = run_gradcam(run, **request)
     if report.is_reused:
         show_line("This command had already drawn the heat maps; nothing was changed.")
-    if report.layer:
-        height, width = report.grid
-        show_line(f"Layer {report.layer}, {height} x {width} cells")
+    for name, height, width in report.layers:
+        show_line(f"Layer {name}, {height} x {width} cells")
     for path in report.figures:
         show_line(str(path))
     if report.num_overlays:

@@ -17,8 +17,9 @@ from drtf.errors import DrtfError, PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.preprocess import Preprocessed, preprocess_photograph
 from drtf.images.retina import crop
-from drtf.inference.heatmaps import choose_layer, compute_maps, last_layers_by_grid
+from drtf.inference.heatmaps import choose_layers, compute_maps, last_layers_by_grid
 from drtf.inference.intervals import Estimate, bootstrap_interval, bootstrap_weights
+from drtf.models.network import ensemble_members
 from drtf.models.run import Run, load_run
 from drtf.progress import progress
 
@@ -93,8 +94,9 @@ class MapResult:
 
     Attributes:
         method: Method of the maps.
-        layer: Name of the layer; empty for saliency, which has none.
-        cells: Number of cells per side of the layer's grid.
+        layer: Name of the layer; empty for saliency, which has none. For an ensemble
+            the names of its members' layers.
+        cells: Number of cells per side of the layer's grid, or of the finest one.
         is_default: Whether `drtf gradcam` draws these maps by default.
         lesions: By type of lesion; the first is `ANY_LESION`.
         blank_fraction: Fraction of the maps that are zero everywhere.
@@ -155,14 +157,22 @@ def bench_heatmaps(
                     f"{name} and {first.folder} differ in the section [{section}] of "
                     "their config; measure them one by one"
                 )
+        if _member_kinds(run) != _member_kinds(first):
+            raise DrtfError(
+                f"{name} and {first.folder} are not ensembles of the same backbones "
+                "and sizes; measure them one by one"
+            )
     examples, unmatched = load_examples(images, masks, first.config.images)
-    layers = last_layers_by_grid(
-        first.network, backbone=first.backbone, min_cells=MIN_CELLS_PER_SIDE
-    )
+    layers = ["auto"]
+    if not first.info.members:  # those of an ensemble may have different layers
+        last = last_layers_by_grid(
+            first.network, backbone=first.backbones[0], min_cells=MIN_CELLS_PER_SIDE
+        )
+        layers = [layer.name for layer in last]
     variants = [
-        GradcamConfig(method=method, layer=layer.name if layer else "auto")
+        GradcamConfig(method=method, layer=layer)
         for method in methods
-        for layer in (layers if method != "saliency" else [None])
+        for layer in (layers if method != "saliency" else ["auto"])
     ]
     pairs = {name: (run, shuffle_weights(run)) for name, run in runs.items()}
     results = []
@@ -171,6 +181,10 @@ def bench_heatmaps(
             results.append(_measure_variant(pairs, examples, variant))
             advance()
     return HeatmapsReport(len(examples), unmatched, results)
+
+
+def _member_kinds(run: Run) -> list[tuple[str, int]]:
+    return [(member.backbone, member.image_size) for member in run.info.members]
 
 
 def _measure_variant(
@@ -203,18 +217,18 @@ def _measure_variant(
             if a[field].std() > 0 and b[field].std() > 0
         ]
     run, _ = next(iter(pairs.values()))
+    layers, usual = (choose_layers(run, name) for name in (config.layer, "auto"))
     layer, cells = "", images.shape[1]
     if config.method != "saliency":
-        layer = config.layer
-        cells = run.network.get_layer(layer).output.shape[1]
-    usual = choose_layer(run.network, "auto", backbone=run.backbone).name
+        layer = ", ".join(dict.fromkeys(layer.name for layer in layers))
+        cells = max(layer.output.shape[1] for layer in layers)
     types = sorted({kind for example in examples for kind in example.lesions})
     types.sort(key=lambda kind: kind != ANY_LESION)
     return MapResult(
         method=config.method,
         layer=layer,
         cells=cells,
-        is_default=config.method == GradcamConfig().method and layer == usual,
+        is_default=config.method == GradcamConfig().method and layers == usual,
         lesions={kind: summarize(measured, kind) for kind in types},
         blank_fraction=float(np.mean(blank)),
         correlation_with_random=(
@@ -411,8 +425,10 @@ def _dilate(mask: np.ndarray) -> np.ndarray:
 def shuffle_weights(run: Run) -> Run:
     """Return the run with each weight tensor of its network in a random order."""
     network = keras.models.clone_model(run.network)
+    network.set_weights(run.network.get_weights())
     rng = np.random.default_rng(SEED)
-    network.set_weights(
-        [rng.permutation(x.ravel()).reshape(x.shape) for x in run.network.get_weights()]
-    )
+    for member in ensemble_members(network):
+        member.set_weights(
+            [rng.permutation(x.ravel()).reshape(x.shape) for x in member.get_weights()]
+        )
     return run.with_network(network)

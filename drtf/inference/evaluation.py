@@ -114,7 +114,7 @@ def evaluate(
     out = out or default_folder(run_folder, shards, split)
     dataset_sha256 = hash_manifest(shards)
     run = load_run(run_folder)
-    check_settings(run.network, gradcam, backbone=run.backbone)
+    check_settings(run, gradcam)
     history = load_history(run_folder) if run.has_history else []
     with ShardDataset(shards) as dataset:
         check_preprocessing(run, dataset)

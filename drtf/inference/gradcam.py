@@ -137,7 +137,9 @@ def gradcam(
         run_folder, photographs=listing.photographs if listing else [], **request
     )
     run = load_run(run_folder)
-    layer = check_settings(run.network, config, backbone=run.backbone)
+    layers = check_settings(run, config)
+    # Members of an ensemble may have equal layers.
+    mapped = list(dict.fromkeys((x.name, *x.output.shape[1:3]) for x in layers))
     with _publishing(out) as partial:
         averages: list[Picture] = []
         averages_scale = 0.0
@@ -168,8 +170,7 @@ def gradcam(
                 footer=describe_model(run),
             )
         report = GradcamReport(
-            layer="" if config.method == "saliency" else layer.name,
-            grid=tuple(layer.output.shape[1:3]),
+            layers=[] if config.method == "saliency" else mapped,
             figures=[out / name for name in names],
             num_overlays=maps.num_overlays,
             num_others=0,

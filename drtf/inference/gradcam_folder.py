@@ -32,8 +32,8 @@ class GradcamReport:
     """What was drawn.
 
     Attributes:
-        layer: Name of the mapped layer; empty for saliency, which uses none.
-        grid: Height and width of the layer's output, in cells.
+        layers: Name of the mapped layer, and height and width of its output in cells;
+            for an ensemble those of its members. Empty for saliency, which uses none.
         figures: The written PNG files.
         num_overlays: Number of written overlays.
         num_others: Number of older files in the folder of overlays, which were kept.
@@ -45,8 +45,7 @@ class GradcamReport:
         is_reused: Whether an earlier call had drawn it.
     """
 
-    layer: str
-    grid: tuple[int, int]
+    layers: list[tuple[str, int, int]]
     figures: list[Path]
     num_overlays: int
     num_others: int
@@ -158,7 +157,7 @@ def _load_report(out: Path, request: dict[str, Any]) -> GradcamReport | None:
         if contents["request"] != request:
             return None
         report = dict(contents["report"])
-        report["grid"] = tuple(report["grid"])
+        report["layers"] = [tuple(layer) for layer in report["layers"]]
         report["figures"] = [out / name for name in report["figures"]]
         report["skipped"] = [SkippedFile(*file) for file in report["skipped"]]
         num_others = count_overlays(out) - report["num_overlays"]

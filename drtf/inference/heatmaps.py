@@ -24,6 +24,7 @@ from drtf.models.backbones import Backbone
 from drtf.models.network import (
     build_disease_logit_model,
     ensemble_members,
+    member_image,
     scale_images,
 )
 from drtf.models.run import Run
@@ -56,18 +57,16 @@ class HeatMaps:
     outside: np.ndarray
 
 
-def check_settings(
-    network: keras.Model, config: GradcamConfig, *, backbone: Backbone
-) -> keras.Layer:
+def check_settings(run: Run, config: GradcamConfig) -> list[keras.Layer]:
     """Check, before anything is computed, that maps can be computed and drawn.
 
     Args:
-        network: From `build_network`, or an ensemble.
+        run: The run whose network is explained.
         config: The `gradcam` section.
-        backbone: The network's, or that of all members of the ensemble.
 
     Returns:
-        The layer whose activations are mapped, see `choose_layer`.
+        The layer whose activations are mapped, see `choose_layer`; for an ensemble that
+        of each member.
 
     Raises:
         DrtfError: If there is no such layer or colour map.
@@ -77,7 +76,24 @@ def check_settings(
             f"gradcam.colormap={config.colormap!r} is not a matplotlib colour map; try "
             "viridis, cividis, magma or jet"
         )
-    return choose_layer(network, config.layer, backbone=backbone)
+    return choose_layers(run, config.layer)
+
+
+def choose_layers(run: Run, name: str) -> list[keras.Layer]:
+    """Return the mapped layer of a network, or of each member of an ensemble.
+
+    Args:
+        run: The run whose network is explained.
+        name: As for `choose_layer`.
+
+    Raises:
+        DrtfError: If a member has no such layer.
+    """
+    members = ensemble_members(run.network)
+    return [
+        choose_layer(member, name, backbone=backbone)
+        for member, backbone in zip(members, run.backbones, strict=True)
+    ]
 
 
 def choose_layer(network: keras.Model, name: str, *, backbone: Backbone) -> keras.Layer:
@@ -90,9 +106,9 @@ def choose_layer(network: keras.Model, name: str, *, backbone: Backbone) -> kera
     have many cells (see docs/results.md).
 
     Args:
-        network: From `build_network`, or an ensemble.
+        network: From `build_network`, or a member of an ensemble.
         name: The layer's name, or `auto`.
-        backbone: The network's, or that of all members of the ensemble.
+        backbone: The network's backbone.
 
     Raises:
         DrtfError: If there is no such layer, or heat maps cannot show its output.
@@ -119,8 +135,8 @@ def last_layers_by_grid(
     """Return the last mappable layer of each grid size, the finest grid first.
 
     Args:
-        network: From `build_network`, or an ensemble.
-        backbone: The network's, or that of all members of the ensemble.
+        network: From `build_network`.
+        backbone: The network's backbone.
         min_cells: The fewest cells per side.
     """
     last = {_num_cells(layer): layer for layer in mappable_layers(network, backbone)}
@@ -132,10 +148,9 @@ def mappable_layers(network: keras.Model, backbone: Backbone) -> list[keras.Laye
 
     Layers with a single cell, such as those of squeeze-and-excitation, locate nothing.
     """
-    first = ensemble_members(network)[0]  # all members have the same layers
     return [
         layer
-        for layer in first.layers
+        for layer in network.layers
         if type(layer).__name__ in backbone.map_layers
         and len(layer.output.shape) == 4
         and _num_cells(layer) > 1
@@ -144,9 +159,8 @@ def mappable_layers(network: keras.Model, backbone: Backbone) -> list[keras.Laye
 
 def _backbone_side(network: keras.Model) -> int:
     """Return the smaller side in px of the image that the backbone gets."""
-    first = ensemble_members(network)[0]
-    enlarged = [x for x in first.layers if isinstance(x, keras.layers.Resizing)]
-    image = enlarged[0].output if enlarged else first.input
+    enlarged = [x for x in network.layers if isinstance(x, keras.layers.Resizing)]
+    image = enlarged[0].output if enlarged else network.input
     return min(image.shape[1:3])
 
 
@@ -170,22 +184,25 @@ def compute_maps(run: Run, images: np.ndarray, config: GradcamConfig) -> HeatMap
     how much a region adds to the logit. It is given per 1 % of the picture, so that it
     does not depend on the number of cells, and maps can be compared with each other.
 
+    The map of an ensemble is the mean of its members' maps. Each is computed on the
+    image that the member gets and enlarged to the ensemble's image.
+
     Args:
-        run: The run whose network is explained. The maps of an ensemble are the mean of
-            its members' maps.
+        run: The run whose network is explained.
         images: uint8 RGB [B, H, W, 3].
         config: The `gradcam` section: the method and the layer.
     """
-    layer = ""
+    members = ensemble_members(run.network)
+    layers = [""] * len(members)
     if config.method != "saliency":
-        layer = choose_layer(run.network, config.layer, backbone=run.backbone).name
-    models = [
-        build_disease_logit_model(member, run.task)
-        for member in ensemble_members(run.network)
-    ]
-    heat = np.mean(
-        [_compute_heat(model, images, layer, config.method) for model in models], axis=0
-    )
+        layers = [layer.name for layer in choose_layers(run, config.layer)]
+    maps = []
+    for member, layer in zip(members, layers, strict=True):
+        model = build_disease_logit_model(member, run.task)
+        shown = keras.Model(run.network.input, member_image(run.network, member))
+        cells = _compute_cells(model, shown, images, layer, config.method)
+        maps.append(_enlarge_cells(cells, images.shape[1], images.shape[2]))
+    heat = np.mean(maps, axis=0)
     inside = np.where(find_fields(images), heat, 0)
     totals = heat.sum(axis=(1, 2))
     outside = np.divide(
@@ -218,24 +235,36 @@ def find_fields(images: np.ndarray) -> np.ndarray:
     return fields
 
 
-def _compute_heat(
-    model: keras.Model, images: np.ndarray, layer: str, method: MapMethod
+def _compute_cells(
+    model: keras.Model,
+    shown: keras.Model,
+    images: np.ndarray,
+    layer: str,
+    method: MapMethod,
 ) -> np.ndarray:
-    """Compute the heat [B, H, W] of a single network, in batches."""
-    height, width = images.shape[1:3]
+    """Compute the heat of each cell of a single network, [B, h, w], in batches.
+
+    Args:
+        model: From images, float32 [B, S, S, 3], to the disease logit.
+        shown: Turns images, float32 [B, H, W, 3] in [0, 1], into those that the network
+            gets.
+        images: uint8 RGB [B, H, W, 3].
+        layer: Name of the mapped layer; empty for saliency.
+        method: How to compute the heat.
+    """
     # tf-keras-vis passes a list of inputs to the model for some methods.
     explain = _build_explainer(keras.Model([model.input], model.output), layer, method)
     # Score-CAM would mask all images of a batch by the channels of each image, and
     # saliency fills a batch with noisy copies of one image.
     batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
     parts = np.array_split(images, -(-len(images) // batch_size))
-    cells = [explain(scale_images(tf.constant(part))) for part in parts]
-    return _enlarge_cells(np.concatenate(cells), (height, width))
+    return np.concatenate(
+        [explain(shown(scale_images(tf.constant(part)))) for part in parts]
+    )
 
 
-def _enlarge_cells(cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Enlarge heat per cell to images of a shape; convert it to heat per 1 %."""
-    height, width = shape
+def _enlarge_cells(cells: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Enlarge heat per cell to images of a size; convert it to heat per 1 %."""
     percents_per_cell = 100 / (cells.shape[1] * cells.shape[2])
     return np.stack(
         [

@@ -272,6 +272,6 @@ OWN_MODEL = Backbone(
 )
 
 
-def backbone_of(config: ModelConfig) -> Backbone:
-    """Return the backbone of a checked `model` section, or of a user's own network."""
-    return OWN_MODEL if config.name == OWN_MODEL.name else BACKBONES[config.name]
+def backbone_of(name: str) -> Backbone:
+    """Return the backbone with a checked `model.name`, or that of a user's network."""
+    return OWN_MODEL if name == OWN_MODEL.name else BACKBONES[name]

@@ -4,6 +4,7 @@ import math
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from drtf.config import LossName, ModelConfig
@@ -100,6 +101,60 @@ def ensemble_members(network: keras.Model) -> list[keras.Model]:
     """Return the members of an ensemble, or the network itself if it is not one."""
     nested = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     return nested or [network]
+
+
+def member_image(network: keras.Model, member: keras.Model) -> keras.KerasTensor:
+    """Return the tensor of an ensemble that is a member's input.
+
+    Args:
+        network: The ensemble, or any other network.
+        member: One of its `ensemble_members`.
+    """
+    size = member.input.shape[1]
+    if size == network.input.shape[1]:
+        return network.input
+    return network.get_layer(_shrunk_name(size)).output
+
+
+def shrink_image(image: keras.KerasTensor, size: int) -> keras.KerasTensor:
+    """Shrink square images within a network; each pixel is the mean of its area.
+
+    Two layers with fixed weights, one for each axis, take the weighted means. Unlike a
+    layer that resizes, they can be exported to every format.
+
+    Args:
+        image: float32 [B, S, S, 3].
+        size: At most S.
+
+    Returns:
+        float32 [B, size, size, 3].
+    """
+    weights = area_weights(image.shape[1], size)
+    x = keras.layers.Permute((3, 1, 2), name=f"channels_first_{size}")(image)
+    for axis in ("width", "height"):
+        mean = keras.layers.Dense(
+            size, use_bias=False, trainable=False, name=f"mean_{axis}_{size}"
+        )
+        x = keras.layers.Permute((1, 3, 2), name=f"swap_{axis}_{size}")(mean(x))
+        mean.set_weights([weights])
+    return keras.layers.Permute((2, 3, 1), name=_shrunk_name(size))(x)
+
+
+def area_weights(size: int, smaller: int) -> np.ndarray:
+    """Return how much each pixel of a row contributes to each pixel of a smaller row.
+
+    Returns:
+        float32 [size, smaller]. Each column adds up to 1.
+    """
+    ratio = size / smaller
+    pixels, targets = np.arange(size)[:, None], np.arange(smaller)
+    ends = np.minimum(pixels + 1, (targets + 1) * ratio)
+    starts = np.maximum(pixels, targets * ratio)
+    return (np.clip(ends - starts, 0, None) / ratio).astype(np.float32)
+
+
+def _shrunk_name(size: int) -> str:
+    return f"image_{size}"
 
 
 def build_logit_model(network: keras.Model) -> keras.Model:

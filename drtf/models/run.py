@@ -5,6 +5,7 @@ once.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,13 @@ from drtf.files import (
     sync_file,
     write_atomic,
 )
-from drtf.models.backbones import OWN_MODEL, Backbone, backbone_of, check_model
+from drtf.models.backbones import (
+    BACKBONES,
+    OWN_MODEL,
+    Backbone,
+    backbone_of,
+    check_model,
+)
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
@@ -48,7 +55,7 @@ from drtf.tasks import TASKS, Task
 if TYPE_CHECKING:
     import keras
 
-RUN_FORMAT_VERSION = 10
+RUN_FORMAT_VERSION = 11
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
 
 Mean = Literal["scores", "logits"]
@@ -71,6 +78,22 @@ class Ancestor(BaseModel):
     def __str__(self) -> str:
         """Return both in one phrase."""
         return f"a run on {self.dataset_name} (model {self.model_sha256})"
+
+
+class Member(BaseModel):
+    """A run that is part of an ensemble.
+
+    Attributes:
+        backbone: Name of its backbone.
+        image_size: Height and width of its network's input, in px.
+        model_sha256: Hash of its model.keras.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    backbone: str
+    image_size: int
+    model_sha256: str
 
 
 class RunInfo(BaseModel):
@@ -105,8 +128,8 @@ class RunInfo(BaseModel):
         versions: Versions of the software and name of the device, by name.
         ancestors: The runs that this one started from, the nearest first: the run that
             `model.weights` named, the one that this run had started from, and so on.
-        members: For an ensemble, the hashes of its members' models. Its config is that
-            of the first member.
+        members: The members of an ensemble, the largest images first. Its config and
+            its dataset are those of the first one.
         mean: What an ensemble averages, `scores` or `logits`; None for other runs.
     """
 
@@ -136,7 +159,7 @@ class RunInfo(BaseModel):
     peak_memory_mb: float
     versions: dict[str, str]
     ancestors: tuple[Ancestor, ...] = ()
-    members: tuple[str, ...] = ()
+    members: tuple[Member, ...] = ()
     mean: Mean | None = None
 
 
@@ -179,9 +202,10 @@ class Run:
         return TASKS[self.config.train.task]
 
     @property
-    def backbone(self) -> Backbone:
-        """The backbone of the network, or of all members of an ensemble."""
-        return backbone_of(self.config.model)
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The backbone of the network, or of each member of an ensemble."""
+        names = [member.backbone for member in self.info.members]
+        return tuple(map(backbone_of, names or [self.config.model.name]))
 
     @property
     def name(self) -> str:
@@ -199,10 +223,12 @@ class Run:
         It names the backbone with its settings, the image size, the best epoch and the
         dataset of the run that it started from.
         """
-        size = f"{self.info.image_size} px"
         if members := self.info.members:
-            return f"ensemble of {len(members)} runs, mean of {self.info.mean}, {size}"
-        parts = [self.backbone.describe(self.config.model), size]
+            kinds = Counter(f"{x.backbone} at {x.image_size} px" for x in members)
+            listed = " and ".join(f"{n} x {kind}" for kind, n in kinds.items())
+            return f"ensemble of {listed}, mean of {self.info.mean}"
+        size = f"{self.info.image_size} px"
+        parts = [backbone_of(self.config.model.name).describe(self.config.model), size]
         if self.has_history:
             parts.append(f"epoch {self.info.best_epoch}")
             parts.append(f"trained in {self.info.precision}")
@@ -406,6 +432,12 @@ def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
             check_model(config.model)
     except ConfigError as error:
         raise RunError(f"the config of the run {folder} is invalid: {error}") from error
+    for member in info.members:
+        if member.backbone not in (OWN_MODEL.name, *BACKBONES):
+            raise RunError(
+                f"{folder} has a member with the backbone {member.backbone!r}; "
+                f"backbones are {', '.join(BACKBONES)}"
+            )
     return Run(folder, config, info, rule)
 
 
@@ -445,7 +477,8 @@ def _check_network(
     fits = (
         info.image_size == size
         and shapes == [(size, size, 3), (TASKS[task].num_logits,)]
-        and len(ensemble_members(network)) == max(len(info.members), 1)
+        and [_input_shapes(member) for member in ensemble_members(network)]
+        == [[(x.image_size, x.image_size, 3)] for x in info.members or [info]]
         and all(map(_ends_in_logits, [network, *ensemble_members(network)]))
     )
     if not fits:
@@ -455,6 +488,10 @@ def _check_network(
             f"({info.image_size} px, {len(info.members)} members) do not belong to one "
             "run"
         )
+
+
+def _input_shapes(network: "keras.Model") -> list[tuple[int, ...]]:
+    return [tuple(x.shape[1:]) for x in getattr(network, "inputs", None) or ()]
 
 
 def _ends_in_logits(network: "keras.Model") -> bool:

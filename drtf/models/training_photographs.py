@@ -1,6 +1,7 @@
-"""The photographs that a model was trained and chosen on, known by their hashes."""
+"""How each photograph was used for a model, known by the hash of its file."""
 
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,15 @@ PHOTOGRAPHS_FILE = "photographs.bin"
 # The first 64 bits of a SHA-256, which is 16 hexadecimal digits.
 PREFIX = np.dtype(">u8")
 PREFIX_DIGITS = 2 * PREFIX.itemsize
+RECORD = np.dtype([("prefix", PREFIX), ("use", np.uint8)])
+
+
+class Use(IntEnum):
+    """What a photograph was used for, in the order of its influence on the model."""
+
+    TRAINING = 0
+    VALIDATION = 1  # the best epoch, the threshold and the calibration
+    TESTING = 2
 
 
 def save_training_photographs(
@@ -23,38 +33,55 @@ def save_training_photographs(
     validation_split: str,
     parent: Path | None = None,
 ) -> None:
-    """Write the start of each training and validation photograph's SHA-256.
+    """Write the start of each photograph's SHA-256, and what it was used for.
 
     Args:
         folder: The run folder.
         shards: The dataset that the run was trained on, open.
         validation_split: The split on which the best epoch and the threshold are
             chosen.
-        parent: Folder of the run that the training starts from, whose photographs count
-            too.
+        parent: Folder of the run that the training starts from. The photographs that
+            it was trained or chosen on count too.
     """
-    splits = ["train", validation_split]
-    prefixes = [load_training_photographs(parent)] if parent else []
+    parts = []
+    if parent:
+        inherited = load_photographs(parent)
+        parts.append(inherited[inherited["use"] != Use.TESTING])
+    uses = {"train": Use.TRAINING, validation_split: Use.VALIDATION}
     # In batches, because the hashes of many millions of photographs are large as text.
     for batch in iterate_index(shards.folder / INDEX_FILE, ["split", "sha256"]):
-        used = batch["sha256"][batch["split"].isin(splits)]
-        prefixes.append(np.array([_prefix(sha256) for sha256 in used], np.uint64))
-    _save_prefixes(folder, prefixes)
+        part = np.empty(len(batch), RECORD)
+        part["prefix"] = [_prefix(sha256) for sha256 in batch["sha256"]]
+        part["use"] = [uses.get(split, Use.TESTING) for split in batch["split"]]
+        parts.append(part)
+    _save_photographs(folder, parts)
 
 
 def merge_training_photographs(folder: Path, runs: Sequence[Path]) -> None:
-    """Write the photographs that any of several runs was trained or chosen on."""
-    _save_prefixes(folder, [load_training_photographs(run) for run in runs])
+    """Write the photographs of several runs; the use with most influence counts."""
+    _save_photographs(folder, [load_photographs(run) for run in runs])
 
 
-def _save_prefixes(folder: Path, prefixes: Sequence[np.ndarray]) -> None:
-    unique = np.unique(np.concatenate(prefixes))
-    write_atomic(folder / PHOTOGRAPHS_FILE, unique.astype(PREFIX).tobytes())
+def _save_photographs(folder: Path, parts: Sequence[np.ndarray]) -> None:
+    photographs = np.sort(np.concatenate(parts), order=["prefix", "use"])
+    _, first = np.unique(photographs["prefix"], return_index=True)
+    contents = photographs[first].astype(RECORD).tobytes()
+    write_atomic(folder / PHOTOGRAPHS_FILE, contents)
+
+
+def load_photographs(folder: Path) -> np.ndarray:
+    """Load what `save_training_photographs` wrote: `RECORD` [n], prefixes ascending."""
+    return np.fromfile(folder / PHOTOGRAPHS_FILE, RECORD)
 
 
 def load_training_photographs(folder: Path) -> np.ndarray:
-    """Load what `save_training_photographs` wrote: big-endian uint64 [n], ascending."""
-    return np.fromfile(folder / PHOTOGRAPHS_FILE, PREFIX)
+    """Load the photographs that a model was trained or chosen on.
+
+    Returns:
+        The prefixes of their hashes, big-endian uint64 [n], ascending.
+    """
+    photographs = load_photographs(folder)
+    return photographs["prefix"][photographs["use"] != Use.TESTING]
 
 
 def is_training_photograph(sha256: str, prefixes: np.ndarray) -> bool:
@@ -80,6 +107,24 @@ def count_training_photographs(folder: Path, shards: ShardDataset, split: str) -
     prefixes = load_training_photographs(folder)
     hashes = shards.load_index(["sha256"], shards.split_rows(split))["sha256"]
     return sum(is_training_photograph(sha256, prefixes) for sha256 in hashes)
+
+
+def count_shared_photographs(one: Path, other: Path) -> tuple[int, int]:
+    """Compare what two runs used the same photographs for.
+
+    Args:
+        one: A run folder.
+        other: Another run folder.
+
+    Returns:
+        How many photographs both runs know, and how many of these they used
+        differently, such as one for training and the other for testing.
+    """
+    here, there = load_photographs(one), load_photographs(other)
+    _, i, j = np.intersect1d(
+        here["prefix"], there["prefix"], assume_unique=True, return_indices=True
+    )
+    return len(i), int((here["use"][i] != there["use"][j]).sum())
 
 
 def _prefix(sha256: str) -> np.uint64:
