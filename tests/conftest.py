@@ -20,6 +20,7 @@ from drtf.models.backbones import BACKBONES, COMMON_OPTIONS, Backbone
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold, save_decision_rule
 from drtf.models.run import load_info
+from drtf.models.score_histograms import ScoreHistograms
 from drtf.records.reader import ShardDataset
 from drtf.tools.main import main
 
@@ -109,10 +110,15 @@ def save_rule() -> Callable[..., DecisionRule]:
         tta: str = "none",
         cut_points: tuple[float, ...] = (),
     ) -> DecisionRule:
-        common = {"split": "val", "tta": tta, "num_photographs": 6}
+        common = {"split": "val", "tta": tta}
+        histograms = ScoreHistograms(edges=(0.5,), negative=(2, 1), positive=(1, 2))
         rule = DecisionRule(
-            threshold=Threshold(value=value, rule="youden", **common),
-            calibration=Calibration(method="logistic", prior_shift=0.0, **common),
+            threshold=Threshold(
+                value=value, rule="youden", num_photographs=6, **common
+            ),
+            calibration=Calibration(
+                method="logistic", prior_shift=0.0, histograms=histograms, **common
+            ),
             cut_points=cut_points,
             model_sha256=load_info(run_folder).model_sha256,
         )

@@ -4,6 +4,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import log_loss
 
 from drtf.models.calibration import Calibration, fit_calibration
+from drtf.models.score_histograms import ScoreHistograms, build_histograms
 
 COMMON = {"split": "val", "tta": "none"}
 
@@ -101,7 +102,9 @@ def test_probabilities_are_rounded_to_what_calibration_supports(
         prior_shift=0.0,
         split="val",
         tta="none",
-        num_photographs=num_photographs,
+        histograms=ScoreHistograms(
+            edges=(), negative=(1,), positive=(num_photographs - 1,)
+        ),
     )
     assert calibration.apply_rounded(np.array([0.0, 0.5, 1.0])) == expected
 
@@ -116,3 +119,32 @@ def test_a_calibration_is_unchanged_by_writing_and_reading(method):
     values = np.array([0.0, 0.2, 0.7, 1.0], np.float32)
     assert (loaded.apply(values) == calibration.apply(values)).all()
     assert np.isfinite(calibration.apply(values)).all()
+
+
+@pytest.mark.parametrize("method", ["none", "logistic", "isotonic"])
+def test_a_calibration_is_moved_to_another_prevalence(method):
+    rng = np.random.default_rng(0)
+
+    def draw(prevalence, num=40_000):
+        labels = (rng.random(num) < prevalence).astype(int)
+        return labels, expit(rng.normal(2.5 * labels - 1.5, 1.2))
+
+    calibration = fit_calibration(*draw(0.3), method=method, train_prior=0.5, **COMMON)
+    assert calibration.prevalence == pytest.approx(0.3, abs=0.01)
+    labels, scores = draw(0.8)
+    moved = calibration.with_prevalence(0.8)
+    assert moved.prevalence == pytest.approx(0.8)
+    assert moved.apply(scores).mean() == pytest.approx(0.8, abs=0.02)
+    assert log_loss(labels, moved.apply(scores).clip(1e-6, 1 - 1e-6)) < log_loss(
+        labels, calibration.apply(scores).clip(1e-6, 1 - 1e-6)
+    )
+    back = moved.with_prevalence(calibration.prevalence)
+    assert back.apply(scores) == pytest.approx(calibration.apply(scores))
+
+
+def test_equal_scores_have_one_bin_each():
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.5, 0.5, 0.5, 0.7])
+    histograms = build_histograms(labels, scores)
+    assert sum(histograms.negative) == sum(histograms.positive) == 2
+    assert histograms.prevalence == 0.5
+    assert histograms.count(np.array([0.0, 1.0])).sum() == 2

@@ -53,6 +53,7 @@ from drtf.models.run import (
     save_info,
     save_model,
 )
+from drtf.models.score_histograms import ScoreHistograms
 from drtf.records.index import load_index
 from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, hash_manifest, load_manifest
 from drtf.records.reader import ShardDataset
@@ -132,9 +133,25 @@ def test_patient_metrics_use_the_worse_eye(contents, predictions):
     assert contents["per_patient"]["roc_auc"]["value"] == pytest.approx(expected)
 
 
-def notes_for(run, shards, split="test", **changes):
+def with_histograms(rule, num_negative, num_positive):
+    """Return a rule whose calibration was fitted on this many photographs."""
+    histograms = ScoreHistograms(
+        edges=(0.3, 0.9),
+        negative=(num_negative, 0, 0),
+        positive=(0, num_positive, 0),
+    )
+    calibration = rule.calibration.model_copy(update={"histograms": histograms})
+    return rule.model_copy(update={"calibration": calibration})
+
+
+def notes_for(run, shards, split="test", *, chosen_on=(20, 20), **changes):
     """Return the notes of an evaluation that needs none but for the changes."""
     opened = load_run(run)
+    opened = replace(
+        opened, decision_rule=with_histograms(opened.decision_rule, *chosen_on)
+    )
+    if "rule" in changes:
+        changes["rule"] = with_histograms(changes["rule"], *chosen_on)
     plan = RulePlan(
         kept=None, is_training_dataset=True, stores=True, is_read_only=False
     )
@@ -142,7 +159,7 @@ def notes_for(run, shards, split="test", **changes):
     common = {
         "plan": replace(plan, **changes.pop("plan", {})),
         "rule": opened.decision_rule,
-        "predictions": pd.DataFrame({"score": [0.2, 0.6]}),
+        "predictions": predictions_of([0.2, 0.6]),
         "num_in_training": 0,
         "validation": pd.DataFrame({"label": [0, 1] * 20}),
     }
@@ -153,6 +170,14 @@ def other_rule(run, value=0.125, **update):
     rule = load_run(run).decision_rule
     threshold = rule.threshold.model_copy(update={"value": value, **update})
     return rule.model_copy(update={"threshold": threshold})
+
+
+def predictions_of(scores, probability=0.5):
+    """Return predictions of these scores; every other photograph is positive."""
+    names = [str(number) for number in range(len(scores))]
+    labels = np.arange(len(scores)) % 2
+    values = {"label": labels, "score": scores, "probability": probability}
+    return pd.DataFrame({"patient": names, **values})
 
 
 @pytest.mark.parametrize(
@@ -166,8 +191,16 @@ def other_rule(run, value=0.125, **update):
         ),
         ({"manifest": {"patients_from": "none"}}, []),
         ({"manifest": {"provenance": {"sources": [{"synthetic": True}]}}}, []),
-        ({"predictions": pd.DataFrame({"score": [0.25, 0.25]})}, ["0.2500"]),
-        ({"validation": pd.DataFrame({"label": [0] * 38 + [1] * 19})}, [57, 19]),
+        ({"predictions": predictions_of([0.25, 0.25])}, ["0.2500"]),
+        ({"chosen_on": (38, 19)}, [57, 19]),
+        (
+            {"predictions": predictions_of(np.linspace(0.98, 0.99, 200))},
+            ["drtf recalibrate"],
+        ),
+        (
+            {"predictions": predictions_of([0.2, 0.6] * 100, probability=0.9)},
+            ["0.90", "0.50", "drtf recalibrate"],
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -539,16 +572,21 @@ def test_groups_are_refused_before_the_work_when_a_column_is_missing(
 
 
 def test_descriptions_name_values_and_split():
-    common = {"split": "val", "tta": "none", "num_photographs": 20}
-    chosen = Threshold(value=0.5, rule="youden", **common)
+    common = {"split": "val", "tta": "none"}
+    chosen = Threshold(value=0.5, rule="youden", num_photographs=20, **common)
     assert_names(describe_threshold(chosen), "0.5000", "youden", 20, "val")
-    given = Threshold(value=0.5, rule="given", **common)
+    given = Threshold(value=0.5, rule="given", num_photographs=20, **common)
     assert_names(describe_threshold(given), "0.5000")
     assert "val" not in describe_threshold(given)
     values = {"temperature": 1.3, "offset": 0.25, "prior_shift": -0.5}
-    calibration = Calibration(method="logistic", **values, **common)
+    histograms = ScoreHistograms(edges=(), negative=(15,), positive=(5,))
+    calibration = Calibration(
+        method="logistic", histograms=histograms, **values, **common
+    )
     facts = "logistic", "1.30", "+0.25", "-0.50", "val"
-    assert_names(describe_calibration(calibration), *facts)
+    assert_names(describe_calibration(calibration), *facts, "0.25")
+    moved = calibration.with_prevalence(0.6)
+    assert_names(describe_calibration(moved), *facts, "+1.50", "0.60")
 
 
 def test_equal_count_bins_keep_equal_values_together():

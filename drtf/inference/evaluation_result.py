@@ -221,7 +221,12 @@ def describe_calibration(calibration: Calibration) -> str:
             f"{calibration.offset:+.2f}"
         )
     shift = f"prior shift {calibration.prior_shift:+.2f}"
-    return f"{method}, {shift}, fitted on split {calibration.split}"
+    if calibration.prevalence_shift:
+        shift += f", prevalence shift {calibration.prevalence_shift:+.2f}"
+    return (
+        f"{method}, {shift}, fitted on split {calibration.split}, for a prevalence of "
+        f"{calibration.prevalence:.2f}"
+    )
 
 
 def describe_views(result: EvaluationResult) -> str:

@@ -279,9 +279,11 @@ def _describe(run: Run, result: Exported) -> dict[str, Any]:
         "predicted_label": "1 if the mean score of all views of a photograph is at "
         "least threshold.value (0.5 if there is no threshold), otherwise 0",
         "probability": "sigmoid((logit(mean score) + calibration.prior_shift) / "
-        "calibration.temperature + calibration.offset). With method isotonic: linear "
-        "interpolation between calibration.scores and calibration.probabilities at "
-        "sigmoid(logit(mean score) + calibration.prior_shift)",
+        "calibration.temperature + calibration.offset + calibration.prevalence_shift). "
+        "With method isotonic: sigmoid(logit(p) + calibration.prevalence_shift), where "
+        "p is interpolated linearly between calibration.scores and "
+        "calibration.probabilities at sigmoid(logit(mean score) + "
+        "calibration.prior_shift)",
         **(grades if run.task.predicts_grades else {}),
         "task": run.task.name,
         "positive_from_grade": run.task.positive_from,

@@ -21,7 +21,7 @@ from drtf.inference.score_table import (
     load_rows,
     parse_row,
     part_path,
-    replace_patient,
+    replace_cell,
     slice_part,
 )
 from drtf.inference.table_files import Location, file_name, has_file, work_path
@@ -318,7 +318,7 @@ def update_patients(rows: KeptRows, patients: Mapping[str, str]) -> KeptRows:
     """
     updated = dict(rows)
     for path in rows.keys() & patients.keys():
-        line = replace_patient(rows[path].line, patients[path])
+        line = replace_cell(rows[path].line, "patient", patients[path])
         updated[path] = replace(rows[path], line=line)
     return updated
 

@@ -55,6 +55,7 @@ from drtf.inference.overlays import (
     explain,
     heat_scale,
 )
+from drtf.inference.score_check import MIN_PER_CLASS, probability_notes
 from drtf.models.decision_rule import DecisionRule
 from drtf.models.history import HISTORY_FIGURE
 from drtf.models.run import Run
@@ -64,9 +65,6 @@ from drtf.tasks import GRADES
 
 NUM_MISTAKES = 4  # of each kind
 MAX_NAME_LENGTH = 28  # of a group in a figure
-# With fewer photographs of a class, one photograph changes sensitivity or specificity
-# by more than 0.05.
-MIN_PER_CLASS = 20
 LIMITS = (
     "This report is for research. The model is not a medical device. The results hold "
     "for photographs like the evaluated ones and will differ for other cameras, "
@@ -170,18 +168,18 @@ def reader_notes(
             "The photographs were split by image, so the two eyes of a patient may be "
             "in different splits."
         )
+    notes += probability_notes(rule.calibration, predictions)
     notes += _threshold_notes(run, plan, rule)
-    if validation is not None:
-        num_positive = int(validation["label"].sum())
-        rarer = min(num_positive, len(validation) - num_positive)
-        if rarer < MIN_PER_CLASS:
-            notes.append(
-                f"Threshold and calibration were chosen on only "
-                f"{len(validation):,} photographs, {rarer:,} of them in the "
-                "rarer class. Other photographs may lead to a different threshold."
-            )
-        if rule.cut_points:
-            notes += _cut_point_notes(validation["grade"])
+    chosen_on = rule.calibration.histograms
+    if chosen_on.num_rarer < MIN_PER_CLASS:
+        notes.append(
+            f"Threshold and calibration were chosen on only "
+            f"{chosen_on.num_photographs:,} photographs, {chosen_on.num_rarer:,} of "
+            "them in the rarer class. Other photographs may lead to a different "
+            "threshold, and the probabilities are rough."
+        )
+    if rule.cut_points and validation is not None:
+        notes += _cut_point_notes(validation["grade"])
     return notes
 
 
@@ -258,6 +256,9 @@ def write_report(
         page.format_headline(_headline(result)),
         page.format_text("", _describe_evaluation(run, result)),
         page.format_figures("", [out / name for name in FIGURES]),
+        page.format_notes(
+            probability_notes(result.decision_rule.calibration, predictions)
+        ),
         page.format_table("Metrics", result.metric_columns, metric_rows(result)),
         page.format_table(
             "Predictions by class", CLASS_COLUMNS, class_rows(result.labels)

@@ -33,6 +33,7 @@ COLUMNS = {
     "score": pa.float64(),
     "spread": pa.float64(),
     "probability": pa.float64(),
+    "probability_flags": pa.string(),
     "predicted_label": pa.int8(),
     "expected_grade": pa.float64(),
     "predicted_grade": pa.int8(),
@@ -93,6 +94,8 @@ class Summary:
         num_disagreeing: Number of photographs whose views disagree.
         num_positive: Number of photographs that are predicted positive.
         num_in_training: Number of photographs that the model was trained or chosen on.
+        probability_flags: Why the probabilities are not to be trusted: keys of
+            `FLAG_NOTES`.
         errors: Photographs without a score, by reason.
         scores: The distinct scores, at most two of them.
     """
@@ -103,6 +106,7 @@ class Summary:
     num_disagreeing: int = 0
     num_positive: int = 0
     num_in_training: int = 0
+    probability_flags: list[str] = field(default_factory=list)
     errors: dict[str, ErrorGroup] = field(default_factory=dict)
     scores: set[str] = field(default_factory=set)
 
@@ -118,13 +122,15 @@ class Summary:
 
     def add(self, row: Mapping[str, str]) -> None:
         """Count one more row."""
-        flags = set(filter(None, row["flags"].split(";")))
+        flags = set(split_flags(row["flags"]))
         self.num_rows += 1
         self.num_flagged += bool(flags - {VIEWS_DISAGREE})
         self.num_without_label += bool(row["score"]) and not row["predicted_label"]
         self.num_disagreeing += VIEWS_DISAGREE in flags
         self.num_positive += row["predicted_label"] == "1"
         self.num_in_training += row["in_training"] == "1"
+        if row["probability"]:
+            self.probability_flags = split_flags(row["probability_flags"])
         if row["error"]:
             reason, _, detail = row["error"].partition(": ")
             group = ErrorGroup(0, row["path"], detail)
@@ -260,9 +266,14 @@ def parse_row(line: bytes) -> Row:
     return dict(zip(COLUMNS, [*cells, checksum.decode().strip()], strict=True))
 
 
-def replace_patient(line: bytes, patient: str) -> bytes:
-    """Return a line of a table with another patient."""
-    return _encode_cells(parse_row(line) | {"patient": _escape(patient)})
+def split_flags(cell: str) -> list[str]:
+    """Return the flags in a cell."""
+    return cell.split(";") if cell else []
+
+
+def replace_cell(line: bytes, column: str, cell: str) -> bytes:
+    """Return a line of a table with another cell in a column."""
+    return _encode_cells(parse_row(line) | {column: _escape(cell)})
 
 
 def load_rows(table: Location) -> Iterator[tuple[bytes, Row]]:

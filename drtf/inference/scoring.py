@@ -44,6 +44,7 @@ from drtf.inference.kept_rows import (
     rows_to_keep,
     update_patients,
 )
+from drtf.inference.score_check import FLAG_NOTES, probability_flags
 from drtf.inference.score_table import (
     COLUMNS,
     HASH_LENGTH,
@@ -59,7 +60,9 @@ from drtf.inference.score_table import (
     hash_list,
     load_rows,
     parse_path,
+    parse_row,
     part_path,
+    replace_cell,
     slice_part,
     write_csv,
     write_parquet,
@@ -74,6 +77,7 @@ from drtf.inference.table_files import (
     sibling,
     writing_file,
 )
+from drtf.models.calibration import Calibration
 from drtf.models.run import Run, load_run
 from drtf.models.training_photographs import (
     is_training_photograph,
@@ -166,6 +170,8 @@ class ScoreReport:
                 "photographs whose views have very different scores (views_disagree in "
                 f"the column flags): {summary.num_disagreeing:,}"
             )
+        for flag in summary.probability_flags:
+            yield f"{FLAG_NOTES[flag]} (column probability_flags: {flag})"
         if len(summary.scores) == 1 and summary.num_scored > 1:
             yield (
                 "all scores are equal, so they say nothing: the model ignores the "
@@ -311,6 +317,8 @@ def score(
                 rows = _score_missing(run, by_path, kept, log, common, patients, config)
             with writing_file(table, overwrite=may_replace) as partial:
                 lines = _sorted_lines(rows, by_path)
+                if run.calibration:
+                    lines = _flag_probabilities(lines, run.calibration)
                 if file_name(table).suffix.lower() == ".parquet":
                     write_parquet(lines, partial)
                 else:
@@ -472,6 +480,27 @@ def _sorted_lines(rows: KeptRows, photographs: Iterable[str]) -> list[bytes]:
     paths = list(photographs)
     order = paths if len(paths) == len(rows) else sorted(rows)
     return [rows[path].line for path in order]
+
+
+def _flag_probabilities(
+    lines: Sequence[bytes], calibration: Calibration
+) -> list[bytes]:
+    """Return rows that state whether their probabilities can be trusted.
+
+    The scores of all rows are compared with those that the calibration was fitted on.
+    """
+    rows = list(map(parse_row, lines))
+    checked = [x for x in rows if x["probability"] and x["in_training"] != "1"]
+    flags = probability_flags(
+        calibration,
+        np.array([float(row["score"]) for row in checked]),
+        num_patients=len({row["patient"] or row["path"] for row in checked}),
+    )
+    cell = ";".join(flags)
+    return [
+        replace_cell(line, "probability_flags", cell if row["probability"] else "")
+        for line, row in zip(lines, rows, strict=True)
+    ]
 
 
 def _summarize(table: Location, earlier: KeptRows) -> tuple[Summary, int]:

@@ -10,6 +10,7 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
 from drtf.config import CalibrationMethod, Tta
+from drtf.models.score_histograms import ScoreHistograms, build_histograms
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 MAX_SHIFT = 40.0  # far more than the logits of any two fractions differ by
@@ -34,9 +35,11 @@ class Calibration(BaseModel):
         offset: Added to the result. 0 unless `method` is `logistic`.
         scores: Shifted scores in ascending order: the x values of the isotonic curve.
         probabilities: The y values of the isotonic curve, in ascending order.
+        prevalence_shift: Added to the logit of the probability last. 0 unless the
+            calibration was moved to another prevalence.
+        histograms: Of the scores that it was fitted on.
         split: The split that it was fitted on.
         tta: The test-time augmentation of the scores.
-        num_photographs: Number of photographs that it was fitted on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,9 +50,10 @@ class Calibration(BaseModel):
     offset: Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)] = 0.0
     scores: tuple[float, ...] = ()
     probabilities: tuple[Probability, ...] = ()
+    prevalence_shift: Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)] = 0.0
+    histograms: ScoreHistograms
     split: str
     tta: Tta
-    num_photographs: int
 
     @model_validator(mode="after")
     def _has_a_curve(self) -> Self:
@@ -63,6 +67,30 @@ class Calibration(BaseModel):
             raise ValueError("method 'isotonic' requires scores and probabilities")
         return self
 
+    @property
+    def num_photographs(self) -> int:
+        """Number of photographs that it was fitted on."""
+        return self.histograms.num_photographs
+
+    @property
+    def prevalence(self) -> float:
+        """The fraction of positive photographs that the probabilities assume."""
+        fitted = logit(self.histograms.prevalence)
+        return float(expit(fitted + self.prevalence_shift))
+
+    def with_prevalence(self, prevalence: float) -> Self:
+        """Return the calibration for photographs with another prevalence.
+
+        Only the prevalence may differ: photographs of each class must have scores as in
+        those that it was fitted on. Saerens et al., Neural Computation 14(1), 2002, eq.
+        2.4.
+
+        Args:
+            prevalence: The fraction of positive photographs, above 0 and below 1.
+        """
+        shift = float(logit(prevalence) - logit(self.histograms.prevalence))
+        return self.model_copy(update={"prevalence_shift": shift})
+
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities.
 
@@ -74,8 +102,9 @@ class Calibration(BaseModel):
         """
         shifted = _clipped_logits(scores) + self.prior_shift
         if self.method == "isotonic":
-            return np.interp(expit(shifted), self.scores, self.probabilities)
-        return expit(shifted / self.temperature + self.offset)
+            curve = np.interp(expit(shifted), self.scores, self.probabilities)
+            return expit(logit(curve) + self.prevalence_shift)
+        return expit(shifted / self.temperature + self.offset + self.prevalence_shift)
 
     def apply_rounded(self, scores: np.ndarray) -> list[str]:
         """Return probabilities as text, with the certainty that calibration supports.
@@ -127,7 +156,7 @@ def fit_calibration(
         "prior_shift": shift,
         "split": split,
         "tta": tta,
-        "num_photographs": len(labels),
+        "histograms": build_histograms(labels, scores),
     }
     shifted = _clipped_logits(scores) + shift
     if method == "logistic":
