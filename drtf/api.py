@@ -110,6 +110,7 @@ def train(
     out: AnyPath,
     *,
     config: AnyConfig = "",
+    table: AnyPath | None = None,
     resume: bool = False,
 ) -> Run:
     """Train a network on a dataset.
@@ -118,6 +119,8 @@ def train(
         shards: The dataset, or its folder.
         out: Run folder to write, local or in a store.
         config: Its sections `sampling`, `augment`, `model` and `train` are used.
+        table: A table with the column `train.soft_labels`, if the dataset does not have
+            it.
         resume: Continue a stopped training in `out`, if there is one.
 
     Returns:
@@ -129,7 +132,13 @@ def train(
     """
     dataset = _dataset_folder(shards)
     with writable_run(_any_path(out)) as folder:
-        train_run(dataset, out=folder, config=_config(config), resume=resume)
+        train_run(
+            dataset,
+            out=folder,
+            config=_config(config),
+            table=None if table is None else _local_file(table),
+            resume=resume,
+        )
     return load_run_folder(folder)
 
 

@@ -359,6 +359,7 @@ def test_label_smoothing_requires_crossentropy():
         ("train.loss=mse", ("train.task", "grades", "binary")),
         ("augment.balanced_mixup=0.1", ("sampling.mode", "natural", "balanced")),
         ("train.loss=coral", ("train.task", "grades", "binary")),
+        ("train.soft_weight=0.3", ("train.soft_labels",)),
         ("train.plateau_monitor=kappa", ("train.schedule", "plateau", "constant")),
     ],
 )
@@ -490,6 +491,7 @@ def test_parse_config_names_the_source():
         ("model.head_batch_norm=[]", ("model.head_batch_norm", 1, "model.head_units")),
         ("train.loss=focal", ("train.task", "grades", "train.loss", "crossentropy")),
         ("train.class_weights=[1,2]", ("train.class_weights", 5)),
+        ("train.soft_labels=score", ("train.task", "binary", "referable")),
         ("train.head_epochs=12", ("train.head_epochs", "train.epochs", 12)),
     ],
 )

@@ -324,14 +324,20 @@ def test_partners_are_a_stream_of_their_own(shard_dataset, window_shards):
 
 
 def test_partners_are_the_same_for_any_parts_and_after_a_resume(shard_dataset):
-    partners = SamplingConfig()
-    whole = batches(shard_dataset, partners=partners)
-    parts = batches(shard_dataset, partners=partners, parts=range(2), num_parts=2)
+    rows = shard_dataset.split_rows("train")
+    targets = np.random.default_rng(0).random(len(rows), np.float32)
+    common = {"partners": SamplingConfig(), "targets": targets}
+    whole = batches(shard_dataset, **common)
+    for batch in whole:
+        for prefix in ("", "partner_"):
+            places = np.searchsorted(rows, batch[f"{prefix}row"])
+            assert (batch[f"{prefix}target"] == targets[places]).all()
+    parts = batches(shard_dataset, **common, parts=range(2), num_parts=2)
     for number, batch in enumerate(whole):
         joined = parts[2 * number : 2 * number + 2]
         for name, values in batch.items():
             assert (values == np.concatenate([part[name] for part in joined])).all()
-    rest = batches(shard_dataset, partners=partners, start=StreamPosition(3, 1, 2))
+    rest = batches(shard_dataset, **common, start=StreamPosition(3, 1, 2))
     for batch, again in zip(whole[-len(rest) :], rest, strict=True):
         assert all((batch[name] == again[name]).all() for name in batch)
 

@@ -114,6 +114,32 @@ def test_the_loss_of_a_mixed_image_is_that_of_both_labels(shard_dataset, policy)
     assert loss == pytest.approx(expected, rel=1e-5 if policy == "float32" else 1e-2)
 
 
+@pytest.mark.parametrize("loss", ["crossentropy", "focal"])
+def test_the_loss_of_a_soft_target_is_the_mean_of_those_of_both_labels(
+    shard_dataset, loss
+):
+    trainer = build_trainer(
+        "augment.mixup=0.7", "train.class_weights=[1,3]", f"train.loss={loss}"
+    )
+    num_photographs = len(shard_dataset.split_rows("train"))
+    dataset = train_dataset(
+        shard_dataset,
+        batch_size=8,
+        partners=SamplingConfig(),
+        targets=np.random.default_rng(0).random(num_photographs, np.float32),
+    )
+    batch = next(iter(dataset))
+    images, fractions = trainer.augment_batch(batch)
+    logits = trainer(images)
+    ones = np.ones((8, 1), np.int64)
+    negative, positive = (trainer.task_loss.call(x, logits) for x in (0 * ones, ones))
+    target = (1 - fractions) * batch["target"] + fractions * batch["partner_target"]
+    expected = np.mean((1 - target) * negative + target * positive)
+    run(trainer, iter(tf.data.Dataset.from_tensors(batch)), 1)
+    loss = float(trainer.get_metrics_result()["loss"])
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_weights_and_output_are_float32_with_mixed_precision(shard_dataset, policy):
     trainer = build_trainer(policy=policy)

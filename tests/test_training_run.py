@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from drtf.config import AugmentConfig, SamplingConfig, TrainConfig, load_config
 from drtf.data.build import build_shards
+from drtf.data.soft_labels import SoftLabels
 from drtf.data.sources import Source
-from drtf.errors import ConfigError, DrtfError, RecordError
+from drtf.errors import ConfigError, DrtfError, RecordError, RunError
 from drtf.models.device import choose_precision, device_name
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run
@@ -307,6 +308,40 @@ def test_train_prior_counts_the_photographs_that_are_mixed_in(shard_dataset):
     )
     natural = (shard_dataset.grades[shard_dataset.split_rows("train")] > 0).mean()
     assert prior == pytest.approx(0.8 * natural + 0.2 * 0.5)
+
+
+def test_train_prior_counts_soft_labels(shard_dataset):
+    labels = shard_dataset.grades[shard_dataset.split_rows("train")] > 0
+    prior = positive_prior(
+        shard_dataset,
+        sampling=SamplingConfig(mode="balanced"),
+        augment=AugmentConfig(),
+        train=TrainConfig(class_weights=(1, 2)),
+        soft_labels=SoftLabels(np.where(labels, 0.8, 0.1), len(labels)),
+    )
+    assert prior == pytest.approx(2 * 0.45 / (2 * 0.45 + 0.55))
+
+
+def test_a_run_with_soft_labels_records_them(shards, shard_dataset, config, tmp_path):
+    rows = shard_dataset.split_rows("train")
+    ids = shard_dataset.load_index(["id"], rows)["id"]
+    table = tmp_path / "teacher.csv"
+    table.write_text("".join(["id,score\n", *(f"{name},0.6\n" for name in ids[1:])]))
+    soft = change(config, epochs=1, soft_labels="score", soft_weight=0.25)
+    plan = plan_training(shards, config=soft, table=table)
+    assert_names(plan.soft_labels, "score", 0.25, len(rows) - 1, len(rows))
+    out = tmp_path / "run"
+    info = train(shards, out=out, config=soft, table=table)
+    assert info.distillation.column == "score"
+    assert info.distillation.num_photographs == len(rows) - 1
+    assert "score" in load_run(out).lineage_facts()["Soft labels"]
+    assert train(shards, out=out, config=soft, table=table, resume=True) == info
+    table.write_text(table.read_text().replace("0.6", "0.7", 1))
+    with raises_naming(RunError, out, "targets_sha256"):
+        train(shards, out=out, config=soft, table=table, resume=True)
+    with raises_naming(DrtfError, shards, "score"):
+        train(shards, out=tmp_path / "other", config=soft)
+    assert not (tmp_path / "other").exists()
 
 
 def test_resume_works_in_the_current_folder(

@@ -9,7 +9,15 @@ import click
 
 from drtf.terminal import show_line
 
-from .options import OutPath, config_options, out_option, shards_option, show_next
+from .options import (
+    FILE,
+    OutPath,
+    config_options,
+    out_option,
+    path_option,
+    shards_option,
+    show_next,
+)
 
 if TYPE_CHECKING:
     from drtf.cluster import Cluster
@@ -22,6 +30,13 @@ CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same sc
 @shards_option("Dataset written by build-shards: local or in a store.")
 @out_option(
     "Run folder to write, such as runs/NAME, local or in a store.", kind=OutPath()
+)
+@path_option(
+    "--table",
+    "Table with the column of train.soft_labels, if the dataset does not have it: one "
+    "row per photograph, such as a table of drtf score, local or in a store.",
+    required=False,
+    kind=FILE,
 )
 @click.option(
     "--dry-run",
@@ -37,6 +52,7 @@ CHANCE = 0.5  # the ROC AUC of a network that gives every photograph the same sc
 def train(
     shards: Path,
     out: Path | str,
+    table: Path | None,
     dry_run: bool,
     resume: bool,
     config_source: str,
@@ -50,7 +66,9 @@ def train(
 
         --set model.weights=FILE   (or none)
 
-    A run folder, --set model.weights=RUN, is trained further (fine-tuning).
+    A run folder, --set model.weights=RUN, is trained further (fine-tuning). With
+    --table TABLE --set train.soft_labels=score it also learns from the scores of
+    another run (distillation).
     """
     from drtf.cluster import load_cluster
     from drtf.config import load_config
@@ -58,7 +76,7 @@ def train(
     config = load_config(config_source, overrides)
     cluster = load_cluster(os.environ)
     if dry_run:
-        _show_plan(shards, config, cluster)
+        _show_plan(shards, config, table, cluster)
         return
     from drtf.models.history import load_history
     from drtf.models.run_files import INFO_FILE
@@ -78,7 +96,12 @@ def train(
         from drtf.training.run import train as run_training
 
         info = run_training(
-            shards, out=folder, config=config, resume=resume, cluster=cluster
+            shards,
+            out=folder,
+            config=config,
+            table=table,
+            resume=resume,
+            cluster=cluster,
         )
     if not is_first:
         show_line("The training has finished. The run folder is on host 0.")
@@ -112,7 +135,9 @@ def train(
     show_next(f"drtf evaluate {out} --shards {shards}")
 
 
-def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> None:
+def _show_plan(
+    shards: Path, config: "Config", table: Path | None, cluster: "Cluster | None"
+) -> None:
     from drtf.config import SamplingConfig
     from drtf.models.weights import imagenet_problem
     from drtf.records.manifest import load_manifest
@@ -120,7 +145,7 @@ def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> Non
 
     from .tables import show_notes, show_table
 
-    plan = plan_training(shards, config=config, cluster=cluster)
+    plan = plan_training(shards, config=config, table=table, cluster=cluster)
     show_notes(load_manifest(shards))
     settings = config.train
     show_table(
@@ -145,8 +170,8 @@ def _show_plan(shards: Path, config: "Config", cluster: "Cluster | None") -> Non
         f"{plan.backbone} at {plan.image_size} px: {plan.num_trained:,} trained "
         f"and {plan.num_frozen:,} frozen parameters, in {plan.precision}"
     )
-    if plan.start:
-        show_line(plan.start)
+    for line in filter(None, (plan.start, plan.soft_labels)):
+        show_line(line)
     show_line(
         f"Memory: {plan.batches_mb:,.0f} MB for batches in addition to TensorFlow's "
         f"own; on the device {plan.variables_mb:,.0f} MB for variables and about "

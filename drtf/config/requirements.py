@@ -44,6 +44,7 @@ REQUIREMENTS = (
     Requirement("train.loss", "train.task", ("grades",), applies_to="coral"),
     Requirement("train.focal_gamma", "train.loss", ("focal",)),
     Requirement("train.focal_alpha", "train.loss", ("focal",)),
+    Requirement("train.soft_labels", "train.task", ("binary", "referable")),
     Requirement("train.label_smoothing", "train.loss", ("crossentropy",)),
     Requirement("train.momentum", "train.optimizer", ("sgd",)),
     Requirement("train.weight_decay", "train.optimizer", ("adamw",)),

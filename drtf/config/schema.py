@@ -377,6 +377,14 @@ class TrainConfig(Section):
     """Weight of diseased photographs in the focal loss; healthy ones get 1 - alpha."""
     label_smoothing: Fraction = 0.0
     """Fraction of each label that is spread evenly over the classes; 0: none."""
+    soft_labels: str = ""
+    """Distillation: the column with the predictions of another model, the teacher, for
+    the training photographs, such as `score`. It is one of `labels.keep_columns`, or of
+    `drtf train --table`. A photograph without a value keeps its label. Validation never
+    uses them. Empty: none."""
+    soft_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Weight of the soft labels. The target is (1 - `soft_weight`) x label +
+    `soft_weight` x soft label."""
     class_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Weight of each class of `train.task` in the loss; empty: 1 for each."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
@@ -447,6 +455,8 @@ class TrainConfig(Section):
                 f"train.head_epochs must be below train.epochs={self.epochs}; got "
                 f"{self.head_epochs}"
             )
+        if self.soft_weight != 0.5 and not self.soft_labels:
+            raise ValueError("train.soft_weight requires train.soft_labels")
         for name in ("monitor", "plateau_monitor"):
             if getattr(self, name) == "worst_roc_auc" and not self.validate_by:
                 raise ValueError(

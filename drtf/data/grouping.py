@@ -157,9 +157,9 @@ def divide(values: pd.Series, grouping: Grouping) -> Groups:
     Raises:
         DrtfError: If there are no numbers between the edges, or too many groups.
     """
-    texts = {x: MISSING if _is_missing(x) else x for x in values.unique()}
+    texts = {x: MISSING if is_missing(x) else x for x in values.unique()}
     names = values.map(texts).astype(object)
-    numbers = names.map({x: _parse_number(x) for x in texts.values()}).astype(float)
+    numbers = names.map({x: parse_number(x) for x in texts.values()}).astype(float)
     filled = numbers[numbers.notna()]
     edges, title = grouping.edges, grouping.column
     if edges and not len(filled):
@@ -187,7 +187,7 @@ def divide(values: pd.Series, grouping: Grouping) -> Groups:
     return Groups(title, names.to_numpy(object))
 
 
-def _is_missing(cell: str) -> bool:
+def is_missing(cell: str) -> bool:
     return not cell or fold_name(cell) in MISSING_VALUES
 
 
@@ -196,6 +196,6 @@ def _round(edge: float) -> float:
     return float(f"{edge:.4g}")
 
 
-def _parse_number(cell: str) -> float | None:
+def parse_number(cell: str) -> float | None:
     match = NUMERIC_CELL.fullmatch(cell)
     return float(match[1].replace(",", ".")) if match else None

@@ -90,6 +90,7 @@ def train_dataset(
     parts: Sequence[int] = (0,),
     num_parts: int = 1,
     partners: SamplingConfig | None = None,
+    targets: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Stream epochs of shuffled batches, which are class-balanced by default.
 
@@ -117,12 +118,14 @@ def train_dataset(
         num_parts: Number of near-equal parts that each batch is split into.
         partners: How the photographs are sampled that are to be mixed into others; see
             `partner_sampling`. Default: there are none.
+        targets: float32 [n] in [0, 1], what is learned from each photograph of the
+            split in place of its label; see `drtf.data.soft_labels`.
 
     Returns:
         Batches as a dict: `image` uint8 [B, H, W, 3], `label` int64 [B], `row` int64
         [B] (of the dataset's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
-        With `partners` also `partner_image`, `partner_label`, `partner_row` and
-        `partner_seed`, for `drtf.data.mixing`.
+        With `targets` also `target` float32 [B]. With `partners` also `partner_image`,
+        `partner_label` and so on, for `drtf.data.mixing`.
 
     Raises:
         ValueError: If an epoch has no such step, or a batch no such part.
@@ -234,7 +237,8 @@ def train_dataset(
         image_seeds[:, 0] = np.random.SeedSequence(seeds).generate_state(1)
         image_seeds[:, 1] = np.arange(places.start, places.stop)
         labels = classes[loaded].astype(np.int64)
-        return images, labels, rows[loaded], image_seeds.view(np.int32)
+        arrays = images, labels, rows[loaded], image_seeds.view(np.int32)
+        return arrays if targets is None else (*arrays, targets[loaded])
 
     # The batches of the first pass, counted from the first epoch on.
     first = start.epoch * num_steps + start.step
@@ -252,6 +256,8 @@ def train_dataset(
         "row": tf.TensorSpec([None], tf.int64),
         "seed": tf.TensorSpec([None, 2], tf.int32),
     }
+    if targets is not None:
+        specs["target"] = tf.TensorSpec([None], tf.float32)
     if partners:
         specs |= {f"partner_{name}": spec for name, spec in specs.items()}
     return _stream(load_part, _numbers_by_pass(begin_pass, len(parts) * length), specs)

@@ -80,6 +80,31 @@ class Ancestor(BaseModel):
         return f"a run on {self.dataset_name} (model {self.model_sha256})"
 
 
+class Distillation(BaseModel):
+    """The soft labels that a run was trained with.
+
+    Attributes:
+        column: Their column, the value of `train.soft_labels`.
+        weight: The value of `train.soft_weight`.
+        num_photographs: Number of training photographs with a soft label.
+        targets_sha256: Hash of the targets of all training photographs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    column: str
+    weight: float
+    num_photographs: int
+    targets_sha256: str
+
+    def __str__(self) -> str:
+        """Return all but the hash in one phrase."""
+        return (
+            f"column {self.column!r}, weight {self.weight:g}, for "
+            f"{self.num_photographs:,} photographs"
+        )
+
+
 class Member(BaseModel):
     """A run that is part of an ensemble.
 
@@ -128,6 +153,8 @@ class RunInfo(BaseModel):
         versions: Versions of the software and name of the device, by name.
         ancestors: The runs that this one started from, the nearest first: the run that
             `model.weights` named, the one that this run had started from, and so on.
+        distillation: The soft labels that the model was trained with; None: the labels
+            only.
         members: The members of an ensemble, the largest images first. Its config and
             its dataset are those of the first one.
         mean: What an ensemble averages, `scores` or `logits`; None for other runs.
@@ -159,6 +186,7 @@ class RunInfo(BaseModel):
     peak_memory_mb: float
     versions: dict[str, str]
     ancestors: tuple[Ancestor, ...] = ()
+    distillation: Distillation | None = None
     members: tuple[Member, ...] = ()
     mean: Mean | None = None
 
@@ -237,12 +265,15 @@ class Run:
         return ", ".join(parts)
 
     def lineage_facts(self) -> dict[str, str]:
-        """Return the runs that this one started from, by the name of this fact.
+        """Return which other models this one learned from, by the name of the fact.
 
         It is empty if there are none.
         """
-        ancestors = "; ".join(map(str, self.info.ancestors))
-        return {"Started from": ancestors} if ancestors else {}
+        facts = {
+            "Started from": "; ".join(map(str, self.info.ancestors)),
+            "Soft labels": str(self.info.distillation or ""),
+        }
+        return {name: fact for name, fact in facts.items() if fact}
 
     def __repr__(self) -> str:
         """Return the folder, and what the model is."""

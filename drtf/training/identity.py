@@ -45,6 +45,7 @@ def training_identity(
     num_hosts: int,
     dataset_sha256: str,
     ancestors: Sequence[Ancestor] = (),
+    targets_sha256: str = "",
 ) -> dict[str, Any]:
     """Return everything that shapes the weights of a training run, by name.
 
@@ -57,6 +58,7 @@ def training_identity(
         dataset_sha256: The hash of the dataset's manifest.
         ancestors: The run that the training starts from, and those before it. The run
             may be moved, so its hash counts and not its path.
+        targets_sha256: The hash of the targets made with soft labels.
     """
     settings = config.model_dump(mode="json")
     if ancestors:
@@ -73,6 +75,7 @@ def training_identity(
         "num_devices": num_devices,
         "num_hosts": num_hosts,
         "dataset_sha256": dataset_sha256,
+        "targets_sha256": targets_sha256,
         ANCESTORS_KEY: [ancestor.model_dump() for ancestor in ancestors],
     }
 

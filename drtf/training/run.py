@@ -23,6 +23,7 @@ from drtf.data.pipeline import (
 )
 from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
+from drtf.data.soft_labels import SoftLabels, load_soft_labels
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
 from drtf.files import hash_file, lock_or_fail
@@ -41,6 +42,7 @@ from drtf.models.run import (
     CONFIG_FILE,
     INFO_FILE,
     MODEL_FILE,
+    Distillation,
     RunInfo,
     check_files,
     load_info,
@@ -94,6 +96,7 @@ def train(
     *,
     out: Path,
     config: Config,
+    table: Path | None = None,
     resume: bool = False,
     cluster: Cluster | None = None,
 ) -> RunInfo:
@@ -106,6 +109,8 @@ def train(
         shards: The dataset's folder.
         out: The run folder to write.
         config: Its sections `sampling`, `augment`, `model` and `train` are used.
+        table: A table with the column `train.soft_labels`, one row per photograph, if
+            the dataset does not have it.
         resume: Continue from the newest intact checkpoint in `out`, if there is one. A
             finished training is left as it is.
         cluster: The hosts that train together; None if there is only this one. All of
@@ -141,6 +146,7 @@ def train(
         num_devices = num_hosts * len(devices)
         # Refuse a bad combination before anything is written.
         choose_compiler(config.train.jit_compile, num_devices=num_devices)
+        soft_labels = load_soft_labels(dataset, config.train, table)
         identity = training_identity(
             config,
             precision=precision,
@@ -148,6 +154,7 @@ def train(
             num_hosts=num_hosts,
             dataset_sha256=hash_manifest(shards),
             ancestors=parent.ancestors if parent else (),
+            targets_sha256=soft_labels.sha256 if soft_labels else "",
         )
         info = None
         if is_resumed:
@@ -164,6 +171,7 @@ def train(
             sampling=config.sampling,
             augment=config.augment,
             train=config.train,
+            soft_labels=soft_labels,
         )
         with (
             _lock_run(out) if is_first else nullcontext(),
@@ -181,7 +189,15 @@ def train(
                 if finished:
                     return RunInfo(**finished)
                 return _train_locked(
-                    dataset, out, config, parent, identity, train_prior, hosts, signals
+                    dataset,
+                    out,
+                    config,
+                    parent,
+                    soft_labels,
+                    identity,
+                    train_prior,
+                    hosts,
+                    signals,
                 )
 
 
@@ -217,6 +233,7 @@ def _train_locked(
     out: Path,
     config: Config,
     parent: Parent | None,
+    soft_labels: SoftLabels | None,
     identity: dict[str, Any],
     train_prior: float,
     hosts: Hosts,
@@ -235,6 +252,8 @@ def _train_locked(
             start = describe_start(parent, config)
             if start and checkpoint is None:
                 announce(start)
+            if soft_labels:
+                announce(soft_labels.describe(config.train))
             out.mkdir(exist_ok=True)
             save_identity(out, identity)
             save_config(out, config)
@@ -248,7 +267,12 @@ def _train_locked(
             upload_changes(out)  # a store that cannot be written to fails here
         try:
             context = build_context(
-                network, shards, config=config, out=out, hosts=hosts
+                network,
+                shards,
+                config=config,
+                soft_labels=soft_labels,
+                out=out,
+                hosts=hosts,
             )
             status = run_epochs(context, checkpoint=checkpoint, signals=signals)
         except tf.errors.ResourceExhaustedError as error:
@@ -281,10 +305,24 @@ def _train_locked(
         peak_memory_mb=getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         versions=training_versions(),
         ancestors=parent.ancestors if parent else (),
+        distillation=_describe_distillation(soft_labels, config.train),
     )
     save_info(out, info)
     hosts.share(info.model_dump(mode="json"))
     return info
+
+
+def _describe_distillation(
+    soft_labels: SoftLabels | None, config: TrainConfig
+) -> Distillation | None:
+    if soft_labels is None:
+        return None
+    return Distillation(
+        column=config.soft_labels,
+        weight=config.soft_weight,
+        num_photographs=soft_labels.num_given,
+        targets_sha256=soft_labels.sha256,
+    )
 
 
 def _exhaustion_error(
@@ -310,6 +348,7 @@ def build_context(
     shards: ShardDataset,
     *,
     config: Config,
+    soft_labels: SoftLabels | None = None,
     out: Path,
     hosts: Hosts,
 ) -> TrainingContext:
@@ -319,6 +358,7 @@ def build_context(
         network: Untrained, from `build_network`.
         shards: An open dataset.
         config: As for `train`.
+        soft_labels: The targets, if they are not the labels.
         out: The run folder.
         hosts: The hosts that train together.
     """
@@ -341,6 +381,7 @@ def build_context(
             parts=parts,
             num_parts=num_devices,
             partners=partner_sampling(config.sampling, config.augment),
+            targets=soft_labels.targets if soft_labels else None,
             **common,
         )
 

@@ -4,6 +4,7 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +26,7 @@ from drtf.data.pipeline import (
 )
 from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
+from drtf.data.soft_labels import SoftLabels, load_soft_labels
 from drtf.errors import ConfigError
 from drtf.models.backbones import check_model
 from drtf.models.device import (
@@ -70,6 +72,7 @@ class TrainPlan:
         precision: The dtype policy.
         start: Which weights it takes from the run that it starts from; empty if there
             is no such run.
+        soft_labels: The soft labels that it uses; empty if there are none.
         batches_mb: Host memory for batches, in addition to TensorFlow's own.
         variables_mb: Device memory for weights, gradients and the optimizer.
         activations_mb: Device memory for the outputs of all layers in one step. An
@@ -86,6 +89,7 @@ class TrainPlan:
     num_frozen: int
     precision: str
     start: str
+    soft_labels: str
     batches_mb: float
     variables_mb: float
     activations_mb: float
@@ -120,16 +124,19 @@ def positive_prior(
     sampling: SamplingConfig,
     augment: AugmentConfig,
     train: TrainConfig,
+    soft_labels: SoftLabels | None = None,
 ) -> float:
     """Return the fraction of positive photographs in the loss.
 
-    Photographs count as they are drawn, mixed and weighted.
+    Photographs count as they are drawn, mixed and weighted, and soft labels as they
+    are.
 
     Args:
         shards: An open dataset.
         sampling: The `sampling` section.
         augment: The `augment` section.
         train: The `train` section.
+        soft_labels: The targets, if they are not the labels.
 
     Raises:
         DrtfError: If training or validation would have one class only.
@@ -137,10 +144,11 @@ def positive_prior(
     task = train.task
     for split in ("train", train.validation_split):
         binary_labels(shards, split, task)
-    drawn = _class_fractions(shards, task=task, sampling=sampling)
+    common: dict[str, Any] = {"task": task, "soft_labels": soft_labels}
+    drawn = _class_fractions(shards, sampling=sampling, **common)
     partners = partner_sampling(sampling, augment)
     if partners and partners != sampling:
-        mixed_in = _class_fractions(shards, task=task, sampling=partners)
+        mixed_in = _class_fractions(shards, sampling=partners, **common)
         # The mean of Beta(alpha, 1).
         fraction = augment.balanced_mixup / (augment.balanced_mixup + 1)
         drawn = (1 - fraction) * drawn + fraction * mixed_in
@@ -156,21 +164,35 @@ def positive_prior(
 
 
 def _class_fractions(
-    shards: ShardDataset, *, task: TaskName, sampling: SamplingConfig
+    shards: ShardDataset,
+    *,
+    task: TaskName,
+    sampling: SamplingConfig,
+    soft_labels: SoftLabels | None,
 ) -> np.ndarray:
     """Return how often each class is drawn in an epoch of training, float64 [C]."""
     groups = group_photographs(shards, "train", task=task, sampling=sampling)
-    return np.divide(groups.num_drawn_by_class, sum(groups.num_drawn_by_class))
+    if soft_labels is None:
+        return np.divide(groups.num_drawn_by_class, sum(groups.num_drawn_by_class))
+    draws = np.divide(groups.num_drawn, np.maximum(groups.num_photographs, 1))
+    draws = draws[groups.numbers]
+    positive = draws @ soft_labels.targets / draws.sum()
+    return np.array([1 - positive, positive])
 
 
 def plan_training(
-    shards: Path, *, config: Config, cluster: Cluster | None = None
+    shards: Path,
+    *,
+    config: Config,
+    table: Path | None = None,
+    cluster: Cluster | None = None,
 ) -> TrainPlan:
     """Plan a training run without running a step.
 
     Args:
         shards: The dataset's folder.
         config: As for `train`.
+        table: As for `train`.
         cluster: As for `train`; the other hosts are not contacted.
 
     Raises:
@@ -188,8 +210,13 @@ def plan_training(
     choose_compiler(settings.jit_compile, num_devices=num_devices)
     with ShardDataset(shards) as dataset:
         dataset.check_fits_cache("train", config.sampling.window_shards)
+        soft_labels = load_soft_labels(dataset, settings, table)
         positive_prior(
-            dataset, sampling=config.sampling, augment=config.augment, train=settings
+            dataset,
+            sampling=config.sampling,
+            augment=config.augment,
+            train=settings,
+            soft_labels=soft_labels,
         )
         config = adopt_settings(config, dataset)
         warn_of_parent(parent, config, dataset)
@@ -243,6 +270,7 @@ def plan_training(
         num_frozen=num_frozen,
         precision=precision,
         start=describe_start(parent, config),
+        soft_labels=soft_labels.describe(settings) if soft_labels else "",
         batches_mb=num_batches * batch_bytes / 1e6,
         variables_mb=FLOAT_BYTES * variables / 1e6,
         activations_mb=batch_size * _activation_bytes(network) / 1e6,

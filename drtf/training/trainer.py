@@ -229,11 +229,33 @@ class Trainer(keras.Model):
         a loss that is linear in the label this is the loss of the mixed label: Zhang et
         al., 2017, https://arxiv.org/abs/1710.09412.
         """
-        losses = self.task_loss.call(batch["label"][:, None], logits)
+        losses = self._unmixed_losses(batch["label"], batch.get("target"), logits)
         if "partner_label" in batch:
-            others = self.task_loss.call(batch["partner_label"][:, None], logits)
+            others = self._unmixed_losses(
+                batch["partner_label"], batch.get("partner_target"), logits
+            )
             losses = (1 - fractions) * losses + fractions * others
         return losses
+
+    def _unmixed_losses(
+        self, labels: tf.Tensor, targets: tf.Tensor | None, logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the loss of each image, float32 [B].
+
+        That of a target between 0 and 1 is the mean of the losses of both labels.
+
+        Args:
+            labels: int64 [B], the classes.
+            targets: float32 [B] in [0, 1]; None: the labels are the targets.
+            logits: float32 [B, C].
+        """
+        if targets is None:
+            return self.task_loss.call(labels[:, None], logits)
+        negative, positive = (
+            self.task_loss.call(tf.fill(tf.shape(labels[:, None]), label), logits)
+            for label in (0, 1)
+        )
+        return (1 - targets) * negative + targets * positive
 
     def _execute_steps(
         self, batches: Iterator[Batch], num_steps: tf.Tensor
