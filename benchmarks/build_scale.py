@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 from drtf.config import Config
-from drtf.data import sources
+from drtf.data import sources as drtf_sources
 from drtf.data.build_plan import plan_dataset
 from drtf.data.listing import Listing
 from drtf.data.photographs import FileStatus, PhotographRef
@@ -32,7 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("num_photographs", type=int, nargs="+")
     counts = parser.parse_args().num_photographs
-    print("| photographs | step | s | us per photograph | peak, MB | B per photograph |")
+    print(
+        "| photographs | step | s | us per photograph | peak, MB | B per photograph |"
+    )
     print("|---|---|---|---|---|---|", flush=True)
     for count in counts:
         context = multiprocessing.get_context("spawn")
@@ -49,21 +51,23 @@ def measure(count: int) -> None:
             file.write("image,level\n")
             for number in range(count):
                 file.write(f"{stem(number)},{number % 7 % 5}\n")
-        source = Source(IMAGES, labels)
-        before = memory_bytes("VmRSS")
-        plan = measured(
-            "plan", count, before, lambda: plan_dataset([source], "x", config=Config())
-        )
-        measured("hash", count, before, lambda: plan.sha256)
-        data = measured("save the plan", count, before, lambda: encode_plan(plan))
-        del plan
+        data = measure_plan(count, labels)
         before = memory_bytes("VmRSS")
         measured("load the plan", count, before, lambda: parse_plan(data, path="x"))
 
 
-def measured(
-    step: str, count: int, before: int, call: Callable[[], Any]
-) -> Any:
+def measure_plan(count: int, labels: Path) -> bytes:
+    """Plan a build, and return the plan's file."""
+    sources = [Source(IMAGES, labels)]
+    before = memory_bytes("VmRSS")
+    plan = measured(
+        "plan", count, before, lambda: plan_dataset(sources, "x", config=Config())
+    )
+    measured("hash", count, before, lambda: plan.sha256)
+    return measured("save the plan", count, before, lambda: encode_plan(plan))
+
+
+def measured(step: str, count: int, before: int, call: Callable[[], Any]) -> Any:
     """Call a function, and print how long it takes and its peak memory."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     start = time.perf_counter()
@@ -95,19 +99,19 @@ def made_up_photographs(count: int) -> Iterator[None]:
 
     def list_photographs(images: Path | str) -> Listing:
         paths = sorted(f"{stem(number)}.jpeg" for number in range(count))
-        return Listing([PhotographRef(images, path) for path in paths], [])
+        return Listing(images, paths, [])
 
     def status(photograph: PhotographRef) -> FileStatus:
         number = hash(photograph.path)
         return FileStatus(200_000 + number % 1_800_000, number, str(number))
 
-    def sha256(photograph: PhotographRef) -> str:
-        return photograph.path.rjust(64, "0")
+    def hash_parts(photograph: PhotographRef) -> int:
+        return hash(photograph.path)
 
     with (
-        mock.patch.object(sources, "list_photographs", list_photographs),
+        mock.patch.object(drtf_sources, "list_photographs", list_photographs),
         mock.patch.object(PhotographRef, "status", status),
-        mock.patch.object(PhotographRef, "sha256", sha256),
+        mock.patch.object(PhotographRef, "hash_parts", hash_parts),
         mock.patch.object(PhotographRef, "read", lambda photograph: b""),
     ):
         yield

@@ -595,11 +595,11 @@ def test_dataset_in_a_store_is_that_of_one_machine(folder, undisturbed, stored):
 def test_photograph_in_a_store_that_changed_after_the_plan_is_named(folder, stored):
     listed, out = stored
     planned = plan_tasks(listed, out, config=load_config("", SETTINGS))
-    photograph = planned.table["photograph"][0]
+    photograph = next(planned.photographs())
     write_object(str(photograph), photograph.read()[::-1])
     with raises_naming(DrtfError, photograph, SharedBuild.at(out).plan):
         run(out, 1, 1)
-    assert [x.name for x in list_objects(out)] == [".build-tasks/plan.json.gz"]
+    assert [x.name for x in list_objects(out)] == [".build-tasks/plan.bin"]
 
 
 def test_second_writer_in_a_store_is_refused_when_its_shard_differs(
@@ -666,7 +666,7 @@ def test_planning_again_tries_unsupported_photographs_again(
 ):
     out = tmp_path / "set"
     planned = plan(folder, out)
-    unsupported = planned.table["photograph"][0].read()
+    unsupported = next(planned.photographs()).read()
     preprocess = prepare.preprocess_photograph
 
     def preprocess_most(data, images):
@@ -728,7 +728,7 @@ def test_build_in_a_store_is_that_of_one_machine_and_resumes(
     assert [x.file for x in report.manifest.shards] == first + others
     assert not report.is_reused
     assert store_files(out) == undisturbed["raw"]
-    write_object(f"{out}/.build-tasks/plan.json.gz", b"left by a killed merge")
+    write_object(f"{out}/.build-tasks/plan.bin", b"left by a killed merge")
     report, others = build_in_store()
     assert (report.is_reused, others) == (True, [])
     assert store_files(out) == undisturbed["raw"]

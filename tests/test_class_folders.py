@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from drtf.config import LabelsConfig
@@ -98,12 +96,6 @@ def test_class_folders_may_lie_in_other_folders():
 def test_photograph_is_named_when_it_is_in_no_class_folder(path):
     with raises_naming(LabelError, 1, 3, repr(path), "--labels", *EXAMPLES):
         label_by_folder(["0/b.png", path, "1/c.png"], DEFAULT)
-
-
-def test_a_name_need_not_be_utf8():
-    odd = os.fsdecode(b"odd\xff.png")
-    labels = label_by_folder([f"0/{odd}", "1/b.png"], DEFAULT)
-    assert list(labels["path"]) == [f"0/{odd}", "1/b.png"]
 
 
 def test_photographs_are_named_when_only_their_extensions_differ():

@@ -1,6 +1,5 @@
 """A plan is the same after it was saved and loaded."""
 
-import gzip
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from drawing import write_photographs
 from drtf.config import load_config
 from drtf.data.build_plan import plan_build
-from drtf.data.plan_file import COLUMNS, encode_plan, parse_plan
+from drtf.data.plan_file import encode_plan, parse_plan
 from drtf.data.sources import Source
 from drtf.errors import DrtfError
 from naming import raises_naming
@@ -53,25 +52,29 @@ def test_plan_is_equal_when_it_was_saved_and_loaded(plan):
     loaded = saved.plan
     assert loaded.sha256 == plan.sha256
     assert loaded.flat_settings == plan.flat_settings
-    columns = [*COLUMNS, "photograph"]
-    # pandas 3 has two types of text.
-    pd.testing.assert_frame_equal(
-        loaded.table[columns], plan.table[columns], check_dtype=False
-    )
+    pd.testing.assert_frame_equal(loaded.table, plan.table)
+    assert loaded.catalog.folders == plan.catalog.folders
     for name in ("shards", "conflicts", "rejected"):
         assert getattr(loaded, name) == getattr(plan, name)
         assert getattr(plan, name)
-    for name in ("ungraded", "unmatched", "skipped", "num_repeated", "patients_from"):
+    for name in ("rejected", "unmatched", "skipped", "num_repeated", "patients_from"):
         assert getattr(loaded.catalog, name) == getattr(plan.catalog, name)
         assert getattr(plan.catalog, name)
     assert loaded.catalog.provenance == plan.catalog.provenance
     assert parse_plan(encode_plan(loaded), path="plan").sha256 == saved.sha256
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"x", *(gzip.compress(x, mtime=0) for x in (b"[]", b'{"plan": {}}'))],
-)
-def test_file_that_is_no_plan_is_named(data):
-    with raises_naming(DrtfError, Path("a/plan"), "--plan"):
-        parse_plan(data, path="a/plan")
+def test_file_that_is_no_plan_is_named():
+    for data in (b"", b"x", bytes(100)):
+        with raises_naming(DrtfError, Path("a/plan"), "--plan"):
+            parse_plan(data, path="a/plan")
+
+
+def test_plan_is_refused_when_it_is_damaged(plan):
+    data = encode_plan(plan)
+    middle = data.index(b'"patients_from"')
+    for position in (len(data) // 9, middle, len(data) - 1):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        with raises_naming(DrtfError, Path("a/plan"), "--plan"):
+            parse_plan(bytes(damaged), path="a/plan")

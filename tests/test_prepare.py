@@ -76,14 +76,6 @@ def test_rejection_when_a_photograph_crashes_its_worker(photograph, cause):
     assert (rejected.path, rejected.reason) == ("eye.png", "unprocessable")
 
 
-def test_shard_image_when_path_is_not_utf8(tmp_path):
-    rejected = prepare_for_shard(
-        PhotographRef(tmp_path, "odd\udcff.png"), images=IMAGES, build=BuildConfig()
-    )
-    assert isinstance(rejected, Rejected)
-    assert rejected.reason == "unreadable"
-
-
 def test_shard_image_when_raw(photograph):
     stored = prepare_for_shard(photograph, images=IMAGES, build=BuildConfig())
     expected = preprocess_photograph(PHOTOGRAPH, IMAGES)

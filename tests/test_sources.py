@@ -119,7 +119,7 @@ def test_columns_are_kept_when_only_some_sources_have_them(tmp_path):
     (first.images / "x,0.png").rename(first.images / "x.png")
     config = LabelsConfig(keep_columns=("camera",))
     catalog = load_sources([first, second], config)
-    assert catalog.table["kept"].tolist() == [("Canon",), ("",)]
+    assert catalog.table["kept.camera"].tolist() == ["Canon", ""]
     found = [source["columns_not_kept"] for source in catalog.provenance]
     assert found == [[], ["camera"]]
     with raises_naming(LabelError, "labels.keep_columns", "'camera'", "'level'"):

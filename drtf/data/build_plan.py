@@ -21,11 +21,13 @@ from drtf.data.contents import (
     group_identical_files,
     resolve_conflicts,
 )
+from drtf.data.photographs import PhotographRef, photographs_of
 from drtf.data.sources import Catalog, Source, load_sources
 from drtf.data.splits import plan_splits
+from drtf.data.texts import ROWS_PER_BATCH
 from drtf.errors import DrtfError
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
-from drtf.records.rejected import RejectedRow
+from drtf.records.rejected import CONFLICTING, RejectedRow
 
 # Typical bytes per pixel of fundus photographs; only the shard sizes depend on them.
 BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
@@ -64,8 +66,8 @@ class BuildPlan:
             columns and `split`.
         shards: How the records of each split are divided into shards.
         conflicts: Identical photographs with different grades.
-        rejected: The photographs that are ungraded, or dropped because of such a
-            conflict.
+        rejected: The photographs that the catalog rejects, or that were dropped
+            because of such a conflict.
     """
 
     name: str
@@ -110,8 +112,7 @@ class BuildPlan:
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of the photographs, labels, settings and versions."""
-        sizes = json.dumps([self.resume_sha256, self.table["size_bytes"].tolist()])
-        return hashlib.sha256(sizes.encode()).hexdigest()
+        return hash_rows(self.table[["size_bytes"]], self.resume_sha256)
 
     @functools.cached_property
     def resume_sha256(self) -> str:
@@ -119,7 +120,7 @@ class BuildPlan:
 
         A build that failed because of damaged files can resume after they are fixed.
         """
-        columns = ["id", "patient", "grade", "source", "path", "split", "kept"]
+        others = ["published", "size_bytes", "changed_ns", "version"]
         contents = {
             "name": self.name,
             "images": self.images.model_dump(mode="json"),
@@ -127,9 +128,13 @@ class BuildPlan:
             "versions": self.versions,
             "sources": self.catalog.provenance,
             "rejected": self.rejected,
-            "photographs": self.table[columns].to_dict("split", index=False)["data"],
         }
-        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+        start = json.dumps(contents, sort_keys=True)
+        return hash_rows(self.table.drop(columns=others), start)
+
+    def photographs(self, rows: slice = slice(None)) -> Iterator[PhotographRef]:
+        """Yield a reference to each photograph of `table`, or only of some rows."""
+        return photographs_of(self.table[rows], self.catalog.folders)
 
     def shard_ranges(self) -> Iterator[ShardRange]:
         """Yield each shard with the rows of `table` that it holds."""
@@ -139,6 +144,16 @@ class BuildPlan:
             file = shard.file_name(self.name)
             yield ShardRange(number, shard.split, file, start, stop)
             start = stop
+
+
+def hash_rows(table: pd.DataFrame, start: str = "") -> str:
+    """Return the SHA-256 of a text and the rows of a table, in hexadecimal."""
+    digest = hashlib.sha256(start.encode())
+    for first in range(0, len(table), ROWS_PER_BATCH):
+        batch = table[first : first + ROWS_PER_BATCH]
+        rows = batch.to_dict("split", index=False)["data"]
+        digest.update(json.dumps(rows).encode())
+    return digest.hexdigest()
 
 
 def current_versions() -> dict[str, str]:
@@ -203,7 +218,8 @@ def plan_build(
         DrtfError: If there are too few photographs, or all were dropped.
     """
     catalog = load_sources(sources, labels)
-    table = catalog.table.assign(content=group_identical_files(catalog.table))
+    content = group_identical_files(catalog.table, catalog.folders)
+    table = catalog.table.assign(content=content)
     conflicts = find_conflicts(table)
     table, dropped = resolve_conflicts(table, conflicts, labels.conflicts)
     if not len(table):
@@ -211,8 +227,9 @@ def plan_build(
             "every photograph was dropped because of conflicting grades: fix the "
             "labels, or set labels.conflicts=keep"
         )
-    table["split"] = plan_splits(table, split)
-    table = _order_records(table, build.seed)
+    splits = plan_splits(table, split).astype(pd.CategoricalDtype(list(SPLITS)))
+    table = table.drop(columns="content").assign(split=splits)
+    table = table.take(_record_order(splits, build.seed)).reset_index(drop=True)
     pixel_bytes = images.size**2 * BYTES_PER_PIXEL[build.encoding]
     shards = plan_shards(
         {
@@ -224,7 +241,7 @@ def plan_build(
         shard_bytes=int(build.shard_size_mb * 1e6),
     )
     rejected = [
-        RejectedRow(path, "conflicting_grade", f"grade {grade}", source)
+        RejectedRow(path, CONFLICTING, f"grade {grade}", source)
         for path, grade, source in zip(
             dropped["path"], dropped["grade"], dropped["source"], strict=True
         )
@@ -239,7 +256,7 @@ def plan_build(
         table=table,
         shards=shards,
         conflicts=conflicts,
-        rejected=catalog.ungraded + rejected,
+        rejected=catalog.rejected + rejected,
     )
 
 
@@ -276,11 +293,11 @@ def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     return "; ".join(differing) or "it has other photographs or labels"
 
 
-def _order_records(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Put the splits one after the other, each shuffled with its own seed."""
+def _record_order(splits: pd.Series, seed: int) -> np.ndarray:
+    """Return the rows by split, each split shuffled with its own seed, int64 [n]."""
     parts = []
     for number, split in enumerate(SPLITS):
-        part = table[table["split"] == split]
-        order = np.random.default_rng([seed, number]).permutation(len(part))
-        parts.append(part.iloc[order])
-    return pd.concat(parts, ignore_index=True)
+        rows = np.flatnonzero(splits == split)
+        order = np.random.default_rng([seed, number]).permutation(len(rows))
+        parts.append(rows[order])
+    return np.concatenate(parts)

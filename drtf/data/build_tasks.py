@@ -14,8 +14,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from drtf.config import Config
 from drtf.data.build_plan import (
     BuildPlan,
@@ -25,7 +23,7 @@ from drtf.data.build_plan import (
 )
 from drtf.data.finished import check_same_plan, load_finished
 from drtf.data.journal import Entry
-from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
+from drtf.data.photographs import PhotographRef, map_in_threads
 from drtf.data.plan_file import SavedPlan, encode_plan, parse_plan
 from drtf.data.prepare import Rejected
 from drtf.data.replan import keep_valid_shards
@@ -195,7 +193,7 @@ def _convert_missing(
     others = (shard for shard in plan.shard_ranges() if shard.file in reported)
     for other in itertools.islice(others, 1):
         check_alike(host, shared.load_report(other, saved).host)
-    photographs = pd.concat([plan.table[x.start : x.stop] for x in missing])
+    num_missing = sum(shard.stop - shard.start for shard in missing)
     done = [shard for shard in own if shard.file in reported]
     num_done = sum(shard.stop - shard.start for shard in done)
     reasons = Counter(row.reason for row in plan.rejected)
@@ -203,8 +201,13 @@ def _convert_missing(
         reasons.update(_rejection_reasons(report.entries))
     check_num_rejected(plan, reasons, max_rejected)
     num_before = reasons.total()
-    results = convert_photographs(plan, photographs["photograph"])
-    total = num_done + len(photographs)
+    photographs = (
+        photograph
+        for shard in missing
+        for photograph in plan.photographs(slice(shard.start, shard.stop))
+    )
+    results = convert_photographs(plan, photographs)
+    total = num_done + num_missing
     with (
         closing(results),
         _work_folder(shared) as work,
@@ -237,7 +240,7 @@ def _convert_missing(
         if publishing:
             publishing.result()
     num_rejected = reasons.total() - num_before
-    return TaskReport(len(own), len(missing), len(photographs), num_rejected)
+    return TaskReport(len(own), len(missing), num_missing, num_rejected)
 
 
 def _publish(
@@ -251,7 +254,7 @@ def _publish(
     entries: list[Entry],
 ) -> None:
     """Publish a converted shard, unless one of its photographs changed meanwhile."""
-    _check_unchanged(saved.plan.table[shard.start : shard.stop], shared)
+    _check_unchanged(saved.plan, shard, shared)
     report = ShardReport(
         plan_sha256=saved.sha256,
         task=task,
@@ -284,22 +287,24 @@ def _rejection_reasons(entries: Iterable[Entry]) -> Iterator[str]:
             yield entry.result.reason
 
 
-def _check_unchanged(photographs: pd.DataFrame, shared: SharedBuild) -> None:
-    """Check that photographs are those that the plan was made with.
+def _check_unchanged(plan: BuildPlan, shard: ShardRange, shared: SharedBuild) -> None:
+    """Check that the photographs of a shard are those that the plan was made with.
 
     Raises:
         DrtfError: If the size or the version of a file is another one.
     """
-    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
-        statuses = pool.map(PhotographRef.status, photographs["photograph"])
-        for row, status in zip(
-            photographs.itertuples(index=False), statuses, strict=True
+    rows = slice(shard.start, shard.stop)
+    planned = plan.table[["size_bytes", "version"]][rows].itertuples(index=False)
+    statuses = map_in_threads(PhotographRef.status, plan.photographs(rows))
+    with closing(statuses):
+        for photograph, row, status in zip(
+            plan.photographs(rows), planned, statuses, strict=True
         ):
-            if (status.size_bytes, status.version) == (row.size_bytes, row.version):
+            if (status.size_bytes, status.version) == row:
                 continue
             change = "was removed" if status.size_bytes < 0 else "changed"
             raise DrtfError(
-                f"{row.photograph} {change} after the plan {shared.plan} was made. "
+                f"{photograph} {change} after the plan {shared.plan} was made. "
                 "Restore it, or run the command that made the plan again: shards "
                 "without changed photographs are kept"
             )

@@ -6,19 +6,17 @@ a digest of them. Without it, the photographs are compared by their contents.
 """
 
 import contextlib
-import hashlib
-import json
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
-from drtf.data.build_plan import BuildPlan
-from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
+from drtf.data.build_plan import BuildPlan, hash_rows
+from drtf.data.photographs import PhotographRef, map_in_threads, photographs_of
 from drtf.data.prepare import Rejected
+from drtf.data.texts import TEXT
 from drtf.data.write import convert_photographs
 from drtf.progress import progress
 from drtf.records.manifest import MANIFEST_FILE
@@ -51,23 +49,28 @@ def find_changed_photograph(
         if os.getxattr(folder / MANIFEST_FILE, ATTRIBUTE) == _digest(plan):
             return None
     columns = ["source", "path"]
-    table = plan.table.merge(index[[*columns, "sha256"]], "left", on=columns)
+    table = plan.table[columns].astype({"source": TEXT})
+    table = table.merge(index[[*columns, "sha256"]].astype(TEXT), "left", on=columns)
     is_written = table["sha256"].notna()
-    changed = _find_other_contents(table[is_written]) or _find_usable(
-        table.loc[~is_written, "photograph"], plan
+    folders = plan.catalog.folders
+    changed = _find_other_contents(table[is_written], folders) or _find_usable(
+        photographs_of(table[~is_written], folders), plan
     )
     if changed is None:
         remember_photographs(folder, plan)
     return changed
 
 
-def _find_other_contents(table: pd.DataFrame) -> str | None:
+def _find_other_contents(
+    table: pd.DataFrame, folders: Mapping[str, Path | str]
+) -> str | None:
     """Find a photograph whose file does not have the hash in the table."""
+    photographs = photographs_of(table, folders)
+    hashes = map_in_threads(PhotographRef.sha256, photographs)
     with (
-        ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool,
+        closing(hashes),
         progress("Comparing photographs", len(table)) as advance,
     ):
-        hashes = pool.map(PhotographRef.sha256, table["photograph"])
         for path, sha256, stored in zip(
             table["path"], hashes, table["sha256"], strict=True
         ):
@@ -87,5 +90,4 @@ def _find_usable(photographs: Iterable[PhotographRef], plan: BuildPlan) -> str |
 
 def _digest(plan: BuildPlan) -> bytes:
     columns = ["source", "path", "size_bytes", "changed_ns"]
-    rows = plan.table[columns].to_dict("split", index=False)["data"]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest().encode()
+    return hash_rows(plan.table[columns]).encode()

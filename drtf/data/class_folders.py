@@ -1,15 +1,17 @@
 """Class folders: photographs whose grade is the name of a folder above them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.grades import GradeScale, grade_scale
+from drtf.data.labels import KEPT
 from drtf.data.photographs import strip_suffix
 from drtf.data.splits import parse_split
+from drtf.data.texts import are_repeated_texts, text_column
 from drtf.errors import LabelError
 
 EXAMPLES = ("0, 1, 2, 3, 4", "No_DR, Mild, Moderate, Severe, Proliferate_DR")
@@ -30,8 +32,8 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
         One row per photograph: `id` (its path without the extension), `grade` (0-4, or
         NA if the folder is of ungraded photographs), `path`, `folder` (the name of its
         class folder), `name` (its path below the class folder, without the extension),
-        `split` (`train`, `val` or `test`, or an empty text) and `kept` (an empty text
-        for each of `labels.keep_columns`).
+        `split` (`train`, `val` or `test`, or an empty text) and an empty column for
+        each of `labels.keep_columns` (see `Labels`).
 
     Raises:
         LabelError: If a photograph lies in no class folder, two depths have class
@@ -43,14 +45,14 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
                 f"labels.{key}={getattr(config, key)!r} requires a label file: give "
                 "one with --labels"
             )
-    places = [_divide_path(path) for path in paths]
-    scale = grade_scale({x for _, folders, _ in places for x in folders}, config)
-    depth = _choose_depth([folders for _, folders, _ in places], scale)
+    parents = Counter(tuple(folders) for _, folders, _ in map(_divide_path, paths))
+    scale = grade_scale({x for folders in parents for x in folders}, config)
+    depth = _choose_depth(parents, scale)
     known = set(scale.grades) | scale.ungraded
     outside = [
         path
-        for path, (_, folders, _) in zip(paths, places, strict=True)
-        if len(folders) <= depth or folders[depth] not in known
+        for path in paths
+        if len(folders := _divide_path(path)[1]) <= depth or folders[depth] not in known
     ]
     if outside:
         raise LabelError(
@@ -59,33 +61,33 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
             f"the folders of the grades 0-4 as in {' or '.join(EXAMPLES)}, or list "
             "their names with labels.grade_values"
         )
-    classes = [folders[depth] for _, folders, _ in places]
-    ids = pd.Series([strip_suffix(path) for path in paths], dtype=object)
-    repeated = ids[ids.duplicated(keep=False)]
+    ids = text_column(map(strip_suffix, paths))
+    repeated = ids[are_repeated_texts(ids)]
     if len(repeated):
         first, second = repeated.index[repeated == repeated.iloc[0]][:2]
         raise LabelError(
             f"{paths[first]} and {paths[second]} differ only in their extension: "
             "rename or remove one"
         )
-    return pd.DataFrame(
+    classes = pd.Series(
+        [_divide_path(path)[1][depth] for path in paths], dtype="category"
+    )
+    names = (
+        strip_suffix("/".join([*folders[depth + 1 :], file]))
+        for _, folders, file in map(_divide_path, paths)
+    )
+    splits = [_divide_path(path)[0] for path in paths]
+    table = pd.DataFrame(
         {
             "id": ids,
-            "grade": pd.array([scale.grades.get(x) for x in classes], dtype="Int8"),
-            # As objects: pandas 3 stores text as UTF-8, which not every name is.
-            "path": pd.Series(list(paths), dtype=object),
-            "folder": pd.Series(classes, dtype=object),
-            "name": pd.Series(
-                [
-                    strip_suffix("/".join([*folders[depth + 1 :], file]))
-                    for _, folders, file in places
-                ],
-                dtype=object,
-            ),
-            "split": [split for split, _, _ in places],
-            "kept": [("",) * len(config.keep_columns)] * len(places),
+            "grade": classes.map(scale.grades).astype("Int8"),
+            "path": text_column(paths),
+            "folder": classes,
+            "name": text_column(names),
+            "split": pd.Series(splits, dtype="category"),
         }
     )
+    return table.assign(**{KEPT + name: "" for name in config.keep_columns})
 
 
 def _divide_path(path: str) -> tuple[str, list[str], str]:
@@ -100,24 +102,28 @@ def _divide_path(path: str) -> tuple[str, list[str], str]:
     return split or "", folders[1:] if split else folders, file
 
 
-def _choose_depth(places: Sequence[Sequence[str]], scale: GradeScale) -> int:
+def _choose_depth(parents: Mapping[tuple[str, ...], int], scale: GradeScale) -> int:
     """Return the depth at which the most photographs have a folder of a grade.
 
     Folders with words come before numbers, which may be those of patients.
+
+    Args:
+        parents: Number of photographs by the folders that they are in.
+        scale: The names of grades.
 
     Raises:
         LabelError: If there are two such depths.
     """
     counts: Counter[int] = Counter()
     words: Counter[int] = Counter()
-    for folders in places:
+    for folders, count in parents.items():
         for depth, name in enumerate(folders):
-            counts[depth] += name in scale.grades
-            words[depth] += name in scale.grades and not name.isdigit()
+            counts[depth] += count * (name in scale.grades)
+            words[depth] += count * (name in scale.grades and not name.isdigit())
     best = [depth for depth, n in counts.items() if n and n == max(counts.values())]
     best = [depth for depth in best if words[depth]] or best
     if len(best) > 1:
-        example = next(folders for folders in places if len(folders) > best[1])
+        example = next(folders for folders in parents if len(folders) > best[1])
         raise LabelError(
             f"the folders {example[best[0]]!r} and {example[best[1]]!r}, one in the "
             "other, may both be of a grade: rename one kind of them, or give a label "

@@ -1,13 +1,19 @@
 """Byte-identical photographs, and what to do if their grades differ."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from drtf.config import Conflicts
-from drtf.data.photographs import NUM_FETCHED_AHEAD, PhotographRef
+from drtf.data.photographs import (
+    PhotographRef,
+    map_in_threads,
+    photographs_of,
+)
+from drtf.data.texts import number_texts, text_column
 from drtf.errors import LabelError
 from drtf.progress import progress
 
@@ -30,37 +36,49 @@ class Conflict:
         return " = ".join(f"{name} (grade {grade})" for name, grade in pairs)
 
 
-def group_identical_files(table: pd.DataFrame) -> pd.Series:
+def group_identical_files(
+    table: pd.DataFrame, folders: Mapping[str, Path | str]
+) -> np.ndarray:
     """Number the photographs so that only byte-identical ones share a number.
 
-    Only photographs of equal size can be identical, so only these are read.
+    Only photographs of equal size can be identical. Of these, small parts are read
+    first, and the whole file only if the parts of two photographs are equal.
 
     Args:
-        table: Columns `photograph` (a PhotographRef) and `size_bytes`.
+        table: Columns `source`, `path` and `size_bytes`.
+        folders: The image folder of each source.
 
     Returns:
-        int64, with the index of `table`.
+        int64 [n], the row of the first photograph with the same bytes.
 
     Raises:
         StorageError: If an object store fails.
     """
-    has_equal_size = table["size_bytes"].duplicated(keep=False)
-    photographs = table["photograph"].tolist()
-    # A photograph is named by its hash if it was read, otherwise by its reference.
-    names: list[object] = list(photographs)
-    rows = np.flatnonzero(has_equal_size).tolist()
-    if rows:
-        with (
-            ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool,
-            progress("Comparing photographs of equal size", len(rows)) as advance,
-        ):
-            hashes = pool.map(PhotographRef.sha256, [photographs[row] for row in rows])
-            for row, sha256 in zip(rows, hashes, strict=True):
-                names[row] = sha256 or photographs[row]
-                advance("")
-    first: dict[object, int] = {}
-    contents = [first.setdefault(name, len(first)) for name in names]
-    return pd.Series(contents, index=table.index, dtype="int64")
+    sizes = table["size_bytes"].to_numpy()
+    rows = np.flatnonzero(sizes >= 0)  # others are missing
+    rows = rows[_are_repeated(size=sizes[rows])]
+    photographs = photographs_of(table.iloc[rows], folders)
+    with progress("Comparing photographs of equal size", len(rows)) as advance:
+        parts = np.empty(len(rows), np.int64)
+        found = map_in_threads(PhotographRef.hash_parts, photographs)
+        for number, part in enumerate(found):
+            parts[number] = part
+            advance("")
+    rows = rows[_are_repeated(size=sizes[rows], parts=parts)]
+    photographs = photographs_of(table.iloc[rows], folders)
+    hashes = text_column(map_in_threads(PhotographRef.sha256, photographs))
+    numbers = number_texts(hashes)
+    is_read = numbers >= 0
+    rows, numbers = rows[is_read], numbers[is_read]
+    _, first = np.unique(numbers, return_index=True)
+    contents = np.arange(len(table))
+    contents[rows] = rows[first][numbers]
+    return contents
+
+
+def _are_repeated(**columns: np.ndarray) -> np.ndarray:
+    """Return for each row of some columns whether there is an equal one, bool [n]."""
+    return pd.DataFrame(columns).duplicated(keep=False).to_numpy()
 
 
 def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
@@ -70,10 +88,11 @@ def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
         table: Columns `id`, `grade`, and `content`, which is equal for byte-identical
             photographs.
     """
-    num_grades = table.groupby("content")["grade"].transform("nunique")
+    shared = table[table["content"].duplicated(keep=False)]
     return [
-        Conflict(tuple(group["id"]), tuple(int(grade) for grade in group["grade"]))
-        for _, group in table[num_grades > 1].groupby("content", sort=False)
+        Conflict(tuple(group["id"]), tuple(group["grade"].tolist()))
+        for _, group in shared.groupby("content", sort=False)
+        if group["grade"].nunique() > 1
     ]
 
 
@@ -99,6 +118,9 @@ def resolve_conflicts(
             f"the first one: {conflicts[0]}. Fix the labels, or set "
             "labels.conflicts=keep or drop"
         )
-    names = {name for conflict in conflicts for name in conflict.ids}
-    dropped = table["id"].isin(names if policy == "drop" else set())
+    if not conflicts or policy == "keep":
+        return table, table[:0]
+    dropped = table["id"].isin(
+        {name for conflict in conflicts for name in conflict.ids}
+    )
     return table[~dropped].reset_index(drop=True), table[dropped]

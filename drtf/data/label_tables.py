@@ -3,11 +3,12 @@
 import codecs
 import csv
 import io
+import itertools
 import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -77,34 +78,31 @@ def load_label_table(path: Path, *, has_header: bool | None = None) -> LabelTabl
     Raises:
         LabelError: If the file cannot be read, is not a table, or has no rows.
     """
-    rows = [(line, cells) for line, cells in _load_rows(path) if any(cells)]
-    width = max((len(cells) for _, cells in rows), default=0)
-    if width > 1:  # otherwise, no row has a name and a grade
-        del rows[: _count_titles([cells for _, cells in rows])]
+    first, rows = _skip_titles(row for row in _load_rows(path) if any(row[1]))
     if has_header is None:
-        has_header = bool(rows) and _is_header(rows[0][1])
-    if len(rows) <= has_header:
-        raise LabelError(f"{path} has no rows after its header")
-    if not has_header:
-        names = [str(number) for number in range(1, width + 1)]
-    else:
-        _, header = rows.pop(0)
-        names = _trim(header)
+        has_header = bool(first) and _is_header(first)
+    names = None
+    if has_header and first:
+        next(rows)
+        names = _trim(first)
         _check_header(path, names)
-    for line, cells in rows:
-        if any(cells[len(names) :]):
-            raise LabelError(
-                f"{path}: line {line} has {len(cells)} cells, but the header has "
-                f"{len(names)}"
-            )
+    lines, columns = _divide_into_columns(path, rows, names)
+    if not lines:
+        raise LabelError(f"{path} has no rows after its header")
+    if names is None:
+        names = [str(number) for number in range(1, len(columns) + 1)]
+    # Not `str`: pandas 3 refuses text that is not UTF-8.
+    index = pd.Index(lines, name="line")
     table = pd.DataFrame(
-        [(cells + [""] * len(names))[: len(names)] for _, cells in rows],
-        index=pd.Index([line for line, _ in rows], name="line"),
-        # Not `str`: pandas 3 refuses text that is not UTF-8.
-        columns=pd.Index(names, dtype=object),
-        dtype=object,
+        {
+            name: pd.Series(column, index, dtype=object)
+            for name, column in zip(names, columns, strict=True)
+            if name
+        },
+        index=index,
     )
-    return LabelTable(table.loc[:, [name != "" for name in names]], has_header)
+    table.columns = table.columns.astype(object)
+    return LabelTable(table, has_header)
 
 
 def name_lines(lines: Iterable[int]) -> str:
@@ -128,7 +126,31 @@ def check_utf8(path: Path, column: pd.Series) -> None:
         )
 
 
-def _load_rows(path: Path) -> list[Row]:
+def _divide_into_columns(
+    path: Path, rows: Iterable[Row], names: list[str] | None
+) -> tuple[list[int], list[list[str]]]:
+    """Return the lines of rows, and the texts of each column.
+
+    Raises:
+        LabelError: If a row has more cells than there are names.
+    """
+    lines: list[int] = []
+    columns: list[list[str]] = [[] for _ in names or ()]
+    for line, cells in rows:
+        if names is None:
+            columns += [[""] * len(lines) for _ in cells[len(columns) :]]
+        if any(cells[len(columns) :]):
+            raise LabelError(
+                f"{path}: line {line} has {len(cells)} cells, but the header has "
+                f"{len(columns)}"
+            )
+        lines.append(line)
+        for number, column in enumerate(columns):
+            column.append(cells[number] if number < len(cells) else "")
+    return lines, columns
+
+
+def _load_rows(path: Path) -> Iterable[Row]:
     if path.is_dir():
         raise LabelError(
             f"{path} is a folder, but --labels takes a file: did you swap --images and "
@@ -149,7 +171,7 @@ def _load_rows(path: Path) -> list[Row]:
     return _parse_text(path, data)
 
 
-def _load_archive(path: Path, data: bytes, archive: zipfile.ZipFile) -> list[Row]:
+def _load_archive(path: Path, data: bytes, archive: zipfile.ZipFile) -> Iterable[Row]:
     """Load a workbook, or the only file in a zip file."""
     names = archive.namelist()
     if sum(member.file_size for member in archive.infolist()) > MAX_TABLE_BYTES:
@@ -219,7 +241,7 @@ def _format_cell(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _parse_text(path: Path, data: bytes) -> list[Row]:
+def _parse_text(path: Path, data: bytes) -> Iterator[Row]:
     for magic, kind in OTHER_FORMATS.items():
         if data.startswith(magic):
             raise LabelError(f"{path} is {kind}, which cannot be read: {SAVE_AS_CSV}")
@@ -232,10 +254,8 @@ def _parse_text(path: Path, data: bytes) -> list[Row]:
         separator = _guess_separator(text[:SAMPLE_CHARACTERS])
     reader = _split(text, separator)
     try:
-        return [
-            (line_before + reader.line_num, [cell.strip() for cell in row])
-            for row in reader
-        ]
+        for row in reader:
+            yield line_before + reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         line = line_before + reader.line_num
         raise LabelError(f"{path}: line {line}: {error}") from error
@@ -307,12 +327,21 @@ def _trim(cells: list[str]) -> list[str]:
     return cells
 
 
-def _count_titles(rows: list[list[str]]) -> int:
-    """Count the rows above a header: titles and comments, which fill one cell only."""
-    num_titles = next(
-        (number for number, cells in enumerate(rows) if sum(map(bool, cells)) > 1), 0
-    )
-    return num_titles if _is_header(rows[num_titles]) else 0
+def _skip_titles(rows: Iterator[Row]) -> tuple[list[str], Iterator[Row]]:
+    """Skip the rows above a header: titles and comments, which fill one cell only.
+
+    Returns:
+        The cells of the first row that remains, and all rows that do.
+    """
+    skipped: list[Row] = []
+    for row in rows:
+        skipped.append(row)
+        if sum(map(bool, row[1])) > 1:
+            if _is_header(row[1]):
+                skipped = [row]
+            break
+    first = skipped[0][1] if skipped else []
+    return first, itertools.chain(skipped, rows)
 
 
 def _is_header(cells: list[str]) -> bool:

@@ -21,9 +21,12 @@ from drtf.data.matching import clean_path
 from drtf.data.patients import find_eye
 from drtf.data.photographs import strip_suffix
 from drtf.data.splits import parse_split
+from drtf.data.texts import number_texts, text_column
 from drtf.errors import LabelError
 
 MAX_VALUES_NAMED = 5
+# Begins the name of a column that a dataset keeps of the label file.
+KEPT = "kept."
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Labels:
     Attributes:
         table: One row per photograph in the file's order. Its index is the line in the
             file, from 1. Columns: `name` (a POSIX path), `value` (of the grade column),
-            `grade` (0-4, or NA if the photograph is ungraded), `kept` (a tuple with the
-            text of each of `labels.keep_columns`), and, if they are known, `patient`
-            and `split`.
+            `grade` (0-4, or NA if the photograph is ungraded), one for each of
+            `labels.keep_columns`, whose name begins with KEPT, and, if they are known,
+            `patient` and `split`.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         columns: The columns that were read.
         unread: The other columns.
@@ -70,14 +73,15 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
     )
     for name in columns.names:
         check_utf8(path, rows[name])
-    names = rows[columns.image].map(clean_path)
+    names = text_column(map(clean_path, rows[columns.image]), rows.index)
     check_filled(path, names, "no image name")
     labels = pd.DataFrame({"name": names, "value": _grade_values(path, rows, columns)})
     labels["grade"] = _parse_grades(path, labels["value"], columns, config)
-    kept = [rows[name] if name else [""] * len(rows) for name in columns.kept]
-    labels["kept"] = list(zip(*kept, strict=True)) if kept else [()] * len(rows)
+    for name, column in zip(config.keep_columns, columns.kept, strict=True):
+        texts = rows[column] if column else [""] * len(rows)
+        labels[KEPT + name] = text_column(texts, rows.index)
     if columns.patient:
-        labels["patient"] = rows[columns.patient]
+        labels["patient"] = text_column(rows[columns.patient], rows.index)
         check_filled(path, labels["patient"], f"no {columns.patient!r}")
     if columns.split:
         labels["split"] = _parse_splits(path, rows[columns.split])
@@ -123,10 +127,12 @@ def are_repeated(
     Raises:
         LabelError: If two rows of a name differ.
     """
-    repeated = names.duplicated()
+    numbers = number_texts(names)
+    repeated = pd.Series(numbers, names.index).duplicated()
     for column, values in columns.items():
-        first = names.map(pd.Series(values[~repeated].array, names[~repeated]))
-        conflicts = names[first.fillna(-1) != values.fillna(-1)]
+        own = number_texts(values)
+        first = own[~repeated][numbers]  # numbers are in the order of first rows
+        conflicts = names[own != first]
         if len(conflicts):
             name = conflicts.iloc[0]
             lines = names.index[names == name]
@@ -147,6 +153,8 @@ def _grade_values(path: Path, rows: pd.DataFrame, columns: Columns) -> pd.Series
     if columns.is_one_hot:
         return _one_hot_values(path, rows, columns)
     values = rows[list(columns.grades)]
+    if len(columns.grades) == 1:
+        return values[columns.grades[0]]
     filled = values != ""
     first = values.apply(lambda row: next(filter(None, row), ""), axis=1)
     both = filled.sum(axis=1) > 1

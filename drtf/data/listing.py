@@ -5,16 +5,16 @@ import importlib.util
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from drtf.data import archives
 from drtf.data.photographs import (
-    NUM_FETCHED_AHEAD,
+    FileStatus,
     PhotographRef,
+    map_in_threads,
     object_status,
 )
 from drtf.errors import LabelError
@@ -75,12 +75,26 @@ class Listing:
     """The files of a folder.
 
     Attributes:
-        photographs: At least one photograph, sorted by path.
+        folder: The image folder, local or in a store, or a zip archive.
+        paths: The paths of the photographs, at least one, relative to the folder and
+            sorted.
         skipped: The other files, sorted by path.
+        statuses: What the list of an object store had about a photograph, by path.
     """
 
-    photographs: list[PhotographRef]
+    folder: Path | str
+    paths: list[str]
     skipped: list[SkippedFile]
+    statuses: Mapping[str, FileStatus] = field(default_factory=dict)
+
+    @property
+    def photographs(self) -> list[PhotographRef]:
+        """A reference to each photograph."""
+        return list(map(self.photograph, self.paths))
+
+    def photograph(self, path: str) -> PhotographRef:
+        """Return a reference to the photograph at a path."""
+        return PhotographRef(self.folder, path, listed=self.statuses.get(path))
 
 
 def list_photographs(images: Path | str) -> Listing:
@@ -102,31 +116,31 @@ def list_photographs(images: Path | str) -> Listing:
     if has_query(images):
         images = fetch_file(str(images))
     if _is_list(images):
-        parent = _parent(images)
-        return Listing([PhotographRef(parent, x) for x in _load_list(images)], [])
-    files, skipped = _list_files(images)
-    refs = sorted(files, key=lambda file: file.path)
-    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
-        kinds = list(pool.map(_picture_kind, refs))
-    photographs = []
-    for ref, kind in zip(refs, kinds, strict=True):
+        return Listing(_parent(images), _load_list(images), [])
+    files = _list_files(images)
+    files.paths.sort()
+    skipped = files.skipped
+    paths = []
+    num_dicom = 0
+    kinds = map_in_threads(_picture_kind, map(files.photograph, files.paths))
+    for path, kind in zip(files.paths, kinds, strict=True):
         if kind:
-            photographs.append(ref)
+            paths.append(path)
+            num_dicom += kind == "DICOM"
         else:
-            name = PurePosixPath(ref.path)
-            skipped.append(SkippedFile(ref.path, name.suffix.lower() or name.name))
-    if not photographs:
+            name = PurePosixPath(path)
+            skipped.append(SkippedFile(path, name.suffix.lower() or name.name))
+    if not paths:
         raise LabelError(
             f"no photographs in {images} or its subfolders{_found(skipped)}; files "
             f"with these extensions are photographs: {', '.join(SUFFIXES)}"
         )
-    num_dicom = kinds.count("DICOM")
     if num_dicom and importlib.util.find_spec("pydicom") is None:
         raise LabelError(
-            f"{num_dicom:,} of {len(photographs):,} photographs in {images} are DICOM "
+            f"{num_dicom:,} of {len(paths):,} photographs in {images} are DICOM "
             "files, which require pydicom: pip install 'drtf[dicom]'"
         )
-    return Listing(photographs, sorted(skipped))
+    return replace(files, paths=paths, skipped=sorted(skipped))
 
 
 def check_exists(images: Path | str) -> None:
@@ -150,10 +164,8 @@ def _found(skipped: list[SkippedFile]) -> str:
     return f" ({describe_skipped(skipped)})" if skipped else ""
 
 
-def _list_files(
-    images: Path | str,
-) -> tuple[list[PhotographRef], list[SkippedFile]]:
-    """Return the files of an image folder that may be photographs, and the others."""
+def _list_files(images: Path | str) -> Listing:
+    """List the files of an image folder that may be photographs, and the others."""
     if is_remote(images):
         return _list_stored_files(str(images).rstrip("/"))
     images = Path(images)
@@ -168,21 +180,18 @@ def _list_files(
             others = [name for name in files if name not in archived]
             files, more = _skip_system_files(members + others)
             skipped += more
-        return [PhotographRef(images, path) for path in files], skipped
+        return Listing(images, files, skipped)
     if images.suffix.lower() == archives.SUFFIX and images.is_file():
-        files, skipped = _skip_system_files(archives.list_members(images))
-        return [PhotographRef(images, path) for path in files], skipped
+        return Listing(images, *_skip_system_files(archives.list_members(images)))
     single = PhotographRef(images.parent, images.name)
     if images.is_file() and _picture_kind(single):
-        return [single], []
+        return Listing(images.parent, [images.name], [])
     check_exists(images)
     raise _wrong_images(images, "is not a photograph")
 
 
-def _list_stored_files(
-    location: str,
-) -> tuple[list[PhotographRef], list[SkippedFile]]:
-    """Return the files of a folder in a store, as `_list_files`."""
+def _list_stored_files(location: str) -> Listing:
+    """List the files of a folder in a store, as `_list_files`."""
     parent, _, name = location.rpartition("/")
     is_archive = name.lower().endswith(archives.SUFFIX)
     if (is_archive or _has_suffix(name)) and (found := find_object(location)):
@@ -191,13 +200,9 @@ def _list_stored_files(
                 location, "is an archive in a store, which must be downloaded first"
             )
         name = object_name(location)
-        return [PhotographRef(parent, name, listed=object_status(found))], []
-    objects = {item.name: item for item in list_objects(location)}
-    files, skipped = _skip_system_files(objects)
-    return [
-        PhotographRef(location, path, listed=object_status(objects[path]))
-        for path in files
-    ], skipped
+        return Listing(parent, [name], [], {name: object_status(found)})
+    statuses = {item.name: object_status(item) for item in list_objects(location)}
+    return Listing(location, *_skip_system_files(statuses), statuses)
 
 
 def _wrong_images(images: Path | str, problem: str) -> LabelError:
@@ -245,12 +250,12 @@ def _skip_system_files(
     """Separate files that an operating system or a NAS stores next to photographs."""
     files = []
     skipped = []
-    seen = set()
+    previous = None
     for path in paths:
-        if path in seen:  # of an archive
+        if path == previous:  # of an archive, whose members are sorted
             skipped.append(SkippedFile(path, "with the name of another file"))
             continue
-        seen.add(path)
+        previous = path
         if not {"", ".", ".."}.isdisjoint(path.split("/")):  # of an archive
             skipped.append(SkippedFile(path, "with a name that leads elsewhere"))
             continue

@@ -9,6 +9,7 @@ import pandas as pd
 
 from drtf.data.build_plan import BuildPlan
 from drtf.data.journal import Entry, Written
+from drtf.data.labels import KEPT
 from drtf.data.listing import SKIPPED_FILE, SkippedFile
 from drtf.data.prepare import Rejected
 from drtf.errors import DrtfError
@@ -120,9 +121,10 @@ def _index_table(
         for result in written
     )
     photographs = photographs[is_written].reset_index(drop=True)
-    kept = pd.DataFrame(photographs["kept"].tolist(), columns=list(kept_columns))
     table = pd.concat([photographs, records], axis=1)
-    return pd.concat([table[[*COLUMNS.names, *Quality._fields]], kept], axis=1)
+    kept = {KEPT + name: name for name in kept_columns}
+    table = table[[*COLUMNS.names, *Quality._fields, *kept]]
+    return table.rename(columns=kept).astype({"split": str, "source": str})
 
 
 def _rejected_rows(

@@ -1,10 +1,19 @@
 """Patients: which photographs are of one person, from their names."""
 
 import re
+from collections.abc import Hashable
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+
+from drtf.data.texts import (
+    ROWS_PER_BATCH,
+    TEXT,
+    count_texts,
+    iterate_texts,
+    text_column,
+)
 
 # The eye as clinics write it. A short form counts only if a patient has both eyes.
 LEFT = {"left", "os", "좌안"}
@@ -25,6 +34,14 @@ DATE = re.compile(
     r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)"
 )
 MAX_PHOTOGRAPHS_PER_PATIENT = 20
+# The types of the columns with the fields of EyeName, and their values without an eye.
+EYE_TYPES: dict[Hashable, Any] = {
+    "patient": TEXT,
+    "number": TEXT,
+    "side": pd.CategoricalDtype(["left", "right"]),
+    "is_short": "bool",
+}
+NO_EYE = (None, None, None, False)
 
 
 class EyeName(NamedTuple):
@@ -45,15 +62,16 @@ class EyeName(NamedTuple):
 
 
 def patients_by_name(names: pd.Series, pattern: str) -> pd.Series:
-    """Return the patient in each photograph's name, or NaN where there is none.
+    """Return the patient in each photograph's name, or NA where there is none.
 
     Args:
         names: The names, without extensions.
         pattern: The setting `labels.patient_pattern`.
     """
     if pattern:
-        patients = names.str.extract(pattern, expand=False)
-        return patients.where(patients != "")
+        matches = (re.search(pattern, name) for name in iterate_texts(names))
+        patients = (match[1] or None if match else None for match in matches)
+        return text_column(patients, names.index)
     return _patients_without_eye(names)
 
 
@@ -89,20 +107,20 @@ def eyes_by_name(names: pd.Series) -> pd.Series:
     Args:
         names: The names, without extensions.
     """
-    return _divide_names(names)["side"].fillna("")
+    return _divide_names(names)["side"].astype(object).fillna("")
 
 
 def _divide_names(names: pd.Series) -> pd.DataFrame:
-    """Return the fields of EyeName for each name; None where there is no eye."""
-    found = [find_eye(name) for name in names]
-    table = pd.DataFrame(
-        [eye or (None, None, None, False) for eye in found],
-        columns=EyeName._fields,
-        index=names.index,
-        dtype=object,
-    )
-    table.loc[table["patient"] == "", "patient"] = None
-    short = table["is_short"].astype(bool)
+    """Return the fields of EyeName for each name; NA where there is no eye."""
+    batches = []
+    for start in range(0, len(names) or 1, ROWS_PER_BATCH):
+        batch = names[start : start + ROWS_PER_BATCH]
+        fields = [find_eye(name) or NO_EYE for name in iterate_texts(batch)]
+        table = pd.DataFrame(fields, batch.index, EyeName._fields).astype(EYE_TYPES)
+        batches.append(table)
+    table = pd.concat(batches)
+    table["patient"] = table["patient"].replace("", pd.NA)
+    short = table["is_short"]
     sides = table[short].groupby("patient")["side"].nunique()
     if not (sides == 2).any():
         table.loc[short, ["patient", "number", "side"]] = None
@@ -110,16 +128,16 @@ def _divide_names(names: pd.Series) -> pd.DataFrame:
 
 
 def _patients_without_eye(names: pd.Series) -> pd.Series:
-    """Return each name without its eye, or NaN where there is no eye.
+    """Return each name without its eye, or NA where there is no eye.
 
     Two patients are never joined by a mere number: `IMG_1` and `IMG_2` have no eye,
     and where a name would have too many photographs, the number belongs to the patient.
     """
     table = _divide_names(names)
-    sizes = table.groupby("patient")["patient"].transform("size")
-    numbered = (sizes > MAX_PHOTOGRAPHS_PER_PATIENT) & (table["number"] != "")
-    patients = table["patient"]
-    return _without_dates(patients.mask(numbered, patients + "_" + table["number"]))
+    patients, numbers = table["patient"], table["number"]
+    is_large = count_texts(patients) > MAX_PHOTOGRAPHS_PER_PATIENT
+    is_numbered = is_large & (numbers.fillna("") != "").to_numpy(bool)
+    return _without_dates(patients.mask(is_numbered, patients + "_" + numbers))
 
 
 def _without_dates(patients: pd.Series) -> pd.Series:
@@ -127,7 +145,13 @@ def _without_dates(patients: pd.Series) -> pd.Series:
 
     A date stays if nothing else is left, or too many photographs would be of a patient.
     """
-    undated = patients.str.replace(DATE, "", regex=True).str.strip(SEPARATORS + "/")
-    sizes = undated.groupby(undated).transform("size")
-    is_better = (undated != "") & (sizes <= MAX_PHOTOGRAPHS_PER_PATIENT)
+    undated = text_column(
+        (
+            patient and DATE.sub("", patient).strip(SEPARATORS + "/")
+            for patient in iterate_texts(patients)
+        ),
+        patients.index,
+    )
+    is_small = count_texts(undated) <= MAX_PHOTOGRAPHS_PER_PATIENT
+    is_better = is_small & (undated.fillna("") != "").to_numpy(bool)
     return undated.where(is_better, patients)

@@ -2,16 +2,20 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
+import pandas as pd
+
 from drtf.data.archives import find_member, find_member_info, read_member
+from drtf.data.texts import iterate_texts
 from drtf.errors import DrtfError, PhotographError
 from drtf.files import open_regular, read_regular
 from drtf.images.signatures import SUFFIXES
@@ -29,6 +33,8 @@ from drtf.storage import (
 
 MAX_FILE_BYTES = 1_000_000_000
 NUM_FETCHED_AHEAD = 16
+NUM_PER_BATCH = 1024
+PART_BYTES = 4096
 # Errors that a file itself can be the cause of. Any other is the machine's: a disk that
 # fails (EIO), an unreachable server (ESTALE), too few resources (EMFILE, ENOMEM).
 FILE_ERRORS = {
@@ -45,6 +51,7 @@ FILE_ERRORS = {
     errno.EPERM,
 }
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -134,6 +141,41 @@ class PhotographRef:
             return self._access(read)
         except (MissingObjectError, PhotographError):
             return None
+
+    def hash_parts(self) -> int:
+        """Return a hash of the file's first, middle and last bytes, int64.
+
+        Of a file in an object store, it is of the first bytes only: each part takes a
+        request.
+
+        Returns:
+            The hash, or 0 if the file cannot be read.
+
+        Raises:
+            StorageError: If the object store fails.
+            DrtfError: If the machine is at fault.
+        """
+
+        def read() -> bytes:
+            if find_member(self._file):
+                return self._read_file()
+            with open_regular(self._file) as file:
+                size_bytes = file.seek(0, os.SEEK_END)
+                parts = b""
+                for start in (0, size_bytes // 2, max(0, size_bytes - PART_BYTES)):
+                    file.seek(start)
+                    parts += file.read(PART_BYTES)
+                return parts
+
+        try:
+            if self.is_remote:
+                data = read_start(self._location, PART_BYTES)
+            else:
+                data = self._access(read)
+        except (MissingObjectError, PhotographError):
+            return 0
+        digest = hashlib.blake2b(data, digest_size=8).digest()
+        return int.from_bytes(digest, signed=True)
 
     def sha256(self) -> str | None:
         """Return the file's SHA-256 in hexadecimal, or None if it cannot be read.
@@ -274,19 +316,46 @@ def prefetch_photographs(
             yield pending.popleft().result()
 
 
-def hash_statuses(photographs: Sequence[PhotographRef]) -> str:
+def photographs_of(
+    table: pd.DataFrame, folders: Mapping[str, Path | str]
+) -> Iterator[PhotographRef]:
+    """Yield a reference to each photograph of a table.
+
+    Args:
+        table: Columns `source` and `path`.
+        folders: The image folder of each source.
+    """
+    paths = iterate_texts(table["path"])
+    for source, path in zip(table["source"], paths, strict=True):
+        yield PhotographRef(folders[source], path)
+
+
+def map_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item]
+) -> Generator[Result, None, None]:
+    """Apply a function that waits for a disk or a store; yield the results in order.
+
+    Only some items are read ahead, however many there are.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
+        while batch := list(itertools.islice(items, NUM_PER_BATCH)):
+            yield from pool.map(function, batch)
+
+
+def hash_statuses(photographs: Iterable[PhotographRef]) -> str:
     """Return the hash of the paths, sizes and versions of photographs.
 
     Raises:
         StorageError: If the object store fails.
         DrtfError: If the machine is at fault.
     """
-    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
-        statuses = pool.map(PhotographRef.status, photographs)
-        rows = [
-            (photograph.path, status.size_bytes, status.version)
-            for photograph, status in zip(photographs, statuses, strict=True)
-        ]
+
+    def describe(photograph: PhotographRef) -> tuple[str, int, str]:
+        status = photograph.status()
+        return photograph.path, status.size_bytes, status.version
+
+    rows = list(map_in_threads(describe, photographs))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -305,8 +374,9 @@ def photograph_id(path: str) -> str:
 def strip_suffix(name: str) -> str:
     """Remove the extension of an image file from a name; other dots stay."""
     name = name.strip()
-    suffix = PurePosixPath(name).suffix
-    return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
+    stem, dot, suffix = name.rpartition(".")
+    is_image = stem and not stem.endswith("/") and (dot + suffix).lower() in SUFFIXES
+    return stem if is_image else name
 
 
 def _prefetch(photograph: PhotographRef) -> PrefetchedPhotograph:

@@ -2,10 +2,9 @@
 
 import base64
 import dataclasses
-import gzip
 import hashlib
+import io
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,33 +12,29 @@ from typing import Any
 
 import cv2
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from drtf.config import BuildConfig, ImagesConfig, LabelsConfig, SplitConfig
-from drtf.data.build_plan import BuildPlan, current_versions, describe_differences
+from drtf.data.build_plan import (
+    BuildPlan,
+    current_versions,
+    describe_differences,
+    hash_rows,
+)
 from drtf.data.contents import Conflict
 from drtf.data.listing import SkippedFile
-from drtf.data.photographs import PhotographRef
 from drtf.data.sources import Catalog
+from drtf.data.texts import TEXT
 from drtf.errors import DrtfError
 from drtf.records.plan import ShardPlan
-from drtf.records.rejected import UNGRADED, RejectedRow
+from drtf.records.rejected import CONFLICTING, RejectedRow
 from drtf.records.unmatched import UnmatchedRow
 from drtf.storage import is_remote
 from drtf.synthetic import draw_photograph
 
-COLUMNS = (
-    "id",
-    "patient",
-    "grade",
-    "source",
-    "published",
-    "path",
-    "split",
-    "size_bytes",
-    "changed_ns",
-    "version",
-    "kept",
-)
+METADATA = b"drtf"
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -59,16 +54,24 @@ class SavedPlan:
 
 
 def encode_plan(plan: BuildPlan) -> bytes:
-    """Encode a plan as compressed JSON, with a probe."""
+    """Encode a plan as a hash, then a Parquet file with all but its table as metadata.
+
+    The hash is of the Parquet file, so that any damage shows.
+    """
     fields = _plan_fields(plan)
     image = draw_photograph(2, patient_seed=1, eye="left", seed=0).image
     probe = cv2.imencode(".jpeg", image[..., ::-1])[1].tobytes()
     contents = {
-        "sha256": hashlib.sha256(json.dumps(fields).encode()).hexdigest(),
+        "plan_sha256": hash_rows(plan.table, json.dumps(fields)),
         "probe": base64.b64encode(probe).decode(),
         "plan": fields,
     }
-    return gzip.compress(json.dumps(contents).encode(), mtime=0)
+    table = pa.Table.from_pandas(plan.table, preserve_index=False)
+    table = table.replace_schema_metadata({METADATA: json.dumps(contents)})
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    data = file.getvalue()
+    return hashlib.sha256(data).digest() + data
 
 
 def parse_plan(data: bytes, *, path: str) -> SavedPlan:
@@ -81,16 +84,16 @@ def parse_plan(data: bytes, *, path: str) -> SavedPlan:
     Raises:
         DrtfError: If it is damaged, or was made by other versions.
     """
-    try:
-        contents = json.loads(gzip.decompress(data))
-        fields, sha256 = contents["plan"], contents["sha256"]
-        versions = fields["versions"]
-        probe = base64.b64decode(contents["probe"])
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    seal, content = data[:DIGEST_BYTES], memoryview(data)[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != seal:
         raise DrtfError(
-            f"{path} is damaged or is not a plan: {error}. Remove its folder and run "
-            "drtf build-shards --plan again"
-        ) from error
+            f"{path} is damaged or is not a plan: it does not begin with its hash. "
+            "Remove its folder and run drtf build-shards --plan again"
+        )
+    file = pq.ParquetFile(pa.BufferReader(content))
+    contents = json.loads(file.schema_arrow.metadata[METADATA])
+    table = file.read().to_pandas(types_mapper={pa.large_string(): TEXT}.get)
+    fields, versions = contents["plan"], contents["plan"]["versions"]
     own = current_versions()
     if versions != own:
         raise DrtfError(
@@ -98,13 +101,12 @@ def parse_plan(data: bytes, *, path: str) -> SavedPlan:
             f"{describe_differences(versions, own)}. Install the same versions on all "
             "hosts"
         )
-    return SavedPlan(_parse_fields(fields), sha256, probe)
+    probe = base64.b64decode(contents["probe"])
+    return SavedPlan(_parse_fields(fields, table), contents["plan_sha256"], probe)
 
 
 def _plan_fields(plan: BuildPlan) -> dict[str, Any]:
     catalog = plan.catalog
-    photographs = zip(plan.table["source"], plan.table["photograph"], strict=True)
-    folders = {source: photograph.folder for source, photograph in photographs}
     return {
         "versions": plan.versions,
         "name": plan.name,
@@ -113,8 +115,7 @@ def _plan_fields(plan: BuildPlan) -> dict[str, Any]:
         "images": plan.images.model_dump(mode="json"),
         # Each host has its own number of workers.
         "build": plan.build.model_dump(mode="json", exclude={"num_workers"}),
-        "folders": {source: _absolute(folder) for source, folder in folders.items()},
-        "table": {name: plan.table[name].tolist() for name in COLUMNS},
+        "folders": {name: _absolute(x) for name, x in catalog.folders.items()},
         "shards": [dataclasses.astuple(shard) for shard in plan.shards],
         "conflicts": [dataclasses.astuple(conflict) for conflict in plan.conflicts],
         "rejected": plan.rejected,
@@ -126,23 +127,15 @@ def _plan_fields(plan: BuildPlan) -> dict[str, Any]:
     }
 
 
-def _parse_fields(fields: Mapping[str, Any]) -> BuildPlan:
-    # As objects: pandas 3 stores text as UTF-8, which not every name is.
-    table = pd.DataFrame(fields["table"], dtype=object).astype({"grade": "int8"})
-    table["kept"] = table["kept"].map(tuple)
-    folders = {
-        source: folder if is_remote(folder) else Path(folder)
-        for source, folder in fields["folders"].items()
-    }
-    photographs = [
-        PhotographRef(folders[source], path)
-        for source, path in zip(table["source"], table["path"], strict=True)
-    ]
-    table["photograph"] = pd.Series(photographs, dtype=object)
+def _parse_fields(fields: Mapping[str, Any], table: pd.DataFrame) -> BuildPlan:
     rejected = [RejectedRow(*row) for row in fields["rejected"]]
     catalog = Catalog(
         table=table,
-        ungraded=[row for row in rejected if row.reason == UNGRADED],
+        folders={
+            source: folder if is_remote(folder) else Path(folder)
+            for source, folder in fields["folders"].items()
+        },
+        rejected=[row for row in rejected if row.reason != CONFLICTING],
         unmatched=[UnmatchedRow(*row) for row in fields["unmatched"]],
         num_repeated=fields["num_repeated"],
         patients_from=fields["patients_from"],

@@ -145,12 +145,6 @@ def prepare_for_shard(
     Raises:
         StorageError: If the object store fails.
     """
-    if not _is_utf8(photograph.path):
-        return Rejected(
-            photograph.path,
-            "unreadable",
-            "its path is not UTF-8, which the index needs",
-        )
     prepared = prepare(photograph, images=images)
     if isinstance(prepared, Rejected):
         return prepared
@@ -240,11 +234,3 @@ def _reject_crashed(photograph: PhotographRef, cause: signal.Signals) -> Rejecte
     if cause == TIMEOUT_SIGNAL:
         detail = f"decoding it takes more than {MAX_CPU_SECONDS} s of CPU time"
     return Rejected(photograph.path, "unprocessable", detail)
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -31,7 +31,7 @@ def keep_valid_shards(shared: SharedBuild, found: SavedPlan, saved: SavedPlan) -
         OSError: If a file cannot be written or removed.
     """
     before, now = found.plan.table[FILE_COLUMNS], saved.plan.table[FILE_COLUMNS]
-    is_untouched = (before == now).all(axis=1).to_numpy()
+    is_untouched = (before == now).all(axis=1).to_numpy(bool)
 
     def update(shard: ShardRange) -> None:
         report = shared.find_report(shard)
@@ -74,7 +74,7 @@ def _is_valid(
         is_valid(entry, photograph, is_untouched=untouched, plan=plan)
         for entry, photograph, untouched in zip(
             report.entries,
-            plan.table["photograph"][rows],
+            plan.photographs(rows),
             is_untouched[rows],
             strict=True,
         )

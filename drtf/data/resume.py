@@ -26,19 +26,19 @@ def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int
         plan: The plan of the build.
         journal: The journal that an earlier build left.
     """
-    columns = ["photograph", "size_bytes", "changed_ns"]
-    rows = plan.table[columns].itertuples(index=False)
+    statuses = plan.table[["size_bytes", "changed_ns"]].itertuples(index=False)
+    rows = zip(plan.photographs(), statuses, strict=True)
     entries = iter(journal.entries)
     num_valid = 0
     for shard in plan.shard_ranges():
         data = _load_shard(partial / shard.file)
         offset = 0
-        for entry, row in zip(
+        for entry, (photograph, status) in zip(
             itertools.islice(entries, shard.stop - shard.start), rows, strict=False
         ):
             # Times are only compared for equality: clocks differ, and may be set back.
-            is_untouched = (entry.size_bytes, entry.changed_ns) == row[1:]
-            if not is_valid(entry, row[0], is_untouched=is_untouched, plan=plan):
+            is_untouched = (entry.size_bytes, entry.changed_ns) == status
+            if not is_valid(entry, photograph, is_untouched=is_untouched, plan=plan):
                 return num_valid
             if isinstance(entry.result, Written):
                 location = entry.result.location

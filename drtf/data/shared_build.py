@@ -25,7 +25,7 @@ from drtf.errors import DrtfError
 from drtf.storage import is_remote
 
 TASKS_FOLDER = ".build-tasks"  # a name that no user gives a folder of a dataset
-PLAN_FILE = "plan.json.gz"
+PLAN_FILE = "plan.bin"
 REPORT_SUFFIX = ".report.json.gz"
 
 

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from drtf.files import (
-    MAX_TABLE_BYTES,
     create_link,
     hash_file,
     read_regular,
@@ -32,6 +31,8 @@ from drtf.storage import (
 )
 
 NUM_PARALLEL_REQUESTS = 16
+# A plan of 100 million photographs has about a fifth of it.
+MAX_SHARED_BYTES = 16 << 30
 
 Location = Path | str
 
@@ -100,7 +101,7 @@ def read_file(location: Location) -> bytes | None:
     try:
         if is_remote(location):
             return read_object(str(location))
-        return read_regular(Path(location), MAX_TABLE_BYTES)
+        return read_regular(Path(location), MAX_SHARED_BYTES)
     except (MissingObjectError, FileNotFoundError):
         return None
 

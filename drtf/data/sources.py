@@ -1,26 +1,30 @@
 """Sources: folders of photographs with their labels, combined into one table."""
 
 import contextlib
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.class_folders import label_by_folder
 from drtf.data.grouping import CLASS, EYE
-from drtf.data.labels import load_labels
+from drtf.data.labels import KEPT, load_labels
 from drtf.data.listing import SkippedFile, list_photographs
 from drtf.data.matching import match_photographs
 from drtf.data.patients import patients_by_name
 from drtf.data.photographs import (
-    NUM_FETCHED_AHEAD,
+    FileStatus,
     PhotographRef,
+    map_in_threads,
+    photographs_of,
 )
+from drtf.data.texts import is_utf8, iterate_texts, text_column
 from drtf.errors import LabelError, PhotographError
 from drtf.files import hash_file
 from drtf.images.quality import Quality
@@ -32,6 +36,7 @@ from drtf.synthetic import is_synthetic
 
 # From the least to the most certain.
 CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
+NOT_UTF8 = "its path is not UTF-8, which the index needs"
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,13 @@ class Catalog:
 
     Attributes:
         table: One row per graded photograph: `id`, `grade` (0-4), `patient`, `source`
-            (its name), `published` (the published split, or an empty text),
-            `kept` (a tuple with the text of each of `labels.keep_columns`),
-            `photograph` (a PhotographRef), `path` (relative to the image folder),
-            `size_bytes`, `changed_ns` and `version` (see `FileStatus`).
-        ungraded: The photographs whose label has no grade, as in rejected.csv.
+            (its name), `published` (the published split, or an empty text), `path`
+            (relative to the image folder), `size_bytes`, `changed_ns` and `version`
+            (see `FileStatus`), and one for each of `labels.keep_columns` (see
+            `Labels`).
+        folders: The image folder of each source, by its name.
+        rejected: The photographs whose label has no grade or whose path is not UTF-8,
+            as in rejected.csv.
         unmatched: The labels without a photograph, and the photographs without a label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         patients_from: Where the patients come from, as in the manifest.
@@ -74,7 +81,8 @@ class Catalog:
     """
 
     table: pd.DataFrame
-    ungraded: list[RejectedRow]
+    folders: dict[str, Path | str]
+    rejected: list[RejectedRow]
     unmatched: list[UnmatchedRow]
     num_repeated: int
     patients_from: PatientsFrom
@@ -87,19 +95,23 @@ class _Labelled:
     """The photographs and labels of one source.
 
     Attributes:
-        photographs: Every photograph, by its path.
-        skipped: The other files of the image folder.
+        folder: The image folder.
+        statuses: As in `Listing`.
+        skipped: The files of the image folder that are not photographs.
+        unnamed: Paths of photographs that are not UTF-8, which the index needs.
         table: The labels that have a photograph: `id`, `grade` (0-4, or NA), `value`
-            (of the label), `path`, `kept` (as in the catalog), `name` (from which a
-            patient can be told) and, if they are known, `patient` and `split`.
+            (of the label), `path`, `name` (from which a patient can be told), the
+            columns to keep and, if they are known, `patient` and `split`.
         missing: Names of labels that have no photograph.
         unlabelled: Paths of photographs that have no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         origin: Where the labels come from, as in the manifest.
     """
 
-    photographs: dict[str, PhotographRef]
+    folder: Path | str
+    statuses: Mapping[str, FileStatus]
     skipped: list[SkippedFile]
+    unnamed: list[str]
     table: pd.DataFrame
     missing: list[str]
     unlabelled: list[str]
@@ -129,19 +141,19 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         for path in own.table["path"]
     }
     tables = []
-    ungraded: list[RejectedRow] = []
+    rejected: list[RejectedRow] = []
     unmatched: list[UnmatchedRow] = []
     skipped: list[SkippedFile] = []
-    folders: set[Path | str] = set()
+    folders: dict[str, Path | str] = {}
+    listed: set[Path | str] = set()
     provenance: list[dict[str, Any]] = []
     for source, own in zip(sources, labelled, strict=True):
         patients, patients_from = _load_patients(own.table, config)
-        is_graded = own.table["grade"].notna()
-        tables.append(_catalog_table(source, own, patients)[is_graded])
-        rejected = own.table[~is_graded]
-        ungraded += [
+        tables.append(_catalog_table(source, own, patients, config.keep_columns))
+        ungraded = own.table[own.table["grade"].isna()]
+        rejected += [
             RejectedRow(path, UNGRADED, f"its label is {value!r}", source.name)
-            for path, value in zip(rejected["path"], rejected["value"], strict=True)
+            for path, value in zip(ungraded["path"], ungraded["value"], strict=True)
         ]
         unlabelled = [
             path for path in own.unlabelled if (str(source.images), path) not in used
@@ -149,29 +161,41 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
         unmatched += [UnmatchedRow("photograph", x, source.name) for x in unlabelled]
         prefix = f"{source.name}/" if source.name else ""
-        if source.images not in folders:  # its files are listed once
+        folders[source.name] = own.folder
+        if source.images not in listed:  # its files are listed once
             skipped += [SkippedFile(prefix + x.path, x.kind) for x in own.skipped]
-        folders.add(source.images)
+            rejected += [
+                RejectedRow(path, "unreadable", NOT_UTF8, source.name)
+                for path in own.unnamed
+            ]
+        listed.add(source.images)
         provenance.append(
             {
                 "name": source.name,
                 **own.origin,
                 "patients_from": patients_from,
-                "synthetic": _is_synthetic(tables[-1]["photograph"]),
+                "synthetic": _is_synthetic(photographs_of(tables[-1], folders)),
                 "num_labels": len(own.table) + len(own.missing),
                 "num_labels_repeated": own.num_repeated,
                 "num_labels_without_photograph": len(own.missing),
                 "num_photographs_without_label": len(unlabelled),
-                "num_ungraded": rejected["value"].value_counts().to_dict(),
+                "num_ungraded": {
+                    value: count
+                    for value, count in ungraded["value"].value_counts().items()
+                    if count
+                },
             }
         )
     _check_kept(provenance, config)
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True).astype(
+        {"source": "category", "published": "category"}
+    )
     if not len(table):
         raise LabelError("no photograph has a grade: each label means that it has none")
     return Catalog(
         table,
-        ungraded,
+        folders,
+        rejected,
         unmatched,
         sum(own.num_repeated for own in labelled),
         min((x["patients_from"] for x in provenance), key=CERTAINTY.index),
@@ -181,30 +205,42 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
 
 
 def _catalog_table(
-    source: Source, labelled: _Labelled, patients: pd.Series
+    source: Source,
+    labelled: _Labelled,
+    patients: pd.Series,
+    keep_columns: Sequence[str],
 ) -> pd.DataFrame:
-    """Return the photographs of a source with the columns of the catalog."""
-    table = labelled.table
+    """Return the graded photographs of a source with the columns of the catalog."""
+    is_graded = labelled.table["grade"].notna()
+    table = labelled.table[is_graded]
     prefix = f"{source.name}/" if source.name else ""
-    photographs = [labelled.photographs[path] for path in table["path"]]
-    # In parallel, because object stores respond slowly.
-    with ThreadPoolExecutor(NUM_FETCHED_AHEAD) as pool:
-        statuses = list(pool.map(PhotographRef.status, photographs))
-    return pd.DataFrame(
+    kept = [KEPT + name for name in keep_columns]
+    table = pd.DataFrame(
         {
             "id": prefix + table["id"],
-            "grade": table["grade"].fillna(0).astype("int8"),
-            "patient": prefix + patients,
+            "grade": table["grade"].astype("int8"),
+            "patient": prefix + patients[is_graded],
             "path": table["path"],
-            "source": source.name,
+            "source": pd.Series(source.name, table.index, dtype="category"),
             "published": source.split or table.get("split", ""),
-            "kept": table["kept"],
-            "photograph": pd.Series(photographs, index=table.index, dtype=object),
-            "size_bytes": [status.size_bytes for status in statuses],
-            "changed_ns": [status.changed_ns for status in statuses],
-            "version": [status.version for status in statuses],
+            **{name: table[name] for name in kept},
         }
-    )
+    ).astype({"published": "category"})
+    sizes, times = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
+
+    def keep_numbers() -> Iterator[str]:
+        photographs = (
+            PhotographRef(labelled.folder, path, listed=labelled.statuses.get(path))
+            for path in iterate_texts(table["path"])
+        )
+        # In parallel, because object stores respond slowly.
+        statuses = map_in_threads(PhotographRef.status, photographs)
+        for row, status in enumerate(statuses):
+            sizes[row], times[row] = status.size_bytes, status.changed_ns
+            yield status.version
+
+    version = text_column(keep_numbers(), table.index)
+    return table.assign(size_bytes=sizes, changed_ns=times, version=version)
 
 
 def _load_patients(
@@ -223,8 +259,7 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
         return _label_by_folder(source, config)
     labels = load_labels(source.labels, config)
     listing = list_photographs(source.images)
-    photographs = {photograph.path: photograph for photograph in listing.photographs}
-    matches = match_photographs(labels.table, list(photographs))
+    matches = match_photographs(labels.table, filter(is_utf8, listing.paths))
     origin: dict[str, object] = {
         "labels_file": source.labels.name,
         "labels_sha256": hash_file(source.labels),
@@ -242,8 +277,10 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
     if labels.columns.note:
         origin["note"] = labels.columns.note
     return _Labelled(
-        photographs,
+        listing.folder,
+        listing.statuses,
         listing.skipped,
+        list(itertools.filterfalse(is_utf8, listing.paths)),
         matches.table.assign(name=matches.table["id"]),
         matches.missing,
         matches.unlabelled,
@@ -254,16 +291,18 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
 
 def _label_by_folder(source: Source, config: LabelsConfig) -> _Labelled:
     listing = list_photographs(source.images)
-    photographs = {photograph.path: photograph for photograph in listing.photographs}
     try:
-        table = label_by_folder(list(photographs), config)
+        table = label_by_folder(list(filter(is_utf8, listing.paths)), config)
     except LabelError as error:
         raise LabelError(f"{source.images}: {error}") from error
-    by_grade = table.dropna(subset="grade").sort_values("grade", kind="stable")
+    classes = table[["folder", "grade"]].dropna().drop_duplicates()
+    by_grade = classes.sort_values("grade", kind="stable")
     grades = zip(by_grade["folder"], by_grade["grade"].tolist(), strict=True)
     return _Labelled(
-        photographs,
+        listing.folder,
+        listing.statuses,
         listing.skipped,
+        list(itertools.filterfalse(is_utf8, listing.paths)),
         table.assign(value=table["folder"]),
         missing=[],
         unlabelled=[],

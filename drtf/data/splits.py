@@ -59,7 +59,7 @@ def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
     linked = table["patient" if config.by == "patient" else "id"]
     unit = _join_units(linked, table["content"])
     grades = table["grade"].groupby(unit, sort=False).max()
-    published = table["published"]
+    published: pd.Series = table["published"].astype(object)
     fixed = published.where(published != "").groupby(unit, sort=False).first()
     names = fixed.fillna("train")
     names.update(_draw_splits(grades[fixed.isna()], config, kind=config.by))

@@ -54,7 +54,7 @@ def write_shards(
     files = [partial / shard.file for shard in plan.shard_ranges()]
     _clear(partial, keep={*files, *map(partial_path, files)} if journal.entries else ())
     total, num_done = len(plan.table), len(journal.entries)
-    results = convert_photographs(plan, plan.table["photograph"][num_done:])
+    results = convert_photographs(plan, plan.photographs(slice(num_done, None)))
     reasons = Counter(row.reason for row in plan.rejected)
     reasons.update(
         entry.result.reason

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 # The reason of a photograph whose label means that it has no grade.
 UNGRADED = "ungraded"
+# The reason of identical photographs with different grades.
+CONFLICTING = "conflicting_grade"
 
 
 class RejectedRow(NamedTuple):
