@@ -19,6 +19,7 @@ from drtf.data.sources import Source
 from drtf.models.backbones import BACKBONES, COMMON_OPTIONS, Backbone
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold, save_decision_rule
+from drtf.models.fellow_eye import FellowEye
 from drtf.models.run import load_info
 from drtf.models.score_histograms import ScoreHistograms
 from drtf.records.reader import ShardDataset
@@ -109,10 +110,12 @@ def save_rule() -> Callable[..., DecisionRule]:
         *,
         tta: str = "none",
         cut_points: tuple[float, ...] = (),
+        fellow_eye: FellowEye | None = None,
     ) -> DecisionRule:
         common = {"split": "val", "tta": tta}
         histograms = ScoreHistograms(edges=(0.5,), negative=(2, 1), positive=(1, 2))
         rule = DecisionRule(
+            fellow_eye=fellow_eye,
             threshold=Threshold(
                 value=value, rule="youden", num_photographs=6, **common
             ),

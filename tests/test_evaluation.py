@@ -33,6 +33,7 @@ from drtf.inference.evaluation_folder import (
 )
 from drtf.inference.evaluation_result import (
     describe_calibration,
+    describe_fellow_eye,
     describe_threshold,
     describe_views,
     find_differences,
@@ -43,8 +44,10 @@ from drtf.inference.evaluation_result import (
 from drtf.inference.gradcam import gradcam
 from drtf.inference.group_results import GROUPS_FILE
 from drtf.inference.report import reader_notes
+from drtf.inference.scoring import score
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import Threshold
+from drtf.models.fellow_eye import FellowEye
 from drtf.models.history import load_history
 from drtf.models.run import (
     load_decision_rule,
@@ -311,6 +314,61 @@ def test_views_gain_is_the_difference_in_roc_auc(run, shards, config, tmp_path):
     assert found["flips5"].views_gain.value == pytest.approx(five - one)
     assert found["none"].views_gain is None
     assert_names(describe_views(found["flips5"]), "flips5", 5)
+
+
+def test_evaluating_and_scoring_combine_both_eyes_equally(
+    run_folder, photographs, shards, config, save_rule, tmp_path
+):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    weights = FellowEye(offset=0.1, own=0.7, fellow=0.5, num_pairs=50)
+    rule = save_rule(run, 0.5, tta="flips5", fellow_eye=weights)
+    settings = config.evaluate.model_copy(update={"batch_size": 64})
+    result = evaluate(
+        run,
+        shards,
+        split="train",
+        out=tmp_path / "e",
+        config=settings,
+        gradcam=config.gradcam,
+    )
+    assert result.decision_rule == rule
+    found = pd.read_csv(tmp_path / "e" / "predictions.csv").set_index("id")
+    images, out = photographs / "images", tmp_path / "s.csv"
+    score(run, images, out=out, config=config.score)
+    scored = pd.read_csv(out).set_index("id").loc[found.index]
+    for column in ("own_score", "score"):
+        expected = scored[column].to_numpy()
+        assert found[column].to_numpy() == pytest.approx(expected, abs=1e-6)
+    for column in ("patient", "eye", "fellow_used", "predicted_label"):
+        assert found[column].tolist() == scored[column].tolist()
+    assert found["fellow_used"].all()
+    gain = result.fellow_gain
+    assert gain.num_used == len(found)
+    labels = found["grade"] > 0
+    own, both = (roc_auc_score(labels, found[x]) for x in ("own_score", "score"))
+    assert gain.own_roc_auc.value == pytest.approx(own)
+    assert gain.gain.value == pytest.approx(both - own)
+    assert result.metrics["roc_auc"].value == pytest.approx(both)
+    loaded = load_result(tmp_path / "e").fellow_gain
+    assert (loaded.num_used, loaded.own_roc_auc) == (len(found), gain.own_roc_auc)
+    facts = f"{len(found)}", "0.70", "0.50", 50
+    assert_names(describe_fellow_eye(result), *facts)
+
+
+def test_each_eye_is_evaluated_by_itself_if_few_pairs_are_in_validation(
+    run, evaluation, predictions, shards, config, tmp_path
+):
+    assert evaluation.decision_rule.fellow_eye == FellowEye.unused(3)
+    assert evaluation.fellow_gain is None
+    assert_names(describe_fellow_eye(evaluation), 3, 20, "val")
+    assert not predictions["fellow_used"].any()
+    assert (predictions["score"] == predictions["own_score"]).all()
+    settings = config.evaluate.model_copy(update={"fellow_eye": False})
+    sections = {"config": settings, "gradcam": config.gradcam}
+    result = evaluate(run, shards, split="test", out=tmp_path / "e", **sections)
+    assert result.decision_rule.fellow_eye is None
+    assert load_run(run).decision_rule == evaluation.decision_rule
+    assert load_result(tmp_path / "e").decision_rule == result.decision_rule
 
 
 def test_report_is_self_contained(run, evaluation):

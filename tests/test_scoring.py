@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 
 from drawing import draw_fundus, encode
 from drtf.config import dump_config
@@ -23,6 +24,7 @@ from drtf.errors import DrtfError, LabelError
 from drtf.files import lock_or_fail
 from drtf.inference import scoring
 from drtf.inference.scoring import prepare_photographs, score
+from drtf.models.fellow_eye import FellowEye
 from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run
 from drtf.records.reader import ShardDataset
@@ -30,6 +32,8 @@ from drtf.storage import read_object, write_object
 from drtf.synthetic import draw_photograph
 from drtf.training.run import train
 from naming import raises_naming
+
+SIDES = {"left", "right"}
 
 
 @pytest.fixture
@@ -455,6 +459,89 @@ def test_patients_of_parts_are_those_of_the_whole_list(
         score(run_folder, images, part=(number, 2), **call)
     score(run_folder, images, merge=2, **call)
     assert [row["patient"] for row in read(call["out"])] == ["12", "12"]
+
+
+WEIGHTS = FellowEye(offset=0.1, own=0.7, fellow=0.5, num_pairs=50)
+
+
+def test_both_eyes_give_the_same_scores_however_a_table_is_written(
+    run_copy, photographs, config, tmp_path, save_rule
+):
+    save_rule(run_copy, 0.5, fellow_eye=WEIGHTS)
+    images = tmp_path / "images"
+    shutil.copytree(photographs / "images", images)
+    names = sorted(path.name for path in images.iterdir())[:9]
+    for path in images.iterdir():
+        if path.name not in names:
+            path.unlink()
+    common = {"config": config.score}
+    whole, parts, night = (tmp_path / f"{x}.csv" for x in ("whole", "parts", "night"))
+    report = score(run_copy, images, out=whole, **common)
+    assert report.combines_eyes
+    rows = {row["id"]: row for row in read(whole)}
+    pairs = [x for x in rows if {f"{rows[x]['patient']}_{y}" for y in SIDES} <= {*rows}]
+    assert 0 < len(pairs) < 9
+    assert report.summary.num_with_fellow == len(pairs)
+    for name, row in rows.items():
+        own, combined = float(row["own_score"]), float(row["score"])
+        assert row["eye"] == name.partition("_")[2]
+        assert row["fellow_used"] == str(int(name in pairs))
+        assert row["predicted_label"] == str(int(combined >= 0.5))
+        expected = own
+        if name in pairs:
+            (side,) = SIDES - {row["eye"]}
+            fellow = float(rows[f"{row['patient']}_{side}"]["own_score"])
+            expected = expit(0.1 + 0.7 * logit(own) + 0.5 * logit(fellow))
+        assert combined == pytest.approx(expected, abs=1e-6)
+    for number in range(1, 5):
+        score(run_copy, images, out=parts, part=(number, 4), **common)
+    score(run_copy, images, out=parts, merge=4, **common)
+    assert parts.read_bytes() == whole.read_bytes()
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    for name in (*names[::2], *names[1::2]):
+        shutil.copy(images / name, fewer)
+        score(run_copy, fewer, out=night, add=True, **common)
+    assert night.read_bytes() == whole.read_bytes()
+
+
+def test_eyes_of_strangers_with_equal_names_are_not_combined(
+    run_copy, few, config, tmp_path, save_rule
+):
+    save_rule(run_copy, 0.5, fellow_eye=WEIGHTS)
+    images = tmp_path / "images"
+    paths = ("a/7_left", "a/8_left", "a/8_right", "b/7_right", "b/8_left")
+    for source, path in zip(sorted(few.iterdir()), paths, strict=False):
+        (images / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, images / f"{path}.png")
+
+    def with_fellow(out):
+        score(run_copy, images, out=out, config=config.score)
+        return [row["path"] for row in read(out) if row["fellow_used"] == "1"]
+
+    # There are two 8_left, so the folders are of different patients.
+    assert with_fellow(tmp_path / "all.csv") == ["a/8_left.png", "a/8_right.png"]
+    (images / "b/8_left.png").unlink()
+    found = with_fellow(tmp_path / "fewer.csv")
+    assert found == [f"{path}.png" for path in paths[:4]]
+
+
+def test_an_ungradable_fellow_eye_is_used_only_if_asked(
+    run_copy, config, tmp_path, save_rule
+):
+    save_rule(run_copy, 0.5, fellow_eye=WEIGHTS)
+    images = tmp_path / "images"
+    images.mkdir()
+    good = draw_photograph(1, patient_seed=0, eye="left", seed=0).image[::2, ::2]
+    (images / "1_left.png").write_bytes(encode(good))
+    (images / "1_right.png").write_bytes(encode((good * 0.15).astype(np.uint8)))
+    used = {}
+    for choice in ("flag", "predict", "reject"):
+        chosen = config.score.model_copy(update={"on_ungradable": choice})
+        out = tmp_path / f"{choice}.csv"
+        score(run_copy, images, out=out, config=chosen)
+        used[choice] = [row["fellow_used"] for row in read(out)]
+    assert used == {"flag": ["0", "1"], "predict": ["1", "1"], "reject": ["0", ""]}
 
 
 def test_adding_refuses_a_table_that_was_edited(run_folder, few, config, tmp_path):

@@ -76,10 +76,11 @@ def evaluate(
 
     The first evaluation on the training dataset chooses a threshold and a calibration
     on the validation split and stores them in RUN, with --tta. Later evaluations and
-    score use what is stored. With another --tta, evaluate.threshold or
-    evaluate.calibration, an evaluation chooses its own threshold and leaves the stored
-    one as it is. Without --config, RUN's own settings apply. Writes metrics.json,
-    predictions.csv, figures, report.html and, with --by, groups.csv.
+    score use what is stored. With another --tta, evaluate.threshold,
+    evaluate.calibration or evaluate.fellow_eye, an evaluation chooses its own threshold
+    and leaves the stored one as it is. Without --config, RUN's own settings apply.
+    Writes metrics.json, predictions.csv, figures, report.html and, with --by,
+    groups.csv.
     """
     from drtf.inference.decision_rules import load_evaluation_config
     from drtf.inference.evaluation_folder import REPORT_FILE, find_complete
@@ -88,6 +89,7 @@ def evaluate(
         class_rows,
         describe_calibration,
         describe_cut_points,
+        describe_fellow_eye,
         describe_threshold,
         describe_views,
         metric_rows,
@@ -138,6 +140,7 @@ def evaluate(
         show_table(f"By {grouped.title}", GROUP_COLUMNS, group_rows(grouped))
     if result.groups:
         show_line(describe_groups(result.groups, result.config))
+    show_line(f"Fellow eye: {describe_fellow_eye(result)}")
     rule = result.decision_rule
     show_line(f"Threshold: {describe_threshold(rule.threshold)}")
     if rule.cut_points:

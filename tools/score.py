@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # The columns shown for a single photograph.
 RESULT_COLUMNS = (
     "id",
+    "eye",
     "score",
     "spread",
     "probability",
@@ -187,6 +188,10 @@ def show_report(report: "ScoreReport") -> None:
         f"rule: {report.threshold_rule}, views: {report.num_views}), "
         f"{summary.num_flagged:,} may be ungradable"
     )
+    if report.combines_eyes:
+        show_line(
+            f"{summary.num_with_fellow:,} of them with the score of the fellow eye too"
+        )
     if report.table != report.out:
         show_line(f"{report.table}: the table with all columns")
     if report.num_kept:

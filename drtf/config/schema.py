@@ -488,6 +488,9 @@ class EvaluateConfig(Section):
     """How scores become probabilities: by a logistic curve, by isotonic regression
     or not at all. It is fitted on the validation split, after a correction for the
     class proportions of training."""
+    fellow_eye: bool = True
+    """Combine the score of a photograph with the score of the patient's other eye, if
+    there is one in the same split. The weights are fitted on the validation split."""
     by: Texts = ()
     """Columns by which results are reported for subgroups too: `source`, `eye`,
     `grade`, a measure of quality, or one of `labels.keep_columns`. A column with more

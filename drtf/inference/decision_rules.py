@@ -15,6 +15,7 @@ from drtf.files import is_writable
 from drtf.inference.thresholds import choose_cut_points, choose_threshold
 from drtf.models.calibration import fit_calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
+from drtf.models.fellow_eye import combine_eyes, fellow_logits, fit_fellow_eye
 from drtf.models.run import Run, load_decision_rule, load_run_config
 
 # The alternatives that a report lists next to the chosen threshold.
@@ -68,12 +69,24 @@ def fit_decision_rule(
 ) -> DecisionRule:
     """Choose threshold and cut points and fit a calibration on the validation split.
 
+    Threshold and calibration apply to the combined scores of both eyes, cut points to
+    each photograph.
+
     Args:
         run: The run that was scored.
         validation: From `score_split`.
         config: The rule, the calibration method, and the TTA of the scores.
     """
-    y_true, y_score = validation["label"].to_numpy(), validation["score"].to_numpy()
+    train_prior = run.info.train_prior
+    fellow_eye = (
+        fit_fellow_eye(validation, train_prior=train_prior)
+        if config.fellow_eye
+        else None
+    )
+    y_true = validation["label"].to_numpy()
+    y_score, _ = combine_eyes(
+        validation["score"].to_numpy(), fellow_logits(validation), fellow_eye
+    )
     common: dict[str, Any] = {
         "split": run.config.train.validation_split,
         "tta": config.tta,
@@ -88,7 +101,7 @@ def fit_decision_rule(
         y_true,
         y_score,
         method=config.calibration,
-        train_prior=run.info.train_prior,
+        train_prior=train_prior,
         **common,
     )
     cut_points: tuple[float, ...] = ()
@@ -97,6 +110,7 @@ def fit_decision_rule(
             validation["grade"].to_numpy(), validation["expected_grade"].to_numpy()
         )
     return DecisionRule(
+        fellow_eye=fellow_eye,
         threshold=threshold,
         calibration=calibration,
         cut_points=cut_points,
@@ -109,8 +123,8 @@ def load_evaluation_config(
 ) -> Config:
     """Load the config to evaluate a run with.
 
-    Views, threshold rule and calibration are those of the run's stored decision rule,
-    if it has one, unless `source` or `overrides` name others.
+    The settings of the run's stored decision rule apply, if it has one, unless `source`
+    or `overrides` name others.
 
     Args:
         run_folder: The run folder.
@@ -181,9 +195,9 @@ def operating_points(
     """Choose a threshold by each rule on validation and measure it elsewhere.
 
     Args:
-        validation: From `score_split`; the thresholds are chosen on it.
-        evaluated: From `score_split`; sensitivity, specificity and precision are
-            measured on it.
+        validation: From `apply_decision_rule`; the thresholds are chosen on it.
+        evaluated: From `apply_decision_rule`; sensitivity, specificity and precision
+            are measured on it.
     """
     y_true, y_score = validation["label"].to_numpy(), validation["score"].to_numpy()
     points = []

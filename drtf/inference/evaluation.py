@@ -24,6 +24,7 @@ from drtf.inference.evaluation_folder import (
 )
 from drtf.inference.evaluation_result import (
     EvaluationResult,
+    FellowGain,
     save_result,
 )
 from drtf.inference.group_metrics import grouped_result
@@ -191,9 +192,13 @@ def _evaluate_split(
         splits.add(validation_split)
     tables = {name: score(name) for name in sorted(splits)}
     scores = tables[split]
-    validation = tables[validation_split] if plan.uses_validation else None
     rule = plan.kept or fit_decision_rule(run, tables[validation_split], config)
     predictions = apply_decision_rule(scores, rule)
+    validation = (
+        apply_decision_rule(tables[validation_split], rule)
+        if plan.uses_validation
+        else None
+    )
     metrics = prediction_metrics(predictions, config)
     has_patients = not predictions["patient"].is_unique
     result = EvaluationResult(
@@ -221,8 +226,9 @@ def _evaluate_split(
             grouped_result(predictions, x, config, metrics=metrics) for x in groups
         ],
         operating_points=(
-            [] if validation is None else operating_points(validation, scores)
+            [] if validation is None else operating_points(validation, predictions)
         ),
+        fellow_gain=_fellow_gain(predictions, config),
         views_gain=None if config.tta == "none" else _views_gain(scores, config),
         num_photographs=len(predictions),
         num_patients=predictions["patient"].nunique(),
@@ -257,6 +263,23 @@ def _grade_report(predictions: pd.DataFrame, task: Task) -> ClassReport | None:
         return None
     grades, predicted = predictions["grade"], predictions["predicted_grade"]
     return class_report(grades.to_numpy(), predicted.to_numpy(), names=task.class_names)
+
+
+def _fellow_gain(
+    predictions: pd.DataFrame, config: EvaluateConfig
+) -> FellowGain | None:
+    """Compare the combined scores of both eyes with the scores of each eye."""
+    num_used = int(predictions["fellow_used"].sum())
+    if not num_used:
+        return None
+    (own, _, _), (_, gain, _) = compare_roc_auc(
+        predictions["label"].to_numpy(),
+        predictions[["own_score", "score"]].to_numpy().T,
+        patients=predictions["patient"].to_numpy(),
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+    )
+    return FellowGain(num_used, own, gain)
 
 
 def _views_gain(scores: pd.DataFrame, config: EvaluateConfig) -> Estimate:

@@ -29,6 +29,7 @@ from drtf.inference.intervals import (
 from drtf.inference.metrics import ClassReport
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
+from drtf.models.fellow_eye import MIN_PAIRS
 from drtf.models.run_files import METRICS_FILE
 from drtf.models.views import VIEWS
 from drtf.tasks import TASKS, Task
@@ -65,6 +66,21 @@ SAVED_AS_THEY_ARE = (
 
 
 @dataclass(frozen=True)
+class FellowGain:
+    """What the fellow eye's score adds to the score of each eye by itself.
+
+    Attributes:
+        num_used: Number of photographs whose fellow eye was used.
+        own_roc_auc: ROC AUC of the photographs' own scores.
+        gain: ROC AUC of the combined scores minus that of the own scores.
+    """
+
+    num_used: int
+    own_roc_auc: Estimate
+    gain: Estimate
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """The result of evaluating a run on a split.
 
@@ -76,7 +92,8 @@ class EvaluationResult:
         dataset_sha256: Hash of the dataset's manifest.
         table_sha256: Hash of the table of further columns; empty if there is none.
         tta: The test-time augmentation.
-        decision_rule: The threshold, the calibration and the cut points of grades.
+        decision_rule: How both eyes are combined, the threshold, the calibration and
+            the cut points of grades.
         metrics: Estimates by name, per photograph.
         patient_metrics: The same per patient, by the worse eye. Empty if every patient
             has one photograph.
@@ -84,6 +101,7 @@ class EvaluationResult:
         grades: The same for predicted grades; None if the run predicts none.
         groups: The results of subgroups, for each column of `evaluate.by`.
         operating_points: What other thresholds from the validation split would give.
+        fellow_gain: What the fellow eye's score adds; None if it was not used.
         views_gain: ROC AUC with test-time augmentation minus ROC AUC without; None
             without test-time augmentation.
         num_photographs: Number of evaluated photographs.
@@ -109,6 +127,7 @@ class EvaluationResult:
     grades: ClassReport | None
     groups: list[GroupedResult]
     operating_points: list[OperatingPoint]
+    fellow_gain: FellowGain | None
     views_gain: Estimate | None
     num_photographs: int
     num_patients: int
@@ -229,6 +248,28 @@ def describe_calibration(calibration: Calibration) -> str:
     )
 
 
+def describe_fellow_eye(result: EvaluationResult) -> str:
+    """Describe how the fellow eye's score is used, and what it adds."""
+    fellow_eye, gain = result.decision_rule.fellow_eye, result.fellow_gain
+    if fellow_eye is None:
+        return "not used; each eye is predicted by itself"
+    if not fellow_eye.is_used:
+        return (
+            f"not used; split {result.decision_rule.threshold.split} has both eyes of "
+            f"{fellow_eye.num_pairs:,} patients, at least {MIN_PAIRS} of both classes "
+            "are needed to fit its weight"
+        )
+    if gain is None:
+        return "not used; no patient here is known to have both eyes"
+    return (
+        f"used for {gain.num_used:,} of {result.num_photographs:,} photographs; "
+        f"changes ROC AUC by {format_estimate(gain.gain, sign='+')} from "
+        f"{format_estimate(gain.own_roc_auc)} of each eye by itself (weights "
+        f"{fellow_eye.own:.2f} and {fellow_eye.fellow:.2f}, fitted on "
+        f"{fellow_eye.num_pairs:,} patients)"
+    )
+
+
 def describe_views(result: EvaluationResult) -> str:
     """Describe what test-time augmentation gains and costs."""
     gain = result.views_gain
@@ -242,7 +283,7 @@ def describe_views(result: EvaluationResult) -> str:
 
 def save_result(folder: Path, result: EvaluationResult) -> None:
     """Write metrics.json, which makes the folder a complete evaluation."""
-    gain = result.views_gain
+    gain, fellow_gain = result.views_gain, result.fellow_gain
     grades = result.grades or ClassReport({}, [])
     points = [dataclasses.asdict(point) for point in result.operating_points]
     contents = _as_dicts(result.metrics) | {
@@ -253,6 +294,7 @@ def save_result(folder: Path, result: EvaluationResult) -> None:
         "confusion_matrix": result.labels.confusion_matrix,
         "grade_classes": grades.metrics,
         "grade_confusion_matrix": grades.confusion_matrix,
+        "fellow_gain": fellow_gain and dataclasses.asdict(fellow_gain),
         "views_gain": gain and dataclasses.asdict(gain),
         "task": result.task.name,
         "positive_from_grade": result.task.positive_from,
@@ -273,9 +315,10 @@ def load_result(folder: Path) -> EvaluationResult:
     """
     path = folder / METRICS_FILE
     try:
-        contents = _with_nan(parse_json(read_regular(path)))
-        gain = contents.pop("views_gain")
-        rule = {name: contents[name] for name in DecisionRule.model_fields}
+        contents = parse_json(read_regular(path))
+        rule = {name: contents.pop(name) for name in DecisionRule.model_fields}
+        contents = _with_nan(contents)
+        gain, fellow_gain = (contents.pop(x) for x in ("views_gain", "fellow_gain"))
         grades = ClassReport(
             contents["grade_classes"], contents["grade_confusion_matrix"]
         )
@@ -291,6 +334,7 @@ def load_result(folder: Path) -> EvaluationResult:
             operating_points=[
                 OperatingPoint(**x) for x in contents["operating_points"]
             ],
+            fellow_gain=_parse_fellow_gain(fellow_gain),
             views_gain=Estimate(**gain) if isinstance(gain, dict) else None,
             config=EvaluateConfig.model_validate(contents["settings"]),
             **{name: contents[name] for name in SAVED_AS_THEY_ARE},
@@ -301,6 +345,16 @@ def load_result(folder: Path) -> EvaluationResult:
             f"{path} is damaged, or drtf evaluate did not write it: {error!r}. "
             "Evaluate the run again with --overwrite"
         ) from error
+
+
+def _parse_fellow_gain(contents: Any) -> FellowGain | None:
+    if not isinstance(contents, dict):
+        return None
+    return FellowGain(
+        contents["num_used"],
+        own_roc_auc=Estimate(**contents["own_roc_auc"]),
+        gain=Estimate(**contents["gain"]),
+    )
 
 
 def _parse_estimates(contents: Mapping[str, Any]) -> dict[str, Estimate]:

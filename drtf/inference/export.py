@@ -243,6 +243,7 @@ def _identity(run: Run, shards: Path, target: Format, split: str) -> dict[str, A
     return {
         "format": target,
         "model_sha256": run.info.model_sha256,
+        "fellow_eye": run.fellow_eye and run.fellow_eye.model_dump(mode="json"),
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),
         "calibration": run.calibration and run.calibration.model_dump(mode="json"),
         "cut_points": list(run.cut_points) if run.task.predicts_grades else None,
@@ -276,6 +277,10 @@ def _describe(run: Run, result: Exported) -> dict[str, Any]:
         "output": "score: float32 [B] in [0, 1], that the grade is positive, for one "
         "view",
         "views": VIEWS[run.tta],
+        "both_eyes": "the network scores single photographs. If fellow_eye is not null "
+        "and the patient's other eye was scored too, the mean score is replaced by "
+        "sigmoid(fellow_eye.offset + fellow_eye.own * logit(mean score) + "
+        "fellow_eye.fellow * mean logit of the other eye's photographs)",
         "predicted_label": "1 if the mean score of all views of a photograph is at "
         "least threshold.value (0.5 if there is no threshold), otherwise 0",
         "probability": "sigmoid((logit(mean score) + calibration.prior_shift) / "

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from drtf.inference.score_table import (
     load_rows,
     parse_row,
     part_path,
-    replace_cell,
     slice_part,
 )
 from drtf.inference.table_files import Location, file_name, has_file, work_path
@@ -304,23 +303,6 @@ def rows_to_keep(rows: KeptRows, photographs: Photographs) -> KeptRows:
         for path, row in rows.items()
         if path not in changed and not (row.failed and path in photographs)
     }
-
-
-def update_patients(rows: KeptRows, patients: Mapping[str, str]) -> KeptRows:
-    """Return rows with the patients that the photographs' names have now.
-
-    A short eye counts only if a patient has both: once `12_R` is there, `12_L` has the
-    patient 12.
-
-    Args:
-        rows: From tables in CSV.
-        patients: By the cell of the column `path`. Other rows stay as they are.
-    """
-    updated = dict(rows)
-    for path in rows.keys() & patients.keys():
-        line = replace_cell(rows[path].line, "patient", patients[path])
-        updated[path] = replace(rows[path], line=line)
-    return updated
 
 
 def changed_photographs(rows: KeptRows, photographs: Photographs) -> set[str]:

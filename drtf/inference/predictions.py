@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from drtf.config import EvaluateConfig
+from drtf.data.patients import eyes_by_name
+from drtf.data.photographs import strip_suffix
 from drtf.data.pipeline import binary_labels
 from drtf.errors import RunError
 from drtf.files import escape_formula, open_regular, write_atomic
@@ -13,6 +15,7 @@ from drtf.inference.evaluation_folder import PREDICTIONS_FILE
 from drtf.inference.intervals import Estimate
 from drtf.inference.metrics import disease_metrics, grade_metrics
 from drtf.models.decision_rule import DecisionRule
+from drtf.models.fellow_eye import combine_eyes, fellow_logits
 from drtf.models.prediction import Predict, predict_split
 from drtf.models.run import Run
 from drtf.records.reader import ShardDataset
@@ -35,10 +38,10 @@ def score_split(
         batch_size: Number of photographs per batch.
 
     Returns:
-        One row per photograph, in the order of the index: `id`, `patient`, `grade`,
-        `label` (0 or 1), `score` (mean over the views, in [0, 1]), `first_view_score`
-        (without test-time augmentation) and, if the run predicts grades,
-        `expected_grade` (from 0 to 4).
+        One row per photograph, in the order of the index: `id`, `patient`, `eye`
+        (`left`, `right` or an empty text), `grade`, `label` (0 or 1), `score` (mean
+        over the views, float32 in [0, 1]), `first_view_score` (without test-time
+        augmentation) and, if the run predicts grades, `expected_grade` (from 0 to 4).
     """
     task = run.task
     labels = binary_labels(shards, split, task.name)
@@ -46,6 +49,7 @@ def score_split(
         predict, shards, split=split, task=task.name, batch_size=batch_size
     )  # [n, V, C]
     table = shards.load_index(PHOTOGRAPH_COLUMNS, shards.split_rows(split))
+    table["eye"] = eyes_by_name(table["id"].map(strip_suffix))
     table["label"] = labels
     probabilities = by_view.mean(axis=1)
     table["score"] = task.disease_scores(probabilities)
@@ -58,13 +62,18 @@ def score_split(
 def apply_decision_rule(scores: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
     """Add what a decision rule predicts to scores.
 
-    It is `predicted_label` (0 or 1), the calibrated `probability` and, if there is an
-    `expected_grade`, `predicted_grade`.
+    It is the `score` of both eyes, `fellow_used` (0 or 1), `predicted_label` (0 or 1),
+    the calibrated `probability` and, if there is an `expected_grade`,
+    `predicted_grade`. The photograph's own score is `own_score`.
     """
-    positive = scores["score"] >= rule.threshold.value
+    own = scores["score"].to_numpy()
+    combined, is_used = combine_eyes(own, fellow_logits(scores), rule.fellow_eye)
     predictions = scores.assign(
-        predicted_label=positive.astype(int),
-        probability=rule.calibration.apply(scores["score"].to_numpy()),
+        own_score=own,
+        fellow_used=is_used.astype(int),
+        score=combined,
+        predicted_label=(combined >= rule.threshold.value).astype(int),
+        probability=rule.calibration.apply(combined),
     )
     if "expected_grade" in scores:
         expected = scores["expected_grade"].to_numpy()
@@ -77,7 +86,7 @@ def patient_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
 
     This is the worse eye: the highest grade, and the highest score.
     """
-    columns = predictions.drop(columns=["id", "first_view_score"])
+    columns = predictions.drop(columns=["id", "eye"])
     return columns.groupby("patient", as_index=False).max()
 
 
@@ -108,7 +117,8 @@ def prediction_metrics(
 
 def save_predictions(folder: Path, predictions: pd.DataFrame) -> None:
     """Write predictions.csv, with names that no spreadsheet runs as a formula."""
-    columns = [*PHOTOGRAPH_COLUMNS, "score", "probability", "predicted_label"]
+    columns = [*PHOTOGRAPH_COLUMNS, "eye", "own_score", "fellow_used", "score"]
+    columns += ["probability", "predicted_label"]
     columns += [name for name in GRADE_COLUMNS if name in predictions]
     names = {name: predictions[name].map(escape_formula) for name in ("id", "patient")}
     text = predictions[columns].assign(**names).to_csv(index=False)

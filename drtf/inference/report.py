@@ -25,6 +25,7 @@ from drtf.inference.evaluation_result import (
     class_rows,
     describe_calibration,
     describe_cut_points,
+    describe_fellow_eye,
     describe_threshold,
     describe_views,
     metric_rows,
@@ -80,6 +81,9 @@ TERMS = {
     "Score": "The output of the model for a photograph, from 0 to 1, averaged over the "
     "views of test-time augmentation. Higher means more likely positive. It is not a "
     "probability.",
+    "Fellow eye": "The other eye of the patient. If it was photographed too, the score "
+    "of a photograph combines both eyes, weighted as fitted on the validation split; "
+    "expected grades and heat maps are of the photograph itself.",
     "Probability": "The score after calibration: among photographs with probability "
     "0.8, about 80 % should be positive.",
     "Threshold": "A photograph whose score is at or above the threshold is predicted "
@@ -358,7 +362,8 @@ def _describe_evaluation(run: Run, result: EvaluationResult) -> str:
     return (
         f"Positive means grade {run.task.positive_from} or higher: "
         f"{num_positive:,} of the {result.num_photographs:,} photographs are positive, "
-        f"{num_negative:,} are negative. Threshold: {threshold}."
+        f"{num_negative:,} are negative. Threshold: {threshold}. Fellow eye: "
+        f"{describe_fellow_eye(result)}."
     )
 
 

@@ -30,6 +30,9 @@ COLUMNS = {
     "id": pa.string(),
     "path": pa.string(),
     "patient": pa.string(),
+    "eye": pa.string(),
+    "own_score": pa.float64(),
+    "fellow_used": pa.int8(),
     "score": pa.float64(),
     "spread": pa.float64(),
     "probability": pa.float64(),
@@ -96,6 +99,7 @@ class Summary:
         num_in_training: Number of photographs that the model was trained or chosen on.
         probability_flags: Why the probabilities are not to be trusted: keys of
             `FLAG_NOTES`.
+        num_with_fellow: Number of photographs whose fellow eye was used.
         errors: Photographs without a score, by reason.
         scores: The distinct scores, at most two of them.
     """
@@ -107,6 +111,7 @@ class Summary:
     num_positive: int = 0
     num_in_training: int = 0
     probability_flags: list[str] = field(default_factory=list)
+    num_with_fellow: int = 0
     errors: dict[str, ErrorGroup] = field(default_factory=dict)
     scores: set[str] = field(default_factory=set)
 
@@ -131,6 +136,7 @@ class Summary:
         self.num_in_training += row["in_training"] == "1"
         if row["probability"]:
             self.probability_flags = split_flags(row["probability_flags"])
+        self.num_with_fellow += row["fellow_used"] == "1"
         if row["error"]:
             reason, _, detail = row["error"].partition(": ")
             group = ErrorGroup(0, row["path"], detail)
@@ -145,12 +151,14 @@ def common_cells(run: Run, config: ScoreConfig, patient_pattern: str) -> Row:
     They say what the rows were made with.
 
     `model` is the model's hash. `settings` is the hash of everything else that shapes a
-    row: preprocessing, encoding, threshold and its TTA, cut points, calibration, the
-    handling of ungradable photographs, and how patients are recognized.
+    row: preprocessing, encoding, the weights of both eyes, threshold and its TTA, cut
+    points, calibration, the handling of ungradable photographs, and how patients are
+    recognized.
     """
     settings = {
         "images": run.config.images.model_dump(mode="json"),
         "encoding": [run.info.encoding, run.info.jpeg_quality],
+        "fellow_eye": run.fellow_eye and run.fellow_eye.model_dump(mode="json"),
         "threshold": run.threshold and run.threshold.model_dump(mode="json"),
         "given_threshold": config.threshold,
         "cut_points": run.cut_points,
@@ -271,9 +279,10 @@ def split_flags(cell: str) -> list[str]:
     return cell.split(";") if cell else []
 
 
-def replace_cell(line: bytes, column: str, cell: str) -> bytes:
-    """Return a line of a table with another cell in a column."""
-    return _encode_cells(parse_row(line) | {column: _escape(cell)})
+def replace_cells(line: bytes, cells: Mapping[str, str]) -> bytes:
+    """Return a line of a table with other cells, not yet escaped, by column."""
+    escaped = {name: _escape(cell) for name, cell in cells.items()}
+    return _encode_cells(parse_row(line) | escaped)
 
 
 def load_rows(table: Location) -> Iterator[tuple[bytes, Row]]:

@@ -20,7 +20,6 @@ from drtf.data.listing import (
     SkippedFile,
     list_photographs,
 )
-from drtf.data.patients import patients_by_name
 from drtf.data.photographs import (
     PhotographRef,
     photograph_id,
@@ -42,8 +41,8 @@ from drtf.inference.kept_rows import (
     rows_in_parts,
     rows_to_add_to,
     rows_to_keep,
-    update_patients,
 )
+from drtf.inference.patient_rows import complete_rows
 from drtf.inference.score_check import FLAG_NOTES, probability_flags
 from drtf.inference.score_table import (
     COLUMNS,
@@ -62,7 +61,7 @@ from drtf.inference.score_table import (
     parse_path,
     parse_row,
     part_path,
-    replace_cell,
+    replace_cells,
     slice_part,
     write_csv,
     write_parquet,
@@ -124,6 +123,7 @@ class ScoreReport:
         threshold: The score from which a photograph is positive.
         threshold_rule: The rule that chose it; `none` if the run was never evaluated.
         num_views: Number of views of each photograph whose scores were averaged.
+        combines_eyes: Whether the run combines the scores of both eyes.
         num_kept: Number of rows that earlier calls had scored.
         num_gone: Number of them whose photograph is gone.
         num_newly_failed: Number of photographs without a score, except those that an
@@ -138,6 +138,7 @@ class ScoreReport:
     threshold: float
     threshold_rule: str
     num_views: int
+    combines_eyes: bool
     num_kept: int
     num_gone: int
     num_newly_failed: int
@@ -309,12 +310,13 @@ def score(
                     earlier = rows_to_add_to(table, common)
                 found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
                 kept = rows_to_keep(earlier | found, by_path)
-                # Both eyes of a patient may be in different parts, or one of them gone.
-                names = {x: photograph_id(parse_path(x)) for x in kept}
-                names |= {written_path(x.path): x.id for x in listing.photographs}
-                patients = _patients(names, patient_pattern)
-                kept = update_patients(kept, {x: patients[x] for x in by_path})
-                rows = _score_missing(run, by_path, kept, log, common, patients, config)
+                rows = _score_missing(run, by_path, kept, log, common, config)
+            # Both eyes of a patient may be in different parts, or one of them gone.
+            names = {x: photograph_id(parse_path(x)) for x in kept}
+            names |= {written_path(x.path): x.id for x in listing.photographs}
+            rows = complete_rows(
+                rows, names, run=run, config=config, patient_pattern=patient_pattern
+            )
             with writing_file(table, overwrite=may_replace) as partial:
                 lines = _sorted_lines(rows, by_path)
                 if run.calibration:
@@ -340,6 +342,7 @@ def score(
         threshold=threshold,
         threshold_rule=rule,
         num_views=int(common["num_views"]),
+        combines_eyes=bool(run.fellow_eye and run.fellow_eye.is_used),
         num_kept=len(kept),
         num_gone=len(kept.keys() - by_path.keys()),
         num_newly_failed=num_newly_failed,
@@ -381,29 +384,12 @@ def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -
         )
 
 
-def _patients(names: Mapping[str, str], pattern: str) -> dict[str, str]:
-    """Return the patient in each photograph's name, or an empty text.
-
-    Args:
-        names: The photographs' names without extensions, by path.
-        pattern: The pattern of patients in names.
-    """
-    # pandas 3 refuses names that are not UTF-8.
-    series = pd.Series(
-        [name.encode(errors="backslashreplace").decode() for name in names.values()],
-        dtype=str,
-    )
-    patients = patients_by_name(series, pattern).fillna("")
-    return dict(zip(names, patients, strict=True))
-
-
 def _score_missing(
     run: Run,
     photographs: Mapping[str, PhotographRef],
     kept: KeptRows,
     log: RowLog,
     common: Row,
-    patients: Mapping[str, str],
     config: ScoreConfig,
 ) -> KeptRows:
     """Score the photographs without a kept row, and return all rows."""
@@ -419,7 +405,6 @@ def _score_missing(
         ):
             row = common | _result_cells(run, prepared, scored, config)
             row |= {"id": photograph.id, "path": photograph.path}
-            row["patient"] = patients[path]
             sha256 = (
                 photograph.sha256()
                 if isinstance(prepared, Rejected)
@@ -441,7 +426,7 @@ def _result_cells(
     scored: Scored | None,
     config: ScoreConfig,
 ) -> Row:
-    """Return the cells of a row that depend on the photograph's image."""
+    """Return the cells of a row that depend only on the photograph's image."""
     if isinstance(prepared, Rejected):
         return {"error": str(prepared)}
     flags: list[str] = [*prepared.flags]
@@ -449,19 +434,14 @@ def _result_cells(
         return {"flags": ";".join(flags), "error": f"ungradable: {', '.join(flags)}"}
     if scored is None:
         return {"flags": ";".join(flags)}
-    cells = {"score": f"{scored.score:.6f}"}
+    cells = {"own_score": f"{scored.score:.9g}"}  # exact for float32
     if run.tta != "none":
         cells["spread"] = f"{scored.spread:.6f}"
-    if not flags or config.on_ungradable == "predict":
-        threshold, _ = effective_threshold(run, config)
-        cells["predicted_label"] = str(int(scored.score >= threshold))
-        if run.calibration:
-            (probability,) = run.calibration.apply_rounded(np.array([scored.score]))
-            cells["probability"] = probability
-        if scored.expected_grade is not None:
-            cells["expected_grade"] = f"{scored.expected_grade:.6f}"
-            grade = classes_at(np.array(scored.expected_grade), run.cut_points)
-            cells["predicted_grade"] = str(grade)
+    is_predicted = not flags or config.on_ungradable == "predict"
+    if is_predicted and scored.expected_grade is not None:
+        cells["expected_grade"] = f"{scored.expected_grade:.6f}"
+        grade = classes_at(np.array(scored.expected_grade), run.cut_points)
+        cells["predicted_grade"] = str(grade)
     if scored.spread > MAX_SPREAD:
         flags.append(VIEWS_DISAGREE)
     return cells | {"flags": ";".join(flags)}
@@ -498,7 +478,7 @@ def _flag_probabilities(
     )
     cell = ";".join(flags)
     return [
-        replace_cell(line, "probability_flags", cell if row["probability"] else "")
+        replace_cells(line, {"probability_flags": cell if row["probability"] else ""})
         for line, row in zip(lines, rows, strict=True)
     ]
 

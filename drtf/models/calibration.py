@@ -100,7 +100,7 @@ class Calibration(BaseModel):
         Returns:
             float64 [n] in [0, 1].
         """
-        shifted = _clipped_logits(scores) + self.prior_shift
+        shifted = clipped_logits(scores) + self.prior_shift
         if self.method == "isotonic":
             curve = np.interp(expit(shifted), self.scores, self.probabilities)
             return expit(logit(curve) + self.prevalence_shift)
@@ -158,7 +158,7 @@ def fit_calibration(
         "tta": tta,
         "histograms": build_histograms(labels, scores),
     }
-    shifted = _clipped_logits(scores) + shift
+    shifted = clipped_logits(scores) + shift
     if method == "logistic":
         deviations = np.array([LOG_TEMPERATURE_DEVIATION, OFFSET_DEVIATION])
 
@@ -181,5 +181,6 @@ def fit_calibration(
     return Calibration(**common)
 
 
-def _clipped_logits(scores: np.ndarray) -> np.ndarray:
+def clipped_logits(scores: np.ndarray) -> np.ndarray:
+    """Return the logits of scores, which are finite for 0 and 1 too; float64 [n]."""
     return logit(np.clip(scores.astype(np.float64), MARGIN, 1 - MARGIN))

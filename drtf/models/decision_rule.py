@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from drtf.config import Tta
 from drtf.files import write_atomic
 from drtf.models.calibration import Calibration
+from drtf.models.fellow_eye import FellowEye
 from drtf.models.run_files import DECISION_RULE_FILE
 from drtf.seals import dump_sealed
 from drtf.tasks import NUM_GRADES
@@ -44,6 +45,8 @@ class DecisionRule(BaseModel):
     """The contents of decision_rule.json.
 
     Attributes:
+        fellow_eye: How the scores of both eyes are combined, before threshold and
+            calibration; None if each eye is predicted by itself.
         threshold: The score from which a photograph is predicted positive.
         calibration: Turns scores into probabilities.
         cut_points: The expected grades from which grade 1, 2, 3 and 4 are predicted,
@@ -53,6 +56,7 @@ class DecisionRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    fellow_eye: FellowEye | None
     threshold: Threshold
     calibration: Calibration
     cut_points: tuple[Annotated[float, Field(ge=0, le=NUM_GRADES - 1)], ...]
@@ -65,6 +69,7 @@ class DecisionRule(BaseModel):
             "tta": self.threshold.tta,
             "threshold": self.threshold.setting,
             "calibration": self.calibration.method,
+            "fellow_eye": self.fellow_eye is not None,
         }
 
     @model_validator(mode="after")

@@ -40,6 +40,7 @@ from drtf.models.backbones import (
 )
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold
+from drtf.models.fellow_eye import FellowEye
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
 from drtf.models.run_files import (
     CONFIG_FILE,
@@ -318,6 +319,11 @@ class Run:
     def calibration(self) -> Calibration | None:
         """Calibration of the decision rule, or None."""
         return self.decision_rule.calibration if self.decision_rule else None
+
+    @property
+    def fellow_eye(self) -> FellowEye | None:
+        """How both eyes are combined, by the decision rule; None predicts each eye."""
+        return self.decision_rule.fellow_eye if self.decision_rule else None
 
     @property
     def tta(self) -> Tta:
