@@ -4,7 +4,7 @@
 
 Each EVALUATION is the folder of an evaluation of RUN on other patients than in
 training. RUN was also evaluated on its validation split, on which the weights of both
-eyes are fitted. OUT.csv has the ROC AUC of each eye by itself and of both eyes, over all
+eyes are fitted. OUT.csv has the ROC AUC of each eye by itself and of both, over all
 evaluations together, with paired intervals by bootstrap over patients.
 """
 
