@@ -25,6 +25,7 @@ WEB = ("http://", "https://")
 ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 # Objects are read in parts of this size, several at a time.
 PART_BYTES = 8 << 20
+PIECE_BYTES = 1 << 20
 NUM_PARALLEL_PARTS = 8
 # After an upload whose last answer was lost, the store has this time to complete it.
 COMPLETION_SECONDS = 60.0
@@ -149,8 +150,11 @@ class OpenObject(NamedTuple):
             stop = min(start + PART_BYTES, self.size_bytes)
             options = _range_options(start, stop, self.etag)
             with _translated_errors(self.location):
-                part = obstore.get(store, key, options=options).bytes()
-            keep(start, memoryview(part))
+                answer = obstore.get(store, key, options=options)
+                # Each piece is kept while the next one arrives.
+                for piece in answer.stream(min_chunk_size=PIECE_BYTES):
+                    keep(start, memoryview(piece))
+                    start += len(piece)
 
         with ThreadPoolExecutor(NUM_PARALLEL_PARTS) as pool:
             # Raises the first error of a part.
