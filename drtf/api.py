@@ -20,6 +20,8 @@ from drtf.inference.decision_rules import load_evaluation_config
 from drtf.inference.evaluation import evaluate as evaluate_run
 from drtf.inference.evaluation_result import EvaluationResult
 from drtf.inference.gradcam import GradcamReport, gradcam
+from drtf.inference.quality_gates import MAX_FLAGGED, GateReport
+from drtf.inference.quality_gates import fit_gate as fit_run_gate
 from drtf.inference.scoring import ScoreReport
 from drtf.inference.scoring import score as score_photographs
 from drtf.models.run import Run, load_run_config
@@ -43,6 +45,7 @@ __all__ = [
     "eval_dataset",
     "evaluate",
     "explain",
+    "fit_gate",
     "load_config",
     "load_run",
     "open_dataset",
@@ -247,6 +250,58 @@ def evaluate(
     )
 
 
+def fit_gate(
+    run: Run | AnyPath,
+    *,
+    images: AnyPath | None = None,
+    shards: ShardDataset | AnyPath | None = None,
+    splits: Sequence[str] = (),
+    table: AnyPath | None = None,
+    column: str = "",
+    ungradable: Sequence[str] = (),
+    max_flagged: float = MAX_FLAGGED,
+    config: AnyConfig = "",
+) -> GateReport:
+    """Fit a quality gate, with which `score` flags photographs that are ungradable.
+
+    It is stored in the run, in place of the one before.
+
+    Args:
+        run: The run, or its folder, local or in a store.
+        images: Folder of photographs, or a CSV that lists them; or
+        shards: The dataset, or its folder.
+        splits: Splits of the dataset; empty: all.
+        table: A table with a clinician's assessments, one row per photograph or per
+            patient. None: they are in a column that the dataset kept from its label
+            file, or in the names of the folders of the photographs.
+        column: The column of the assessments; empty: one with a usual name.
+        ungradable: The values that mean ungradable; empty: those with a usual word.
+        max_flagged: The largest fraction of gradable photographs that may be flagged.
+        config: Its sections `score`, `evaluate` and `labels` are used; by default the
+            run's.
+
+    Returns:
+        How well the gate finds ungradable photographs. A notebook shows it.
+
+    Raises:
+        DrtfError: If neither or both of `images` and `shards` are given, there are too
+            few assessed photographs, or the features do not tell them apart.
+    """
+    _check_one_source("fit_gate", images, shards)
+    folder = _run_folder(run)
+    return fit_run_gate(
+        folder,
+        config=_run_config(folder, config),
+        images=None if images is None else _any_path(images),
+        shards=None if shards is None else _dataset_folder(shards),
+        splits=splits,
+        table=None if table is None else _local_file(table),
+        column=column,
+        ungradable=ungradable,
+        max_flagged=max_flagged,
+    )
+
+
 def score(
     run: Run | AnyPath,
     images: AnyPath,
@@ -310,9 +365,7 @@ def explain(
         DrtfError: If neither or both of `images` and `shards` are given, or nothing
             can be drawn.
     """
-    if (images is None) == (shards is None):
-        given = "neither" if images is None else "both"
-        raise DrtfError(f"explain requires either images or shards; got {given}")
+    _check_one_source("explain", images, shards)
     folder = _run_folder(run)
     settings = _run_config(folder, config)
     return gradcam(
@@ -325,6 +378,15 @@ def explain(
         images=None if images is None else _any_path(images),
         overwrite=overwrite,
     )
+
+
+def _check_one_source(
+    name: str, images: AnyPath | None, shards: ShardDataset | AnyPath | None
+) -> None:
+    """Refuse neither or both of photographs and a dataset."""
+    if (images is None) == (shards is None):
+        given = "neither" if images is None else "both"
+        raise DrtfError(f"{name} requires either images or shards; got {given}")
 
 
 def _any_path(path: AnyPath) -> AnyPath:

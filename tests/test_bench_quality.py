@@ -49,11 +49,11 @@ def test_the_json_file_has_a_row_per_group_and_all_flags(images, tmp_path):
 
 def test_an_unusable_csv_of_assessments_is_named(images, tmp_path):
     gradable = tmp_path / "gradable.csv"
-    gradable.write_text("image,good\n0_left,1\n")
-    with raises_naming(LabelError, gradable, "image", "gradable", 0, 1):
+    gradable.write_text("image,sharp\n0_left,1\n")
+    with raises_naming(LabelError, gradable, "gradable", "sharp"):
         bench_quality(images, gradable=gradable)
     gradable.write_text("image,gradable\n9_left,1\n")
-    with raises_naming(LabelError, gradable, images):
+    with raises_naming(LabelError, gradable, "9_left"):
         bench_quality(images, gradable=gradable)
 
 

@@ -34,6 +34,7 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
     comparison.
     """
     from drtf.inference.export import export as run_export
+    from drtf.models.run_files import QUALITY_GATE_FILE
 
     from .tables import show_table
 
@@ -41,6 +42,10 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
     exported = run_export(run, shards, out=out, target=target, split=split)
     if is_reused:
         show_line("This command had already written it; nothing was changed.")
+    if (run / QUALITY_GATE_FILE).exists():
+        show_line(
+            f"Note: the quality gate of {run} is not exported; only drtf score uses it"
+        )
     networks = {
         "Keras": (exported.keras_roc_auc, exported.keras_images_per_second),
         target: (exported.roc_auc, exported.images_per_second),

@@ -23,6 +23,7 @@ from .doctor import doctor
 from .ensemble import ensemble
 from .evaluate import evaluate
 from .export import export
+from .fit_gate import fit_gate
 from .gradcam import gradcam
 from .inspect import inspect
 from .score import score
@@ -98,6 +99,7 @@ for command in (
     evaluate,
     compare,
     ensemble,
+    fit_gate,
     score,
     gradcam,
     export,

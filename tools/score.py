@@ -38,6 +38,7 @@ RESULT_COLUMNS = (
     "expected_grade",
     "predicted_grade",
     "flags",
+    "ungradable_probability",
     "error",
 )
 
@@ -78,9 +79,10 @@ RESULT_COLUMNS = (
 @click.option(
     "--on-ungradable",
     type=click.Choice(["flag", "predict", "reject"]),
-    help="What to do with a photograph that may be ungradable (dark, blurred or not of "
-    "a retina). flag: score it, but predict no label. predict: predict a label as for "
-    "any other. reject: give it no score. Default: score.on_ungradable of the config.",
+    help="What to do with a photograph that may be ungradable (dark, blurred, not of a "
+    "retina, or flagged by the quality gate of RUN). flag: score it, but predict no "
+    "label. predict: predict a label as for any other. reject: give it no score. "
+    "Default: score.on_ungradable of the config.",
 )
 @click.option(
     "--add",

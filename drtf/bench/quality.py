@@ -1,22 +1,21 @@
 """Measure how well the gradability flags detect ungradable photographs."""
 
-import csv
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import cv2
 import numpy as np
+import pandas as pd
 
+from drtf.data.assessments import load_assessments
 from drtf.data.listing import list_photographs
 from drtf.data.photographs import (
     PhotographRef,
     prefetch_photographs,
 )
 from drtf.errors import LabelError, PhotographError
-from drtf.files import MAX_TABLE_BYTES, read_regular
 from drtf.images.decode import decode_photograph
 from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import OVERSAMPLING, limit_threads
@@ -55,8 +54,8 @@ def bench_quality(
 
     Args:
         images: Folder of photographs, or a CSV of paths.
-        gradable: CSV with the columns `image` and `gradable` (0 or 1), a clinician's
-            assessment; None if there is none.
+        gradable: Table with a clinician's assessments, as for `load_assessments`; None
+            if there is none.
         num_workers: Worker processes; 0 means one per CPU.
 
     Returns:
@@ -64,14 +63,11 @@ def bench_quality(
         ungradable originals.
 
     Raises:
-        LabelError: If no photograph can be read, or if the CSV cannot be read or
+        LabelError: If no photograph can be read, or if the table cannot be read or
             contains none of the photographs.
     """
-    is_gradable = _load_assessments(gradable) if gradable else {}
     photographs = list_photographs(images).photographs
-    names = {photograph.id for photograph in photographs}
-    if gradable and not names & is_gradable.keys():
-        raise LabelError(f"{gradable} contains none of the photographs in {images}")
+    assessed = _groups_by_assessment(gradable, photographs) if gradable else {}
     flagged = map_in_order(
         _flag_photograph,
         prefetch_photographs(photographs),
@@ -84,14 +80,30 @@ def bench_quality(
         for photograph, flags_by_form in zip(photographs, flagged, strict=True):
             for form, flags in flags_by_form.items():
                 by_group.setdefault(form, []).append(flags)
-            if flags_by_form and photograph.id in is_gradable:
-                group = "gradable" if is_gradable[photograph.id] else "ungradable"
+            if flags_by_form and photograph.path in assessed:
+                group = assessed[photograph.path]
                 by_group.setdefault(group, []).append(flags_by_form[UNCHANGED])
             num_unreadable += not flags_by_form
             advance(f"{num_unreadable} unreadable")
     if not by_group:
         raise LabelError(f"none of the photographs in {images} can be read")
     return [_count_flags(group, rows) for group, rows in by_group.items()]
+
+
+def _groups_by_assessment(
+    table: Path, photographs: Sequence[PhotographRef]
+) -> dict[str, str]:
+    """Return `gradable` or `ungradable` for the path of each assessed photograph."""
+    paths = [photograph.path for photograph in photographs]
+    matched = pd.DataFrame({"source": "", "path": paths, "patient": ""}, dtype=object)
+    assessments = load_assessments(table, matched)
+    return {
+        path: "ungradable" if is_ungradable else "gradable"
+        for path, is_assessed, is_ungradable in zip(
+            paths, assessments.is_assessed, assessments.is_ungradable, strict=True
+        )
+        if is_assessed
+    }
 
 
 def _count_flags(group: str, rows: list[Flags]) -> FlagCounts:
@@ -125,17 +137,3 @@ def _degraded_forms(image: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     for factor in BRIGHTNESS_FACTORS:
         darkened = cv2.convertScaleAbs(image, alpha=factor)
         yield f"darkened to {factor:.0%}", darkened
-
-
-def _load_assessments(path: Path) -> dict[str, bool]:
-    """Load whether each photograph is gradable, by its id."""
-    try:
-        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        return {row["image"]: bool(int(row["gradable"])) for row in rows}
-    except OSError as error:
-        raise LabelError(f"cannot read {path}: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise LabelError(
-            f"{path} must be a CSV with the columns image and gradable, 0 or 1"
-        ) from error

@@ -11,11 +11,13 @@ from drtf.data.label_tables import check_utf8, load_label_table
 from drtf.data.labels import are_repeated, check_filled
 from drtf.data.matching import clean_path, match_photographs
 from drtf.errors import LabelError
-from drtf.records.reader import ShardDataset
+
+# The columns of a dataset's index by which a table is matched with photographs.
+MATCHED_COLUMNS = ["source", "path", "patient"]
 
 
 def load_extra_columns(
-    path: Path, shards: ShardDataset, names: Sequence[str]
+    path: Path, photographs: pd.DataFrame, names: Sequence[str]
 ) -> dict[str, pd.Series]:
     """Load columns of a table with one row per photograph or per patient.
 
@@ -23,12 +25,12 @@ def load_extra_columns(
 
     Args:
         path: A table of text, a workbook, or a zip file with one of them.
-        shards: An open dataset.
+        photographs: MATCHED_COLUMNS of an index, one row per photograph.
         names: The columns to load.
 
     Returns:
-        By name, the text for each record in the order of the index, empty for records
-        that are not in the table. Columns that the table does not have are left out.
+        By name, the text for each photograph, empty for those that are not in the
+        table. Columns that the table does not have are left out.
 
     Raises:
         LabelError: If the file cannot be read, names neither photographs nor patients,
@@ -57,7 +59,7 @@ def load_extra_columns(
     columns = {column: table.rows[column] for column in found.values()}
     keys = keys[~are_repeated(path, keys, columns)]
     find_lines = _lines_by_photograph if image else _lines_by_patient
-    lines = find_lines(path, keys, shards.load_index(["source", "path", "patient"]))
+    lines = find_lines(path, keys, photographs)
     return {
         name: columns[column].reindex(lines).fillna("").reset_index(drop=True)
         for name, column in found.items()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from drtf.config.messages import did_you_mean
-from drtf.data.extra_columns import load_extra_columns
+from drtf.data.extra_columns import MATCHED_COLUMNS, load_extra_columns
 from drtf.data.label_columns import find_column
 from drtf.data.label_formats import fold_name
 from drtf.data.patients import eyes_by_name
@@ -103,7 +103,10 @@ def load_groups(
     groupings = [parse_grouping(text) for text in dict.fromkeys(by)]
     rows = shards.split_rows(split)
     columns = [grouping.column for grouping in groupings]
-    extra = load_extra_columns(table, shards, columns) if table else {}
+    extra = {}
+    if table:
+        photographs = shards.load_index(MATCHED_COLUMNS)
+        extra = load_extra_columns(table, photographs, columns)
     groups = []
     for grouping in groupings:
         if grouping.column in extra:
@@ -188,6 +191,7 @@ def divide(values: pd.Series, grouping: Grouping) -> Groups:
 
 
 def is_missing(cell: str) -> bool:
+    """Return whether a cell of a table is empty, or says so, such as `NA`."""
     return not cell or fold_name(cell) in MISSING_VALUES
 
 

@@ -41,6 +41,7 @@ COLUMNS = {
     "expected_grade": pa.float64(),
     "predicted_grade": pa.int8(),
     "flags": pa.string(),
+    "ungradable_probability": pa.float64(),
     "error": pa.string(),
     "in_training": pa.int8(),
     "threshold": pa.float64(),
@@ -152,8 +153,8 @@ def common_cells(run: Run, config: ScoreConfig, patient_pattern: str) -> Row:
 
     `model` is the model's hash. `settings` is the hash of everything else that shapes a
     row: preprocessing, encoding, the weights of both eyes, threshold and its TTA, cut
-    points, calibration, the handling of ungradable photographs, and how patients are
-    recognized.
+    points, calibration, the quality gate, the handling of ungradable photographs, and
+    how patients are recognized.
     """
     settings = {
         "images": run.config.images.model_dump(mode="json"),
@@ -163,6 +164,7 @@ def common_cells(run: Run, config: ScoreConfig, patient_pattern: str) -> Row:
         "given_threshold": config.threshold,
         "cut_points": run.cut_points,
         "calibration": run.calibration and run.calibration.model_dump(mode="json"),
+        "quality_gate": run.quality_gate and run.quality_gate.rule,
         "on_ungradable": config.on_ungradable,
         "patient_pattern": patient_pattern,
         "columns": list(COLUMNS),

@@ -4,17 +4,18 @@ import functools
 import itertools
 import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from drtf import page
-from drtf.config import ScoreConfig
+from drtf.config import ScoreConfig, Tta
 from drtf.data.listing import (
     SKIPPED_FILE,
     SkippedFile,
@@ -77,6 +78,7 @@ from drtf.inference.table_files import (
     writing_file,
 )
 from drtf.models.calibration import Calibration
+from drtf.models.quality_gate import QUALITY_GATE
 from drtf.models.run import Run, load_run
 from drtf.models.training_photographs import (
     is_training_photograph,
@@ -85,7 +87,7 @@ from drtf.models.training_photographs import (
 from drtf.models.views import photographs_per_batch
 from drtf.progress import progress
 from drtf.storage import is_remote
-from drtf.tasks import Task, classes_at
+from drtf.tasks import classes_at
 
 _log = logging.getLogger(__name__)
 
@@ -99,11 +101,28 @@ class Scored:
         spread: Highest minus lowest score of the views.
         expected_grade: The mean of the grades, weighted by their probabilities; None if
             the run predicts no grades.
+        ungradable_probability: The probability that a clinician calls it ungradable;
+            None if the run has no quality gate.
     """
 
     score: float
     spread: float
     expected_grade: float | None
+    ungradable_probability: float | None
+
+
+class PredictedBatch(NamedTuple):
+    """Photographs, and what the network returns for each of them.
+
+    Attributes:
+        photographs: The photographs. What is returned for a rejected one is noise.
+        by_view: float32 [B, V, C], the output of the network for each view.
+        features: float32 [B, F], of the first view.
+    """
+
+    photographs: Sequence[NetworkInput | Rejected]
+    by_view: np.ndarray
+    features: np.ndarray
 
 
 # Rows of the table that a notebook shows.
@@ -430,11 +449,17 @@ def _result_cells(
     if isinstance(prepared, Rejected):
         return {"error": str(prepared)}
     flags: list[str] = [*prepared.flags]
-    if flags and config.on_ungradable == "reject":
-        return {"flags": ";".join(flags), "error": f"ungradable: {', '.join(flags)}"}
     if scored is None:
         return {"flags": ";".join(flags)}
-    cells = {"own_score": f"{scored.score:.9g}"}  # exact for float32
+    cells = {}
+    if run.quality_gate and scored.ungradable_probability is not None:
+        cells["ungradable_probability"] = f"{scored.ungradable_probability:.6f}"
+        if scored.ungradable_probability >= run.quality_gate.threshold:
+            flags.append(QUALITY_GATE)
+    if flags and config.on_ungradable == "reject":
+        cells["error"] = f"ungradable: {', '.join(flags)}"
+        return cells | {"flags": ";".join(flags)}
+    cells["own_score"] = f"{scored.score:.9g}"  # exact for float32
     if run.tta != "none":
         cells["spread"] = f"{scored.spread:.6f}"
     is_predicted = not flags or config.on_ungradable == "predict"
@@ -512,54 +537,87 @@ def score_photographs(
     Yields:
         Each photograph with its score, or its rejection with None.
     """
+    batches = predict_photographs(
+        run, photographs, tta=run.tta, config=config, picture_size=picture_size
+    )
+    for batch in batches:
+        yield from _scored_batch(run, batch)
+
+
+def predict_photographs(
+    run: Run,
+    photographs: Sequence[PhotographRef],
+    *,
+    tta: Tta,
+    config: ScoreConfig,
+    picture_size: int = 0,
+) -> Iterator[PredictedBatch]:
+    """Prepare photographs and apply the network to them, in order.
+
+    Args:
+        run: The run of the network.
+        photographs: The photographs.
+        tta: The views of each photograph.
+        config: Batch size and number of workers.
+        picture_size: As for `score_photographs`.
+    """
     # Loads TensorFlow, which a scoring that is refused does not need.
-    from drtf.models.prediction import build_predictor
+    from drtf.models.prediction import build_feature_predictor
 
     prepared = prepare_photographs(
         run, photographs, num_workers=config.num_workers, picture_size=picture_size
     )
-    predict = build_predictor(run.network, run.tta)
+    predict = build_feature_predictor(run.network, tta)
     size = run.info.image_size
-    batch_size = photographs_per_batch(config.batch_size, run.tta)
+    batch_size = photographs_per_batch(config.batch_size, tta)
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
 
-    def predict_batch(batch: Sequence[NetworkInput | Rejected]) -> np.ndarray:
+    def predict_batch(batch: Sequence[NetworkInput | Rejected]) -> PredictedBatch:
         # All batches have one shape, because each new shape is compiled again.
         pixels = np.zeros((batch_size, size, size, 3), np.uint8)
         for row, item in zip(pixels, batch, strict=False):
             if isinstance(item, NetworkInput):
                 row[...] = item.image
-        return predict(pixels).numpy()
+        by_view, features = (x.numpy()[: len(batch)] for x in predict(pixels))
+        return PredictedBatch(batch, by_view, features)
 
     # One batch is predicted while the next one is prepared.
     with closing(prepared), ThreadPoolExecutor(1) as device:
         last = None
         for batch in batches:
-            current = batch, device.submit(predict_batch, batch)
+            current = device.submit(predict_batch, batch)
             if last:
-                yield from _scored_batch(run.task, *last)
+                yield last.result()
             last = current
         if last:
-            yield from _scored_batch(run.task, *last)
+            yield last.result()
 
 
 def _scored_batch(
-    task: Task,
-    batch: Sequence[NetworkInput | Rejected],
-    predicted: Future[np.ndarray],
+    run: Run, batch: PredictedBatch
 ) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
-    """Wait for the predictions of a batch and yield its photographs with scores."""
-    by_view = predicted.result()  # [B, V, C]
-    means = by_view.mean(axis=1)
+    """Yield the photographs of a batch with their scores."""
+    task, gate = run.task, run.quality_gate
+    means = batch.by_view.mean(axis=1)
     scores = task.disease_scores(means)
-    spreads = np.ptp(task.disease_scores(by_view), axis=1)
+    spreads = np.ptp(task.disease_scores(batch.by_view), axis=1)
     expected = task.expected_classes(means).tolist()
-    for number, item in enumerate(batch):
+    ungradable = gate.apply(batch.features) if gate else None
+    for number, item in enumerate(batch.photographs):
         if isinstance(item, Rejected):
             yield item, None
             continue
-        grade = expected[number] if task.predicts_grades else None
-        yield item, Scored(float(scores[number]), float(spreads[number]), grade)
+        yield (
+            item,
+            Scored(
+                score=float(scores[number]),
+                spread=float(spreads[number]),
+                expected_grade=expected[number] if task.predicts_grades else None,
+                ungradable_probability=(
+                    None if ungradable is None else float(ungradable[number])
+                ),
+            ),
+        )
 
 
 def prepare_photographs(

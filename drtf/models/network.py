@@ -2,10 +2,12 @@
 
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from drtf.config import LossName, ModelConfig
 from drtf.errors import DrtfError
@@ -172,6 +174,56 @@ def build_disease_logit_model(network: keras.Model, task: Task) -> keras.Model:
     if task.predicts_grades:
         logits = logit_of_reaching(logits, task.first_positive_class)
     return keras.Model(network.input, logits)
+
+
+def build_feature_model(network: keras.Model) -> keras.Model:
+    """Build a model that shares a network's layers and returns its features too.
+
+    The features are the mean and the standard deviation, over height and width, of the
+    last feature maps of each size. Those of an ensemble are its members', one after the
+    other.
+
+    Args:
+        network: From `build_network`, or an ensemble of such networks.
+
+    Returns:
+        A model from the network's input to its output and the features, float32 [B, F].
+    """
+    features = []
+
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(layer, keras.Model):
+            return layer(*args, **kwargs)
+        output, own = build_feature_model(layer)(*args)
+        features.append(own)
+        return output
+
+    if ensemble_members(network) != [network]:
+        network = keras.models.clone_model(
+            network, clone_function=lambda layer: layer, call_function=call
+        )
+        own = ops.concatenate(features, axis=-1)
+    else:
+        own = _summarize_maps(network)
+    return keras.Model(network.input, [network.output, own])
+
+
+def _summarize_maps(network: keras.Model) -> keras.KerasTensor:
+    """Return mean and deviation of each channel of the last feature maps of each size.
+
+    Returns:
+        float32 [B, F].
+    """
+    last = {
+        layer.output.shape[1:3]: layer.output
+        for layer in network.layers
+        if len(layer.output.shape) == 4
+        and not isinstance(layer, keras.layers.ZeroPadding2D)
+    }
+    maps = [ops.cast(x, "float32") for x in last.values()]
+    means = [ops.mean(x, axis=(1, 2)) for x in maps]
+    deviations = [ops.std(x, axis=(1, 2)) for x in maps]
+    return ops.concatenate([*means, *deviations], axis=-1)
 
 
 def scale_images(images: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Prediction: probabilities of images, with test-time augmentation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,12 +9,13 @@ import tensorflow as tf
 
 from drtf.config import Tta
 from drtf.data.pipeline import eval_dataset, translate_record_errors
-from drtf.models.network import scale_images
+from drtf.models.network import build_feature_model, scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TaskName
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
+PredictFeatures = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def build_predictor(network: keras.Model, tta: Tta) -> Predict:
@@ -23,20 +25,59 @@ def build_predictor(network: keras.Model, tta: Tta) -> Predict:
     for each of V views. Their mean is the prediction. Later changes to the network's
     weights have no effect on the function.
     """
-    # The weights are constants, so that TensorFlow can fold batch normalization into
-    # convolutions.
-    weights = [variable.numpy() for variable in network.trainable_variables]
-    state = [variable.numpy() for variable in network.non_trainable_variables]
+    call = _build_call(network)
 
     @tf.function(autograph=False)
     def predict(images: tf.Tensor) -> tf.Tensor:
-        views = build_views(scale_images(images), tta)  # [V, B, H, W, 3]
-        flat = tf.reshape(views, [-1, *views.shape[2:]])
-        output, _ = network.stateless_call(weights, state, flat, training=False)
-        shape = [*views.shape[:1], -1, *output.shape[1:]]
-        return tf.transpose(tf.reshape(output, shape), [1, 0, 2])
+        views = build_views(scale_images(images), tta)
+        return _divide_views(call(_join_views(views)), views.shape[0])
 
     return predict
+
+
+def build_feature_predictor(network: keras.Model, tta: Tta) -> PredictFeatures:
+    """Build a compiled function as `build_predictor` does, which returns features too.
+
+    The features, float32 [B, F], are those of the first view, which is the image as it
+    is; see `build_feature_model`.
+    """
+    call = _build_call(build_feature_model(network))
+
+    @tf.function(autograph=False)
+    def predict(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        views = build_views(scale_images(images), tta)
+        output, features = call(_join_views(views))
+        return (
+            _divide_views(output, views.shape[0]),
+            _divide_views(features, views.shape[0])[:, 0],
+        )
+
+    return predict
+
+
+def _build_call(network: keras.Model) -> Callable[[tf.Tensor], Any]:
+    """Build a function that calls a network with its present weights as constants.
+
+    So TensorFlow can fold batch normalization into convolutions.
+    """
+    weights = [variable.numpy() for variable in network.trainable_variables]
+    state = [variable.numpy() for variable in network.non_trainable_variables]
+
+    def call(images: tf.Tensor) -> Any:
+        return network.stateless_call(weights, state, images, training=False)[0]
+
+    return call
+
+
+def _join_views(views: tf.Tensor) -> tf.Tensor:
+    """Turn views, [V, B, H, W, 3], into one batch, [V * B, H, W, 3]."""
+    return tf.reshape(views, [-1, *views.shape[2:]])
+
+
+def _divide_views(outputs: tf.Tensor, num_views: int) -> tf.Tensor:
+    """Divide what a network returns for joined views, [V * B, C], into [B, V, C]."""
+    by_view = tf.reshape(outputs, [num_views, -1, *outputs.shape[1:]])
+    return tf.transpose(by_view, [1, 0, 2])
 
 
 def build_views(images: tf.Tensor, tta: Tta) -> tf.Tensor:

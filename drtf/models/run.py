@@ -42,11 +42,13 @@ from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold
 from drtf.models.fellow_eye import FellowEye
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
+from drtf.models.quality_gate import QualityGate
 from drtf.models.run_files import (
     CONFIG_FILE,
     DECISION_RULE_FILE,
     INFO_FILE,
     MODEL_FILE,
+    QUALITY_GATE_FILE,
 )
 from drtf.models.stored_run import location_of
 from drtf.models.training_photographs import PHOTOGRAPHS_FILE
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
 RUN_FORMAT_VERSION = 11
 RULE_ADVICE = "remove it and run drtf evaluate to choose a new threshold"
+GATE_ADVICE = "remove it and run drtf fit-gate to fit a new one"
 
 Mean = Literal["scores", "logits"]
 Contents = TypeVar("Contents", bound=BaseModel)
@@ -201,12 +204,14 @@ class Run:
         config: The complete config of the training.
         info: Contents of run.json.
         decision_rule: None until an evaluation has chosen a threshold.
+        quality_gate: None until `drtf fit-gate` has fitted one.
     """
 
     folder: Path
     config: Config
     info: RunInfo
     decision_rule: DecisionRule | None
+    quality_gate: QualityGate | None
 
     @functools.cached_property
     def network(self) -> "keras.Model":
@@ -276,6 +281,15 @@ class Run:
         }
         return {name: fact for name, fact in facts.items() if fact}
 
+    def gate_facts(self) -> dict[str, str]:
+        """Return what the quality gate was fitted on, by the name of this fact.
+
+        It is empty if there is no gate.
+        """
+        return (
+            {"Quality gate": self.quality_gate.describe()} if self.quality_gate else {}
+        )
+
     def __repr__(self) -> str:
         """Return the folder, and what the model is."""
         return f"<Run {location_of(self.folder)}: {self.describe()}>"
@@ -292,6 +306,7 @@ class Run:
             "Threshold": "none yet; evaluate the run to choose one"
             if self.threshold is None
             else f"{self.threshold.value:.4f} by {self.threshold.rule}",
+            **self.gate_facts(),
         }
         curves = self.folder / HISTORY_FIGURE
         return page.format_facts(self.folder.name, facts) + (
@@ -413,6 +428,24 @@ def load_decision_rule(folder: Path) -> DecisionRule | None:
     return _parse_sealed(path, text, contents, DecisionRule, RULE_ADVICE)
 
 
+def load_quality_gate(folder: Path, info: RunInfo) -> QualityGate | None:
+    """Load quality_gate.json; None if none was fitted yet.
+
+    Raises:
+        RunError: If it is damaged or changed, or belongs to another model.
+    """
+    path = folder / QUALITY_GATE_FILE
+    if not path.exists():
+        return None
+    text, contents = _read_json(folder, QUALITY_GATE_FILE)
+    gate = _parse_sealed(path, text, contents, QualityGate, GATE_ADVICE)
+    if gate.model_sha256 != info.model_sha256:
+        raise RunError(
+            f"{path} belongs to another model than that of {folder}: {GATE_ADVICE}"
+        )
+    return gate
+
+
 def check_files(folder: Path, info: RunInfo) -> None:
     """Check that the files of a run are those that run.json was written for.
 
@@ -475,7 +508,7 @@ def load_run(folder: Path, *, rule_folder: Path | None = None) -> Run:
                 f"{folder} has a member with the backbone {member.backbone!r}; "
                 f"backbones are {', '.join(BACKBONES)}"
             )
-    return Run(folder, config, info, rule)
+    return Run(folder, config, info, rule, load_quality_gate(folder, info))
 
 
 def _load_network(folder: Path, config: Config, info: RunInfo) -> "keras.Model":

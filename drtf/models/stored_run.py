@@ -33,6 +33,7 @@ from drtf.models.run_files import (
     INFO_FILE,
     METRICS_FILE,
     MODEL_FILE,
+    QUALITY_GATE_FILE,
 )
 from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.records.cache import cache_folder
@@ -65,6 +66,7 @@ RUN_FILES = (
     HISTORY_FILE,
     HISTORY_FIGURE,
     DECISION_RULE_FILE,
+    QUALITY_GATE_FILE,
 )
 
 _log = logging.getLogger(__name__)
