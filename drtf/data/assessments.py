@@ -188,8 +188,8 @@ def choose_column(columns: Sequence[str], name: str, *, where: str) -> str:
     if chosen is None:
         missing = f"no column {name!r}" if name else "no column such as 'gradable'"
         raise LabelError(
-            f"{where} has {missing}; its columns are {list(columns)}. Name the column "
-            "of a clinician's assessments with --column"
+            f"{where} has {missing}; its columns are {list(columns)}. Name "
+            "that of a clinician's assessments with --column, or call it 'gradable'"
         )
     return chosen
 
