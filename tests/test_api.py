@@ -35,10 +35,12 @@ def test_importing_drtf_does_not_load_tensorflow():
     assert done.stdout == "False False\n"
 
 
-def test_explain_requires_images_or_a_dataset(run_folder, shards, tmp_path):
+def test_a_step_requires_images_or_a_dataset(run_folder, shards, tmp_path):
     for given in ({}, {"images": tmp_path, "shards": shards}):
         with raises_naming(DrtfError, "images", "shards"):
             drtf.explain(run_folder, tmp_path / "out", **given)
+        with raises_naming(DrtfError, "images", "shards"):
+            drtf.fit_gate(run_folder, **given)
 
 
 def test_score_returns_a_report_that_loads_its_table(run_folder, photographs, tmp_path):

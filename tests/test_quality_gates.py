@@ -9,6 +9,8 @@ import pytest
 from drawing import draw_fundus, encode
 from drtf import DrtfError
 from drtf.config import ModelConfig
+from drtf.data.build import build_shards
+from drtf.data.sources import Source
 from drtf.errors import LabelError, RunError
 from drtf.inference.ensemble import build_ensemble
 from drtf.inference.quality_gates import (
@@ -22,7 +24,9 @@ from drtf.models.network import build_feature_model, build_network
 from drtf.models.prediction import build_feature_predictor, build_predictor
 from drtf.models.run import load_quality_gate, load_run
 from drtf.models.run_files import QUALITY_GATE_FILE
+from drtf.models.stored_run import fetch_run
 from drtf.seals import dump_sealed
+from drtf.storage import read_object, write_object
 from drtf.tasks import TASKS
 from naming import assert_names, raises_naming
 
@@ -119,10 +123,10 @@ def test_a_gate_is_fitted_on_photographs_and_stored(gated, photographs):
     assert (gate.num_gradable, gate.num_ungradable) == (24, 24)
     assert (gate.dataset_name, gate.splits) == (str(photographs / "images"), ())
     assert report.roc_auc.value == gate.roc_auc > 0.8
-    assert report.num_flagged["gradable"]["gate"] <= 0.05 * 24
-    assert report.num_flagged["ungradable"]["gate"] == gate.fraction_caught * 24
+    assert report.num_flagged["gradable"]["the gate"] <= 0.05 * 24
+    assert report.num_flagged["ungradable"]["the gate"] == gate.fraction_caught * 24
     # The rules flag all drawn photographs: they look like no fundus.
-    assert report.num_flagged["ungradable"]["rules"] == 24
+    assert report.num_flagged["ungradable"]["the rules"] == 24
     assert report.num_flagged["ungradable"]["either"] == 24
     assert report.has_patients
     assert 0 < report.num_in_training < 48
@@ -136,7 +140,7 @@ def test_a_gate_is_fitted_on_a_dataset_and_replaces_the_one_before(
     first = fit_gate(run_copy, config=config, shards=shards, table=table)
     assert (first.gate.num_gradable, first.gate.num_ungradable) == (24, 24)
     assert first.gate.splits == ("train", "val", "test")
-    assert "rules" not in first.num_flagged["gradable"]
+    assert "the rules" not in first.num_flagged["gradable"]
     images = photographs / "images"
     second = fit_gate(
         run_copy, config=config, images=images, table=table, max_flagged=0.5
@@ -255,3 +259,49 @@ def test_a_gate_needs_photographs_and_a_table_that_names_some(
     other.write_text("image,gradable\nx_left,1\ny_left,0\n")
     with raises_naming(LabelError, other, "x_left"):
         fit_gate(run_copy, config=config, images=photographs / "images", table=other)
+
+
+def test_a_gate_is_fitted_on_a_column_that_the_dataset_kept(
+    run_copy, photographs, config, table, tmp_path
+):
+    labels = tmp_path / "labels.csv"
+    grades = (photographs / "labels.csv").read_text().splitlines()
+    flags = [line.split(",")[1] for line in table.read_text().splitlines()]
+    lines = [f"{x},{flag}" for x, flag in zip(grades, flags, strict=True)]
+    labels.write_text("\n".join(lines))
+    kept = config.labels.model_copy(update={"keep_columns": ("gradable",)})
+    shards = tmp_path / "kept"
+    build_shards(
+        [Source(photographs / "images", labels)],
+        out=shards,
+        config=config.model_copy(update={"labels": kept}),
+    )
+    report = fit_gate(run_copy, config=config, shards=shards)
+    assert (report.column, report.gate.num_ungradable) == ("gradable", 24)
+    with raises_naming(DrtfError, MIN_PHOTOGRAPHS, "gradable"):
+        fit_gate(run_copy, config=config, shards=shards, splits=["test"])
+
+
+def test_the_gate_of_a_run_in_a_store_is_uploaded(
+    run_folder, photographs, config, table
+):
+    location = "memory://runs/gate/clinic/first"
+    for path in run_folder.iterdir():
+        if path.is_file():
+            write_object(f"{location}/{path.name}", path.read_bytes())
+    run = fetch_run(location)
+    report = fit_gate(run, config=config, images=photographs / "images", table=table)
+    stored = json.loads(read_object(f"{location}/{QUALITY_GATE_FILE}"))
+    assert stored["threshold"] == report.gate.threshold
+    assert load_run(fetch_run(location)).quality_gate == report.gate
+
+
+def test_the_command_takes_either_photographs_or_a_dataset(run, run_copy, shards):
+    for words in (
+        (),
+        ("--images", "x", "--shards", shards),
+        ("--images", "x", "--split", "a"),
+    ):
+        code, _, err = run("fit-gate", run_copy, *words)
+        assert code == 2
+        assert_names(err, "--shards")

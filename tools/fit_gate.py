@@ -123,8 +123,8 @@ def fit_gate(
     show_line(f"ROC AUC by folds of patients: {format_estimate(report.roc_auc)}")
     flaggers = list(report.num_flagged["gradable"])
     show_table(
-        "Flagged photographs",
-        ("", "photographs", *(f"by the {x}" for x in flaggers)),
+        "Photographs that are flagged",
+        ("", "photographs", *(f"flagged by {x}" for x in flaggers)),
         [
             (
                 name,

@@ -95,12 +95,12 @@ class Assessments:
         return self._mean(True)
 
     def describe(self) -> str:
-        """Return what each value means, such as `0 = ungradable`."""
-        names = {True: "ungradable", False: "gradable", None: "not assessed"}
-        found = (
-            f"{value!r} = {names[meaning]}" for value, meaning in self.meanings.items()
+        """Return what each value means, such as `'0' = ungradable`."""
+        return ", ".join(
+            f"{value!r} = {'ungradable' if is_ungradable else 'gradable'}"
+            for value, is_ungradable in self.meanings.items()
+            if is_ungradable is not None
         )
-        return ", ".join(found)
 
     def _mean(self, is_ungradable: bool) -> np.ndarray:
         meant = [x for x, meaning in self.meanings.items() if meaning is is_ungradable]

@@ -157,7 +157,7 @@ class GateReport:
                 "are not divided by patient and the results are too good: name the "
                 "patients in a column 'patient', or set labels.patient_pattern"
             )
-        if "rules" not in self.num_flagged["gradable"]:
+        if "the rules" not in self.num_flagged["gradable"]:
             yield (
                 "the flags of the rules (too_dark, blurred, ...) require the original "
                 "photographs: to compare with them, give --images in place of --shards"
@@ -271,11 +271,11 @@ def fit_gate(
     threshold = choose_threshold(
         y_true, probabilities, f"specificity>={1 - max_flagged}"
     )
-    flagged = {"gate": probabilities >= threshold}
+    flagged = {"the gate": probabilities >= threshold}
     if known.is_flagged is not None:
         flagged |= {
-            "rules": known.is_flagged,
-            "either": known.is_flagged | flagged["gate"],
+            "the rules": known.is_flagged,
+            "either": known.is_flagged | flagged["the gate"],
         }
     by_class = {"gradable": ~known.is_ungradable, "ungradable": known.is_ungradable}
     num_flagged = {
@@ -294,7 +294,7 @@ def fit_gate(
         num_gradable=len(y_true) - num_ungradable,
         num_ungradable=num_ungradable,
         roc_auc=roc_auc.value,
-        fraction_caught=num_flagged["ungradable"]["gate"] / num_ungradable,
+        fraction_caught=num_flagged["ungradable"]["the gate"] / num_ungradable,
         model_sha256=run.info.model_sha256,
     )
     save_quality_gate(run.folder, gate)
