@@ -825,7 +825,7 @@ def test_equal_scores_and_disagreeing_views_are_noted(
 ):
     def constant(run, photographs, **kwargs):
         for item in prepare_photographs(run, photographs, num_workers=1):
-            yield item, scoring.Scored(0.25, 0.75, None)
+            yield item, scoring.Scored(0.25, 0.75, None, None)
 
     with mock.patch.object(scoring, "score_photographs", constant):
         report = score(
