@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from drtf.config import TrainConfig
-from drtf.data.extra_columns import load_extra_columns
+from drtf.data.extra_columns import MATCHED_COLUMNS, load_extra_columns
 from drtf.data.grouping import is_missing, load_column, parse_number
 from drtf.errors import LabelError
 from drtf.records.reader import ShardDataset
@@ -115,7 +115,8 @@ def _load_columns(
     if table is None:
         names = {name, *({IN_TRAINING} & set(shards.manifest.kept_columns))}
         return {x: load_column(shards, x, rows) for x in names}
-    found = load_extra_columns(table, shards, [name, IN_TRAINING])
+    photographs = shards.load_index(MATCHED_COLUMNS)
+    found = load_extra_columns(table, photographs, [name, IN_TRAINING])
     if name not in found:
         raise LabelError(f"{table} has no column {name!r} (train.soft_labels)")
     return {x: cells.iloc[rows].reset_index(drop=True) for x, cells in found.items()}
