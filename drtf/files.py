@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from drtf.errors import DrtfError
 
@@ -147,10 +147,17 @@ def _check_regular(path: str | Path, status: os.stat_result) -> None:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that it appears complete or not at all."""
     data = content.encode("utf-8") if isinstance(content, str) else content
+    with writing_atomic(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to, which appears complete at the end or not at all."""
     partial = partial_path(path)
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             sync_file(file)
     except OSError:

@@ -38,7 +38,7 @@ def test_index_is_equal_when_saved_and_loaded_with_more_columns(shards, tmp_path
     index = index.assign(
         haze=index["contrast"] / 2, is_hazy=index["contrast"] > index["brightness"]
     )
-    save_index(tmp_path / INDEX_FILE, index)
+    save_index(tmp_path / INDEX_FILE, [index])
     pd.testing.assert_frame_equal(load_index(tmp_path / INDEX_FILE), index)
 
 

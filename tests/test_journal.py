@@ -1,18 +1,40 @@
+from types import SimpleNamespace
+
 import pytest
 
-from drtf.data.journal import Entry, Journal, Written, encode_entry, parse_entry
+from drtf.data.build_plan import ShardRange
+from drtf.data.journal import (
+    Entry,
+    Journal,
+    Written,
+    encode_entry,
+    hold_build,
+    journal_path,
+    parse_entry,
+)
 from drtf.data.prepare import Rejected
 from drtf.errors import DrtfError
 from drtf.images.quality import Quality
 from drtf.records.writer import Location
 from naming import raises_naming
 
-SETTINGS = {"images.size": 96}
+SHARD = ShardRange(3, "train", "set-train.tfrecord-00003-of-00004", 30, 40)
+
+
+def plan_of(name, size):
+    """A plan, as far as journals need it."""
+    return SimpleNamespace(resume_sha256=name, flat_settings={"images.size": size})
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "journal"
+    path = journal_path(tmp_path, SHARD)
+    path.parent.mkdir()
+    return path
+
+
+def opened(path, *, plan="p", shard=SHARD):
+    return Journal(path.parents[1], plan_of(plan, 96), shard)
 
 
 def written(number):
@@ -30,13 +52,13 @@ REJECTED = Rejected("a\n\udcff.png", "undecodable", 'a "quoted" detail')
 
 
 def write(path, *numbers):
-    with Journal(path, plan_sha256="p", settings=SETTINGS) as journal:
+    with opened(path) as journal:
         for number in numbers:
             journal.append(written(number))
 
 
 def numbers_in(path):
-    with Journal(path, plan_sha256="p", settings=SETTINGS) as journal:
+    with opened(path) as journal:
         return [entry.result.location.offset for entry in journal.entries]
 
 
@@ -118,22 +140,35 @@ def test_entries_after_a_changed_line_are_dropped(path, how):
 
 def test_only_the_first_entries_are_kept_when_truncated(path):
     write(path, 1, 2, 3)
-    with Journal(path, plan_sha256="p", settings=SETTINGS) as journal:
+    with opened(path) as journal:
         journal.truncate(1)
         journal.append(written(9))
     assert numbers_in(path) == [1, 9]
 
 
-def test_journal_of_another_plan_is_refused_and_kept(path):
-    write(path, 1)
-    with raises_naming(DrtfError, path.parent, "images.size", 96, 224, "--out"):
-        Journal(path, plan_sha256="q", settings=SETTINGS | {"images.size": 224})
-    assert numbers_in(path) == [1]
+def test_journal_of_another_plan_or_shard_is_not_used(path):
+    for other in ({"plan": "q"}, {"shard": SHARD._replace(number=2)}):
+        write(path, 1)
+        with opened(path, **other) as journal:
+            assert not journal.entries
 
 
-def test_second_process_is_refused(path):
+def test_build_of_another_plan_is_refused(tmp_path):
+    with hold_build(tmp_path, plan_of("p", 96)):
+        pass
     with (
-        Journal(path, plan_sha256="p", settings=SETTINGS),
-        raises_naming(DrtfError, path.parent, "--out"),
+        raises_naming(DrtfError, tmp_path, "images.size", 96, 224, "--out"),
+        hold_build(tmp_path, plan_of("q", 224)),
     ):
-        Journal(path, plan_sha256="p", settings=SETTINGS)
+        pytest.fail("was not refused")
+    with hold_build(tmp_path, plan_of("p", 96)):
+        pass
+
+
+def test_second_process_is_refused(tmp_path):
+    with (
+        hold_build(tmp_path, plan_of("p", 96)),
+        raises_naming(DrtfError, "--out"),
+        hold_build(tmp_path, plan_of("p", 96)),
+    ):
+        pytest.fail("was not refused")

@@ -194,7 +194,7 @@ def test_no_file_stays_open_after_a_failed_open(copy):
 
 
 def reseal_index(folder, index):
-    save_index(folder / INDEX_FILE, index)
+    save_index(folder / INDEX_FILE, [index])
     manifest = load_manifest(folder)
     files = manifest.files | {INDEX_FILE: hash_file(folder / INDEX_FILE)}
     save_manifest(folder, manifest.model_copy(update={"files": files}))

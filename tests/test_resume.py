@@ -20,7 +20,7 @@ from drtf.config import load_config
 from drtf.data import changes, photographs
 from drtf.data.build import build_shards
 from drtf.data.changes import ATTRIBUTE
-from drtf.data.journal import JOURNAL_FILE, Journal
+from drtf.data.journal import JOURNALS_FOLDER, Journal
 from drtf.data.photographs import FileStatus, PhotographRef
 from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError
@@ -119,10 +119,12 @@ def files_of(out):
 def interrupt(folder, out, monkeypatch, after: int) -> None:
     """Interrupt a build after a number of photographs."""
     append = Journal.append
+    entries = []
 
     def fail(journal, entry):
         append(journal, entry)
-        if len(journal.entries) == after:
+        entries.append(entry)
+        if len(entries) == after:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -204,12 +206,13 @@ def test_dataset_is_equal_when_files_of_its_build_were_changed(
     out, partial = tmp_path / "set", tmp_path / ".set.partial"
     interrupt(folder, out, monkeypatch, after=19)
     rng = random.Random(seed)
-    files = sorted(path for path in partial.iterdir() if path.stat().st_size)
-    path = partial / JOURNAL_FILE if seed % 2 else rng.choice(files)
+    journals = sorted((partial / JOURNALS_FOLDER).iterdir())
+    shards = sorted(path for path in partial.glob("*set-*") if path.stat().st_size)
+    path = rng.choice(journals if seed % 2 else shards)
     data = path.read_bytes()
     lines = data.splitlines(keepends=True)
     first, second = sorted(rng.randrange(len(data)) for _ in range(2))
-    line = rng.randrange(1, len(lines))
+    line = rng.randrange(len(lines))
     changed = rng.choice(
         [
             data[:first] + bytes([data[first] ^ 1 << seed % 8]) + data[first + 1 :],
@@ -236,7 +239,7 @@ def test_dataset_is_equal_when_a_power_loss_damaged_files(
     out = tmp_path / "set"
     interrupt(folder, out, monkeypatch, after=17)
     rng = random.Random(seed)
-    for path in (tmp_path / ".set.partial").iterdir():
+    for path in filter(Path.is_file, (tmp_path / ".set.partial").rglob("*")):
         data = path.read_bytes()
         if data and rng.random() < 0.7:
             cut = rng.randrange(len(data))
@@ -327,8 +330,8 @@ def test_an_unsupported_photograph_is_tried_again_when_a_build_resumes(
     with monkeypatch.context() as patch:
         patch.setattr(photographs, "read_regular", refuse)
         interrupt(folder, out, patch, after=NUM_PHOTOGRAPHS - 1)
-    journal = next(tmp_path.glob(f".set*/{JOURNAL_FILE}"))
-    assert "a library is missing" in journal.read_text()
+    journals = (tmp_path / ".set.partial" / JOURNALS_FOLDER).iterdir()
+    assert any("a library is missing" in journal.read_text() for journal in journals)
     build(folder, out)
     assert files_of(out) == undisturbed
 

@@ -111,7 +111,7 @@ def test_without_an_index_a_damaged_record_is_still_named(copy):
 def test_an_index_that_differs_from_the_records_is_found(copy, column, change):
     index = load_index(copy / INDEX_FILE)
     index.loc[2, column] = change(index.loc[2, column])
-    save_index(copy / INDEX_FILE, index)
+    save_index(copy / INDEX_FILE, [index])
     manifest = load_manifest(copy)
     hashes = manifest.files | {INDEX_FILE: hash_file(copy / INDEX_FILE)}
     save_manifest(copy, manifest.model_copy(update={"files": hashes}))
@@ -149,7 +149,7 @@ def test_an_index_with_another_grade_is_found(copy):
     index = load_index(copy / INDEX_FILE)
     grade = int(index.loc[2, "grade"])
     index.loc[2, "grade"] = (grade + 1) % 5
-    save_index(copy / INDEX_FILE, index)
+    save_index(copy / INDEX_FILE, [index])
     assert [(fault.file, fault.record) for fault in find_faults(copy)] == [
         (INDEX_FILE, -1)
     ]

@@ -14,7 +14,7 @@ from drtf.data.finished import (
     check_unchanged,
     load_finished,
 )
-from drtf.data.journal import JOURNAL_FILE, Journal
+from drtf.data.journal import JOURNALS_FOLDER, Journal, hold_build
 from drtf.data.metadata import FinishedShard, save_metadata
 from drtf.data.shared_build import TASKS_FOLDER
 from drtf.data.shared_files import join, remove_folder
@@ -112,20 +112,14 @@ def _build(plan: BuildPlan, out: Path, max_rejected: float) -> Manifest:
             f"cannot create {partial}: {error.strerror}; check --out"
         ) from error
     try:
-        with Journal(
-            partial / JOURNAL_FILE,
-            plan_sha256=plan.resume_sha256,
-            settings=plan.flat_settings,
-        ) as journal:
-            write_shards(partial, plan, journal, max_rejected=max_rejected)
-            manifest = save_metadata(
-                partial, plan, _finished_shards(partial, plan, journal)
-            )
+        with hold_build(partial, plan):
+            write_shards(partial, plan, max_rejected=max_rejected)
+            manifest = save_metadata(partial, plan, _finished_shards(partial, plan))
             remember_photographs(partial, plan)
             sync_folder(partial)
             partial.rename(out)
         sync_folder(out.parent)
-        (out / JOURNAL_FILE).unlink()
+        remove_folder(out / JOURNALS_FOLDER)
     except OSError as error:
         raise DrtfError(
             f"cannot write {partial}: {error.strerror or error}. Completed work is "
@@ -134,13 +128,11 @@ def _build(plan: BuildPlan, out: Path, max_rejected: float) -> Manifest:
     return manifest
 
 
-def _finished_shards(
-    partial: Path, plan: BuildPlan, journal: Journal
-) -> Iterator[FinishedShard]:
+def _finished_shards(partial: Path, plan: BuildPlan) -> Iterator[FinishedShard]:
     for shard in plan.shard_ranges():
         path = partial / shard.file
-        entries = journal.entries[shard.start : shard.stop]
-        yield FinishedShard(path.stat().st_size, hash_file(path), entries)
+        with Journal(partial, plan, shard) as journal:
+            yield FinishedShard(path.stat().st_size, hash_file(path), journal.entries)
 
 
 def _reuse_finished(out: Path | str, plan: BuildPlan) -> Manifest | None:
@@ -162,7 +154,5 @@ def _reuse_finished(out: Path | str, plan: BuildPlan) -> Manifest | None:
         remove_folder(join(out, TASKS_FOLDER))
     else:
         check_unchanged(Path(out), plan)
-        journal = Path(out, JOURNAL_FILE)
-        if journal.exists():  # the disk may be read-only
-            journal.unlink()
+        remove_folder(join(out, JOURNALS_FOLDER))
     return manifest

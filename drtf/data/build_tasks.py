@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,6 @@ from drtf.data.finished import check_same_plan, load_finished
 from drtf.data.journal import Entry
 from drtf.data.photographs import PhotographRef, map_in_threads
 from drtf.data.plan_file import SavedPlan, encode_plan, parse_plan
-from drtf.data.prepare import Rejected
 from drtf.data.replan import keep_valid_shards
 from drtf.data.reports import Host, ShardReport, check_alike, describe_host
 from drtf.data.shared_build import TASKS_FOLDER, SharedBuild, explained_errors
@@ -37,7 +36,12 @@ from drtf.data.shared_files import (
     replace_file,
 )
 from drtf.data.sources import Source
-from drtf.data.write import check_num_rejected, convert_photographs, write_records
+from drtf.data.write import (
+    check_num_rejected,
+    convert_photographs,
+    rejection_reasons,
+    write_records,
+)
 from drtf.errors import DrtfError
 from drtf.files import hash_file, temporary_folder
 from drtf.progress import progress
@@ -198,7 +202,7 @@ def _convert_missing(
     num_done = sum(shard.stop - shard.start for shard in done)
     reasons = Counter(row.reason for row in plan.rejected)
     for report in shared.load_reports(done, saved):
-        reasons.update(_rejection_reasons(report.entries))
+        reasons.update(rejection_reasons(report.entries))
     check_num_rejected(plan, reasons, max_rejected)
     num_before = reasons.total()
     photographs = (
@@ -221,7 +225,7 @@ def _convert_missing(
             with ShardWriter(path) as writer:
                 for entry in write_records(writer, plan, shard, results):
                     entries.append(entry)
-                    reasons.update(_rejection_reasons([entry]))
+                    reasons.update(rejection_reasons([entry]))
                     check_num_rejected(plan, reasons, max_rejected)
                     advance(f"{reasons.total()} rejected")
             if publishing:
@@ -279,12 +283,6 @@ def task_shards(plan: BuildPlan, task: tuple[int, int]) -> list[ShardRange]:
     """
     number, num_tasks = task
     return [x for x in plan.shard_ranges() if x.number % num_tasks == number - 1]
-
-
-def _rejection_reasons(entries: Iterable[Entry]) -> Iterator[str]:
-    for entry in entries:
-        if isinstance(entry.result, Rejected):
-            yield entry.result.reason
 
 
 def _check_unchanged(plan: BuildPlan, shard: ShardRange, shared: SharedBuild) -> None:

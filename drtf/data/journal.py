@@ -1,23 +1,31 @@
-"""The journal of a build, with which a killed build can resume."""
+"""The journals of a build, one per shard, with which a killed build can resume."""
 
 import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import google_crc32c
 
-from drtf.data.build_plan import describe_differences
+from drtf.data.build_plan import BuildPlan, ShardRange, describe_differences
 from drtf.data.prepare import Rejected
 from drtf.errors import DrtfError
-from drtf.files import append_regular, lock, sync_file, write_unbuffered
+from drtf.files import (
+    append_regular,
+    lock,
+    sync_file,
+    write_unbuffered,
+)
 from drtf.images.quality import Quality
 from drtf.records.writer import Location
+from drtf.seals import dump_sealed, is_intact
 
-JOURNAL_FILE = ".journal.jsonl"
+JOURNALS_FOLDER = ".journals"  # a name that no user gives a folder of a dataset
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,38 +106,82 @@ class _Mark(NamedTuple):
     checksum: int
 
 
-class Journal:
-    """The photographs that a build has finished, in the order of its plan.
+@contextmanager
+def hold_build(partial: Path, plan: BuildPlan) -> Iterator[None]:
+    """Keep other processes from writing to an unfinished dataset.
 
-    The first line is the hash of the plan. An entry is appended after its record was
-    handed to the operating system. Each line begins with a checksum of the contents of
-    all lines up to its end. The entries before the first line that does not match its
-    checksum count; that line and all that follow are dropped.
+    Args:
+        partial: Folder of the unfinished dataset.
+        plan: The plan of the build.
+
+    Raises:
+        DrtfError: If another process builds there, or another build has started there.
+        OSError: If the disk is full.
+    """
+    path = partial / JOURNALS_FOLDER / PLAN_FILE
+    path.parent.mkdir(exist_ok=True)
+    wanted = {"plan_sha256": plan.resume_sha256, "settings": plan.flat_settings}
+    text = dump_sealed(wanted)
+    with append_regular(path) as file:
+        lock(file)
+        file.seek(0)
+        found = _parse_sealed(file.readall())
+        if found and found["plan_sha256"] != plan.resume_sha256:
+            differences = describe_differences(found["settings"], plan.flat_settings)
+            raise DrtfError(
+                f"{partial} holds an unfinished build that differs from this one: "
+                f"{differences}. Repeat the command that started it, remove that "
+                "folder to start again, or choose another --out"
+            )
+        if not found:
+            file.truncate(0)
+            write_unbuffered(file, text.encode())
+        yield
+
+
+def journal_path(partial: Path, shard: ShardRange) -> Path:
+    """Return the file of a shard's journal."""
+    return partial / JOURNALS_FOLDER / f"{shard.file}.jsonl"
+
+
+def _parse_sealed(data: bytes) -> dict[str, Any]:
+    """Parse a sealed file; empty if it is damaged."""
+    with contextlib.suppress(ValueError):
+        text = data.decode()
+        contents = json.loads(text)
+        if isinstance(contents, dict) and is_intact(text, contents):
+            return contents
+    return {}
+
+
+class Journal:
+    """The photographs of a shard that a build has finished, in the order of its plan.
+
+    The first line names the plan and the shard. An entry is appended after its record
+    was handed to the operating system. Each line begins with a checksum of the contents
+    of all lines up to its end. The entries before the first line that does not match
+    its checksum count; that line and all that follow are dropped.
 
     Attributes:
         entries: One entry per finished photograph.
     """
 
-    def __init__(
-        self, path: Path, *, plan_sha256: str, settings: Mapping[str, Any]
-    ) -> None:
-        """Open a journal, or start a new one.
+    def __init__(self, partial: Path, plan: BuildPlan, shard: ShardRange) -> None:
+        """Open the journal of a shard, or start a new one.
 
         Args:
-            path: The journal's file.
-            plan_sha256: Hash of the plan, without the sizes of the photographs' files.
-            settings: What an error names if it differs; see `BuildPlan.flat_settings`.
+            partial: Folder of the unfinished dataset.
+            plan: The plan of the build.
+            shard: The shard.
 
         Raises:
-            DrtfError: If another process has it open, or it belongs to another plan.
+            OSError: If the disk is full.
         """
-        self._path = path
-        self._file = append_regular(path)
+        self._file = append_regular(journal_path(partial, shard))
         self.entries: list[Entry] = []
         self._marks = [_Mark(0, 0)]  # of the start, the header and each entry
         try:
-            lock(self._file)
-            self._load({"plan_sha256": plan_sha256, "settings": settings})
+            self._load({"plan_sha256": plan.resume_sha256, "shard": shard.number})
         except BaseException:
             self._file.close()
             raise
@@ -163,18 +215,11 @@ class Journal:
         """Load the entries up to the first damaged line, and drop the rest."""
         self._file.seek(0)
         contents = list(self._read_lines(self._file.readall()))
-        if not contents:
+        if not contents or json.loads(contents[0]) != header:
+            del self._marks[1:]
             self._file.truncate(0)
             self._write_line(json.dumps(header).encode())
             return
-        found = json.loads(contents[0])
-        if found != header:
-            differences = describe_differences(found["settings"], header["settings"])
-            raise DrtfError(
-                f"{self._path.parent} holds an unfinished build that differs from this "
-                f"one: {differences}. Repeat the command that started it, remove that "
-                "folder to start again, or choose another --out"
-            )
         with contextlib.suppress(ValueError):  # not an entry
             for content in contents[1:]:
                 self.entries.append(parse_entry(content))

@@ -1,20 +1,22 @@
-"""Resuming a build: which entries of its journal still hold."""
+"""Resuming a build: which entries of its journals still hold."""
 
-import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from drtf.data.build_plan import BuildPlan
-from drtf.data.journal import Entry, Journal, Written
+from drtf.data.build_plan import BuildPlan, ShardRange
+from drtf.data.journal import Entry, Written
 from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import Rejected, prepare_for_shard
 from drtf.files import partial_path
 from drtf.records.framing import FRAME_BYTES, find_frame_fault, read_footer
 
 
-def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int:
-    """Count the journal's entries up to the first that no longer holds.
+def count_valid_entries(
+    partial: Path, plan: BuildPlan, shard: ShardRange, entries: Sequence[Entry]
+) -> int:
+    """Count the entries of a shard up to the first that no longer holds.
 
     A written photograph's entry holds if its record is intact and its file is the same.
     A rejected photograph's entry holds if its file was not touched since. A remote file
@@ -24,33 +26,31 @@ def count_valid_entries(partial: Path, plan: BuildPlan, journal: Journal) -> int
     Args:
         partial: Folder of the unfinished dataset.
         plan: The plan of the build.
-        journal: The journal that an earlier build left.
+        shard: The shard.
+        entries: Its entries, which an earlier build left.
     """
-    statuses = plan.table[["size_bytes", "changed_ns"]].itertuples(index=False)
-    rows = zip(plan.photographs(), statuses, strict=True)
-    entries = iter(journal.entries)
-    num_valid = 0
-    for shard in plan.shard_ranges():
-        data = _load_shard(partial / shard.file)
-        offset = 0
-        for entry, (photograph, status) in zip(
-            itertools.islice(entries, shard.stop - shard.start), rows, strict=False
-        ):
-            # Times are only compared for equality: clocks differ, and may be set back.
-            is_untouched = (entry.size_bytes, entry.changed_ns) == status
-            if not is_valid(entry, photograph, is_untouched=is_untouched, plan=plan):
-                return num_valid
-            if isinstance(entry.result, Written):
-                location = entry.result.location
-                frame = data[offset : offset + location.length + FRAME_BYTES]
-                if (
-                    (entry.result.shard, location.offset) != (shard.number, offset)
-                    or find_frame_fault(frame, length=location.length)
-                    or read_footer(frame) != location.crc32c
-                ):
-                    return num_valid
-                offset += len(frame)
-            num_valid += 1
+    rows = slice(shard.start, shard.stop)
+    statuses = plan.table[["size_bytes", "changed_ns"]][rows].itertuples(index=False)
+    data = _load_shard(partial / shard.file)
+    offset = num_valid = 0
+    for entry, photograph, status in zip(
+        entries, plan.photographs(rows), statuses, strict=False
+    ):
+        # Times are only compared for equality: clocks differ, and may be set back.
+        is_untouched = (entry.size_bytes, entry.changed_ns) == status
+        if not is_valid(entry, photograph, is_untouched=is_untouched, plan=plan):
+            break
+        if isinstance(entry.result, Written):
+            location = entry.result.location
+            frame = data[offset : offset + location.length + FRAME_BYTES]
+            if (
+                (entry.result.shard, location.offset) != (shard.number, offset)
+                or find_frame_fault(frame, length=location.length)
+                or read_footer(frame) != location.crc32c
+            ):
+                break
+            offset += len(frame)
+        num_valid += 1
     return num_valid
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from drtf.data.build_plan import BuildPlan, ShardRange
-from drtf.data.journal import JOURNAL_FILE, Entry, Journal, Written
+from drtf.data.journal import JOURNALS_FOLDER, Entry, Journal, Written, journal_path
 from drtf.data.photographs import PhotographRef
 from drtf.data.prepare import (
     Rejected,
@@ -34,15 +34,12 @@ from drtf.records.schema import Record
 from drtf.records.writer import ShardWriter
 
 
-def write_shards(
-    partial: Path, plan: BuildPlan, journal: Journal, *, max_rejected: float
-) -> None:
-    """Write the shards that are still missing, and one journal entry per photograph.
+def write_shards(partial: Path, plan: BuildPlan, *, max_rejected: float) -> None:
+    """Write the shards that are still missing, and a journal for each.
 
     Args:
         partial: Folder of the unfinished dataset.
-        plan: The plan of the build.
-        journal: The journal; entries that no longer hold are dropped.
+        plan: The plan of the build. This process holds the build.
         max_rejected: Fraction of the photographs, in [0, 1], that may be rejected.
 
     Raises:
@@ -50,41 +47,71 @@ def write_shards(
         DrtfError: If too many photographs were rejected.
         OSError: If the disk is full.
     """
-    journal.truncate(count_valid_entries(partial, plan, journal))
-    files = [partial / shard.file for shard in plan.shard_ranges()]
-    _clear(partial, keep={*files, *map(partial_path, files)} if journal.entries else ())
-    total, num_done = len(plan.table), len(journal.entries)
-    results = convert_photographs(plan, plan.photographs(slice(num_done, None)))
+    shards = list(plan.shard_ranges())
+    files = [partial / shard.file for shard in shards]
+    _clear(partial, keep={*files, *map(partial_path, files)})
     reasons = Counter(row.reason for row in plan.rejected)
-    reasons.update(
-        entry.result.reason
-        for entry in journal.entries
-        if isinstance(entry.result, Rejected)
-    )
+    num_done = [_resume_shard(partial, plan, shard, reasons) for shard in shards]
     check_num_rejected(plan, reasons, max_rejected)
+    photographs = (
+        photograph
+        for shard, done in zip(shards, num_done, strict=True)
+        for photograph in plan.photographs(slice(shard.start + done, shard.stop))
+    )
+    results = convert_photographs(plan, photographs)
     with (
         closing(results),
-        progress("Converting photographs", total, done=num_done) as advance,
+        progress(
+            "Converting photographs", len(plan.table), done=sum(num_done)
+        ) as advance,
     ):
-        for shard in plan.shard_ranges():
+        for shard, done in zip(shards, num_done, strict=True):
             path = partial / shard.file
-            done = journal.entries[shard.start : shard.stop]
-            size_bytes = _count_bytes(done)
-            if path.exists():
-                is_full = len(done) == shard.stop - shard.start
-                if is_full and path.stat().st_size == size_bytes:
-                    continue
-                path.rename(partial_path(path))
-            with ShardWriter(path, keep_bytes=size_bytes) as writer:
-                for entry in write_records(
-                    writer, plan, shard, results, num_done=len(done)
-                ):
-                    journal.append(entry)
-                    if isinstance(entry.result, Rejected):
-                        reasons[entry.result.reason] += 1
+            if path.exists() and done == shard.stop - shard.start:
+                continue
+            with Journal(partial, plan, shard) as journal:
+                size_bytes = _count_bytes(journal.entries)
+                with ShardWriter(path, keep_bytes=size_bytes) as writer:
+                    for entry in write_records(
+                        writer, plan, shard, results, num_done=done
+                    ):
+                        journal.append(entry)
+                        reasons.update(rejection_reasons([entry]))
                         check_num_rejected(plan, reasons, max_rejected)
-                    advance(f"{reasons.total()} rejected")
-                journal.sync()
+                        advance(f"{reasons.total()} rejected")
+                    journal.sync()
+
+
+def rejection_reasons(entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield the reason of each rejected photograph."""
+    for entry in entries:
+        if isinstance(entry.result, Rejected):
+            yield entry.result.reason
+
+
+def _resume_shard(
+    partial: Path, plan: BuildPlan, shard: ShardRange, reasons: Counter[str]
+) -> int:
+    """Count the photographs of a shard that are finished, and drop all after them.
+
+    Args:
+        partial: Folder of the unfinished dataset.
+        plan: The plan of the build.
+        shard: The shard.
+        reasons: The reasons of rejections, to which those of the shard are added.
+    """
+    path = partial / shard.file
+    if not journal_path(partial, shard).exists():
+        return 0
+    with Journal(partial, plan, shard) as journal:
+        num_done = count_valid_entries(partial, plan, shard, journal.entries)
+        journal.truncate(num_done)
+        reasons.update(rejection_reasons(journal.entries))
+        size_bytes = _count_bytes(journal.entries)
+    is_full = num_done == shard.stop - shard.start
+    if path.exists() and not (is_full and path.stat().st_size == size_bytes):
+        path.rename(partial_path(path))
+    return num_done
 
 
 def convert_photographs(
@@ -194,11 +221,12 @@ def _write_record(
 
 
 def _clear(partial: Path, *, keep: Container[Path]) -> None:
-    """Remove everything but the journal and some files from an unfinished dataset."""
+    """Remove everything but the journals and some files from an unfinished dataset."""
     for path in partial.iterdir():
         if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != JOURNAL_FILE and path not in keep:
+            if path.name != JOURNALS_FOLDER:
+                shutil.rmtree(path)
+        elif path not in keep:
             path.unlink()
 
 

@@ -1,6 +1,6 @@
 """The index: one row per record, in the order of the records."""
 
-import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drtf.errors import RecordError
-from drtf.files import open_regular, write_atomic
+from drtf.files import open_regular, writing_atomic
 from drtf.records.plan import SPLITS
 from drtf.tasks import GRADES
 
 ROWS_PER_BATCH = 1 << 16
+ROWS_PER_GROUP = 1 << 20
 SHA256_PATTERN = "^[0-9a-f]{64}$"
 
 # The columns that every index has. A build adds its measures of quality, and the
@@ -42,21 +43,32 @@ COLUMNS = pa.schema(
 )
 
 
-def save_index(path: Path, index: pd.DataFrame) -> None:
-    """Save an index; equal tables give equal bytes.
+def save_index(path: Path, parts: Iterable[pd.DataFrame]) -> None:
+    """Save an index; equal parts give equal bytes.
 
     Args:
         path: The Parquet file.
-        index: The columns of `COLUMNS`, then any number of bool, float and text
-            columns; floats are saved as float32.
+        parts: At least one table, each with the columns of `COLUMNS`, then any number
+            of bool, float and text columns; floats are saved as float32.
     """
+    parts = iter(parts)
+    first = next(parts)
     schema = COLUMNS
-    for name in index.columns.drop(COLUMNS.names):
-        schema = schema.append(pa.field(name, _additional_type(index[name])))
-    table = pa.Table.from_pandas(index, schema=schema, preserve_index=False)
-    data = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(None), data)
-    write_atomic(path, data.getvalue())
+    for name in first.columns.drop(COLUMNS.names):
+        schema = schema.append(pa.field(name, _additional_type(first[name])))
+    tables = (
+        pa.Table.from_pandas(part, schema=schema, preserve_index=False)
+        for part in itertools.chain([first], parts)
+    )
+    with writing_atomic(path) as file, pq.ParquetWriter(file, schema) as writer:
+        group: list[pa.Table] = []
+        for table in tables:
+            group.append(table)
+            if sum(map(len, group)) >= ROWS_PER_GROUP:
+                writer.write_table(pa.concat_tables(group))
+                group = []
+        if group:
+            writer.write_table(pa.concat_tables(group))
 
 
 def count_records(batches: Iterable[pd.DataFrame]) -> dict[str, dict[str, int]]:

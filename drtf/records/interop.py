@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from drtf.files import sync_folder, write_atomic
 from drtf.records.framing import FRAME_BYTES
-from drtf.records.manifest import Manifest
+from drtf.records.index import load_index
+from drtf.records.manifest import INDEX_FILE, Manifest
 
 IDX_FOLDER = "idx"
 INFO_FILE = "dataset_info.json"
@@ -22,7 +21,7 @@ _INT64 = {
 _TEXT = {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}}
 
 
-def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[str]:
+def save_interop(folder: Path, manifest: Manifest) -> list[str]:
     """Write the files that other libraries need to read a dataset.
 
     Each shard gets an index file in the format of DALI's tfrecord2idx: one line
@@ -30,30 +29,33 @@ def save_interop(folder: Path, manifest: Manifest, index: pd.DataFrame) -> list[
     of `tensorflow_datasets.builder_from_directory`.
 
     Args:
-        folder: Folder of the shards.
+        folder: Folder of the shards and their index.
         manifest: Its `name`, `encoding`, `image_size` and `shards` are used.
-        index: The dataset's index, in the order of the shards.
 
     Returns:
         Paths of the files, relative to the folder.
     """
     (folder / IDX_FOLDER).mkdir(exist_ok=True)
-    contents = {
-        INFO_FILE: json.dumps(_dataset_info(manifest), indent=2) + "\n",
-        FEATURES_FILE: json.dumps(_feature_specs(manifest), indent=2) + "\n",
-    }
+    write_atomic(
+        folder / INFO_FILE, json.dumps(_dataset_info(manifest), indent=2) + "\n"
+    )
+    write_atomic(
+        folder / FEATURES_FILE, json.dumps(_feature_specs(manifest), indent=2) + "\n"
+    )
+    files = [INFO_FILE, FEATURES_FILE]
+    index = load_index(folder / INDEX_FILE, ["offset", "length"])
     start = 0
     for shard in manifest.shards:
         rows = index[start : start + shard.num_records]
         start += shard.num_records
-        contents[f"{IDX_FOLDER}/{shard.file}.idx"] = "".join(
+        lines = [
             f"{offset} {length + FRAME_BYTES}\n"
             for offset, length in zip(rows["offset"], rows["length"], strict=True)
-        )
-    for file, text in contents.items():
-        write_atomic(folder / file, text)
+        ]
+        files.append(f"{IDX_FOLDER}/{shard.file}.idx")
+        write_atomic(folder / files[-1], "".join(lines))
     sync_folder(folder / IDX_FOLDER)
-    return list(contents)
+    return files
 
 
 def _dataset_info(manifest: Manifest) -> dict[str, Any]:
