@@ -1,85 +1,79 @@
-"""Measure the time and memory of planning and resuming a build per photograph.
+"""Measure the time and memory of the steps of a build, per photograph.
 
     python benchmarks/build_scale.py 300000 1000000
 
-There are no files and no pixels: the list of photographs and their sizes are made up,
-the label file is real. Each measurement runs in a new process.
+There are no photographs and no pixels: their list, their sizes and what they are
+converted to are made up. The label file and the dataset are real; a record has three
+bytes of image. Each step of each size runs in a new process.
 """
 
 import argparse
+import hashlib
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
-from drtf.config import Config
-from drtf.data import sources as drtf_sources
-from drtf.data.build_plan import plan_dataset
+from drtf.config import load_config
+from drtf.data import sources, write
+from drtf.data.build import _finished_shards
+from drtf.data.build_plan import BuildPlan, plan_dataset
+from drtf.data.journal import hold_build
 from drtf.data.listing import Listing
+from drtf.data.metadata import save_metadata
 from drtf.data.photographs import FileStatus, PhotographRef
 from drtf.data.plan_file import encode_plan, parse_plan
+from drtf.data.prepare import ShardImage
 from drtf.data.sources import Source
+from drtf.data.write import write_shards
+from drtf.images.quality import Quality
+from drtf.models.training_photographs import save_training_photographs
+from drtf.records.reader import ShardDataset
+from drtf.records.verify import find_faults
 
 IMAGES = Path("/photographs")
+QUALITY = Quality(0.1, 0.2, 0.3, 0.4, is_black=False)
 
 
 def main() -> None:
     """Print a row of a table for each step and number of photographs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("num_photographs", type=int, nargs="+")
-    counts = parser.parse_args().num_photographs
-    print(
-        "| photographs | step | s | us per photograph | peak, MB | B per photograph |"
-    )
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    arguments = parser.parse_args()
+    print("| photographs | step | s | us each | peak, MB | B each |")
     print("|---|---|---|---|---|---|", flush=True)
-    for count in counts:
-        context = multiprocessing.get_context("spawn")
-        process = context.Process(target=measure, args=(count,))
-        process.start()
-        process.join()
+    context = multiprocessing.get_context("spawn")
+    for count in arguments.num_photographs:
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / str(count)
+            folder.mkdir()
+            for step in arguments.steps:
+                process = context.Process(target=measure, args=(step, folder))
+                process.start()
+                process.join()
+                if process.exitcode:
+                    raise SystemExit(process.exitcode)
 
 
-def measure(count: int) -> None:
-    """Plan a build, save the plan and load it again."""
-    with tempfile.TemporaryDirectory() as folder, made_up_photographs(count):
-        labels = Path(folder) / "labels.csv"
-        with labels.open("w") as file:
-            file.write("image,level\n")
-            for number in range(count):
-                file.write(f"{stem(number)},{number % 7 % 5}\n")
-        data = measure_plan(count, labels)
+def measure(step: str, folder: Path) -> None:
+    """Run a step, and print how long it takes and its peak memory."""
+    count = int(folder.name)
+    with made_up_photographs(count):
         before = memory_bytes("VmRSS")
-        measured("load the plan", count, before, lambda: parse_plan(data, path="x"))
-
-
-def measure_plan(count: int, labels: Path) -> bytes:
-    """Plan a build, and return the plan's file."""
-    sources = [Source(IMAGES, labels)]
-    before = memory_bytes("VmRSS")
-    plan = measured(
-        "plan", count, before, lambda: plan_dataset(sources, "x", config=Config())
-    )
-    measured("hash", count, before, lambda: plan.sha256)
-    return measured("save the plan", count, before, lambda: encode_plan(plan))
-
-
-def measured(step: str, count: int, before: int, call: Callable[[], Any]) -> Any:
-    """Call a function, and print how long it takes and its peak memory."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    start = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        STEPS[step](folder)
+        seconds = time.perf_counter() - start
     peak = memory_bytes("VmHWM") - before
     print(
         f"| {count:,} | {step} | {seconds:.1f} | {1e6 * seconds / count:.1f} "
         f"| {peak / 1e6:,.0f} | {peak / count:,.0f} |",
         flush=True,
     )
-    return result
 
 
 def memory_bytes(name: str) -> int:
@@ -95,27 +89,94 @@ def stem(number: int) -> str:
 
 @contextmanager
 def made_up_photographs(count: int) -> Iterator[None]:
-    """Let drtf find photographs that do not exist, of many different sizes."""
+    """Let drtf find and convert photographs that do not exist."""
 
     def list_photographs(images: Path | str) -> Listing:
         paths = sorted(f"{stem(number)}.jpeg" for number in range(count))
         return Listing(images, paths, [])
 
     def status(photograph: PhotographRef) -> FileStatus:
-        number = hash(photograph.path)
+        number = zlib.crc32(photograph.path.encode())
         return FileStatus(200_000 + number % 1_800_000, number, str(number))
 
-    def hash_parts(photograph: PhotographRef) -> int:
-        return hash(photograph.path)
+    def convert(
+        plan: BuildPlan, photographs: Iterable[PhotographRef]
+    ) -> Generator[ShardImage, None, None]:
+        for photograph in photographs:
+            sha256 = hashlib.sha256(photograph.path.encode()).hexdigest()
+            yield ShardImage(
+                path=photograph.path,
+                data=bytes(3),
+                sha256=sha256,
+                has_field=True,
+                quality=QUALITY,
+            )
 
     with (
-        mock.patch.object(drtf_sources, "list_photographs", list_photographs),
+        mock.patch.object(sources, "list_photographs", list_photographs),
         mock.patch.object(PhotographRef, "status", status),
-        mock.patch.object(PhotographRef, "hash_parts", hash_parts),
-        mock.patch.object(PhotographRef, "read", lambda photograph: b""),
+        mock.patch.object(PhotographRef, "hash_parts", lambda x: hash(x.path)),
+        mock.patch.object(PhotographRef, "read", lambda x: b""),
+        mock.patch.object(write, "convert_photographs", convert),
     ):
         yield
 
+
+def plan(folder: Path) -> None:
+    """Plan a build, and save the plan."""
+    labels = folder / "labels.csv"
+    with labels.open("w") as file:
+        file.write("image,level\n")
+        for number in range(int(folder.name)):
+            file.write(f"{stem(number)},{number % 7 % 5}\n")
+    config = load_config("", ["images.size=32", "build.shard_size_mb=20"])
+    found = plan_dataset([Source(IMAGES, labels)], "x", config=config)
+    (folder / "plan").write_bytes(encode_plan(found))
+
+
+def load_plan(folder: Path) -> BuildPlan:
+    """Load the plan."""
+    return parse_plan((folder / "plan").read_bytes(), path="plan").plan
+
+
+def convert(folder: Path) -> None:
+    """Write the shards that are missing."""
+    dataset = folder / "dataset"
+    dataset.mkdir(exist_ok=True)
+    found = load_plan(folder)
+    with hold_build(dataset, found):
+        write_shards(dataset, found, max_rejected=1)
+
+
+def describe(folder: Path) -> None:
+    """Write the index, the manifest and the other files of the dataset."""
+    found = load_plan(folder)
+    shards = _finished_shards(folder / "dataset", found)
+    save_metadata(folder / "dataset", found, shards)
+
+
+def verify(folder: Path) -> None:
+    """Check the dataset."""
+    faults = find_faults(folder / "dataset")
+    if faults:
+        raise SystemExit(f"{faults[0]}")
+
+
+def save_hashes(folder: Path) -> None:
+    """Save the hashes of the photographs that a run was trained on."""
+    with ShardDataset(folder / "dataset") as shards:
+        save_training_photographs(folder, shards, validation_split="val")
+
+
+STEPS = {
+    "plan and save the plan": plan,
+    "load the plan": load_plan,
+    "convert": convert,
+    "resume": convert,
+    "describe": describe,
+    "verify": verify,
+    "training photographs": save_hashes,
+}
 
 if __name__ == "__main__":
     main()

@@ -141,7 +141,7 @@ def hold_build(partial: Path, plan: BuildPlan) -> Iterator[None]:
 
 def journal_path(partial: Path, shard: ShardRange) -> Path:
     """Return the file of a shard's journal."""
-    return partial / JOURNALS_FOLDER / f"{shard.file}.jsonl"
+    return partial / JOURNALS_FOLDER / f"{shard.number}.jsonl"
 
 
 def _parse_sealed(data: bytes) -> dict[str, Any]:
