@@ -326,7 +326,8 @@ def test_partners_are_a_stream_of_their_own(shard_dataset, window_shards):
 def test_partners_are_the_same_for_any_parts_and_after_a_resume(shard_dataset):
     rows = shard_dataset.split_rows("train")
     targets = np.random.default_rng(0).random(len(rows), np.float32)
-    common = {"partners": SamplingConfig(), "targets": targets}
+    groups = SamplingConfig(by=("class", "eye"))
+    common = {"partners": SamplingConfig(), "targets": targets, "sampling": groups}
     whole = batches(shard_dataset, **common)
     for batch in whole:
         for prefix in ("", "partner_"):
