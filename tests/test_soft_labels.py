@@ -103,3 +103,19 @@ def test_scores_that_are_the_wrong_way_round_are_warned_of(
     with caplog.at_level(logging.WARNING):
         load_soft_labels(shard_dataset, SOFT, table)
     assert str(table) in caplog.text
+
+
+def test_train_takes_a_table_of_soft_labels(shards, scores, tmp_path, run):
+    table = write_table(tmp_path, scores)
+    words = ("train", "--shards", shards, "--out", tmp_path / "run", "--dry-run")
+    small = ("--set", "model.name=eyenet", "--set", "model.weights=none")
+    column = ("--set", "train.soft_labels=score")
+    code, out, _ = run(*words, *small, "--table", table, *column)
+    assert code == 0
+    assert f"for {len(scores)} of {len(scores)} training photographs" in out
+    code, _, error = run(*words, *small, "--table", table)
+    assert (code, error.count("\n")) == (1, 1)
+    assert str(table) in error
+    code, _, error = run(*words, *small, *column)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "'score'" in error
