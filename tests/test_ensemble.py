@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from drtf.bench.heatmaps import bench_heatmaps
 from drtf.config import GradcamConfig, ModelConfig, load_config
 from drtf.data.build import build_shards
 from drtf.data.sources import Source
@@ -154,6 +155,25 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_members(
 def test_an_ensemble_of_two_sizes_is_exported(target, ensemble, large_shards, tmp_path):
     result = export(ensemble, large_shards, out=tmp_path / "out", target=target)
     assert result.max_difference < (0.05 if target == "tflite-int8" else 1e-5)
+
+
+def test_an_ensemble_is_scored_and_its_maps_are_measured(
+    ensemble, run_folder, photographs, tmp_path, run
+):
+    images, scores = photographs / "images", tmp_path / "scores.csv"
+    code, _, _ = run("score", ensemble, "--images", images, "--out", scores)
+    assert code == 0
+    assert len(scores.read_text().splitlines()) == 1 + len(list(images.iterdir()))
+    mask = np.zeros((120, 160), np.uint8)
+    mask[50:62, 90:100] = 1
+    cv2.imwrite(str(tmp_path / "0_left_MA.png"), mask)
+    report = bench_heatmaps(
+        [ensemble], images=images, masks=tmp_path, methods=("gradcam", "saliency")
+    )
+    assert [x.cells for x in report.results] == [15, 64]
+    assert report.results[0].is_default
+    with raises_naming(DrtfError, ensemble, run_folder):
+        bench_heatmaps([ensemble, run_folder], images=images, masks=tmp_path)
 
 
 def relabel(run_folder, out, *settings, photographs=None):
