@@ -13,6 +13,7 @@ from drtf.data.sources import Source
 from drtf.errors import RecordError
 from drtf.files import hash_file
 from drtf.images.preprocess import find_image_fault
+from drtf.records import verify
 from drtf.records.framing import FRAME_BYTES
 from drtf.records.index import load_index, save_index
 from drtf.records.manifest import (
@@ -311,3 +312,18 @@ def test_processes_find_the_same_faults_as_one(copy, monkeypatch):
     monkeypatch.setattr("drtf.records.verify.MIN_BYTES_PER_WORKER", 1)
     assert find_faults(copy) == faults
     assert len(faults) > 2
+
+
+def test_only_some_damaged_records_are_named_and_the_others_counted(copy, monkeypatch):
+    monkeypatch.setattr(verify, "MAX_RECORDS_NAMED", 2)
+    index = load_index(copy / INDEX_FILE)
+    index["patient"] += "0"
+    save_index(copy / INDEX_FILE, [index])
+    manifest = load_manifest(copy)
+    hashes = manifest.files | {INDEX_FILE: hash_file(copy / INDEX_FILE)}
+    save_manifest(copy, manifest.model_copy(update={"files": hashes}))
+    file = first_shard(copy).name
+    num_records = next(x for x in manifest.shards if x.file == file).num_records
+    faults = [fault for fault in find_faults(copy) if fault.file == file]
+    assert [fault.record for fault in faults] == [0, 1, -1]
+    assert_names(faults[-1].problem, num_records - 2)

@@ -44,7 +44,9 @@ def number_texts(column: pd.Series) -> np.ndarray:
 
     Equal texts have equal numbers.
     """
-    return np.asarray(pd.factorize(column)[0], np.int64)
+    numbers = np.asarray(pd.factorize(column)[0], np.int64)
+    pa.default_memory_pool().release_unused()
+    return numbers
 
 
 def count_texts(column: pd.Series) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How each photograph was used for a model, known by the hash of its file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def save_training_photographs(
     # In batches, because the hashes of many millions of photographs are large as text.
     for batch in iterate_index(shards.folder / INDEX_FILE, ["split", "sha256"]):
         part = np.empty(len(batch), RECORD)
-        part["prefix"] = [_prefix(sha256) for sha256 in batch["sha256"]]
+        part["prefix"] = _prefixes(batch["sha256"])
         part["use"] = [uses.get(split, Use.TESTING) for split in batch["split"]]
         parts.append(part)
     _save_photographs(folder, parts)
@@ -78,10 +78,12 @@ def load_training_photographs(folder: Path) -> np.ndarray:
     """Load the photographs that a model was trained or chosen on.
 
     Returns:
-        The prefixes of their hashes, big-endian uint64 [n], ascending.
+        The prefixes of their hashes, uint64 [n], ascending.
     """
     photographs = load_photographs(folder)
-    return photographs["prefix"][photographs["use"] != Use.TESTING]
+    is_used = photographs["use"] != Use.TESTING
+    # In the byte order of this machine: each search would convert all of them.
+    return photographs["prefix"][is_used].astype(np.uint64)
 
 
 def is_training_photograph(sha256: str, prefixes: np.ndarray) -> bool:
@@ -91,9 +93,7 @@ def is_training_photograph(sha256: str, prefixes: np.ndarray) -> bool:
         sha256: Its hash in hexadecimal.
         prefixes: From `load_training_photographs`.
     """
-    prefix = _prefix(sha256)
-    position = np.searchsorted(prefixes, prefix)
-    return bool(position < len(prefixes) and prefixes[position] == prefix)
+    return _count_known([sha256], prefixes) > 0
 
 
 def count_training_photographs(folder: Path, shards: ShardDataset, split: str) -> int:
@@ -105,8 +105,11 @@ def count_training_photographs(folder: Path, shards: ShardDataset, split: str) -
         split: One of its splits.
     """
     prefixes = load_training_photographs(folder)
-    hashes = shards.load_index(["sha256"], shards.split_rows(split))["sha256"]
-    return sum(is_training_photograph(sha256, prefixes) for sha256 in hashes)
+    batches = iterate_index(shards.folder / INDEX_FILE, ["split", "sha256"])
+    return sum(
+        _count_known(batch["sha256"][batch["split"] == split], prefixes)
+        for batch in batches
+    )
 
 
 def count_shared_photographs(one: Path, other: Path) -> tuple[int, int]:
@@ -127,5 +130,13 @@ def count_shared_photographs(one: Path, other: Path) -> tuple[int, int]:
     return len(i), int((here["use"][i] != there["use"][j]).sum())
 
 
-def _prefix(sha256: str) -> np.uint64:
-    return np.uint64(int(sha256[:PREFIX_DIGITS], 16))
+def _count_known(hashes: Iterable[str], prefixes: np.ndarray) -> int:
+    own = _prefixes(hashes)
+    if not len(prefixes):
+        return 0
+    positions = np.searchsorted(prefixes, own).clip(max=len(prefixes) - 1)
+    return int((prefixes[positions] == own).sum())
+
+
+def _prefixes(hashes: Iterable[str]) -> np.ndarray:
+    return np.array([int(sha256[:PREFIX_DIGITS], 16) for sha256 in hashes], np.uint64)

@@ -49,6 +49,7 @@ from drtf.workers import count_workers, map_in_order
 
 ImageCheck = Callable[[np.ndarray, str, int], str]
 
+MAX_RECORDS_NAMED = 100  # of each shard
 HASH_DIFFERS = "its hash differs from the manifest"
 # Starting a process takes as long as checking this many bytes.
 MIN_BYTES_PER_WORKER = 250_000_000
@@ -91,6 +92,8 @@ def find_faults(
     shards: Path | str, *, find_image_fault: ImageCheck | None = None
 ) -> list[Fault]:
     """Find the faults of a dataset, in its files and in each record.
+
+    Of each shard, the first 100 damaged records are named, and the others counted.
 
     A remote dataset is read from its store, one shard at a time for each worker.
 
@@ -283,7 +286,7 @@ def _find_shard_faults(
             )
         )
     if rows is not None:
-        expected_offset = 0
+        expected_offset = num_damaged = 0
         columns = (rows[name].tolist() for name in _IndexRow._fields)
         for number, row in enumerate(map(_IndexRow._make, zip(*columns, strict=True))):
             problem = _find_record_problem(
@@ -299,8 +302,13 @@ def _find_shard_faults(
                 image = data[start : start + row.image_length]
                 problem = find_image_fault(image, encoding, image_size)
             if problem:
-                faults.append(Fault(entry.file, problem, number, row.offset))
+                num_damaged += 1
+                if num_damaged <= MAX_RECORDS_NAMED:
+                    faults.append(Fault(entry.file, problem, number, row.offset))
             expected_offset += row.length + FRAME_BYTES
+        if num_damaged > MAX_RECORDS_NAMED:
+            more = num_damaged - MAX_RECORDS_NAMED
+            faults.append(Fault(entry.file, f"{more:,} more records are damaged"))
         if expected_offset < len(data):
             extra = len(data) - expected_offset
             faults.append(Fault(entry.file, f"{extra} bytes after the last record"))
