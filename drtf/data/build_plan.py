@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -61,7 +61,7 @@ class BuildPlan:
         split: The `split` section.
         images: The `images` section.
         build: The `build` section.
-        catalog: The photographs and labels of the sources.
+        catalog: The photographs and labels of the sources; its table is `table`.
         table: The photographs to convert, in the order of their records: the catalog's
             columns and `split`.
         shards: How the records of each split are divided into shards.
@@ -252,7 +252,7 @@ def plan_build(
         split=split,
         images=images,
         build=build,
-        catalog=catalog,
+        catalog=replace(catalog, table=table),
         table=table,
         shards=shards,
         conflicts=conflicts,
