@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from drtf.data.grouping import (
     MISSING,
     Grouping,
     divide,
+    load_eyes,
     load_groups,
     parse_grouping,
 )
@@ -90,6 +93,22 @@ def test_groups_are_loaded_from_the_dataset(shard_dataset):
     assert len(set(sharpness.names)) in (3, 4)
     with raises_naming(DrtfError, "'sharp'", "'sharpness'", shard_dataset.folder):
         load_groups(shard_dataset, "train", ["sharp"])
+
+
+def test_eyes_are_in_the_names_or_in_a_kept_column():
+    index = pd.DataFrame(
+        {
+            "id": ["1_left", "2.1.jpg", "2.2.jpg", "3", "4"],
+            "site": ["left"] * 5,
+            "Laterality": ["OD", " Right", "l", "", "both"],
+        }
+    )
+    kept = SimpleNamespace(kept_columns=("site", "Laterality"))
+    shards = SimpleNamespace(
+        manifest=kept, load_index=lambda columns, rows: index.loc[rows, columns]
+    )
+    eyes = load_eyes(shards, np.arange(5))
+    assert eyes.tolist() == ["left", "right", "left", "", ""]
 
 
 @pytest.mark.parametrize("key", ["image", "patient"])

@@ -13,15 +13,17 @@ from drtf.config.messages import did_you_mean
 from drtf.data.extra_columns import MATCHED_COLUMNS, load_extra_columns
 from drtf.data.label_columns import find_column
 from drtf.data.label_formats import fold_name
-from drtf.data.patients import eyes_by_name
+from drtf.data.patients import eyes_by_name, parse_eye
 from drtf.data.photographs import strip_suffix
 from drtf.errors import DrtfError
 from drtf.images.quality import Quality
 from drtf.records.reader import ShardDataset
 
 CLASS = "class"  # of the task; only sampling has groups by it
-EYE = "eye"  # derived from the names of the photographs
+EYE = "eye"  # from the names of the photographs, or a column kept from the label file
 DATASET_COLUMNS = ("source", EYE, "grade", "has_field", *Quality._fields)
+# The usual names of a column with the eye, folded.
+EYE_COLUMNS = {"eye", "eyeside", "side", "laterality", "imagelaterality"}
 MISSING = "missing"
 MISSING_VALUES = {"na", "nan", "nat", "null"}
 EACH_VALUE = "each"
@@ -137,7 +139,7 @@ def load_column(shards: ShardDataset, name: str, rows: np.ndarray) -> pd.Series:
             "dataset with labels.keep_columns"
         )
     if own == EYE:
-        return eyes_by_name(shards.load_index(["id"], rows)["id"].map(strip_suffix))
+        return load_eyes(shards, rows)
     values = shards.load_index([own], rows)[own]
     if own == "source":
         return values.replace("", shards.manifest.name)
@@ -145,6 +147,24 @@ def load_column(shards: ShardDataset, name: str, rows: np.ndarray) -> pd.Series:
         return values.map({True: "yes", False: "no"})
     is_float = pd.api.types.is_float_dtype(values)
     return values.map("{:.6g}".format) if is_float else values.astype(str)
+
+
+def load_eyes(shards: ShardDataset, rows: np.ndarray) -> pd.Series:
+    """Load the eye of each photograph: `left`, `right` or an empty text.
+
+    It is in the photograph's name, or in a column kept from the label file, such as
+    `laterality`.
+
+    Args:
+        shards: An open dataset.
+        rows: int64 [n], rows of the index.
+    """
+    eyes = eyes_by_name(shards.load_index(["id"], rows)["id"].map(strip_suffix))
+    for name in shards.manifest.kept_columns:
+        if fold_name(name) in EYE_COLUMNS:
+            column = shards.load_index([name], rows)[name].map(parse_eye)
+            eyes = eyes.where(eyes != "", column)
+    return eyes
 
 
 def divide(values: pd.Series, grouping: Grouping) -> Groups:

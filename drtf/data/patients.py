@@ -110,6 +110,14 @@ def eyes_by_name(names: pd.Series) -> pd.Series:
     return _divide_names(names)["side"].astype(object).fillna("")
 
 
+def parse_eye(text: str) -> str:
+    """Return the eye that a cell such as `OD` names: `left`, `right` or empty."""
+    folded = text.strip().casefold()
+    if folded in LEFT | SHORT_LEFT:
+        return "left"
+    return "right" if folded in RIGHT | SHORT_RIGHT else ""
+
+
 def _divide_names(names: pd.Series) -> pd.DataFrame:
     """Return the fields of EyeName for each name; NA where there is no eye."""
     batches = []

@@ -13,7 +13,7 @@ import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.data.class_folders import label_by_folder
-from drtf.data.grouping import CLASS, EYE
+from drtf.data.grouping import CLASS
 from drtf.data.labels import KEPT, load_labels
 from drtf.data.listing import SkippedFile, list_photographs
 from drtf.data.matching import match_photographs
@@ -320,7 +320,7 @@ def _check_keep_columns(config: LabelsConfig) -> None:
     Raises:
         LabelError: If not, or if one is named twice.
     """
-    taken = {*COLUMNS.names, *Quality._fields, EYE, CLASS}
+    taken = {*COLUMNS.names, *Quality._fields, CLASS}
     for name in config.keep_columns:
         if name in {"", *taken}:
             raise LabelError(

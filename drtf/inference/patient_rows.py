@@ -1,4 +1,4 @@
-"""What the rows of one patient tell about each other: both eyes, and the prediction."""
+"""The cells of a row that depend on other rows: the patient, and what is predicted."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,18 +9,28 @@ import pandas as pd
 
 from drtf.config import ScoreConfig
 from drtf.data.patients import eyes_by_name, patients_by_name
-from drtf.inference.kept_rows import KeptRow, KeptRows
+from drtf.inference.kept_rows import KeptRows
+from drtf.inference.score_check import probability_flags
 from drtf.inference.score_table import (
     VIEWS_DISAGREE,
     effective_threshold,
     parse_row,
     replace_cells,
+    split_flags,
 )
 from drtf.models.fellow_eye import combine_eyes, fellow_logits
 from drtf.models.run import Run
 
 # The cells that depend on all rows.
-CELLS = ("patient", "eye", "score", "fellow_used", "predicted_label", "probability")
+CELLS = (
+    "patient",
+    "eye",
+    "score",
+    "fellow_used",
+    "predicted_label",
+    "probability",
+    "probability_flags",
+)
 
 
 def complete_rows(
@@ -31,7 +41,7 @@ def complete_rows(
     config: ScoreConfig,
     patient_pattern: str,
 ) -> KeptRows:
-    """Fill in the cells that depend on all rows: patient, eye, score and prediction.
+    """Fill in the cells that depend on all rows.
 
     They depend only on the names and on each photograph's own score, so a table that
     was resumed, merged or extended is the same as one written at once.
@@ -46,28 +56,42 @@ def complete_rows(
     """
     rows = dict(sorted(rows.items()))
     table = _patients_and_eyes(names, patient_pattern).loc[list(rows)]
-    scores = [_own_scores(row, config) for row in rows.values()]
-    own, usable = np.array(scores, np.float32).reshape(-1, 2).T
-    fellows = fellow_logits(
-        pd.DataFrame({"patient": table["person"], "eye": table["eye"], "score": usable})
+    table = table.join(_own_scores(rows, config))
+    own = table["own_score"].to_numpy()
+    is_scored = table["own_score"].notna()
+    is_predicted = is_scored & table["is_gradable"]
+    persons = pd.DataFrame(
+        {
+            "patient": table["person"],
+            "eye": table["eye"],
+            # Nothing is predicted from an ungradable photograph, for either eye.
+            "score": table["own_score"].where(is_predicted),
+        }
     )
-    combined, is_used = combine_eyes(own, fellows, run.fellow_eye)
+    scores, is_used = combine_eyes(own, fellow_logits(persons), run.fellow_eye)
     threshold, _ = effective_threshold(run, config)
-    table["score"] = [f"{score:.6f}" for score in combined]
-    table["fellow_used"] = is_used.astype(int).astype(str)
-    table["predicted_label"] = (combined >= threshold).astype(int).astype(str)
-    table["probability"] = (
-        run.calibration.apply_rounded(combined) if run.calibration else ""
-    )
-    table.loc[np.isnan(own), ["score", "fellow_used"]] = ""
-    table.loc[np.isnan(usable), ["predicted_label", "probability"]] = ""
+    cells = pd.DataFrame("", table.index, CELLS, dtype=object)
+    cells[["patient", "eye"]] = table[["patient", "eye"]]
+    cells["score"] = [f"{score:.6f}" for score in scores]
+    cells["fellow_used"] = is_used.astype(int).astype(str)
+    cells["predicted_label"] = (scores >= threshold).astype(int).astype(str)
+    if run.calibration:
+        cells["probability"] = run.calibration.apply_rounded(scores)
+        is_checked = (is_predicted & ~table["in_training"]).to_numpy()
+        patients = table["patient"].where(table["patient"] != "", table.index)
+        flags = probability_flags(
+            run.calibration,
+            scores[is_checked],
+            num_patients=patients[is_checked].nunique(),
+        )
+        cells["probability_flags"] = ";".join(flags)
+    cells.loc[~is_scored, ["score", "fellow_used"]] = ""
+    cells.loc[~is_predicted, list(CELLS[4:])] = ""
     return {
         path: replace(
-            row, line=replace_cells(row.line, dict(zip(CELLS, cells, strict=True)))
+            row, line=replace_cells(row.line, dict(zip(CELLS, new, strict=True)))
         )
-        for (path, row), cells in zip(
-            rows.items(), table[list(CELLS)].to_numpy(), strict=True
-        )
+        for (path, row), new in zip(rows.items(), cells.to_numpy(), strict=True)
     }
 
 
@@ -80,26 +104,42 @@ def _patients_and_eyes(names: Mapping[str, str], pattern: str) -> pd.DataFrame:
     # pandas 3 refuses names that are not UTF-8.
     texts = [name.encode(errors="backslashreplace").decode() for name in names.values()]
     series = pd.Series(texts, list(names), dtype=str)
-    patients = patients_by_name(series, pattern).fillna("")
-    folders = pd.Series([str(PurePosixPath(x).parent) for x in names], list(names))
-    places = pd.DataFrame({"name": series, "folder": folders}).drop_duplicates()
-    persons = patients
-    if places["name"].duplicated().any():
-        persons = patients.where(patients == "", folders + "/" + patients)
-    eyes = eyes_by_name(series)
-    return pd.DataFrame({"patient": patients, "eye": eyes, "person": persons})
+    table = pd.DataFrame(
+        {
+            "patient": patients_by_name(series, pattern).astype(object).fillna(""),
+            "eye": eyes_by_name(series),
+        }
+    )
+    folders = [str(PurePosixPath(path).parent) for path in names]
+    places = {*zip(folders, texts, strict=True)}
+    table["person"] = table["patient"]
+    if len(places) > len({*texts}):
+        table["person"] = [
+            patient and f"{folder}/{patient}"
+            for folder, patient in zip(folders, table["patient"], strict=True)
+        ]
+    return table
 
 
-def _own_scores(row: KeptRow, config: ScoreConfig) -> tuple[float, float]:
-    """Return a photograph's own score, and the one to predict from; NaN without one.
+def _own_scores(rows: KeptRows, config: ScoreConfig) -> pd.DataFrame:
+    """Return what the rows have of the photographs themselves, by path.
 
-    With `on_ungradable="flag"`, nothing is predicted from a photograph that may be
-    ungradable: neither its own label nor the fellow eye's score.
+    It is `own_score` (float32, NaN without a score), `is_gradable` (whether something
+    may be predicted from the photograph) and `in_training`.
     """
-    cells = parse_row(row.line)
-    if not cells["own_score"]:
-        return np.nan, np.nan
-    score = float(cells["own_score"])
-    flags = {*filter(None, cells["flags"].split(";"))} - {VIEWS_DISAGREE}
-    is_gradable = not flags or config.on_ungradable == "predict"
-    return score, score if is_gradable else np.nan
+    values = []
+    for row in rows.values():
+        cells = parse_row(row.line)
+        is_flagged = {*split_flags(cells["flags"])} - {VIEWS_DISAGREE}
+        values.append(
+            (
+                float(cells["own_score"] or "nan"),
+                config.on_ungradable == "predict" or not is_flagged,
+                cells["in_training"] == "1",
+            )
+        )
+    columns = ["own_score", "is_gradable", "in_training"]
+    table = pd.DataFrame(values, list(rows), columns)
+    return table.astype(
+        {"own_score": np.float32, "is_gradable": bool, "in_training": bool}
+    )

@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from drtf.config import EvaluateConfig
-from drtf.data.patients import eyes_by_name
-from drtf.data.photographs import strip_suffix
+from drtf.data.grouping import load_eyes
 from drtf.data.pipeline import binary_labels
 from drtf.errors import RunError
 from drtf.files import escape_formula, open_regular, write_atomic
@@ -48,8 +47,9 @@ def score_split(
     by_view = predict_split(
         predict, shards, split=split, task=task.name, batch_size=batch_size
     )  # [n, V, C]
-    table = shards.load_index(PHOTOGRAPH_COLUMNS, shards.split_rows(split))
-    table["eye"] = eyes_by_name(table["id"].map(strip_suffix))
+    rows = shards.split_rows(split)
+    table = shards.load_index(PHOTOGRAPH_COLUMNS, rows)
+    table["eye"] = load_eyes(shards, rows)
     table["label"] = labels
     probabilities = by_view.mean(axis=1)
     table["score"] = task.disease_scores(probabilities)

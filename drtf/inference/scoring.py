@@ -44,7 +44,7 @@ from drtf.inference.kept_rows import (
     rows_to_keep,
 )
 from drtf.inference.patient_rows import complete_rows
-from drtf.inference.score_check import FLAG_NOTES, probability_flags
+from drtf.inference.score_check import FLAG_NOTES
 from drtf.inference.score_table import (
     COLUMNS,
     HASH_LENGTH,
@@ -60,9 +60,7 @@ from drtf.inference.score_table import (
     hash_list,
     load_rows,
     parse_path,
-    parse_row,
     part_path,
-    replace_cells,
     slice_part,
     write_csv,
     write_parquet,
@@ -77,7 +75,6 @@ from drtf.inference.table_files import (
     sibling,
     writing_file,
 )
-from drtf.models.calibration import Calibration
 from drtf.models.quality_gate import QUALITY_GATE
 from drtf.models.run import Run, load_run
 from drtf.models.training_photographs import (
@@ -338,8 +335,6 @@ def score(
             )
             with writing_file(table, overwrite=may_replace) as partial:
                 lines = _sorted_lines(rows, by_path)
-                if run.calibration:
-                    lines = _flag_probabilities(lines, run.calibration)
                 if file_name(table).suffix.lower() == ".parquet":
                     write_parquet(lines, partial)
                 else:
@@ -485,27 +480,6 @@ def _sorted_lines(rows: KeptRows, photographs: Iterable[str]) -> list[bytes]:
     paths = list(photographs)
     order = paths if len(paths) == len(rows) else sorted(rows)
     return [rows[path].line for path in order]
-
-
-def _flag_probabilities(
-    lines: Sequence[bytes], calibration: Calibration
-) -> list[bytes]:
-    """Return rows that state whether their probabilities can be trusted.
-
-    The scores of all rows are compared with those that the calibration was fitted on.
-    """
-    rows = list(map(parse_row, lines))
-    checked = [x for x in rows if x["probability"] and x["in_training"] != "1"]
-    flags = probability_flags(
-        calibration,
-        np.array([float(row["score"]) for row in checked]),
-        num_patients=len({row["patient"] or row["path"] for row in checked}),
-    )
-    cell = ";".join(flags)
-    return [
-        replace_cells(line, {"probability_flags": cell if row["probability"] else ""})
-        for line, row in zip(lines, rows, strict=True)
-    ]
 
 
 def _summarize(table: Location, earlier: KeptRows) -> tuple[Summary, int]:
