@@ -10,6 +10,7 @@ from drtf.data.build import build_shards
 from drtf.data.soft_labels import load_soft_labels
 from drtf.data.sources import Source
 from drtf.errors import LabelError
+from drtf.inference.score_table import COLUMNS, encode_row, write_csv
 from drtf.records.reader import ShardDataset
 from naming import raises_naming
 
@@ -45,6 +46,18 @@ def test_targets_mix_labels_and_scores(shard_dataset, scores, tmp_path):
     assert soft.num_given == len(rows) - 2
     assert f"{len(rows) - 2} of {len(rows)}" in soft.describe(SOFT)
     assert load_soft_labels(shard_dataset, TrainConfig()) is None
+
+
+def test_a_table_of_drtf_score_is_taken_as_it_is(shard_dataset, scores, tmp_path):
+    empty = dict.fromkeys(COLUMNS, "")
+    lines = [
+        encode_row(empty | {"id": x, "path": f"a/{x}.png", "score": str(scores[x])})
+        for x in scores
+    ]
+    write_csv(lines, tmp_path / "scores.csv")
+    soft = load_soft_labels(shard_dataset, SOFT, tmp_path / "scores.csv")
+    table = write_table(tmp_path, scores)
+    assert soft.sha256 == load_soft_labels(shard_dataset, SOFT, table).sha256
 
 
 def test_soft_labels_may_be_a_column_of_the_dataset(
