@@ -224,9 +224,8 @@ def shown_location(location: str) -> str:
 
 def object_name(location: str) -> str:
     """Return the name of the file at a location."""
-    name = location.partition("?")[0] if is_web(location) else location
-    name = name.rpartition("/")[2]
-    return unquote(name) if is_web(location) else name
+    path = unquote(location.partition("?")[0]) if is_web(location) else location
+    return path.rpartition("/")[2]
 
 
 def join_location(location: str, *names: str) -> str:

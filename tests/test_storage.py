@@ -26,6 +26,7 @@ from drtf.storage import (
     is_remote,
     join_location,
     list_objects,
+    object_name,
     open_object,
     read_object,
     read_ranges,
@@ -122,6 +123,12 @@ def test_locations_and_paths_as_drtf_writes_them_are_accepted(tmp_path, monkeypa
         tmp_path / "what?%20",
     ):
         check_location(location)
+
+
+def test_the_name_of_a_url_leads_to_no_other_folder():
+    for name in ("%2E%2E%2Fowned", "..%2fowned?x=/y", "owned?x=../z"):
+        assert object_name(f"https://host/a/{name}") == "owned"
+    assert object_name("s3://eyes/a%2Fb") == "a%2Fb"
 
 
 def test_urls_are_read_with_their_escapes_and_query(tmp_path):
