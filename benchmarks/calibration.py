@@ -73,7 +73,7 @@ def fit_all(
     """Fit drtf's calibrations, and others that it does not offer."""
     own: dict[str, Calibrate] = {
         method: fit_calibration(
-            labels, scores, method=method, train_prior=prior, split="val", tta="none"
+            labels, scores, method=method, train_prior=prior, source="", tta="none"
         ).apply
         for method in ("none", "logistic", "isotonic")
     }

@@ -112,7 +112,7 @@ def save_rule() -> Callable[..., DecisionRule]:
         cut_points: tuple[float, ...] = (),
         fellow_eye: FellowEye | None = None,
     ) -> DecisionRule:
-        common = {"split": "val", "tta": tta}
+        common = {"source": "split val", "tta": tta}
         histograms = ScoreHistograms(edges=(0.5,), negative=(2, 1), positive=(1, 2))
         rule = DecisionRule(
             fellow_eye=fellow_eye,

@@ -6,7 +6,7 @@ from sklearn.metrics import log_loss
 from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.score_histograms import ScoreHistograms, build_histograms
 
-COMMON = {"split": "val", "tta": "none"}
+COMMON = {"source": "split val", "tta": "none"}
 
 
 def sample(num=20000, temperature=1.0, offset=0.0, seed=0):
@@ -100,7 +100,7 @@ def test_probabilities_are_rounded_to_what_calibration_supports(
     calibration = Calibration(
         method="none",
         prior_shift=0.0,
-        split="val",
+        source="split val",
         tta="none",
         histograms=ScoreHistograms(
             edges=(), negative=(1,), positive=(num_photographs - 1,)

@@ -126,7 +126,7 @@ def test_predicted_labels_follow_the_threshold(contents, predictions):
 def test_threshold_is_chosen_on_validation_and_stored_in_the_run(run, evaluation):
     threshold = load_run(run).threshold
     assert threshold == evaluation.decision_rule.threshold
-    assert (threshold.split, threshold.tta) == ("val", "flips5")
+    assert (threshold.source, threshold.tta) == ("split val", "flips5")
     assert threshold.num_photographs == 6
 
 
@@ -274,7 +274,7 @@ def test_unknown_patients_have_no_metrics(photographs, run, config, tmp_path):
 def test_calibration_is_stored_in_the_run(run, evaluation, contents, predictions):
     calibration = load_run(run).calibration
     assert calibration == evaluation.decision_rule.calibration
-    assert (calibration.method, calibration.split) == ("logistic", "val")
+    assert (calibration.method, calibration.source) == ("logistic", "split val")
     expected = calibration.apply(predictions["score"].to_numpy())
     assert predictions["probability"].to_numpy() == pytest.approx(expected, abs=1e-6)
     labels = predictions["grade"] > 0
@@ -630,7 +630,7 @@ def test_groups_are_refused_before_the_work_when_a_column_is_missing(
 
 
 def test_descriptions_name_values_and_split():
-    common = {"split": "val", "tta": "none"}
+    common = {"source": "split val", "tta": "none"}
     chosen = Threshold(value=0.5, rule="youden", num_photographs=20, **common)
     assert_names(describe_threshold(chosen), "0.5000", "youden", 20, "val")
     given = Threshold(value=0.5, rule="given", num_photographs=20, **common)

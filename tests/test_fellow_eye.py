@@ -113,7 +113,7 @@ def test_photographs_with_and_without_a_fellow_have_scores_on_one_scale():
             scores,
             method="logistic",
             train_prior=0.5,
-            split="val",
+            source="split val",
             tta="none",
         )
         for scores in (combined, own)

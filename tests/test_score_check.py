@@ -28,7 +28,7 @@ def fit(num=600, prevalence=0.3):
         *draw(num, prevalence, seed=1),
         method="logistic",
         train_prior=0.5,
-        split="val",
+        source="split val",
         tta="none",
     )
 
@@ -72,7 +72,7 @@ def test_a_network_that_separates_nothing_cannot_be_checked():
         rng.random(600),
         method="logistic",
         train_prior=0.5,
-        split="val",
+        source="split val",
         tta="none",
     )
     flags = probability_flags(calibration, rng.random(300), num_patients=300)

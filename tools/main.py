@@ -15,6 +15,7 @@ from drtf.errors import DrtfError, StoppedError
 from drtf.files import raise_descriptor_limit
 from drtf.terminal import keep_interrupts, safe_output, show_line
 
+from .adapt import adapt
 from .bench import bench
 from .build_shards import build_shards
 from .compare import compare
@@ -26,6 +27,7 @@ from .export import export
 from .fit_gate import fit_gate
 from .gradcam import gradcam
 from .inspect import inspect
+from .recalibrate import recalibrate
 from .score import score
 from .settings import settings
 from .sweep import sweep
@@ -100,7 +102,9 @@ for command in (
     compare,
     ensemble,
     fit_gate,
+    adapt,
     score,
+    recalibrate,
     gradcam,
     export,
     demo,

@@ -65,36 +65,32 @@ class RulePlan:
 
 
 def fit_decision_rule(
-    run: Run, validation: pd.DataFrame, config: EvaluateConfig
+    run: Run, labelled: pd.DataFrame, config: EvaluateConfig, *, source: str
 ) -> DecisionRule:
-    """Choose threshold and cut points and fit a calibration on the validation split.
+    """Choose threshold and cut points and fit a calibration on labelled photographs.
 
     Threshold and calibration apply to the combined scores of both eyes, cut points to
     each photograph.
 
     Args:
         run: The run that was scored.
-        validation: From `score_split`.
+        labelled: As from `score_split`.
         config: The rule, the calibration method, and the TTA of the scores.
+        source: Where the photographs are from, such as `split val` or a file.
     """
     train_prior = run.info.train_prior
     fellow_eye = (
-        fit_fellow_eye(validation, train_prior=train_prior)
-        if config.fellow_eye
-        else None
+        fit_fellow_eye(labelled, train_prior=train_prior) if config.fellow_eye else None
     )
-    y_true = validation["label"].to_numpy()
+    y_true = labelled["label"].to_numpy()
     y_score, _ = combine_eyes(
-        validation["score"].to_numpy(), fellow_logits(validation), fellow_eye
+        labelled["score"].to_numpy(), fellow_logits(labelled), fellow_eye
     )
-    common: dict[str, Any] = {
-        "split": run.config.train.validation_split,
-        "tta": config.tta,
-    }
+    common: dict[str, Any] = {"source": source, "tta": config.tta}
     threshold = Threshold(
         value=choose_threshold(y_true, y_score, config.threshold),
         rule=config.threshold if isinstance(config.threshold, str) else GIVEN,
-        num_photographs=len(validation),
+        num_photographs=len(labelled),
         **common,
     )
     calibration = fit_calibration(
@@ -107,7 +103,7 @@ def fit_decision_rule(
     cut_points: tuple[float, ...] = ()
     if run.task.predicts_grades:
         cut_points = choose_cut_points(
-            validation["grade"].to_numpy(), validation["expected_grade"].to_numpy()
+            labelled["grade"].to_numpy(), labelled["expected_grade"].to_numpy()
         )
     return DecisionRule(
         fellow_eye=fellow_eye,

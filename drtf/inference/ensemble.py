@@ -86,6 +86,7 @@ def combine(run_folders: Sequence[Path], *, out: Path, mean: Mean) -> RunInfo:
                 "ancestors": tuple(
                     dict.fromkeys(x for info in infos for x in info.ancestors)
                 ),
+                "num_adapted": 0,
                 "members": tuple(map(_describe_member, runs)),
                 "mean": mean,
                 "train_prior": fmean(info.train_prior for info in infos),

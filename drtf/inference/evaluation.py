@@ -192,7 +192,9 @@ def _evaluate_split(
         splits.add(validation_split)
     tables = {name: score(name) for name in sorted(splits)}
     scores = tables[split]
-    rule = plan.kept or fit_decision_rule(run, tables[validation_split], config)
+    rule = plan.kept or fit_decision_rule(
+        run, tables[validation_split], config, source=f"split {validation_split}"
+    )
     predictions = apply_decision_rule(scores, rule)
     validation = (
         apply_decision_rule(tables[validation_split], rule)

@@ -216,7 +216,7 @@ def describe_threshold(threshold: Threshold) -> str:
         return f"{threshold.value:.4f} (given)"
     return (
         f"{threshold.value:.4f} (rule {threshold.rule}, chosen on "
-        f"{threshold.num_photographs:,} photographs of split {threshold.split}, TTA "
+        f"{threshold.num_photographs:,} photographs of {threshold.source}, TTA "
         f"{threshold.tta})"
     )
 
@@ -226,8 +226,8 @@ def describe_cut_points(rule: DecisionRule) -> str:
     values = ", ".join(f"{value:.2f}" for value in rule.cut_points)
     return (
         f"{values} (highest quadratic weighted kappa on "
-        f"{rule.threshold.num_photographs:,} photographs of split "
-        f"{rule.threshold.split}, TTA {rule.threshold.tta})"
+        f"{rule.threshold.num_photographs:,} photographs of "
+        f"{rule.threshold.source}, TTA {rule.threshold.tta})"
     )
 
 
@@ -243,7 +243,7 @@ def describe_calibration(calibration: Calibration) -> str:
     if calibration.prevalence_shift:
         shift += f", prevalence shift {calibration.prevalence_shift:+.2f}"
     return (
-        f"{method}, {shift}, fitted on split {calibration.split}, for a prevalence of "
+        f"{method}, {shift}, fitted on {calibration.source}, for a prevalence of "
         f"{calibration.prevalence:.2f}"
     )
 
@@ -255,7 +255,7 @@ def describe_fellow_eye(result: EvaluationResult) -> str:
         return "not used; each eye is predicted by itself"
     if not fellow_eye.is_used:
         return (
-            f"not used; split {result.decision_rule.threshold.split} has both eyes of "
+            f"not used; {result.decision_rule.threshold.source} has both eyes of "
             f"{fellow_eye.num_pairs:,} patients, at least {MIN_PAIRS} of both classes "
             "are needed to fit its weight"
         )

@@ -70,8 +70,8 @@ LIMITS = (
     "This report is for research. The model is not a medical device. The results hold "
     "for photographs like the evaluated ones and will differ for other cameras, "
     "populations and disease prevalences. Before using the model elsewhere, choose a "
-    "new threshold on photographs from that place, with drtf evaluate "
-    "--store-threshold.",
+    "new threshold and calibration on photographs from that place, with drtf "
+    "recalibrate.",
     "Grades follow the ICDR scale, 0 to 4, and are those of the dataset's labels, with "
     "any mistakes they contain. Photographs that could not be used were rejected when "
     "the dataset was built and are not part of the results.",

@@ -56,7 +56,8 @@ class Mixture:
     """The mixture of positives and negatives that explains scores best.
 
     Attributes:
-        prevalence: Its fraction of positives.
+        prevalence: Its fraction of positives, as the mean over resamples: that of the
+            likeliest mixture itself is often 0 or 1.
         distance: The fraction of the scores that would have to move to another bin of
             the histograms for the mixture to explain all of them.
         is_explained: Whether chance explains this distance.
@@ -165,7 +166,7 @@ def fit_mixture(
     distance = float(np.abs(differences).sum() / 2)
     p_value = chi2.sf(statistic, max(len(fractions) - 2, 1))
     return Mixture(
-        prevalence=bootstrap_interval(prevalence, resampled),
+        prevalence=bootstrap_interval(float(resampled.mean()), resampled),
         distance=distance,
         is_explained=bool(p_value >= SIGNIFICANCE or distance < MIN_DIFFERENCE),
     )

@@ -38,7 +38,7 @@ class Calibration(BaseModel):
         prevalence_shift: Added to the logit of the probability last. 0 unless the
             calibration was moved to another prevalence.
         histograms: Of the scores that it was fitted on.
-        split: The split that it was fitted on.
+        source: The photographs that it was fitted on, such as `split val` or a file.
         tta: The test-time augmentation of the scores.
     """
 
@@ -52,7 +52,7 @@ class Calibration(BaseModel):
     probabilities: tuple[Probability, ...] = ()
     prevalence_shift: Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)] = 0.0
     histograms: ScoreHistograms
-    split: str
+    source: str
     tta: Tta
 
     @model_validator(mode="after")
@@ -129,7 +129,7 @@ def fit_calibration(
     *,
     method: CalibrationMethod,
     train_prior: float,
-    split: str,
+    source: str,
     tta: Tta,
 ) -> Calibration:
     """Fit a calibration.
@@ -147,14 +147,14 @@ def fit_calibration(
         scores: float [n] in [0, 1].
         method: `none` applies only the prior shift.
         train_prior: The fraction of positive photographs in training, after sampling.
-        split: The split of the photographs.
+        source: Where the photographs are from, such as `split val` or a file.
         tta: The test-time augmentation of the scores.
     """
     shift = float(logit(labels.mean()) - logit(train_prior))
     common: dict[str, Any] = {
         "method": method,
         "prior_shift": shift,
-        "split": split,
+        "source": source,
         "tta": tta,
         "histograms": build_histograms(labels, scores),
     }

@@ -22,7 +22,7 @@ class Threshold(BaseModel):
     Attributes:
         value: In [0, 1].
         rule: How it was chosen, such as `youden`; `given` if it was given as a number.
-        split: The split that it was chosen on.
+        source: The photographs that it was chosen on, such as `split val` or a file.
         tta: The test-time augmentation of the scores.
         num_photographs: Number of photographs that it was chosen on.
     """
@@ -31,7 +31,7 @@ class Threshold(BaseModel):
 
     value: Annotated[float, Field(ge=0, le=1)]
     rule: str
-    split: str
+    source: str
     tta: Tta
     num_photographs: int
 

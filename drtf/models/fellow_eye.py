@@ -121,7 +121,7 @@ def fit_fellow_eye(photographs: pd.DataFrame, *, train_prior: float) -> FellowEy
         scores,
         method="logistic",
         train_prior=train_prior,
-        split="",
+        source="",
         tta="none",
     )
     inputs = np.stack(

@@ -159,6 +159,8 @@ class RunInfo(BaseModel):
             `model.weights` named, the one that this run had started from, and so on.
         distillation: The soft labels that the model was trained with; None: the labels
             only.
+        num_adapted: Number of photographs of another camera that `adapt` used; 0 for
+            other runs.
         members: The members of an ensemble, the largest images first. Its config and
             its dataset are those of the first one.
         mean: What an ensemble averages, `scores` or `logits`; None for other runs.
@@ -191,6 +193,7 @@ class RunInfo(BaseModel):
     versions: dict[str, str]
     ancestors: tuple[Ancestor, ...] = ()
     distillation: Distillation | None = None
+    num_adapted: int = 0
     members: tuple[Member, ...] = ()
     mean: Mean | None = None
 
@@ -268,6 +271,8 @@ class Run:
             parts.append(f"trained in {self.info.precision}")
         if self.info.ancestors:
             parts.append(f"started from a run on {self.info.ancestors[0].dataset_name}")
+        if self.info.num_adapted:
+            parts.append(f"adapted to {self.info.num_adapted:,} photographs")
         return ", ".join(parts)
 
     def lineage_facts(self) -> dict[str, str]:
