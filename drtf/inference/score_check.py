@@ -44,8 +44,9 @@ FLAG_NOTES = {
     "photographs: there are too few photographs, or the model separates the classes "
     "too poorly.",
     UNLIKE_VALIDATION: "Do not trust the probabilities: the scores differ from those "
-    "of the validation split more than any prevalence explains, so the camera or the "
-    f"patients differ. With labels of a few hundred photographs, {ADVICE}.",
+    "of the photographs that they were calibrated on more than any prevalence "
+    "explains, so the camera or the patients differ. With labels of a few hundred "
+    f"photographs, {ADVICE}.",
     OTHER_PREVALENCE: "Do not trust the probabilities: the scores suggest that disease "
     f"is clearly more or less common here than the probabilities assume; {ADVICE}.",
 }
