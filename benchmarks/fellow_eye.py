@@ -5,7 +5,9 @@
 Each EVALUATION is the folder of an evaluation of RUN on other patients than in
 training. RUN was also evaluated on its validation split, on which the weights of both
 eyes are fitted. OUT.csv has the ROC AUC of each eye by itself and of both, over all
-evaluations together, with paired intervals by bootstrap over patients.
+evaluations together, with paired intervals by bootstrap over patients. Printed too is
+the log loss of the probabilities, also those of each eye by itself from the calibration
+of combined scores, which is right for them if both are on one scale.
 """
 
 import sys
@@ -13,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import log_loss
 
 from drtf.inference.evaluation_folder import PREDICTIONS_FILE
 from drtf.inference.metrics import compare_roc_auc
+from drtf.models.calibration import fit_calibration
 from drtf.models.fellow_eye import combine_eyes, fellow_logits, fit_fellow_eye
 from drtf.models.run import load_info
 from drtf.tasks import TASKS
@@ -39,6 +43,8 @@ def main() -> None:
     ).round(4)
     rows.to_csv(out, index=False)
     print(rows.to_string(index=False))
+    for name, probabilities in table.filter(like="probability of").items():
+        print(f"log loss, {name}: {log_loss(table['label'], probabilities):.4f}")
 
 
 def score_eyes(run: Path, evaluation: Path) -> pd.DataFrame:
@@ -59,8 +65,26 @@ def score_eyes(run: Path, evaluation: Path) -> pd.DataFrame:
                 validation[validation["patient"].isin(drawn)], train_prior=prior
             )
             columns[f"both-{number}-{draw}"], _ = combine_eyes(scores, fellows, fitted)
-            if not number:
-                print(f"{run}: weights {fitted}", file=sys.stderr)
+    fitted = fit_fellow_eye(validation, train_prior=prior)
+    print(f"{run}: weights {fitted}", file=sys.stderr)
+    own = validation["score"].to_numpy()
+    both, _ = combine_eyes(own, fellow_logits(validation), fitted)
+    own_curve, curve = (
+        fit_calibration(
+            validation["label"].to_numpy(),
+            values,
+            method="logistic",
+            train_prior=prior,
+            split="val",
+            tta="none",
+        )
+        for values in (own, both)
+    )
+    columns |= {
+        "probability of both eyes": curve.apply(columns["both-0-0"]),
+        "probability of each eye by itself": own_curve.apply(scores),
+        "probability of each eye, calibrated as both": curve.apply(scores),
+    }
     return table.assign(**columns)
 
 
