@@ -42,6 +42,15 @@ def test_index_is_equal_when_saved_and_loaded_with_more_columns(shards, tmp_path
     pd.testing.assert_frame_equal(load_index(tmp_path / INDEX_FILE), index)
 
 
+def test_index_is_equal_when_saved_in_parts(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("drtf.records.index.ROWS_PER_GROUP", 15)
+    index = load_index(shards / INDEX_FILE)
+    parts = [index[start : start + 10] for start in range(0, len(index), 10)]
+    save_index(tmp_path / INDEX_FILE, parts)
+    pd.testing.assert_frame_equal(load_index(tmp_path / INDEX_FILE), index)
+    assert pq.ParquetFile(tmp_path / INDEX_FILE).num_row_groups > 1
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [

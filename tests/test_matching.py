@@ -121,3 +121,9 @@ def test_unmatched_labels_and_photographs_are_listed():
 def test_label_and_photograph_are_named_when_nothing_matches():
     with raises_naming(LabelError, "'x'", "'a.png'"):
         match(["x"], ["a.png"])
+
+
+def test_many_photographs_have_the_same_name_in_other_folders():
+    paths = [f"{number}/{eye}.jpg" for number in range(9000) for eye in "lr"]
+    table = match([f"images/{path}" for path in paths[::-1]], paths).table
+    assert table["path"].tolist() == paths[::-1]
