@@ -188,6 +188,7 @@ def predictions_of(scores, probability=0.5):
     [
         ({"split": "val"}, ["val"]),
         ({"split": "train"}, []),
+        ({"split": "val", "plan": {"is_training_dataset": False}}, ["val"]),
         (
             {"plan": {"is_training_dataset": False}, "num_in_training": 1},
             ["1 of these 2"],

@@ -159,6 +159,11 @@ def reader_notes(
                 "The best epoch, and any threshold chosen by a rule, were chosen on "
                 f"this split ({split}), so the results are optimistic."
             )
+    elif plan.kept is None and split == run.config.train.validation_split:
+        notes.append(
+            f"Threshold and calibration were chosen on this split ({split}), so the "
+            "results at the threshold and the probabilities are optimistic."
+        )
     own_splits = {"train", run.config.train.validation_split}
     if num_in_training and not (plan.is_training_dataset and split in own_splits):
         notes.append(
