@@ -7,7 +7,7 @@ import click
 from drtf.terminal import show_line
 
 from .options import (
-    AnyPath,
+    OutPath,
     config_options,
     images_option,
     out_option,
@@ -23,7 +23,7 @@ from .options import (
     "in a store, searched recursively; a zip archive; or a .csv file with a column "
     "path."
 )
-@out_option("Run folder to write, local or in a store.", kind=AnyPath())
+@out_option("Run folder to write, local or in a store.", kind=OutPath())
 @config_options
 def adapt(
     run: Path,
