@@ -75,7 +75,7 @@ def score_eyes(run: Path, evaluation: Path) -> pd.DataFrame:
             values,
             method="logistic",
             train_prior=prior,
-            split="val",
+            source="val",
             tta="none",
         )
         for values in (own, both)
