@@ -27,6 +27,8 @@ from drtf.tasks import TASKS, Task
 # [0, 1]: the values that Keras's EfficientNetV2 has built in.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Feature maps of more sizes make a quality gate hardly better, but take time.
+NUM_POOLED_SIZES = 3
 
 
 def build_network(
@@ -179,9 +181,8 @@ def build_disease_logit_model(network: keras.Model, task: Task) -> keras.Model:
 def build_feature_model(network: keras.Model) -> keras.Model:
     """Build a model that shares a network's layers and returns its features too.
 
-    The features are the mean and the standard deviation, over height and width, of the
-    last feature maps of each size. Those of an ensemble are its members', one after the
-    other.
+    The features are the means over height and width of the last feature maps of the
+    last three sizes. Those of an ensemble are its members', one after the other.
 
     Args:
         network: From `build_network`, or an ensemble of such networks.
@@ -204,12 +205,12 @@ def build_feature_model(network: keras.Model) -> keras.Model:
         )
         own = ops.concatenate(features, axis=-1)
     else:
-        own = _summarize_maps(network)
+        own = _pool_maps(network)
     return keras.Model(network.input, [network.output, own])
 
 
-def _summarize_maps(network: keras.Model) -> keras.KerasTensor:
-    """Return mean and deviation of each channel of the last feature maps of each size.
+def _pool_maps(network: keras.Model) -> keras.KerasTensor:
+    """Return the mean of each channel of the last feature maps of the last sizes.
 
     Returns:
         float32 [B, F].
@@ -220,10 +221,9 @@ def _summarize_maps(network: keras.Model) -> keras.KerasTensor:
         if len(layer.output.shape) == 4
         and not isinstance(layer, keras.layers.ZeroPadding2D)
     }
-    maps = [ops.cast(x, "float32") for x in last.values()]
-    means = [ops.mean(x, axis=(1, 2)) for x in maps]
-    deviations = [ops.std(x, axis=(1, 2)) for x in maps]
-    return ops.concatenate([*means, *deviations], axis=-1)
+    maps = list(last.values())[-NUM_POOLED_SIZES:]
+    means = [ops.mean(ops.cast(x, "float32"), axis=(1, 2)) for x in maps]
+    return ops.concatenate(means, axis=-1)
 
 
 def scale_images(images: tf.Tensor) -> tf.Tensor:
