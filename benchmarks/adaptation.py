@@ -16,8 +16,8 @@ import pandas as pd
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
+from drtf.adaptation.batch_norm import adapt_batch_norms
 from drtf.data.loader import read_batch
-from drtf.inference.adaptation import adapt_batch_norms
 from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run
 from drtf.records.reader import ShardDataset

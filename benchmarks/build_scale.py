@@ -18,20 +18,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from drtf.building import write
+from drtf.building.build import _finished_shards
+from drtf.building.journal import hold_build
+from drtf.building.metadata import save_metadata
+from drtf.building.plan import BuildPlan, plan_dataset
+from drtf.building.plan_file import encode_plan, parse_plan
+from drtf.building.write import write_shards
 from drtf.config import load_config
-from drtf.data import sources, write
-from drtf.data.build import _finished_shards
-from drtf.data.build_plan import BuildPlan, plan_dataset
-from drtf.data.journal import hold_build
-from drtf.data.listing import Listing
-from drtf.data.metadata import save_metadata
-from drtf.data.photographs import FileStatus, PhotographRef
-from drtf.data.plan_file import encode_plan, parse_plan
-from drtf.data.prepare import ShardImage
-from drtf.data.sources import Source
-from drtf.data.write import write_shards
 from drtf.images.quality import Quality
+from drtf.labels import sources
+from drtf.labels.sources import Source
 from drtf.models.training_photographs import save_training_photographs
+from drtf.photographs.listing import Listing
+from drtf.photographs.prepare import ShardImage
+from drtf.photographs.references import FileStatus, PhotographRef
 from drtf.records.reader import ShardDataset
 from drtf.records.verify import find_faults
 

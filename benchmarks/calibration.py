@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.metrics import log_loss
 
-from drtf.inference.evaluation_folder import PREDICTIONS_FILE
+from drtf.evaluation.folder import PREDICTIONS_FILE
 from drtf.models.calibration import fit_calibration
 from drtf.models.run import load_info
 from drtf.tasks import TASKS

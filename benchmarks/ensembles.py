@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from drtf.inference.evaluation_folder import PREDICTIONS_FILE
-from drtf.inference.metrics import compare_roc_auc
+from drtf.evaluation.folder import PREDICTIONS_FILE
+from drtf.evaluation.metrics import compare_roc_auc
 
 FROM_GRADES = (1, 2)
 

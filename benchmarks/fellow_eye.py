@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import log_loss
 
-from drtf.inference.evaluation_folder import PREDICTIONS_FILE
-from drtf.inference.metrics import compare_roc_auc
+from drtf.evaluation.folder import PREDICTIONS_FILE
+from drtf.evaluation.metrics import compare_roc_auc
 from drtf.models.calibration import fit_calibration
 from drtf.models.fellow_eye import combine_eyes, fellow_logits, fit_fellow_eye
 from drtf.models.run import load_info

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from drtf.inference.predictions import load_predictions
-from drtf.inference.score_check import Mixture, fit_mixture, probability_flags
-from drtf.inference.weighted_metrics import calibration_metrics
+from drtf.evaluation.predictions import load_predictions
+from drtf.evaluation.weighted_metrics import calibration_metrics
 from drtf.models.calibration import Calibration, fit_calibration
 from drtf.models.run import load_info
+from drtf.scoring.score_check import Mixture, fit_mixture, probability_flags
 from drtf.tasks import TASKS
 
 NUM_LABELLED = (50, 100, 150)

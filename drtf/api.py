@@ -10,25 +10,25 @@ from pathlib import Path
 
 import keras
 
+from drtf.adaptation.quality_gates import MAX_FLAGGED, GateReport
+from drtf.adaptation.quality_gates import fit_gate as fit_run_gate
+from drtf.building.build import BuildReport
+from drtf.building.build import build_shards as build_from_sources
 from drtf.config import Config, SamplingConfig, load_config
-from drtf.data.build import BuildReport
-from drtf.data.build import build_shards as build_from_sources
 from drtf.data.pipeline import StreamPosition, eval_dataset, train_dataset
-from drtf.data.sources import Source
 from drtf.errors import DrtfError
-from drtf.inference.decision_rules import load_evaluation_config
-from drtf.inference.evaluation import evaluate as evaluate_run
-from drtf.inference.evaluation_result import EvaluationResult
-from drtf.inference.gradcam import GradcamReport, gradcam
-from drtf.inference.quality_gates import MAX_FLAGGED, GateReport
-from drtf.inference.quality_gates import fit_gate as fit_run_gate
-from drtf.inference.scoring import ScoreReport
-from drtf.inference.scoring import score as score_photographs
+from drtf.evaluation.decision_rules import load_evaluation_config
+from drtf.evaluation.evaluation import evaluate as evaluate_run
+from drtf.evaluation.result import EvaluationResult
+from drtf.heatmaps.gradcam import GradcamReport, gradcam
+from drtf.labels.sources import Source
 from drtf.models.run import Run, load_run_config
 from drtf.models.run import load_run as load_run_folder
 from drtf.models.stored_run import local_run, writable_run
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import fetch_dataset
+from drtf.scoring.scoring import ScoreReport
+from drtf.scoring.scoring import score as score_photographs
 from drtf.storage import check_location, fetch_file, is_remote
 from drtf.tasks import TaskName
 from drtf.training.own_model import save_run as save_own_model

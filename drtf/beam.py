@@ -14,18 +14,18 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from drtf.building.build import BuildReport
+from drtf.building.finished import load_finished
+from drtf.building.merge import merge_tasks
+from drtf.building.tasks import plan_tasks, run_task
 from drtf.config import Config, ScoreConfig
-from drtf.data.build import BuildReport
-from drtf.data.build_merge import merge_tasks
-from drtf.data.build_tasks import plan_tasks, run_task
-from drtf.data.finished import load_finished
-from drtf.data.listing import list_photographs
-from drtf.data.sources import Source
 from drtf.errors import DrtfError
-from drtf.inference.score_table import part_path
-from drtf.inference.scoring import ScoreReport, check_request, score, table_location
-from drtf.inference.table_files import Location, has_file, remove_file
+from drtf.labels.sources import Source
 from drtf.models.stored_run import local_run
+from drtf.photographs.listing import list_photographs
+from drtf.scoring.score_table import part_path
+from drtf.scoring.scoring import ScoreReport, check_request, score, table_location
+from drtf.scoring.table_files import Location, has_file, remove_file
 from drtf.workers import run_in_process
 
 # Scoring them takes minutes; starting TensorFlow and loading a run takes seconds.

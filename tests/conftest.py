@@ -13,9 +13,9 @@ import pytest
 
 from drawing import write_photographs
 from drtf import retries
+from drtf.building.build import build_shards
 from drtf.config import Config, load_config
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
+from drtf.labels.sources import Source
 from drtf.models.backbones import BACKBONES, COMMON_OPTIONS, Backbone
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import DecisionRule, Threshold, save_decision_rule

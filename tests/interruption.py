@@ -34,7 +34,7 @@ def interrupted_command(
 
     Args:
         words: The words of the command, without `drtf`.
-        function: The function, such as `drtf.data.journal:Journal.append`.
+        function: The function, such as `drtf.building.journal:Journal.append`.
         num_calls: After how many calls the signal comes.
         number: The signal.
     """

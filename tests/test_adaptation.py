@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from drtf.data.listing import list_photographs
+from drtf.adaptation.batch_norm import adapt
 from drtf.errors import DrtfError, RunError
-from drtf.inference.adaptation import adapt
-from drtf.inference.scoring import prepare_photographs
 from drtf.models.run import load_run
+from drtf.photographs.listing import list_photographs
 from drtf.records.reader import ShardDataset
+from drtf.scoring.scoring import prepare_photographs
 from drtf.training.own_model import save_run
 from naming import raises_naming
 

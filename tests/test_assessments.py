@@ -1,13 +1,13 @@
 import pandas as pd
 import pytest
 
-from drtf.data.assessments import (
+from drtf.errors import LabelError
+from drtf.labels.assessments import (
     assessments_by_folder,
     choose_column,
     load_assessments,
     parse_values,
 )
-from drtf.errors import LabelError
 from naming import assert_names, raises_naming
 
 PHOTOGRAPHS = pd.DataFrame(

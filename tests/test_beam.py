@@ -8,11 +8,11 @@ from click.testing import CliRunner
 
 from drtf import beam, stores
 from drtf.beam import build_with_beam, run_tasks, score_with_beam
+from drtf.building.build import build_shards
 from drtf.config import load_config
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
 from drtf.errors import DrtfError
-from drtf.inference.scoring import score
+from drtf.labels.sources import Source
+from drtf.scoring.scoring import score
 from drtf.storage import list_objects, read_object, write_object
 from drtf.tools.main import drtf
 from naming import assert_names, raises_naming

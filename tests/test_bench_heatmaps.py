@@ -11,7 +11,7 @@ from drtf.bench import heatmaps
 from drtf.bench.heatmaps import bench_heatmaps, load_examples, measure_map, summarize
 from drtf.config import ModelConfig
 from drtf.errors import DrtfError
-from drtf.inference.heatmaps import last_layers_by_grid
+from drtf.heatmaps.heatmaps import last_layers_by_grid
 from drtf.models.backbones import BACKBONES
 from drtf.models.network import build_network
 from drtf.models.run import load_run

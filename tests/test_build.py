@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from drawing import draw_fundus, encode, write_photographs
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
+from drtf.building.build import build_shards
 from drtf.errors import DrtfError, LabelError
 from drtf.files import save_rows
 from drtf.images.preprocess import decode_image
+from drtf.labels.sources import Source
 from drtf.records.manifest import (
     MANIFEST_FILE,
     REJECTED_FILE,

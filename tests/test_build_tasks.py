@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from drawing import draw_fundus, encode, write_photographs
+from drtf.building import plan as build_plan
+from drtf.building import tasks as build_tasks
+from drtf.building.build import build_shards
+from drtf.building.merge import merge_tasks
+from drtf.building.shared_build import SharedBuild
+from drtf.building.tasks import plan_tasks, run_task, task_shards
 from drtf.config import load_config
-from drtf.data import build_plan, build_tasks, prepare
-from drtf.data.build import build_shards
-from drtf.data.build_merge import merge_tasks
-from drtf.data.build_tasks import plan_tasks, run_task, task_shards
-from drtf.data.shared_build import SharedBuild
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError
+from drtf.labels.sources import Source
+from drtf.photographs import prepare
 from drtf.records import writer
 from drtf.records.manifest import load_manifest
 from drtf.records.verify import find_faults
@@ -36,9 +38,9 @@ KILLED = """
 import os, random, signal, sys
 from pathlib import Path
 from drtf.config import load_config
-from drtf.data.build_merge import merge_tasks
-from drtf.data.build_tasks import plan_tasks, run_task
-from drtf.data.sources import Source
+from drtf.building.merge import merge_tasks
+from drtf.building.tasks import plan_tasks, run_task
+from drtf.labels.sources import Source
 
 folder, outs, *settings = sys.argv[1:]
 source = Source(Path(folder) / "images", Path(folder) / "labels.csv")

@@ -1,8 +1,8 @@
 import pytest
 
 from drtf.config import LabelsConfig
-from drtf.data.class_folders import EXAMPLES, label_by_folder
 from drtf.errors import LabelError
+from drtf.labels.class_folders import EXAMPLES, label_by_folder
 from naming import raises_naming
 
 DEFAULT = LabelsConfig()

@@ -6,9 +6,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from drtf.errors import RunError
-from drtf.inference.comparison import compare, evaluation_folder
-from drtf.inference.intervals import Estimate
-from drtf.inference.metrics import compare_roc_auc
+from drtf.evaluation.comparison import compare, evaluation_folder
+from drtf.evaluation.metrics import compare_roc_auc
+from drtf.intervals import Estimate
 from naming import raises_naming
 
 BOOTSTRAP = {"num_resamples": 1000, "seed": 0}

@@ -4,9 +4,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from drtf.data.contents import find_conflicts, group_identical_files, resolve_conflicts
-from drtf.data.photographs import PART_BYTES, PhotographRef
 from drtf.errors import LabelError
+from drtf.photographs.contents import (
+    find_conflicts,
+    group_identical_files,
+    resolve_conflicts,
+)
+from drtf.photographs.references import PART_BYTES, PhotographRef
 from naming import raises_naming
 
 

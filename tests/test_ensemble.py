@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from drtf.bench.heatmaps import bench_heatmaps
+from drtf.building.build import build_shards
 from drtf.config import GradcamConfig, ModelConfig, load_config
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, RunError
+from drtf.evaluation.evaluation import evaluate
 from drtf.files import hash_file
-from drtf.inference.ensemble import build_ensemble, combine
-from drtf.inference.evaluation import evaluate
-from drtf.inference.export import export
-from drtf.inference.heatmaps import check_settings, compute_maps
+from drtf.heatmaps.heatmaps import check_settings, compute_maps
+from drtf.labels.sources import Source
+from drtf.models.ensemble import build_ensemble, combine
+from drtf.models.export import export
 from drtf.models.head import LOGITS
 from drtf.models.network import build_network
 from drtf.models.run import load_info, load_run, save_config, save_info

@@ -14,24 +14,24 @@ from scipy.special import logit
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
 
 from drtf import __version__, figures, page
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
+from drtf.building.build import build_shards
 from drtf.errors import DrtfError, RecordError, RunError
-from drtf.files import hash_file
-from drtf.inference import evaluation as module
-from drtf.inference.decision_rules import (
+from drtf.evaluation import evaluation as module
+from drtf.evaluation.decision_rules import (
     OPERATING_POINT_RULES,
     RulePlan,
     load_evaluation_config,
 )
-from drtf.inference.evaluation import evaluate
-from drtf.inference.evaluation_folder import (
+from drtf.evaluation.evaluation import evaluate
+from drtf.evaluation.folder import (
     FIGURES,
     GRADES_FIGURE,
     MISTAKES_FIGURE,
     REPORT_FILE,
 )
-from drtf.inference.evaluation_result import (
+from drtf.evaluation.group_results import GROUPS_FILE
+from drtf.evaluation.report import reader_notes
+from drtf.evaluation.result import (
     describe_calibration,
     describe_fellow_eye,
     describe_threshold,
@@ -41,10 +41,9 @@ from drtf.inference.evaluation_result import (
     metric_rows,
     metric_title,
 )
-from drtf.inference.gradcam import gradcam
-from drtf.inference.group_results import GROUPS_FILE
-from drtf.inference.report import reader_notes
-from drtf.inference.scoring import score
+from drtf.files import hash_file
+from drtf.heatmaps.gradcam import gradcam
+from drtf.labels.sources import Source
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import Threshold
 from drtf.models.fellow_eye import FellowEye
@@ -60,6 +59,7 @@ from drtf.models.score_histograms import ScoreHistograms
 from drtf.records.index import load_index
 from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, hash_manifest, load_manifest
 from drtf.records.reader import ShardDataset
+from drtf.scoring.scoring import score
 from naming import assert_names, raises_naming
 
 
@@ -497,7 +497,7 @@ def test_a_read_only_run_is_evaluated_and_its_threshold_is_not_stored(
     run = shutil.copytree(run_folder, tmp_path / "run")
     for name in ("evaluation_folder", "decision_rules"):
         monkeypatch.setattr(
-            f"drtf.inference.{name}.is_writable", lambda x: run not in (x, *x.parents)
+            f"drtf.evaluation.{name}.is_writable", lambda x: run not in (x, *x.parents)
         )
     with raises_naming(DrtfError, run, "--out"):
         evaluate(run, shards, split="test", **sections(config))

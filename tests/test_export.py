@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from drtf.data.build import build_shards
+from drtf.building.build import build_shards
 from drtf.data.loader import read_batch
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, RecordError
-from drtf.inference.export import export
+from drtf.labels.sources import Source
+from drtf.models.export import export
 from drtf.models.run import load_run
 from naming import raises_naming
 

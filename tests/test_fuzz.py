@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from drtf.config import ImagesConfig, load_config
-from drtf.data.listing import list_photographs
 from drtf.errors import DrtfError, PhotographError
 from drtf.images.preprocess import preprocess_photograph
+from drtf.photographs.listing import list_photographs
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE, MANIFEST_FILE, load_manifest
 from drtf.records.verify import find_faults

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from drawing import draw_fundus, encode
 from drtf.config import GradcamConfig
 from drtf.errors import DrtfError
-from drtf.inference.gradcam import gradcam
-from drtf.inference.gradcam_folder import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER
+from drtf.heatmaps.gradcam import gradcam
+from drtf.heatmaps.gradcam_folder import AVERAGES_FIGURE, FIGURES, OVERLAYS_FOLDER
 from naming import raises_naming
 
 
@@ -56,7 +56,7 @@ def test_a_complete_gradcam_is_left_as_it_is_by_the_same_call(
         return {path: path.stat().st_mtime_ns for path in out.rglob("*")}
 
     before = modified()
-    with mock.patch("drtf.inference.gradcam.load_run") as loaded:
+    with mock.patch("drtf.heatmaps.gradcam.load_run") as loaded:
         again = gradcam(run_folder, **call)
     assert not loaded.called
     assert (again, again.is_reused, first.is_reused) == (first, True, False)
@@ -174,7 +174,7 @@ def test_a_killed_gradcam_is_repeated_by_the_same_call(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("drtf.inference.gradcam.plot_grid", stop)
+        patch.setattr("drtf.heatmaps.gradcam.plot_grid", stop)
         gradcam(run_folder, **call)
     report = gradcam(run_folder, **call)
     assert all(path.exists() for path in report.figures)

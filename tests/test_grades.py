@@ -1,7 +1,7 @@
 import pytest
 
 from drtf.config import LabelsConfig
-from drtf.data.grades import grade_scale, parse_grade
+from drtf.labels.grades import grade_scale, parse_grade
 
 DEFAULT = LabelsConfig()
 

@@ -7,9 +7,8 @@ import pytest
 
 from drawing import draw_scores
 from drtf.config import EvaluateConfig
-from drtf.data.grouping import Groups
-from drtf.inference.group_metrics import grouped_result
-from drtf.inference.group_results import (
+from drtf.evaluation.group_metrics import grouped_result
+from drtf.evaluation.group_results import (
     ALL,
     GROUP_COLUMNS,
     GROUPS_FILE,
@@ -18,7 +17,8 @@ from drtf.inference.group_results import (
     parse_grouped_result,
     save_groups,
 )
-from drtf.inference.predictions import prediction_metrics
+from drtf.evaluation.predictions import prediction_metrics
+from drtf.labels.grouping import Groups
 from naming import assert_names
 
 

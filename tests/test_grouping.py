@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from drtf.data.grouping import (
+from drtf.errors import DrtfError, LabelError
+from drtf.labels.grouping import (
     MAX_GROUPS,
     MISSING,
     Grouping,
@@ -13,7 +14,6 @@ from drtf.data.grouping import (
     load_groups,
     parse_grouping,
 )
-from drtf.errors import DrtfError, LabelError
 from naming import raises_naming
 
 

@@ -11,8 +11,8 @@ from drawing import draw_fundus
 from drtf.config import GradcamConfig, MapMethod, ModelConfig
 from drtf.data.loader import read_batch
 from drtf.errors import DrtfError
-from drtf.inference import heatmaps
-from drtf.inference.heatmaps import (
+from drtf.heatmaps import heatmaps
+from drtf.heatmaps.heatmaps import (
     HEAT_UNITS,
     check_settings,
     choose_layer,

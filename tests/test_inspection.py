@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
+from drtf.building.build import build_shards
 from drtf.config import AugmentConfig, load_config
-from drtf.data.build import build_shards
 from drtf.data.inspection import inspect_dataset
-from drtf.data.sources import Source
 from drtf.errors import DrtfError
+from drtf.labels.sources import Source
 from drtf.records.reader import ShardDataset
 from naming import raises_naming
 

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 from drawing import write_photographs
+from drtf.building.build import build_shards
 from drtf.config import load_config
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
 from drtf.images.preprocess import decode_image
+from drtf.labels.sources import Source
 from drtf.records.reader import ShardDataset
 
 # It has its own protocol buffers, which clash with TensorFlow's.

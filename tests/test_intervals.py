@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from drawing import draw_scores
-from drtf.inference.intervals import Estimate
-from drtf.inference.metrics import compare_roc_auc, disease_metrics, mean_roc_auc
+from drtf.evaluation.metrics import compare_roc_auc, disease_metrics, mean_roc_auc
+from drtf.intervals import Estimate
 
 
 def test_intervals_contain_the_value_and_depend_only_on_the_seed():

@@ -2,8 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from drtf.data.build_plan import ShardRange
-from drtf.data.journal import (
+from drtf.building.journal import (
     Entry,
     Journal,
     Written,
@@ -12,9 +11,10 @@ from drtf.data.journal import (
     journal_path,
     parse_entry,
 )
-from drtf.data.prepare import Rejected
+from drtf.building.plan import ShardRange
 from drtf.errors import DrtfError
 from drtf.images.quality import Quality
+from drtf.photographs.prepare import Rejected
 from drtf.records.writer import Location
 from naming import raises_naming
 

@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from drtf.data.label_tables import load_label_table
 from drtf.errors import LabelError
+from drtf.labels.tables import load_label_table
 from naming import raises_naming
 
 ROWS = [["10_left", "0"], ["10_right", "4"]]

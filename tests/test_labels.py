@@ -5,10 +5,10 @@ import pytest
 from click.testing import CliRunner
 
 from drtf.config import LabelsConfig
-from drtf.data import label_columns
-from drtf.data.label_formats import LABEL_FORMATS, LabelFormat
-from drtf.data.labels import load_labels
 from drtf.errors import LabelError
+from drtf.labels import columns as label_columns
+from drtf.labels.formats import LABEL_FORMATS, LabelFormat
+from drtf.labels.label_files import load_labels
 from drtf.tools.main import drtf
 from naming import assert_names, raises_naming
 

@@ -4,16 +4,16 @@ import zlib
 
 import pytest
 
-from drtf.data import photographs as photographs_module
-from drtf.data.listing import (
+from drtf.errors import DrtfError, LabelError, PhotographError, StorageError
+from drtf.files import save_rows
+from drtf.photographs import references as photographs_module
+from drtf.photographs.listing import (
     PATH_COLUMN,
     SkippedFile,
     describe_skipped,
     list_photographs,
 )
-from drtf.data.photographs import FileStatus, PhotographRef
-from drtf.errors import DrtfError, LabelError, PhotographError, StorageError
-from drtf.files import save_rows
+from drtf.photographs.references import FileStatus, PhotographRef
 from drtf.storage import write_object
 from naming import assert_names, raises_naming
 from stores_servers import FileServer

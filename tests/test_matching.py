@@ -3,8 +3,8 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from drtf.data.matching import clean_path, match_photographs
 from drtf.errors import LabelError
+from drtf.labels.matching import clean_path, match_photographs
 from naming import raises_naming
 
 

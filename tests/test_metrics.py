@@ -3,13 +3,13 @@ import pytest
 from sklearn import metrics as reference
 
 from drawing import draw_scores
-from drtf.inference.intervals import format_interval, format_value
-from drtf.inference.metrics import (
+from drtf.evaluation.metrics import (
     class_report,
     differences_from_rest,
     disease_metrics,
     grade_metrics,
 )
+from drtf.intervals import format_interval, format_value
 
 
 def test_metrics_are_undefined_if_a_class_is_missing():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drtf.config import GradcamConfig
-from drtf.inference.overlays import (
+from drtf.heatmaps.overlays import (
     Explained,
     add_caption,
     color_bar,

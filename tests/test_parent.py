@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from drtf.bench.sweep import sweep
+from drtf.building.build import build_shards
 from drtf.config import ImagesConfig, ModelConfig, load_config
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
 from drtf.errors import ConfigError, DrtfError, RunError
+from drtf.evaluation.evaluation import evaluate
 from drtf.files import hash_file
-from drtf.inference.ensemble import combine
-from drtf.inference.evaluation import evaluate
+from drtf.labels.sources import Source
 from drtf.models.backbones import OWN_MODEL
 from drtf.models.decision_rule import DECISION_RULE_FILE
+from drtf.models.ensemble import combine
 from drtf.models.network import build_network
 from drtf.models.run import (
     CONFIG_FILE,

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from drtf.data.patients import patients_by_name
+from drtf.labels.patients import patients_by_name
 
 
 def patients_of(*names, pattern=""):

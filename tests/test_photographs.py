@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from drtf.data.photographs import FileStatus, PhotographRef, strip_suffix
 from drtf.errors import DrtfError, PhotographError
+from drtf.photographs.references import FileStatus, PhotographRef, strip_suffix
 from naming import raises_naming
 
 
@@ -66,9 +66,9 @@ def test_photograph_is_not_to_blame_when_the_machine_fails(tmp_path, monkeypatch
     def fail_once(*_):
         return b"picture" if failures else fail()
 
-    monkeypatch.setattr("drtf.data.photographs.read_regular", fail_once)
+    monkeypatch.setattr("drtf.photographs.references.read_regular", fail_once)
     assert photograph.read() == b"picture"
-    monkeypatch.setattr("drtf.data.photographs.read_regular", fail)
+    monkeypatch.setattr("drtf.photographs.references.read_regular", fail)
     for call in (photograph.read, photograph.sha256):
         with raises_naming(DrtfError, tmp_path / "a.png", os.strerror(code)) as error:
             call()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from drtf.building.build import build_shards
 from drtf.config import SamplingConfig
-from drtf.data.build import build_shards
 from drtf.data.loader import Loader, read_batch
 from drtf.data.pipeline import (
     StreamPosition,
@@ -24,8 +24,8 @@ from drtf.data.pipeline import (
     translate_record_errors,
 )
 from drtf.data.sampling import plan_epoch
-from drtf.data.sources import Source
 from drtf.errors import RecordError
+from drtf.labels.sources import Source
 from drtf.records.reader import ShardDataset
 from naming import assert_names, raises_naming
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from drawing import write_photographs
+from drtf.building.plan import plan_build
+from drtf.building.plan_file import encode_plan, parse_plan
 from drtf.config import load_config
-from drtf.data.build_plan import plan_build
-from drtf.data.plan_file import encode_plan, parse_plan
-from drtf.data.sources import Source
 from drtf.errors import DrtfError
+from drtf.labels.sources import Source
 from naming import raises_naming
 
 

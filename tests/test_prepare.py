@@ -8,15 +8,15 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf.config import BuildConfig, ImagesConfig
-from drtf.data.photographs import PhotographRef
-from drtf.data.prepare import (
+from drtf.images.preprocess import preprocess_photograph
+from drtf.photographs.prepare import (
     Rejected,
     map_photographs,
     prepare,
     prepare_for_network,
     prepare_for_shard,
 )
-from drtf.images.preprocess import preprocess_photograph
+from drtf.photographs.references import PhotographRef
 from drtf.workers import TIMEOUT_SIGNAL
 
 IMAGES = ImagesConfig(size=48)

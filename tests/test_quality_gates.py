@@ -8,23 +8,23 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf import DrtfError
-from drtf.config import ModelConfig
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
-from drtf.errors import LabelError, RunError
-from drtf.inference.ensemble import build_ensemble
-from drtf.inference.quality_gates import (
+from drtf.adaptation.quality_gates import (
     MIN_PHOTOGRAPHS,
     fit_gate,
     fit_logistic_regression,
     out_of_fold_probabilities,
 )
-from drtf.inference.scoring import score
+from drtf.building.build import build_shards
+from drtf.config import ModelConfig
+from drtf.errors import LabelError, RunError
+from drtf.labels.sources import Source
+from drtf.models.ensemble import build_ensemble
 from drtf.models.network import build_feature_model, build_network
 from drtf.models.prediction import build_feature_predictor, build_predictor
 from drtf.models.run import load_quality_gate, load_run
 from drtf.models.run_files import QUALITY_GATE_FILE
 from drtf.models.stored_run import fetch_run
+from drtf.scoring.scoring import score
 from drtf.seals import dump_sealed
 from drtf.storage import read_object, write_object
 from drtf.tasks import TASKS

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
+from drtf.building.build import build_shards
 from drtf.errors import DamagedRecordError, RecordError
 from drtf.files import hash_file
 from drtf.images.preprocess import preprocess_photograph
+from drtf.labels.sources import Source
 from drtf.records import reader
 from drtf.records.framing import FRAME_BYTES, HEADER
 from drtf.records.index import load_index, save_index

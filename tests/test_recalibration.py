@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
+from drtf.adaptation.recalibration import IN_TRAINING, NO_PROBABILITY, recalibrate
 from drtf.config import LabelsConfig
 from drtf.errors import DrtfError
-from drtf.inference.decision_rules import fit_decision_rule
-from drtf.inference.recalibration import IN_TRAINING, NO_PROBABILITY, recalibrate
-from drtf.inference.score_table import COLUMNS, encode_row, write_csv
+from drtf.evaluation.decision_rules import fit_decision_rule
 from drtf.models.decision_rule import save_decision_rule
 from drtf.models.run import load_decision_rule, load_run
+from drtf.scoring.score_table import COLUMNS, encode_row, write_csv
 from naming import raises_naming
 
 

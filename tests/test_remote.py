@@ -12,11 +12,11 @@ import tensorflow as tf
 
 import drtf
 from drtf import stores
+from drtf.building.build import build_shards
 from drtf.config import load_config
-from drtf.data.build import build_shards
-from drtf.data.listing import list_photographs
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError, RecordError
+from drtf.labels.sources import Source
+from drtf.photographs.listing import list_photographs
 from drtf.records.manifest import MANIFEST_FILE
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import load_remote_manifest

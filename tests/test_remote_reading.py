@@ -12,10 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from drtf.building.build import build_shards
 from drtf.config import SamplingConfig
-from drtf.data.build import build_shards
 from drtf.data.pipeline import StreamPosition, eval_dataset, train_dataset
-from drtf.data.sources import Source
 from drtf.errors import (
     ConfigError,
     DamagedRecordError,
@@ -24,6 +23,7 @@ from drtf.errors import (
     StorageError,
 )
 from drtf.files import hash_file
+from drtf.labels.sources import Source
 from drtf.records.cache import SIZE_VARIABLE, Cache
 from drtf.records.manifest import INDEX_FILE, MANIFEST_FILE, load_manifest
 from drtf.records.reader import ShardDataset

@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 
 from drawing import draw_fundus, encode, write_photographs
+from drtf.building import changes
+from drtf.building.build import build_shards
+from drtf.building.changes import ATTRIBUTE
+from drtf.building.journal import JOURNALS_FOLDER, Journal
 from drtf.config import load_config
-from drtf.data import changes, photographs
-from drtf.data.build import build_shards
-from drtf.data.changes import ATTRIBUTE
-from drtf.data.journal import JOURNALS_FOLDER, Journal
-from drtf.data.photographs import FileStatus, PhotographRef
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, PhotographError
 from drtf.images import preprocess
+from drtf.labels.sources import Source
+from drtf.photographs import references as photographs
+from drtf.photographs.references import FileStatus, PhotographRef
 from drtf.records.manifest import MANIFEST_FILE, load_manifest
 from drtf.records.verify import find_faults
 from interruption import interrupted_command
@@ -39,8 +40,8 @@ KILLED_BUILDS = """
 import os, random, signal, sys
 from pathlib import Path
 from drtf.config import load_config
-from drtf.data import build, journal
-from drtf.data.sources import Source
+from drtf.building import build, journal
+from drtf.labels.sources import Source
 from drtf.records import writer
 
 folder, outs, *settings = sys.argv[1:]
@@ -165,7 +166,7 @@ def test_command_resumes_when_killed_with_its_workers(folder, undisturbed, tmp_p
     for num_calls, code in ((1, -9), (7, -9), (NUM_PHOTOGRAPHS, 3)):
         command = interrupted_command(
             *words,
-            function="drtf.data.journal:Journal.append",
+            function="drtf.building.journal:Journal.append",
             num_calls=num_calls,
             number=signal.SIGKILL,
         )

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from drtf.inference.score_check import (
+from drtf.models.calibration import fit_calibration
+from drtf.scoring.score_check import (
     FLAG_NOTES,
     fit_mixture,
     probability_flags,
     probability_notes,
 )
-from drtf.models.calibration import fit_calibration
 from naming import assert_names
 
 

@@ -13,21 +13,21 @@ import pytest
 from scipy.special import expit, logit
 
 from drawing import draw_fundus, encode
+from drtf.building.build import build_shards
 from drtf.config import dump_config
-from drtf.data import photographs as refs
-from drtf.data.build import build_shards
 from drtf.data.loader import read_batch
-from drtf.data.photographs import PhotographRef
-from drtf.data.prepare import NetworkInput
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, LabelError
 from drtf.files import lock_or_fail
-from drtf.inference import scoring
-from drtf.inference.scoring import prepare_photographs, score
+from drtf.labels.sources import Source
 from drtf.models.fellow_eye import FellowEye
 from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run
+from drtf.photographs import references as refs
+from drtf.photographs.prepare import NetworkInput
+from drtf.photographs.references import PhotographRef
 from drtf.records.reader import ShardDataset
+from drtf.scoring import scoring
+from drtf.scoring.scoring import prepare_photographs, score
 from drtf.storage import read_object, write_object
 from drtf.synthetic import draw_photograph
 from drtf.training.run import train
@@ -194,7 +194,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from drtf.config import load_config
-from drtf.inference import kept_rows, scoring
+from drtf.scoring import kept_rows, scoring
 
 run, images, out, config, number = sys.argv[1:]
 write, count = kept_rows.write_unbuffered, 0

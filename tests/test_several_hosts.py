@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from drawing import write_photographs
+from drtf.building.build import build_shards
 from drtf.config import load_config
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
+from drtf.labels.sources import Source
 from naming import assert_names
 
 PAGE = (Path(__file__).parents[1] / "docs" / "several_hosts.md").read_text()

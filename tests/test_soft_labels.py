@@ -5,13 +5,13 @@ import logging
 import numpy as np
 import pytest
 
+from drtf.building.build import build_shards
 from drtf.config import TrainConfig, load_config
-from drtf.data.build import build_shards
-from drtf.data.soft_labels import load_soft_labels
-from drtf.data.sources import Source
 from drtf.errors import LabelError
-from drtf.inference.score_table import COLUMNS, encode_row, write_csv
+from drtf.labels.soft_labels import load_soft_labels
+from drtf.labels.sources import Source
 from drtf.records.reader import ShardDataset
+from drtf.scoring.score_table import COLUMNS, encode_row, write_csv
 from naming import raises_naming
 
 SOFT = TrainConfig(soft_labels="score", soft_weight=0.25)

@@ -2,8 +2,8 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf.config import LabelsConfig
-from drtf.data.sources import Source, load_sources
 from drtf.errors import LabelError
+from drtf.labels.sources import Source, load_sources
 from naming import raises_naming
 
 

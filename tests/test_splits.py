@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from drtf.config import SplitConfig
-from drtf.data.splits import plan_splits
 from drtf.errors import DrtfError
+from drtf.labels.splits import plan_splits
 from naming import raises_naming
 
 TRAIN_LABELS = Path(__file__).parents[2] / "shared/data/eyepacs-sample/trainLabels.csv"

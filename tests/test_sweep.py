@@ -10,10 +10,10 @@ from sklearn.metrics import roc_auc_score
 
 from drtf.bench import sweep as module
 from drtf.bench.sweep import sweep
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
-from drtf.inference.intervals import Estimate
-from drtf.inference.metrics import mean_roc_auc
+from drtf.evaluation.metrics import mean_roc_auc
+from drtf.intervals import Estimate
+from drtf.labels.sources import Source
 from naming import assert_names, raises_naming
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from drawing import draw_fundus, encode
 from drtf.config import LabelsConfig
-from drtf.data.sources import Source, load_sources
 from drtf.errors import DrtfError
+from drtf.labels.sources import Source, load_sources
 from drtf.synthetic import Eye, draw_photograph, is_synthetic
 from drtf.synthetic.dataset import GRADE_FRACTIONS, plan_photographs, write_photographs
 from drtf.synthetic.patient import CAMERAS

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_curve
 
 from drawing import draw_scores
-from drtf.inference.thresholds import choose_cut_points, choose_threshold
+from drtf.evaluation.thresholds import choose_cut_points, choose_threshold
 from drtf.tasks import classes_at
 
 

@@ -780,7 +780,7 @@ def test_an_error_has_no_control_characters(run, tmp_path):
     [
         (
             "build-shards --images x --out y",
-            "drtf.data.build.build_shards",
+            "drtf.building.build.build_shards",
             "same command",
         ),
         ("train --shards SHARDS --out y", "drtf.training.run.train", "--resume"),
@@ -836,7 +836,7 @@ def test_ctrl_c_ends_a_build_at_once_and_leaves_no_dataset(photographs, tmp_path
         *("build-shards", "--out", "set", *sets(*settings)),
         *("--images", photographs / "images"),
         *("--labels", photographs / "labels.csv"),
-        function="drtf.data.journal:Journal.append",
+        function="drtf.building.journal:Journal.append",
         num_calls=3,
         number=signal.SIGINT,
     )

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from drtf.building.build import build_shards
 from drtf.config import AugmentConfig, SamplingConfig, TrainConfig, load_config
-from drtf.data.build import build_shards
-from drtf.data.soft_labels import SoftLabels
-from drtf.data.sources import Source
 from drtf.errors import ConfigError, DrtfError, RecordError, RunError
+from drtf.labels.soft_labels import SoftLabels
+from drtf.labels.sources import Source
 from drtf.models.device import choose_precision, device_name
 from drtf.models.network import count_parameters
 from drtf.models.run import load_run

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from drtf.config import load_config
-from drtf.data.sources import Source
 from drtf.errors import RecordError
 from drtf.files import hash_file
 from drtf.images.preprocess import find_image_fault
+from drtf.labels.sources import Source
 from drtf.records import verify
 from drtf.records.framing import FRAME_BYTES
 from drtf.records.index import load_index, save_index
@@ -173,8 +173,8 @@ def test_an_undecodable_image_is_found_by_the_deep_check(
     photographs, tmp_path, encoding, facts
 ):
     """A set whose every checksum is right, and whose fifth image is no picture."""
-    from drtf.data import write
-    from drtf.data.build import build_shards
+    from drtf.building import write
+    from drtf.building.build import build_shards
 
     convert, calls = write.prepare_for_shard, []
 

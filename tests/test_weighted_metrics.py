@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from drawing import draw_scores
-from drtf.inference.weighted_metrics import calibration_metrics, weighted_metrics
+from drtf.evaluation.weighted_metrics import calibration_metrics, weighted_metrics
 
 
 def expected_calibration_error(y_true, y_score, weights):

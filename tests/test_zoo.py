@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from drawing import draw_fundus, encode
+from drtf.building.build import build_shards
 from drtf.config import load_config
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
+from drtf.labels.sources import Source
 from drtf.records.manifest import REJECTED_FILE
 from drtf.records.reader import ShardDataset
 from drtf.records.verify import find_faults

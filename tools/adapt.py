@@ -38,7 +38,7 @@ def adapt(
     those of these photographs. Threshold and calibration are copied. Choose new ones
     with drtf recalibrate if some of the photographs have labels.
     """
-    from drtf.inference.adaptation import adapt as run_adaptation
+    from drtf.adaptation.batch_norm import adapt as run_adaptation
     from drtf.models.run import load_run_config
     from drtf.models.stored_run import writable_run
 

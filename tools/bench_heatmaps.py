@@ -39,7 +39,7 @@ def heatmaps(
     results depend on the seed.
     """
     from drtf.bench.heatmaps import ANY_LESION, bench_heatmaps
-    from drtf.inference.intervals import format_estimate
+    from drtf.intervals import format_estimate
 
     from .tables import show_table
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from drtf.data.label_formats import LABEL_FORMATS
+from drtf.labels.formats import LABEL_FORMATS
 from drtf.records.plan import SPLITS
 from drtf.terminal import show_line
 
@@ -30,7 +30,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from drtf.data.build_plan import BuildPlan
+    from drtf.building.plan import BuildPlan
     from drtf.records.manifest import Manifest
     from drtf.tasks import TaskName
 
@@ -160,10 +160,10 @@ def build_shards(
             "give either --images, with or without --labels, or --source once per "
             "collection and --split once per part of a published split"
         )
+    from drtf.building.build import build_shards as build
+    from drtf.building.tasks import plan_tasks
     from drtf.config import load_config
-    from drtf.data.build import build_shards as build
-    from drtf.data.build_tasks import plan_tasks
-    from drtf.data.sources import Source
+    from drtf.labels.sources import Source
     from drtf.models.weights import imagenet_problem
 
     if images:
@@ -202,8 +202,8 @@ def run_task(
     out: Path | str, task: tuple[int, int], overrides: tuple[str, ...]
 ) -> None:
     """Convert a part of a saved plan, and print how much that was."""
+    from drtf.building.tasks import run_task as run
     from drtf.config import load_config
-    from drtf.data.build_tasks import run_task as run
 
     config = load_config("", overrides, sections=["build.num_workers"])
     report = run(out, task, num_workers=config.build.num_workers)
@@ -219,7 +219,7 @@ def run_merge(out: Path | str, max_rejected: float, overrides: tuple[str, ...]) 
     """Complete a dataset, and print its counts."""
     if overrides:
         raise click.UsageError("--merge takes all settings from the plan: omit --set")
-    from drtf.data.build_merge import merge_tasks
+    from drtf.building.merge import merge_tasks
 
     report = merge_tasks(out, max_rejected=max_rejected)
     show_dataset(report.manifest, out, is_reused=report.plan is None)
@@ -355,7 +355,7 @@ def describe_split(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:
 
 def show_skipped(manifest: "Manifest", plan: "BuildPlan", out: Path | str) -> None:
     """Print counts of labels and photographs that were skipped, and of conflicts."""
-    from drtf.data.listing import SKIPPED_FILE, describe_skipped
+    from drtf.photographs.listing import SKIPPED_FILE, describe_skipped
     from drtf.records.manifest import UNMATCHED_FILE
 
     kinds = Counter(row.kind for row in plan.catalog.unmatched)

@@ -44,10 +44,10 @@ def compare(
     """
     if len(runs) < 2:
         raise click.UsageError("give at least two runs; got one")
-    from drtf.inference.comparison import METRICS, evaluation_folder
-    from drtf.inference.comparison import compare as run_comparison
-    from drtf.inference.evaluation_result import metric_title
-    from drtf.inference.intervals import format_estimate
+    from drtf.evaluation.comparison import METRICS, evaluation_folder
+    from drtf.evaluation.comparison import compare as run_comparison
+    from drtf.evaluation.result import metric_title
+    from drtf.intervals import format_estimate
 
     from .tables import show_table
 

@@ -31,15 +31,15 @@ def demo(out: Path, patients: int, seed: int) -> None:
     Draws photographs, builds shards, trains a model, evaluates it with test-time
     augmentation, scores the photographs, and makes Grad-CAM heat maps.
     """
+    from drtf.building.build import build_shards
     from drtf.config import load_config
-    from drtf.data.build import build_shards
-    from drtf.data.sources import Source
+    from drtf.evaluation.evaluation import evaluate
+    from drtf.evaluation.folder import REPORT_FILE
     from drtf.files import check_absent
-    from drtf.inference.evaluation import evaluate
-    from drtf.inference.evaluation_folder import REPORT_FILE
-    from drtf.inference.gradcam import gradcam
-    from drtf.inference.intervals import format_estimate
-    from drtf.inference.scoring import score
+    from drtf.heatmaps.gradcam import gradcam
+    from drtf.intervals import format_estimate
+    from drtf.labels.sources import Source
+    from drtf.scoring.scoring import score
     from drtf.synthetic import write_photographs
     from drtf.training.run import train
 

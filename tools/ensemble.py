@@ -33,7 +33,7 @@ def ensemble(
     others. It has no threshold until you run evaluate on it, with the dataset of the
     largest member.
     """
-    from drtf.inference.ensemble import combine
+    from drtf.models.ensemble import combine
     from drtf.models.stored_run import writable_run
 
     with writable_run(out) as folder:

@@ -82,9 +82,14 @@ def evaluate(
     Writes metrics.json, predictions.csv, figures, report.html and, with --by,
     groups.csv.
     """
-    from drtf.inference.decision_rules import load_evaluation_config
-    from drtf.inference.evaluation_folder import REPORT_FILE, find_complete
-    from drtf.inference.evaluation_result import (
+    from drtf.evaluation.decision_rules import load_evaluation_config
+    from drtf.evaluation.folder import REPORT_FILE, find_complete
+    from drtf.evaluation.group_results import (
+        GROUP_COLUMNS,
+        describe_groups,
+        group_rows,
+    )
+    from drtf.evaluation.result import (
         CLASS_COLUMNS,
         class_rows,
         describe_calibration,
@@ -93,11 +98,6 @@ def evaluate(
         describe_threshold,
         describe_views,
         metric_rows,
-    )
-    from drtf.inference.group_results import (
-        GROUP_COLUMNS,
-        describe_groups,
-        group_rows,
     )
 
     from .tables import show_table
@@ -119,7 +119,7 @@ def evaluate(
     result = find_complete(run, shards, **request)
     if result is None:
         # Loads TensorFlow, which takes seconds.
-        from drtf.inference.evaluation import evaluate as run_evaluation
+        from drtf.evaluation.evaluation import evaluate as run_evaluation
 
         result = run_evaluation(run, shards, gradcam=config.gradcam, **request)
     if result.is_reused:

@@ -10,7 +10,7 @@ from drtf.terminal import show_line
 from .options import out_option, run_argument, shards_option
 
 if TYPE_CHECKING:
-    from drtf.inference.export import Format
+    from drtf.models.export import Format
 
 
 @click.command()
@@ -33,7 +33,7 @@ def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> 
     to it describes preprocessing, views, threshold and calibration, and contains the
     comparison.
     """
-    from drtf.inference.export import export as run_export
+    from drtf.models.export import export as run_export
     from drtf.models.run_files import QUALITY_GATE_FILE
 
     from .tables import show_table

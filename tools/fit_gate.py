@@ -94,8 +94,8 @@ def fit_gate(
         raise click.UsageError("give either --images or --shards")
     if splits and shards is None:
         raise click.UsageError("--split requires --shards")
-    from drtf.inference.intervals import format_estimate
-    from drtf.inference.quality_gates import fit_gate as run_fit
+    from drtf.adaptation.quality_gates import fit_gate as run_fit
+    from drtf.intervals import format_estimate
     from drtf.models.run import load_run_config
 
     from .tables import show_table

@@ -56,9 +56,9 @@ def gradcam(
     """
     if (shards is None) == (images is None):
         raise click.UsageError("give exactly one of --shards and --images")
-    from drtf.data.listing import check_exists, describe_skipped
-    from drtf.inference.gradcam_folder import OVERLAYS_FOLDER, find_complete
+    from drtf.heatmaps.gradcam_folder import OVERLAYS_FOLDER, find_complete
     from drtf.models.run import load_info, load_run_config
+    from drtf.photographs.listing import check_exists, describe_skipped
     from drtf.records.manifest import load_manifest
 
     from .tables import show_notes
@@ -83,7 +83,7 @@ def gradcam(
     report = find_complete(run, **request)
     if report is None:
         # Loads TensorFlow, which takes seconds.
-        from drtf.inference.gradcam import gradcam as run_gradcam
+        from drtf.heatmaps.gradcam import gradcam as run_gradcam
 
         report = run_gradcam(run, **request)
     if report.is_reused:

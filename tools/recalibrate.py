@@ -62,13 +62,13 @@ def recalibrate(
     on these photographs. RUN stays as it is; use the new decision rule with drtf score
     --decision-rule.
     """
-    from drtf.inference.evaluation_result import (
+    from drtf.adaptation.recalibration import recalibrate as run_recalibration
+    from drtf.evaluation.result import (
         describe_calibration,
         describe_cut_points,
         describe_threshold,
     )
-    from drtf.inference.intervals import format_estimate
-    from drtf.inference.recalibration import recalibrate as run_recalibration
+    from drtf.intervals import format_estimate
     from drtf.models.run import load_run_config
 
     config = load_run_config(run, config_source, overrides, sections=("labels",))

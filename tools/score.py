@@ -25,7 +25,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from drtf.inference.scoring import ScoreReport
+    from drtf.scoring.scoring import ScoreReport
 
 # The columns shown for a single photograph.
 RESULT_COLUMNS = (
@@ -137,9 +137,9 @@ def score(
         raise click.UsageError(
             "--beam-runner cannot be combined with --add, --part or --merge"
         )
-    from drtf.inference.scoring import score as run_scoring
     from drtf.models.run import load_run_config
     from drtf.models.stored_run import location_of
+    from drtf.scoring.scoring import score as run_scoring
 
     if on_ungradable:
         overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
@@ -178,8 +178,8 @@ def show_report(report: "ScoreReport") -> None:
     """Print what was scored, and what a reader of the table must know."""
     from pandas import isna
 
-    from drtf.data.listing import describe_skipped
-    from drtf.inference.scoring import skipped_path
+    from drtf.photographs.listing import describe_skipped
+    from drtf.scoring.scoring import skipped_path
 
     summary = report.summary
     if report.is_reused:

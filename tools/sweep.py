@@ -54,7 +54,7 @@ def sweep(
     from drtf.bench.sweep import COLUMNS, FIGURE_FILE, PAGE_FILE, list_rows
     from drtf.bench.sweep import sweep as run_sweep
     from drtf.config import load_config
-    from drtf.data.sources import Source
+    from drtf.labels.sources import Source
 
     from .tables import show_table
 

@@ -14,9 +14,6 @@ import cv2
 import numpy as np
 
 from drtf.config import BuildConfig, ImagesConfig
-from drtf.data.listing import list_photographs
-from drtf.data.photographs import PhotographRef
-from drtf.data.prepare import prepare_for_shard
 from drtf.errors import DrtfError, PhotographError
 from drtf.images.decode import JPEG_FLAGS, decode_photograph
 from drtf.images.preprocess import (
@@ -26,6 +23,9 @@ from drtf.images.preprocess import (
     preprocess_photograph,
 )
 from drtf.images.retina import build_thumbnail, crop, find_field, square_around
+from drtf.photographs.listing import list_photographs
+from drtf.photographs.prepare import prepare_for_shard
+from drtf.photographs.references import PhotographRef
 from drtf.progress import progress
 from drtf.workers import MAX_PENDING_PER_WORKER, count_workers, map_in_order
 

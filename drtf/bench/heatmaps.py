@@ -11,16 +11,16 @@ import keras
 import numpy as np
 
 from drtf.config import GradcamConfig, ImagesConfig, MapMethod
-from drtf.data.listing import list_photographs
-from drtf.data.photographs import PhotographRef
 from drtf.errors import DrtfError, PhotographError
+from drtf.heatmaps.heatmaps import choose_layers, compute_maps, last_layers_by_grid
 from drtf.images.decode import decode_photograph
 from drtf.images.preprocess import Preprocessed, preprocess_photograph
 from drtf.images.retina import crop
-from drtf.inference.heatmaps import choose_layers, compute_maps, last_layers_by_grid
-from drtf.inference.intervals import Estimate, bootstrap_interval, bootstrap_weights
+from drtf.intervals import Estimate, bootstrap_interval, bootstrap_weights
 from drtf.models.network import ensemble_members
 from drtf.models.run import Run, load_run
+from drtf.photographs.listing import list_photographs
+from drtf.photographs.references import PhotographRef
 from drtf.progress import progress
 
 # How far the hottest point may be from a lesion, as a fraction of the image's side:

@@ -9,17 +9,17 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from drtf.data.assessments import load_assessments
-from drtf.data.listing import list_photographs
-from drtf.data.photographs import (
-    PhotographRef,
-    prefetch_photographs,
-)
 from drtf.errors import LabelError, PhotographError
 from drtf.images.decode import decode_photograph
 from drtf.images.gradability import Flag, gradability_flags
 from drtf.images.preprocess import OVERSAMPLING, limit_threads
 from drtf.images.retina import THUMBNAIL_SIDE, build_thumbnail, find_field
+from drtf.labels.assessments import load_assessments
+from drtf.photographs.listing import list_photographs
+from drtf.photographs.references import (
+    PhotographRef,
+    prefetch_photographs,
+)
 from drtf.progress import progress
 from drtf.workers import map_in_order
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from drtf.building.build import build_shards
 from drtf.config import BuildConfig, Config, ImagesConfig, SplitConfig
-from drtf.data.build import build_shards
-from drtf.data.sources import Source
+from drtf.labels.sources import Source
 from drtf.synthetic import draw_photograph
 
 # Photographs of each grade in the training set of Kaggle's Diabetic Retinopathy

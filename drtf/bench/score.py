@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import ScoreConfig
-from drtf.data.listing import list_photographs
 from drtf.errors import DrtfError
-from drtf.inference.scoring import prepare_photographs, score_photographs
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
 from drtf.models.views import photographs_per_batch
+from drtf.photographs.listing import list_photographs
 from drtf.progress import progress
+from drtf.scoring.scoring import prepare_photographs, score_photographs
 
 MIN_BATCHES = 4
 

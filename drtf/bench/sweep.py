@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from drtf.building.build import build_shards
 from drtf.config import Config, EvaluateConfig
-from drtf.data.build import build_shards
 from drtf.data.pipeline import binary_labels
-from drtf.data.sources import Source
 from drtf.errors import DrtfError, StoppedError
+from drtf.evaluation.evaluation import evaluate
+from drtf.evaluation.metrics import mean_roc_auc
+from drtf.evaluation.predictions import PHOTOGRAPH_COLUMNS, load_predictions
+from drtf.evaluation.result import find_differences
 from drtf.figures import plot_estimates
 from drtf.files import escape_formula, write_atomic
-from drtf.inference.evaluation import evaluate
-from drtf.inference.evaluation_result import find_differences
-from drtf.inference.intervals import Estimate, format_estimate
-from drtf.inference.metrics import mean_roc_auc
-from drtf.inference.predictions import PHOTOGRAPH_COLUMNS, load_predictions
+from drtf.intervals import Estimate, format_estimate
+from drtf.labels.sources import Source
 from drtf.models.backbones import check_model
 from drtf.models.history import load_history
 from drtf.models.run import RunInfo

@@ -1,26 +1,12 @@
-"""Data: finds labelled photographs, builds datasets, and streams batches from them."""
+"""Data: the order of records, and batches of images from them."""
 
 __all__ = [
-    "archives",
     "augment",
-    "build",
-    "build_plan",
-    "contents",
     "inspection",
-    "journal",
-    "label_formats",
-    "labels",
-    "listing",
     "loader",
-    "metadata",
     "mixing",
-    "photographs",
     "pipeline",
-    "prepare",
     "resampling",
-    "resume",
     "sampling",
-    "sources",
-    "splits",
-    "write",
+    "sampling_groups",
 ]

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from drtf.config import AugmentConfig, SamplingConfig
-from drtf.data.contents import Conflict, find_conflicts
 from drtf.data.loader import read_batch
 from drtf.data.sampling import BALANCED, partner_sampling, plan_epoch
 from drtf.figures import Picture, plot_grid, plot_histograms
 from drtf.files import check_absent
 from drtf.images.quality import QUALITY_MEASURES
+from drtf.photographs.contents import Conflict, find_conflicts
 from drtf.records.index import iterate_index
 from drtf.records.manifest import INDEX_FILE, Manifest
 from drtf.records.reader import ShardDataset

@@ -119,7 +119,7 @@ def train_dataset(
         partners: How the photographs are sampled that are to be mixed into others; see
             `partner_sampling`. Default: there are none.
         targets: float32 [n] in [0, 1], what is learned from each photograph of the
-            split in place of its label; see `drtf.data.soft_labels`.
+            split in place of its label; see `drtf.labels.soft_labels`.
 
     Returns:
         Batches as a dict: `image` uint8 [B, H, W, 3], `label` int64 [B], `row` int64

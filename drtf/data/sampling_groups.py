@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from drtf.config import SamplingConfig
-from drtf.data.grouping import CLASS, divide, load_column, parse_grouping
 from drtf.data.sampling import MAX_CLASSES, count_draws
 from drtf.errors import DrtfError
+from drtf.labels.grouping import CLASS, divide, load_column, parse_grouping
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS, TaskName
 

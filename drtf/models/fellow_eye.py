@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from drtf.data.patients import MAX_PHOTOGRAPHS_PER_PATIENT
+from drtf.labels.patients import MAX_PHOTOGRAPHS_PER_PATIENT
 from drtf.models.calibration import clipped_logits, fit_calibration
 
 MIN_PAIRS = 20  # with fewer patients, each eye is predicted by itself

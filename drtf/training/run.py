@@ -23,10 +23,10 @@ from drtf.data.pipeline import (
 )
 from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
-from drtf.data.soft_labels import SoftLabels, load_soft_labels
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
 from drtf.files import hash_file, lock_or_fail
+from drtf.labels.soft_labels import SoftLabels, load_soft_labels
 from drtf.models.backbones import check_model
 from drtf.models.device import (
     build_strategy,

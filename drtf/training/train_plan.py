@@ -26,8 +26,8 @@ from drtf.data.pipeline import (
 )
 from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
-from drtf.data.soft_labels import SoftLabels, load_soft_labels
 from drtf.errors import ConfigError
+from drtf.labels.soft_labels import SoftLabels, load_soft_labels
 from drtf.models.backbones import check_model
 from drtf.models.device import (
     choose_compiler,

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 
 from drtf.config import TrainConfig
-from drtf.data.grouping import load_groups
 from drtf.errors import ConfigError
+from drtf.labels.grouping import load_groups
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
 

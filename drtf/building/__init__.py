@@ -1,0 +1,19 @@
+"""Building: converts labelled photographs into datasets, on one host or several."""
+
+__all__ = [
+    "build",
+    "changes",
+    "finished",
+    "journal",
+    "merge",
+    "metadata",
+    "plan",
+    "plan_file",
+    "replan",
+    "reports",
+    "resume",
+    "shared_build",
+    "shared_files",
+    "tasks",
+    "write",
+]

@@ -1,0 +1,132 @@
+"""Class folders: photographs whose grade is the name of a folder above them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from drtf.config import LabelsConfig
+from drtf.errors import LabelError
+from drtf.labels.grades import GradeScale, grade_scale
+from drtf.labels.label_files import KEPT
+from drtf.labels.splits import parse_split
+from drtf.photographs.references import strip_suffix
+from drtf.texts import are_repeated_texts, text_column
+
+EXAMPLES = ("0, 1, 2, 3, 4", "No_DR, Mild, Moderate, Severe, Proliferate_DR")
+
+
+def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
+    """Label photographs by the folders that they lie in.
+
+    The class folders are at one depth: that at which the most photographs have a folder
+    with the name of a grade. They may lie in folders of a published split, such as
+    `train` and `test`.
+
+    Args:
+        paths: The photographs' paths relative to the image folder.
+        config: The `labels` section.
+
+    Returns:
+        One row per photograph: `id` (its path without the extension), `grade` (0-4, or
+        NA if the folder is of ungraded photographs), `path`, `folder` (the name of its
+        class folder), `name` (its path below the class folder, without the extension),
+        `split` (`train`, `val` or `test`, or an empty text) and an empty column for
+        each of `labels.keep_columns` (see `Labels`).
+
+    Raises:
+        LabelError: If a photograph lies in no class folder, two depths have class
+            folders, two photographs have the same id, or the config names a column.
+    """
+    for key in ("image_column", "grade_column", "patient_column", "split_column"):
+        if getattr(config, key):
+            raise LabelError(
+                f"labels.{key}={getattr(config, key)!r} requires a label file: give "
+                "one with --labels"
+            )
+    parents = Counter(tuple(folders) for _, folders, _ in map(_divide_path, paths))
+    scale = grade_scale({x for folders in parents for x in folders}, config)
+    depth = _choose_depth(parents, scale)
+    known = set(scale.grades) | scale.ungraded
+    outside = [
+        path
+        for path in paths
+        if len(folders := _divide_path(path)[1]) <= depth or folders[depth] not in known
+    ]
+    if outside:
+        raise LabelError(
+            f"{len(outside):,} of {len(paths):,} photographs are not in a class "
+            f"folder, such as {outside[0]!r}. Give a label file with --labels, name "
+            f"the folders of the grades 0-4 as in {' or '.join(EXAMPLES)}, or list "
+            "their names with labels.grade_values"
+        )
+    ids = text_column(map(strip_suffix, paths))
+    repeated = ids[are_repeated_texts(ids)]
+    if len(repeated):
+        first, second = repeated.index[repeated == repeated.iloc[0]][:2]
+        raise LabelError(
+            f"{paths[first]} and {paths[second]} differ only in their extension: "
+            "rename or remove one"
+        )
+    classes = pd.Series(
+        [_divide_path(path)[1][depth] for path in paths], dtype="category"
+    )
+    names = (
+        strip_suffix("/".join([*folders[depth + 1 :], file]))
+        for _, folders, file in map(_divide_path, paths)
+    )
+    splits = [_divide_path(path)[0] for path in paths]
+    table = pd.DataFrame(
+        {
+            "id": ids,
+            "grade": classes.map(scale.grades).astype("Int8"),
+            "path": text_column(paths),
+            "folder": classes,
+            "name": text_column(names),
+            "split": pd.Series(splits, dtype="category"),
+        }
+    )
+    return table.assign(**{KEPT + name: "" for name in config.keep_columns})
+
+
+def _divide_path(path: str) -> tuple[str, list[str], str]:
+    """Return the split that the first folder names, the folders below it, and the file.
+
+    A path outside the image folder has no folders.
+    """
+    *folders, file = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in folders:
+        return "", [], file
+    split = parse_split(folders[0]) if folders else None
+    return split or "", folders[1:] if split else folders, file
+
+
+def _choose_depth(parents: Mapping[tuple[str, ...], int], scale: GradeScale) -> int:
+    """Return the depth at which the most photographs have a folder of a grade.
+
+    Folders with words come before numbers, which may be those of patients.
+
+    Args:
+        parents: Number of photographs by the folders that they are in.
+        scale: The names of grades.
+
+    Raises:
+        LabelError: If there are two such depths.
+    """
+    counts: Counter[int] = Counter()
+    words: Counter[int] = Counter()
+    for folders, count in parents.items():
+        for depth, name in enumerate(folders):
+            counts[depth] += count * (name in scale.grades)
+            words[depth] += count * (name in scale.grades and not name.isdigit())
+    best = [depth for depth, n in counts.items() if n and n == max(counts.values())]
+    best = [depth for depth in best if words[depth]] or best
+    if len(best) > 1:
+        example = next(folders for folders in parents if len(folders) > best[1])
+        raise LabelError(
+            f"the folders {example[best[0]]!r} and {example[best[1]]!r}, one in the "
+            "other, may both be of a grade: rename one kind of them, or give a label "
+            "file with --labels"
+        )
+    return best[0] if best else 0

@@ -1,0 +1,275 @@
+"""Matching: which photograph each row of a label file is about."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+
+from drtf.errors import LabelError
+from drtf.photographs.references import strip_suffix
+from drtf.texts import (
+    are_repeated_texts,
+    iterate_texts,
+    number_texts,
+    text_column,
+)
+
+# Straight, English, German and French ones.
+QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Labels matched with photographs.
+
+    Attributes:
+        table: The labels that have a photograph, with two columns added: `path`, that
+            of the photograph relative to the image folder, and `id`, the part of the
+            label's name that the path has too, without its extension.
+        missing: Names of labels that have no photograph.
+        unlabelled: Paths of photographs that have no label.
+    """
+
+    table: pd.DataFrame
+    missing: list[str]
+    unlabelled: list[str]
+
+
+def clean_path(name: str) -> str:
+    r"""Return a photograph's name in a label file as a relative POSIX path.
+
+    Windows separators, drives, leading `/`, `./` and `../` are removed, and composed
+    and decomposed Unicode characters become equal: `C:\images\1.jpg` is `images/1.jpg`.
+    """
+    name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+    parts = re.sub("^[A-Za-z]:/", "", name).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
+
+
+def match_photographs(labels: pd.DataFrame, paths: Iterable[str]) -> Matches:
+    """Match each label with a photograph, by its file name and the folders above it.
+
+    The label may have the path of another computer, or no folder at all: as far as both
+    name folders, these must be the same. A file name with the same extension comes
+    before one with another. Photographs that are left may also be matched by names that
+    a spreadsheet, a link or another file system has changed (see `_fold_name`).
+
+    Args:
+        labels: Column `name`, cleaned by `clean_path`, and any others.
+        paths: The photographs' paths relative to the image folder.
+
+    Raises:
+        LabelError: If a label matches two photographs, two labels match the same one,
+            or no label has a photograph.
+    """
+    original = text_column(paths)
+    names = text_column(iterate_texts(labels["name"]))
+    matcher = _Matcher(names, original)
+    for key in (str, _lower_suffix, strip_suffix):
+        matcher.match(key, np.arange(len(original)))
+    matcher.match(_fold_name, np.setdiff1d(np.arange(len(original)), matcher.rows))
+    rows = matcher.rows
+    has_photograph = rows >= 0
+    if not has_photograph.any():
+        raise LabelError(
+            f"no label has a photograph: the label file contains "
+            f"{next(iter(names), '')!r}, and the folder contains "
+            f"{next(iter(original), '')!r}"
+        )
+    _check_taken_once(names, original, rows)
+    table = labels[has_photograph]
+    matched = original.take(rows[has_photograph]).set_axis(table.index)
+    table = table.assign(path=matched, id=_ids(table["name"], matched))
+    is_unlabelled = np.ones(len(original), bool)
+    is_unlabelled[rows[has_photograph]] = False
+    return Matches(
+        table,
+        missing=names[~has_photograph].tolist(),
+        unlabelled=original[is_unlabelled].tolist(),
+    )
+
+
+def _check_taken_once(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> None:
+    """Check that no two labels match one photograph.
+
+    Args:
+        names: The names of the labels.
+        paths: The paths of the photographs.
+        rows: int64, for each label the row of its photograph in `paths`, or -1.
+
+    Raises:
+        LabelError: If two do.
+    """
+    repeated = pd.Series(rows).duplicated(keep=False).to_numpy() & (rows >= 0)
+    shared = pd.DataFrame({"name": names[repeated], "row": rows[repeated]})
+    for row, group in shared.groupby("row", sort=False)["name"]:
+        first, *others = group.unique()
+        if others:
+            raise LabelError(
+                f"{first} and {others[0]} are the same photograph, {paths[row]}: keep "
+                "only one of the two rows"
+            )
+
+
+def _ids(names: pd.Series, paths: pd.Series) -> pd.Series:
+    """Return the end of each photograph's path that the label's name has too.
+
+    The extension is left out, unless it distinguishes two photographs.
+    """
+    tails = (
+        _tail(clean_path(path), name.count("/"))
+        for name, path in zip(iterate_texts(names), iterate_texts(paths), strict=True)
+    )
+    ids = text_column(map(strip_suffix, tails), names.index)
+    repeated = are_repeated_texts(ids)
+    if repeated.any():
+        suffixes = (PurePosixPath(path).suffix for path in iterate_texts(paths))
+        full = ids + text_column(suffixes, ids.index)
+        ids = ids.mask(repeated, full)
+    return ids
+
+
+class _Matcher:
+    """Finds the photographs of labels, by one property of their names after another.
+
+    Attributes:
+        rows: int64, for each label the row of its photograph, or -1 if none was found.
+    """
+
+    def __init__(self, names: pd.Series, paths: pd.Series) -> None:
+        """Prepare for names of labels, and paths of photographs."""
+        self._names = names
+        self._name_depths = _count_folders(names)
+        self._paths = text_column(map(_clean_place, iterate_texts(paths)))
+        self._path_depths = _count_folders(self._paths)
+        self._original = paths
+        self.rows = np.full(len(names), -1)
+
+    def match(self, key: Callable[[str], str], candidates: np.ndarray) -> None:
+        """Find the photographs of labels that have none yet.
+
+        The photograph that shares the most folders with the label comes first. Of
+        these, one in just the folder that the label names comes first.
+
+        Args:
+            key: What must be equal of the two file names.
+            candidates: int64, the rows of the photographs to choose from.
+
+        Raises:
+            LabelError: If a label matches two photographs.
+        """
+        for depth in range(self._name_depths.max(initial=0), -1, -1):
+            depths = self._path_depths[candidates]
+            is_open = self.rows < 0
+            # A label that names `depth` folders, and any path that ends in them.
+            self._join(
+                key,
+                depth,
+                np.flatnonzero(is_open & (self._name_depths == depth)),
+                candidates[depths >= depth],
+            )
+            # A label that names more, and a path that has no others.
+            self._join(
+                key,
+                depth,
+                np.flatnonzero(is_open & (self._name_depths > depth)),
+                candidates[depths == depth],
+            )
+
+    def _join(
+        self,
+        key: Callable[[str], str],
+        depth: int,
+        labels: np.ndarray,
+        candidates: np.ndarray,
+    ) -> None:
+        """Match labels with candidates whose last `depth` folders and key are equal."""
+        if not len(labels) or not len(candidates):
+            return
+        ends = [
+            text_column(_keyed_tails(column.take(rows), key, depth))
+            for column, rows in ((self._paths, candidates), (self._names, labels))
+        ]
+        numbers = number_texts(pd.concat(ends, ignore_index=True))
+        of_candidates, of_labels = np.split(numbers, [len(candidates)])
+        found, counts = _find_first(of_labels, of_candidates, candidates)
+        # In just the folder that the label names, not in one below another.
+        is_own = self._path_depths[candidates] == depth
+        own, own_counts = _find_first(
+            of_labels, of_candidates[is_own], candidates[is_own]
+        )
+        for label in np.flatnonzero((counts > 1) & (own_counts != 1))[:1]:
+            first, second = candidates[of_candidates == of_labels[label]][:2]
+            raise LabelError(
+                f"{self._names[labels[label]]} matches {counts[label]} photographs, "
+                f"{self._original[first]} and {self._original[second]}: write the "
+                "subfolder and the extension in the label file, or move one of them"
+            )
+        self.rows[labels] = np.where(counts > 1, own, found)
+
+
+def _find_first(
+    wanted: np.ndarray, numbers: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the first row with each wanted number, and count all of them.
+
+    Args:
+        wanted: int64 [n], the numbers to find.
+        numbers: int64 [m], the number of each row.
+        rows: int64 [m], the rows.
+
+    Returns:
+        int64 [n], the first row or -1; and int64 [n], the count.
+    """
+    size = max(wanted.max(initial=0), numbers.max(initial=0)) + 1
+    first = np.full(size, -1)
+    first[numbers[::-1]] = rows[::-1]
+    return first[wanted], np.bincount(numbers, minlength=size)[wanted]
+
+
+def _count_folders(paths: pd.Series) -> np.ndarray:
+    """Count the folders in each path, int16 [n]."""
+    counts = (path.count("/") for path in iterate_texts(paths))
+    return np.fromiter(counts, np.int16, len(paths))
+
+
+def _clean_place(path: str) -> str:
+    """Clean a photograph's path; spaces around the file's name are removed too."""
+    folders, _, file = path.rpartition("/")
+    return "/".join(filter(None, (clean_path(folders), clean_path(file))))
+
+
+def _tail(path: str, depth: int) -> str:
+    """Return the file name of a path with the last `depth` folders."""
+    return "/".join(path.split("/")[-1 - depth :])
+
+
+def _keyed_tails(
+    paths: pd.Series, key: Callable[[str], str], depth: int
+) -> Iterator[str]:
+    """Yield the last `depth` folders of each path with the key of its file name."""
+    for path in iterate_texts(paths):
+        *folders, file = path.rsplit("/", depth + 1)
+        yield "/".join([*folders[-depth:], key(file)]) if depth else key(file)
+
+
+def _lower_suffix(name: str) -> str:
+    stem = strip_suffix(name)
+    return stem + name[len(stem) :].lower()
+
+
+def _fold_name(name: str) -> str:
+    """Return a file name without what programs change when they store or send it.
+
+    These are the case, quotes, kinds of spaces, invisible characters, an encoding as a
+    link (`%20`), and for numbers leading zeros and `.0`.
+    """
+    name = unquote(name.partition("?")[0]).strip(QUOTES)
+    name = unicodedata.normalize("NFKC", strip_suffix(name)).casefold()
+    name = "".join(c for c in name if unicodedata.category(c) != "Cf").strip()
+    return re.sub(r"^0*(\d+)(\.0)?$", r"\1", name)

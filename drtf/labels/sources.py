@@ -1,0 +1,371 @@
+"""Sources: folders of photographs with their labels, combined into one table."""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from drtf.config import LabelsConfig
+from drtf.errors import LabelError, PhotographError
+from drtf.files import hash_file
+from drtf.images.quality import Quality
+from drtf.labels.class_folders import label_by_folder
+from drtf.labels.grouping import CLASS
+from drtf.labels.label_files import KEPT, load_labels
+from drtf.labels.matching import match_photographs
+from drtf.labels.patients import patients_by_name
+from drtf.photographs.listing import SkippedFile, list_photographs
+from drtf.photographs.references import (
+    FileStatus,
+    PhotographRef,
+    map_in_threads,
+    photographs_of,
+)
+from drtf.records.index import COLUMNS
+from drtf.records.manifest import PatientsFrom
+from drtf.records.rejected import UNGRADED, RejectedRow
+from drtf.records.unmatched import UnmatchedRow
+from drtf.synthetic import is_synthetic
+from drtf.texts import is_utf8, iterate_texts, text_column
+
+# From the least to the most certain.
+CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
+NOT_UTF8 = "its path is not UTF-8, which the index needs"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A collection of photographs.
+
+    Attributes:
+        images: Their folder, local or in a store, searched recursively; or a CSV file
+            that lists them.
+        labels: The label file. None: the folders of the photographs are their labels.
+        name: Prefix of the ids and patients, as `name/`; empty if there is only one
+            source.
+        split: The published split that all its photographs are in: `train`, `val` or
+            `test`. Empty: they are split at random, or as `labels.split_column` says.
+    """
+
+    images: Path | str
+    labels: Path | None
+    name: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The labelled photographs of all sources.
+
+    Attributes:
+        table: One row per graded photograph: `id`, `grade` (0-4), `patient`, `source`
+            (its name), `published` (the published split, or an empty text), `path`
+            (relative to the image folder), `size_bytes`, `changed_ns` and `version`
+            (see `FileStatus`), and one for each of `labels.keep_columns` (see
+            `Labels`).
+        folders: The image folder of each source, by its name.
+        rejected: The photographs whose label has no grade or whose path is not UTF-8,
+            as in rejected.csv.
+        unmatched: The labels without a photograph, and the photographs without a label.
+        num_repeated: Number of rows skipped because they repeat an earlier row.
+        patients_from: Where the patients come from, as in the manifest.
+        provenance: For each source, its label file or class folders, and counts, as in
+            the manifest.
+        skipped: Files of the image folders that are not photographs.
+    """
+
+    table: pd.DataFrame
+    folders: dict[str, Path | str]
+    rejected: list[RejectedRow]
+    unmatched: list[UnmatchedRow]
+    num_repeated: int
+    patients_from: PatientsFrom
+    provenance: list[dict[str, Any]]
+    skipped: list[SkippedFile]
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The photographs and labels of one source.
+
+    Attributes:
+        folder: The image folder.
+        statuses: As in `Listing`.
+        skipped: The files of the image folder that are not photographs.
+        unnamed: Paths of photographs that are not UTF-8, which the index needs.
+        table: The labels that have a photograph: `id`, `grade` (0-4, or NA), `value`
+            (of the label), `path`, `name` (from which a patient can be told), the
+            columns to keep and, if they are known, `patient` and `split`.
+        missing: Names of labels that have no photograph.
+        unlabelled: Paths of photographs that have no label.
+        num_repeated: Number of rows skipped because they repeat an earlier row.
+        origin: Where the labels come from, as in the manifest.
+    """
+
+    folder: Path | str
+    statuses: Mapping[str, FileStatus]
+    skipped: list[SkippedFile]
+    unnamed: list[str]
+    table: pd.DataFrame
+    missing: list[str]
+    unlabelled: list[str]
+    num_repeated: int
+    origin: dict[str, object]
+
+
+def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
+    """List the photographs and label them, by a label file or by their folders.
+
+    Args:
+        sources: The sources.
+        config: The `labels` section.
+
+    Raises:
+        LabelError: If a source's labels and photographs do not match, or two sources
+            have the same name.
+        StorageError: If an object store fails.
+    """
+    _check_names(sources)
+    _check_keep_columns(config)
+    labelled = [_label_photographs(source, config) for source in sources]
+    # Sources that share a folder, one for each split, label each other's photographs.
+    used = {
+        (str(source.images), path)
+        for source, own in zip(sources, labelled, strict=True)
+        for path in own.table["path"]
+    }
+    tables = []
+    rejected: list[RejectedRow] = []
+    unmatched: list[UnmatchedRow] = []
+    skipped: list[SkippedFile] = []
+    folders: dict[str, Path | str] = {}
+    listed: set[Path | str] = set()
+    provenance: list[dict[str, Any]] = []
+    for source, own in zip(sources, labelled, strict=True):
+        patients, patients_from = _load_patients(own.table, config)
+        tables.append(_catalog_table(source, own, patients, config.keep_columns))
+        ungraded = own.table[own.table["grade"].isna()]
+        rejected += [
+            RejectedRow(path, UNGRADED, f"its label is {value!r}", source.name)
+            for path, value in zip(ungraded["path"], ungraded["value"], strict=True)
+        ]
+        unlabelled = [
+            path for path in own.unlabelled if (str(source.images), path) not in used
+        ]
+        unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
+        unmatched += [UnmatchedRow("photograph", x, source.name) for x in unlabelled]
+        prefix = f"{source.name}/" if source.name else ""
+        folders[source.name] = own.folder
+        if source.images not in listed:  # its files are listed once
+            skipped += [SkippedFile(prefix + x.path, x.kind) for x in own.skipped]
+            rejected += [
+                RejectedRow(path, "unreadable", NOT_UTF8, source.name)
+                for path in own.unnamed
+            ]
+        listed.add(source.images)
+        provenance.append(
+            {
+                "name": source.name,
+                **own.origin,
+                "patients_from": patients_from,
+                "synthetic": _is_synthetic(photographs_of(tables[-1], folders)),
+                "num_labels": len(own.table) + len(own.missing),
+                "num_labels_repeated": own.num_repeated,
+                "num_labels_without_photograph": len(own.missing),
+                "num_photographs_without_label": len(unlabelled),
+                "num_ungraded": {
+                    value: count
+                    for value, count in ungraded["value"].value_counts().items()
+                    if count
+                },
+            }
+        )
+    _check_kept(provenance, config)
+    table = pd.concat(tables, ignore_index=True).astype(
+        {"source": "category", "published": "category"}
+    )
+    if not len(table):
+        raise LabelError("no photograph has a grade: each label means that it has none")
+    return Catalog(
+        table,
+        folders,
+        rejected,
+        unmatched,
+        sum(own.num_repeated for own in labelled),
+        min((x["patients_from"] for x in provenance), key=CERTAINTY.index),
+        provenance,
+        skipped,
+    )
+
+
+def _catalog_table(
+    source: Source,
+    labelled: _Labelled,
+    patients: pd.Series,
+    keep_columns: Sequence[str],
+) -> pd.DataFrame:
+    """Return the graded photographs of a source with the columns of the catalog."""
+    is_graded = labelled.table["grade"].notna()
+    table = labelled.table[is_graded]
+    prefix = f"{source.name}/" if source.name else ""
+    kept = [KEPT + name for name in keep_columns]
+    table = pd.DataFrame(
+        {
+            "id": prefix + table["id"],
+            "grade": table["grade"].astype("int8"),
+            "patient": prefix + patients[is_graded],
+            "path": table["path"],
+            "source": pd.Series(source.name, table.index, dtype="category"),
+            "published": source.split or table.get("split", ""),
+            **{name: table[name] for name in kept},
+        }
+    ).astype({"published": "category"})
+    sizes, times = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
+
+    def keep_numbers() -> Iterator[str]:
+        photographs = (
+            PhotographRef(labelled.folder, path, listed=labelled.statuses.get(path))
+            for path in iterate_texts(table["path"])
+        )
+        # In parallel, because object stores respond slowly.
+        statuses = map_in_threads(PhotographRef.status, photographs)
+        for row, status in enumerate(statuses):
+            sizes[row], times[row] = status.size_bytes, status.changed_ns
+            yield status.version
+
+    version = text_column(keep_numbers(), table.index)
+    return table.assign(size_bytes=sizes, changed_ns=times, version=version)
+
+
+def _load_patients(
+    table: pd.DataFrame, config: LabelsConfig
+) -> tuple[pd.Series, PatientsFrom]:
+    """Return the patient of each photograph, and where the patients come from."""
+    if "patient" in table:
+        return table["patient"], "column"
+    patients = patients_by_name(table["name"], config.patient_pattern)
+    known = patients.notna().any()
+    return patients.fillna(table["id"]), "name" if known else "none"
+
+
+def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
+    if source.labels is None:
+        return _label_by_folder(source, config)
+    labels = load_labels(source.labels, config)
+    listing = list_photographs(source.images)
+    matches = match_photographs(labels.table, filter(is_utf8, listing.paths))
+    origin: dict[str, object] = {
+        "labels_file": source.labels.name,
+        "labels_sha256": hash_file(source.labels),
+        "columns": labels.columns.roles,
+        "columns_not_kept": [
+            name
+            for name, column in zip(
+                config.keep_columns, labels.columns.kept, strict=True
+            )
+            if column is None
+        ],
+        "unread_columns": labels.unread,
+        "unread_split_column": labels.unread_split,
+    }
+    if labels.columns.note:
+        origin["note"] = labels.columns.note
+    return _Labelled(
+        listing.folder,
+        listing.statuses,
+        listing.skipped,
+        list(itertools.filterfalse(is_utf8, listing.paths)),
+        matches.table.assign(name=matches.table["id"]),
+        matches.missing,
+        matches.unlabelled,
+        labels.num_repeated,
+        origin,
+    )
+
+
+def _label_by_folder(source: Source, config: LabelsConfig) -> _Labelled:
+    listing = list_photographs(source.images)
+    try:
+        table = label_by_folder(list(filter(is_utf8, listing.paths)), config)
+    except LabelError as error:
+        raise LabelError(f"{source.images}: {error}") from error
+    classes = table[["folder", "grade"]].dropna().drop_duplicates()
+    by_grade = classes.sort_values("grade", kind="stable")
+    grades = zip(by_grade["folder"], by_grade["grade"].tolist(), strict=True)
+    return _Labelled(
+        listing.folder,
+        listing.statuses,
+        listing.skipped,
+        list(itertools.filterfalse(is_utf8, listing.paths)),
+        table.assign(value=table["folder"]),
+        missing=[],
+        unlabelled=[],
+        num_repeated=0,
+        origin={
+            "class_folders": dict(grades),
+            "columns_not_kept": list(config.keep_columns),
+        },
+    )
+
+
+def _check_keep_columns(config: LabelsConfig) -> None:
+    """Check that the columns to keep have names that are free in the index.
+
+    Raises:
+        LabelError: If not, or if one is named twice.
+    """
+    taken = {*COLUMNS.names, *Quality._fields, CLASS}
+    for name in config.keep_columns:
+        if name in {"", *taken}:
+            raise LabelError(
+                f"labels.keep_columns={list(config.keep_columns)}: {name!r} is empty, "
+                "is named twice or is the name of another column of the dataset "
+                f"({', '.join(sorted(taken))}): rename the column in the label file"
+            )
+        taken.add(name)
+
+
+def _check_kept(provenance: Sequence[Mapping[str, Any]], config: LabelsConfig) -> None:
+    """Check that at least one source has each column to keep.
+
+    Raises:
+        LabelError: If not.
+    """
+    for name in config.keep_columns:
+        if all(name in source["columns_not_kept"] for source in provenance):
+            columns = {
+                column
+                for source in provenance
+                if "columns" in source
+                for column in (*source["columns"].values(), *source["unread_columns"])
+            }
+            raise LabelError(
+                f"no label file has the column {name!r} (labels.keep_columns); the "
+                f"columns are {sorted(columns)}"
+            )
+
+
+def _is_synthetic(photographs: Iterable[PhotographRef]) -> bool:
+    """Return whether drtf drew the first readable photograph of a source."""
+    for photograph in photographs:
+        with contextlib.suppress(PhotographError):
+            return is_synthetic(photograph.read())
+    return False
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise LabelError(f"two sources are named {name!r}: choose another name")
+        if name and not re.fullmatch(r"\w[\w.-]*", name):
+            raise LabelError(
+                "the name of a source consists of letters, digits, '_', '.' and '-', "
+                f"and does not begin with '.' or '-'; got {name!r}"
+            )

@@ -1,0 +1,346 @@
+"""Listing photographs: which files of a folder or an archive are photographs."""
+
+import csv
+import importlib.util
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
+
+from drtf.errors import LabelError
+from drtf.files import (
+    MAX_TABLE_BYTES,
+    read_regular,
+)
+from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
+from drtf.photographs import archives
+from drtf.photographs.references import (
+    FileStatus,
+    PhotographRef,
+    map_in_threads,
+    object_status,
+)
+from drtf.storage import (
+    check_location,
+    fetch_file,
+    find_object,
+    has_query,
+    is_remote,
+    list_objects,
+    object_name,
+    shown_location,
+)
+
+PATH_COLUMN = "path"
+SKIPPED_FILE = "skipped.csv"
+DICOM_SUFFIXES = (".dcm", ".dicom")
+# Index of a DICOM medium, which is a DICOM file without a photograph.
+DICOM_INDEX = "DICOMDIR"
+# Trash, thumbnails and bookkeeping of operating systems and NAS devices, besides all
+# names that begin with a dot.
+SYSTEM_FOLDERS = (
+    "@eadir",
+    "@recently-snapshot",
+    "@recycle",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "__macosx",
+    "found.000",
+    "lost+found",
+    "system volume information",
+)
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+THUMBNAIL_PREFIX = "synophoto_"
+
+
+class SkippedFile(NamedTuple):
+    """A file that is not a photograph.
+
+    Attributes:
+        path: Its path relative to the image folder.
+        kind: Why it was skipped: `in FOLDER`, an extension or a file's name.
+    """
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder.
+
+    Attributes:
+        folder: The image folder, local or in a store, or a zip archive.
+        paths: The paths of the photographs, at least one, relative to the folder and
+            sorted.
+        skipped: The other files, sorted by path.
+        statuses: What the list of an object store had about a photograph, by path.
+    """
+
+    folder: Path | str
+    paths: list[str]
+    skipped: list[SkippedFile]
+    statuses: Mapping[str, FileStatus] = field(default_factory=dict)
+
+    @property
+    def photographs(self) -> list[PhotographRef]:
+        """A reference to each photograph."""
+        return list(map(self.photograph, self.paths))
+
+    def photograph(self, path: str) -> PhotographRef:
+        """Return a reference to the photograph at a path."""
+        return PhotographRef(self.folder, path, listed=self.statuses.get(path))
+
+
+def list_photographs(images: Path | str) -> Listing:
+    """List the photographs of a folder, or those that a CSV file lists.
+
+    A file with the extension of a picture is a photograph. Any other file is one if
+    its first bytes are those of a picture, a video or a DICOM file.
+
+    Args:
+        images: A folder, local or in a store, searched recursively; a zip archive, or a
+            folder of zip archives only; a single photograph; or a CSV file with a
+            column `path`, local or in a store. Its relative paths start at the CSV's
+            folder. Also the URL of such a file with a query, as stores presign them.
+
+    Raises:
+        LabelError: If there is no photograph, or pydicom is required but missing.
+        StorageError: If the object store fails.
+    """
+    if has_query(images):
+        images = fetch_file(str(images))
+    if _is_list(images):
+        return Listing(_parent(images), _load_list(images), [])
+    files = _list_files(images)
+    files.paths.sort()
+    skipped = files.skipped
+    paths = []
+    num_dicom = 0
+    kinds = map_in_threads(_picture_kind, map(files.photograph, files.paths))
+    for path, kind in zip(files.paths, kinds, strict=True):
+        if kind:
+            paths.append(path)
+            num_dicom += kind == "DICOM"
+        else:
+            name = PurePosixPath(path)
+            skipped.append(SkippedFile(path, name.suffix.lower() or name.name))
+    if not paths:
+        raise LabelError(
+            f"no photographs in {images} or its subfolders{_found(skipped)}; files "
+            f"with these extensions are photographs: {', '.join(SUFFIXES)}"
+        )
+    if num_dicom and importlib.util.find_spec("pydicom") is None:
+        raise LabelError(
+            f"{num_dicom:,} of {len(paths):,} photographs in {images} are DICOM "
+            "files, which require pydicom: pip install 'drtf[dicom]'"
+        )
+    return replace(files, paths=paths, skipped=sorted(skipped))
+
+
+def check_exists(images: Path | str) -> None:
+    """Check that there is something at a local path, without listing it.
+
+    Raises:
+        LabelError: If there is nothing.
+    """
+    if not (is_remote(images) or Path(images).exists()):
+        raise _wrong_images(images, "does not exist")
+
+
+def describe_skipped(skipped: Iterable[SkippedFile]) -> str:
+    """Return one line with the number of skipped files of each kind."""
+    counts = Counter(file.kind for file in skipped)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+    return f"Skipped files that are not photographs: {counts.total():,} ({kinds})"
+
+
+def _found(skipped: list[SkippedFile]) -> str:
+    return f" ({describe_skipped(skipped)})" if skipped else ""
+
+
+def _list_files(images: Path | str) -> Listing:
+    """List the files of an image folder that may be photographs, and the others."""
+    if is_remote(images):
+        return _list_stored_files(str(images).rstrip("/"))
+    images = Path(images)
+    if images.is_dir():
+        files, skipped = _walk(images)
+        if archived := _only_archives(files):
+            members = [
+                f"{name}/{member}"
+                for name in archived
+                for member in archives.list_members(images / name)
+            ]
+            others = [name for name in files if name not in archived]
+            files, more = _skip_system_files(members + others)
+            skipped += more
+        return Listing(images, files, skipped)
+    if images.suffix.lower() == archives.SUFFIX and images.is_file():
+        return Listing(images, *_skip_system_files(archives.list_members(images)))
+    single = PhotographRef(images.parent, images.name)
+    if images.is_file() and _picture_kind(single):
+        return Listing(images.parent, [images.name], [])
+    check_exists(images)
+    raise _wrong_images(images, "is not a photograph")
+
+
+def _list_stored_files(location: str) -> Listing:
+    """List the files of a folder in a store, as `_list_files`."""
+    parent, _, name = location.rpartition("/")
+    is_archive = name.lower().endswith(archives.SUFFIX)
+    if (is_archive or _has_suffix(name)) and (found := find_object(location)):
+        if is_archive:
+            raise _wrong_images(
+                location, "is an archive in a store, which must be downloaded first"
+            )
+        name = object_name(location)
+        return Listing(parent, [name], [], {name: object_status(found)})
+    statuses = {item.name: object_status(item) for item in list_objects(location)}
+    return Listing(location, *_skip_system_files(statuses), statuses)
+
+
+def _wrong_images(images: Path | str, problem: str) -> LabelError:
+    return LabelError(
+        f"{images} {problem}: --images takes a folder of photographs, a zip archive, a "
+        f"photograph, or a .csv file with a column {PATH_COLUMN!r}"
+    )
+
+
+def _walk(images: Path) -> tuple[list[str], list[SkippedFile]]:
+    paths = []
+    skipped = []
+    visited = set()
+    for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
+        # If two links lead to one folder, the first one counts on every machine.
+        folders.sort()
+        real = Path(parent).resolve()
+        if real in visited:  # a link that leads back to a parent folder
+            folders.clear()
+            continue
+        visited.add(real)
+        relative = Path(parent).relative_to(images)
+        paths += [(relative / name).as_posix() for name in files]
+        for name in filter(_is_system_folder, folders):
+            for below, _, others in os.walk(Path(parent, name)):
+                place = Path(below).relative_to(images)
+                skipped += [
+                    SkippedFile((place / other).as_posix(), f"in {name}")
+                    for other in others
+                ]
+        folders[:] = [name for name in folders if not _is_system_folder(name)]
+    files, more = _skip_system_files(paths)
+    return files, skipped + more
+
+
+def _fail(error: OSError) -> None:
+    raise LabelError(
+        f"cannot read the folder {error.filename}: {error.strerror}"
+    ) from error
+
+
+def _skip_system_files(
+    paths: Iterable[str],
+) -> tuple[list[str], list[SkippedFile]]:
+    """Separate files that an operating system or a NAS stores next to photographs."""
+    files = []
+    skipped = []
+    previous = None
+    for path in paths:
+        if path == previous:  # of an archive, whose members are sorted
+            skipped.append(SkippedFile(path, "with the name of another file"))
+            continue
+        previous = path
+        if not {"", ".", ".."}.isdisjoint(path.split("/")):  # of an archive
+            skipped.append(SkippedFile(path, "with a name that leads elsewhere"))
+            continue
+        *parents, name = PurePosixPath(path).parts
+        system = next(filter(_is_system_folder, parents), None)
+        if system:
+            skipped.append(SkippedFile(path, f"in {system}"))
+        elif name == DICOM_INDEX:
+            skipped.append(SkippedFile(path, name))
+        elif name.lower().startswith((".", THUMBNAIL_PREFIX, *SYSTEM_FILES)):
+            skipped.append(SkippedFile(path, "of the operating system"))
+        else:
+            files.append(path)
+    return files, skipped
+
+
+def _is_system_folder(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def _only_archives(files: list[str]) -> list[str]:
+    """Return the zip archives of a folder that has no other pictures."""
+    if any(map(_has_suffix, files)):
+        return []
+    return [name for name in files if name.lower().endswith(archives.SUFFIX)]
+
+
+def _has_suffix(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _picture_kind(photograph: PhotographRef) -> str:
+    """Return what kind of picture a file is, by its extension or else its content.
+
+    A file that cannot be read may be a picture, so that it is not lost.
+    """
+    suffix = PurePosixPath(photograph.path).suffix.lower()
+    if suffix in SUFFIXES:
+        return "DICOM" if suffix in DICOM_SUFFIXES else suffix
+    if photograph.is_remote and suffix.removeprefix(".").isalpha():
+        return ""  # a request per file is worth it only for a name without extension
+    head = photograph.read_head(HEAD_BYTES)
+    return "unreadable" if head is None else picture_name(head)
+
+
+def _is_list(images: Path | str) -> bool:
+    if not str(images).lower().endswith(".csv"):
+        return False
+    return is_remote(images) or not Path(images).is_dir()
+
+
+def _parent(images: Path | str) -> Path | str:
+    if is_remote(images):
+        return str(images).rpartition("/")[0]
+    return Path(images).parent
+
+
+def _load_list(images: Path | str) -> list[str]:
+    path = fetch_file(str(images)) if is_remote(images) else Path(images)
+    try:
+        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        if PATH_COLUMN not in (rows.fieldnames or ()):
+            raise LabelError(
+                f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
+                f"a CSV file; its columns are {rows.fieldnames or []}"
+            )
+        paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"cannot read the list {path}: {error}") from error
+    if not paths:
+        raise LabelError(f"{path} lists no photographs")
+    for name in paths:
+        check_location(name)
+        if has_query(name):
+            raise LabelError(
+                f"{path} lists {shown_location(name)} with a query; such URLs expire, "
+                "so download the photographs first"
+            )
+    return sorted({_posix_path(name, path.parent) for name in paths})
+
+
+def _posix_path(name: str, folder: Path) -> str:
+    """Return a path with the separators of Windows replaced."""
+    if "\\" not in name or os.path.lexists(folder / name):
+        return name
+    return PureWindowsPath(name).as_posix()

@@ -1,0 +1,619 @@
+"""Scoring: a folder of photographs in, a table with one row per photograph out."""
+
+import functools
+import itertools
+import logging
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from drtf import page
+from drtf.config import ScoreConfig, Tta
+from drtf.errors import DrtfError
+from drtf.files import save_rows, write_atomic
+from drtf.models.quality_gate import QUALITY_GATE
+from drtf.models.run import Run, load_run
+from drtf.models.training_photographs import (
+    is_training_photograph,
+    load_training_photographs,
+)
+from drtf.models.views import photographs_per_batch
+from drtf.photographs.listing import (
+    SKIPPED_FILE,
+    SkippedFile,
+    list_photographs,
+)
+from drtf.photographs.prepare import (
+    NetworkInput,
+    Rejected,
+    map_photographs,
+    prepare_for_network,
+)
+from drtf.photographs.references import (
+    PhotographRef,
+    photograph_id,
+)
+from drtf.progress import progress
+from drtf.scoring.kept_rows import (
+    KeptRows,
+    RowLog,
+    check_complete,
+    open_log,
+    rows_in_log,
+    rows_in_parts,
+    rows_to_add_to,
+    rows_to_keep,
+)
+from drtf.scoring.patient_rows import complete_rows
+from drtf.scoring.score_check import FLAG_NOTES
+from drtf.scoring.score_table import (
+    COLUMNS,
+    HASH_LENGTH,
+    NO_EVALUATION,
+    SUBMISSIONS,
+    VIEWS_DISAGREE,
+    Row,
+    Summary,
+    check_unique_ids,
+    common_cells,
+    effective_threshold,
+    encode_submission,
+    hash_list,
+    load_rows,
+    parse_path,
+    part_path,
+    slice_part,
+    write_csv,
+    write_parquet,
+    written_path,
+)
+from drtf.scoring.table_files import (
+    Location,
+    check_no_file,
+    file_name,
+    has_file,
+    open_file,
+    sibling,
+    writing_file,
+)
+from drtf.storage import is_remote
+from drtf.tasks import classes_at
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of a photograph.
+
+    Attributes:
+        score: Mean over the views, in [0, 1].
+        spread: Highest minus lowest score of the views.
+        expected_grade: The mean of the grades, weighted by their probabilities; None if
+            the run predicts no grades.
+        ungradable_probability: The probability that a clinician calls it ungradable;
+            None if the run has no quality gate.
+    """
+
+    score: float
+    spread: float
+    expected_grade: float | None
+    ungradable_probability: float | None
+
+
+class PredictedBatch(NamedTuple):
+    """Photographs, and what the network returns for each of them.
+
+    Attributes:
+        photographs: The photographs. What is returned for a rejected one is noise.
+        by_view: float32 [B, V, C], the output of the network for each view.
+        features: float32 [B, F], of the first view.
+    """
+
+    photographs: Sequence[NetworkInput | Rejected]
+    by_view: np.ndarray
+    features: np.ndarray
+
+
+# Rows of the table that a notebook shows.
+NUM_ROWS_SHOWN = 5
+# Views of a gradable photograph rarely differ by half of the whole range.
+MAX_SPREAD = 0.5
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What was scored.
+
+    Attributes:
+        out: The written file.
+        table: The file with all columns: `out`, unless that is a submission.
+        summary: Counts of all rows of the table.
+        threshold: The score from which a photograph is positive.
+        threshold_rule: The rule that chose it; `none` if the run was never evaluated.
+        num_views: Number of views of each photograph whose scores were averaged.
+        combines_eyes: Whether the run combines the scores of both eyes.
+        num_kept: Number of rows that earlier calls had scored.
+        num_gone: Number of them whose photograph is gone.
+        num_newly_failed: Number of photographs without a score, except those that an
+            earlier table already had without one.
+        is_reused: Whether an earlier call had written the whole table.
+        skipped: Files that are not photographs, also listed beside the table.
+    """
+
+    out: Location
+    table: Location
+    summary: Summary
+    threshold: float
+    threshold_rule: str
+    num_views: int
+    combines_eyes: bool
+    num_kept: int
+    num_gone: int
+    num_newly_failed: int
+    is_reused: bool
+    skipped: list[SkippedFile]
+
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for each reason to be careful with the scores."""
+        summary = self.summary
+        if self.threshold_rule == NO_EVALUATION:
+            yield (
+                "the run was never evaluated, so threshold and number of views are not "
+                "chosen for it, and there are no probabilities. Choose them with drtf "
+                "evaluate"
+            )
+        if summary.num_in_training:
+            yield (
+                f"{summary.num_in_training:,} of {summary.num_rows:,} photographs "
+                "were in training or in the validation split (column in_training), so "
+                "their scores say nothing about new photographs"
+            )
+        if summary.num_without_label:
+            yield (
+                "photographs without a predicted label, because they may be ungradable "
+                f"(column flags): {summary.num_without_label:,}; --on-ungradable "
+                "predict or reject changes that"
+            )
+        if summary.num_disagreeing:
+            yield (
+                "photographs whose views have very different scores (views_disagree in "
+                f"the column flags): {summary.num_disagreeing:,}"
+            )
+        for flag in summary.probability_flags:
+            yield f"{FLAG_NOTES[flag]} (column probability_flags: {flag})"
+        if len(summary.scores) == 1 and summary.num_scored > 1:
+            yield (
+                "all scores are equal, so they say nothing: the model ignores the "
+                "photographs. Train it again, and look at its learning curves"
+            )
+
+    def load_table(self) -> pd.DataFrame:
+        """Load the table, one row per photograph."""
+        with open_file(self.table) as file:
+            if file_name(self.table).suffix.lower() == ".parquet":
+                return pd.read_parquet(file)
+            text = [name for name, kind in COLUMNS.items() if kind == pa.string()]
+            return pd.read_csv(
+                file, usecols=list(COLUMNS), dtype=dict.fromkeys(text, str)
+            )
+
+    def __repr__(self) -> str:
+        """Return the table, and how many photographs were scored."""
+        return (
+            f"<ScoreReport {self.table}: {self.summary.num_scored:,} photographs "
+            f"scored, {self.summary.num_failed:,} without a score>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the counts in a notebook, and the first rows of the table."""
+        facts = {
+            "Scored": f"{self.summary.num_scored:,} photographs",
+            "Without a score": f"{self.summary.num_failed:,}",
+            "May be ungradable": f"{self.summary.num_flagged:,}",
+            "Positive": f"{self.summary.num_positive:,}",
+            "Threshold": f"{self.threshold:.4f} (rule: {self.threshold_rule})",
+            "Table": str(self.table),
+        }
+        facts |= {f"Note {n}": note for n, note in enumerate(self.notes(), start=1)}
+        head = self.load_table().head(NUM_ROWS_SHOWN)
+        return page.format_facts("Scores", facts) + head.to_html(index=False)
+
+
+def score(
+    run_folder: Path,
+    images: Path | str,
+    *,
+    out: Location,
+    config: ScoreConfig,
+    patient_pattern: str | None = None,
+    overwrite: bool = False,
+    add: bool = False,
+    part: tuple[int, int] = (1, 1),
+    merge: int = 0,
+    compare_files: bool = True,
+    form: str = "table",
+    decision_rule: Path | None = None,
+) -> ScoreReport:
+    """Score each photograph of a folder and write one row per photograph.
+
+    Threshold and test-time augmentation are those of the run's decision rule; without
+    one, the threshold is 0.5 and there is one view. A photograph that cannot be scored
+    has a row with the reason. If scoring is interrupted, the same call resumes; rows of
+    photographs that were replaced meanwhile are scored again.
+
+    Args:
+        run_folder: The run folder, written by `train` or `ensemble`.
+        images: A folder, local or in a store, searched recursively, a photograph, or a
+            CSV file of paths.
+        out: The .csv or .parquet file to write, local or in a store. For a store, the
+            rows of an interrupted call are in the cache of this machine.
+        config: How to score.
+        patient_pattern: The pattern of patients in photographs' names; None takes
+            `labels.patient_pattern` of the run.
+        overwrite: Whether to replace `out` and the rows of another interrupted call.
+        add: Whether to keep the rows of `out`, and score only photographs that are new
+            or changed, or had no score. Rows of photographs that are gone stay.
+        part: Number, from 1, and count of the processes that share the photographs. If
+            there are several, each writes its own file, see `part_path`.
+        merge: Merge the files of this many processes instead of scoring; 0 scores.
+        compare_files: Whether merging reads all photographs, to refuse a row of one
+            that was replaced meanwhile.
+        form: `table`, or a key of `SUBMISSIONS`. A submission has only two columns; the
+            table with all columns is written next to it.
+        decision_rule: The folder of an evaluation whose decision rule is used instead
+            of the run's, which may be in a read-only folder.
+
+    Raises:
+        RunError: If the run cannot be loaded.
+        LabelError: If the folder has no photographs.
+        StorageError: If an object store fails.
+        DrtfError: If `out` exists and is not what this call would write, or has another
+            suffix; the rows of an interrupted call belong to another one; another
+            process is writing them; a part is missing or does not fit; photographs of a
+            submission have the same name, or may have no grade.
+    """
+    check_request(out, config, form=form, add=add)
+    table = table_location(out, form)
+    listing = list_photographs(images)
+    photographs = listing.photographs
+    skipped = listing.skipped
+    list_hash = ""
+    if form in SUBMISSIONS:
+        check_unique_ids([photograph.path for photograph in photographs])
+        if not has_file(table):
+            check_no_file(out, overwrite=overwrite or add)
+    if part != (1, 1):
+        list_hash = hash_list(photographs)
+        out = table = part_path(table, *part)
+        photographs = list(slice_part(photographs, *part))
+        skipped = []  # the merge reports them
+    run = load_run(run_folder, rule_folder=decision_rule)
+    if patient_pattern is None:
+        patient_pattern = run.config.labels.patient_pattern
+    threshold, rule = effective_threshold(run, config)
+    if rule == NO_EVALUATION:
+        _log.warning(
+            "the run %s was never evaluated, so it has no threshold and no calibration "
+            "yet: scoring with the threshold %.1f and one view",
+            run_folder,
+            threshold,
+        )
+    common = common_cells(run, config, patient_pattern)
+    by_path = {written_path(photograph.path): photograph for photograph in photographs}
+    earlier: KeptRows = {}
+    kept: KeptRows = {}
+    may_replace = overwrite or add
+    with open_log(table) as log:
+        is_present = has_file(table)
+        is_reused = is_present and not may_replace
+        if is_reused:
+            check_complete(table, by_path, common, list_hash=list_hash)
+        else:
+            if merge:
+                rows = kept = rows_in_parts(
+                    table, by_path, merge, common, compare_files=compare_files
+                )
+            else:
+                if add and is_present:
+                    earlier = rows_to_add_to(table, common)
+                found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
+                kept = rows_to_keep(earlier | found, by_path)
+                rows = _score_missing(run, by_path, kept, log, common, config)
+            # Both eyes of a patient may be in different parts, or one of them gone.
+            names = {x: photograph_id(parse_path(x)) for x in kept}
+            names |= {written_path(x.path): x.id for x in listing.photographs}
+            rows = complete_rows(
+                rows, names, run=run, config=config, patient_pattern=patient_pattern
+            )
+            with writing_file(table, overwrite=may_replace) as partial:
+                lines = _sorted_lines(rows, by_path)
+                if file_name(table).suffix.lower() == ".parquet":
+                    write_parquet(lines, partial)
+                else:
+                    write_csv(lines, partial, list_hash=list_hash)
+    if out != table:
+        submission = encode_submission((row for _, row in load_rows(table)), form)
+        if not _has_content(out, submission):
+            check_no_file(out, overwrite=may_replace)
+            with writing_file(out, overwrite=may_replace) as partial:
+                write_atomic(partial, submission)
+    if skipped:
+        with writing_file(skipped_path(out), overwrite=True) as partial:
+            save_rows(partial, SkippedFile._fields, skipped)
+    summary, num_newly_failed = _summarize(table, earlier)
+    return ScoreReport(
+        out=out,
+        table=table,
+        summary=summary,
+        threshold=threshold,
+        threshold_rule=rule,
+        num_views=int(common["num_views"]),
+        combines_eyes=bool(run.fellow_eye and run.fellow_eye.is_used),
+        num_kept=len(kept),
+        num_gone=len(kept.keys() - by_path.keys()),
+        num_newly_failed=num_newly_failed,
+        is_reused=is_reused,
+        skipped=skipped,
+    )
+
+
+def skipped_path(out: Location) -> Location:
+    """Return the file that lists the skipped files of a table or submission."""
+    return sibling(out, f"{file_name(out).stem}.{SKIPPED_FILE}")
+
+
+def table_location(out: Location, form: str) -> Location:
+    """Return the table with all columns: `out`, or a file next to a submission."""
+    if form in SUBMISSIONS:
+        return sibling(out, f"{file_name(out).stem}-scores.csv")
+    return out
+
+
+def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -> None:
+    """Refuse arguments of `score` that do not fit together.
+
+    Raises:
+        DrtfError: Names the option.
+    """
+    suffixes = (".csv",) if form in SUBMISSIONS else (".csv", ".parquet")
+    suffix = file_name(out).suffix.lower()
+    is_folder = not is_remote(out) and Path(out).is_dir()
+    if suffix not in suffixes or is_folder:
+        raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
+    if add and suffix == ".parquet":
+        raise DrtfError(f"--add needs a .csv file as --out; got {out}")
+    if form in SUBMISSIONS and config.on_ungradable == "flag":
+        raise DrtfError(
+            f"--format {form} needs a grade for every photograph, but one that may be "
+            "ungradable gets none: choose --on-ungradable predict, which grades it as "
+            "any other, or --on-ungradable reject, which writes grade 0 for it"
+        )
+
+
+def _score_missing(
+    run: Run,
+    photographs: Mapping[str, PhotographRef],
+    kept: KeptRows,
+    log: RowLog,
+    common: Row,
+    config: ScoreConfig,
+) -> KeptRows:
+    """Score the photographs without a kept row, and return all rows."""
+    trained_on = load_training_photographs(run.folder)
+    missing = {x: ref for x, ref in photographs.items() if x not in kept}
+    rows = dict(kept)
+    num_failed = 0
+    results = score_photographs(run, list(missing.values()), config=config)
+    total, done = len(photographs), len(photographs) - len(missing)
+    with progress("Scoring photographs", total, done=done) as advance:
+        for (path, photograph), (prepared, scored) in zip(
+            missing.items(), results, strict=True
+        ):
+            row = common | _result_cells(run, prepared, scored, config)
+            row |= {"id": photograph.id, "path": photograph.path}
+            sha256 = (
+                photograph.sha256()
+                if isinstance(prepared, Rejected)
+                else prepared.sha256
+            )
+            if sha256:
+                row["photograph"] = sha256[:HASH_LENGTH]
+                is_known = is_training_photograph(sha256, trained_on)
+                row["in_training"] = str(int(is_known))
+            rows[path] = log.append(row)
+            num_failed += rows[path].failed
+            advance(f"{num_failed} without a score")
+    return rows
+
+
+def _result_cells(
+    run: Run,
+    prepared: NetworkInput | Rejected,
+    scored: Scored | None,
+    config: ScoreConfig,
+) -> Row:
+    """Return the cells of a row that depend only on the photograph's image."""
+    if isinstance(prepared, Rejected):
+        return {"error": str(prepared)}
+    flags: list[str] = [*prepared.flags]
+    if scored is None:
+        return {"flags": ";".join(flags)}
+    cells = {}
+    if run.quality_gate and scored.ungradable_probability is not None:
+        cells["ungradable_probability"] = f"{scored.ungradable_probability:.6f}"
+        if scored.ungradable_probability >= run.quality_gate.threshold:
+            flags.append(QUALITY_GATE)
+    if flags and config.on_ungradable == "reject":
+        cells["error"] = f"ungradable: {', '.join(flags)}"
+        return cells | {"flags": ";".join(flags)}
+    cells["own_score"] = f"{scored.score:.9g}"  # exact for float32
+    if run.tta != "none":
+        cells["spread"] = f"{scored.spread:.6f}"
+    is_predicted = not flags or config.on_ungradable == "predict"
+    if is_predicted and scored.expected_grade is not None:
+        cells["expected_grade"] = f"{scored.expected_grade:.6f}"
+        grade = classes_at(np.array(scored.expected_grade), run.cut_points)
+        cells["predicted_grade"] = str(grade)
+    if scored.spread > MAX_SPREAD:
+        flags.append(VIEWS_DISAGREE)
+    return cells | {"flags": ";".join(flags)}
+
+
+def _has_content(location: Location, content: bytes) -> bool:
+    """Return whether there is a file with exactly this content."""
+    if not has_file(location):
+        return False
+    with open_file(location) as file:
+        return file.read() == content
+
+
+def _sorted_lines(rows: KeptRows, photographs: Iterable[str]) -> list[bytes]:
+    """Return the rows in the order of the photographs, or of paths if some are gone."""
+    paths = list(photographs)
+    order = paths if len(paths) == len(rows) else sorted(rows)
+    return [rows[path].line for path in order]
+
+
+def _summarize(table: Location, earlier: KeptRows) -> tuple[Summary, int]:
+    """Count a table's rows, and those with an error that an earlier table had not."""
+    summary, num_newly_failed = Summary(), 0
+    for _, row in load_rows(table):
+        summary.add(row)
+        before = earlier.get(row["path"])
+        is_known = before and before.failed and before.photograph == row["photograph"]
+        num_newly_failed += bool(row["error"]) and not is_known
+    return summary, num_newly_failed
+
+
+def score_photographs(
+    run: Run,
+    photographs: Sequence[PhotographRef],
+    *,
+    config: ScoreConfig,
+    picture_size: int = 0,
+) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
+    """Prepare and score photographs, in order.
+
+    Args:
+        run: The run to score with.
+        photographs: The photographs to score.
+        config: Batch size and number of workers.
+        picture_size: Side in px of an additional picture to display; 0 means none.
+
+    Yields:
+        Each photograph with its score, or its rejection with None.
+    """
+    batches = predict_photographs(
+        run, photographs, tta=run.tta, config=config, picture_size=picture_size
+    )
+    for batch in batches:
+        yield from _scored_batch(run, batch)
+
+
+def predict_photographs(
+    run: Run,
+    photographs: Sequence[PhotographRef],
+    *,
+    tta: Tta,
+    config: ScoreConfig,
+    picture_size: int = 0,
+) -> Iterator[PredictedBatch]:
+    """Prepare photographs and apply the network to them, in order.
+
+    Args:
+        run: The run of the network.
+        photographs: The photographs.
+        tta: The views of each photograph.
+        config: Batch size and number of workers.
+        picture_size: As for `score_photographs`.
+    """
+    # Loads TensorFlow, which a scoring that is refused does not need.
+    from drtf.models.prediction import build_feature_predictor
+
+    prepared = prepare_photographs(
+        run, photographs, num_workers=config.num_workers, picture_size=picture_size
+    )
+    predict = build_feature_predictor(run.network, tta)
+    size = run.info.image_size
+    batch_size = photographs_per_batch(config.batch_size, tta)
+    batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
+
+    def predict_batch(batch: Sequence[NetworkInput | Rejected]) -> PredictedBatch:
+        # All batches have one shape, because each new shape is compiled again.
+        pixels = np.zeros((batch_size, size, size, 3), np.uint8)
+        for row, item in zip(pixels, batch, strict=False):
+            if isinstance(item, NetworkInput):
+                row[...] = item.image
+        by_view, features = (x.numpy()[: len(batch)] for x in predict(pixels))
+        return PredictedBatch(batch, by_view, features)
+
+    # One batch is predicted while the next one is prepared.
+    with closing(prepared), ThreadPoolExecutor(1) as device:
+        last = None
+        for batch in batches:
+            current = device.submit(predict_batch, batch)
+            if last:
+                yield last.result()
+            last = current
+        if last:
+            yield last.result()
+
+
+def _scored_batch(
+    run: Run, batch: PredictedBatch
+) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
+    """Yield the photographs of a batch with their scores."""
+    task, gate = run.task, run.quality_gate
+    means = batch.by_view.mean(axis=1)
+    scores = task.disease_scores(means)
+    spreads = np.ptp(task.disease_scores(batch.by_view), axis=1)
+    expected = task.expected_classes(means).tolist()
+    ungradable = gate.apply(batch.features) if gate else None
+    for number, item in enumerate(batch.photographs):
+        if isinstance(item, Rejected):
+            yield item, None
+            continue
+        yield (
+            item,
+            Scored(
+                score=float(scores[number]),
+                spread=float(spreads[number]),
+                expected_grade=expected[number] if task.predicts_grades else None,
+                ungradable_probability=(
+                    None if ungradable is None else float(ungradable[number])
+                ),
+            ),
+        )
+
+
+def prepare_photographs(
+    run: Run,
+    photographs: Sequence[PhotographRef],
+    *,
+    num_workers: int,
+    picture_size: int = 0,
+) -> Generator[NetworkInput | Rejected, None, None]:
+    """Yield each photograph as the run's training shards would hold it, in order.
+
+    Args:
+        run: The run whose preprocessing to apply.
+        photographs: The photographs to prepare.
+        num_workers: Worker processes; 0 means one per CPU.
+        picture_size: Side in px of an additional picture to display; 0 means none.
+    """
+    prepare = functools.partial(
+        prepare_for_network,
+        images=run.config.images,
+        encoding=run.info.encoding,
+        jpeg_quality=run.info.jpeg_quality,
+        picture_size=picture_size,
+    )
+    return map_photographs(prepare, photographs, num_workers=num_workers)
