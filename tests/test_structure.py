@@ -69,7 +69,10 @@ def test_using_a_run_does_not_import_training(folder):
         assert not {n for n in find_imports(path) if n.startswith("drtf.training")}
 
 
-@pytest.mark.parametrize("folder", ["records", "images", "synthetic"])
+LOWER = ["records", "images", "synthetic", "photographs", "labels", "building"]
+
+
+@pytest.mark.parametrize("folder", LOWER)
 def test_the_lower_floors_do_not_import_tensorflow(folder):
     for path in ROOT.glob(f"drtf/{folder}/*.py"):
         imported = {name.split(".")[0] for name in find_imports(path)}
