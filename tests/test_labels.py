@@ -286,9 +286,10 @@ def test_patient_column_is_recognized_by_its_usual_name(tmp_path, column):
     assert "patient" not in by_name.table
 
 
-def test_line_is_named_when_a_patient_is_missing(tmp_path):
+@pytest.mark.parametrize("cell", ["", "-", "N/A", "NaN", "Unknown", "(anonymous)"])
+def test_line_is_named_when_a_patient_is_unknown(tmp_path, cell):
     with raises_naming(LabelError, "labels.csv", "line 3", "patient"):
-        load(tmp_path, "image,level,patient\na,1,7\nb,2,\n")
+        load(tmp_path, f"image,level,patient\na,1,7\nb,2,{cell}\n")
 
 
 def test_published_splits_are_those_of_the_split_column(tmp_path):

@@ -25,6 +25,8 @@ from drtf.photographs.references import strip_suffix
 from drtf.texts import number_texts, text_column
 
 MAX_VALUES_NAMED = 5
+# Cells that name no patient, folded as names of columns are: `-` is empty.
+NO_PATIENT = ("", "na", "nan", "nat", "null", "none", "unknown", "anonymous")
 # Begins the name of a column that a dataset keeps of the label file.
 KEPT = "kept."
 
@@ -82,7 +84,7 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
         labels[KEPT + name] = text_column(texts, rows.index)
     if columns.patient:
         labels["patient"] = text_column(rows[columns.patient], rows.index)
-        check_filled(path, labels["patient"], f"no {columns.patient!r}")
+        _check_patients(path, labels["patient"], columns.patient)
     if columns.split:
         labels["split"] = _parse_splits(path, rows[columns.split])
     compared = {x: labels[x] for x in ("grade", "patient", "split") if x in labels}
@@ -112,6 +114,21 @@ def check_filled(path: Path, column: pd.Series, problem: str) -> None:
     empty = column.index[column == ""]
     if len(empty):
         raise LabelError(f"{path}: {problem} in {name_lines(empty)}")
+
+
+def _check_patients(path: Path, patients: pd.Series, column: str) -> None:
+    """Check that each cell names a patient; photographs would share an unknown one.
+
+    Raises:
+        LabelError: If one does not.
+    """
+    folded = patients.str.lower().str.replace(r"[\W_]+", "", regex=True)
+    unknown = patients.index[folded.isin(NO_PATIENT)]
+    if len(unknown):
+        raise LabelError(
+            f"{path}: column {column!r} names no patient in {name_lines(unknown)}. "
+            "Give each photograph whose patient is unknown a name that no other has"
+        )
 
 
 def are_repeated(
