@@ -264,7 +264,7 @@ def fit_gate(
 ) -> GateReport:
     """Fit a quality gate, with which `score` flags photographs that are ungradable.
 
-    It is stored in the run, in place of the one before.
+    It is stored in the run and replaces an earlier one.
 
     Args:
         run: The run, or its folder, local or in a store.
@@ -285,7 +285,7 @@ def fit_gate(
 
     Raises:
         DrtfError: If neither or both of `images` and `shards` are given, there are too
-            few assessed photographs, or the features do not tell them apart.
+            few assessed photographs, or the features do not distinguish the classes.
     """
     _check_one_source("fit_gate", images, shards)
     folder = _run_folder(run)

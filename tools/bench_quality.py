@@ -14,8 +14,8 @@ from .options import FILE, images_option, path_option
 @images_option("Folder of photographs, or a CSV file with a `path` column.")
 @path_option(
     "--gradable",
-    "Table with a clinician's assessments, as --table of drtf fit-gate; local or in a "
-    "store.",
+    "Table with a clinician's assessments, like --table of drtf fit-gate; local or in "
+    "a store.",
     required=False,
     kind=FILE,
 )

@@ -74,13 +74,13 @@ def evaluate(
 ) -> None:
     """Evaluate the model in RUN on a split of a dataset.
 
-    The first evaluation on the training dataset chooses a threshold and a calibration
-    on the validation split and stores them in RUN, with --tta. Later evaluations and
-    score use what is stored. With another --tta, evaluate.threshold,
-    evaluate.calibration or evaluate.fellow_eye, an evaluation chooses its own threshold
-    and leaves the stored one as it is. Without --config, RUN's own settings apply.
-    Writes metrics.json, predictions.csv, figures, report.html and, with --by,
-    groups.csv.
+    The first evaluation on the training dataset chooses a threshold, a calibration and
+    the weights of a patient's two eyes on the validation split, and stores them in RUN,
+    with --tta. Later evaluations and score use what is stored. With another --tta,
+    evaluate.threshold, evaluate.calibration or evaluate.fellow_eye, an evaluation
+    chooses its own threshold and leaves the stored one as it is. Without --config,
+    RUN's own settings apply. Writes metrics.json, predictions.csv, figures, report.html
+    and, with --by, groups.csv.
     """
     from drtf.evaluation.decision_rules import load_evaluation_config
     from drtf.evaluation.folder import REPORT_FILE, find_complete

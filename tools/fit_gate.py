@@ -22,8 +22,8 @@ from .options import (
 @run_argument
 @images_option(
     "The original photographs: a folder, local or in a store, searched recursively; a "
-    "zip archive; or a .csv file with a column path. Also compares the gate with the "
-    "flags of drtf score.",
+    "zip archive; or a .csv file with a column path. The gate is then also compared "
+    "with the rules of drtf score (too_dark, blurred, ...).",
     required=False,
 )
 @shards_option(
@@ -57,8 +57,8 @@ from .options import (
     multiple=True,
     metavar="VALUE",
     help="A value of the column that means ungradable (repeatable); all others then "
-    "mean gradable. Default: usual words, such as reject, bad and poor, and 0 and no, "
-    "or in a column such as ungradable 1 and yes.",
+    "mean gradable. Default: words such as reject, bad and poor; in a column such as "
+    "gradable also 0 and no, in a column such as ungradable also 1 and yes.",
 )
 @click.option(
     "--max-flagged",
@@ -85,10 +85,11 @@ def fit_gate(
 
     A clinician's assessments of some photographs are required. From then on, drtf score
     also flags the photographs that this clinician would probably call ungradable. The
-    gate takes the features of RUN's network, so it costs no time.
+    gate takes the features of RUN's network, so scoring takes no longer.
 
-    Its results are by folds of patients: each photograph is predicted by a gate that
-    was fitted without its patient. RUN keeps one gate; fitting again replaces it.
+    The results that are printed are by folds of patients: each photograph is predicted
+    by a gate that was fitted without its patient. RUN keeps one gate; fitting again
+    replaces it.
     """
     if (images is None) == (shards is None):
         raise click.UsageError("give either --images or --shards")

@@ -25,7 +25,7 @@ from .options import (
     "--prevalence",
     type=Percentage(),
     metavar="FRACTION",
-    help="The fraction of positive photographs there, such as 12% or 0.12.",
+    help="The fraction of positive photographs elsewhere, such as 12% or 0.12.",
 )
 @path_option(
     "--scores",
@@ -36,8 +36,8 @@ from .options import (
 )
 @path_option(
     "--labels",
-    "Label file of some of these photographs, a few hundred if possible: a CSV file "
-    "with the grades, 0-4, local or in a store.",
+    "Label file of some of the photographs in --scores, a few hundred if possible: a "
+    "CSV file with the grades, 0-4, local or in a store.",
     required=False,
     kind=FILE,
 )
@@ -54,7 +54,7 @@ def recalibrate(
     config_source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Adapt the probabilities of RUN to photographs from elsewhere.
+    """Correct the probabilities of RUN for photographs from elsewhere.
 
     Disease may be more or less common there than in the validation split. Give the
     prevalence, or the scores of photographs, from which it is estimated. If the camera

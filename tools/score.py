@@ -97,8 +97,8 @@ RESULT_COLUMNS = (
 )
 @path_option(
     "--decision-rule",
-    "Folder of an evaluation of RUN, whose threshold and calibration are used instead "
-    "of those stored in RUN.",
+    "Folder of an evaluation of RUN, or one that recalibrate wrote, whose threshold "
+    "and calibration are used instead of those stored in RUN.",
     required=False,
     kind=RUN,
 )
@@ -125,7 +125,8 @@ def score(
     """Score a folder of photographs with the model in RUN.
 
     The photographs are preprocessed as in training. Threshold, test-time augmentation
-    and calibration are those that evaluate stored in RUN. If a photograph cannot be
+    and calibration are those that evaluate stored in RUN. If the patient's other eye is
+    among the photographs, the score combines both eyes. If a photograph cannot be
     scored, its row gives the reason and the exit code is 3. Run the same command again
     to resume after an interruption.
     """

@@ -42,7 +42,8 @@ class Adaptation:
             ungradable.
         num_unused: Number of photographs that were not needed.
         keeps_rule: Whether the run had a decision rule, which was copied.
-        drops_gate: Whether the run had a quality gate, which does not fit the new one.
+        drops_gate: Whether the run had a quality gate. It is not copied, because it
+            does not fit the adapted network.
     """
 
     num_photographs: int
@@ -82,7 +83,8 @@ def adapt(
         )
     if not batch_norms(run.network):
         raise RunError(
-            f"{run_folder} has no batch normalization, so it cannot be adapted"
+            f"{run_folder} has no batch normalization, so it cannot be adapted; drtf "
+            "recalibrate corrects its probabilities"
         )
     photographs = list_photographs(images).photographs
     order = np.random.default_rng(0).permutation(len(photographs))
@@ -97,8 +99,8 @@ def adapt(
     if len(pixels) < MIN_PHOTOGRAPHS:
         raise DrtfError(
             f"only {len(pixels):,} of {len(chosen):,} photographs in {images} can be "
-            f"used; at least {MIN_PHOTOGRAPHS} are required: drtf score names the "
-            "faults of the others"
+            f"used; at least {MIN_PHOTOGRAPHS} are required. Add photographs; drtf "
+            "score reports what is wrong with the others"
         )
     adapt_batch_norms(run.network, np.stack(pixels))
     _save_adapted(run, out, num_photographs=len(pixels))

@@ -59,7 +59,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class AssessedPhotographs:
-    """Photographs that a clinician assessed, with what is known of them.
+    """Photographs that a clinician assessed, and their features.
 
     Attributes:
         dataset_name: Where they are from, a dataset or a folder.
@@ -70,8 +70,8 @@ class AssessedPhotographs:
             own path.
         hashes: SHA-256 of each photograph's file.
         features: float32 [n, F].
-        is_flagged: Whether the rules of drtf score flag each, bool [n]; None if only
-            preprocessed images are known.
+        is_flagged: Whether the rules of drtf score, such as `too_dark`, flag each, bool
+            [n]; None if only preprocessed images are known.
         num_skipped: Number of photographs that were not assessed or cannot be read.
     """
 
@@ -148,19 +148,20 @@ class GateReport:
             total = sum(self.num_photographs.values())
             yield (
                 f"the network was trained or chosen on {self.num_in_training:,} of "
-                f"these {total:,} photographs, so its features of them may differ from "
-                "those of new photographs"
+                f"these {total:,} photographs, so the gate may be less accurate on new "
+                "photographs than these results show"
             )
         if not self.has_patients:
             yield (
-                "no two photographs have the same patient. If that is wrong, the folds "
-                "are not divided by patient and the results are too good: name the "
-                "patients in a column 'patient', or set labels.patient_pattern"
+                "no two photographs are of the same patient. If that is wrong, the "
+                "folds are not divided by patient and the results are too good: name "
+                "the patients in a column 'patient', or set labels.patient_pattern"
             )
         if "the rules" not in self.num_flagged["gradable"]:
             yield (
-                "the flags of the rules (too_dark, blurred, ...) require the original "
-                "photographs: to compare with them, give --images in place of --shards"
+                "the gate was not compared with the rules of drtf score (too_dark, "
+                "blurred, ...), which require the original photographs: give --images "
+                "in place of --shards"
             )
 
     def __repr__(self) -> str:
@@ -222,8 +223,8 @@ def fit_gate(
     Raises:
         LabelError: If the assessments cannot be read or matched.
         DrtfError: If run and dataset do not fit together, the run is read-only, there
-            are too few photographs of a class, or the features do not tell the classes
-            apart.
+            are too few photographs of a class, or the features do not distinguish the
+            classes.
     """
     run = load_run(run_folder)
     check_can_upload(run_folder)
@@ -263,10 +264,10 @@ def fit_gate(
     )
     if not roc_auc.ci_low > 0.5:
         raise DrtfError(
-            f"the features of {run_folder} do not tell ungradable photographs from "
-            f"gradable ones: ROC AUC {format_estimate(roc_auc)} by folds. No quality "
-            "gate was stored. Assess more photographs, or check the column "
-            f"{known.assessments.column!r}: {known.assessments.describe()}"
+            f"the features of {run_folder} do not distinguish ungradable photographs "
+            f"from gradable ones: ROC AUC {format_estimate(roc_auc)} by folds of "
+            "patients. No quality gate was stored. Assess more photographs, or check "
+            f"the column {known.assessments.column!r}: {known.assessments.describe()}"
         )
     threshold = choose_threshold(
         y_true, probabilities, f"specificity>={1 - max_flagged}"

@@ -145,8 +145,8 @@ def _with_shown_prevalence(
     num_patients = table["patient"].nunique()
     if num_patients < MIN_CHECKED:
         raise DrtfError(
-            f"the scores of {num_patients:,} patients do not show the prevalence; at "
-            f"least {MIN_CHECKED} are required. Give --prevalence or --labels instead"
+            f"the scores are of {num_patients:,} patients; at least {MIN_CHECKED} are "
+            "required to estimate the prevalence. Give --prevalence or --labels instead"
         )
     scores, _ = combine_eyes(
         table["score"].to_numpy(), fellow_logits(table), rule.fellow_eye
@@ -156,15 +156,14 @@ def _with_shown_prevalence(
     )
     if not mixture.is_explained:
         raise DrtfError(
-            "no prevalence explains these scores: "
-            f"{mixture.distance:.2f} of them lie where the validation split has none "
-            "for any prevalence, so the camera or the patients differ too. Give "
-            "--labels of a few hundred photographs, or --prevalence, which corrects "
-            "less"
+            "no prevalence explains these scores: even with the most likely one, "
+            f"{mixture.distance:.2f} of them would have to differ to match the "
+            "validation split, so the camera or the patients differ too. Give --labels "
+            "of a few hundred photographs, or --prevalence, which corrects less"
         )
     if mixture.is_vague:
         raise DrtfError(
-            "the scores do not show the prevalence: it may be from "
+            "the scores do not show the prevalence: it may be anything from "
             f"{format_interval(mixture.prevalence)}. Score more photographs, or give "
             "--prevalence or --labels instead"
         )
@@ -216,7 +215,7 @@ def _moved(rule: DecisionRule, prevalence: float) -> DecisionRule:
 
 
 def _load_scores(location: Location, run: Run) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Load the scores of the photographs that probabilities are for.
+    """Load the scores of the photographs that have a probability.
 
     Returns:
         One row per photograph, by its path: `patient`, `eye`, `score` (without the

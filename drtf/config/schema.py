@@ -515,9 +515,10 @@ class ScoreConfig(Section):
     """A score at or above the threshold is predicted positive. A number, or `stored`:
     the threshold in the run folder, which `drtf evaluate` chose."""
     on_ungradable: OnUngradable = "flag"
-    """What to do with a photograph that may be ungradable (dark, blurred or not a
-    fundus): `flag` scores it without predicting a label, grade or probability,
-    `predict` predicts them as for any other, and `reject` gives it no score."""
+    """What to do with a photograph that may be ungradable (dark, blurred, not a fundus,
+    or flagged by the run's quality gate): `flag` scores it without predicting a label,
+    grade or probability, `predict` predicts them as for any other, and `reject` gives
+    it no score."""
     batch_size: Positive = 64
     """Number of photographs per prediction step."""
     num_workers: Annotated[int, Field(ge=0)] = 0

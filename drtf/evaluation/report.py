@@ -82,8 +82,8 @@ TERMS = {
     "views of test-time augmentation. Higher means more likely positive. It is not a "
     "probability.",
     "Fellow eye": "The other eye of the patient. If it was photographed too, the score "
-    "of a photograph combines both eyes, weighted as fitted on the validation split; "
-    "expected grades and heat maps are of the photograph itself.",
+    "of a photograph combines both eyes, with weights that were fitted on the "
+    "validation split. Expected grades and heat maps do not use the fellow eye.",
     "Probability": "The score after calibration: among photographs with probability "
     "0.8, about 80 % should be positive.",
     "Threshold": "A photograph whose score is at or above the threshold is predicted "

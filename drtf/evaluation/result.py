@@ -256,8 +256,8 @@ def describe_fellow_eye(result: EvaluationResult) -> str:
     if not fellow_eye.is_used:
         return (
             f"not used; {result.decision_rule.threshold.source} has both eyes of "
-            f"{fellow_eye.num_pairs:,} patients, at least {MIN_PAIRS} of both classes "
-            "are needed to fit its weight"
+            f"{fellow_eye.num_pairs:,} patients, but fitting its weight requires at "
+            f"least {MIN_PAIRS} patients and photographs of both classes"
         )
     if gain is None:
         return "not used; no patient here is known to have both eyes"

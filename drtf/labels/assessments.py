@@ -87,12 +87,12 @@ class Assessments:
     @property
     def is_assessed(self) -> np.ndarray:
         """Whether each photograph was assessed, bool [n]."""
-        return self._mean(True) | self._mean(False)
+        return self._have_meaning(True) | self._have_meaning(False)
 
     @property
     def is_ungradable(self) -> np.ndarray:
         """Whether each photograph was called ungradable, bool [n]."""
-        return self._mean(True)
+        return self._have_meaning(True)
 
     def describe(self) -> str:
         """Return what each value means, such as `'0' = ungradable`."""
@@ -102,9 +102,9 @@ class Assessments:
             if is_ungradable is not None
         )
 
-    def _mean(self, is_ungradable: bool) -> np.ndarray:
-        meant = [x for x, meaning in self.meanings.items() if meaning is is_ungradable]
-        return self.values.isin(meant).to_numpy()
+    def _have_meaning(self, is_ungradable: bool) -> np.ndarray:
+        values = [x for x, meaning in self.meanings.items() if meaning is is_ungradable]
+        return self.values.isin(values).to_numpy()
 
 
 def load_assessments(
@@ -163,7 +163,8 @@ def assessments_by_folder(
     )
     meanings = parse_values(
         values,
-        where=f"{where} has no table of assessments (--table), and its folders'",
+        where=f"{where}: the name of each photograph's folder, which is its assessment "
+        "if there is no --table,",
         column="",
         ungradable=ungradable,
     )
@@ -188,8 +189,8 @@ def choose_column(columns: Sequence[str], name: str, *, where: str) -> str:
     if chosen is None:
         missing = f"no column {name!r}" if name else "no column such as 'gradable'"
         raise LabelError(
-            f"{where} has {missing}; its columns are {list(columns)}. Name "
-            "that of a clinician's assessments with --column, or call it 'gradable'"
+            f"{where} has {missing}; its columns are {list(columns)}. Name the column "
+            "of a clinician's assessments with --column, or rename it to 'gradable'"
         )
     return chosen
 

@@ -117,7 +117,9 @@ def check_filled(path: Path, column: pd.Series, problem: str) -> None:
 
 
 def _check_patients(path: Path, patients: pd.Series, column: str) -> None:
-    """Check that each cell names a patient; photographs would share an unknown one.
+    """Check that each cell names a patient.
+
+    Photographs with the same word for an unknown patient would be of one patient.
 
     Raises:
         LabelError: If one does not.
@@ -127,7 +129,8 @@ def _check_patients(path: Path, patients: pd.Series, column: str) -> None:
     if len(unknown):
         raise LabelError(
             f"{path}: column {column!r} names no patient in {name_lines(unknown)}. "
-            "Give each photograph whose patient is unknown a name that no other has"
+            "If the patient of a photograph is unknown, write a name that no other "
+            "photograph has, such as its file name"
         )
 
 

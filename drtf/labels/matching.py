@@ -65,7 +65,7 @@ def match_photographs(labels: pd.DataFrame, paths: Iterable[str]) -> Matches:
 
     Raises:
         LabelError: If a label matches two photographs, two labels match the same one,
-            or no label has a photograph.
+            or no label matches a photograph.
     """
     original = text_column(paths)
     names = text_column(iterate_texts(labels["name"]))
@@ -77,9 +77,10 @@ def match_photographs(labels: pd.DataFrame, paths: Iterable[str]) -> Matches:
     has_photograph = rows >= 0
     if not has_photograph.any():
         raise LabelError(
-            f"no label has a photograph: the label file contains "
-            f"{next(iter(names), '')!r}, and the folder contains "
-            f"{next(iter(original), '')!r}"
+            "no label matches a photograph: the names in the label file are like "
+            f"{next(iter(names), '')!r}, but those of the photographs are like "
+            f"{next(iter(original), '')!r}. Check that the labels are of these "
+            "photographs"
         )
     _check_taken_once(names, original, rows)
     table = labels[has_photograph]

@@ -58,8 +58,8 @@ def load_soft_labels(
 ) -> SoftLabels | None:
     """Load the soft labels of a dataset's training split, and mix them with its labels.
 
-    A warning counts the photographs that the teacher was trained on, if the column
-    `in_training` says so, and tells if the column does not fit the labels.
+    Warns if the teacher was trained on some of the photographs, according to the column
+    `in_training`, and if the soft labels are higher for negative photographs.
 
     Args:
         shards: An open dataset.
@@ -135,8 +135,8 @@ def _warn(
     if num_seen:
         _log.warning(
             "the teacher was trained on %s of the %s photographs with a soft label, so "
-            "these labels are close to the photographs' own; score each fold with a "
-            "model that was trained on the others",
+            "its scores of them are close to their labels: divide the patients into "
+            "folds, and score each fold with a model that was trained on the others",
             f"{num_seen:,}",
             f"{len(numbers):,}",
         )

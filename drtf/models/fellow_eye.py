@@ -101,9 +101,9 @@ def fellow_logits(photographs: pd.DataFrame) -> np.ndarray:
 def fit_fellow_eye(photographs: pd.DataFrame, *, train_prior: float) -> FellowEye:
     """Fit the weights of both eyes by a logistic regression of the labels.
 
-    A combined score is on the scale of the score of a single eye: where one calibration
-    curve gives both the same probability. So one threshold and one calibration fit
-    photographs with and without a fellow eye.
+    Combined scores are on the scale of single eyes: the same calibration curve turns
+    both into probabilities. So one threshold and one calibration fit photographs with
+    and without a fellow eye.
 
     Args:
         photographs: `label` (0 or 1), `score`, `patient` and `eye`.

@@ -1,6 +1,6 @@
 """The quality gate: from a network's features to the probability of being ungradable.
 
-It is a logistic regression that was fitted on photographs which a clinician assessed.
+It is a logistic regression, fitted on photographs that a clinician assessed.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from drtf.files import write_atomic
 from drtf.models.run_files import QUALITY_GATE_FILE
 from drtf.seals import dump_sealed
 
-QUALITY_GATE = "quality_gate"  # the flag of a photograph that the gate stops
+QUALITY_GATE = "quality_gate"  # the flag of a photograph, in the table of scores
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

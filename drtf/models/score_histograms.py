@@ -10,7 +10,7 @@ Counts = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class ScoreHistograms(BaseModel):
-    """How many positive and negative photographs have scores in which bin.
+    """The number of positive and negative photographs in each bin of scores.
 
     Attributes:
         edges: The scores where one bin ends and the next one starts, in ascending

@@ -98,8 +98,8 @@ def complete_rows(
 def _patients_and_eyes(names: Mapping[str, str], pattern: str) -> pd.DataFrame:
     """Return the `patient` and `eye` in each name, and the `person`, by path.
 
-    If a name repeats in several folders, names alone do not identify a person: the
-    folder belongs to it. Cells are empty where nothing is known.
+    If several folders have photographs of the same name, a person is identified by the
+    folder and the name. Cells are empty where nothing is known.
     """
     # pandas 3 refuses names that are not UTF-8.
     texts = [name.encode(errors="backslashreplace").decode() for name in names.values()]
@@ -122,7 +122,7 @@ def _patients_and_eyes(names: Mapping[str, str], pattern: str) -> pd.DataFrame:
 
 
 def _own_scores(rows: KeptRows, config: ScoreConfig) -> pd.DataFrame:
-    """Return what the rows have of the photographs themselves, by path.
+    """Return the cells that each row has of its own photograph, by path.
 
     It is `own_score` (float32, NaN without a score), `is_gradable` (whether something
     may be predicted from the photograph) and `in_training`.

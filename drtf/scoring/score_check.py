@@ -1,4 +1,4 @@
-"""Whether the probabilities of a collection can be trusted, judged by its scores.
+"""Check by the scores of a collection whether its probabilities can be trusted.
 
 A calibration holds for collections whose scores are distributed as in the photographs
 that it was fitted on. If only the prevalence differs, the scores are distributed as a
@@ -35,8 +35,7 @@ NOT_CHECKED = "not_checked"
 UNLIKE_VALIDATION = "unlike_validation"
 OTHER_PREVALENCE = "other_prevalence"
 ADVICE = "drtf recalibrate corrects them"
-# What a reader must know about the probabilities, by what the score table has in the
-# column probability_flags.
+# A sentence for each flag in the column probability_flags of the score table.
 FLAG_NOTES = {
     FEW_CALIBRATED: "The probabilities are rough: they were calibrated on fewer than "
     f"{MIN_PER_CLASS} photographs of the rarer class.",
@@ -44,9 +43,9 @@ FLAG_NOTES = {
     "photographs: there are too few photographs, or the model separates the classes "
     "too poorly.",
     UNLIKE_VALIDATION: "Do not trust the probabilities: the scores differ from those "
-    "of the photographs that they were calibrated on more than any prevalence "
-    "explains, so the camera or the patients differ. With labels of a few hundred "
-    f"photographs, {ADVICE}.",
+    "of the photographs that the probabilities were calibrated on, by more than any "
+    "prevalence explains. So the camera or the patients differ. With labels of a few "
+    f"hundred photographs, {ADVICE}.",
     OTHER_PREVALENCE: "Do not trust the probabilities: the scores suggest that disease "
     f"is clearly more or less common here than the probabilities assume; {ADVICE}.",
 }
