@@ -495,7 +495,7 @@ def test_a_read_only_run_is_evaluated_and_its_threshold_is_not_stored(
     run_folder, shards, config, tmp_path, monkeypatch
 ):
     run = shutil.copytree(run_folder, tmp_path / "run")
-    for name in ("evaluation_folder", "decision_rules"):
+    for name in ("folder", "decision_rules"):
         monkeypatch.setattr(
             f"drtf.evaluation.{name}.is_writable", lambda x: run not in (x, *x.parents)
         )
