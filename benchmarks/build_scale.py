@@ -2,9 +2,9 @@
 
     python benchmarks/build_scale.py 300000 1000000
 
-There are no photographs and no pixels: their list, their sizes and what they are
-converted to are made up. The label file and the dataset are real; a record has three
-bytes of image. Each step of each size runs in a new process.
+There are no photographs: their list, their sizes and their converted images are made
+up. The label file and the dataset are real; a record has three bytes of image. Each
+step of each size runs in a new process.
 """
 
 import argparse

@@ -5,9 +5,9 @@
 Each EVALUATION is the folder of an evaluation of RUN on other patients than in
 training. RUN was also evaluated on its validation split, on which the weights of both
 eyes are fitted. OUT.csv has the ROC AUC of each eye by itself and of both, over all
-evaluations together, with paired intervals by bootstrap over patients. Printed too is
-the log loss of the probabilities, also those of each eye by itself from the calibration
-of combined scores, which is right for them if both are on one scale.
+evaluations together, with paired intervals by bootstrap over patients. Also prints the
+log loss of the probabilities of both eyes and of each eye by itself; the latter with a
+calibration of its own, and with that of both eyes.
 """
 
 import sys

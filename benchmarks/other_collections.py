@@ -4,10 +4,10 @@
 
 HOME is an evaluation of a run on its validation split, in the run folder; OTHER is an
 evaluation of the same run on another collection. The run's calibration is fitted on
-HOME. Calibrations for the other collection are measured on its photographs: expected
-calibration error, Brier score and log loss. Those that are fitted on labelled
-photographs of it are fitted on some at random and measured on the rest, as means over
-40 divisions. Prints what `drtf recalibrate --scores` finds without labels, writes a row
+HOME. Each way to correct it is measured on the photographs of the other collection:
+expected calibration error, Brier score and log loss. Calibrations that require labels
+are fitted on some photographs at random and measured on the rest, as means over 40
+divisions. Prints what `drtf recalibrate --scores` finds without labels, writes a row
 for each run, and prints means over the runs.
 """
 

@@ -1,4 +1,4 @@
-"""Adaptation: makes a run fit photographs from elsewhere."""
+"""Adaptation: fits a run to a clinic's camera, prevalence and standard of quality."""
 
 __all__ = [
     "batch_norm",

@@ -68,8 +68,8 @@ def is_valid(
     Args:
         entry: The entry.
         photograph: The photograph.
-        is_untouched: Whether its file is the one that the entry was made from, as far
-            as its size and its times tell.
+        is_untouched: Whether its file has the size and the times of the one that the
+            entry was made from.
         plan: The plan of the build.
     """
     if isinstance(entry.result, Written):

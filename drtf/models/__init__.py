@@ -1,4 +1,4 @@
-"""Models: backbones, heads, losses, calibration, devices and the run folder."""
+"""Models: networks, decision rules, devices, ensembles, exports and the run folder."""
 
 __all__ = [
     "backbones",

@@ -145,7 +145,7 @@ class ScoreReport:
         num_newly_failed: Number of photographs without a score, except those that an
             earlier table already had without one.
         is_reused: Whether an earlier call had written the whole table.
-        skipped: Files that are not photographs, also listed beside the table.
+        skipped: Files that are not photographs, also listed next to the table.
     """
 
     out: Location
