@@ -364,6 +364,13 @@ def test_each_eye_is_evaluated_by_itself_if_few_pairs_are_in_validation(
     assert_names(describe_fellow_eye(evaluation), 3, 20, "val")
     assert not predictions["fellow_used"].any()
     assert (predictions["score"] == predictions["own_score"]).all()
+    # With many pairs, the weight may be 0 because the other eye tells nothing.
+    rule = evaluation.decision_rule.model_copy(
+        update={"fellow_eye": FellowEye.unused(105)}
+    )
+    described = describe_fellow_eye(replace(evaluation, decision_rule=rule))
+    assert_names(described, 105, "val")
+    assert "20" not in described
     settings = config.evaluate.model_copy(update={"fellow_eye": False})
     sections = {"config": settings, "gradcam": config.gradcam}
     result = evaluate(run, shards, split="test", out=tmp_path / "e", **sections)

@@ -253,11 +253,16 @@ def describe_fellow_eye(result: EvaluationResult) -> str:
     fellow_eye, gain = result.decision_rule.fellow_eye, result.fellow_gain
     if fellow_eye is None:
         return "not used; each eye is predicted by itself"
+    source = result.decision_rule.threshold.source
+    if fellow_eye.num_pairs < MIN_PAIRS:
+        return (
+            f"not used; {source} has both eyes of {fellow_eye.num_pairs:,} patients, "
+            f"but at least {MIN_PAIRS} are required to fit its weight"
+        )
     if not fellow_eye.is_used:
         return (
-            f"not used; {result.decision_rule.threshold.source} has both eyes of "
-            f"{fellow_eye.num_pairs:,} patients, but fitting its weight requires at "
-            f"least {MIN_PAIRS} patients and photographs of both classes"
+            f"not used; it improves no prediction for the {fellow_eye.num_pairs:,} "
+            f"patients with both eyes in {source}"
         )
     if gain is None:
         return "not used; no patient here is known to have both eyes"
