@@ -35,7 +35,7 @@ from drtf.models.quality_gate import QualityGate, save_quality_gate
 from drtf.models.run import Run, load_run
 from drtf.models.stored_run import check_can_upload, upload_changes
 from drtf.models.training_photographs import (
-    is_training_photograph,
+    count_known_photographs,
     load_training_photographs,
 )
 from drtf.photographs.listing import list_photographs
@@ -309,9 +309,7 @@ def fit_gate(
         roc_auc=roc_auc,
         num_flagged=num_flagged,
         num_skipped=known.num_skipped,
-        num_in_training=sum(
-            is_training_photograph(x, trained_on) for x in known.hashes
-        ),
+        num_in_training=count_known_photographs(known.hashes, trained_on),
         has_patients=len(np.unique(known.patients)) < len(known.patients),
     )
 

@@ -93,7 +93,21 @@ def is_training_photograph(sha256: str, prefixes: np.ndarray) -> bool:
         sha256: Its hash in hexadecimal.
         prefixes: From `load_training_photographs`.
     """
-    return _count_known([sha256], prefixes) > 0
+    return count_known_photographs([sha256], prefixes) > 0
+
+
+def count_known_photographs(hashes: Iterable[str], prefixes: np.ndarray) -> int:
+    """Count the files that a model was trained or chosen on.
+
+    Args:
+        hashes: Their hashes in hexadecimal.
+        prefixes: From `load_training_photographs`.
+    """
+    own = _prefixes(hashes)
+    if not len(prefixes):
+        return 0
+    positions = np.searchsorted(prefixes, own).clip(max=len(prefixes) - 1)
+    return int((prefixes[positions] == own).sum())
 
 
 def count_training_photographs(folder: Path, shards: ShardDataset, split: str) -> int:
@@ -107,7 +121,7 @@ def count_training_photographs(folder: Path, shards: ShardDataset, split: str) -
     prefixes = load_training_photographs(folder)
     batches = iterate_index(shards.folder / INDEX_FILE, ["split", "sha256"])
     return sum(
-        _count_known(batch["sha256"][batch["split"] == split], prefixes)
+        count_known_photographs(batch["sha256"][batch["split"] == split], prefixes)
         for batch in batches
     )
 
@@ -128,14 +142,6 @@ def count_shared_photographs(one: Path, other: Path) -> tuple[int, int]:
         here["prefix"], there["prefix"], assume_unique=True, return_indices=True
     )
     return len(i), int((here["use"][i] != there["use"][j]).sum())
-
-
-def _count_known(hashes: Iterable[str], prefixes: np.ndarray) -> int:
-    own = _prefixes(hashes)
-    if not len(prefixes):
-        return 0
-    positions = np.searchsorted(prefixes, own).clip(max=len(prefixes) - 1)
-    return int((prefixes[positions] == own).sum())
 
 
 def _prefixes(hashes: Iterable[str]) -> np.ndarray:
