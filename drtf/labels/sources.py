@@ -134,12 +134,6 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     _check_names(sources)
     _check_keep_columns(config)
     labelled = [_label_photographs(source, config) for source in sources]
-    # Sources that share a folder, one for each split, label each other's photographs.
-    used = {
-        (str(source.images), path)
-        for source, own in zip(sources, labelled, strict=True)
-        for path in own.table["path"]
-    }
     tables = []
     rejected: list[RejectedRow] = []
     unmatched: list[UnmatchedRow] = []
@@ -155,9 +149,14 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
             RejectedRow(path, UNGRADED, f"its label is {value!r}", source.name)
             for path, value in zip(ungraded["path"], ungraded["value"], strict=True)
         ]
-        unlabelled = [
-            path for path in own.unlabelled if (str(source.images), path) not in used
-        ]
+        # Sources of one folder, one for each split, label each other's photographs.
+        used = {
+            path
+            for other, theirs in zip(sources, labelled, strict=True)
+            if theirs is not own and str(other.images) == str(source.images)
+            for path in theirs.table["path"]
+        }
+        unlabelled = [path for path in own.unlabelled if path not in used]
         unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
         unmatched += [UnmatchedRow("photograph", x, source.name) for x in unlabelled]
         prefix = f"{source.name}/" if source.name else ""
