@@ -6,8 +6,8 @@ Each EVALUATION is the folder of an evaluation of RUN on other patients than in
 training. RUN was also evaluated on its validation split, on which the weights of both
 eyes are fitted. OUT.csv has the ROC AUC of each eye by itself and of both, over all
 evaluations together, with paired intervals by bootstrap over patients. Also prints the
-log loss of the probabilities of both eyes and of each eye by itself; the latter with a
-calibration of its own, and with that of both eyes.
+log loss of the probabilities of both eyes and of each eye by itself. The latter are
+calibrated in two ways: on the scores of each eye by itself, and on those of both eyes.
 """
 
 import sys

@@ -122,10 +122,10 @@ def _patients_and_eyes(names: Mapping[str, str], pattern: str) -> pd.DataFrame:
 
 
 def _own_scores(rows: KeptRows, config: ScoreConfig) -> pd.DataFrame:
-    """Return the cells that each row has of its own photograph, by path.
+    """Return what each photograph's row says about the photograph by itself.
 
-    It is `own_score` (float32, NaN without a score), `is_gradable` (whether something
-    may be predicted from the photograph) and `in_training`.
+    By path, this is `own_score` (float32, NaN without a score), `is_gradable` (whether
+    something may be predicted from the photograph) and `in_training`.
     """
     values = []
     for row in rows.values():
