@@ -9,7 +9,7 @@ from drtf.errors import DrtfError, RunError
 from drtf.models.run import load_run
 from drtf.photographs.listing import list_photographs
 from drtf.records.reader import ShardDataset
-from drtf.scoring.scoring import prepare_photographs
+from drtf.scoring.photograph_scores import prepare_photographs
 from drtf.training.own_model import save_run
 from naming import raises_naming
 

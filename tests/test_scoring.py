@@ -26,8 +26,9 @@ from drtf.photographs import references as refs
 from drtf.photographs.prepare import NetworkInput
 from drtf.photographs.references import PhotographRef
 from drtf.records.reader import ShardDataset
-from drtf.scoring import scoring
-from drtf.scoring.scoring import prepare_photographs, score
+from drtf.scoring import photograph_scores, scorer, scoring
+from drtf.scoring.photograph_scores import Scored, prepare_photographs
+from drtf.scoring.scoring import score
 from drtf.storage import read_object, write_object
 from drtf.synthetic import draw_photograph
 from drtf.training.run import train
@@ -70,7 +71,9 @@ def test_photographs_and_shards_give_the_same_pixels_and_scores(
 
 
 def test_processes_that_prepare_photographs_load_no_tensorflow(run_folder):
-    with mock.patch.object(scoring, "map_photographs", return_value=iter(())) as pool:
+    with mock.patch.object(
+        photograph_scores, "map_photographs", return_value=iter(())
+    ) as pool:
         list(prepare_photographs(load_run(run_folder), [], num_workers=2))
     code = (
         "import pickle, sys\n"
@@ -304,7 +307,7 @@ def test_score_keeps_a_table_that_another_process_finished(
         return load_run(run_folder)
 
     with (
-        mock.patch.object(scoring, "load_run", finish),
+        mock.patch.object(scorer, "load_run", finish),
         raises_naming(DrtfError, out, "--overwrite"),
     ):
         score(run_folder, images, out=out, config=config.score)
@@ -325,13 +328,13 @@ def few(photographs, tmp_path):
 def count_scored(monkeypatch):
     """Count the photographs that are given to the network, by call."""
     counts = []
-    original = scoring.score_photographs
+    original = scorer.score_photographs
 
     def counting(run, photographs, **kwargs):
         counts.append(len(photographs))
         return original(run, photographs, **kwargs)
 
-    monkeypatch.setattr(scoring, "score_photographs", counting)
+    monkeypatch.setattr(scorer, "score_photographs", counting)
     return counts
 
 
@@ -825,9 +828,9 @@ def test_equal_scores_and_disagreeing_views_are_noted(
 ):
     def constant(run, photographs, **kwargs):
         for item in prepare_photographs(run, photographs, num_workers=1):
-            yield item, scoring.Scored(0.25, 0.75, None, None)
+            yield item, Scored(0.25, 0.75, None, None)
 
-    with mock.patch.object(scoring, "score_photographs", constant):
+    with mock.patch.object(scorer, "score_photographs", constant):
         report = score(
             run_folder, few, out=tmp_path / "scores.csv", config=config.score
         )
@@ -906,3 +909,14 @@ def test_a_killed_scoring_to_a_store_resumes_from_the_cache(
             score(run_folder, few, **call)
     assert score(run_folder, few, **call).num_kept == 8
     assert not list(tmp_path.glob("cache/scores/*/.*"))
+
+
+def test_a_scorer_gives_the_rows_of_the_table(run_folder, few, config, tmp_path):
+    out = tmp_path / "scores.csv"
+    (few / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (few / "=both,eyes.png").write_bytes((few / "damaged.png").read_bytes())
+    score(run_folder, few, out=out, config=config.score)
+    ready = scorer.load_scorer(run_folder, config.score)
+    photographs = [PhotographRef(few, row["path"].lstrip("'")) for row in read(out)]
+    rows = ready.complete([item.row for item in ready.score(photographs)])
+    assert rows == read(out)

@@ -21,7 +21,7 @@ from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.photographs.listing import list_photographs
 from drtf.photographs.prepare import NetworkInput
 from drtf.progress import progress
-from drtf.scoring.scoring import prepare_photographs
+from drtf.scoring.photograph_scores import prepare_photographs
 
 # The fraction of the statistics that the photographs contribute, and how many of them
 # are used: docs/results/other_collections.md.

@@ -43,8 +43,8 @@ from drtf.photographs.prepare import NetworkInput
 from drtf.photographs.references import PhotographRef, photograph_id
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
+from drtf.scoring.photograph_scores import predict_photographs
 from drtf.scoring.score_table import written_path
-from drtf.scoring.scoring import predict_photographs
 
 MAX_FLAGGED = 0.05
 NUM_FOLDS = 5

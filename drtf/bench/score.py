@@ -18,7 +18,7 @@ from drtf.models.run import Run, load_run
 from drtf.models.views import photographs_per_batch
 from drtf.photographs.listing import list_photographs
 from drtf.progress import progress
-from drtf.scoring.scoring import prepare_photographs, score_photographs
+from drtf.scoring.photograph_scores import prepare_photographs, score_photographs
 
 MIN_BATCHES = 4
 

@@ -56,7 +56,7 @@ from drtf.photographs.prepare import NetworkInput, Rejected
 from drtf.photographs.references import PhotographRef
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
-from drtf.scoring.scoring import Scored, score_photographs
+from drtf.scoring.photograph_scores import Scored, score_photographs
 
 SPOOLED_JPEG_QUALITY = 95
 # Overlays keep these suffixes; overlays of other files are written as PNG.

@@ -1,40 +1,21 @@
 """Scoring: a folder of photographs in, a table with one row per photograph out."""
 
-import functools
-import itertools
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from drtf import page
-from drtf.config import ScoreConfig, Tta
+from drtf.config import ScoreConfig
 from drtf.errors import DrtfError
 from drtf.files import save_rows, write_atomic
-from drtf.models.quality_gate import QUALITY_GATE
-from drtf.models.run import Run, load_run
-from drtf.models.training_photographs import (
-    is_training_photograph,
-    load_training_photographs,
-)
-from drtf.models.views import photographs_per_batch
 from drtf.photographs.listing import (
     SKIPPED_FILE,
     SkippedFile,
     list_photographs,
-)
-from drtf.photographs.prepare import (
-    NetworkInput,
-    Rejected,
-    map_photographs,
-    prepare_for_network,
 )
 from drtf.photographs.references import (
     PhotographRef,
@@ -51,19 +32,13 @@ from drtf.scoring.kept_rows import (
     rows_to_add_to,
     rows_to_keep,
 )
-from drtf.scoring.patient_rows import complete_rows
 from drtf.scoring.score_check import FLAG_NOTES
 from drtf.scoring.score_table import (
     COLUMNS,
-    HASH_LENGTH,
     NO_EVALUATION,
     SUBMISSIONS,
-    VIEWS_DISAGREE,
-    Row,
     Summary,
     check_unique_ids,
-    common_cells,
-    effective_threshold,
     encode_submission,
     hash_list,
     load_rows,
@@ -74,6 +49,7 @@ from drtf.scoring.score_table import (
     write_parquet,
     written_path,
 )
+from drtf.scoring.scorer import Scorer, load_scorer
 from drtf.scoring.table_files import (
     Location,
     check_no_file,
@@ -84,48 +60,12 @@ from drtf.scoring.table_files import (
     writing_file,
 )
 from drtf.storage import is_remote
-from drtf.tasks import classes_at
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """The score of a photograph.
-
-    Attributes:
-        score: Mean over the views, in [0, 1].
-        spread: Highest minus lowest score of the views.
-        expected_grade: The mean of the grades, weighted by their probabilities; None if
-            the run predicts no grades.
-        ungradable_probability: The probability that a clinician calls it ungradable;
-            None if the run has no quality gate.
-    """
-
-    score: float
-    spread: float
-    expected_grade: float | None
-    ungradable_probability: float | None
-
-
-class PredictedBatch(NamedTuple):
-    """Photographs, and what the network returns for each of them.
-
-    Attributes:
-        photographs: The photographs. What is returned for a rejected one is noise.
-        by_view: float32 [B, V, C], the output of the network for each view.
-        features: float32 [B, F], of the first view.
-    """
-
-    photographs: Sequence[NetworkInput | Rejected]
-    by_view: np.ndarray
-    features: np.ndarray
-
-
 # Rows of the table that a notebook shows.
 NUM_ROWS_SHOWN = 5
-# Views of a gradable photograph rarely differ by half of the whole range.
-MAX_SPREAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -295,18 +235,13 @@ def score(
         out = table = part_path(table, *part)
         photographs = list(slice_part(photographs, *part))
         skipped = []  # the merge reports them
-    run = load_run(run_folder, rule_folder=decision_rule)
-    if patient_pattern is None:
-        patient_pattern = run.config.labels.patient_pattern
-    threshold, rule = effective_threshold(run, config)
-    if rule == NO_EVALUATION:
-        _log.warning(
-            "the run %s was never evaluated, so it has no threshold and no calibration "
-            "yet: scoring with the threshold %.1f and one view",
-            run_folder,
-            threshold,
-        )
-    common = common_cells(run, config, patient_pattern)
+    scorer = load_scorer(
+        run_folder,
+        config,
+        patient_pattern=patient_pattern,
+        decision_rule=decision_rule,
+    )
+    run, common = scorer.run, scorer.common
     by_path = {written_path(photograph.path): photograph for photograph in photographs}
     earlier: KeptRows = {}
     kept: KeptRows = {}
@@ -326,13 +261,11 @@ def score(
                     earlier = rows_to_add_to(table, common)
                 found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
                 kept = rows_to_keep(earlier | found, by_path)
-                rows = _score_missing(run, by_path, kept, log, common, config)
+                rows = _score_missing(scorer, by_path, kept, log)
             # Both eyes of a patient may be in different parts, or one of them gone.
             names = {x: photograph_id(parse_path(x)) for x in kept}
             names |= {written_path(x.path): x.id for x in listing.photographs}
-            rows = complete_rows(
-                rows, names, run=run, config=config, patient_pattern=patient_pattern
-            )
+            rows = scorer.complete_kept(rows, names)
             with writing_file(table, overwrite=may_replace) as partial:
                 lines = _sorted_lines(rows, by_path)
                 if file_name(table).suffix.lower() == ".parquet":
@@ -353,8 +286,8 @@ def score(
         out=out,
         table=table,
         summary=summary,
-        threshold=threshold,
-        threshold_rule=rule,
+        threshold=scorer.threshold,
+        threshold_rule=scorer.threshold_rule,
         num_views=int(common["num_views"]),
         combines_eyes=bool(run.fellow_eye and run.fellow_eye.is_used),
         num_kept=len(kept),
@@ -399,72 +332,24 @@ def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -
 
 
 def _score_missing(
-    run: Run,
+    scorer: Scorer,
     photographs: Mapping[str, PhotographRef],
     kept: KeptRows,
     log: RowLog,
-    common: Row,
-    config: ScoreConfig,
 ) -> KeptRows:
     """Score the photographs without a kept row, and return all rows."""
-    trained_on = load_training_photographs(run.folder)
     missing = {x: ref for x, ref in photographs.items() if x not in kept}
     rows = dict(kept)
     num_failed = 0
-    results = score_photographs(run, list(missing.values()), config=config)
     total, done = len(photographs), len(photographs) - len(missing)
     with progress("Scoring photographs", total, done=done) as advance:
-        for (path, photograph), (prepared, scored) in zip(
-            missing.items(), results, strict=True
+        for path, scored in zip(
+            missing, scorer.score(list(missing.values())), strict=True
         ):
-            row = common | _result_cells(run, prepared, scored, config)
-            row |= {"id": photograph.id, "path": photograph.path}
-            sha256 = (
-                photograph.sha256()
-                if isinstance(prepared, Rejected)
-                else prepared.sha256
-            )
-            if sha256:
-                row["photograph"] = sha256[:HASH_LENGTH]
-                is_known = is_training_photograph(sha256, trained_on)
-                row["in_training"] = str(int(is_known))
-            rows[path] = log.append(row)
+            rows[path] = log.append(scored.row)
             num_failed += rows[path].failed
             advance(f"{num_failed} without a score")
     return rows
-
-
-def _result_cells(
-    run: Run,
-    prepared: NetworkInput | Rejected,
-    scored: Scored | None,
-    config: ScoreConfig,
-) -> Row:
-    """Return the cells of a row that depend only on the photograph's image."""
-    if isinstance(prepared, Rejected):
-        return {"error": str(prepared)}
-    flags: list[str] = [*prepared.flags]
-    if scored is None:
-        return {"flags": ";".join(flags)}
-    cells = {}
-    if run.quality_gate and scored.ungradable_probability is not None:
-        cells["ungradable_probability"] = f"{scored.ungradable_probability:.6f}"
-        if scored.ungradable_probability >= run.quality_gate.threshold:
-            flags.append(QUALITY_GATE)
-    if flags and config.on_ungradable == "reject":
-        cells["error"] = f"ungradable: {', '.join(flags)}"
-        return cells | {"flags": ";".join(flags)}
-    cells["own_score"] = f"{scored.score:.9g}"  # exact for float32
-    if run.tta != "none":
-        cells["spread"] = f"{scored.spread:.6f}"
-    is_predicted = not flags or config.on_ungradable == "predict"
-    if is_predicted and scored.expected_grade is not None:
-        cells["expected_grade"] = f"{scored.expected_grade:.6f}"
-        grade = classes_at(np.array(scored.expected_grade), run.cut_points)
-        cells["predicted_grade"] = str(grade)
-    if scored.spread > MAX_SPREAD:
-        flags.append(VIEWS_DISAGREE)
-    return cells | {"flags": ";".join(flags)}
 
 
 def _has_content(location: Location, content: bytes) -> bool:
@@ -491,129 +376,3 @@ def _summarize(table: Location, earlier: KeptRows) -> tuple[Summary, int]:
         is_known = before and before.failed and before.photograph == row["photograph"]
         num_newly_failed += bool(row["error"]) and not is_known
     return summary, num_newly_failed
-
-
-def score_photographs(
-    run: Run,
-    photographs: Sequence[PhotographRef],
-    *,
-    config: ScoreConfig,
-    picture_size: int = 0,
-) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
-    """Prepare and score photographs, in order.
-
-    Args:
-        run: The run to score with.
-        photographs: The photographs to score.
-        config: Batch size and number of workers.
-        picture_size: Side in px of an additional picture to display; 0 means none.
-
-    Yields:
-        Each photograph with its score, or its rejection with None.
-    """
-    batches = predict_photographs(
-        run, photographs, tta=run.tta, config=config, picture_size=picture_size
-    )
-    for batch in batches:
-        yield from _scored_batch(run, batch)
-
-
-def predict_photographs(
-    run: Run,
-    photographs: Sequence[PhotographRef],
-    *,
-    tta: Tta,
-    config: ScoreConfig,
-    picture_size: int = 0,
-) -> Iterator[PredictedBatch]:
-    """Prepare photographs and apply the network to them, in order.
-
-    Args:
-        run: The run of the network.
-        photographs: The photographs.
-        tta: The views of each photograph.
-        config: Batch size and number of workers.
-        picture_size: As for `score_photographs`.
-    """
-    # Loads TensorFlow, which a scoring that is refused does not need.
-    from drtf.models.prediction import build_feature_predictor
-
-    prepared = prepare_photographs(
-        run, photographs, num_workers=config.num_workers, picture_size=picture_size
-    )
-    predict = build_feature_predictor(run.network, tta)
-    size = run.info.image_size
-    batch_size = photographs_per_batch(config.batch_size, tta)
-    batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
-
-    def predict_batch(batch: Sequence[NetworkInput | Rejected]) -> PredictedBatch:
-        # All batches have one shape, because each new shape is compiled again.
-        pixels = np.zeros((batch_size, size, size, 3), np.uint8)
-        for row, item in zip(pixels, batch, strict=False):
-            if isinstance(item, NetworkInput):
-                row[...] = item.image
-        by_view, features = (x.numpy()[: len(batch)] for x in predict(pixels))
-        return PredictedBatch(batch, by_view, features)
-
-    # One batch is predicted while the next one is prepared.
-    with closing(prepared), ThreadPoolExecutor(1) as device:
-        last = None
-        for batch in batches:
-            current = device.submit(predict_batch, batch)
-            if last:
-                yield last.result()
-            last = current
-        if last:
-            yield last.result()
-
-
-def _scored_batch(
-    run: Run, batch: PredictedBatch
-) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
-    """Yield the photographs of a batch with their scores."""
-    task, gate = run.task, run.quality_gate
-    means = batch.by_view.mean(axis=1)
-    scores = task.disease_scores(means)
-    spreads = np.ptp(task.disease_scores(batch.by_view), axis=1)
-    expected = task.expected_classes(means).tolist()
-    ungradable = gate.apply(batch.features) if gate else None
-    for number, item in enumerate(batch.photographs):
-        if isinstance(item, Rejected):
-            yield item, None
-            continue
-        yield (
-            item,
-            Scored(
-                score=float(scores[number]),
-                spread=float(spreads[number]),
-                expected_grade=expected[number] if task.predicts_grades else None,
-                ungradable_probability=(
-                    None if ungradable is None else float(ungradable[number])
-                ),
-            ),
-        )
-
-
-def prepare_photographs(
-    run: Run,
-    photographs: Sequence[PhotographRef],
-    *,
-    num_workers: int,
-    picture_size: int = 0,
-) -> Generator[NetworkInput | Rejected, None, None]:
-    """Yield each photograph as the run's training shards would hold it, in order.
-
-    Args:
-        run: The run whose preprocessing to apply.
-        photographs: The photographs to prepare.
-        num_workers: Worker processes; 0 means one per CPU.
-        picture_size: Side in px of an additional picture to display; 0 means none.
-    """
-    prepare = functools.partial(
-        prepare_for_network,
-        images=run.config.images,
-        encoding=run.info.encoding,
-        jpeg_quality=run.info.jpeg_quality,
-        picture_size=picture_size,
-    )
-    return map_photographs(prepare, photographs, num_workers=num_workers)
