@@ -92,7 +92,7 @@ def test_the_reader_and_pydicom_come_with_advice_when_missing(monkeypatch):
     monkeypatch.setattr(machine, "version", fail)
     found = facts()
     assert_names(found["compiled reader"].advice, "gcc")
-    assert_names(found["pydicom"].advice, "pip install pydicom")
+    assert_names(found["pydicom"].advice, "pip install 'drtf[dicom]'")
 
 
 def test_the_verdict_names_only_what_drtf_cannot_work_without():

@@ -14,7 +14,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from drtf.errors import PhotographError
 from drtf.images.depth import reduce_to_8_bits
-from drtf.images.dicom import is_dicom, read_dicom
+from drtf.images.dicom import read_dicom
+from drtf.images.dicom_files import is_dicom
 from drtf.images.signatures import container_name
 
 # Kinds that OpenCV decodes, and those that only Pillow does.

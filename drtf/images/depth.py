@@ -40,6 +40,6 @@ def reduce_to_8_bits(samples: np.ndarray, *, declared_bits: int = 0) -> np.ndarr
         used = int(largest).bit_length()
         bits = next((depth for depth in DEPTHS if used <= depth), used)
         bits = min(bits, int(np.iinfo(samples.dtype).max).bit_length())
-    samples = samples.view(f"u{samples.dtype.itemsize}")
+    samples = samples.astype(f"u{samples.dtype.itemsize}", copy=False)  # native order
     scaled = samples >> (bits - 8) if bits > 8 else samples << (8 - bits)
     return np.minimum(scaled, 255).astype(np.uint8)

@@ -1,38 +1,41 @@
-"""DICOM files: extracts the photograph with pydicom."""
+"""DICOM files: extracts the photograph with pydicom and its plugins."""
 
-import io
+import importlib.util
+import re
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drtf.errors import PhotographError
 from drtf.images.depth import reduce_to_8_bits
+from drtf.images.dicom_files import (
+    DEFLATED,
+    count_frames,
+    load_file,
+    transfer_syntax,
+    undecodable,
+)
+from drtf.images.jpeg_frames import JpegFrame, find_jpeg_frame
 
-PREAMBLE_BYTES = 128
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
-# Transfer syntaxes that need no decoder beyond pydicom and libjpeg. Deflated files are
-# excluded, because they can take any amount of memory before their size is known.
-SYNTAXES = {
-    "1.2.840.10008.1.2": "implicit VR, little endian",
-    "1.2.840.10008.1.2.1": "explicit VR, little endian",
-    "1.2.840.10008.1.2.2": "explicit VR, big endian",
-    "1.2.840.10008.1.2.5": "RLE",
-    JPEG_BASELINE: "JPEG baseline",
-}
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 # Colour spaces that libjpeg decodes by default.
 JPEG_COLORS = ("YBR_FULL_422", "YBR_FULL", "MONOCHROME2")
-
-
-def is_dicom(data: bytes) -> bool:
-    """Return True for a DICOM file: `DICM` follows its preamble (DICOM PS3.10, 7.1)."""
-    return data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4] == b"DICM"
+# Begins the segment of a JPEG file that names its colour space.
+ADOBE_MARKER = b"Adobe\0"
+# The start of a JPEG 2000 image with the two corners of its reference grid.
+JPEG2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})(.{4})(.{4})", re.S)
 
 
 def read_dicom(
     data: bytes, *, check_size: Callable[[int, int], None]
 ) -> bytes | np.ndarray:
-    """Extract the photograph from a DICOM file.
+    """Extract the photograph from a DICOM file with one frame.
 
     Args:
         data: Bytes of the file.
@@ -43,48 +46,38 @@ def read_dicom(
         The bytes of an embedded JPEG file, or else uint8 RGB [H, W, 3].
 
     Raises:
-        PhotographError: With reason `unsupported`, `not_an_image` or `undecodable`, or
-            as raised by `check_size`.
+        PhotographError: With reason `unsupported`, `not_an_image`, `too_large` or
+            `undecodable`, or as raised by `check_size`.
     """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise PhotographError(
-            "unsupported", "DICOM files require pydicom: pip install 'drtf[dicom]'"
-        ) from error
-    syntax = _transfer_syntax(data)
-    if syntax not in SYNTAXES:
+    syntax = transfer_syntax(data)
+    _check_decoder(syntax)
+    dataset = load_file(data, check_size=check_size)
+    width, height = int(dataset.Columns), int(dataset.Rows)
+    num_frames = count_frames(dataset)
+    if num_frames != 1:
         raise PhotographError(
             "unsupported",
-            f"a DICOM file in {pydicom.uid.UID(syntax).name}, which is not supported; "
-            "decompress it, for example with gdcmconv --raw IN OUT",
+            f"a DICOM file with {num_frames} frames; name one of them, as in "
+            "NAME.dcm#frame=1",
         )
     # On damaged files, pydicom and its decoders raise many kinds of errors.
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
-        _check_has_pixels(dataset)
-        width, height = int(dataset.Columns), int(dataset.Rows)
-        num_frames = int(dataset.get("NumberOfFrames") or 1)
         color = str(dataset.PhotometricInterpretation)
-    except Exception as error:
-        raise PhotographError(
-            "not_an_image", f"a DICOM file without a photograph: {error}"
-        ) from error
-    check_size(width, height)
-    if num_frames != 1:
-        raise PhotographError("unsupported", f"a DICOM file with {num_frames} frames")
-    try:
-        if syntax == JPEG_BASELINE and color in JPEG_COLORS:
-            return pydicom.encaps.get_frame(
-                dataset.PixelData, 0, number_of_frames=1
-            ).rstrip(b"\0")
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            frame = _only_frame(dataset)
+            jpeg = find_jpeg_frame(frame)
+            if jpeg and syntax in (JPEG_BASELINE, JPEG_EXTENDED):
+                if jpeg.bits > 8:
+                    _check_can_decode_12_bits()
+                elif _has_usual_colors(frame, jpeg, color):
+                    return frame
+            _check_frame_size(frame, jpeg, width, height)
         with warnings.catch_warnings(action="ignore"):
             pixels = _rgb_pixels(dataset, color)
     except (PhotographError, MemoryError):
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise PhotographError("undecodable", f"a DICOM file: {reason}") from error
+        raise undecodable(error) from error
     if pixels.shape != (height, width, 3):
         raise PhotographError(
             "undecodable",
@@ -94,31 +87,89 @@ def read_dicom(
     return pixels
 
 
-def _check_has_pixels(dataset) -> None:  # type: ignore[no-untyped-def]
-    if "Columns" not in dataset:
-        kind = dataset.get("Modality") or dataset.file_meta.MediaStorageSOPClassUID.name
-        raise ValueError(f"it holds no pixels but {kind}")
+def _check_decoder(syntax: str) -> None:
+    """Check that a transfer syntax can be decoded here.
 
+    Raises:
+        PhotographError: With reason `unsupported`.
+    """
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
 
-def _transfer_syntax(data: bytes) -> str:
-    """Return the UID of the transfer syntax, reading nothing else of the file."""
-    from pydicom.filereader import read_dataset
-
+    name = UID(syntax).name
     try:
-        header = read_dataset(
-            io.BytesIO(data[PREAMBLE_BYTES + 4 :]),
-            is_implicit_VR=False,
-            is_little_endian=True,
-            stop_when=lambda tag, vr, length: tag.group != 2,
-        )
-        return str(header.TransferSyntaxUID)
-    except Exception as error:  # damaged headers raise many kinds of errors
+        is_available = syntax == DEFLATED or get_decoder(UID(syntax)).is_available
+    except NotImplementedError as error:
         raise PhotographError(
-            "not_an_image", f"a DICOM file without a readable header: {error}"
+            "unsupported",
+            f"a DICOM file in {name}, which is not a format of photographs that can be "
+            "decoded; export it as JPEG, or decompress it, for example with gdcmconv "
+            "--raw IN OUT",
         ) from error
+    if not is_available:
+        raise PhotographError(
+            "unsupported",
+            f"a DICOM file in {name}, which requires a decoder: pip install "
+            "'drtf[dicom]'",
+        )
 
 
-def _rgb_pixels(dataset, color: str) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _only_frame(dataset: "Dataset") -> bytes:
+    from pydicom.encaps import get_frame
+
+    return get_frame(dataset.PixelData, 0, number_of_frames=1)
+
+
+def _has_usual_colors(frame: bytes, jpeg: JpegFrame, color: str) -> bool:
+    """Return whether libjpeg decodes a JPEG file to the colours that it should have.
+
+    Files in YCbCr often declare RGB. The JFIF marker is no sign of YCbCr, since GDCM
+    writes it into files in RGB too.
+    """
+    is_ycbcr = jpeg.is_subsampled or ADOBE_MARKER in frame[: jpeg.start]
+    return color in JPEG_COLORS or (color == "RGB" and is_ycbcr)
+
+
+def _check_can_decode_12_bits() -> None:
+    """Check that a decoder of JPEG files with 12 bits per sample is installed.
+
+    Raises:
+        PhotographError: With reason `unsupported`.
+    """
+    if importlib.util.find_spec("libjpeg") is None:
+        raise PhotographError(
+            "unsupported",
+            "a DICOM file with a JPEG of 12 bits per sample, which requires a decoder "
+            "under the GPL: pip install pylibjpeg-libjpeg",
+        )
+
+
+def _check_frame_size(
+    frame: bytes, jpeg: JpegFrame | None, width: int, height: int
+) -> None:
+    """Check that a compressed frame has the size that its DICOM file declares.
+
+    A decoder allocates what the frame declares, which may be far more.
+
+    Raises:
+        PhotographError: With reason `undecodable`.
+    """
+    if jpeg:
+        size = (jpeg.width, jpeg.height)
+    elif found := JPEG2000_SIZE.search(frame):
+        right, bottom, left, top = (int.from_bytes(x, "big") for x in found.groups())
+        size = (right - left, bottom - top)
+    else:  # RLE, whose decoder knows the size
+        return
+    if size != (width, height):
+        raise PhotographError(
+            "undecodable",
+            f"a DICOM file that declares {width}x{height} px around a picture of "
+            f"{size[0]}x{size[1]} px",
+        )
+
+
+def _rgb_pixels(dataset: "Dataset", color: str) -> np.ndarray:
     from pydicom.pixels import apply_color_lut, pixel_array
 
     pixels = pixel_array(dataset)  # converts YBR to RGB

@@ -1,6 +1,7 @@
 """File formats by their first bytes: what a file is, whatever its name says."""
 
-from drtf.images.dicom import is_dicom
+from drtf.images.dicom_files import is_dicom
+from drtf.images.jpeg_frames import find_jpeg_frame
 
 # Endings of pictures; whether a file can be decoded is decided by its content.
 SUFFIXES = (
@@ -44,7 +45,6 @@ PICTURES = (
     (0, b"\x1a\x45\xdf\xa3", "a video"),
 )
 # Marker and name of the JPEG frames that libjpeg does not decode.
-START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 LOSSLESS = {0xC3: "a lossless JPEG", 0xF7: "JPEG-LS"}
 
 
@@ -81,13 +81,9 @@ def container_name(data: bytes) -> str:
 
 def _jpeg_variant(data: bytes) -> str:
     """Return the name of a JPEG variant that libjpeg does not decode, or ""."""
-    position = 2
-    while data[position : position + 1] == b"\xff" and position + 4 < len(data):
-        marker = data[position + 1]
-        if marker in START_OF_FRAME:
-            precision = data[position + 4]
-            if marker in LOSSLESS:
-                return LOSSLESS[marker]
-            return f"a JPEG with {precision} bits per sample" if precision != 8 else ""
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return ""
+    frame = find_jpeg_frame(data)
+    if not frame:
+        return ""
+    if frame.marker in LOSSLESS:
+        return LOSSLESS[frame.marker]
+    return f"a JPEG with {frame.bits} bits per sample" if frame.bits != 8 else ""

@@ -103,7 +103,7 @@ def _dicom_fact() -> Fact:
         return Fact(
             name,
             "not installed",
-            "it is required only for DICOM photographs: pip install pydicom",
+            "it is required only for DICOM photographs: pip install 'drtf[dicom]'",
         )
 
 

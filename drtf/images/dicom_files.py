@@ -1,0 +1,257 @@
+"""DICOM files as bytes: their transfer syntax, compression, frames and size."""
+
+import io
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from drtf.errors import PhotographError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+PREAMBLE_BYTES = 128
+SIGNATURE = b"DICM"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+PIXEL_GROUP = 0x7FE0
+GROUP_LENGTH_BYTES = 12  # of the first element of the file meta information
+# Tags before the pixels take some kilobytes, or megabytes with an embedded preview.
+MAX_HEADER_BYTES = 16_000_000
+# Of the pixels of all frames.
+MAX_PIXEL_BYTES = 1_000_000_000
+MISSING = "DICOM files require pydicom: pip install 'drtf[dicom]'"
+
+
+def is_dicom(data: bytes) -> bool:
+    """Return True for a DICOM file: `DICM` follows its preamble (DICOM PS3.10, 7.1)."""
+    return data[PREAMBLE_BYTES : PREAMBLE_BYTES + len(SIGNATURE)] == SIGNATURE
+
+
+def read_header(data: bytes, *, is_whole: bool = True) -> "Dataset":
+    """Read the tags before the pixels of a DICOM file.
+
+    Args:
+        data: The file, or its first bytes.
+        is_whole: Whether it is the whole file, whose tags may end without pixels.
+
+    Raises:
+        PhotographError: With reason `not_an_image`, if the header is damaged or cut
+            short, or `unsupported`, if pydicom is missing.
+    """
+    _check_pydicom()
+    from pydicom.filereader import read_partial
+
+    has_pixels = False
+
+    def is_pixels(tag: Any, vr: object, length: object) -> bool:
+        nonlocal has_pixels
+        has_pixels = tag.group >= PIXEL_GROUP
+        return has_pixels
+
+    try:
+        if transfer_syntax(data) == DEFLATED:
+            data = _inflate(data, MAX_HEADER_BYTES, is_part=True)
+        file = io.BytesIO(data)
+        header = read_partial(file, stop_when=is_pixels)
+    except Exception as error:  # damaged headers raise many kinds of errors
+        raise _unreadable(error) from error
+    # pydicom takes the end of the bytes for the end of the tags.
+    if not has_pixels and (not is_whole or "Columns" in header):
+        raise _unreadable("it ends before its pixels")
+    return header
+
+
+def load_file(
+    data: bytes, *, check_size: Callable[[int, int], None] = lambda width, height: None
+) -> "Dataset":
+    """Load a DICOM file with its pixels, which stay compressed.
+
+    Args:
+        data: Bytes of the file.
+        check_size: Called with the declared width and height in px, before memory is
+            allocated for the pixels. Raises PhotographError to refuse them.
+
+    Raises:
+        PhotographError: With reason `not_an_image`, `unsupported`, `too_large` or
+            `undecodable`, or as raised by `check_size`.
+    """
+    header = read_header(data)
+    _check_has_pixels(header)
+    check_size(int(header.Columns), int(header.Rows))
+    size_bytes = _pixel_bytes(header)
+    if size_bytes > MAX_PIXEL_BYTES:
+        raise PhotographError(
+            "too_large",
+            f"a DICOM file with {size_bytes} bytes of pixels; the maximum is "
+            f"{MAX_PIXEL_BYTES}",
+        )
+    from pydicom import dcmread
+
+    try:
+        if transfer_syntax(data) == DEFLATED:
+            data = _inflate(data, MAX_HEADER_BYTES + size_bytes)
+        return dcmread(io.BytesIO(data))
+    except PhotographError:
+        raise
+    except Exception as error:
+        raise undecodable(error) from error
+
+
+def transfer_syntax(data: bytes) -> str:
+    """Return the UID of the transfer syntax, reading nothing else of the file.
+
+    Raises:
+        PhotographError: With reason `not_an_image`, if the header is damaged.
+    """
+    _check_pydicom()
+    try:
+        return str(_file_meta(data).TransferSyntaxUID)
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def count_frames(header: "Dataset") -> int:
+    """Return the number of frames that a header declares."""
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def extract_frame(data: bytes, number: int) -> bytes:
+    """Return one frame of a DICOM file as a DICOM file of its own.
+
+    The frame is not compressed again. Equal files give equal bytes.
+
+    Args:
+        data: Bytes of the file.
+        number: The frame, from 1.
+
+    Raises:
+        PhotographError: With reason `unreadable` if there is no such frame, or as
+            `load_file`.
+    """
+    dataset = load_file(data)
+    num_frames = count_frames(dataset)
+    if not 1 <= number <= num_frames:
+        raise PhotographError(
+            "unreadable", f"frame {number} of a DICOM file that has {num_frames}"
+        )
+    from pydicom.encaps import encapsulate, get_frame
+
+    try:
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            frame = get_frame(
+                dataset.PixelData,
+                number - 1,
+                number_of_frames=num_frames,
+                extended_offsets=_extended_offsets(dataset),
+            )
+            pixels = encapsulate([frame], has_bot=False)
+        else:
+            size_bytes = _pixel_bytes(dataset) // num_frames
+            pixels = dataset.PixelData[(number - 1) * size_bytes : number * size_bytes]
+            pixels += bytes(len(pixels) % 2)
+        dataset.PixelData = pixels
+        dataset.NumberOfFrames = 1
+        for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            dataset.pop(name, None)
+        own = dataset.get("PerFrameFunctionalGroupsSequence")
+        if own:
+            dataset.PerFrameFunctionalGroupsSequence = own[number - 1 : number]
+        file = io.BytesIO()
+        dataset.save_as(file)
+    except Exception as error:
+        raise undecodable(error) from error
+    return file.getvalue()
+
+
+def undecodable(error: Exception) -> PhotographError:
+    """Return the error of a DICOM file whose pixels are damaged."""
+    reason = " ".join(str(error).split()) or repr(error)
+    return PhotographError("undecodable", f"a DICOM file: {reason}")
+
+
+def _unreadable(reason: object) -> PhotographError:
+    return PhotographError(
+        "not_an_image", f"a DICOM file without a readable header: {reason}"
+    )
+
+
+def _check_pydicom() -> None:
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise PhotographError("unsupported", MISSING) from error
+
+
+def _check_has_pixels(header: "Dataset") -> None:
+    if "Columns" not in header or "Rows" not in header:
+        raise PhotographError(
+            "not_an_image",
+            "a DICOM file without a photograph: it holds no pixels but "
+            f"{kind_of(header)}",
+        )
+
+
+def kind_of(header: "Dataset") -> str:
+    """Return what a DICOM file without pixels holds: its modality, or its SOP class."""
+    uid = header.get("SOPClassUID")
+    return str(header.get("Modality") or (uid.name if uid else "tags"))
+
+
+def _pixel_bytes(header: "Dataset") -> int:
+    """Return the size of the pixels of all frames when they are not compressed."""
+    from pydicom.pixels.utils import get_expected_length
+
+    try:
+        return get_expected_length(header)
+    except Exception as error:
+        raise undecodable(error) from error
+
+
+def _extended_offsets(dataset: "Dataset") -> tuple[bytes, bytes] | None:
+    if "ExtendedOffsetTable" not in dataset:
+        return None
+    return dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+
+
+def _file_meta(data: bytes) -> "Dataset":
+    from pydicom.filereader import read_dataset
+
+    return read_dataset(
+        io.BytesIO(data[PREAMBLE_BYTES + len(SIGNATURE) :]),
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, vr, length: tag.group != 2,
+    )
+
+
+def _inflate(data: bytes, max_bytes: int, *, is_part: bool = False) -> bytes:
+    """Return a deflated DICOM file with its tags uncompressed.
+
+    Args:
+        data: Bytes of the file.
+        max_bytes: The most bytes that its tags may have.
+        is_part: Whether to cut longer tags short instead of raising an error.
+
+    Raises:
+        PhotographError: With reason `too_large`.
+    """
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filewriter import write_file_meta_info
+
+    meta = FileMetaDataset(_file_meta(data))
+    length = int(meta.FileMetaInformationGroupLength)
+    start = PREAMBLE_BYTES + len(SIGNATURE) + GROUP_LENGTH_BYTES + length
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = stream.decompress(data[start:], max_bytes)
+    if stream.unconsumed_tail and not is_part:
+        raise PhotographError(
+            "too_large",
+            f"a deflated DICOM file with more than the {max_bytes} bytes that its "
+            "header declares",
+        )
+    meta.TransferSyntaxUID = EXPLICIT_LITTLE_ENDIAN
+    file = io.BytesIO()
+    file.write(bytes(PREAMBLE_BYTES) + SIGNATURE)
+    write_file_meta_info(file, meta, enforce_standard=False)
+    return file.getvalue() + inflated
