@@ -5,13 +5,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 VENV := .venv
 VENV_TF221 := .venv-tf221
 VENV_BEAM := .venv-beam
+VENV_DOCS := .venv-docs
 BEAM_EXTRAS := dev,beam
 # One process per core. The tests of a file share fixtures, so they run in one process;
 # tests/conftest.py orders the files.
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
-.PHONY: setup setup-tf221 demo test test-slow test-tf221 test-beam lint types settings messages clean
+.PHONY: setup setup-tf221 demo test test-slow test-tf221 test-beam lint types docs settings messages clean
 
 setup: $(VENV)/.installed
 
@@ -58,6 +59,14 @@ lint: setup
 types: setup
 	$(VENV)/bin/mypy
 
+docs: $(VENV_DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet --clean
+
+$(VENV_DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install --quiet --requirement docs/requirements.txt
+	touch $@
+
 settings: setup
 	$(VENV)/bin/drtf settings --markdown > docs/settings.md
 
@@ -65,4 +74,4 @@ messages: setup
 	$(VENV)/bin/python tests/test_messages.py
 
 clean:
-	rm -rf $(VENV) $(VENV_TF221) $(VENV_BEAM) build demo *.egg-info drtf/records/*.so
+	rm -rf $(VENV) $(VENV_TF221) $(VENV_BEAM) $(VENV_DOCS) build demo site *.egg-info drtf/records/*.so

@@ -1,4 +1,4 @@
-"""The commands, as a user types them; the README's own among them."""
+"""The commands, as a user types them; those of the README and docs among them."""
 
 import csv
 import errno
@@ -27,7 +27,24 @@ from drtf.tools.options import LocalPath
 from interruption import interrupted_command
 from naming import assert_names
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+# In the order in which a reader comes to their commands.
+PAGES = [
+    ROOT / "README.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("quickstart", "train", "elsewhere", "bench", "python")
+    ),
+]
+
+
+def code_blocks(language: str) -> list[str]:
+    """Return the blocks in a language on all pages, each once."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return list(dict.fromkeys(blocks))
+
+
 SMALL = ("images.size=32", "build.num_workers=1")
 EYENET = ("model.name=eyenet", "model.weights=none", "model.upsampling=1")
 QUICK = (
@@ -144,7 +161,9 @@ def small_demo(monkeypatch):
     monkeypatch.setattr("drtf.api.load_config", small(eyenet))
 
 
-def test_the_readmes_commands_run(run, tmp_path, monkeypatch, small_demo, same_process):
+def test_the_commands_of_the_pages_run(
+    run, tmp_path, monkeypatch, small_demo, same_process
+):
     # test_bench_read.py runs all readers.
     monkeypatch.setattr("drtf.bench.read.RAW_METHODS", (DRTF,))
     monkeypatch.chdir(tmp_path)
@@ -155,9 +174,7 @@ def test_the_readmes_commands_run(run, tmp_path, monkeypatch, small_demo, same_p
     gradable = Path("labels.csv").read_text().replace("level", "gradable")
     gradable = re.sub(",[1-4]", ",no", gradable)
     Path("gradable.csv").write_text(gradable.replace(",0", ",yes"))
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
-    text = "".join(blocks).replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line.startswith("drtf ")]
+    lines = dict.fromkeys("".join(code_blocks("bash")).splitlines())
     commands = [shlex.split(line, comments=True)[1:] for line in lines]
     assert {words[0] for words in commands} == set(drtf.commands)
     for words in commands:
@@ -351,7 +368,7 @@ def test_settings_prints_the_values_of_a_preset(run):
     assert_names(err, "eyenet", "eyenet-256")
 
 
-def test_the_readmes_python_examples_run(
+def test_the_python_examples_of_the_pages_run(
     shards, photographs, tmp_path, monkeypatch, small_demo
 ):
     monkeypatch.chdir(tmp_path)
@@ -359,9 +376,7 @@ def test_the_readmes_python_examples_run(
     Path("tfrecords/mine").symlink_to(shards)
     Path("photographs").symlink_to(photographs / "images")
     Path("labels.csv").symlink_to(photographs / "labels.csv")
-    workflow, own_model = re.findall(
-        r"```python\n(.*?)```", README.read_text(), re.DOTALL
-    )
+    workflow, own_model = code_blocks("python")
     names: dict[str, Any] = {}
     exec(workflow, names)
     assert len(names["scores"]) == len(list(Path("photographs").iterdir()))

@@ -78,5 +78,5 @@ def demo(out: Path, patients: int, seed: int) -> None:
     )
     show_line(
         "Next, with your own photographs: drtf build-shards --images FOLDER --labels "
-        "FILE.csv --out tfrecords/mine (see README.md)"
+        "FILE.csv --out tfrecords/mine (see docs/quickstart.md)"
     )
