@@ -182,6 +182,15 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture
+def batches_ahead(monkeypatch):
+    """Send batches ahead to the device, as to a GPU."""
+    import tensorflow as tf
+
+    cpus = tf.config.list_logical_devices("CPU")
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: cpus)
+
+
+@pytest.fixture
 def same_process(monkeypatch):
     """Let sweeps train and evaluate in this process, which has loaded TensorFlow."""
 

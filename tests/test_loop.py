@@ -499,6 +499,13 @@ def test_resume_gives_the_same_result_with_other_steps_per_execution(
     assert result_hash(out) == uninterrupted
 
 
+def test_resume_gives_the_same_result_with_batches_on_the_device(
+    shards, settings, uninterrupted, unfinished, batches_ahead
+):
+    train(shards, out=unfinished, config=settings, resume=True)
+    assert result_hash(unfinished) == uninterrupted
+
+
 @pytest.mark.slow
 def test_resume_gives_the_uninterrupted_result_when_killed_at_random(
     shards, settings, uninterrupted, tmp_path

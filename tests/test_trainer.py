@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import Counter
 
 import keras
 import numpy as np
@@ -45,12 +46,13 @@ def stream(shard_dataset, task="binary", batch_size=8, epochs=1):
         batch_size=batch_size,
         epochs=epochs,
         start=StreamPosition(0),
+        timed=True,
     )
     return iter(dataset)
 
 
 def run(trainer, batches, num_steps):
-    return trainer.execute_steps(batches, tf.constant(num_steps, tf.int64))
+    return trainer.execute_steps(batches, tf.constant(num_steps, tf.int32))
 
 
 def flat_weights(trainer):
@@ -98,7 +100,7 @@ def test_the_loss_of_a_mixed_image_is_that_of_both_labels(shard_dataset, policy)
         policy=policy,
     )
     dataset = train_dataset(
-        shard_dataset, batch_size=8, epochs=1, partners=SamplingConfig()
+        shard_dataset, batch_size=8, epochs=1, partners=SamplingConfig(), timed=True
     )
     batch = next(iter(dataset))
     images, fractions = trainer.augment_batch(batch)
@@ -127,6 +129,7 @@ def test_the_loss_of_a_soft_target_is_the_mean_of_those_of_both_labels(
         batch_size=8,
         partners=SamplingConfig(),
         targets=np.random.default_rng(0).random(num_photographs, np.float32),
+        timed=True,
     )
     batch = next(iter(dataset))
     images, fractions = trainer.augment_batch(batch)
@@ -211,6 +214,38 @@ def test_the_result_does_not_depend_on_the_steps_per_execution(shard_dataset):
         results.append(flat_weights(trainer))
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
+
+
+def count_operations(name, functions):
+    """Count the operations of a function and of the functions that it calls."""
+    counts = Counter()
+    for node in functions[name].node_def:
+        counts[node.op] += 1
+        for attribute in node.attr.values():
+            if attribute.func.name:
+                counts += count_operations(attribute.func.name, functions)
+    return counts
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_steps_wait_for_the_device_only_at_their_end(shard_dataset, policy):
+    trainer = build_trainer(policy=policy)
+    graph = trainer.execute_steps.get_concrete_function(
+        stream(shard_dataset), tf.TensorSpec([], tf.int32)
+    ).graph.as_graph_def()
+    functions = {x.signature.name: x for x in graph.library.function}
+    (loop,) = (node for node in graph.node if node.op == "While")
+    # The condition takes only int32, which GPUs compare on the host.
+    name = loop.attr["cond"].func.name
+    assert count_operations(name, functions) == {"Less": 1, "Identity": 1}
+    (less,) = (node for node in functions[name].node_def if node.op == "Less")
+    assert less.attr["T"].type == tf.int32
+    # No branch waits for its condition. Only one call of Python takes a value from the
+    # device, the clock, and only the sum of the waiting time takes its result.
+    counts = count_operations(loop.attr["body"].func.name, functions)
+    assert counts["PyFuncStateless"] == 1
+    branches = ("If", "StatelessIf", "Case", "While", "StatelessWhile", "Assert")
+    assert not counts.keys() & {*branches, "PyFunc", "EagerPyFunc"}
 
 
 def test_xla_compiles_the_whole_step(shard_dataset):
@@ -306,6 +341,7 @@ batch = {
     "image": tf.cast(images, tf.uint8),
     "seed": tf.zeros((4, 2), tf.int32),
     "label": tf.constant([0, 1, 0, 1], tf.int64),
+    "loaded": tf.zeros([], tf.float64),
 }
 dataset = tf.data.Dataset.from_tensors(batch).repeat()
 
@@ -330,7 +366,7 @@ def check(bad_replica):
     batches = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
     before = network.get_weights()
     for number in range(2):
-        trainer.execute_steps(batches, tf.constant(1, tf.int64))
+        trainer.execute_steps(batches, tf.constant(1, tf.int32))
         after = network.get_weights()
         same = [(x == y).all() for x, y in zip(before, after)]
         assert all(same) if number == 0 else not any(same)

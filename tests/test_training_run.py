@@ -143,9 +143,12 @@ def test_a_full_disk_is_not_reported_as_too_little_memory(
         assert absent not in str(error.value)
 
 
+@pytest.mark.parametrize("fixtures", [(), ("batches_ahead",)])
 def test_the_error_names_the_shard_when_the_first_batch_is_damaged(
-    config, shards, tmp_path
+    config, shards, tmp_path, request, fixtures
 ):
+    for name in fixtures:
+        request.getfixturevalue(name)
     damaged = shutil.copytree(shards, tmp_path / "dataset")
     with ShardDataset(damaged) as shard_dataset:
         row = shard_dataset.split_rows("train")[0]

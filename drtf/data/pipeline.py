@@ -91,6 +91,7 @@ def train_dataset(
     num_parts: int = 1,
     partners: SamplingConfig | None = None,
     targets: np.ndarray | None = None,
+    timed: bool = False,
 ) -> tf.data.Dataset:
     """Stream epochs of shuffled batches, which are class-balanced by default.
 
@@ -120,12 +121,14 @@ def train_dataset(
             `partner_sampling`. Default: there are none.
         targets: float32 [n] in [0, 1], what is learned from each photograph of the
             split in place of its label; see `drtf.labels.soft_labels`.
+        timed: Whether to add the time at which each batch was loaded.
 
     Returns:
         Batches as a dict: `image` uint8 [B, H, W, 3], `label` int64 [B], `row` int64
         [B] (of the dataset's index), `seed` int32 [B, 2] (for `drtf.data.augment`).
         With `targets` also `target` float32 [B]. With `partners` also `partner_image`,
-        `partner_label` and so on, for `drtf.data.mixing`.
+        `partner_label` and so on, for `drtf.data.mixing`. With `timed` also `loaded`
+        float64 [], in seconds, of `time.perf_counter`.
 
     Raises:
         ValueError: If an epoch has no such step, or a batch no such part.
@@ -223,7 +226,7 @@ def train_dataset(
             shuffled = rng.permutation(partner_order[begin : begin + size])
             own = shuffled[stretch.start - first : stretch.stop - first]
             loaded += load_examples(own, stretch, [start.seed, epoch, 1])
-        return loaded
+        return (*loaded, np.array(time.perf_counter())) if timed else loaded
 
     def load_examples(
         examples: np.ndarray, places: slice, seeds: list[int]
@@ -260,6 +263,8 @@ def train_dataset(
         specs["target"] = tf.TensorSpec([None], tf.float32)
     if partners:
         specs |= {f"partner_{name}": spec for name, spec in specs.items()}
+    if timed:
+        specs["loaded"] = tf.TensorSpec([], tf.float64)
     return _stream(load_part, _numbers_by_pass(begin_pass, len(parts) * length), specs)
 
 

@@ -5,9 +5,10 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,6 +22,8 @@ from drtf.resources import count_cores
 # Within this time a host notices that another one has gone.
 HEARTBEAT_SECONDS = 10
 REGISTER_SECONDS = 60
+# While a step takes one batch, the copy of another one may wait for that step to end.
+NUM_BATCHES_ON_DEVICE = 2
 CPU_INFO = Path("/proc/cpuinfo")
 # The order of an image's axes, and the default type of numbers.
 KERAS_SETTINGS = ("channels_last", "float32")
@@ -118,6 +121,38 @@ def _multi_host_strategy(
         rpc_layer="grpc",
     )
     return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+
+
+def device_batches(
+    build_dataset: Callable[[], tf.data.Dataset],
+) -> Iterable[dict[str, Any]]:
+    """Send the batches of a dataset to the devices ahead of the steps that take them.
+
+    Args:
+        build_dataset: Builds the dataset, with one element for each device of this
+            host and step. The devices are those of the strategy in whose scope this is
+            called.
+    """
+    strategy = tf.distribute.get_strategy()
+    gpus = tf.config.list_logical_devices("GPU")
+    if strategy.num_replicas_in_sync == 1 and gpus and can_prefetch(gpus[0].name):
+        return build_dataset().apply(_prefetch(gpus[0].name))
+    # With several devices, TensorFlow does the same.
+    return strategy.distribute_datasets_from_function(lambda context: build_dataset())
+
+
+def can_prefetch(device: str) -> bool:
+    """Return whether TensorFlow can send batches to a device ahead of their use."""
+    batches = tf.data.Dataset.from_tensors(tf.zeros([1], tf.uint8))
+    try:
+        next(iter(batches.apply(_prefetch(device))))
+    except tf.errors.OpError:
+        return False
+    return True
+
+
+def _prefetch(device: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    return tf.data.experimental.prefetch_to_device(device, NUM_BATCHES_ON_DEVICE)
 
 
 def choose_compiler(requested: str | bool, *, num_devices: int) -> bool:

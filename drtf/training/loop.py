@@ -36,11 +36,11 @@ CALLBACK_ATTRIBUTES = {
     "EarlyStopping": ("best", "wait", "best_epoch", "stopped_epoch"),
     "BestModel": ("best", "best_epoch"),
 }
-# Long compared with the call of a compiled function, and short for a user who waits
-# for it to end.
-EXECUTION_SECONDS = 0.1
-MAX_STEPS_PER_EXECUTION = 64
-NUM_STEPS_SPEC = tf.TensorSpec([], tf.int64)
+# Long compared with the call of a compiled function, during which a GPU is idle, and
+# short for a user who waits for it to end.
+EXECUTION_SECONDS = 0.25
+MAX_STEPS_PER_EXECUTION = 256
+NUM_STEPS_SPEC = tf.TensorSpec([], tf.int32)
 FAILED_BATCH_FILE = "failed_batch.csv"
 MAX_IDS_IN_MESSAGE = 5
 
@@ -165,7 +165,7 @@ def _run_epoch_steps(
     while num_left := context.steps_per_epoch - status.position.step:
         start = time.monotonic()
         result = trainer.execute_steps(
-            batches, tf.constant(min(num_steps, num_left), tf.int64)
+            batches, tf.constant(min(num_steps, num_left), tf.int32)
         )
         num_done = int(result.num_done)
         if result.has_failed:

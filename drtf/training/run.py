@@ -33,6 +33,7 @@ from drtf.models.device import (
     choose_compiler,
     choose_devices,
     choose_precision,
+    device_batches,
     training_versions,
     use_dtype_policy,
 )
@@ -368,8 +369,7 @@ def build_context(
         "sampling": config.sampling,
         "batch_size": settings.batch_size,
     }
-    strategy = tf.distribute.get_strategy()
-    num_devices = strategy.num_replicas_in_sync
+    num_devices = tf.distribute.get_strategy().num_replicas_in_sync
 
     def parts_dataset(
         position: StreamPosition, parts: Sequence[int] = hosts.device_numbers
@@ -382,15 +382,12 @@ def build_context(
             num_parts=num_devices,
             partners=partner_sampling(config.sampling, config.augment),
             targets=soft_labels.targets if soft_labels else None,
+            timed=True,
             **common,
         )
 
     def stream_batches(position: StreamPosition) -> Iterator[Batch]:
-        return iter(
-            strategy.distribute_datasets_from_function(
-                lambda input_context: parts_dataset(position)
-            )
-        )
+        return iter(device_batches(lambda: parts_dataset(position)))
 
     def batch_ids(position: StreamPosition) -> Sequence[str]:
         parts = parts_dataset(position, range(num_devices)).take(num_devices)
@@ -425,8 +422,8 @@ def build_context(
     )
     validation = Validation(
         trainer,
-        strategy.distribute_datasets_from_function(
-            lambda input_context: eval_dataset(
+        device_batches(
+            lambda: eval_dataset(
                 shards,
                 split=settings.validation_split,
                 task=settings.task,

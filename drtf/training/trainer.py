@@ -24,10 +24,10 @@ class StepsResult(NamedTuple):
     """The result of several steps.
 
     Attributes:
-        num_done: int64, steps that were run.
-        wait_seconds: float64, time spent waiting for batches.
-        has_failed: bool, whether too many steps in a row were non-finite. The last one
-            of them is counted as done.
+        num_done: int64, steps up to the last one, or up to the one that failed.
+        wait_seconds: float64, time from the end of a step until the next batch was
+            loaded.
+        has_failed: bool, whether too many steps in a row were non-finite.
     """
 
     num_done: tf.Tensor
@@ -110,6 +110,7 @@ class Trainer(keras.Model):
         # A step that creates no variables is traced only once.
         self.optimizer.build(network.trainable_variables)
         self._has_loss_scale = hasattr(self.optimizer, "dynamic_scale")
+        self._max_skipped_steps = train.max_skipped_steps * self._has_loss_scale
         self._model_config = model
         self._train_config = train
         self._strategy = tf.distribute.get_strategy()
@@ -188,8 +189,10 @@ class Trainer(keras.Model):
         skipped = tf.cast(~is_finite, tf.int64)
         self.num_updates.assign_add(1 - skipped)
         self.num_skipped.assign_add(skipped)
+        # The steps that follow a failed one do not hide it.
+        num_skips = (self.num_consecutive_skips + skipped) * skipped
         self.num_consecutive_skips.assign(
-            (self.num_consecutive_skips + skipped) * skipped
+            tf.where(self._has_failed(), self.num_consecutive_skips, num_skips)
         )
         self._update_averages()
         # The metrics do not count a skipped step.
@@ -260,33 +263,48 @@ class Trainer(keras.Model):
     def _execute_steps(
         self, batches: Iterator[Batch], num_steps: tf.Tensor
     ) -> StepsResult:
-        """Run several steps, or fewer if too many in a row are non-finite.
+        """Run several steps.
+
+        Nothing here waits for the device, so that its queue is never empty: the loop
+        depends only on its counter, int32, which stays on the host.
 
         `execute_steps` is the compiled function.
 
         Args:
-            batches: Of a dataset or a distributed dataset.
-            num_steps: int64.
+            batches: Timed, of `train_dataset`, or such a dataset distributed.
+            num_steps: int32.
         """
-        limit = self._train_config.max_skipped_steps if self._has_loss_scale else 0
-        num_done = tf.zeros([], tf.int64)
-        wait_seconds = tf.zeros([], tf.float64)
-        for _ in tf.range(num_steps):
-            start = _read_clock()
-            with tf.control_dependencies([start]):
-                batch = next(batches)
-            with tf.control_dependencies(
-                tf.nest.flatten(batch, expand_composites=True)
-            ):
-                end = _read_clock()
-            wait_seconds += end - start
-            # Otherwise a single thread might run the step before it reads the clock.
-            with tf.control_dependencies([end]):
-                self._strategy.run(self._step, (batch,))
-            num_done += 1
-            if self.num_consecutive_skips > limit:
-                break
-        return StepsResult(num_done, wait_seconds, self.num_consecutive_skips > limit)
+
+        def run_step(
+            number: tf.Tensor,
+            num_done: tf.Tensor,
+            wait_seconds: tf.Tensor,
+            last_end: tf.Tensor,
+        ) -> tuple[tf.Tensor, ...]:
+            batch = dict(next(batches))
+            loaded = self._strategy.experimental_local_results(batch.pop("loaded"))
+            num_done += tf.cast(~self._has_failed(), tf.int64)
+            self._strategy.run(self._step, (batch,))
+            with tf.device("CPU"):
+                wait = tf.maximum(tf.reduce_max(loaded) - last_end, 0)
+                end = _read_clock(self.num_updates)
+                return number + 1, num_done, wait_seconds + wait, end
+
+        _, num_done, wait_seconds, _ = tf.while_loop(
+            lambda number, *_: number < num_steps,
+            run_step,
+            (
+                tf.zeros([], tf.int32),
+                tf.zeros([], tf.int64),
+                tf.zeros([], tf.float64),
+                _read_clock(num_steps),
+            ),
+        )
+        return StepsResult(num_done, wait_seconds, self._has_failed())
+
+    def _has_failed(self) -> tf.Tensor:
+        """Return whether too many steps in a row were non-finite."""
+        return self.num_consecutive_skips > self._max_skipped_steps
 
     def test_step(self, batch: Batch) -> tf.Tensor:
         """Return the logits of a batch without augmentation, float32 [B, C]."""
@@ -370,9 +388,13 @@ class Trainer(keras.Model):
         )
 
 
-def _read_clock() -> tf.Tensor:
+def _read_clock(after: tf.Tensor) -> tf.Tensor:
+    """Return the time, float64 [], when a tensor is known."""
     # With op determinism TensorFlow refuses its own clock.
-    return tf.ensure_shape(tf.numpy_function(time.perf_counter, [], tf.float64), [])
+    seconds = tf.numpy_function(
+        lambda _: time.perf_counter(), [after], tf.float64, stateful=False
+    )
+    return tf.ensure_shape(seconds, [])
 
 
 def build_schedule(
