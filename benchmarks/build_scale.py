@@ -35,6 +35,7 @@ from drtf.photographs.prepare import ShardImage
 from drtf.photographs.references import FileStatus, PhotographRef
 from drtf.records.reader import ShardDataset
 from drtf.records.verify import find_faults
+from drtf.texts import text_column
 
 IMAGES = Path("/photographs")
 QUALITY = Quality(0.1, 0.2, 0.3, 0.4, is_black=False)
@@ -94,7 +95,7 @@ def made_up_photographs(count: int) -> Iterator[None]:
 
     def list_photographs(images: Path | str) -> Listing:
         paths = sorted(f"{stem(number)}.jpeg" for number in range(count))
-        return Listing(images, paths, [])
+        return Listing(images, text_column(paths), [], [])
 
     def status(photograph: PhotographRef) -> FileStatus:
         number = zlib.crc32(photograph.path.encode())

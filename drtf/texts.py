@@ -28,15 +28,39 @@ def text_column(
     texts = iter(texts)
     batches = iter(lambda: list(itertools.islice(texts, ROWS_PER_BATCH)), [])
     chunks = [pa.array(batch, pa.large_string()) for batch in batches]
-    array = pa.chunked_array(chunks, pa.large_string())
+    # One chunk, because Arrow joins several before it takes rows from them.
+    array = pa.chunked_array(chunks, pa.large_string()).combine_chunks()
+    del chunks
     column = array.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
     return column if index is None else column.set_axis(index)
 
 
-def iterate_texts(column: pd.Series) -> Iterator[str]:
-    """Yield the texts of a column; None where one is missing."""
-    for start in range(0, len(column), ROWS_PER_BATCH):
-        yield from pa.array(column[start : start + ROWS_PER_BATCH]).to_pylist()
+def iterate_texts(column: pd.Series, rows: np.ndarray | None = None) -> Iterator[str]:
+    """Yield the texts of a column, or only of some rows; None where one is missing.
+
+    Args:
+        column: The column.
+        rows: int64 [n], the positions of the rows, in any order; by default all.
+    """
+    for start in range(0, len(column if rows is None else rows), ROWS_PER_BATCH):
+        part = slice(start, start + ROWS_PER_BATCH)
+        batch = column[part] if rows is None else column.take(rows[part])
+        yield from pa.array(batch).to_pylist()
+
+
+def hash_texts(texts: Iterable[str]) -> np.ndarray:
+    """Return a hash of each text, uint64 [n].
+
+    Equal texts have equal hashes. Of 100 million different texts, two have equal hashes
+    in one of 4,000 cases, so equal hashes must be followed by a look at the texts.
+    """
+    texts = iter(texts)
+    batches = iter(lambda: list(itertools.islice(texts, ROWS_PER_BATCH)), [])
+    hashes = [
+        pd.util.hash_array(np.array(batch, object), categorize=False)
+        for batch in batches
+    ]
+    return np.concatenate([np.empty(0, np.uint64), *hashes])
 
 
 def number_texts(column: pd.Series) -> np.ndarray:
@@ -44,8 +68,19 @@ def number_texts(column: pd.Series) -> np.ndarray:
 
     Equal texts have equal numbers.
     """
-    numbers = np.asarray(pd.factorize(column)[0], np.int64)
-    pa.default_memory_pool().release_unused()
+    is_present = column.notna().to_numpy(bool)
+    present = column if is_present.all() else column[is_present]
+    # Hashes take less memory than the texts.
+    found = np.asarray(pd.factorize(hash_texts(iterate_texts(present)))[0], np.int64)
+    first = np.empty(found.max(initial=-1) + 1, np.int64)
+    first[found[::-1]] = np.arange(len(found))[::-1]
+    pairs = zip(
+        iterate_texts(present), iterate_texts(present, first[found]), strict=True
+    )
+    if any(text != other for text, other in pairs):
+        found = np.asarray(pd.factorize(present)[0], np.int64)
+    numbers = np.full(len(column), -1)
+    numbers[is_present] = found
     return numbers
 
 
@@ -57,7 +92,10 @@ def count_texts(column: pd.Series) -> np.ndarray:
 
 def are_repeated_texts(column: pd.Series) -> np.ndarray:
     """Return bool [n], whether each text is in the column more than once."""
-    return pd.Series(number_texts(column)).duplicated(keep=False).to_numpy()
+    hashes = pd.Series(hash_texts(iterate_texts(column)))
+    repeated = hashes.duplicated(keep=False).to_numpy(copy=True)
+    repeated[repeated] = column[repeated].duplicated(keep=False)
+    return repeated
 
 
 def is_utf8(text: str) -> bool:
@@ -67,3 +105,17 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def divide_texts(texts: Iterable[str]) -> tuple[pd.Series, list[str]]:
+    """Return the texts that are UTF-8 as a column, and the others."""
+    others: list[str] = []
+
+    def keep() -> Iterator[str]:
+        for text in texts:
+            if is_utf8(text):
+                yield text
+            else:
+                others.append(text)
+
+    return text_column(keep()), others

@@ -1,16 +1,19 @@
 import unicodedata
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from drtf.errors import LabelError
+from drtf.labels import matching
 from drtf.labels.matching import clean_path, match_photographs
+from drtf.texts import text_column
 from naming import raises_naming
 
 
 def match(names, paths):
     labels = pd.DataFrame({"name": [clean_path(name) for name in names], "grade": 0})
-    return match_photographs(labels, paths)
+    return match_photographs(labels, text_column(paths))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,8 @@ def test_label_is_matched_when_a_program_has_changed_the_name(name, path):
 def test_exact_names_come_before_changed_ones():
     matches = match(["0012", "12", "A_left"], ["12.jpg", "a_left.jpg", "A_left.png"])
     assert matches.table["path"].tolist() == ["12.jpg", "A_left.png"]
-    assert (matches.missing, matches.unlabelled) == (["0012"], ["a_left.jpg"])
+    assert matches.missing == ["0012"]
+    assert matches.is_unlabelled.tolist() == [False, True, False]
     with raises_naming(LabelError, "1", "01", "001.jpg"):
         match(["1", "01"], ["001.jpg"])
 
@@ -70,7 +74,7 @@ def test_exact_names_come_before_changed_ones():
 def test_exact_file_name_comes_before_another_extension():
     matches = match(["IMG_1.jpg", "b"], ["IMG_1.png", "IMG_1.jpg", "b.png"])
     assert matches.table["path"].tolist() == ["IMG_1.jpg", "b.png"]
-    assert matches.unlabelled == ["IMG_1.png"]
+    assert matches.is_unlabelled.tolist() == [True, False, False]
 
 
 def test_ids_have_extensions_when_only_these_differ():
@@ -89,7 +93,7 @@ def test_label_is_not_matched_when_folders_contradict():
     matches = match(["train/1.png", "test/2.png"], ["test/1.png", "test/2.png"])
     assert matches.table["path"].tolist() == ["test/2.png"]
     assert matches.missing == ["train/1.png"]
-    assert matches.unlabelled == ["test/1.png"]
+    assert matches.is_unlabelled.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_unmatched_labels_and_photographs_are_listed():
     matches = match(["a", "b", "../../secret"], ["sub/a.jpeg", "c.png"])
     assert matches.table["path"].tolist() == ["sub/a.jpeg"]
     assert matches.missing == ["b", "secret"]
-    assert matches.unlabelled == ["c.png"]
+    assert matches.is_unlabelled.tolist() == [False, True]
 
 
 def test_label_and_photograph_are_named_when_nothing_matches():
@@ -127,3 +131,15 @@ def test_many_photographs_have_the_same_name_in_other_folders():
     paths = [f"{number}/{eye}.jpg" for number in range(9000) for eye in "lr"]
     table = match([f"images/{path}" for path in paths[::-1]], paths).table
     assert table["path"].tolist() == paths[::-1]
+
+
+def test_texts_decide_when_all_hashes_are_equal(monkeypatch):
+    monkeypatch.setattr(
+        matching, "hash_texts", lambda texts: np.zeros(len(list(texts)), np.uint64)
+    )
+    paths = ["one/a.png", "a/two/a.png", "a.png", "b.png", "c.png"]
+    matches = match(["b", "/x/one/a.png", "d", "/x/a/two/a.png", "a"], paths)
+    assert matches.table["path"].tolist() == ["b.png", *paths[:3]]
+    assert matches.missing == ["d"]
+    with raises_naming(LabelError, "a", *paths[:2]):
+        match(["a"], paths[:2])

@@ -27,6 +27,7 @@ from drtf.scoring.score_check import (
 )
 from drtf.scoring.score_table import HASH_LENGTH, load_rows, parse_path
 from drtf.scoring.table_files import Location
+from drtf.texts import text_column
 
 # Why a photograph of a score table is not used.
 NO_PROBABILITY = "photographs without a probability"
@@ -188,7 +189,7 @@ def _with_labels(
     """
     loaded = load_labels(labels, config).table
     graded = loaded[loaded["grade"].notna()]
-    matches = match_photographs(graded, table.index.tolist())
+    matches = match_photographs(graded, text_column(table.index))
     grades = matches.table.set_index("path")["grade"].astype(int)
     table = table.loc[grades.index].assign(
         grade=grades, label=(grades >= run.task.positive_from).astype(int)
@@ -202,7 +203,7 @@ def _with_labels(
     left_out = left_out | {
         "labels without a grade": len(loaded) - len(graded),
         "labels without a score": len(matches.missing),
-        "scores without a label": len(matches.unlabelled),
+        "scores without a label": int(matches.is_unlabelled.sum()),
     }
     settings = run.config.evaluate.model_copy(update=rule.settings)
     rule = fit_decision_rule(run, table, settings, source=labels.name)

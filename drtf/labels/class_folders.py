@@ -1,7 +1,7 @@
 """Class folders: photographs whose grade is the name of a folder above them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -12,12 +12,12 @@ from drtf.labels.grades import GradeScale, grade_scale
 from drtf.labels.label_files import KEPT
 from drtf.labels.splits import parse_split
 from drtf.photographs.references import strip_suffix
-from drtf.texts import are_repeated_texts, text_column
+from drtf.texts import are_repeated_texts, iterate_texts, text_column
 
 EXAMPLES = ("0, 1, 2, 3, 4", "No_DR, Mild, Moderate, Severe, Proliferate_DR")
 
 
-def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
+def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
     """Label photographs by the folders that they lie in.
 
     The class folders are at one depth: that at which the most photographs have a folder
@@ -25,7 +25,7 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
     `train` and `test`.
 
     Args:
-        paths: The photographs' paths relative to the image folder.
+        paths: The photographs' paths relative to the image folder, a text column.
         config: The `labels` section.
 
     Returns:
@@ -45,13 +45,15 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
                 f"labels.{key}={getattr(config, key)!r} requires a label file: give "
                 "one with --labels"
             )
-    parents = Counter(tuple(folders) for _, folders, _ in map(_divide_path, paths))
+    parents = Counter(
+        tuple(folders) for _, folders, _ in map(_divide_path, iterate_texts(paths))
+    )
     scale = grade_scale({x for folders in parents for x in folders}, config)
     depth = _choose_depth(parents, scale)
     known = set(scale.grades) | scale.ungraded
     outside = [
         path
-        for path in paths
+        for path in iterate_texts(paths)
         if len(folders := _divide_path(path)[1]) <= depth or folders[depth] not in known
     ]
     if outside:
@@ -61,7 +63,7 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
             f"the folders of the grades 0-4 as in {' or '.join(EXAMPLES)}, or list "
             "their names with labels.grade_values"
         )
-    ids = text_column(map(strip_suffix, paths))
+    ids = text_column(map(strip_suffix, iterate_texts(paths)))
     repeated = ids[are_repeated_texts(ids)]
     if len(repeated):
         first, second = repeated.index[repeated == repeated.iloc[0]][:2]
@@ -69,22 +71,22 @@ def label_by_folder(paths: Sequence[str], config: LabelsConfig) -> pd.DataFrame:
             f"{paths[first]} and {paths[second]} differ only in their extension: "
             "rename or remove one"
         )
-    classes = pd.Series(
-        [_divide_path(path)[1][depth] for path in paths], dtype="category"
-    )
-    names = (
+    names = text_column(
         strip_suffix("/".join([*folders[depth + 1 :], file]))
-        for _, folders, file in map(_divide_path, paths)
+        for _, folders, file in map(_divide_path, iterate_texts(paths))
     )
-    splits = [_divide_path(path)[0] for path in paths]
+    classes = text_column(
+        _divide_path(path)[1][depth] for path in iterate_texts(paths)
+    ).astype("category")
+    splits = text_column(_divide_path(path)[0] for path in iterate_texts(paths))
     table = pd.DataFrame(
         {
             "id": ids,
             "grade": classes.map(scale.grades).astype("Int8"),
-            "path": text_column(paths),
+            "path": paths,
             "folder": classes,
-            "name": text_column(names),
-            "split": pd.Series(splits, dtype="category"),
+            "name": names,
+            "split": splits.astype("category"),
         }
     )
     return table.assign(**{KEPT + name: "" for name in config.keep_columns})

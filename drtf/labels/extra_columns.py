@@ -11,6 +11,7 @@ from drtf.labels.formats import IMAGE_COLUMNS, PATIENT_COLUMNS
 from drtf.labels.label_files import are_repeated, check_filled
 from drtf.labels.matching import clean_path, match_photographs
 from drtf.labels.tables import check_utf8, load_label_table
+from drtf.texts import text_column
 
 # The columns of a dataset's index by which a table is matched with photographs.
 MATCHED_COLUMNS = ["source", "path", "patient"]
@@ -80,7 +81,7 @@ def _lines_by_photograph(
         index["source"] == "", index["source"] + "/" + index["path"]
     )
     try:
-        matches = match_photographs(pd.DataFrame({"name": names}), paths.tolist())
+        matches = match_photographs(pd.DataFrame({"name": names}), text_column(paths))
     except LabelError as error:
         raise LabelError(f"{path}: {error}") from error
     matched = matches.table["path"]

@@ -1,8 +1,9 @@
 """Matching: which photograph each row of a label file is about."""
 
+import operator
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -13,9 +14,10 @@ import pandas as pd
 from drtf.errors import LabelError
 from drtf.photographs.references import strip_suffix
 from drtf.texts import (
+    TEXT,
     are_repeated_texts,
+    hash_texts,
     iterate_texts,
-    number_texts,
     text_column,
 )
 
@@ -32,12 +34,12 @@ class Matches:
             of the photograph relative to the image folder, and `id`, the part of the
             label's name that the path has too, without its extension.
         missing: Names of labels that have no photograph.
-        unlabelled: Paths of photographs that have no label.
+        is_unlabelled: bool [n], whether each photograph has no label.
     """
 
     table: pd.DataFrame
     missing: list[str]
-    unlabelled: list[str]
+    is_unlabelled: np.ndarray
 
 
 def clean_path(name: str) -> str:
@@ -51,7 +53,7 @@ def clean_path(name: str) -> str:
     return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
-def match_photographs(labels: pd.DataFrame, paths: Iterable[str]) -> Matches:
+def match_photographs(labels: pd.DataFrame, paths: pd.Series) -> Matches:
     """Match each label with a photograph, by its file name and the folders above it.
 
     The label may have the path of another computer, or no folder at all: as far as both
@@ -61,38 +63,35 @@ def match_photographs(labels: pd.DataFrame, paths: Iterable[str]) -> Matches:
 
     Args:
         labels: Column `name`, cleaned by `clean_path`, and any others.
-        paths: The photographs' paths relative to the image folder.
+        paths: The photographs' paths relative to the image folder, a text column whose
+            rows are numbered.
 
     Raises:
         LabelError: If a label matches two photographs, two labels match the same one,
             or no label matches a photograph.
     """
-    original = text_column(paths)
-    names = text_column(iterate_texts(labels["name"]))
-    matcher = _Matcher(names, original)
+    names = labels["name"].astype(TEXT).reset_index(drop=True)
+    matcher = _Matcher(names, paths)
     for key in (str, _lower_suffix, strip_suffix):
-        matcher.match(key, np.arange(len(original)))
-    matcher.match(_fold_name, np.setdiff1d(np.arange(len(original)), matcher.rows))
+        matcher.match(key, np.arange(len(paths)))
+    matcher.match(_fold_name, np.setdiff1d(np.arange(len(paths)), matcher.rows))
     rows = matcher.rows
+    del matcher
     has_photograph = rows >= 0
     if not has_photograph.any():
         raise LabelError(
             "no label matches a photograph: the names in the label file are like "
             f"{next(iter(names), '')!r}, but those of the photographs are like "
-            f"{next(iter(original), '')!r}. Check that the labels are of these "
+            f"{next(iter(paths), '')!r}. Check that the labels are of these "
             "photographs"
         )
-    _check_taken_once(names, original, rows)
+    _check_taken_once(names, paths, rows)
     table = labels[has_photograph]
-    matched = original.take(rows[has_photograph]).set_axis(table.index)
+    matched = paths.take(rows[has_photograph]).set_axis(table.index)
     table = table.assign(path=matched, id=_ids(table["name"], matched))
-    is_unlabelled = np.ones(len(original), bool)
+    is_unlabelled = np.ones(len(paths), bool)
     is_unlabelled[rows[has_photograph]] = False
-    return Matches(
-        table,
-        missing=names[~has_photograph].tolist(),
-        unlabelled=original[is_unlabelled].tolist(),
-    )
+    return Matches(table, names[~has_photograph].tolist(), is_unlabelled)
 
 
 def _check_taken_once(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> None:
@@ -146,7 +145,8 @@ class _Matcher:
         """Prepare for names of labels, and paths of photographs."""
         self._names = names
         self._name_depths = _count_folders(names)
-        self._paths = text_column(map(_clean_place, iterate_texts(paths)))
+        cleaned = text_column(map(_clean_place, iterate_texts(paths)))
+        self._paths = paths if cleaned.equals(paths) else cleaned
         self._path_depths = _count_folders(self._paths)
         self._original = paths
         self.rows = np.full(len(names), -1)
@@ -192,45 +192,85 @@ class _Matcher:
         """Match labels with candidates whose last `depth` folders and key are equal."""
         if not len(labels) or not len(candidates):
             return
-        ends = [
-            text_column(_keyed_tails(column.take(rows), key, depth))
-            for column, rows in ((self._paths, candidates), (self._names, labels))
-        ]
-        numbers = number_texts(pd.concat(ends, ignore_index=True))
-        of_candidates, of_labels = np.split(numbers, [len(candidates)])
-        found, counts = _find_first(of_labels, of_candidates, candidates)
-        # In just the folder that the label names, not in one below another.
-        is_own = self._path_depths[candidates] == depth
-        own, own_counts = _find_first(
-            of_labels, of_candidates[is_own], candidates[is_own]
+        wanted = hash_texts(_keyed_tails(self._names, labels, key, depth))
+        hashes = hash_texts(_keyed_tails(self._paths, candidates, key, depth))
+        rows, counts = _find_row(wanted, hashes, candidates)
+        several = np.flatnonzero(counts > 1)
+        if len(several):
+            # In just the folder that the label names, not in one below another.
+            is_own = self._path_depths[candidates] == depth
+            own, own_counts = _find_row(
+                wanted[several], hashes[is_own], candidates[is_own]
+            )
+            rows[several] = np.where(own_counts == 1, own, -1)
+        found = np.flatnonzero(rows >= 0)
+        is_clear = counts == 0
+        is_clear[found] = np.fromiter(
+            map(
+                operator.eq,
+                _keyed_tails(self._names, labels[found], key, depth),
+                _keyed_tails(self._paths, rows[found], key, depth),
+            ),
+            bool,
+            len(found),
         )
-        for label in np.flatnonzero((counts > 1) & (own_counts != 1))[:1]:
-            first, second = candidates[of_candidates == of_labels[label]][:2]
+        for number in np.flatnonzero(~is_clear):
+            alike = candidates[hashes == wanted[number]]
+            rows[number] = self._choose(key, depth, labels[number], alike)
+        self.rows[labels] = rows
+
+    def _choose(
+        self,
+        key: Callable[[str], str],
+        depth: int,
+        label: int,
+        candidates: np.ndarray,
+    ) -> int:
+        """Return the row of a label's photograph among a few candidates, or -1.
+
+        Raises:
+            LabelError: If the label matches two photographs.
+        """
+        name = next(_keyed_tails(self._names, np.array([label]), key, depth))
+        tails = _keyed_tails(self._paths, candidates, key, depth)
+        equal = [
+            int(row)
+            for row, tail in zip(candidates, tails, strict=True)
+            if tail == name
+        ]
+        own = [row for row in equal if self._path_depths[row] == depth]
+        chosen = own if len(own) == 1 else equal
+        if len(chosen) > 1:
+            first, second = equal[:2]
             raise LabelError(
-                f"{self._names[labels[label]]} matches {counts[label]} photographs, "
+                f"{self._names[label]} matches {len(equal)} photographs, "
                 f"{self._original[first]} and {self._original[second]}: write the "
                 "subfolder and the extension in the label file, or move one of them"
             )
-        self.rows[labels] = np.where(counts > 1, own, found)
+        return int(chosen[0]) if chosen else -1
 
 
-def _find_first(
-    wanted: np.ndarray, numbers: np.ndarray, rows: np.ndarray
+def _find_row(
+    wanted: np.ndarray, hashes: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the first row with each wanted number, and count all of them.
+    """Find a row with each wanted hash, and count all of them.
 
     Args:
-        wanted: int64 [n], the numbers to find.
-        numbers: int64 [m], the number of each row.
+        wanted: uint64 [n], the hashes to find.
+        hashes: uint64 [m], the hash of each row.
         rows: int64 [m], the rows.
 
     Returns:
-        int64 [n], the first row or -1; and int64 [n], the count.
+        int64 [n], a row or -1; and int64 [n], the count.
     """
-    size = max(wanted.max(initial=0), numbers.max(initial=0)) + 1
-    first = np.full(size, -1)
-    first[numbers[::-1]] = rows[::-1]
-    return first[wanted], np.bincount(numbers, minlength=size)[wanted]
+    order = np.argsort(hashes)
+    ascending = hashes[order]
+    start = np.searchsorted(ascending, wanted)
+    counts = np.searchsorted(ascending, wanted, "right") - start
+    del ascending
+    found = np.full(len(wanted), -1)
+    found[counts > 0] = rows[order[start[counts > 0]]]
+    return found, counts
 
 
 def _count_folders(paths: pd.Series) -> np.ndarray:
@@ -251,10 +291,17 @@ def _tail(path: str, depth: int) -> str:
 
 
 def _keyed_tails(
-    paths: pd.Series, key: Callable[[str], str], depth: int
+    paths: pd.Series, rows: np.ndarray, key: Callable[[str], str], depth: int
 ) -> Iterator[str]:
-    """Yield the last `depth` folders of each path with the key of its file name."""
-    for path in iterate_texts(paths):
+    """Yield the last `depth` folders of some paths with the keys of their file names.
+
+    Args:
+        paths: A text column.
+        rows: int64 [n], the rows of the paths.
+        key: Applied to the file name.
+        depth: Number of folders.
+    """
+    for path in iterate_texts(paths, rows):
         *folders, file = path.rsplit("/", depth + 1)
         yield "/".join([*folders[-depth:], key(file)]) if depth else key(file)
 

@@ -1,10 +1,10 @@
 """Sources: folders of photographs with their labels, combined into one table."""
 
 import contextlib
-import itertools
+import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from drtf.labels.grouping import CLASS
 from drtf.labels.label_files import KEPT, load_labels
 from drtf.labels.matching import match_photographs
 from drtf.labels.patients import patients_by_name
-from drtf.photographs.listing import SkippedFile, list_photographs
+from drtf.photographs.listing import Listing, SkippedFile, list_photographs
 from drtf.photographs.references import (
-    FileStatus,
     PhotographRef,
     map_in_threads,
     photographs_of,
@@ -32,10 +31,11 @@ from drtf.records.manifest import PatientsFrom
 from drtf.records.rejected import UNGRADED, RejectedRow
 from drtf.records.unmatched import UnmatchedRow
 from drtf.synthetic import is_synthetic
-from drtf.texts import is_utf8, iterate_texts, text_column
+from drtf.texts import iterate_texts, text_column
 
 # From the least to the most certain.
 CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
+ListImages = Callable[[Path | str], Listing]
 NOT_UTF8 = "its path is not UTF-8, which the index needs"
 
 
@@ -95,26 +95,20 @@ class _Labelled:
     """The photographs and labels of one source.
 
     Attributes:
-        folder: The image folder.
-        statuses: As in `Listing`.
-        skipped: The files of the image folder that are not photographs.
-        unnamed: Paths of photographs that are not UTF-8, which the index needs.
+        listing: The photographs and the other files of the image folder.
         table: The labels that have a photograph: `id`, `grade` (0-4, or NA), `value`
             (of the label), `path`, `name` (from which a patient can be told), the
             columns to keep and, if they are known, `patient` and `split`.
         missing: Names of labels that have no photograph.
-        unlabelled: Paths of photographs that have no label.
+        is_unlabelled: bool [n], whether each path of the listing has no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         origin: Where the labels come from, as in the manifest.
     """
 
-    folder: Path | str
-    statuses: Mapping[str, FileStatus]
-    skipped: list[SkippedFile]
-    unnamed: list[str]
+    listing: Listing
     table: pd.DataFrame
     missing: list[str]
-    unlabelled: list[str]
+    is_unlabelled: np.ndarray
     num_repeated: int
     origin: dict[str, object]
 
@@ -133,39 +127,50 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     """
     _check_names(sources)
     _check_keep_columns(config)
-    labelled = [_label_photographs(source, config) for source in sources]
-    tables = []
+    list_once = functools.cache(list_photographs)
+    tables: list[pd.DataFrame] = []
+    labelled: list[_Labelled] = []
+    certainties: list[PatientsFrom] = []
+    for source in sources:
+        own = _label_photographs(source, config, list_once)
+        patients, patients_from = _load_patients(own.table, config)
+        tables.append(_catalog_table(source, own, patients, config.keep_columns))
+        certainties.append(patients_from)
+        # The rows with a grade are in the catalog now.
+        ungraded = own.table[own.table["grade"].isna()]
+        labelled.append(replace(own, table=ungraded))
+        del own, patients
     rejected: list[RejectedRow] = []
     unmatched: list[UnmatchedRow] = []
     skipped: list[SkippedFile] = []
     folders: dict[str, Path | str] = {}
     listed: set[Path | str] = set()
     provenance: list[dict[str, Any]] = []
-    for source, own in zip(sources, labelled, strict=True):
-        patients, patients_from = _load_patients(own.table, config)
-        tables.append(_catalog_table(source, own, patients, config.keep_columns))
-        ungraded = own.table[own.table["grade"].isna()]
+    for source, own, table, patients_from in zip(
+        sources, labelled, tables, certainties, strict=True
+    ):
+        listing, ungraded = own.listing, own.table
         rejected += [
             RejectedRow(path, UNGRADED, f"its label is {value!r}", source.name)
             for path, value in zip(ungraded["path"], ungraded["value"], strict=True)
         ]
         # Sources of one folder, one for each split, label each other's photographs.
-        used = {
-            path
-            for other, theirs in zip(sources, labelled, strict=True)
-            if theirs is not own and str(other.images) == str(source.images)
-            for path in theirs.table["path"]
-        }
-        unlabelled = [path for path in own.unlabelled if path not in used]
+        is_unlabelled = np.logical_and.reduce(
+            [x.is_unlabelled for x in labelled if x.listing is listing]
+        )
+        unlabelled = np.flatnonzero(is_unlabelled)
         unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
-        unmatched += [UnmatchedRow("photograph", x, source.name) for x in unlabelled]
+        unmatched += [
+            UnmatchedRow("photograph", path, source.name)
+            for path in iterate_texts(listing.paths, unlabelled)
+        ]
         prefix = f"{source.name}/" if source.name else ""
-        folders[source.name] = own.folder
+        folders[source.name] = listing.folder
         if source.images not in listed:  # its files are listed once
-            skipped += [SkippedFile(prefix + x.path, x.kind) for x in own.skipped]
+            skipped += [SkippedFile(prefix + x.path, x.kind) for x in listing.skipped]
             rejected += [
                 RejectedRow(path, "unreadable", NOT_UTF8, source.name)
-                for path in own.unnamed
+                for path in listing.unnamed
             ]
         listed.add(source.images)
         provenance.append(
@@ -173,8 +178,8 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
                 "name": source.name,
                 **own.origin,
                 "patients_from": patients_from,
-                "synthetic": _is_synthetic(photographs_of(tables[-1], folders)),
-                "num_labels": len(own.table) + len(own.missing),
+                "synthetic": _is_synthetic(photographs_of(table, folders)),
+                "num_labels": len(table) + len(ungraded) + len(own.missing),
                 "num_labels_repeated": own.num_repeated,
                 "num_labels_without_photograph": len(own.missing),
                 "num_photographs_without_label": len(unlabelled),
@@ -186,6 +191,8 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
             }
         )
     _check_kept(provenance, config)
+    num_repeated = sum(own.num_repeated for own in labelled)
+    del labelled
     table = pd.concat(tables, ignore_index=True).astype(
         {"source": "category", "published": "category"}
     )
@@ -196,8 +203,8 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         folders,
         rejected,
         unmatched,
-        sum(own.num_repeated for own in labelled),
-        min((x["patients_from"] for x in provenance), key=CERTAINTY.index),
+        num_repeated,
+        min(certainties, key=CERTAINTY.index),
         provenance,
         skipped,
     )
@@ -212,6 +219,7 @@ def _catalog_table(
     """Return the graded photographs of a source with the columns of the catalog."""
     is_graded = labelled.table["grade"].notna()
     table = labelled.table[is_graded]
+    listing = labelled.listing
     prefix = f"{source.name}/" if source.name else ""
     kept = [KEPT + name for name in keep_columns]
     table = pd.DataFrame(
@@ -229,8 +237,7 @@ def _catalog_table(
 
     def keep_numbers() -> Iterator[str]:
         photographs = (
-            PhotographRef(labelled.folder, path, listed=labelled.statuses.get(path))
-            for path in iterate_texts(table["path"])
+            listing.photograph(path) for path in iterate_texts(table["path"])
         )
         # In parallel, because object stores respond slowly.
         statuses = map_in_threads(PhotographRef.status, photographs)
@@ -253,12 +260,14 @@ def _load_patients(
     return patients.fillna(table["id"]), "name" if known else "none"
 
 
-def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
+def _label_photographs(
+    source: Source, config: LabelsConfig, list_once: ListImages
+) -> _Labelled:
     if source.labels is None:
-        return _label_by_folder(source, config)
+        return _label_by_folder(source, config, list_once)
     labels = load_labels(source.labels, config)
-    listing = list_photographs(source.images)
-    matches = match_photographs(labels.table, filter(is_utf8, listing.paths))
+    listing = list_once(source.images)
+    matches = match_photographs(labels.table, listing.paths)
     origin: dict[str, object] = {
         "labels_file": source.labels.name,
         "labels_sha256": hash_file(source.labels),
@@ -276,35 +285,31 @@ def _label_photographs(source: Source, config: LabelsConfig) -> _Labelled:
     if labels.columns.note:
         origin["note"] = labels.columns.note
     return _Labelled(
-        listing.folder,
-        listing.statuses,
-        listing.skipped,
-        list(itertools.filterfalse(is_utf8, listing.paths)),
+        listing,
         matches.table.assign(name=matches.table["id"]),
         matches.missing,
-        matches.unlabelled,
+        matches.is_unlabelled,
         labels.num_repeated,
         origin,
     )
 
 
-def _label_by_folder(source: Source, config: LabelsConfig) -> _Labelled:
-    listing = list_photographs(source.images)
+def _label_by_folder(
+    source: Source, config: LabelsConfig, list_once: ListImages
+) -> _Labelled:
+    listing = list_once(source.images)
     try:
-        table = label_by_folder(list(filter(is_utf8, listing.paths)), config)
+        table = label_by_folder(listing.paths, config)
     except LabelError as error:
         raise LabelError(f"{source.images}: {error}") from error
     classes = table[["folder", "grade"]].dropna().drop_duplicates()
     by_grade = classes.sort_values("grade", kind="stable")
     grades = zip(by_grade["folder"], by_grade["grade"].tolist(), strict=True)
     return _Labelled(
-        listing.folder,
-        listing.statuses,
-        listing.skipped,
-        list(itertools.filterfalse(is_utf8, listing.paths)),
+        listing,
         table.assign(value=table["folder"]),
         missing=[],
-        unlabelled=[],
+        is_unlabelled=np.zeros(len(table), bool),
         num_repeated=0,
         origin={
             "class_folders": dict(grades),

@@ -1,14 +1,18 @@
 """Listing photographs: which files of a folder or an archive are photographs."""
 
 import csv
+import heapq
 import importlib.util
 import io
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
+
+import pandas as pd
 
 from drtf.errors import LabelError
 from drtf.files import (
@@ -33,6 +37,7 @@ from drtf.storage import (
     object_name,
     shown_location,
 )
+from drtf.texts import divide_texts, iterate_texts
 
 PATH_COLUMN = "path"
 SKIPPED_FILE = "skipped.csv"
@@ -72,25 +77,36 @@ class SkippedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a folder.
+    """The photographs of a folder, at least one, and its other files.
 
     Attributes:
         folder: The image folder, local or in a store, or a zip archive.
-        paths: The paths of the photographs, at least one, relative to the folder and
-            sorted.
+        paths: The paths of the photographs, relative to the folder and sorted, as a
+            text column.
+        unnamed: The paths of photographs that are not UTF-8, sorted.
         skipped: The other files, sorted by path.
         statuses: What the list of an object store had about a photograph, by path.
     """
 
     folder: Path | str
-    paths: list[str]
+    paths: pd.Series
+    unnamed: list[str]
     skipped: list[SkippedFile]
     statuses: Mapping[str, FileStatus] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of photographs."""
+        return len(self.paths) + len(self.unnamed)
+
+    def __iter__(self) -> Iterator[PhotographRef]:
+        """Yield a reference to each photograph, sorted by path."""
+        paths = heapq.merge(iterate_texts(self.paths), self.unnamed)
+        return map(self.photograph, paths)
 
     @property
     def photographs(self) -> list[PhotographRef]:
         """A reference to each photograph."""
-        return list(map(self.photograph, self.paths))
+        return list(self)
 
     def photograph(self, path: str) -> PhotographRef:
         """Return a reference to the photograph at a path."""
@@ -116,31 +132,47 @@ def list_photographs(images: Path | str) -> Listing:
     if has_query(images):
         images = fetch_file(str(images))
     if _is_list(images):
-        return Listing(_parent(images), _load_list(images), [])
+        return _make_listing(_parent(images), _load_list(images), [])
     files = _list_files(images)
-    files.paths.sort()
-    skipped = files.skipped
-    paths = []
+    skipped = files.skipped.copy()
     num_dicom = 0
-    kinds = map_in_threads(_picture_kind, map(files.photograph, files.paths))
-    for path, kind in zip(files.paths, kinds, strict=True):
-        if kind:
-            paths.append(path)
-            num_dicom += kind == "DICOM"
-        else:
-            name = PurePosixPath(path)
-            skipped.append(SkippedFile(path, name.suffix.lower() or name.name))
-    if not paths:
+
+    def keep_photographs() -> Iterator[str]:
+        nonlocal num_dicom
+        kinds = map_in_threads(_picture_kind, files)
+        for file, kind in zip(files, kinds, strict=True):
+            if kind:
+                num_dicom += kind == "DICOM"
+                yield file.path
+            else:
+                name = PurePosixPath(file.path)
+                kind = name.suffix.lower() or name.name
+                skipped.append(SkippedFile(file.path, kind))
+
+    listing = _make_listing(files.folder, keep_photographs(), skipped, files.statuses)
+    if not len(listing):
         raise LabelError(
             f"no photographs in {images} or its subfolders{_found(skipped)}; files "
             f"with these extensions are photographs: {', '.join(SUFFIXES)}"
         )
     if num_dicom and importlib.util.find_spec("pydicom") is None:
         raise LabelError(
-            f"{num_dicom:,} of {len(paths):,} photographs in {images} are DICOM "
+            f"{num_dicom:,} of {len(listing):,} photographs in {images} are DICOM "
             "files, which require pydicom: pip install 'drtf[dicom]'"
         )
-    return replace(files, paths=paths, skipped=sorted(skipped))
+    return listing
+
+
+def _make_listing(
+    folder: Path | str,
+    paths: Iterable[str],
+    skipped: list[SkippedFile],
+    statuses: Mapping[str, FileStatus] | None = None,
+) -> Listing:
+    """Return a listing of paths in any order, which are iterated before `skipped`."""
+    column, unnamed = divide_texts(paths)
+    column = column.sort_values(ignore_index=True)
+    return Listing(folder, column, sorted(unnamed), sorted(skipped), statuses or {})
 
 
 def check_exists(images: Path | str) -> None:
@@ -169,23 +201,25 @@ def _list_files(images: Path | str) -> Listing:
     if is_remote(images):
         return _list_stored_files(str(images).rstrip("/"))
     images = Path(images)
+    skipped: list[SkippedFile] = []
     if images.is_dir():
-        files, skipped = _walk(images)
-        if archived := _only_archives(files):
-            members = [
+        listing = _make_listing(images, _walk(images, skipped), skipped)
+        if archived := _only_archives(listing):
+            members = (
                 f"{name}/{member}"
                 for name in archived
                 for member in archives.list_members(images / name)
-            ]
-            others = [name for name in files if name not in archived]
-            files, more = _skip_system_files(members + others)
-            skipped += more
-        return Listing(images, files, skipped)
+            )
+            others = (file.path for file in listing if file.path not in archived)
+            files = _skip_system_files(itertools.chain(members, others), skipped)
+            listing = _make_listing(images, files, skipped)
+        return listing
     if images.suffix.lower() == archives.SUFFIX and images.is_file():
-        return Listing(images, *_skip_system_files(archives.list_members(images)))
+        files = _skip_system_files(archives.list_members(images), skipped)
+        return _make_listing(images, files, skipped)
     single = PhotographRef(images.parent, images.name)
     if images.is_file() and _picture_kind(single):
-        return Listing(images.parent, [images.name], [])
+        return _make_listing(images.parent, [images.name], [])
     check_exists(images)
     raise _wrong_images(images, "is not a photograph")
 
@@ -200,9 +234,11 @@ def _list_stored_files(location: str) -> Listing:
                 location, "is an archive in a store, which must be downloaded first"
             )
         name = object_name(location)
-        return Listing(parent, [name], [], {name: object_status(found)})
+        return _make_listing(parent, [name], [], {name: object_status(found)})
     statuses = {item.name: object_status(item) for item in list_objects(location)}
-    return Listing(location, *_skip_system_files(statuses), statuses)
+    skipped: list[SkippedFile] = []
+    files = _skip_system_files(statuses, skipped)
+    return _make_listing(location, files, skipped, statuses)
 
 
 def _wrong_images(images: Path | str, problem: str) -> LabelError:
@@ -212,9 +248,8 @@ def _wrong_images(images: Path | str, problem: str) -> LabelError:
     )
 
 
-def _walk(images: Path) -> tuple[list[str], list[SkippedFile]]:
-    paths = []
-    skipped = []
+def _walk(images: Path, skipped: list[SkippedFile]) -> Iterator[str]:
+    """Yield the path of each file that may be a photograph; append the others."""
     visited = set()
     for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
         # If two links lead to one folder, the first one counts on every machine.
@@ -225,7 +260,8 @@ def _walk(images: Path) -> tuple[list[str], list[SkippedFile]]:
             continue
         visited.add(real)
         relative = Path(parent).relative_to(images)
-        paths += [(relative / name).as_posix() for name in files]
+        paths = ((relative / name).as_posix() for name in files)
+        yield from _skip_system_files(paths, skipped)
         for name in filter(_is_system_folder, folders):
             for below, _, others in os.walk(Path(parent, name)):
                 place = Path(below).relative_to(images)
@@ -234,8 +270,6 @@ def _walk(images: Path) -> tuple[list[str], list[SkippedFile]]:
                     for other in others
                 ]
         folders[:] = [name for name in folders if not _is_system_folder(name)]
-    files, more = _skip_system_files(paths)
-    return files, skipped + more
 
 
 def _fail(error: OSError) -> None:
@@ -245,11 +279,12 @@ def _fail(error: OSError) -> None:
 
 
 def _skip_system_files(
-    paths: Iterable[str],
-) -> tuple[list[str], list[SkippedFile]]:
-    """Separate files that an operating system or a NAS stores next to photographs."""
-    files = []
-    skipped = []
+    paths: Iterable[str], skipped: list[SkippedFile]
+) -> Iterator[str]:
+    """Yield the paths of some files; append those that accompany photographs.
+
+    An operating system, a NAS or an archive stores such files next to photographs.
+    """
     previous = None
     for path in paths:
         if path == previous:  # of an archive, whose members are sorted
@@ -268,19 +303,18 @@ def _skip_system_files(
         elif name.lower().startswith((".", THUMBNAIL_PREFIX, *SYSTEM_FILES)):
             skipped.append(SkippedFile(path, "of the operating system"))
         else:
-            files.append(path)
-    return files, skipped
+            yield path
 
 
 def _is_system_folder(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
-def _only_archives(files: list[str]) -> list[str]:
+def _only_archives(files: Listing) -> list[str]:
     """Return the zip archives of a folder that has no other pictures."""
-    if any(map(_has_suffix, files)):
+    if any(_has_suffix(file.path) for file in files):
         return []
-    return [name for name in files if name.lower().endswith(archives.SUFFIX)]
+    return [file.path for file in files if file.path.lower().endswith(archives.SUFFIX)]
 
 
 def _has_suffix(name: str) -> bool:
