@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -6,8 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 import tensorflow as tf
 
+from drtf.errors import DrtfError
 from drtf.models import device, machine
-from naming import assert_names
+from drtf.models.device_checks import check_device
+from naming import assert_names, raises_naming
 
 
 def facts():
@@ -54,10 +57,69 @@ def test_xla_is_tried_without_output_on_stderr():
     assert "XLA" not in done.stderr
 
 
-def test_a_gpu_is_listed_with_its_capability(monkeypatch):
+def test_a_gpu_is_listed_with_what_works_on_it(monkeypatch):
     monkeypatch.setattr(machine, "list_gpus", lambda: [("Tesla T4", (7, 5))])
-    assert_names(facts()["GPU"].value, "Tesla T4", "7.5")
-    assert not facts()["GPU"].advice
+    monkeypatch.setattr(machine, "memory_bytes", lambda name: 16 * 10**9)
+    errors = {"convolution in float32": "", "convolution in float16": "no kernel"}
+    monkeypatch.setattr(machine, "check_device", lambda name: errors | {"XLA": ""})
+    by_name = facts()
+    assert_names(by_name["GPU"].value, "Tesla T4", "7.5")
+    assert not by_name["GPU"].advice
+    assert_names(by_name["it computes"].value, "convolution in float32", "XLA")
+    failed = by_name["it fails at convolution in float16"]
+    assert failed.value == "no kernel"
+    assert_names(failed.advice, "train.precision")
+    small, large = map(
+        int,
+        re.findall(
+            r"(\d+) images", by_name["its largest batch"].value.replace(",", "")
+        ),
+    )
+    assert 10 < large < small
+
+
+def test_every_computation_works_on_this_device():
+    errors = check_device("CPU:0")
+    assert {"XLA", "depthwise convolution in bfloat16"} < errors.keys()
+    assert not any(errors.values())
+
+
+def test_a_computation_that_fails_is_reported_in_one_line(monkeypatch):
+    def refuse(images, *args, **kwargs):
+        if images.dtype == tf.float16:
+            raise tf.errors.UnimplementedError(None, None, "no kernel\nmore")
+        return depthwise(images, *args, **kwargs)
+
+    depthwise = tf.nn.depthwise_conv2d
+    monkeypatch.setattr(tf.nn, "depthwise_conv2d", refuse)
+    errors = check_device("CPU:0")
+    failed = {name: error for name, error in errors.items() if error}
+    assert failed == {"depthwise convolution in float16": "no kernel"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+        tf.errors.InternalError(None, None, "CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        tf.errors.NotFoundError(None, None, "No algorithm worked!"),
+    ],
+)
+def test_too_little_memory_is_reported_with_a_smaller_batch(error):
+    with (
+        raises_naming(DrtfError, "train.batch_size=256", "train.batch_size=128"),
+        device.translate_exhaustion("train.batch_size", 256),
+    ):
+        raise error
+
+
+def test_other_errors_of_a_device_are_not_changed():
+    error = tf.errors.InternalError(None, None, "illegal address")
+    with (
+        pytest.raises(tf.errors.InternalError),
+        device.translate_exhaustion("train.batch_size", 256),
+    ):
+        raise error
 
 
 def test_a_missing_package_comes_with_advice(monkeypatch):

@@ -128,7 +128,8 @@ def test_a_full_disk_is_not_reported_as_too_little_memory(
     shards, config, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
-    advice = ("train.batch_size", config.train.batch_size, "train.precision")
+    batch_size = config.train.batch_size
+    advice = (f"train.batch_size={batch_size}", f"train.batch_size={batch_size // 2}")
     for text, facts, absent in (
         ("x; No space left on device", (out, "--resume"), "train.batch_size"),
         ("OOM when allocating", advice, str(out)),

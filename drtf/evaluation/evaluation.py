@@ -46,6 +46,7 @@ from drtf.intervals import Estimate
 from drtf.labels.grouping import Groups, load_groups
 from drtf.models.compatibility import check_preprocessing
 from drtf.models.decision_rule import save_decision_rule
+from drtf.models.device import translate_exhaustion
 from drtf.models.history import load_history
 from drtf.models.prediction import build_predictor
 from drtf.models.run import Run, load_run
@@ -190,7 +191,8 @@ def _evaluate_split(
     if plan.uses_validation:
         _check_has_split(shards, validation_split)
         splits.add(validation_split)
-    tables = {name: score(name) for name in sorted(splits)}
+    with translate_exhaustion("evaluate.batch_size", config.batch_size):
+        tables = {name: score(name) for name in sorted(splits)}
     scores = tables[split]
     rule = plan.kept or fit_decision_rule(
         run, tables[validation_split], config, source=f"split {validation_split}"

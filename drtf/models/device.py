@@ -25,6 +25,12 @@ REGISTER_SECONDS = 60
 # While a step takes one batch, the copy of another one may wait for that step to end.
 NUM_BATCHES_ON_DEVICE = 2
 CPU_INFO = Path("/proc/cpuinfo")
+# TensorFlow takes GPU memory as it needs it, and leaves the rest to other programs. It
+# reads this when it first uses a GPU.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+OUT_OF_MEMORY = re.compile(
+    "out of memory|OUT_OF_MEMORY|OOM when|ALLOC_FAILED|No algorithm worked"
+)
 # The order of an image's axes, and the default type of numbers.
 KERAS_SETTINGS = ("channels_last", "float32")
 
@@ -183,6 +189,34 @@ def can_compile() -> bool:
     except tf.errors.OpError:
         return False
     return True
+
+
+@contextmanager
+def translate_exhaustion(setting: str, batch_size: int) -> Iterator[None]:
+    """Turn TensorFlow's errors about a device's memory into one line.
+
+    Args:
+        setting: The key of the batch size.
+        batch_size: Its value.
+
+    Raises:
+        DrtfError: If the device has too little memory.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # cuDNN and CUDA have other types of errors than TensorFlow's own allocator.
+        is_exhausted = isinstance(error, tf.errors.ResourceExhaustedError)
+        if not is_exhausted and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        advice = (
+            f"set {setting}={batch_size // 2}"
+            if batch_size > 1
+            else "close other programs that use the device"
+        )
+        raise DrtfError(
+            f"the device has too little memory for {setting}={batch_size}: {advice}"
+        ) from error
 
 
 @contextmanager

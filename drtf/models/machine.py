@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,8 +12,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from drtf import __version__
-from drtf.config import Config
+from drtf.config import Config, load_config
 from drtf.models.device import can_compile, choose_precision, list_gpus
+from drtf.models.device_checks import check_device, largest_batch, memory_bytes
+from drtf.models.network import build_network
 from drtf.models.weights import imagenet_problem
 from drtf.records.gather import read_frames, read_frames_in_python
 from drtf.resources import count_cores
@@ -127,10 +129,61 @@ def _gpu_facts() -> list[Fact]:
                 "a GPU, install tensorflow[and-cuda]",
             )
         ]
+    precision = choose_precision("auto")
+    facts = []
+    for number, (name, (major, minor)) in enumerate(gpus):
+        device = f"GPU:{number}"
+        num_bytes = memory_bytes(device)
+        facts += [
+            Fact("GPU", f"{name}, compute capability {major}.{minor}"),
+            Fact("its memory", f"{num_bytes / 1e9:.1f} GB"),
+            *_check_facts(check_device(device)),
+            Fact(
+                "its largest batch",
+                f"about {_describe_batches(num_bytes, precision)} (estimated)",
+            ),
+        ]
+    return facts
+
+
+def _check_facts(errors: Mapping[str, str]) -> list[Fact]:
+    """Return one fact for all computations that work, and one for each that fails."""
+    working = [name for name, error in errors.items() if not error]
     return [
-        Fact("GPU", f"{name}, compute capability {major}.{minor}")
-        for name, (major, minor) in gpus
+        Fact("it computes", ", ".join(working) or "nothing"),
+        *(
+            Fact(
+                f"it fails at {name}",
+                error,
+                _check_advice(name),
+                is_problem=name.endswith("float32"),
+            )
+            for name, error in errors.items()
+            if error
+        ),
     ]
+
+
+def _check_advice(name: str) -> str:
+    """Return what to do if a GPU fails at a computation."""
+    if name.endswith("float16"):  # bfloat16 too
+        return "set train.precision to one that works here, such as float32"
+    if name.startswith(("XLA", "sending")):
+        return "training is slower without it; install tensorflow[and-cuda]"
+    return "reinstall tensorflow[and-cuda], or hide the GPU: CUDA_VISIBLE_DEVICES=''"
+
+
+def _describe_batches(num_bytes: int, precision: str) -> str:
+    """Return the largest batch of each recommended preset."""
+    parts = []
+    for preset in ("mobilenetv2-96", "mobilenetv2-224"):
+        config = load_config(preset)
+        network = build_network(
+            config.model, image_size=config.images.size, load_weights=False
+        )
+        num_images = largest_batch(network, precision=precision, num_bytes=num_bytes)
+        parts.append(f"{num_images:,} images for {preset}")
+    return ", ".join(parts)
 
 
 def _compiler_fact() -> Fact:

@@ -104,6 +104,8 @@ def predict_photographs(
         config: Batch size and number of workers.
         picture_size: As for `score_photographs`.
     """
+    from drtf.models.device import translate_exhaustion
+
     prepared = prepare_photographs(
         run, photographs, num_workers=config.num_workers, picture_size=picture_size
     )
@@ -111,7 +113,11 @@ def predict_photographs(
     predict_batch = build_batch_predictor(run, tta=tta, batch_size=batch_size)
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
     # One batch is predicted while the next one is prepared.
-    with closing(prepared), ThreadPoolExecutor(1) as device:
+    with (
+        closing(prepared),
+        ThreadPoolExecutor(1) as device,
+        translate_exhaustion("score.batch_size", config.batch_size),
+    ):
         last = None
         for batch in batches:
             current = device.submit(predict_batch, batch)

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -35,6 +35,7 @@ from drtf.models.device import (
     choose_precision,
     device_batches,
     training_versions,
+    translate_exhaustion,
     use_dtype_policy,
 )
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
@@ -266,7 +267,10 @@ def _train_locked(
                     parent=parent.run.folder if parent and parent.run else None,
                 )
             upload_changes(out)  # a store that cannot be written to fails here
-        try:
+        with (
+            translate_exhaustion("train.batch_size", config.train.batch_size),
+            _translate_full_disk(out),
+        ):
             context = build_context(
                 network,
                 shards,
@@ -276,8 +280,6 @@ def _train_locked(
                 hosts=hosts,
             )
             status = run_epochs(context, checkpoint=checkpoint, signals=signals)
-        except tf.errors.ResourceExhaustedError as error:
-            raise _exhaustion_error(error, out, config.train) from error
     if not hosts.is_first:
         return RunInfo(**hosts.share(None))
     plot_history(out / HISTORY_FIGURE, status.history)
@@ -326,22 +328,18 @@ def _describe_distillation(
     )
 
 
-def _exhaustion_error(
-    error: tf.errors.ResourceExhaustedError, out: Path, config: TrainConfig
-) -> DrtfError:
-    """Return the user's error for TensorFlow's: a full disk, or too little memory.
-
-    TensorBoard writes through TensorFlow, which reports a full disk as exhaustion.
-    """
-    if "No space left" in str(error):
-        return DrtfError(
+@contextmanager
+def _translate_full_disk(out: Path) -> Iterator[None]:
+    """Turn TensorFlow's error about a full disk, which TensorBoard meets, into ours."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        if "No space left" not in str(error):
+            raise
+        raise DrtfError(
             f"cannot write to {out}: the disk is full. Free disk space and run the "
             "same command with --resume"
-        )
-    return DrtfError(
-        "the device has too little memory: try a smaller train.batch_size than "
-        f"{config.batch_size}, or train.precision=mixed_bfloat16"
-    )
+        ) from error
 
 
 def build_context(

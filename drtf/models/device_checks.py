@@ -1,0 +1,111 @@
+"""Small computations that show what works on a device, and what fits its memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.client import device_lib
+
+from drtf.models.device import can_prefetch, silence_stderr
+
+DTYPES = ("float32", "float16", "bfloat16")
+# A step also holds gradients, and the workspace of its convolutions.
+OVERHEAD = 1.5
+# The rest is for TensorFlow itself, and lost between the blocks that are in use.
+USABLE_FRACTION = 0.85
+# A weight in float32, its gradient, two moments of the optimizer and its average.
+BYTES_PER_WEIGHT = 5 * 4
+
+
+def check_device(device: str) -> dict[str, str]:
+    """Run small computations on a device.
+
+    Args:
+        device: Its name, such as `GPU:0`.
+
+    Returns:
+        The error of each computation, by its name; empty if it works.
+    """
+    errors = {}
+    for name, compute in _computations(device):
+        errors[name] = ""
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(silence_stderr())
+                stack.enter_context(tf.device(device))
+                compute()
+        except (tf.errors.OpError, RuntimeError) as error:
+            errors[name] = str(error).strip().splitlines()[0]
+    return errors
+
+
+def _computations(device: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    for dtype in DTYPES:
+        yield f"convolution in {dtype}", lambda: _convolve(tf.nn.conv2d, dtype)  # noqa: B023
+        yield (
+            f"depthwise convolution in {dtype}",
+            lambda: _convolve(_depthwise, dtype),  # noqa: B023
+        )
+    yield "XLA", lambda: tf.function(tf.cos, jit_compile=True)(tf.zeros([8])).numpy()
+    yield "sending batches ahead", lambda: _check_prefetch(device)
+
+
+def _convolve(convolution: Callable[..., tf.Tensor], dtype: str) -> None:
+    """Compute a convolution and its gradients, and compare it with its known result."""
+    images = tf.ones([2, 16, 16, 8], dtype)
+    kernel = tf.ones([3, 3, 8, 1], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([images, kernel])
+        output = convolution(images, kernel, strides=[1, 1, 1, 1], padding="VALID")
+        total = tf.reduce_sum(tf.cast(output, tf.float32))
+    tape.gradient(total, [images, kernel])
+    expected = 9 if convolution is _depthwise else 9 * 8
+    found = float(output[0, 0, 0, 0])
+    if found != expected:
+        raise RuntimeError(f"the result is {found} instead of {expected}")
+
+
+def _depthwise(images: tf.Tensor, kernel: tf.Tensor, **options: object) -> tf.Tensor:
+    return tf.nn.depthwise_conv2d(images, kernel, **options)
+
+
+def _check_prefetch(device: str) -> None:
+    if not can_prefetch(device):
+        raise RuntimeError("TensorFlow cannot copy a batch ahead of its use")
+
+
+def memory_bytes(device: str) -> int:
+    """Return the memory that TensorFlow may use on a device, in bytes."""
+    return next(
+        found.memory_limit
+        for found in device_lib.list_local_devices()
+        if found.name.endswith(device)
+    )
+
+
+def image_bytes(network: keras.Model, *, precision: str) -> int:
+    """Estimate the memory that a training step takes for each image, in bytes.
+
+    The output of each layer is kept for the gradients.
+    """
+    num_values = sum(
+        int(np.prod(layer.output.shape[1:]))
+        for layer in network.layers
+        if layer.output is not None
+    )
+    size = 4 if precision == "float32" else 2
+    return round(OVERHEAD * size * num_values)
+
+
+def largest_batch(network: keras.Model, *, precision: str, num_bytes: int) -> int:
+    """Estimate how many images a training step can take.
+
+    Args:
+        network: The network.
+        precision: Keras's dtype policy.
+        num_bytes: The memory of the device.
+    """
+    usable = USABLE_FRACTION * num_bytes - BYTES_PER_WEIGHT * network.count_params()
+    return max(0, int(usable // image_bytes(network, precision=precision)))
