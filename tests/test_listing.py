@@ -13,6 +13,7 @@ from drtf.photographs.listing import (
     describe_skipped,
     list_photographs,
 )
+from drtf.photographs.patient_columns import parse_eye
 from drtf.photographs.references import FileStatus, PhotographRef
 from drtf.storage import write_object
 from naming import assert_names, raises_naming
@@ -275,6 +276,41 @@ def test_csv_lists_photographs_by_path(tmp_path):
         PhotographRef(tmp_path, "/else/a.png"),
         PhotographRef(tmp_path, "sub/b.png"),
     ]
+
+
+def test_csv_states_patients_and_eyes(tmp_path, caplog):
+    listed = tmp_path / "list.csv"
+    listed.write_text(
+        "path;Patient-ID;Image Laterality\n"
+        "a.png;007;OD\nb.png;007;left eye\nc.png;N/A;OU\nd.png\n\na.png;007;R\n"
+    )
+    stated = {
+        photograph.path: (photograph.patient, photograph.eye)
+        for photograph in list_photographs(listed).photographs
+    }
+    assert stated == {
+        "a.png": ("007", "right"),
+        "b.png": ("007", "left"),
+        "c.png": ("", ""),
+        "d.png": ("", ""),
+    }
+    (record,) = caplog.records
+    assert_names(record.getMessage(), listed, "'Image Laterality'", "1", "'OU'")
+    listed.write_text("path,patient,eye\na.png,7,L\nb.png,8,\na.png,8,L\n")
+    with raises_naming(LabelError, "line 4", listed, "a.png", "'7'", "'8'"):
+        list_photographs(listed)
+
+
+@pytest.mark.parametrize(
+    ("cells", "eye"),
+    [
+        ("left, LEFT eye, L, LE, OS, o.s., OS (left), links, 左眼, 좌안", "left"),
+        ("right, R, RE, OD, O.D., OD1, Right_eye, rechts, 右, 우안", "right"),
+        ("OU, both, L/R, R+L, unknown, 1, -", ""),
+    ],
+)
+def test_the_eye_of_a_cell(cells, eye):
+    assert {parse_eye(cell) for cell in cells.split(", ")} == {eye}
 
 
 @pytest.mark.parametrize(

@@ -529,6 +529,54 @@ def test_eyes_of_strangers_with_equal_names_are_not_combined(
     assert found == [f"{path}.png" for path in paths[:4]]
 
 
+def test_patients_and_eyes_of_a_list_come_before_those_of_names(
+    run_copy, few, config, tmp_path, save_rule
+):
+    save_rule(run_copy, 0.5, fellow_eye=WEIGHTS)
+    images = tmp_path / "images"
+    images.mkdir()
+    names = ("scan1.png", "scan2.png", "5_left.png", "5_right.png")
+    for source, name in zip(sorted(few.iterdir()), names, strict=False):
+        shutil.copy(source, images / name)
+    listed = images / "list.csv"
+    lines = {
+        "scan1.png": "scan1.png,=7,OD",
+        "scan2.png": "scan2.png,=7,OS",
+        "5_left.png": "5_left.png,,",
+        "5_right.png": "5_right.png,8,R",
+    }
+
+    def run_score(out, chosen=names, **options):
+        rows = [lines[name] for name in chosen]
+        listed.write_text("\n".join(["path,patient,laterality", *rows]))
+        score(run_copy, listed, out=out, config=config.score, **options)
+
+    whole, parts, night = (tmp_path / f"{x}.csv" for x in ("whole", "parts", "night"))
+    run_score(whole)
+    columns = ("patient", "eye", "fellow_used")
+    assert {x["path"]: tuple(x[y] for y in columns) for x in read(whole)} == {
+        "5_left.png": ("5", "left", "0"),
+        "5_right.png": ("8", "right", "0"),
+        "scan1.png": ("'=7", "right", "1"),
+        "scan2.png": ("'=7", "left", "1"),
+    }
+    for part in ((1, 2), (2, 2)):
+        run_score(parts, part=part)
+    run_score(parts, merge=2)
+    # Rows of photographs that a list no longer has keep what was stated of them.
+    run_score(night, names[::2])
+    run_score(night, names[1::2], add=True)
+    assert parts.read_bytes() == night.read_bytes() == whole.read_bytes()
+    run_score(tmp_path / "whole.parquet")
+    lines["scan1.png"] = "scan1.png,9,OD"
+    for out in (whole, tmp_path / "whole.parquet"):
+        facts = (out, "scan1.png", "'9'", "--add", "--overwrite")
+        with raises_naming(DrtfError, *facts):
+            run_score(out)
+    run_score(whole, add=True)
+    assert [x["fellow_used"] for x in read(whole)] == ["0"] * 4
+
+
 def test_an_ungradable_fellow_eye_is_used_only_if_asked(
     run_copy, config, tmp_path, save_rule
 ):

@@ -447,6 +447,8 @@ def _load_from_images(
     paths = pd.Series([x.path for x in photographs], dtype=object)
     names = paths.map(lambda path: written_path(photograph_id(path)))
     patients = patients_by_name(names, config.labels.patient_pattern)
+    stated = pd.Series([x.patient for x in photographs], dtype=object)
+    patients = stated.where(stated != "", patients)
     if table is None:
         assessments = assessments_by_folder(
             paths.tolist(), ungradable=ungradable, where=str(images)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from drtf.errors import LabelError
-from drtf.labels.columns import find_column, first_column
+from drtf.labels.columns import find_column
 from drtf.labels.extra_columns import load_extra_columns
-from drtf.labels.formats import PATIENT_COLUMNS, fold_name
 from drtf.labels.grouping import is_missing
 from drtf.labels.tables import load_label_table
+from drtf.photographs.patient_columns import PATIENT_COLUMNS, first_column, fold_name
 
 # The usual names of a column, folded; the first one found is used. In the first group,
 # yes and 1 mean that a photograph is gradable; in the second, that it is ungradable.

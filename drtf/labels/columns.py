@@ -1,20 +1,15 @@
 """Which columns of a label file have the photographs, grades, patients and splits."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drtf.config import LabelsConfig
 from drtf.errors import LabelError
-from drtf.labels.formats import (
-    IMAGE_COLUMNS,
-    LABEL_FORMATS,
-    PATIENT_COLUMNS,
-    LabelFormat,
-    fold_name,
-)
+from drtf.labels.formats import IMAGE_COLUMNS, LABEL_FORMATS, LabelFormat
 from drtf.labels.grades import parse_grade
 from drtf.labels.tables import LabelTable
+from drtf.photographs.patient_columns import PATIENT_COLUMNS, first_column, fold_name
 from drtf.tasks import NUM_GRADES
 
 
@@ -144,12 +139,6 @@ def find_column(columns: Sequence[str], name: str) -> str | None:
         return name
     alike = [x for x in columns if fold_name(x) == fold_name(name)]
     return alike[0] if len(alike) == 1 else None
-
-
-def first_column(columns: Sequence[str], names: Iterable[str]) -> str | None:
-    """Return the first of some folded names that is a column, or None."""
-    by_name = {fold_name(column): column for column in reversed(columns)}
-    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _known_format(columns: Sequence[str]) -> LabelFormat | None:

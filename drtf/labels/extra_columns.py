@@ -6,11 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from drtf.errors import LabelError
-from drtf.labels.columns import find_column, first_column
-from drtf.labels.formats import IMAGE_COLUMNS, PATIENT_COLUMNS
+from drtf.labels.columns import find_column
+from drtf.labels.formats import IMAGE_COLUMNS
 from drtf.labels.label_files import are_repeated, check_filled
 from drtf.labels.matching import clean_path, match_photographs
 from drtf.labels.tables import check_utf8, load_label_table
+from drtf.photographs.patient_columns import PATIENT_COLUMNS, first_column
 from drtf.texts import text_column
 
 # The columns of a dataset's index by which a table is matched with photographs.

@@ -4,9 +4,10 @@ To add one, add an entry to LABEL_FORMATS. The help of `drtf build-shards` and t
 messages list the entries.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from drtf.photographs.patient_columns import fold_name
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,6 @@ class LabelFormat:
         return f"{self.name} ({','.join(self.columns)})"
 
 
-def fold_name(name: str) -> str:
-    """Return a column's name in lower case, without spaces and punctuation."""
-    return re.sub(r"[\W_]+", "", name.casefold())
-
-
 # If a file has the columns of several formats, the one with the most columns is used.
 LABEL_FORMATS = (
     LabelFormat("EyePACS", "image", ("level",)),
@@ -77,43 +73,6 @@ LABEL_FORMATS = (
     LabelFormat("RFMiD", "ID", ("DR",), markers=("Disease_Risk",)),
 )
 IMAGE_COLUMNS = tuple(dict.fromkeys(fold_name(known.image) for known in LABEL_FORMATS))
-
-# The usual names of a column with the patient, folded; the first one found is used.
-PATIENT_COLUMNS = (
-    "patientid",
-    "patient",
-    "patientno",
-    "patientnumber",
-    "patientcode",
-    "patientkey",
-    "patientname",
-    "patid",
-    "patnr",
-    "patienten",
-    "patientenid",
-    "patientennummer",
-    "paciente",
-    "idpaciente",
-    "subjectid",
-    "subject",
-    "subjectno",
-    "participantid",
-    "participant",
-    "personid",
-    "person",
-    "pid",
-    "ptid",
-    "mrn",
-    "medicalrecordnumber",
-    "환자번호",
-    "환자id",
-    "환자",
-    "등록번호",
-    "患者id",
-    "患者",
-    "病人id",
-    "病人",
-)
 
 # The usual names of a column with the published split, folded.
 SPLIT_COLUMNS = {"split", "usage", "subset", "partition", "dataset", "set", "fold"}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from drtf.config import LabelsConfig
-from drtf.labels.formats import fold_name
+from drtf.photographs.patient_columns import fold_name
 
 NUMBER = re.compile(r"([+-]?)0*(\d+)(?:[.,]0*)?")
 # What may follow a word, such as `mild NPDR` or `moderate diabetic retinopathy`.

@@ -14,16 +14,14 @@ from drtf.errors import DrtfError
 from drtf.images.quality import Quality
 from drtf.labels.columns import find_column
 from drtf.labels.extra_columns import MATCHED_COLUMNS, load_extra_columns
-from drtf.labels.formats import fold_name
-from drtf.labels.patients import eyes_by_name, parse_eye
+from drtf.labels.patients import eyes_by_name
+from drtf.photographs.patient_columns import EYE_COLUMNS, fold_name, parse_eye
 from drtf.photographs.references import strip_suffix
 from drtf.records.reader import ShardDataset
 
 CLASS = "class"  # of the task; only sampling has groups by it
 EYE = "eye"  # from the names of the photographs, or a column kept from the label file
 DATASET_COLUMNS = ("source", EYE, "grade", "has_field", *Quality._fields)
-# The usual names of a column with the eye, folded.
-EYE_COLUMNS = {"eye", "eyeside", "side", "laterality", "imagelaterality"}
 MISSING = "missing"
 MISSING_VALUES = {"na", "nan", "nat", "null"}
 EACH_VALUE = "each"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from drtf.config import LabelsConfig
@@ -15,18 +16,17 @@ from drtf.labels.columns import (
     find_column,
     names_numbers,
 )
-from drtf.labels.formats import SPLIT_COLUMNS, fold_name
+from drtf.labels.formats import SPLIT_COLUMNS
 from drtf.labels.grades import grade_scale, parse_grade
 from drtf.labels.matching import clean_path
 from drtf.labels.patients import find_eye
 from drtf.labels.splits import parse_split
 from drtf.labels.tables import check_utf8, load_label_table, name_lines
+from drtf.photographs.patient_columns import fold_name, names_patient
 from drtf.photographs.references import strip_suffix
-from drtf.texts import number_texts, text_column
+from drtf.texts import iterate_texts, number_texts, text_column
 
 MAX_VALUES_NAMED = 5
-# Cells that name no patient, folded as names of columns are: `-` is empty.
-NO_PATIENT = ("", "na", "nan", "nat", "null", "none", "unknown", "anonymous")
 # Begins the name of a column that a dataset keeps of the label file.
 KEPT = "kept."
 
@@ -124,8 +124,8 @@ def _check_patients(path: Path, patients: pd.Series, column: str) -> None:
     Raises:
         LabelError: If one does not.
     """
-    folded = patients.str.lower().str.replace(r"[\W_]+", "", regex=True)
-    unknown = patients.index[folded.isin(NO_PATIENT)]
+    is_named = np.fromiter(map(names_patient, iterate_texts(patients)), bool)
+    unknown = patients.index[~is_named]
     if len(unknown):
         raise LabelError(
             f"{path}: column {column!r} names no patient in {name_lines(unknown)}. "

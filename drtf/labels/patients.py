@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from drtf.photographs.patient_columns import LEFT, RIGHT, SHORT_LEFT, SHORT_RIGHT
 from drtf.texts import (
     ROWS_PER_BATCH,
     TEXT,
@@ -15,11 +16,6 @@ from drtf.texts import (
     text_column,
 )
 
-# The eye as clinics write it. A short form counts only if a patient has both eyes.
-LEFT = {"left", "os", "좌안"}
-RIGHT = {"right", "od", "우안"}
-SHORT_LEFT = {"l", "le", "좌"}
-SHORT_RIGHT = {"r", "re", "우"}
 EYES = "|".join(sorted(LEFT | RIGHT | SHORT_LEFT | SHORT_RIGHT, key=len, reverse=True))
 SEPARATORS = " _.()-"
 # An eye follows a separator, a digit or nothing. After it, there may be the number of
@@ -108,14 +104,6 @@ def eyes_by_name(names: pd.Series) -> pd.Series:
         names: The names, without extensions.
     """
     return _divide_names(names)["side"].astype(object).fillna("")
-
-
-def parse_eye(text: str) -> str:
-    """Return the eye that a cell such as `OD` names: `left`, `right` or empty."""
-    folded = text.strip().casefold()
-    if folded in LEFT | SHORT_LEFT:
-        return "left"
-    return "right" if folded in RIGHT | SHORT_RIGHT else ""
 
 
 def _divide_names(names: pd.Series) -> pd.DataFrame:

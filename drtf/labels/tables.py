@@ -17,7 +17,8 @@ import pandas as pd
 
 from drtf.errors import LabelError
 from drtf.files import MAX_TABLE_BYTES, read_regular
-from drtf.labels.formats import IMAGE_COLUMNS, fold_name
+from drtf.labels.formats import IMAGE_COLUMNS
+from drtf.photographs.patient_columns import fold_name
 from drtf.photographs.references import strip_suffix
 
 SEPARATORS = (",", ";", "\t", "|")

@@ -5,10 +5,11 @@ import heapq
 import importlib.util
 import io
 import itertools
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -21,6 +22,14 @@ from drtf.files import (
 )
 from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
 from drtf.photographs import archives
+from drtf.photographs.patient_columns import (
+    EYE_COLUMNS,
+    PATIENT_COLUMNS,
+    PatientEye,
+    first_column,
+    names_patient,
+    parse_eye,
+)
 from drtf.photographs.references import (
     FileStatus,
     PhotographRef,
@@ -39,7 +48,10 @@ from drtf.storage import (
 )
 from drtf.texts import divide_texts, iterate_texts
 
+_log = logging.getLogger(__name__)
+
 PATH_COLUMN = "path"
+UNSTATED = PatientEye("", "")
 SKIPPED_FILE = "skipped.csv"
 DICOM_SUFFIXES = (".dcm", ".dicom")
 # Index of a DICOM medium, which is a DICOM file without a photograph.
@@ -86,6 +98,8 @@ class Listing:
         unnamed: The paths of photographs that are not UTF-8, sorted.
         skipped: The other files, sorted by path.
         statuses: What the list of an object store had about a photograph, by path.
+        stated: The patient and the eye of a photograph, by path, if a table or the file
+            itself states them.
     """
 
     folder: Path | str
@@ -93,6 +107,7 @@ class Listing:
     unnamed: list[str]
     skipped: list[SkippedFile]
     statuses: Mapping[str, FileStatus] = field(default_factory=dict)
+    stated: Mapping[str, PatientEye] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of photographs."""
@@ -110,7 +125,14 @@ class Listing:
 
     def photograph(self, path: str) -> PhotographRef:
         """Return a reference to the photograph at a path."""
-        return PhotographRef(self.folder, path, listed=self.statuses.get(path))
+        patient, eye = self.stated.get(path, UNSTATED)
+        return PhotographRef(
+            self.folder,
+            path,
+            listed=self.statuses.get(path),
+            patient=patient,
+            eye=eye,
+        )
 
 
 def list_photographs(images: Path | str) -> Listing:
@@ -123,7 +145,8 @@ def list_photographs(images: Path | str) -> Listing:
         images: A folder, local or in a store, searched recursively; a zip archive, or a
             folder of zip archives only; a single photograph; or a CSV file with a
             column `path`, local or in a store. Its relative paths start at the CSV's
-            folder. Also the URL of such a file with a query, as stores presign them.
+            folder. Columns such as `patient` and `eye` state the patient and the eye.
+            Also the URL of such a file with a query, as stores presign them.
 
     Raises:
         LabelError: If there is no photograph, or pydicom is required but missing.
@@ -132,7 +155,9 @@ def list_photographs(images: Path | str) -> Listing:
     if has_query(images):
         images = fetch_file(str(images))
     if _is_list(images):
-        return _make_listing(_parent(images), _load_list(images), [])
+        listed = _load_list(images)
+        stated = {path: x for path, x in listed.items() if x is not UNSTATED}
+        return replace(_make_listing(_parent(images), listed, []), stated=stated)
     files = _list_files(images)
     skipped = files.skipped.copy()
     num_dicom = 0
@@ -347,30 +372,75 @@ def _parent(images: Path | str) -> Path | str:
     return Path(images).parent
 
 
-def _load_list(images: Path | str) -> list[str]:
+def _load_list(images: Path | str) -> dict[str, PatientEye]:
+    """Return the patient and the eye of each photograph of a list, by path."""
     path = fetch_file(str(images)) if is_remote(images) else Path(images)
     try:
         text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-        if PATH_COLUMN not in (rows.fieldnames or ()):
+        columns = rows.fieldnames or []
+        if PATH_COLUMN not in columns:
             raise LabelError(
                 f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
-                f"a CSV file; its columns are {rows.fieldnames or []}"
+                f"a CSV file; its columns are {columns}"
             )
-        paths = {(row[PATH_COLUMN] or "").strip() for row in rows} - {""}
+        listed = _read_patients(path, rows, columns)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"cannot read the list {path}: {error}") from error
-    if not paths:
+    if not listed:
         raise LabelError(f"{path} lists no photographs")
-    for name in paths:
+    for name in listed:
         check_location(name)
         if has_query(name):
             raise LabelError(
                 f"{path} lists {shown_location(name)} with a query; such URLs expire, "
                 "so download the photographs first"
             )
-    return sorted({_posix_path(name, path.parent) for name in paths})
+    return listed
+
+
+def _read_patients(
+    path: Path, rows: "csv.DictReader[str]", columns: Sequence[str]
+) -> dict[str, PatientEye]:
+    """Return what the rows of a list state, by path.
+
+    Raises:
+        LabelError: If two rows of a photograph state different things.
+    """
+    patient_column = first_column(columns, PATIENT_COLUMNS)
+    eye_column = first_column(columns, EYE_COLUMNS)
+    listed: dict[str, PatientEye] = {}
+    unknown_eyes = []
+    for row in rows:
+        name, patient, side = (
+            ((column and row[column]) or "").strip()
+            for column in (PATH_COLUMN, patient_column, eye_column)
+        )
+        if not name:
+            continue
+        eye = parse_eye(side)
+        if side and not eye:
+            unknown_eyes.append(side)
+        stated = PatientEye(patient if names_patient(patient) else "", eye)
+        first = listed.setdefault(
+            _posix_path(name, path.parent), stated if any(stated) else UNSTATED
+        )
+        if first != stated:
+            raise LabelError(
+                f"line {rows.line_num:,} of {path} states {stated.describe()} for "
+                f"{name}, but an earlier line states {first.describe()}: keep one"
+            )
+    if unknown_eyes:
+        _log.warning(
+            "%s: column %r names neither the left nor the right eye in %s rows, for "
+            "example %r; the eyes of these photographs are taken from their names",
+            path,
+            eye_column,
+            f"{len(unknown_eyes):,}",
+            unknown_eyes[0],
+        )
+    return listed
 
 
 def _posix_path(name: str, folder: Path) -> str:

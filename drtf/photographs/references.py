@@ -82,6 +82,8 @@ class PhotographRef:
         folder: The image folder, local or in a store, or a zip archive.
         path: POSIX path relative to the folder, or an absolute path or a location.
         listed: Its status, if the list of an object store had it.
+        patient: The patient, if a table or the file itself states it.
+        eye: `left` or `right`, if a table or the file itself states it.
     """
 
     folder: Path | str
@@ -89,6 +91,8 @@ class PhotographRef:
     listed: FileStatus | None = field(
         default=None, kw_only=True, compare=False, repr=False
     )
+    patient: str = field(default="", kw_only=True, compare=False, repr=False)
+    eye: str = field(default="", kw_only=True, compare=False, repr=False)
 
     def __str__(self) -> str:
         """Return the photograph's path or location."""

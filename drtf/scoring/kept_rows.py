@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drtf.errors import DrtfError
 from drtf.files import append_regular, lock, open_regular, write_unbuffered
+from drtf.photographs.patient_columns import PatientEye
 from drtf.photographs.references import PhotographRef
 from drtf.progress import progress
 from drtf.scoring.score_table import (
@@ -38,11 +39,13 @@ class KeptRow:
         line: The line of the table.
         photograph: Hash of the photograph's file; empty if it could not be read.
         failed: Whether the photograph has an error instead of a score.
+        stated: The cells of the patient and the eye.
     """
 
     line: bytes
     photograph: str
     failed: bool
+    stated: PatientEye
 
 
 # By the cell of the column `path`.
@@ -85,7 +88,7 @@ class RowLog:
         """
         line = encode_row(row)
         write_unbuffered(self.file, line)
-        return _keep(line, row)
+        return keep_row(line, parse_row(line))
 
 
 @contextmanager
@@ -130,7 +133,7 @@ def rows_in_log(
     kept: KeptRows = {}
     for line, row in log.load():
         if is_current(row, common) and (add or row["path"] in photographs):
-            kept[row["path"]] = _keep(line, row)
+            kept[row["path"]] = keep_row(line, row)
         elif not overwrite:
             raise DrtfError(
                 f"{log.path} has rows of an interrupted call with other photographs, "
@@ -153,7 +156,7 @@ def rows_in_table(table: Location, common: Row) -> KeptRows:
                 f"row {number:,} of {table} was scored with another model or other "
                 "settings, such as another threshold"
             )
-        kept[row["path"]] = _keep(line, row)
+        kept[row["path"]] = keep_row(line, row)
     return kept
 
 
@@ -267,8 +270,35 @@ def check_photographs(
     raise DrtfError(f"{table} {problem}")
 
 
+def check_patients(
+    table: Location, rows: KeptRows, patients: Mapping[str, PatientEye]
+) -> None:
+    """Check that a table has the patient and the eye of each photograph.
+
+    Args:
+        table: The table, for the message.
+        rows: Its rows.
+        patients: The cells that they must have.
+
+    Raises:
+        DrtfError: Names a photograph whose patient or eye is another one.
+    """
+    for path, expected in patients.items():
+        found = rows[path].stated
+        if found != expected:
+            raise DrtfError(
+                f"{table} has {found.describe()} for {path}, which is now of "
+                f"{expected.describe()}"
+            )
+
+
 def check_complete(
-    table: Location, photographs: Photographs, common: Row, *, list_hash: str
+    table: Location,
+    photographs: Photographs,
+    common: Row,
+    *,
+    list_hash: str,
+    patients: Mapping[str, PatientEye],
 ) -> None:
     """Check that a table has exactly the rows that scoring would write now.
 
@@ -277,13 +307,16 @@ def check_complete(
         photographs: Its photographs.
         common: From `common_cells`.
         list_hash: For a part, the hash of the list of all photographs.
+        patients: The cells of their patients and eyes, from `patient_cells`.
 
     Raises:
         DrtfError: If it has not.
     """
     try:
         check_list(table, list_hash)
-        check_photographs(table, rows_in_table(table, common), photographs)
+        rows = rows_in_table(table, common)
+        check_photographs(table, rows, photographs)
+        check_patients(table, rows, patients)
     except DrtfError as error:
         raise DrtfError(
             f"{table} already exists, and {error}: pass --add to keep its rows and "
@@ -325,5 +358,11 @@ def changed_photographs(rows: KeptRows, photographs: Photographs) -> set[str]:
     return changed
 
 
-def _keep(line: bytes, row: Row) -> KeptRow:
-    return KeptRow(line, row["photograph"], bool(row["error"]))
+def keep_row(line: bytes, row: Row) -> KeptRow:
+    """Return a parsed row with its line, which is empty for a Parquet table."""
+    return KeptRow(
+        line,
+        row["photograph"],
+        bool(row["error"]),
+        PatientEye(row["patient"], row["eye"]),
+    )

@@ -11,14 +11,18 @@ from drtf.config import ScoreConfig
 from drtf.labels.patients import eyes_by_name, patients_by_name
 from drtf.models.fellow_eye import combine_eyes, fellow_logits
 from drtf.models.run import Run
+from drtf.photographs.patient_columns import PatientEye
+from drtf.photographs.references import PhotographRef
 from drtf.scoring.kept_rows import KeptRows
 from drtf.scoring.score_check import probability_flags
 from drtf.scoring.score_table import (
     VIEWS_DISAGREE,
     effective_threshold,
+    parse_path,
     parse_row,
     replace_cells,
     split_flags,
+    written_path,
 )
 
 # The cells that depend on all rows.
@@ -35,7 +39,7 @@ CELLS = (
 
 def complete_rows(
     rows: KeptRows,
-    names: Mapping[str, str],
+    photographs: Mapping[str, PhotographRef],
     *,
     run: Run,
     config: ScoreConfig,
@@ -43,20 +47,32 @@ def complete_rows(
 ) -> KeptRows:
     """Fill in the cells that depend on all rows.
 
-    They depend only on the names and on each photograph's own score, so a table that
-    was resumed, merged or extended is the same as one written at once.
+    They depend only on the names, on the stated patients and eyes, and on each
+    photograph's own score, so a table that was resumed, merged or extended is the same
+    as one written at once.
 
     Args:
         rows: Rows of photographs, from tables in CSV.
-        names: The names, without extensions, of these photographs and of others that
-            are scored with them, by the cell of the column `path`.
+        photographs: Photographs of the rows, and others that are scored with them, by
+            the cell of the column `path`. For rows of others, which may be gone, the
+            rows say what was stated of them.
         run: The run that scored them.
         config: The threshold, and what to do with ungradable photographs.
         patient_pattern: The pattern of patients in names.
     """
     rows = dict(sorted(rows.items()))
-    table = _patients_and_eyes(names, patient_pattern).loc[list(rows)]
-    table = table.join(_own_scores(rows, config))
+    others = {
+        path: PhotographRef(
+            "",
+            parse_path(path),
+            patient=parse_path(row.stated.patient),
+            eye=row.stated.eye,
+        )
+        for path, row in rows.items()
+        if path not in photographs
+    }
+    table = _patients_and_eyes({**others, **photographs}, patient_pattern)
+    table = table.loc[list(rows)].join(_own_scores(rows, config))
     own = table["own_score"].to_numpy()
     is_scored = table["own_score"].notna()
     is_predicted = is_scored & table["is_gradable"]
@@ -95,29 +111,52 @@ def complete_rows(
     }
 
 
-def _patients_and_eyes(names: Mapping[str, str], pattern: str) -> pd.DataFrame:
-    """Return the `patient` and `eye` in each name, and the `person`, by path.
+def patient_cells(
+    photographs: Mapping[str, PhotographRef], pattern: str
+) -> dict[str, PatientEye]:
+    """Return the cells of the patient and the eye of each photograph, by path."""
+    table = _patients_and_eyes(photographs, pattern)
+    return {
+        path: PatientEye(written_path(patient), eye)
+        for path, patient, eye in zip(
+            table.index, table["patient"], table["eye"], strict=True
+        )
+    }
 
-    If several folders have photographs of the same name, a person is identified by the
-    folder and the name. Cells are empty where nothing is known.
+
+def _patients_and_eyes(
+    photographs: Mapping[str, PhotographRef], pattern: str
+) -> pd.DataFrame:
+    """Return the `patient` and `eye` of each photograph, and the `person`, by path.
+
+    What a table or the photograph's file states comes before the photograph's name. If
+    several folders have photographs of the same name, a patient in a name is a person
+    of its folder. Cells are empty where nothing is known.
     """
     # pandas 3 refuses names that are not UTF-8.
-    texts = [name.encode(errors="backslashreplace").decode() for name in names.values()]
-    series = pd.Series(texts, list(names), dtype=str)
-    table = pd.DataFrame(
-        {
-            "patient": patients_by_name(series, pattern).astype(object).fillna(""),
-            "eye": eyes_by_name(series),
-        }
+    names = [
+        x.id.encode(errors="backslashreplace").decode() for x in photographs.values()
+    ]
+    series = pd.Series(names, list(photographs), dtype=str)
+    named = patients_by_name(series, pattern).astype(object).fillna("")
+    stated = pd.DataFrame(
+        [(x.patient, x.eye) for x in photographs.values()],
+        series.index,
+        ["patient", "eye"],
+        dtype=object,
     )
-    folders = [str(PurePosixPath(path).parent) for path in names]
-    places = {*zip(folders, texts, strict=True)}
+    table = stated.where(
+        stated != "", pd.DataFrame({"patient": named, "eye": eyes_by_name(series)})
+    )
     table["person"] = table["patient"]
-    if len(places) > len({*texts}):
-        table["person"] = [
+    folders = [str(PurePosixPath(path).parent) for path in photographs]
+    if len({*zip(folders, names, strict=True)}) > len({*names}):
+        by_folder = [
             patient and f"{folder}/{patient}"
-            for folder, patient in zip(folders, table["patient"], strict=True)
+            for folder, patient in zip(folders, named, strict=True)
         ]
+        is_named = table["patient"] == named
+        table["person"] = table["patient"].mask(is_named, by_folder)
     return table
 
 

@@ -388,7 +388,7 @@ def _load_parquet(table: Location) -> Iterator[tuple[bytes, Row]]:
             for batch in opened.iter_batches(columns=list(COLUMNS)):
                 for row in batch.to_pylist():
                     cells = {k: "" if x is None else str(x) for k, x in row.items()}
-                    yield b"", cells | {"path": escape_formula(cells["path"])}
+                    yield b"", cells | {k: escape_formula(cells[k]) for k in GUARDED}
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DrtfError(f"drtf did not write {table}: {error}") from error
 

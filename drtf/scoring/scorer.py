@@ -21,7 +21,7 @@ from drtf.models.training_photographs import (
 )
 from drtf.photographs.prepare import NetworkInput, Rejected
 from drtf.photographs.references import PhotographRef
-from drtf.scoring.kept_rows import KeptRow, KeptRows
+from drtf.scoring.kept_rows import KeptRows, keep_row
 from drtf.scoring.patient_rows import complete_rows
 from drtf.scoring.photograph_scores import Scored, score_photographs
 from drtf.scoring.score_table import (
@@ -33,7 +33,6 @@ from drtf.scoring.score_table import (
     effective_threshold,
     encode_row,
     parse_row,
-    written_path,
 )
 from drtf.tasks import classes_at
 
@@ -121,7 +120,12 @@ class Scorer:
             prepared: The photograph as the network takes it, or why it was rejected.
             scored: Its score; None if it was rejected.
         """
-        row = self.common | {"id": photograph.id, "path": photograph.path}
+        row = self.common | {
+            "id": photograph.id,
+            "path": photograph.path,
+            "patient": photograph.patient,
+            "eye": photograph.eye,
+        }
         if isinstance(prepared, Rejected) or scored is None:
             row["error"] = str(prepared)
             sha256 = photograph.sha256()
@@ -143,26 +147,26 @@ class Scorer:
         Returns:
             The rows as the table has them, in order.
         """
-        lines = {
-            written_path(row["path"]): KeptRow(
-                encode_row(row), row["photograph"], bool(row["error"])
-            )
-            for row in rows
-        }
-        names = {written_path(row["path"]): row["id"] for row in rows}
-        completed = self.complete_kept(lines, names)
+        lines: KeptRows = {}
+        for row in rows:
+            line = encode_row(row)
+            cells = parse_row(line)
+            lines[cells["path"]] = keep_row(line, cells)
+        completed = self.complete_kept(lines, {})
         return [parse_row(completed[path].line) for path in lines]
 
-    def complete_kept(self, rows: KeptRows, names: Mapping[str, str]) -> KeptRows:
+    def complete_kept(
+        self, rows: KeptRows, photographs: Mapping[str, PhotographRef]
+    ) -> KeptRows:
         """Fill in the cells of lines of a table that depend on other rows.
 
         Args:
             rows: The lines.
-            names: As for `complete_rows`.
+            photographs: As for `complete_rows`.
         """
         return complete_rows(
             rows,
-            names,
+            photographs,
             run=self.run,
             config=self.config,
             patient_pattern=self.patient_pattern,

@@ -17,10 +17,7 @@ from drtf.photographs.listing import (
     SkippedFile,
     list_photographs,
 )
-from drtf.photographs.references import (
-    PhotographRef,
-    photograph_id,
-)
+from drtf.photographs.references import PhotographRef
 from drtf.progress import progress
 from drtf.scoring.kept_rows import (
     KeptRows,
@@ -32,6 +29,7 @@ from drtf.scoring.kept_rows import (
     rows_to_add_to,
     rows_to_keep,
 )
+from drtf.scoring.patient_rows import patient_cells
 from drtf.scoring.score_check import FLAG_NOTES
 from drtf.scoring.score_table import (
     COLUMNS,
@@ -42,7 +40,6 @@ from drtf.scoring.score_table import (
     encode_submission,
     hash_list,
     load_rows,
-    parse_path,
     part_path,
     slice_part,
     write_csv,
@@ -242,6 +239,7 @@ def score(
         decision_rule=decision_rule,
     )
     run, common = scorer.run, scorer.common
+    listed = {written_path(x.path): x for x in listing.photographs}
     by_path = {written_path(photograph.path): photograph for photograph in photographs}
     earlier: KeptRows = {}
     kept: KeptRows = {}
@@ -250,7 +248,14 @@ def score(
         is_present = has_file(table)
         is_reused = is_present and not may_replace
         if is_reused:
-            check_complete(table, by_path, common, list_hash=list_hash)
+            patients = patient_cells(listed, scorer.patient_pattern)
+            check_complete(
+                table,
+                by_path,
+                common,
+                list_hash=list_hash,
+                patients={path: patients[path] for path in by_path},
+            )
         else:
             if merge:
                 rows = kept = rows_in_parts(
@@ -262,10 +267,8 @@ def score(
                 found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
                 kept = rows_to_keep(earlier | found, by_path)
                 rows = _score_missing(scorer, by_path, kept, log)
-            # Both eyes of a patient may be in different parts, or one of them gone.
-            names = {x: photograph_id(parse_path(x)) for x in kept}
-            names |= {written_path(x.path): x.id for x in listing.photographs}
-            rows = scorer.complete_kept(rows, names)
+            # Both eyes of a patient may be in different parts.
+            rows = scorer.complete_kept(rows, listed)
             with writing_file(table, overwrite=may_replace) as partial:
                 lines = _sorted_lines(rows, by_path)
                 if file_name(table).suffix.lower() == ".parquet":
