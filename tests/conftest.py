@@ -71,6 +71,19 @@ def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def _key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("key")
+
+
+@pytest.fixture(autouse=True)
+def _patient_key(_key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the key of pseudonyms out of the home folder."""
+    key = _key_folder / "patient.key"
+    key.write_text("a key of the tests")
+    monkeypatch.setenv("DRTF_PATIENT_KEY", str(key))
+
+
+@pytest.fixture(scope="session")
 def config() -> Config:
     return load_config("", SETTINGS)
 

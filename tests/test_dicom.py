@@ -14,7 +14,8 @@ from naming import raises_naming
 
 pydicom = pytest.importorskip("pydicom")
 gdcm = pytest.importorskip("gdcm")
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from encoding_dicom import encode_dicom, save_dicom  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     JPEG2000,
@@ -31,35 +32,14 @@ from pydicom.uid import (  # noqa: E402
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
-    generate_uid,
 )
 
-OPHTHALMIC_8BIT = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
 FUNDUS = draw_fundus(seed=1, width=640)
 
 
-def dicom(pixels: bytes, syntax=ExplicitVRLittleEndian, **changes: object) -> bytes:
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = syntax
-    data.file_meta.MediaStorageSOPClassUID = OPHTHALMIC_8BIT
-    data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    data.SOPClassUID = OPHTHALMIC_8BIT
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
-    data.Rows, data.Columns = FUNDUS.shape[:2]
-    data.SamplesPerPixel = 3
-    data.PlanarConfiguration = 0
-    data.PhotometricInterpretation = "RGB"
-    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
-    data.PixelRepresentation = 0
-    for name, value in changes.items():
-        setattr(data, name, value)
-    data.PixelData = pixels
-    if syntax.is_encapsulated:
-        data["PixelData"].is_undefined_length = True
-    file = io.BytesIO()
-    data.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+def dicom(pixels: bytes, syntax=ExplicitVRLittleEndian, **tags: object) -> bytes:
+    size = {"Rows": FUNDUS.shape[0], "Columns": FUNDUS.shape[1]}
+    return encode_dicom(pixels, syntax, **(size | tags))
 
 
 def grey(bits: int, **changes: object) -> dict[str, object]:
@@ -143,10 +123,8 @@ def test_a_dicom_without_a_photograph_is_refused_with_its_reason(changes, reason
 def test_a_structured_report_is_named():
     report = pydicom.dcmread(io.BytesIO(dicom(FUNDUS.tobytes(), Modality="SR")))
     del report.Rows, report.Columns, report.PixelData
-    file = io.BytesIO()
-    report.save_as(file)
     with raises_naming(PhotographError, "SR") as error:
-        decode_photograph(file.getvalue())
+        decode_photograph(save_dicom(report))
     assert error.value.reason == "not_an_image"
 
 
@@ -174,21 +152,15 @@ def test_more_pixels_than_declared_are_refused():
     assert reason_of(data) == "undecodable"
 
 
-def saved(dataset: Dataset) -> bytes:
-    file = io.BytesIO()
-    dataset.save_as(file)
-    return file.getvalue()
-
-
 def compressed(data: bytes, syntax, **options: object) -> bytes:
     dataset = pydicom.dcmread(io.BytesIO(data))
     dataset.compress(syntax, **options)
-    return saved(dataset)
+    return save_dicom(dataset)
 
 
 def deflated(dataset: Dataset) -> bytes:
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    return saved(dataset)
+    return save_dicom(dataset)
 
 
 def converted(data: bytes, syntax) -> bytes:

@@ -5,6 +5,7 @@ __all__ = [
     "depth",
     "dicom",
     "dicom_files",
+    "dicom_tags",
     "gradability",
     "jpeg_frames",
     "preprocess",

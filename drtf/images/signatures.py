@@ -11,6 +11,7 @@ SUFFIXES = (
     *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
     *(".mp4", ".mov", ".avi", ".mkv"),
 )
+DICOM = "DICOM"
 HEAD_BYTES = 132  # the signature of DICOM is the last
 # Decoded if a library for it is installed.
 PICTURES = (
@@ -55,7 +56,7 @@ def picture_name(head: bytes) -> str:
         head: The first bytes of the file, at least HEAD_BYTES if it has so many.
     """
     if is_dicom(head):
-        return "DICOM"
+        return DICOM
     for offset, signature, name in PICTURES:
         if head.startswith(signature, offset):
             return name
@@ -75,7 +76,7 @@ def container_name(data: bytes) -> str:
     if name == "JPEG":
         return _jpeg_variant(data)
     offsets = {name: offset for offset, _, name in PICTURES}
-    decoded = ("", "DICOM", "PNG", "TIFF", "BigTIFF", "WebP", "GIF", "JPEG 2000")
+    decoded = ("", DICOM, "PNG", "TIFF", "BigTIFF", "WebP", "GIF", "JPEG 2000")
     return "" if name in decoded or name not in offsets else name
 
 

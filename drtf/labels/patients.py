@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from drtf.photographs.frames import split_frame
 from drtf.photographs.patient_columns import LEFT, RIGHT, SHORT_LEFT, SHORT_RIGHT
 from drtf.texts import (
     ROWS_PER_BATCH,
@@ -75,9 +76,10 @@ def find_eye(name: str) -> EyeName | None:
     """Find the eye in a photograph's name, such as `12_left`, `12-OD` or `12_l1`.
 
     Args:
-        name: The name without extension. Folders in it belong to the patient.
+        name: The name without extension. Folders in it belong to the patient. All
+            frames of a file have the patient and the eye of its name.
     """
-    *folders, last = PurePosixPath(name).parts or ("",)
+    *folders, last = PurePosixPath(split_frame(name)[0]).parts or ("",)
     match = NAME_WITH_EYE.fullmatch(last)
     if not match:
         return None

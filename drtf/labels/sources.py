@@ -20,7 +20,7 @@ from drtf.labels.grouping import CLASS
 from drtf.labels.label_files import KEPT, load_labels
 from drtf.labels.matching import match_photographs
 from drtf.labels.patients import patients_by_name
-from drtf.photographs.listing import Listing, SkippedFile, list_photographs
+from drtf.photographs.listing import UNSTATED, Listing, SkippedFile, list_photographs
 from drtf.photographs.references import (
     PhotographRef,
     map_in_threads,
@@ -34,7 +34,7 @@ from drtf.synthetic import is_synthetic
 from drtf.texts import iterate_texts, text_column
 
 # From the least to the most certain.
-CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "column")
+CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "stated", "column")
 ListImages = Callable[[Path | str], Listing]
 NOT_UTF8 = "its path is not UTF-8, which the index needs"
 
@@ -133,7 +133,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     certainties: list[PatientsFrom] = []
     for source in sources:
         own = _label_photographs(source, config, list_once)
-        patients, patients_from = _load_patients(own.table, config)
+        patients, patients_from = _load_patients(own, config)
         tables.append(_catalog_table(source, own, patients, config.keep_columns))
         certainties.append(patients_from)
         # The rows with a grade are in the catalog now.
@@ -250,14 +250,22 @@ def _catalog_table(
 
 
 def _load_patients(
-    table: pd.DataFrame, config: LabelsConfig
+    labelled: _Labelled, config: LabelsConfig
 ) -> tuple[pd.Series, PatientsFrom]:
     """Return the patient of each photograph, and where the patients come from."""
+    table, stated = labelled.table, labelled.listing.stated
     if "patient" in table:
         return table["patient"], "column"
     patients = patients_by_name(table["name"], config.patient_pattern)
-    known = patients.notna().any()
-    return patients.fillna(table["id"]), "name" if known else "none"
+    source: PatientsFrom = "name" if patients.notna().any() else "none"
+    if stated:
+        paths = iterate_texts(table["path"])
+        texts = (stated.get(path, UNSTATED).patient or None for path in paths)
+        own = text_column(texts, table.index)
+        if own.notna().all():
+            source = "stated"
+        patients = own.fillna(patients)
+    return patients.fillna(table["id"]), source
 
 
 def _label_photographs(

@@ -3,7 +3,11 @@
 __all__ = [
     "archives",
     "contents",
+    "dicom_headers",
+    "frames",
     "listing",
+    "patient_columns",
     "prepare",
+    "pseudonyms",
     "references",
 ]

@@ -20,8 +20,11 @@ from drtf.files import (
     MAX_TABLE_BYTES,
     read_regular,
 )
-from drtf.images.signatures import HEAD_BYTES, SUFFIXES, picture_name
+from drtf.images.dicom_tags import DicomTags
+from drtf.images.signatures import DICOM, HEAD_BYTES, SUFFIXES, picture_name
 from drtf.photographs import archives
+from drtf.photographs.dicom_headers import find_tags, state_frames
+from drtf.photographs.frames import split_frame
 from drtf.photographs.patient_columns import (
     EYE_COLUMNS,
     PATIENT_COLUMNS,
@@ -139,7 +142,8 @@ def list_photographs(images: Path | str) -> Listing:
     """List the photographs of a folder, or those that a CSV file lists.
 
     A file with the extension of a picture is a photograph. Any other file is one if
-    its first bytes are those of a picture, a video or a DICOM file.
+    its first bytes are those of a picture, a video or a DICOM file. Each frame of a
+    DICOM file is a photograph, and its tags state the patient and the eye.
 
     Args:
         images: A folder, local or in a store, searched recursively; a zip archive, or a
@@ -154,27 +158,36 @@ def list_photographs(images: Path | str) -> Listing:
     """
     if has_query(images):
         images = fetch_file(str(images))
-    if _is_list(images):
-        listed = _load_list(images)
-        stated = {path: x for path, x in listed.items() if x is not UNSTATED}
-        return replace(_make_listing(_parent(images), listed, []), stated=stated)
-    files = _list_files(images)
+    is_list = _is_list(images)
+    files = _list_named_files(images) if is_list else _list_files(images)
     skipped = files.skipped.copy()
+    statuses, stated = dict(files.statuses), dict(files.stated)
     num_dicom = 0
 
     def keep_photographs() -> Iterator[str]:
         nonlocal num_dicom
-        kinds = map_in_threads(_picture_kind, files)
-        for file, kind in zip(files, kinds, strict=True):
-            if kind:
-                num_dicom += kind == "DICOM"
+        unclear = []
+        for file in files:
+            if _is_clear(file):
                 yield file.path
             else:
-                name = PurePosixPath(file.path)
-                kind = name.suffix.lower() or name.name
-                skipped.append(SkippedFile(file.path, kind))
+                unclear.append(file)
+        contents = map_in_threads(_identify, unclear)
+        for file, content in zip(unclear, contents, strict=True):
+            num_dicom += content.kind == DICOM
+            if not (is_list or content.is_photograph):
+                skipped.append(SkippedFile(file.path, content.describe(file.path)))
+            elif content.tags:
+                for path, patient_eye in state_frames(file, content.tags):
+                    if any(patient_eye):
+                        stated[path] = patient_eye
+                    if file.listed:
+                        statuses[path] = file.listed
+                    yield path
+            else:
+                yield file.path
 
-    listing = _make_listing(files.folder, keep_photographs(), skipped, files.statuses)
+    listing = _make_listing(files.folder, keep_photographs(), skipped, statuses)
     if not len(listing):
         raise LabelError(
             f"no photographs in {images} or its subfolders{_found(skipped)}; files "
@@ -185,7 +198,7 @@ def list_photographs(images: Path | str) -> Listing:
             f"{num_dicom:,} of {len(listing):,} photographs in {images} are DICOM "
             "files, which require pydicom: pip install 'drtf[dicom]'"
         )
-    return listing
+    return replace(listing, stated=stated)
 
 
 def _make_listing(
@@ -243,7 +256,7 @@ def _list_files(images: Path | str) -> Listing:
         files = _skip_system_files(archives.list_members(images), skipped)
         return _make_listing(images, files, skipped)
     single = PhotographRef(images.parent, images.name)
-    if images.is_file() and _picture_kind(single):
+    if images.is_file() and (_is_clear(single) or _identify(single).is_photograph):
         return _make_listing(images.parent, [images.name], [])
     check_exists(images)
     raise _wrong_images(images, "is not a photograph")
@@ -343,21 +356,58 @@ def _only_archives(files: Listing) -> list[str]:
 
 
 def _has_suffix(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    return _suffix(name) in SUFFIXES
 
 
-def _picture_kind(photograph: PhotographRef) -> str:
-    """Return what kind of picture a file is, by its extension or else its content.
+class _Content(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        kind: The name of its format; empty if it is no picture.
+        tags: The tags of a DICOM file; None for another file or if they are damaged.
+    """
+
+    kind: str
+    tags: DicomTags | None = None
+
+    @property
+    def is_photograph(self) -> bool:
+        """Whether it may be a photograph; so may be a file that cannot be read."""
+        return bool(self.kind) and not (self.tags and self.tags.kind)
+
+    def describe(self, path: str) -> str:
+        """Return what a file that is no photograph is instead."""
+        if self.tags:
+            return f"{DICOM} {self.tags.kind}"
+        name = PurePosixPath(path)
+        return name.suffix.lower() or name.name
+
+
+def _is_clear(photograph: PhotographRef) -> bool:
+    """Return whether a file's extension says that it is one photograph."""
+    suffix = _suffix(photograph.path)
+    return suffix in SUFFIXES and suffix not in DICOM_SUFFIXES
+
+
+def _identify(photograph: PhotographRef) -> _Content:
+    """Return what a file holds whose extension does not say it.
 
     A file that cannot be read may be a picture, so that it is not lost.
     """
-    suffix = PurePosixPath(photograph.path).suffix.lower()
-    if suffix in SUFFIXES:
-        return "DICOM" if suffix in DICOM_SUFFIXES else suffix
-    if photograph.is_remote and suffix.removeprefix(".").isalpha():
-        return ""  # a request per file is worth it only for a name without extension
-    head = photograph.read_head(HEAD_BYTES)
-    return "unreadable" if head is None else picture_name(head)
+    suffix = _suffix(photograph.path)
+    if suffix in DICOM_SUFFIXES:
+        kind = DICOM
+    elif photograph.is_remote and suffix.removeprefix(".").isalpha():
+        kind = ""  # a request per file is worth it only for a name without extension
+    else:
+        head = photograph.read_head(HEAD_BYTES)
+        kind = "unreadable" if head is None else picture_name(head)
+    tags = find_tags(photograph) if kind == DICOM else None
+    return _Content(kind, tags)
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(split_frame(path)[0]).suffix.lower()
 
 
 def _is_list(images: Path | str) -> bool:
@@ -370,6 +420,13 @@ def _parent(images: Path | str) -> Path | str:
     if is_remote(images):
         return str(images).rpartition("/")[0]
     return Path(images).parent
+
+
+def _list_named_files(images: Path | str) -> Listing:
+    """List the files that a CSV file names."""
+    listed = _load_list(images)
+    stated = {path: x for path, x in listed.items() if x is not UNSTATED}
+    return replace(_make_listing(_parent(images), listed, []), stated=stated)
 
 
 def _load_list(images: Path | str) -> dict[str, PatientEye]:

@@ -16,8 +16,10 @@ import pandas as pd
 
 from drtf.errors import DrtfError, PhotographError
 from drtf.files import open_regular, read_regular
+from drtf.images.dicom_files import extract_frame
 from drtf.images.signatures import SUFFIXES
 from drtf.photographs.archives import find_member, find_member_info, read_member
+from drtf.photographs.frames import frame_path, split_frame
 from drtf.retries import retry
 from drtf.storage import (
     MissingObjectError,
@@ -80,7 +82,8 @@ class PhotographRef:
 
     Attributes:
         folder: The image folder, local or in a store, or a zip archive.
-        path: POSIX path relative to the folder, or an absolute path or a location.
+        path: POSIX path relative to the folder, or an absolute path or a location. It
+            may name a frame of a file, see `split_frame`.
         listed: Its status, if the list of an object store had it.
         patient: The patient, if a table or the file itself states it.
         eye: `left` or `right`, if a table or the file itself states it.
@@ -96,7 +99,9 @@ class PhotographRef:
 
     def __str__(self) -> str:
         """Return the photograph's path or location."""
-        return self._location if self.is_remote else str(self._file)
+        if self.is_remote:
+            return resolve_location(str(self.folder), self.path)
+        return str(Path(self.folder, self.path))
 
     @property
     def id(self) -> str:
@@ -109,21 +114,17 @@ class PhotographRef:
         return is_remote(self.folder) or is_remote(self.path)
 
     def read(self) -> bytes:
-        """Read the photograph's file.
+        """Read the photograph's file; a frame becomes a file of its own.
 
         Raises:
-            PhotographError: With reason `unreadable` or `too_large`.
+            PhotographError: With reason `unreadable` or `too_large`, or as
+                `extract_frame`.
             StorageError: If the object store fails.
             DrtfError: If the machine is at fault.
         """
-        if self.is_remote:
-            try:
-                return read_object(self._location, max_bytes=MAX_FILE_BYTES)
-            except MissingObjectError as error:
-                raise PhotographError(
-                    "unreadable", "No such file or directory"
-                ) from error
-        return self._access(self._read_file)
+        data = self._read_whole()
+        frame = split_frame(self.path)[1]
+        return extract_frame(data, frame) if frame else data
 
     def read_head(self, num_bytes: int) -> bytes | None:
         """Read the first bytes of the file, or return None if it cannot be read.
@@ -208,6 +209,16 @@ class PhotographRef:
         except PhotographError:
             return FileStatus(-1, 0)
 
+    def _read_whole(self) -> bytes:
+        if self.is_remote:
+            try:
+                return read_object(self._location, max_bytes=MAX_FILE_BYTES)
+            except MissingObjectError as error:
+                raise PhotographError(
+                    "unreadable", "No such file or directory"
+                ) from error
+        return self._access(self._read_file)
+
     def _read_file(self) -> bytes:
         if member := find_member(self._file):
             return read_member(member, max_bytes=MAX_FILE_BYTES)
@@ -265,11 +276,11 @@ class PhotographRef:
 
     @property
     def _location(self) -> str:
-        return resolve_location(str(self.folder), self.path)
+        return resolve_location(str(self.folder), split_frame(self.path)[0])
 
     @property
     def _file(self) -> Path:
-        return Path(self.folder) / self.path
+        return Path(self.folder) / split_frame(self.path)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,10 +388,11 @@ def photograph_id(path: str) -> str:
 
 def strip_suffix(name: str) -> str:
     """Remove the extension of an image file from a name; other dots stay."""
-    name = name.strip()
+    name, frame = split_frame(name.strip())
     stem, dot, suffix = name.rpartition(".")
     is_image = stem and not stem.endswith("/") and (dot + suffix).lower() in SUFFIXES
-    return stem if is_image else name
+    stem = stem if is_image else name
+    return frame_path(stem, frame) if frame else stem
 
 
 def _prefetch(photograph: PhotographRef) -> PrefetchedPhotograph:

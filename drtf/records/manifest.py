@@ -25,7 +25,7 @@ UNKNOWN_PATIENTS_NOTE = (
     "patient may be in different splits, results may be optimistic, and intervals are "
     "too narrow."
 )
-PatientsFrom = Literal["column", "name", "none"]
+PatientsFrom = Literal["column", "stated", "name", "none"]
 
 
 # Far above what any dataset has, and safe for int64 arithmetic.
@@ -62,8 +62,9 @@ class Manifest(_Table):
         settings: The other sections that determined the dataset.
         num_records: Number of records by split and grade.
         num_patients: Number of patients by split.
-        patients_from: Where the patients come from: a `column` of the label file, or
-            the `name` of the photographs. `none` if some source's patients are unknown;
+        patients_from: Where the patients come from: a `column` of the label file, the
+            list of photographs or the DICOM tags that `stated` them, or the `name` of
+            the photographs. `none` if some source's patients are unknown;
             each of its photographs then counts as a patient of its own.
         shards: Every shard, in reading order.
         files: SHA-256 of every file other than the shards and the manifest.
