@@ -12,7 +12,7 @@ BEAM_EXTRAS := dev,beam
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
-.PHONY: setup setup-tf221 demo test test-slow test-notebooks test-tf221 test-beam lint types docs settings messages clean
+.PHONY: setup setup-tf221 demo test test-slow test-notebooks test-tf221 test-beam lint types docs release settings messages clean
 
 setup: $(VENV)/.installed
 
@@ -69,6 +69,21 @@ $(VENV_DOCS)/.installed: docs/requirements.txt
 	$(PYTHON) -m venv $(VENV_DOCS)
 	$(VENV_DOCS)/bin/python -m pip install --quiet --requirement docs/requirements.txt
 	touch $@
+
+# Each package is installed into a fresh environment and asked for its version: the wheel
+# with the compiled reader, the one without it, and the source distribution.
+release: setup
+	rm -rf dist
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt build twine
+	$(VENV)/bin/python -m build --outdir dist
+	DRTF_NO_EXTENSION=1 $(VENV)/bin/python -m build --wheel --outdir dist/pure
+	$(VENV)/bin/twine check --strict dist/*.whl dist/*.tar.gz dist/pure/*.whl
+	for package in dist/*.whl dist/*.tar.gz dist/pure/*.whl; do \
+		rm -rf dist/venv && $(PYTHON) -m venv dist/venv \
+		&& dist/venv/bin/pip install --quiet --constraint constraints.txt $$package \
+		&& (cd dist && venv/bin/drtf --version) || exit 1; \
+	done
+	rm -rf dist/venv
 
 settings: setup
 	$(VENV)/bin/drtf settings --markdown > docs/settings.md
