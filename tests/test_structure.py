@@ -21,6 +21,7 @@ FLOORS = (
     "drtf.heatmaps",
     "drtf.evaluation",
     "drtf.adaptation",
+    "drtf.clinic",
     "drtf.beam",
     "drtf.api",
     "drtf.bench",
@@ -63,7 +64,9 @@ def test_images_do_not_import_records():
         assert not {n for n in find_imports(path) if n.startswith("drtf.records")}
 
 
-@pytest.mark.parametrize("folder", ["scoring", "heatmaps", "evaluation", "adaptation"])
+@pytest.mark.parametrize(
+    "folder", ["scoring", "heatmaps", "evaluation", "adaptation", "clinic"]
+)
 def test_using_a_run_does_not_import_training(folder):
     for path in ROOT.glob(f"drtf/{folder}/*.py"):
         assert not {n for n in find_imports(path) if n.startswith("drtf.training")}

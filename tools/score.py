@@ -1,5 +1,6 @@
 """drtf score."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,13 @@ from .options import (
     config_options,
     images_option,
     max_rejected_option,
-    out_option,
     overwrite_option,
     path_option,
     run_argument,
 )
 
 if TYPE_CHECKING:
+    from drtf.clinic.dicom_results import DicomResults
     from drtf.scoring.scoring import ScoreReport
 
 # The columns shown for a single photograph.
@@ -47,10 +48,16 @@ RESULT_COLUMNS = (
 @run_argument
 @images_option(
     "Folder of photographs, local or in a store, searched recursively; a zip archive; "
-    "a single photograph; or a .csv file with a column path."
+    "a single photograph; or a .csv file with a column path. Required, except with "
+    "--mercure.",
+    required=False,
 )
-@out_option(
-    "Table to write: a .csv or .parquet file, local or in a store.", kind=OutPath()
+@path_option(
+    "--out",
+    "Table to write: a .csv or .parquet file, local or in a store. Required, except "
+    "with --mercure.",
+    required=False,
+    kind=OutPath(),
 )
 @click.option(
     "--part",
@@ -102,13 +109,30 @@ RESULT_COLUMNS = (
     required=False,
     kind=RUN,
 )
+@path_option(
+    "--dicom-out",
+    "Also write a DICOM structured report of each DICOM file to this folder. Requires "
+    "drtf[dicom].",
+    required=False,
+)
+@click.option(
+    "--dicom-heatmaps",
+    is_flag=True,
+    help="With --dicom-out: also write each heat map as a DICOM secondary capture.",
+)
+@click.option(
+    "--mercure",
+    is_flag=True,
+    help="Score the DICOM files that mercure hands over in $MERCURE_IN_DIR, and write "
+    "DICOM results and result.json to $MERCURE_OUT_DIR.",
+)
 @beam_runner_option
 @overwrite_option
 @config_options
 def score(
     run: Path,
-    images: Path | str,
-    out: Path | str,
+    images: Path | str | None,
+    out: Path | str | None,
     part: tuple[int, int],
     merge: int | None,
     form: str,
@@ -116,6 +140,9 @@ def score(
     add: bool,
     max_rejected: float,
     decision_rule: Path | None,
+    dicom_out: Path | None,
+    dicom_heatmaps: bool,
+    mercure: bool,
     beam_runner: str | None,
     beam_options: tuple[str, ...],
     overwrite: bool,
@@ -130,6 +157,22 @@ def score(
     scored, its row gives the reason and the exit code is 3. Run the same command again
     to resume after an interruption.
     """
+    if mercure:
+        if images or out or dicom_out or beam_runner is not None:
+            raise click.UsageError(
+                "--mercure cannot be combined with --images, --out, --dicom-out or "
+                "--beam-runner"
+            )
+        if on_ungradable:
+            overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
+        _score_for_mercure(run, config_source, overrides, decision_rule)
+        return
+    if images is None or out is None:
+        raise click.UsageError("--images and --out are required, except with --mercure")
+    if dicom_heatmaps and not dicom_out:
+        raise click.UsageError("--dicom-heatmaps requires --dicom-out")
+    if dicom_out and part != (1, 1):
+        raise click.UsageError("--dicom-out and --part cannot be combined")
     if merge and part != (1, 1):
         raise click.UsageError("--part and --merge cannot be combined")
     if add and (overwrite or merge):
@@ -142,11 +185,16 @@ def score(
     from drtf.models.stored_run import location_of
     from drtf.scoring.scoring import score as run_scoring
 
+    if dicom_out:
+        from drtf.clinic.dicom_results import check_can_write_dicom
+
+        check_can_write_dicom()
     if on_ungradable:
         overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
-    config = load_run_config(
-        run, config_source, overrides, sections=("score", "labels.patient_pattern")
-    )
+    sections = ["score", "labels.patient_pattern"]
+    if dicom_heatmaps:
+        sections.append("gradcam")
+    config = load_run_config(run, config_source, overrides, sections=sections)
     common: dict[str, Any] = {
         "out": out,
         "config": config.score,
@@ -171,8 +219,53 @@ def score(
             **common,
         )
     show_report(report)
+    if dicom_out:
+        from drtf.clinic.dicom_results import write_dicom_results
+        from drtf.models.run import load_run
+        from drtf.photographs.listing import list_photographs
+
+        results = write_dicom_results(
+            load_run(run, rule_folder=decision_rule),
+            list_photographs(images).photographs,
+            report.table,
+            folder=dicom_out,
+            heatmaps=config.gradcam if dicom_heatmaps else None,
+        )
+        show_dicom_results(results)
     if report.num_newly_failed > max_rejected * report.summary.num_rows:
         sys.exit(SOME_REJECTED)
+
+
+def _score_for_mercure(
+    run: Path,
+    config_source: str,
+    overrides: tuple[str, ...],
+    decision_rule: Path | None,
+) -> None:
+    """Score what mercure hands over. It fails only if no photograph has a score."""
+    from drtf.clinic.mercure import score_for_mercure
+
+    report = score_for_mercure(
+        run,
+        os.environ,
+        config_source=config_source,
+        overrides=overrides,
+        decision_rule=decision_rule,
+    )
+    show_report(report.scores)
+    show_dicom_results(report.results)
+    if not report.scores.summary.num_scored:
+        sys.exit(SOME_REJECTED)
+
+
+def show_dicom_results(results: "DicomResults") -> None:
+    """Print how many DICOM results were written, and why others were not."""
+    show_line(
+        f"{results.folder}: {results.num_reports:,} structured reports, "
+        f"{results.num_captures:,} heat maps"
+    )
+    for note in results.notes():
+        show_line(f"Note: {note}")
 
 
 def show_report(report: "ScoreReport") -> None:

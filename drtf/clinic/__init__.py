@@ -1,0 +1,9 @@
+"""What a clinic's systems take and give: DICOM results of scoring."""
+
+__all__ = [
+    "dicom_results",
+    "dicom_series",
+    "heatmap_captures",
+    "mercure",
+    "structured_reports",
+]

@@ -1,0 +1,181 @@
+"""DICOM results of a scoring: a report of each DICOM file, and heat maps if asked."""
+
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drtf.clinic.dicom_series import Algorithm, algorithm_of, load_source
+from drtf.clinic.structured_reports import Finding, build_report
+from drtf.config import GradcamConfig
+from drtf.errors import DrtfError, PhotographError
+from drtf.files import write_atomic
+from drtf.images.dicom_files import is_dicom
+from drtf.images.signatures import HEAD_BYTES
+from drtf.models.run import Run
+from drtf.photographs.frames import split_frame
+from drtf.photographs.prepare import NetworkInput
+from drtf.photographs.references import PhotographRef
+from drtf.progress import progress
+from drtf.scoring.photograph_scores import prepare_photographs
+from drtf.scoring.score_table import Row, load_rows, written_path
+from drtf.scoring.table_files import Location
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+@dataclass
+class DicomResults:
+    """The DICOM results of a scoring.
+
+    Attributes:
+        folder: The folder with the results.
+        num_reports: Number of structured reports.
+        num_captures: Number of heat maps.
+        without_score: Paths of photographs in DICOM files that have no score.
+        others: Paths of photographs that are not in DICOM files.
+        problems: Why there is no result of a file, by its path.
+    """
+
+    folder: Path
+    num_reports: int = 0
+    num_captures: int = 0
+    without_score: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for each kind of photograph without a result."""
+        for paths, kind in (
+            (self.others, "that are not in DICOM files"),
+            (self.without_score, "in DICOM files, but without a score"),
+            (list(self.problems), "in DICOM files that results cannot refer to"),
+        ):
+            if paths:
+                problem = self.problems.get(paths[0])
+                yield (
+                    f"no DICOM result of photographs {kind}: {len(paths):,}, the first "
+                    f"one is {paths[0]}{f' ({problem})' if problem else ''}"
+                )
+
+
+def check_can_write_dicom() -> None:
+    """Check that the packages that write DICOM files are installed.
+
+    Raises:
+        DrtfError: If not.
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise DrtfError(
+            "DICOM results require highdicom: pip install 'drtf[dicom]'"
+        ) from error
+
+
+def write_dicom_results(
+    run: Run,
+    photographs: Sequence[PhotographRef],
+    table: Location,
+    *,
+    folder: Path,
+    heatmaps: GradcamConfig | None = None,
+) -> DicomResults:
+    """Write a structured report of each DICOM file that has a score.
+
+    Equal results have equal names and bytes, so a call that was interrupted can be
+    repeated.
+
+    Args:
+        run: The run that scored the photographs.
+        photographs: The photographs.
+        table: The table of scores. Photographs without a row are ignored.
+        folder: The folder to write to.
+        heatmaps: How to draw a heat map of each photograph too; None draws none.
+
+    Raises:
+        DrtfError: If highdicom is missing.
+        OSError: If a file cannot be written. No part of it is left.
+    """
+    check_can_write_dicom()
+    rows = {row["path"]: row for _, row in load_rows(table)}
+    results = DicomResults(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = [x for x in photographs if written_path(x.path) in rows]
+    with progress("Writing DICOM results", len(scored)) as advance:
+        for path, group in itertools.groupby(scored, key=_file_of):
+            frames = list(group)
+            own = {x.path: rows[written_path(x.path)] for x in frames}
+            _write_results_of_file(results, run, path, frames, own, heatmaps)
+            advance(num_done=len(frames))
+    return results
+
+
+def _file_of(photograph: PhotographRef) -> str:
+    return split_frame(photograph.path)[0]
+
+
+def _write_results_of_file(
+    results: DicomResults,
+    run: Run,
+    path: str,
+    frames: Sequence[PhotographRef],
+    rows: Mapping[str, Row],
+    heatmaps: GradcamConfig | None,
+) -> None:
+    """Write the results of one file, and count them."""
+    if not is_dicom(frames[0].read_head(HEAD_BYTES) or b""):
+        results.others += list(rows)
+        return
+    findings = {
+        x: Finding(split_frame(x.path)[1], rows[x.path])
+        for x in frames
+        if rows[x.path]["score"]
+    }
+    results.without_score += [x.path for x in frames if x not in findings]
+    if not findings:
+        return
+    try:
+        source = load_source(frames[0])
+    except PhotographError as error:
+        results.problems[path] = str(error)
+        return
+    algorithm = algorithm_of(run, next(iter(rows.values())))
+    report = build_report(source, list(findings.values()), algorithm)
+    _save(report, results.folder)
+    results.num_reports += 1
+    if heatmaps:
+        for capture in _captures(run, source, findings, algorithm, heatmaps):
+            _save(capture, results.folder)
+            results.num_captures += 1
+
+
+def _captures(
+    run: Run,
+    source: "Dataset",
+    findings: Mapping[PhotographRef, Finding],
+    algorithm: Algorithm,
+    config: GradcamConfig,
+) -> Iterator["Dataset"]:
+    # Loads TensorFlow, which reports do not need.
+    from drtf.clinic.heatmap_captures import build_capture, draw_capture
+    from drtf.heatmaps.overlays import PICTURE_SIDE
+
+    size = max(PICTURE_SIDE, run.info.image_size)
+    prepared = prepare_photographs(
+        run, list(findings), num_workers=1, picture_size=size
+    )
+    for finding, photograph in zip(findings.values(), prepared, strict=True):
+        if isinstance(photograph, NetworkInput):
+            picture = draw_capture(run, photograph, finding, config)
+            yield build_capture(source, finding, algorithm, picture)
+
+
+def _save(result: "Dataset", folder: Path) -> None:
+    """Save a result under its UID; the file appears complete or not at all."""
+    file = io.BytesIO()
+    result.save_as(file, enforce_file_format=True)
+    write_atomic(folder / f"{result.SOPInstanceUID}.dcm", file.getvalue())
