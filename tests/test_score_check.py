@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from drtf.models.calibration import fit_calibration
 from drtf.scoring.score_check import (
@@ -93,6 +93,17 @@ def test_a_recalibrated_collection_is_not_flagged():
     assert probability_flags(moved, scores, num_patients=300) == []
 
 
+def test_each_photograph_is_checked_by_itself():
+    """Validation had both eyes of all patients, the collection only one of each."""
+    labels, own = draw(600, 0.3, seed=1)
+    combined = expit(2 * logit(own))
+    common = {"method": "logistic", "train_prior": 0.5, "source": "", "tta": "none"}
+    calibration = fit_calibration(labels, combined, own_scores=own, **common)
+    _, scores = draw(300, 0.3)
+    assert probability_flags(calibration, scores, num_patients=300) == []
+    assert calibration.apply(combined).mean() == pytest.approx(0.3, abs=0.02)
+
+
 @pytest.mark.parametrize(("prevalence", "num_notes"), [(0.3, 0), (0.7, 1)])
 def test_a_note_compares_the_mean_probability_with_the_labels(prevalence, num_notes):
     labels, scores = draw(300, prevalence)
@@ -101,7 +112,7 @@ def test_a_note_compares_the_mean_probability_with_the_labels(prevalence, num_no
         {
             "patient": np.arange(300),
             "label": labels,
-            "score": scores,
+            "own_score": scores,
             "probability": calibration.apply(scores),
         }
     )

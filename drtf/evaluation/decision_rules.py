@@ -83,9 +83,8 @@ def fit_decision_rule(
         fit_fellow_eye(labelled, train_prior=train_prior) if config.fellow_eye else None
     )
     y_true = labelled["label"].to_numpy()
-    y_score, _ = combine_eyes(
-        labelled["score"].to_numpy(), fellow_logits(labelled), fellow_eye
-    )
+    own_scores = labelled["score"].to_numpy()
+    y_score, _ = combine_eyes(own_scores, fellow_logits(labelled), fellow_eye)
     common: dict[str, Any] = {"source": source, "tta": config.tta}
     threshold = Threshold(
         value=choose_threshold(y_true, y_score, config.threshold),
@@ -98,6 +97,7 @@ def fit_decision_rule(
         y_score,
         method=config.calibration,
         train_prior=train_prior,
+        own_scores=own_scores,
         **common,
     )
     cut_points: tuple[float, ...] = ()

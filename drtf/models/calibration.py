@@ -37,7 +37,8 @@ class Calibration(BaseModel):
         probabilities: The y values of the isotonic curve, in ascending order.
         prevalence_shift: Added to the logit of the probability last. 0 unless the
             calibration was moved to another prevalence.
-        histograms: Of the scores that it was fitted on.
+        histograms: Of the own scores of the photographs that it was fitted on. They do
+            not depend on how many of the photographs have a fellow eye.
         source: The photographs that it was fitted on, such as `split val` or a file.
         tta: The test-time augmentation of the scores.
     """
@@ -131,6 +132,7 @@ def fit_calibration(
     train_prior: float,
     source: str,
     tta: Tta,
+    own_scores: np.ndarray | None = None,
 ) -> Calibration:
     """Fit a calibration.
 
@@ -149,6 +151,7 @@ def fit_calibration(
         train_prior: The fraction of positive photographs in training, after sampling.
         source: Where the photographs are from, such as `split val` or a file.
         tta: The test-time augmentation of the scores.
+        own_scores: float [n], the scores of each eye by itself; None: `scores`.
     """
     shift = float(logit(labels.mean()) - logit(train_prior))
     common: dict[str, Any] = {
@@ -156,7 +159,9 @@ def fit_calibration(
         "prior_shift": shift,
         "source": source,
         "tta": tta,
-        "histograms": build_histograms(labels, scores),
+        "histograms": build_histograms(
+            labels, scores if own_scores is None else own_scores
+        ),
     }
     shifted = clipped_logits(scores) + shift
     if method == "logistic":

@@ -97,7 +97,7 @@ def complete_rows(
         patients = table["patient"].where(table["patient"] != "", table.index)
         flags = probability_flags(
             run.calibration,
-            scores[is_checked],
+            own[is_checked],
             num_patients=patients[is_checked].nunique(),
         )
         cells["probability_flags"] = ";".join(flags)

@@ -5,6 +5,9 @@ that it was fitted on. If only the prevalence differs, the scores are distribute
 mixture of these photographs' positives and negatives: Saerens et al., Neural
 Computation 14(1), 2002. The mixture that explains the scores best has the collection's
 prevalence. If no mixture explains them, camera or patients differ too.
+
+The scores are those of each photograph by itself: scores that combine both eyes are
+distributed differently if fewer of the patients have photographs of both.
 """
 
 from dataclasses import dataclass
@@ -79,13 +82,14 @@ class Mixture:
 
 
 def probability_flags(
-    calibration: Calibration, scores: np.ndarray, *, num_patients: int
+    calibration: Calibration, own_scores: np.ndarray, *, num_patients: int
 ) -> list[str]:
     """Return reasons not to trust the probabilities of a collection.
 
     Args:
         calibration: What turned the scores into probabilities.
-        scores: float [n], of photographs that the network was not trained on.
+        own_scores: float [n], of photographs that the network was not trained on, each
+            by itself.
         num_patients: Number of their patients.
 
     Returns:
@@ -96,7 +100,7 @@ def probability_flags(
         flags.append(FEW_CALIBRATED)
     if num_patients < MIN_CHECKED:
         return [*flags, NOT_CHECKED]
-    mixture = fit_mixture(calibration.histograms, scores, num_patients=num_patients)
+    mixture = fit_mixture(calibration.histograms, own_scores, num_patients=num_patients)
     if not mixture.is_explained:
         flags.append(UNLIKE_VALIDATION)
     elif mixture.differs_from(calibration.prevalence):
@@ -115,7 +119,7 @@ def probability_notes(calibration: Calibration, predictions: pd.DataFrame) -> li
     """
     flags = probability_flags(
         calibration,
-        predictions["score"].to_numpy(),
+        predictions["own_score"].to_numpy(),
         num_patients=predictions["patient"].nunique(),
     )
     notes = [FLAG_NOTES[flag] for flag in flags if flag == UNLIKE_VALIDATION]
