@@ -124,10 +124,10 @@ def test_a_gate_is_fitted_on_photographs_and_stored(gated, photographs):
     assert (gate.num_gradable, gate.num_ungradable) == (24, 24)
     assert (gate.dataset_name, gate.splits) == (str(photographs / "images"), ())
     assert report.roc_auc.value == gate.roc_auc > 0.8
-    assert report.num_flagged["gradable"]["the gate"] <= 0.05 * 24
-    assert report.num_flagged["ungradable"]["the gate"] == gate.fraction_caught * 24
+    assert report.num_flagged["gradable"]["gate"] <= 0.05 * 24
+    assert report.num_flagged["ungradable"]["gate"] == gate.fraction_caught * 24
     # The rules flag all drawn photographs: they look like no fundus.
-    assert report.num_flagged["ungradable"]["the rules"] == 24
+    assert report.num_flagged["ungradable"]["rules"] == 24
     assert report.num_flagged["ungradable"]["either"] == 24
     assert report.has_patients
     assert 0 < report.num_in_training < 48
@@ -141,7 +141,7 @@ def test_a_gate_is_fitted_on_a_dataset_and_replaces_the_one_before(
     first = fit_gate(run_copy, config=config, shards=shards, table=table)
     assert (first.gate.num_gradable, first.gate.num_ungradable) == (24, 24)
     assert first.gate.splits == ("train", "val", "test")
-    assert "the rules" not in first.num_flagged["gradable"]
+    assert "rules" not in first.num_flagged["gradable"]
     images = photographs / "images"
     second = fit_gate(
         run_copy, config=config, images=images, table=table, max_flagged=0.5

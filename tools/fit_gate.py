@@ -95,6 +95,7 @@ def fit_gate(
         raise click.UsageError("give either --images or --shards")
     if splits and shards is None:
         raise click.UsageError("--split requires --shards")
+    from drtf.adaptation.quality_gates import FLAGGERS
     from drtf.adaptation.quality_gates import fit_gate as run_fit
     from drtf.intervals import format_estimate
     from drtf.models.run import load_run_config
@@ -125,7 +126,7 @@ def fit_gate(
     flaggers = list(report.num_flagged["gradable"])
     show_table(
         "Photographs that are flagged",
-        ("", "photographs", *(f"flagged by {x}" for x in flaggers)),
+        ("", "photographs", *(f"flagged by {FLAGGERS[x]}" for x in flaggers)),
         [
             (
                 name,

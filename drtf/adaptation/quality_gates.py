@@ -54,6 +54,8 @@ MIN_PHOTOGRAPHS = 20
 # docs/results/quality_gate.md.
 INVERSE_PENALTY = 0.0003
 MAX_ITERATIONS = 1000
+# What flags photographs, by the key in `GateReport.num_flagged`.
+FLAGGERS = {"gate": "the gate", "rules": "the rules", "either": "either"}
 SEED = 0
 
 
@@ -111,8 +113,8 @@ class GateReport:
         meanings: What each value of the column means, in one line.
         roc_auc: ROC AUC of the out-of-fold probabilities, with its interval.
         num_flagged: By class (`gradable`, `ungradable`), the number of photographs that
-            are flagged by the gate, out of fold, and, if the original photographs are
-            known, by the rules and by either of them.
+            are flagged by the `gate`, out of fold, and, if the original photographs are
+            known, by the `rules` and by `either` of them.
         num_skipped: Number of photographs that were not assessed or cannot be read.
         num_in_training: Number of photographs that the network was trained or chosen
             on.
@@ -157,7 +159,7 @@ class GateReport:
                 "folds are not divided by patient and the results are too good: name "
                 "the patients in a column 'patient', or set labels.patient_pattern"
             )
-        if "the rules" not in self.num_flagged["gradable"]:
+        if "rules" not in self.num_flagged["gradable"]:
             yield (
                 "the gate was not compared with the rules of drtf score (too_dark, "
                 "blurred, ...), which require the original photographs: give --images "
@@ -182,7 +184,7 @@ class GateReport:
         for name, counts in self.num_flagged.items():
             total = self.num_photographs[name]
             facts[f"Flagged of {total:,} {name}"] = ", ".join(
-                f"by {flagger} {count:,} ({count / total:.1%})"
+                f"by {FLAGGERS[flagger]} {count:,} ({count / total:.1%})"
                 for flagger, count in counts.items()
             )
         facts |= {f"Note {n}": note for n, note in enumerate(self.notes(), start=1)}
@@ -272,11 +274,11 @@ def fit_gate(
     threshold = choose_threshold(
         y_true, probabilities, f"specificity>={1 - max_flagged}"
     )
-    flagged = {"the gate": probabilities >= threshold}
+    flagged = {"gate": probabilities >= threshold}
     if known.is_flagged is not None:
         flagged |= {
-            "the rules": known.is_flagged,
-            "either": known.is_flagged | flagged["the gate"],
+            "rules": known.is_flagged,
+            "either": known.is_flagged | flagged["gate"],
         }
     by_class = {"gradable": ~known.is_ungradable, "ungradable": known.is_ungradable}
     num_flagged = {
@@ -295,7 +297,7 @@ def fit_gate(
         num_gradable=len(y_true) - num_ungradable,
         num_ungradable=num_ungradable,
         roc_auc=roc_auc.value,
-        fraction_caught=num_flagged["ungradable"]["the gate"] / num_ungradable,
+        fraction_caught=num_flagged["ungradable"]["gate"] / num_ungradable,
         model_sha256=run.info.model_sha256,
     )
     save_quality_gate(run.folder, gate)
