@@ -10,8 +10,12 @@ from pathlib import Path
 
 import keras
 
+from drtf.adaptation.batch_norm import Adaptation
+from drtf.adaptation.batch_norm import adapt as adapt_run
 from drtf.adaptation.quality_gates import MAX_FLAGGED, GateReport
 from drtf.adaptation.quality_gates import fit_gate as fit_run_gate
+from drtf.adaptation.recalibration import Recalibration
+from drtf.adaptation.recalibration import recalibrate as recalibrate_run
 from drtf.building.build import BuildReport
 from drtf.building.build import build_shards as build_from_sources
 from drtf.config import Config, SamplingConfig, load_config
@@ -41,6 +45,7 @@ __all__ = [
     "ShardDataset",
     "Source",
     "StreamPosition",
+    "adapt",
     "build_shards",
     "eval_dataset",
     "evaluate",
@@ -49,6 +54,7 @@ __all__ = [
     "load_config",
     "load_run",
     "open_dataset",
+    "recalibrate",
     "save_run",
     "score",
     "train",
@@ -302,6 +308,79 @@ def fit_gate(
     )
 
 
+def recalibrate(
+    run: Run | AnyPath,
+    out: AnyPath,
+    *,
+    prevalence: float | None = None,
+    scores: AnyPath | None = None,
+    labels: AnyPath | None = None,
+    config: AnyConfig = "",
+    overwrite: bool = False,
+) -> Recalibration:
+    """Correct the probabilities of a run for photographs from elsewhere.
+
+    The run stays as it is; the new decision rule is in `out`, for `score`.
+
+    Args:
+        run: The run, or its folder, local or in a store. It was evaluated.
+        out: Folder to write the decision rule to.
+        prevalence: The fraction of positive photographs elsewhere; or
+        scores: A table that `score` wrote for the photographs, local or in a store. It
+            shows the prevalence, unless there are labels.
+        labels: A label file of some of these photographs, a few hundred if possible:
+            the threshold and the calibration are chosen on them.
+        config: Its section `labels` is used; by default the run's.
+        overwrite: Whether a decision rule in `out` may be replaced.
+
+    Returns:
+        The decision rule, and what it was made from. A notebook shows it.
+
+    Raises:
+        DrtfError: If neither or both of `prevalence` and `scores` are given, the run
+            was never evaluated, the scores are of another run or do not show the
+            prevalence, or there are too few labels of a class.
+    """
+    folder = _run_folder(run)
+    return recalibrate_run(
+        folder,
+        out=Path(out),
+        config=_run_config(folder, config).labels,
+        prevalence=prevalence,
+        scores=None if scores is None else _any_path(scores),
+        labels=None if labels is None else _local_file(labels),
+        overwrite=overwrite,
+    )
+
+
+def adapt(
+    run: Run | AnyPath, images: AnyPath, out: AnyPath, *, config: AnyConfig = ""
+) -> Adaptation:
+    """Adapt a run to photographs of another camera, without labels.
+
+    Args:
+        run: The run, or its folder, local or in a store.
+        images: Folder of photographs, local or in a store, or a CSV that lists them.
+        out: Run folder to write, local or in a store.
+        config: Its section `score` is used; by default the run's.
+
+    Returns:
+        What the run was adapted with; `load_run(out)` opens it. A notebook shows it.
+
+    Raises:
+        DrtfError: If `out` exists, there are too few photographs, or the run is an
+            ensemble or has no batch normalization.
+    """
+    folder = _run_folder(run)
+    with writable_run(_any_path(out)) as local:
+        return adapt_run(
+            folder,
+            _any_path(images),
+            out=local,
+            config=_run_config(folder, config).score,
+        )
+
+
 def score(
     run: Run | AnyPath,
     images: AnyPath,
@@ -309,6 +388,7 @@ def score(
     *,
     config: AnyConfig = "",
     overwrite: bool = False,
+    decision_rule: AnyPath | None = None,
 ) -> ScoreReport:
     """Score every photograph of a folder, one row each.
 
@@ -320,6 +400,8 @@ def score(
         out: The .csv or .parquet file to write, local or in a store.
         config: Its section `score` is used; by default the run's.
         overwrite: Whether `out` may be replaced.
+        decision_rule: Folder of an evaluation of the run, or one that `recalibrate`
+            wrote, whose threshold and calibration are used in place of the run's.
 
     Returns:
         Counts and the path of the table; `load_table()` returns it as a DataFrame.
@@ -334,6 +416,7 @@ def score(
         out=_any_path(out),
         config=_run_config(folder, config).score,
         overwrite=overwrite,
+        decision_rule=None if decision_rule is None else local_run(decision_rule),
     )
 
 

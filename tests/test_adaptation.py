@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import drtf
 from drtf.adaptation.batch_norm import adapt
 from drtf.errors import DrtfError, RunError
 from drtf.models.run import load_run
@@ -11,7 +12,7 @@ from drtf.photographs.listing import list_photographs
 from drtf.records.reader import ShardDataset
 from drtf.scoring.photograph_scores import prepare_photographs
 from drtf.training.own_model import save_run
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,13 @@ def test_statistics_are_mixed_with_those_of_the_photographs(
 ):
     before = load_run(run)
     images = photographs / "images"
-    found = adapt(run, images, out=tmp_path / "new", config=config.score)
+    found = drtf.adapt(run, images, tmp_path / "new", config=config)
     refs = list_photographs(images).photographs
     prepared = prepare_photographs(before, refs, num_workers=1)
     pixels = np.stack([item.image for item in prepared]) / 255
     assert (found.num_photographs, found.num_rejected) == (len(refs), 0)
     assert (found.keeps_rule, found.drops_gate) == (True, False)
+    assert_names(found._repr_html_(), len(refs), "drtf recalibrate")
     after = load_run(tmp_path / "new")
     norm, old = (x.network.get_layer("norm") for x in (after, before))
     mean, variance = pixels.mean(axis=(0, 1, 2)), pixels.var(axis=(0, 1, 2))

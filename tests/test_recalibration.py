@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from drtf.adaptation.recalibration import IN_TRAINING, NO_PROBABILITY, recalibrate
+import drtf
+from drtf.adaptation.recalibration import NO_PROBABILITY, OF_TRAINING, recalibrate
 from drtf.config import LabelsConfig
 from drtf.errors import DrtfError
 from drtf.evaluation.decision_rules import fit_decision_rule
 from drtf.models.decision_rule import save_decision_rule
 from drtf.models.run import load_decision_rule, load_run
 from drtf.scoring.score_table import COLUMNS, encode_row, write_csv
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 def draw(num, prevalence, *, shift=0.0, seed=0):
@@ -76,9 +77,11 @@ def adapt_rule(run, tmp_path):
     return adapt
 
 
-def test_a_given_prevalence_moves_the_probabilities(run, adapt_rule, tmp_path):
+def test_a_given_prevalence_moves_the_probabilities(run, tmp_path):
     before = load_decision_rule(run)
-    rule = adapt_rule(prevalence=0.7).rule
+    found = drtf.recalibrate(run, str(tmp_path / "rule"), prevalence=0.7)
+    rule = found.rule
+    assert_names(found._repr_html_(), "0.70")
     assert load_run(run, rule_folder=tmp_path / "rule").decision_rule == rule
     assert rule.calibration.prevalence == pytest.approx(0.7)
     assert rule.threshold == before.threshold
@@ -137,7 +140,7 @@ def test_photographs_without_probability_or_of_training_are_not_used(
     scores = draw(10, 0.5)[1]
     with raises_naming(DrtfError, f"10 {NO_PROBABILITY}"):
         adapt_rule(scores=write_scores(scores, probability=""))
-    with raises_naming(DrtfError, f"10 {IN_TRAINING}"):
+    with raises_naming(DrtfError, f"10 {OF_TRAINING}"):
         adapt_rule(scores=write_scores(scores, in_training="1"))
 
 
@@ -154,8 +157,10 @@ def test_wrong_requests_are_refused(
     for prevalence in (0.0, 1.0):
         with raises_naming(DrtfError, "--prevalence", prevalence):
             adapt_rule(prevalence=prevalence)
-    with raises_naming(DrtfError, "100", "positive"):
-        adapt_rule(scores=table, labels=write_labels(np.full(100, 2)))
+    for num_positive in (100, 91, 9, 0):
+        grades = np.where(np.arange(100) < num_positive, 2, 0)
+        with raises_naming(DrtfError, num_positive, 100 - num_positive, 10):
+            adapt_rule(scores=table, labels=write_labels(grades))
     common = {"config": LabelsConfig(), "prevalence": 0.1}
     with raises_naming(DrtfError, run, "--out"):
         recalibrate(run, out=run, **common)

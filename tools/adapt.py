@@ -38,7 +38,6 @@ def adapt(
     those of these photographs. Threshold and calibration are copied. Choose new ones
     with drtf recalibrate if some of the photographs have labels.
     """
-    from drtf.adaptation.batch_norm import MAX_PHOTOGRAPHS
     from drtf.adaptation.batch_norm import adapt as run_adaptation
     from drtf.models.run import load_run_config
     from drtf.models.stored_run import writable_run
@@ -47,23 +46,6 @@ def adapt(
     with writable_run(out) as folder:
         adapted = run_adaptation(run, images, out=folder, config=config.score)
     show_line(f"{out}: adapted to {adapted.num_photographs:,} photographs")
-    if adapted.num_rejected:
-        show_line(
-            f"Not used: {adapted.num_rejected:,} photographs that cannot be read or "
-            "may be ungradable; drtf score reports what is wrong with them"
-        )
-    if adapted.num_unused:
-        show_line(
-            f"Not used: {adapted.num_unused:,} photographs, because "
-            f"{MAX_PHOTOGRAPHS:,} are enough"
-        )
-    if adapted.keeps_rule:
-        show_line(
-            f"Note: threshold and calibration are those of {run}. With labels of some "
-            "of these photographs, choose new ones with drtf recalibrate."
-        )
-    if adapted.drops_gate:
-        show_line(
-            "Note: the quality gate was not copied; drtf fit-gate fits a new one."
-        )
+    for note in adapted.notes():
+        show_line(f"Note: {note}")
     show_next(f"drtf score {out} --images {images} --out scores.csv")

@@ -63,12 +63,6 @@ def recalibrate(
     --decision-rule.
     """
     from drtf.adaptation.recalibration import recalibrate as run_recalibration
-    from drtf.evaluation.result import (
-        describe_calibration,
-        describe_cut_points,
-        describe_threshold,
-    )
-    from drtf.intervals import format_estimate
     from drtf.models.run import load_run_config
 
     config = load_run_config(run, config_source, overrides, sections=("labels",))
@@ -81,19 +75,8 @@ def recalibrate(
         labels=labels,
         overwrite=overwrite,
     )
-    for reason, count in result.left_out.items():
-        if count:
-            show_line(f"Not used: {count:,} {reason}")
-    if result.mixture:
-        show_line(
-            f"Estimated prevalence: {format_estimate(result.mixture.prevalence)}, from "
-            f"{result.num_photographs:,} photographs"
-        )
-    rule = result.rule
-    show_line(f"Threshold: {describe_threshold(rule.threshold)}")
-    if rule.cut_points:
-        show_line(f"Cut points of grades 1 to 4: {describe_cut_points(rule)}")
-    show_line(f"Calibration: {describe_calibration(rule.calibration)}")
+    for name, fact in result.facts().items():
+        show_line(f"{name}: {fact}")
     for note in result.notes():
         show_line(f"Note: {note}")
     show_next(

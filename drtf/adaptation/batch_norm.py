@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from drtf import page
 from drtf.config import ScoreConfig
 from drtf.errors import DrtfError, RunError
 from drtf.files import check_absent, hash_file, replacing
@@ -51,6 +52,34 @@ class Adaptation:
     num_unused: int
     keeps_rule: bool
     drops_gate: bool
+
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence for whatever was not used or not adapted."""
+        if self.num_rejected:
+            yield (
+                f"{self.num_rejected:,} photographs were not used, because they cannot "
+                "be read or may be ungradable; drtf score reports what is wrong with "
+                "them"
+            )
+        if self.num_unused:
+            yield (
+                f"{self.num_unused:,} photographs were not used, because "
+                f"{MAX_PHOTOGRAPHS:,} are enough"
+            )
+        if self.keeps_rule:
+            yield (
+                "threshold and calibration are those of the run before it was adapted. "
+                "With labels of some of these photographs, choose new ones with drtf "
+                "recalibrate"
+            )
+        if self.drops_gate:
+            yield "the quality gate was not copied; drtf fit-gate fits a new one"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what the run was adapted with."""
+        facts = {"Adapted to": f"{self.num_photographs:,} photographs"}
+        facts |= {f"Note {n}": note for n, note in enumerate(self.notes(), start=1)}
+        return page.format_facts("Adaptation", facts)
 
 
 def adapt(

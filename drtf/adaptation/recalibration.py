@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from drtf import page
 from drtf.config import LabelsConfig
 from drtf.errors import DrtfError
 from drtf.evaluation.decision_rules import fit_decision_rule
+from drtf.evaluation.result import (
+    describe_calibration,
+    describe_cut_points,
+    describe_threshold,
+)
 from drtf.files import check_absent
-from drtf.intervals import format_interval
+from drtf.intervals import format_estimate, format_interval
 from drtf.labels.label_files import load_labels
 from drtf.labels.matching import match_photographs
 from drtf.models.decision_rule import DecisionRule, save_decision_rule
-from drtf.models.fellow_eye import combine_eyes, fellow_logits
 from drtf.models.run import Run, load_run
 from drtf.models.run_files import DECISION_RULE_FILE, INFO_FILE, METRICS_FILE
 from drtf.models.views import VIEWS
@@ -29,9 +34,11 @@ from drtf.scoring.score_table import HASH_LENGTH, load_rows, parse_path
 from drtf.scoring.table_files import Location
 from drtf.texts import text_column
 
+# With fewer labelled photographs of a class, a single one decides about the threshold.
+MIN_LABELLED_PER_CLASS = 10
 # Why a photograph of a score table is not used.
 NO_PROBABILITY = "photographs without a probability"
-IN_TRAINING = "photographs of the training dataset"
+OF_TRAINING = "photographs of the training dataset"
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,28 @@ class Recalibration:
     num_photographs: int
     left_out: dict[str, int]
     mixture: Mixture | None
+
+    def facts(self) -> dict[str, str]:
+        """Return what was chosen and on what, by the name of the fact."""
+        left_out = [
+            f"{count:,} {reason}" for reason, count in self.left_out.items() if count
+        ]
+        facts = {"Not used": ", ".join(left_out)}
+        if self.mixture:
+            facts["Estimated prevalence"] = (
+                f"{format_estimate(self.mixture.prevalence)}, from "
+                f"{self.num_photographs:,} photographs"
+            )
+        facts["Threshold"] = describe_threshold(self.rule.threshold)
+        if self.rule.cut_points:
+            facts["Cut points of grades 1 to 4"] = describe_cut_points(self.rule)
+        facts["Calibration"] = describe_calibration(self.rule.calibration)
+        return {name: fact for name, fact in facts.items() if fact}
+
+    def _repr_html_(self) -> str:
+        """Show the decision rule in a notebook."""
+        notes = {f"Note {n}": note for n, note in enumerate(self.notes(), start=1)}
+        return page.format_facts("Decision rule", self.facts() | notes)
 
     def notes(self) -> list[str]:
         """Return a sentence for each reason to be careful with the decision rule."""
@@ -89,8 +118,8 @@ def recalibrate(
         RunError: If the run cannot be loaded.
         LabelError: If the labels cannot be read, or match no photograph.
         DrtfError: If the arguments do not fit together, the run was never evaluated,
-            `out` holds something else, the table is of another model, the labels are of
-            one class, or the scores do not show the prevalence.
+            `out` holds something else, the table is of another model, too few labels
+            are of one class, or the scores do not show the prevalence.
     """
     _check_request(prevalence, scores, labels)
     for name, kind in ((INFO_FILE, "run"), (METRICS_FILE, "evaluation")):
@@ -149,11 +178,10 @@ def _with_shown_prevalence(
             f"the scores are of {num_patients:,} patients; at least {MIN_CHECKED} are "
             "required to estimate the prevalence. Give --prevalence or --labels instead"
         )
-    scores, _ = combine_eyes(
-        table["score"].to_numpy(), fellow_logits(table), rule.fellow_eye
-    )
     mixture = fit_mixture(
-        rule.calibration.histograms, scores, num_patients=num_patients
+        rule.calibration.histograms,
+        table["score"].to_numpy(),
+        num_patients=num_patients,
     )
     if not mixture.is_explained:
         raise DrtfError(
@@ -185,7 +213,7 @@ def _with_labels(
 
     Raises:
         LabelError: If the labels cannot be read, or match no photograph.
-        DrtfError: If all of them have one class.
+        DrtfError: If there are too few of a class.
     """
     loaded = load_labels(labels, config).table
     graded = loaded[loaded["grade"].notna()]
@@ -195,10 +223,14 @@ def _with_labels(
         grade=grades, label=(grades >= run.task.positive_from).astype(int)
     )
     num_positive = int(table["label"].sum())
-    if num_positive in (0, len(table)):
+    num_negative = len(table) - num_positive
+    if min(num_positive, num_negative) < MIN_LABELLED_PER_CLASS:
         raise DrtfError(
-            f"{num_positive:,} of the {len(table):,} photographs with a score and a "
-            "label are positive, but both classes are required: label more of them"
+            f"{num_positive:,} of the photographs with a score and a label are "
+            f"positive (grade {run.task.positive_from} or higher) and "
+            f"{num_negative:,} negative; at least {MIN_LABELLED_PER_CLASS} of each are "
+            "required, and a few hundred in all are better. Label more of them, or "
+            "give --prevalence instead"
         )
     left_out = left_out | {
         "labels without a grade": len(loaded) - len(graded),
@@ -226,7 +258,7 @@ def _load_scores(location: Location, run: Run) -> tuple[pd.DataFrame, dict[str, 
         DrtfError: If the table is not of this run, or has no such photograph.
     """
     rows: dict[str, tuple[str, str, float, float]] = {}
-    left_out = {NO_PROBABILITY: 0, IN_TRAINING: 0}
+    left_out = {NO_PROBABILITY: 0, OF_TRAINING: 0}
     num_views = str(len(VIEWS[run.tta]))
     for _, row in load_rows(location):
         if row["model"] != run.info.model_sha256[:HASH_LENGTH]:
@@ -242,7 +274,7 @@ def _load_scores(location: Location, run: Run) -> tuple[pd.DataFrame, dict[str, 
         if not row["probability"]:
             left_out[NO_PROBABILITY] += 1
         elif row["in_training"] == "1":
-            left_out[IN_TRAINING] += 1
+            left_out[OF_TRAINING] += 1
         else:
             rows[parse_path(row["path"])] = (
                 row["patient"] or row["path"],
