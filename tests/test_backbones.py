@@ -10,9 +10,9 @@ import pytest
 from drtf.config import GradcamConfig, ModelConfig, load_config
 from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError, RunError
+from drtf.export.export import export
 from drtf.heatmaps.heatmaps import choose_layer, compute_maps, mappable_layers
 from drtf.models.backbones import BACKBONES, check_model
-from drtf.models.export import export
 from drtf.models.network import build_network
 from drtf.models.run import load_run
 from drtf.training import loop

@@ -106,7 +106,7 @@ def test_probabilities_are_rounded_to_what_calibration_supports(
             edges=(), negative=(1,), positive=(num_photographs - 1,)
         ),
     )
-    assert calibration.apply_rounded(np.array([0.0, 0.5, 1.0])) == expected
+    assert calibration.format_probabilities(np.array([0.0, 0.5, 1.0])) == expected
 
 
 @pytest.mark.parametrize("method", ["none", "logistic", "isotonic"])

@@ -10,11 +10,11 @@ from drtf.building.build import build_shards
 from drtf.config import GradcamConfig, ModelConfig, load_config
 from drtf.errors import DrtfError, RunError
 from drtf.evaluation.evaluation import evaluate
+from drtf.export.export import export
 from drtf.files import hash_file
 from drtf.heatmaps.heatmaps import check_settings, compute_maps
 from drtf.labels.sources import Source
 from drtf.models.ensemble import build_ensemble, combine
-from drtf.models.export import export
 from drtf.models.head import LOGITS
 from drtf.models.network import build_network
 from drtf.models.run import load_info, load_run, save_config, save_info

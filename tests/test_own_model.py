@@ -4,7 +4,7 @@ import pytest
 
 import drtf
 from drtf.errors import DrtfError, RunError
-from drtf.models.export import export
+from drtf.export.export import export
 from drtf.tasks import TASKS
 from drtf.training.own_model import build_own_network
 from naming import raises_naming

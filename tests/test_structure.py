@@ -22,6 +22,7 @@ FLOORS = (
     "drtf.evaluation",
     "drtf.adaptation",
     "drtf.clinic",
+    "drtf.export",
     "drtf.beam",
     "drtf.api",
     "drtf.bench",
@@ -64,9 +65,17 @@ def test_images_do_not_import_records():
         assert not {n for n in find_imports(path) if n.startswith("drtf.records")}
 
 
-@pytest.mark.parametrize(
-    "folder", ["scoring", "heatmaps", "evaluation", "adaptation", "clinic"]
-)
+USING_A_RUN = [
+    "scoring",
+    "heatmaps",
+    "evaluation",
+    "adaptation",
+    "clinic",
+    "export",
+]
+
+
+@pytest.mark.parametrize("folder", USING_A_RUN)
 def test_using_a_run_does_not_import_training(folder):
     for path in ROOT.glob(f"drtf/{folder}/*.py"):
         assert not {n for n in find_imports(path) if n.startswith("drtf.training")}

@@ -1,16 +1,13 @@
 """drtf export."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from drtf.export.formats import FORMATS
 from drtf.terminal import show_line
 
 from .options import out_option, run_argument, shards_option
-
-if TYPE_CHECKING:
-    from drtf.models.export import Format
 
 
 @click.command()
@@ -18,51 +15,75 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "target",
-    type=click.Choice(["savedmodel", "tflite", "tflite-int8"]),
+    type=click.Choice(list(FORMATS)),
     required=True,
-    help="Format to write; tflite-int8 is quantized on validation photographs.",
+    help="Format to write. "
+    + "; ".join(f"{name}: {x.description}" for name, x in FORMATS.items())
+    + ".",
+)
+@click.option(
+    "--whole",
+    is_flag=True,
+    help="Put test-time augmentation, calibration, threshold and cut points into the "
+    "graph too.",
 )
 @shards_option("Dataset to quantize and compare on, preprocessed as in training.")
 @click.option("--split", default="test", show_default=True, help="Split to compare on.")
-@out_option("Folder (savedmodel) or file (tflite) to write.")
-def export(run: Path, target: "Format", shards: Path, split: str, out: Path) -> None:
+@out_option("Folder (savedmodel, coreml) or file to write.")
+def export(
+    run: Path, target: str, whole: bool, shards: Path, split: str, out: Path
+) -> None:
     """Export the network in RUN to another runtime and compare it with Keras.
 
     The exported network takes uint8 RGB images of any size, cropped and equalized as in
-    RUN's config, and returns the score without test-time augmentation. A JSON file next
-    to it describes preprocessing, views, threshold and calibration, and contains the
+    RUN's config, and returns the score without test-time augmentation; with --whole,
+    the score with it, the probability and the predicted label. A JSON file next to it
+    describes preprocessing, views, threshold and calibration, and contains the
     comparison.
     """
-    from drtf.models.export import export as run_export
+    from drtf.export.export import export as run_export
     from drtf.models.run_files import QUALITY_GATE_FILE
 
     from .tables import show_table
 
-    is_reused = out.exists()
-    exported = run_export(run, shards, out=out, target=target, split=split)
-    if is_reused:
+    exported = run_export(run, shards, out=out, target=target, split=split, whole=whole)
+    if exported.is_reused:
         show_line("This command had already written it; nothing was changed.")
     if (run / QUALITY_GATE_FILE).exists():
         show_line(
             f"Note: the quality gate of {run} is not exported; only drtf score uses it"
         )
+    measured = exported.measured
+    result = measured.comparison
     networks = {
-        "Keras": (exported.keras_roc_auc, exported.keras_images_per_second),
-        target: (exported.roc_auc, exported.images_per_second),
+        "Keras": (result.keras_roc_auc, result.keras_images_per_second),
+        target: (result.roc_auc, result.images_per_second),
     }
     show_table(
-        f"{exported.path}, {exported.size_bytes / 1e6:,.2f} MB, on "
-        f"{exported.num_photographs:,} photographs of split {split}",
-        ("", "ROC AUC of one view", "images/s, one at a time"),
+        f"{exported.path}, {measured.size_bytes / 1e6:,.2f} MB, on "
+        f"{result.num_photographs:,} photographs of split {split}",
+        ("", "ROC AUC", "photographs/s, one at a time"),
         [
             (name, f"{auc:.4f}", f"{rate:,.0f}")
             for name, (auc, rate) in networks.items()
         ],
     )
-    show_line(f"Largest difference between two scores: {exported.max_difference:.2g}")
-    if exported.num_changed_predictions:
+    show_line(f"Run by: {measured.runtime}")
+    show_line(
+        f"Largest difference between two scores: {result.max_difference:.2g}, "
+        f"between two probabilities: {result.max_probability_difference:.2g}"
+    )
+    if exported.has_own_threshold:
         show_line(
-            f"Note: the predicted label of {exported.num_changed_predictions:,} of "
-            f"{exported.num_photographs:,} photographs differs from Keras. Choose a "
-            f"new threshold and calibration from the scores of {exported.path}."
+            f"Threshold: {exported.threshold:.4f}, chosen for this network and stored "
+            "in the JSON file; the run's threshold does not apply"
+        )
+    show_line(
+        f"Predicted labels that differ from Keras: {result.num_changed_predictions:,} "
+        f"of {result.num_photographs:,}"
+    )
+    if result.num_changed_grades:
+        show_line(
+            f"Predicted grades that differ from Keras: {result.num_changed_grades:,} "
+            f"of {result.num_photographs:,}"
         )

@@ -1,4 +1,4 @@
-"""Models: networks, decision rules, devices, ensembles, exports and the run folder."""
+"""Models: networks, decision rules, devices, ensembles and the run folder."""
 
 __all__ = [
     "backbones",
@@ -7,7 +7,6 @@ __all__ = [
     "decision_rule",
     "device",
     "ensemble",
-    "export",
     "fellow_eye",
     "head",
     "history",

@@ -107,21 +107,40 @@ class Calibration(BaseModel):
             return expit(logit(curve) + self.prevalence_shift)
         return expit(shifted / self.temperature + self.offset + self.prevalence_shift)
 
-    def apply_rounded(self, scores: np.ndarray) -> list[str]:
-        """Return probabilities as text, with the certainty that calibration supports.
+    @property
+    def num_decimals(self) -> int:
+        """Decimals of a probability: as many as photographs have digits."""
+        return min(len(str(self.num_photographs)), MAX_DECIMALS)
+
+    @property
+    def lowest_probability(self) -> float:
+        """The lowest probability that calibration supports; 1 minus it is the highest.
 
         n photographs cannot show that anything is rarer than about 1 in n + 2, the
-        estimate of Laplace's rule of succession for an event that none of them had. So
-        probabilities are rounded to as many decimals as n has digits, at most
-        MAX_DECIMALS, and are never outside [1 / (n + 2), 1 - 1 / (n + 2)].
+        estimate of Laplace's rule of succession for an event that none of them had.
+        """
+        steps: int = 10**self.num_decimals
+        return math.ceil(steps / (self.num_photographs + 2)) / steps
+
+    def apply_rounded(self, scores: np.ndarray) -> np.ndarray:
+        """Return probabilities with the certainty that calibration supports.
+
+        They are rounded to `num_decimals` and not outside [`lowest_probability`,
+        1 - `lowest_probability`].
 
         Args:
             scores: float [n] in [0, 1].
+
+        Returns:
+            float64 [n] in (0, 1).
         """
-        decimals = min(len(str(self.num_photographs)), MAX_DECIMALS)
-        lowest = math.ceil(10**decimals / (self.num_photographs + 2)) / 10**decimals
-        rounded = np.clip(self.apply(scores).round(decimals), lowest, 1 - lowest)
-        return [f"{probability:.{decimals}f}" for probability in rounded]
+        rounded = self.apply(scores).round(self.num_decimals)
+        return np.clip(rounded, self.lowest_probability, 1 - self.lowest_probability)
+
+    def format_probabilities(self, scores: np.ndarray) -> list[str]:
+        """Return the probabilities of `apply_rounded` as text."""
+        rounded = self.apply_rounded(scores)
+        return [f"{value:.{self.num_decimals}f}" for value in rounded]
 
 
 def fit_calibration(

@@ -92,7 +92,7 @@ def complete_rows(
     cells["fellow_used"] = is_used.astype(int).astype(str)
     cells["predicted_label"] = (scores >= threshold).astype(int).astype(str)
     if run.calibration:
-        cells["probability"] = run.calibration.apply_rounded(scores)
+        cells["probability"] = run.calibration.format_probabilities(scores)
         is_checked = (is_predicted & ~table["in_training"]).to_numpy()
         patients = table["patient"].where(table["patient"] != "", table.index)
         flags = probability_flags(
