@@ -92,9 +92,10 @@ def keras_predictor(run: Run) -> PredictOne:
 
     def predict(image: np.ndarray) -> dict[str, float]:
         probabilities = predict_views(tf.constant(image)).numpy()[0].mean(axis=0)
-        outputs = {"score": run.task.disease_scores(probabilities)}
+        outputs = {"score": float(run.task.disease_scores(probabilities))}
         if run.task.predicts_grades:
-            outputs["expected_grade"] = run.task.expected_classes(probabilities)
+            expected = run.task.expected_classes(probabilities)
+            outputs["expected_grade"] = float(expected)
         return outputs
 
     return predict
