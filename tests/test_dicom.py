@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from drawing import draw_fundus, encode
 from drtf.errors import PhotographError
@@ -138,6 +139,13 @@ def test_a_damaged_dicom_is_refused():
     data = dicom(FUNDUS.tobytes())
     assert reason_of(data[: len(data) // 2]) == "undecodable"
     assert reason_of(bytes(128) + b"DICM" + b"\xff" * 99) == "not_an_image"
+
+
+def test_a_tag_that_is_damaged_is_found_when_it_is_used():
+    rows = (0x0028, 0x0010)
+    tag = b"".join(x.to_bytes(2, "little") for x in rows)
+    data = dicom(FUNDUS.tobytes()).replace(tag + b"US", tag + b"UQ")
+    assert reason_of(data) == "not_an_image"
 
 
 def test_a_missing_pydicom_is_named(monkeypatch):
@@ -282,8 +290,39 @@ def test_a_jpeg_of_a_camera_keeps_its_colours_whatever_is_declared(declared, syn
     assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 35
 
 
-def test_a_jpeg_in_rgb_keeps_its_colours(tmp_path):
+def test_an_unmarked_jpeg_that_declares_rgb_but_is_ycbcr_keeps_its_colours(tmp_path):
     data = compressed_by_gdcm(RGB, JPEGBaseline8Bit, tmp_path)
+    assert pydicom.dcmread(io.BytesIO(data)).PhotometricInterpretation == "RGB"
+    assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 35
+
+
+@pytest.mark.parametrize("sign", ["marker", "ids", "none"])
+def test_a_jpeg_in_rgb_keeps_its_colours(sign):
+    file = io.BytesIO()
+    Image.fromarray(FUNDUS).save(file, "JPEG", quality=95, keep_rgb=True)
+    jpeg = file.getvalue()
+    if sign != "marker":
+        start = jpeg.index(b"\xff\xee")
+        stop = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")
+        jpeg = jpeg[:start] + jpeg[stop:]
+    if sign == "none":
+        for segment, width in ((b"\xff\xc0", 3), (b"\xff\xda", 2)):
+            first = jpeg.index(b"R", jpeg.index(segment))
+            ids = slice(first, first + 3 * width, width)
+            changed = bytearray(jpeg)
+            changed[ids] = b"\1\2\3"
+            jpeg = bytes(changed)
+    data = dicom(encapsulate([jpeg]), JPEGBaseline8Bit, PhotometricInterpretation="RGB")
+    assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 35
+
+
+@pytest.mark.parametrize("color", ["YBR_RCT", "YBR_ICT"])
+def test_the_colour_transforms_of_jpeg_2000_become_rgb(color):
+    data = dicom(FUNDUS.tobytes(), PhotometricInterpretation=color)
+    if color == "YBR_RCT":
+        data = compressed(data, JPEG2000Lossless)
+    else:
+        data = compressed(data, JPEG2000, j2k_cr=[2])
     assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 35
 
 

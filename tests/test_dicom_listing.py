@@ -46,6 +46,9 @@ def study(tmp_path):
             "IM1": encode_dicom(EYES[0], **patient_tags(1, "L")),
             "a.dcm": encode_dicom(EYES[1], **patient_tags(1, "R")),
             "damaged.dcm": b"\0" * 128 + b"DICM" + b"\xff" * 50,
+            "damaged_tag": encode_dicom(EYES[0], PatientID="1").replace(
+                b"\x10\0\x20\0LO", b"\x10\0\x20\0XQ"
+            ),
             "frames.dcm": frames,
             "3_left.jpg": encode(EYES[2], ".jpg"),
             "report.dcm": report(),
@@ -63,6 +66,7 @@ def test_each_frame_is_listed_with_its_patient_and_its_eye(study):
         "IM1": (first, "left"),
         "a.dcm": (first, "right"),
         "damaged.dcm": ("", ""),
+        "damaged_tag": ("", ""),
         "frames.dcm#frame=1": (second, "right"),
         "frames.dcm#frame=2": (second, "right"),
         "frames.dcm#frame=3": (second, "right"),

@@ -13,9 +13,9 @@ from drtf.images.depth import reduce_to_8_bits
 from drtf.images.dicom_files import (
     DEFLATED,
     count_frames,
+    damaged_file,
     load_file,
     transfer_syntax,
-    undecodable,
 )
 from drtf.images.jpeg_frames import JpegFrame, find_jpeg_frame
 
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+# The plugins of pydicom, the preferred one first: with GDCM, damaged files can end the
+# process.
+PLUGINS = ("pyjpegls", "pillow", "pylibjpeg", "pydicom", "gdcm")
 # Colour spaces that libjpeg decodes by default.
 JPEG_COLORS = ("YBR_FULL_422", "YBR_FULL", "MONOCHROME2")
-# Begins the segment of a JPEG file that names its colour space.
-ADOBE_MARKER = b"Adobe\0"
+# With one of these, a JPEG file itself says what its colour space is.
+JPEG_APPLICATIONS = (b"JFIF\0", b"Adobe\0")
 # The start of a JPEG 2000 image with the two corners of its reference grid.
 JPEG2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})(.{4})(.{4})", re.S)
 
@@ -50,8 +53,14 @@ def read_dicom(
             `undecodable`, or as raised by `check_size`.
     """
     syntax = transfer_syntax(data)
-    _check_decoder(syntax)
+    plugin = _choose_plugin(syntax)
     dataset = load_file(data, check_size=check_size)
+    with damaged_file("undecodable"):
+        return _decode(dataset, syntax, plugin)
+
+
+def _decode(dataset: "Dataset", syntax: str, plugin: str) -> bytes | np.ndarray:
+    """Decode a loaded file, see `read_dicom`."""
     width, height = int(dataset.Columns), int(dataset.Rows)
     num_frames = count_frames(dataset)
     if num_frames != 1:
@@ -60,24 +69,18 @@ def read_dicom(
             f"a DICOM file with {num_frames} frames; name one of them, as in "
             "NAME.dcm#frame=1",
         )
-    # On damaged files, pydicom and its decoders raise many kinds of errors.
-    try:
-        color = str(dataset.PhotometricInterpretation)
-        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-            frame = _only_frame(dataset)
-            jpeg = find_jpeg_frame(frame)
-            if jpeg and syntax in (JPEG_BASELINE, JPEG_EXTENDED):
-                if jpeg.bits > 8:
-                    _check_can_decode_12_bits()
-                elif _has_usual_colors(frame, jpeg, color):
-                    return frame
-            _check_frame_size(frame, jpeg, width, height)
-        with warnings.catch_warnings(action="ignore"):
-            pixels = _rgb_pixels(dataset, color)
-    except (PhotographError, MemoryError):
-        raise
-    except Exception as error:
-        raise undecodable(error) from error
+    color = str(dataset.PhotometricInterpretation)
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        frame = _only_frame(dataset)
+        jpeg = find_jpeg_frame(frame)
+        if jpeg and syntax in (JPEG_BASELINE, JPEG_EXTENDED):
+            if jpeg.bits > 8:
+                _check_can_decode_12_bits()
+            elif _has_usual_colors(frame, jpeg, color):
+                return frame
+        _check_frame_size(frame, jpeg, width, height)
+    with warnings.catch_warnings(action="ignore"):
+        pixels = _rgb_pixels(dataset, color, plugin)
     if pixels.shape != (height, width, 3):
         raise PhotographError(
             "undecodable",
@@ -87,8 +90,8 @@ def read_dicom(
     return pixels
 
 
-def _check_decoder(syntax: str) -> None:
-    """Check that a transfer syntax can be decoded here.
+def _choose_plugin(syntax: str) -> str:
+    """Return the plugin that decodes a transfer syntax; empty if none is needed.
 
     Raises:
         PhotographError: With reason `unsupported`.
@@ -97,8 +100,10 @@ def _check_decoder(syntax: str) -> None:
     from pydicom.uid import UID
 
     name = UID(syntax).name
+    if syntax == DEFLATED:
+        return ""
     try:
-        is_available = syntax == DEFLATED or get_decoder(UID(syntax)).is_available
+        decoder = get_decoder(UID(syntax))
     except NotImplementedError as error:
         raise PhotographError(
             "unsupported",
@@ -106,12 +111,13 @@ def _check_decoder(syntax: str) -> None:
             "decoded; export it as JPEG, or decompress it, for example with gdcmconv "
             "--raw IN OUT",
         ) from error
-    if not is_available:
+    if not decoder.is_available:
         raise PhotographError(
             "unsupported",
             f"a DICOM file in {name}, which requires a decoder: pip install "
             "'drtf[dicom]'",
         )
+    return min(decoder.available_plugins, key=PLUGINS.index, default="")
 
 
 def _only_frame(dataset: "Dataset") -> bytes:
@@ -123,11 +129,15 @@ def _only_frame(dataset: "Dataset") -> bytes:
 def _has_usual_colors(frame: bytes, jpeg: JpegFrame, color: str) -> bool:
     """Return whether libjpeg decodes a JPEG file to the colours that it should have.
 
-    Files in YCbCr often declare RGB. The JFIF marker is no sign of YCbCr, since GDCM
-    writes it into files in RGB too.
+    Files in YCbCr often declare RGB. In RGB, all components have as many samples.
     """
-    is_ycbcr = jpeg.is_subsampled or ADOBE_MARKER in frame[: jpeg.start]
-    return color in JPEG_COLORS or (color == "RGB" and is_ycbcr)
+    head = frame[: jpeg.start]
+    is_clear = (
+        jpeg.is_subsampled
+        or jpeg.components == b"RGB"
+        or any(name in head for name in JPEG_APPLICATIONS)
+    )
+    return color in JPEG_COLORS or (color == "RGB" and is_clear)
 
 
 def _check_can_decode_12_bits() -> None:
@@ -169,10 +179,10 @@ def _check_frame_size(
         )
 
 
-def _rgb_pixels(dataset: "Dataset", color: str) -> np.ndarray:
+def _rgb_pixels(dataset: "Dataset", color: str, plugin: str) -> np.ndarray:
     from pydicom.pixels import apply_color_lut, pixel_array
 
-    pixels = pixel_array(dataset)  # converts YBR to RGB
+    pixels = pixel_array(dataset, decoding_plugin=plugin)  # converts YBR to RGB
     bits = int(dataset.BitsStored)
     if color == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)

@@ -2,7 +2,8 @@
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from drtf.errors import PhotographError
@@ -49,17 +50,16 @@ def read_header(data: bytes, *, is_whole: bool = True) -> "Dataset":
         has_pixels = tag.group >= PIXEL_GROUP
         return has_pixels
 
-    try:
+    with damaged_file("not_an_image"):
         if transfer_syntax(data) == DEFLATED:
             data = _inflate(data, MAX_HEADER_BYTES, is_part=True)
-        file = io.BytesIO(data)
-        header = read_partial(file, stop_when=is_pixels)
-    except Exception as error:  # damaged headers raise many kinds of errors
-        raise _unreadable(error) from error
-    # pydicom takes the end of the bytes for the end of the tags.
-    if not has_pixels and (not is_whole or "Columns" in header):
-        raise _unreadable("it ends before its pixels")
-    return header
+        header = read_partial(io.BytesIO(data), stop_when=is_pixels)
+        # pydicom takes the end of the bytes for the end of the tags.
+        if not has_pixels and (not is_whole or "Columns" in header):
+            raise PhotographError(
+                "not_an_image", "a DICOM file whose header is cut short"
+            )
+        return header
 
 
 def load_file(
@@ -76,26 +76,25 @@ def load_file(
         PhotographError: With reason `not_an_image`, `unsupported`, `too_large` or
             `undecodable`, or as raised by `check_size`.
     """
-    header = read_header(data)
-    _check_has_pixels(header)
-    check_size(int(header.Columns), int(header.Rows))
-    size_bytes = _pixel_bytes(header)
-    if size_bytes > MAX_PIXEL_BYTES:
-        raise PhotographError(
-            "too_large",
-            f"a DICOM file with {size_bytes} bytes of pixels; the maximum is "
-            f"{MAX_PIXEL_BYTES}",
-        )
-    from pydicom import dcmread
+    _check_pydicom()
+    import pydicom
 
-    try:
+    header = read_header(data)
+    with damaged_file("not_an_image"):
+        _check_has_pixels(header)
+        size = int(header.Columns), int(header.Rows)
+    check_size(*size)
+    with damaged_file("undecodable"):
+        size_bytes = _pixel_bytes(header)
+        if size_bytes > MAX_PIXEL_BYTES:
+            raise PhotographError(
+                "too_large",
+                f"a DICOM file with {size_bytes} bytes of pixels; the maximum is "
+                f"{MAX_PIXEL_BYTES}",
+            )
         if transfer_syntax(data) == DEFLATED:
             data = _inflate(data, MAX_HEADER_BYTES + size_bytes)
-        return dcmread(io.BytesIO(data))
-    except PhotographError:
-        raise
-    except Exception as error:
-        raise undecodable(error) from error
+        return pydicom.dcmread(io.BytesIO(data))
 
 
 def transfer_syntax(data: bytes) -> str:
@@ -105,10 +104,8 @@ def transfer_syntax(data: bytes) -> str:
         PhotographError: With reason `not_an_image`, if the header is damaged.
     """
     _check_pydicom()
-    try:
+    with damaged_file("not_an_image"):
         return str(_file_meta(data).TransferSyntaxUID)
-    except Exception as error:
-        raise _unreadable(error) from error
 
 
 def count_frames(header: "Dataset") -> int:
@@ -130,14 +127,14 @@ def extract_frame(data: bytes, number: int) -> bytes:
             `load_file`.
     """
     dataset = load_file(data)
-    num_frames = count_frames(dataset)
-    if not 1 <= number <= num_frames:
-        raise PhotographError(
-            "unreadable", f"frame {number} of a DICOM file that has {num_frames}"
-        )
     from pydicom.encaps import encapsulate, get_frame
 
-    try:
+    with damaged_file("undecodable"):
+        num_frames = count_frames(dataset)
+        if not 1 <= number <= num_frames:
+            raise PhotographError(
+                "unreadable", f"frame {number} of a DICOM file that has {num_frames}"
+            )
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             frame = get_frame(
                 dataset.PixelData,
@@ -159,21 +156,26 @@ def extract_frame(data: bytes, number: int) -> bytes:
             dataset.PerFrameFunctionalGroupsSequence = own[number - 1 : number]
         file = io.BytesIO()
         dataset.save_as(file)
+        return file.getvalue()
+
+
+@contextmanager
+def damaged_file(reason: str) -> Iterator[None]:
+    """Report whatever damaged tags or pixels raise as a PhotographError.
+
+    pydicom and its decoders raise many kinds of errors, some of them when a tag is
+    first used.
+
+    Args:
+        reason: The reason of the PhotographError.
+    """
+    try:
+        yield
+    except (PhotographError, MemoryError):
+        raise
     except Exception as error:
-        raise undecodable(error) from error
-    return file.getvalue()
-
-
-def undecodable(error: Exception) -> PhotographError:
-    """Return the error of a DICOM file whose pixels are damaged."""
-    reason = " ".join(str(error).split()) or repr(error)
-    return PhotographError("undecodable", f"a DICOM file: {reason}")
-
-
-def _unreadable(reason: object) -> PhotographError:
-    return PhotographError(
-        "not_an_image", f"a DICOM file without a readable header: {reason}"
-    )
+        detail = " ".join(str(error).split()) or repr(error)
+        raise PhotographError(reason, f"a damaged DICOM file: {detail}") from error
 
 
 def _check_pydicom() -> None:
@@ -202,10 +204,7 @@ def _pixel_bytes(header: "Dataset") -> int:
     """Return the size of the pixels of all frames when they are not compressed."""
     from pydicom.pixels.utils import get_expected_length
 
-    try:
-        return get_expected_length(header)
-    except Exception as error:
-        raise undecodable(error) from error
+    return get_expected_length(header)
 
 
 def _extended_offsets(dataset: "Dataset") -> tuple[bytes, bytes] | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from drtf.images.dicom_files import count_frames, kind_of
+from drtf.images.dicom_files import count_frames, damaged_file, kind_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -54,45 +54,49 @@ class DicomTags:
 
 
 def parse_tags(header: "Dataset") -> DicomTags:
-    """Return what the header of a DICOM file says, see `read_header`."""
-    kind = ""
-    if "Columns" not in header:
-        kind = kind_of(header)
-    elif header.get("SOPClassUID") in TOMOGRAPHY:
-        kind = "tomography"
-    elif _text(header, "Manufacturer") == RESULT_MANUFACTURER:
-        kind = "result of drtf"
-    acquired = (
-        _text(header, name)
-        for name in ("AcquisitionDateTime", "AcquisitionDate", "ContentDate")
-    )
-    return DicomTags(
-        kind=kind,
-        patient_id=_text(header, "PatientID"),
-        issuer=_text(header, "IssuerOfPatientID"),
-        eyes=tuple(_eyes(header)),
-        acquired=next(filter(None, acquired), _text(header, "StudyDate"))[:8],
-        camera=" ".join(
-            filter(
-                None,
-                (
-                    _text(header, "Manufacturer"),
-                    _text(header, "ManufacturerModelName"),
-                ),
+    """Return what the header of a DICOM file says, see `read_header`.
+
+    Raises:
+        PhotographError: With reason `not_an_image`, if a tag is damaged.
+    """
+    with damaged_file("not_an_image"):
+        acquired = (
+            _text(header, name)
+            for name in (
+                "AcquisitionDateTime",
+                "AcquisitionDate",
+                "ContentDate",
+                "StudyDate",
             )
-        ),
-    )
+        )
+        camera = (_text(header, x) for x in ("Manufacturer", "ManufacturerModelName"))
+        return DicomTags(
+            kind=_kind(header),
+            patient_id=_text(header, "PatientID"),
+            issuer=_text(header, "IssuerOfPatientID"),
+            eyes=tuple(_eyes(header)),
+            acquired=next(filter(None, acquired), "")[:8],
+            camera=" ".join(filter(None, camera)),
+        )
+
+
+def _kind(header: "Dataset") -> str:
+    """Return what a file holds that holds no photograph."""
+    if "Columns" not in header:
+        return kind_of(header)
+    if header.get("SOPClassUID") in TOMOGRAPHY:
+        return "tomography"
+    if _text(header, "Manufacturer") == RESULT_MANUFACTURER:
+        return "result of drtf"
+    return ""
 
 
 def _text(header: "Dataset", name: str) -> str:
     """Return a tag as text; the first one if it has several values."""
-    try:
-        value = header.get(name)
-        if isinstance(value, Iterable) and not isinstance(value, str):
-            value = next(iter(value), "")
-        return str(value or "").replace("\0", "").strip()
-    except Exception:  # a value that pydicom cannot convert is as good as none
-        return ""
+    value = header.get(name)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        value = next(iter(value), "")
+    return str(value or "").replace("\0", "").strip()
 
 
 def _eyes(header: "Dataset") -> list[str]:

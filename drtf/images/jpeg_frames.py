@@ -18,6 +18,7 @@ class JpegFrame(NamedTuple):
         width: Width in px.
         height: Height in px.
         start: Where the frame starts in the file.
+        components: The ids of the components, one byte each.
         is_subsampled: Whether some components have fewer samples than others, as the
             colour of YCbCr mostly has.
     """
@@ -27,6 +28,7 @@ class JpegFrame(NamedTuple):
     width: int
     height: int
     start: int
+    components: bytes
     is_subsampled: bool
 
 
@@ -48,6 +50,14 @@ def find_jpeg_frame(data: bytes) -> JpegFrame | None:
             first = position + FRAME_BYTES
             stop = first + COMPONENT_BYTES * part[9]
             factors = set(data[first + 1 : stop : COMPONENT_BYTES])
-            return JpegFrame(marker, part[4], width, height, position, len(factors) > 1)
+            return JpegFrame(
+                marker=marker,
+                bits=part[4],
+                width=width,
+                height=height,
+                start=position,
+                components=data[first:stop:COMPONENT_BYTES],
+                is_subsampled=len(factors) > 1,
+            )
         position += 2 + int.from_bytes(part[2:4], "big")
     return None
