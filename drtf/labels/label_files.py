@@ -24,7 +24,7 @@ from drtf.labels.splits import parse_split
 from drtf.labels.tables import check_utf8, load_label_table, name_lines
 from drtf.photographs.patient_columns import fold_name, names_patient
 from drtf.photographs.references import strip_suffix
-from drtf.texts import iterate_texts, number_texts, text_column
+from drtf.texts import are_repeated_texts, iterate_texts, text_column
 
 MAX_VALUES_NAMED = 5
 # Begins the name of a column that a dataset keeps of the label file.
@@ -75,15 +75,16 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
     )
     for name in columns.names:
         check_utf8(path, rows[name])
-    names = text_column(map(clean_path, rows[columns.image]), rows.index)
+    names = text_column(map(clean_path, iterate_texts(rows[columns.image])), rows.index)
     check_filled(path, names, "no image name")
-    labels = pd.DataFrame({"name": names, "value": _grade_values(path, rows, columns)})
+    values = _grade_values(path, rows, columns).astype("category")
+    labels = pd.DataFrame({"name": names, "value": values})
     labels["grade"] = _parse_grades(path, labels["value"], columns, config)
     for name, column in zip(config.keep_columns, columns.kept, strict=True):
-        texts = rows[column] if column else [""] * len(rows)
-        labels[KEPT + name] = text_column(texts, rows.index)
+        nothing = text_column(itertools.repeat("", len(rows)), rows.index)
+        labels[KEPT + name] = rows[column] if column else nothing
     if columns.patient:
-        labels["patient"] = text_column(rows[columns.patient], rows.index)
+        labels["patient"] = rows[columns.patient]
         _check_patients(path, labels["patient"], columns.patient)
     if columns.split:
         labels["split"] = _parse_splits(path, rows[columns.split])
@@ -147,11 +148,14 @@ def are_repeated(
     Raises:
         LabelError: If two rows of a name differ.
     """
-    numbers = number_texts(names)
-    repeated = pd.Series(numbers, names.index).duplicated()
+    has_others = are_repeated_texts(names)
+    repeated = pd.Series(has_others, names.index)
+    names = names[has_others]
+    numbers = pd.factorize(names)[0]
+    is_later = pd.Series(numbers).duplicated().to_numpy()
     for column, values in columns.items():
-        own = number_texts(values)
-        first = own[~repeated][numbers]  # numbers are in the order of first rows
+        own = pd.factorize(values[has_others])[0]
+        first = own[~is_later][numbers]  # numbers are in the order of first rows
         conflicts = names[own != first]
         if len(conflicts):
             name = conflicts.iloc[0]
@@ -160,6 +164,7 @@ def are_repeated(
                 f"{path}: {name} has two values of {column!r} in {name_lines(lines)}; "
                 "keep one"
             )
+    repeated[has_others] = is_later
     return repeated
 
 
@@ -228,7 +233,7 @@ def _parse_grades(
     path: Path, values: pd.Series, columns: Columns, config: LabelsConfig
 ) -> pd.Series:
     """Return the grades, 0-4, or NA for ungraded photographs."""
-    scale = grade_scale(values, config, published=columns.values)
+    scale = grade_scale(values.cat.categories, config, published=columns.values)
     if scale.unknown:
         bad = values[values.isin(scale.unknown)]
         unknown = bad.unique().tolist()
@@ -251,7 +256,7 @@ def _parse_grades(
 
 
 def _parse_splits(path: Path, values: pd.Series) -> pd.Series:
-    splits = values.map({value: parse_split(value) for value in values.unique()})
+    splits = values.astype("category").map(parse_split)
     unknown = values[splits.isna()]
     if len(unknown):
         raise LabelError(

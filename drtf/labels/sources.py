@@ -183,11 +183,10 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
                 "num_labels_repeated": own.num_repeated,
                 "num_labels_without_photograph": len(own.missing),
                 "num_photographs_without_label": len(unlabelled),
-                "num_ungraded": {
-                    value: count
-                    for value, count in ungraded["value"].value_counts().items()
-                    if count
-                },
+                "num_ungraded": ungraded["value"]
+                .astype(object)
+                .value_counts()
+                .to_dict(),
             }
         )
     _check_kept(provenance, config)

@@ -7,22 +7,27 @@ import itertools
 import re
 import warnings
 import zipfile
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from drtf.errors import LabelError
 from drtf.files import MAX_TABLE_BYTES, read_regular
 from drtf.labels.formats import IMAGE_COLUMNS
 from drtf.photographs.patient_columns import fold_name
 from drtf.photographs.references import strip_suffix
+from drtf.texts import ROWS_PER_BATCH, TEXT, is_utf8
 
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE_CHARACTERS = 100_000
+MAX_TEXT_TABLE_BYTES = 16 << 30  # of which 100 million photographs need a part
 SAVE_AS_CSV = "save the table as 'CSV UTF-8'"
 
 # The first bytes of files that are not tables of text.
@@ -55,7 +60,7 @@ class LabelTable:
     Attributes:
         rows: One text column per named column of the file, without surrounding spaces.
             The index is the line of each row, from 1. Without a header, the columns
-            are named `1`, `2`, ...
+            are named `1`, `2`, ... A column that is not UTF-8 is of str objects.
         has_header: Whether the first row has the names of the columns.
     """
 
@@ -88,20 +93,20 @@ def load_label_table(path: Path, *, has_header: bool | None = None) -> LabelTabl
         names = _trim(first)
         _check_header(path, names)
     lines, columns = _divide_into_columns(path, rows, names)
-    if not lines:
+    if not len(lines):
         raise LabelError(f"{path} has no rows after its header")
     if names is None:
         names = [str(number) for number in range(1, len(columns) + 1)]
-    # Not `str`: pandas 3 refuses text that is not UTF-8.
     index = pd.Index(lines, name="line")
     table = pd.DataFrame(
         {
-            name: pd.Series(column, index, dtype=object)
+            name: _text_column(column).set_axis(index)
             for name, column in zip(names, columns, strict=True)
             if name
         },
         index=index,
     )
+    # Not `str`: pandas 3 refuses names that are not UTF-8.
     table.columns = table.columns.astype(object)
     return LabelTable(table, has_header)
 
@@ -119,7 +124,9 @@ def check_utf8(path: Path, column: pd.Series) -> None:
     Raises:
         LabelError: If there are any.
     """
-    bad = column[column.str.contains("[\udc80-\udcff]", regex=True)]
+    if column.dtype == TEXT:
+        return
+    bad = column[~column.map(is_utf8)]
     if len(bad):
         raise LabelError(
             f"{path}: column {column.name!r} is not in UTF-8 in "
@@ -129,26 +136,56 @@ def check_utf8(path: Path, column: pd.Series) -> None:
 
 def _divide_into_columns(
     path: Path, rows: Iterable[Row], names: list[str] | None
-) -> tuple[list[int], list[list[str]]]:
-    """Return the lines of rows, and the texts of each column.
+) -> tuple[np.ndarray, list[pa.ChunkedArray]]:
+    """Return the lines of rows, int64 [n], and the bytes of each column's cells.
 
     Raises:
         LabelError: If a row has more cells than there are names.
     """
-    lines: list[int] = []
-    columns: list[list[str]] = [[] for _ in names or ()]
-    for line, cells in rows:
-        if names is None:
-            columns += [[""] * len(lines) for _ in cells[len(columns) :]]
-        if any(cells[len(columns) :]):
-            raise LabelError(
-                f"{path}: line {line} has {len(cells)} cells, but the header has "
-                f"{len(columns)}"
+    rows = iter(rows)
+    width = None if names is None else len(names)
+    lines = array("q")
+    parts = []
+    while batch := list(itertools.islice(rows, ROWS_PER_BATCH)):
+        for line, cells in batch:
+            lines.append(line)
+            if names is not None and any(cells[len(names) :]):
+                raise LabelError(
+                    f"{path}: line {line} has {len(cells)} cells, but the header has "
+                    f"{len(names)}"
+                )
+        # The names come first, so that there is a column for each.
+        table = [names or [], *(cells for _, cells in batch)]
+        columns = itertools.zip_longest(*table, fillvalue="")
+        parts.append(
+            pa.table(
+                {
+                    str(number): pa.array(map(_encode, cells), pa.large_binary())
+                    for number, (_, *cells) in enumerate(
+                        itertools.islice(columns, width)
+                    )
+                }
             )
-        lines.append(line)
-        for number, column in enumerate(columns):
-            column.append(cells[number] if number < len(cells) else "")
-    return lines, columns
+        )
+    if not parts:
+        return np.empty(0, np.int64), []
+    columns = pa.concat_tables(parts, promote_options="default").columns
+    return np.frombuffer(lines, np.int64), columns
+
+
+def _encode(cell: str) -> bytes:
+    return cell.encode("utf-8", "surrogatepass")
+
+
+def _text_column(cells: pa.ChunkedArray) -> pd.Series:
+    """Return cells as a text column, or as objects if they are not UTF-8."""
+    cells = cells.combine_chunks().fill_null(b"")  # rows that were shorter
+    try:
+        texts = cells.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        found = [cell.decode("utf-8", "surrogatepass") for cell in cells.to_pylist()]
+        return pd.Series(found, dtype=object)
+    return texts.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
 
 
 def _load_rows(path: Path) -> Iterable[Row]:
@@ -158,7 +195,7 @@ def _load_rows(path: Path) -> Iterable[Row]:
             "--labels?"
         )
     try:
-        data = read_regular(path, MAX_TABLE_BYTES)
+        data = read_regular(path, MAX_TEXT_TABLE_BYTES)
     except OSError as error:
         raise LabelError(
             f"cannot read the label file {path}: {error.strerror}"
@@ -246,13 +283,17 @@ def _parse_text(path: Path, data: bytes) -> Iterator[Row]:
     for magic, kind in OTHER_FORMATS.items():
         if data.startswith(magic):
             raise LabelError(f"{path} is {kind}, which cannot be read: {SAVE_AS_CSV}")
-    text = _decode(path, data)
-    first_line, _, rest = text.partition("\n")
+    encoding, errors = _choose_encoding(path, data)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding, errors, newline="")
+    sample = text.read(SAMPLE_CHARACTERS)
+    text.seek(0)
     line_before = 0
-    if declared := re.fullmatch(r'"?sep=(.)"?', first_line.rstrip("\r")):
-        separator, text, line_before = declared[1], rest, 1
+    first_line = sample.partition("\n")[0].rstrip("\r")
+    if declared := re.fullmatch(r'"?sep=(.)"?', first_line):
+        separator, line_before = declared[1], 1
+        text.readline()
     else:
-        separator = _guess_separator(text[:SAMPLE_CHARACTERS])
+        separator = _guess_separator(sample)
     reader = _split(text, separator)
     try:
         for row in reader:
@@ -262,13 +303,17 @@ def _parse_text(path: Path, data: bytes) -> Iterator[Row]:
         raise LabelError(f"{path}: line {line}: {error}") from error
 
 
-def _decode(path: Path, data: bytes) -> str:
-    """Decode text in UTF-8, UTF-16 or EUC-KR, Windows' encoding of Korean.
+def _choose_encoding(path: Path, data: bytes) -> tuple[str, str]:
+    """Return the encoding of a table and what to do with other bytes, as `open` does.
 
-    Bytes in any other encoding stay as they are, since they may be in columns that are
-    not read; `check_utf8` refuses them elsewhere.
+    The encoding is UTF-8, UTF-16 or EUC-KR, Windows' encoding of Korean. Bytes in any
+    other encoding stay as they are, since they may be in columns that are not read;
+    `check_utf8` refuses them elsewhere.
+
+    Raises:
+        LabelError: If it is not text.
     """
-    encoding = "utf-8-sig"
+    encoding, errors = "utf-8-sig", "strict"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif data[1:2] == b"\0":
@@ -282,19 +327,23 @@ def _decode(path: Path, data: bytes) -> str:
             raise LabelError(
                 f"{path} is not a text file: {error}; {SAVE_AS_CSV}"
             ) from error
-        text = _decode_korean(data) or data.decode(encoding, "surrogateescape")
+        if _is_korean(data):
+            encoding = "euc_kr"
+        else:
+            errors = "surrogateescape"
+        text = data.decode(encoding, errors)
     if "\0" in text:
         raise LabelError(f"{path} is not a text file: {SAVE_AS_CSV}")
-    return text
+    return encoding, errors
 
 
-def _decode_korean(data: bytes) -> str | None:
-    """Decode text in EUC-KR, or return None if it is not Korean."""
+def _is_korean(data: bytes) -> bool:
+    """Return whether data are Korean text in EUC-KR."""
     try:
         text = data.decode("euc_kr")
     except UnicodeDecodeError:
-        return None
-    return text if re.fullmatch("[\0-\x7f가-힣]*", text) else None
+        return False
+    return re.fullmatch("[\0-\x7f가-힣]*", text) is not None
 
 
 def _guess_separator(sample: str) -> str:
@@ -308,17 +357,16 @@ def _guess_separator(sample: str) -> str:
 def _regularity(sample: str, separator: str) -> int:
     """Count the lines that have the most common number of cells, at least two."""
     try:
-        widths = Counter(len(cells) for cells in _split(sample, separator))
+        rows = _split(io.StringIO(sample, newline=""), separator)
+        widths = Counter(len(cells) for cells in rows)
     except csv.Error:
         return 0
     return max((n for width, n in widths.items() if width > 1), default=0)
 
 
-def _split(text: str, separator: str) -> Any:
+def _split(text: TextIO, separator: str) -> Any:
     """Return a csv.reader, whose class has no public name."""
-    return csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True
-    )
+    return csv.reader(text, delimiter=separator, skipinitialspace=True)
 
 
 def _trim(cells: list[str]) -> list[str]:
