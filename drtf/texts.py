@@ -28,8 +28,7 @@ def text_column(
     texts = iter(texts)
     batches = iter(lambda: list(itertools.islice(texts, ROWS_PER_BATCH)), [])
     chunks = [pa.array(batch, pa.large_string()) for batch in batches]
-    # One chunk, because Arrow joins several before it takes rows from them.
-    array = pa.chunked_array(chunks, pa.large_string()).combine_chunks()
+    array = _join_chunks(pa.chunked_array(chunks, pa.large_string()))
     del chunks
     column = array.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
     return column if index is None else column.set_axis(index)
@@ -42,10 +41,13 @@ def iterate_texts(column: pd.Series, rows: np.ndarray | None = None) -> Iterator
         column: The column.
         rows: int64 [n], the positions of the rows, in any order; by default all.
     """
-    for start in range(0, len(column if rows is None else rows), ROWS_PER_BATCH):
+    texts = pa.array(column)
+    if rows is not None and isinstance(texts, pa.ChunkedArray):
+        texts = _join_chunks(texts)
+    for start in range(0, len(texts if rows is None else rows), ROWS_PER_BATCH):
         part = slice(start, start + ROWS_PER_BATCH)
-        batch = column[part] if rows is None else column.take(rows[part])
-        yield from pa.array(batch).to_pylist()
+        batch = texts[part] if rows is None else texts.take(pa.array(rows[part]))
+        yield from batch.to_pylist()
 
 
 def hash_texts(texts: Iterable[str]) -> np.ndarray:
@@ -96,6 +98,11 @@ def are_repeated_texts(column: pd.Series) -> np.ndarray:
     repeated = hashes.duplicated(keep=False).to_numpy(copy=True)
     repeated[repeated] = column[repeated].duplicated(keep=False)
     return repeated
+
+
+def _join_chunks(texts: pa.ChunkedArray) -> pa.Array:
+    """Return an array in one piece, as Arrow needs it to take rows from it."""
+    return texts.chunk(0) if texts.num_chunks == 1 else texts.combine_chunks()
 
 
 def is_utf8(text: str) -> bool:

@@ -63,12 +63,11 @@ def check_unchanged(out: Path, plan: BuildPlan) -> None:
     """
     try:
         with ShardDataset(out) as shards:
-            index = shards.load_index(["source", "path", "sha256"])
+            changed = find_changed_photograph(shards, plan)
     except RecordError as error:
         raise DrtfError(
             f"{out} was built by this command before, but is damaged: {error}; {CHOICE}"
         ) from error
-    changed = find_changed_photograph(out, plan, index)
     if changed:
         raise DrtfError(
             f"{out} was built by this command before, but {changed} has changed since: "

@@ -186,9 +186,11 @@ def _assemble_manifest(
     def column(name: str) -> pd.Series:
         return load_index(index, [name])[name]
 
-    patients = pd.Series(number_texts(plan.table["patient"])[is_written])
-    splits = plan.table["split"][is_written].to_numpy()
-    num_patients = patients.groupby(splits).nunique()
+    patients = number_texts(plan.table["patient"])
+    num_patients = {
+        split: len(pd.unique(patients[is_written & (plan.table["split"] == split)]))
+        for split in SPLITS
+    }
     return Manifest(
         name=plan.name,
         encoding=plan.build.encoding,
@@ -196,7 +198,7 @@ def _assemble_manifest(
         preprocessing=plan.images.model_dump(mode="json"),
         settings=plan.settings,
         num_records=count_records(iterate_index(index, ["split", "grade"])),
-        num_patients={x: int(num_patients[x]) for x in SPLITS if x in num_patients},
+        num_patients={split: count for split, count in num_patients.items() if count},
         patients_from=plan.catalog.patients_from,
         shards=tuple(shards),
         files={},

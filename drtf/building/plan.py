@@ -218,8 +218,8 @@ def plan_build(
         DrtfError: If there are too few photographs, or all were dropped.
     """
     catalog = load_sources(sources, labels)
-    content = group_identical_files(catalog.table, catalog.folders)
-    table = catalog.table.assign(content=content)
+    table = catalog.table
+    table["content"] = group_identical_files(table, catalog.folders)
     conflicts = find_conflicts(table)
     table, dropped = resolve_conflicts(table, conflicts, labels.conflicts)
     if not len(table):
@@ -228,8 +228,12 @@ def plan_build(
             "labels, or set labels.conflicts=keep"
         )
     splits = plan_splits(table, split).astype(pd.CategoricalDtype(list(SPLITS)))
-    table = table.drop(columns="content").assign(split=splits)
-    table = table.take(_record_order(splits, build.seed)).reset_index(drop=True)
+    del table["content"]
+    table["split"] = splits
+    catalog = replace(catalog, table=table)
+    order = _record_order(splits, build.seed)
+    for column in table:  # each replaces the old one, because all are large
+        table[column] = table[column].array.take(order)
     pixel_bytes = images.size**2 * BYTES_PER_PIXEL[build.encoding]
     shards = plan_shards(
         {
@@ -252,7 +256,7 @@ def plan_build(
         split=split,
         images=images,
         build=build,
-        catalog=replace(catalog, table=table),
+        catalog=catalog,
         table=table,
         shards=shards,
         conflicts=conflicts,

@@ -70,8 +70,8 @@ def encode_plan(plan: BuildPlan) -> bytes:
     table = table.replace_schema_metadata({METADATA: json.dumps(contents)})
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd")
-    data = file.getvalue()
-    return hashlib.sha256(data).digest() + data
+    content = file.getbuffer()
+    return b"".join([hashlib.sha256(content).digest(), content])
 
 
 def parse_plan(data: bytes, *, path: str) -> SavedPlan:
@@ -92,7 +92,13 @@ def parse_plan(data: bytes, *, path: str) -> SavedPlan:
         )
     file = pq.ParquetFile(pa.BufferReader(content))
     contents = json.loads(file.schema_arrow.metadata[METADATA])
-    table = file.read().to_pandas(types_mapper={pa.large_string(): TEXT}.get)
+    # Each column of the file is released when the one of the table is made.
+    table = file.read().to_pandas(
+        types_mapper={pa.large_string(): TEXT}.get,
+        split_blocks=True,
+        self_destruct=True,
+    )
+    pa.default_memory_pool().release_unused()
     fields, versions = contents["plan"], contents["plan"]["versions"]
     own = current_versions()
     if versions != own:

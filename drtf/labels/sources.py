@@ -217,15 +217,17 @@ def _catalog_table(
 ) -> pd.DataFrame:
     """Return the graded photographs of a source with the columns of the catalog."""
     is_graded = labelled.table["grade"].notna()
-    table = labelled.table[is_graded]
+    table = labelled.table
+    if not is_graded.all():
+        table, patients = table[is_graded], patients[is_graded]
     listing = labelled.listing
     prefix = f"{source.name}/" if source.name else ""
     kept = [KEPT + name for name in keep_columns]
     table = pd.DataFrame(
         {
-            "id": prefix + table["id"],
+            "id": prefix + table["id"] if prefix else table["id"],
             "grade": table["grade"].astype("int8"),
-            "patient": prefix + patients[is_graded],
+            "patient": prefix + patients if prefix else patients,
             "path": table["path"],
             "source": pd.Series(source.name, table.index, dtype="category"),
             "published": source.split or table.get("split", ""),

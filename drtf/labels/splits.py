@@ -9,6 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from drtf.config import SplitConfig
 from drtf.errors import DrtfError
+from drtf.texts import number_texts
 
 # Names of published splits, without case and separators. Kaggle's public and private
 # parts are both of the test set of a competition.
@@ -111,8 +112,7 @@ def _draw_splits(grades: pd.Series, config: SplitConfig, *, kind: str) -> pd.Ser
 
 def _join_units(linked: pd.Series, content: pd.Series) -> pd.Series:
     """Number the units that share a patient or a content, by first appearance."""
-    # By numbers: pandas 3 groups text as UTF-8, which not every name is.
-    patients, contents = pd.factorize(linked)[0], pd.factorize(content)[0]
+    patients, contents = number_texts(linked), pd.factorize(content)[0]
     unit = pd.Series(patients, index=linked.index)
     while True:
         joined = unit.groupby(contents).transform("min")

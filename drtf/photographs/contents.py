@@ -57,7 +57,7 @@ def group_identical_files(
     sizes = table["size_bytes"].to_numpy()
     rows = np.flatnonzero(sizes >= 0)  # others are missing
     rows = rows[_are_repeated(size=sizes[rows])]
-    photographs = photographs_of(table.iloc[rows], folders)
+    photographs = photographs_of(table, folders, rows)
     with progress("Comparing photographs of equal size", len(rows)) as advance:
         parts = np.empty(len(rows), np.int64)
         found = map_in_threads(PhotographRef.hash_parts, photographs)
@@ -65,7 +65,7 @@ def group_identical_files(
             parts[number] = part
             advance("")
     rows = rows[_are_repeated(size=sizes[rows], parts=parts)]
-    photographs = photographs_of(table.iloc[rows], folders)
+    photographs = photographs_of(table, folders, rows)
     hashes = text_column(map_in_threads(PhotographRef.sha256, photographs))
     numbers = number_texts(hashes)
     is_read = numbers >= 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from drtf.errors import DrtfError, PhotographError
@@ -332,16 +333,19 @@ def prefetch_photographs(
 
 
 def photographs_of(
-    table: pd.DataFrame, folders: Mapping[str, Path | str]
+    table: pd.DataFrame,
+    folders: Mapping[str, Path | str],
+    rows: np.ndarray | None = None,
 ) -> Iterator[PhotographRef]:
     """Yield a reference to each photograph of a table.
 
     Args:
         table: Columns `source` and `path`.
         folders: The image folder of each source.
+        rows: int64 [n], the positions of the rows, by default all.
     """
-    paths = iterate_texts(table["path"])
-    for source, path in zip(table["source"], paths, strict=True):
+    sources, paths = (iterate_texts(table[x], rows) for x in ("source", "path"))
+    for source, path in zip(sources, paths, strict=True):
         yield PhotographRef(folders[source], path)
 
 
