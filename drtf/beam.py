@@ -114,7 +114,7 @@ def score_with_beam(
         DrtfError: If Beam is missing, a task fails, or `score` would refuse the call.
     """
     _check_beam(runner)
-    check_request(out, config, form=form, add=False)
+    check_request(out, config, form=form)
     num_photographs = len(list_photographs(images).photographs)
     # One part would be the table itself.
     num_parts = max(2, math.ceil(num_photographs / photographs_per_part))

@@ -13,6 +13,10 @@ class LabelError(DrtfError):
     """A label file or an image folder cannot be used as given."""
 
 
+class NoPhotographsError(LabelError):
+    """An image folder has no photographs."""
+
+
 class PhotographError(DrtfError):
     """One photograph cannot be used.
 

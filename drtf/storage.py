@@ -303,14 +303,19 @@ def find_object(location: str) -> StoredObject | None:
     Raises:
         StorageError: If the store or the bucket cannot be used.
     """
+    entry = _find_entry(location)
+    return entry and StoredObject(entry["path"], entry["size"], entry["e_tag"])
+
+
+def _find_entry(location: str) -> Any:
+    """Return what a store knows about an object, or None if it does not exist."""
     store, key = open_place(location)
     try:
         with _translated_errors(location):
-            entry = obstore.head(store, key)
+            return obstore.head(store, key)
     except MissingObjectError:
         check_bucket(location)  # the answer is the same where the bucket is missing
         return None
-    return StoredObject(key, entry["size"], entry["e_tag"])
 
 
 def check_bucket(location: str) -> None:
@@ -474,6 +479,43 @@ def create_object(location: str, data: bytes | Path) -> bool:
         with _translated_errors(location, verb="write"):
             obstore.put(store, key, data, mode="create", use_multipart=False)
     except FileExistsError:
+        # It may be this one: obstore tries again if an answer is lost.
+        return _has_content(location, data)
+    return True
+
+
+def find_version(location: str) -> dict[str, str] | None:
+    """Return what `replace_object` knows an object by, or None if it does not exist.
+
+    Raises:
+        StorageError: If the store or the bucket cannot be used.
+    """
+    entry = _find_entry(location)
+    values = entry and {"e_tag": entry["e_tag"], "version": entry["version"]}
+    return values and {name: value for name, value in values.items() if value}
+
+
+def replace_object(location: str, data: bytes | Path, version: dict[str, str]) -> bool:
+    """Replace an object, unless somebody else has replaced it meanwhile.
+
+    Args:
+        location: The object.
+        data: Its new content, or a local file with its content.
+        version: From `find_version`.
+
+    Returns:
+        False if it has been replaced by another content, which is left as it is.
+
+    Raises:
+        StorageError: If the store cannot be written to.
+    """
+    check_can_write(location)
+    store, key = open_place(location, for_uploads=True)
+    mode: Any = version
+    try:
+        with _translated_errors(location, verb="write"):
+            obstore.put(store, key, data, mode=mode, use_multipart=False)
+    except ChangedObjectError:
         # It may be this one: obstore tries again if an answer is lost.
         return _has_content(location, data)
     return True

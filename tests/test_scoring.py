@@ -284,12 +284,10 @@ def test_score_does_not_resume_rows_of_another_model(
     log = tmp_path / ".scores.csv.rows"
     log.write_bytes(b"".join(lines[1:20]))
     save_rule(run_copy, 0.25)
-    with raises_naming(DrtfError, out, "--add", "--overwrite"):
+    with raises_naming(DrtfError, out, "--append", "--overwrite", "0.25"):
         score(run_copy, images, out=out, config=config.score)
-    with raises_naming(DrtfError, out, "--add", "--overwrite"):
-        score(run_copy, images, out=out, config=config.score, add=True)
     out.unlink()
-    with raises_naming(DrtfError, log, "--overwrite"):
+    with raises_naming(DrtfError, log, "--overwrite", "0.25"):
         score(run_copy, images, out=out, config=config.score)
     score(run_copy, images, out=out, config=config.score, overwrite=True)
     rows = read(out)
@@ -401,53 +399,8 @@ def test_score_reports_a_table_that_was_complete(
     assert count_scored == [8]
     path = min(few.iterdir())
     path.write_bytes(encode(draw_fundus(seed=99)))
-    with raises_naming(DrtfError, first.table, path.name, "--add", "--overwrite"):
+    with raises_naming(DrtfError, first.table, path.name, "--append", "--overwrite"):
         score(run_folder, few, **call)
-
-
-def test_score_adds_new_and_changed_photographs_to_a_table(
-    run_folder, few, config, tmp_path, count_scored
-):
-    out, whole = tmp_path / "night.csv", tmp_path / "whole.csv"
-    (few / "9_report.png").write_bytes(b"no image")
-    call = {"out": out, "config": config.score, "add": True}
-    assert score(run_folder, few, **call).num_newly_failed == 1
-    (few / "0_a.png").write_bytes(encode(draw_fundus(seed=99)))
-    (few / "0_left.png").write_bytes(encode(draw_fundus(seed=98)))
-    with raises_naming(DrtfError, out, "--add", "--overwrite"):
-        score(run_folder, few, out=out, config=config.score)
-    report = score(run_folder, few, **call)
-    assert (report.num_kept, report.num_gone, report.num_newly_failed) == (7, 0, 0)
-    score(run_folder, few, out=whole, config=config.score)
-    assert count_scored == [9, 3, 10]
-    assert out.read_bytes() == whole.read_bytes()
-    (few / "0_a.png").unlink()
-    assert score(run_folder, few, **call).num_gone == 1
-    assert out.read_bytes() == whole.read_bytes()
-
-
-def test_kept_rows_get_the_patients_that_the_names_have_now(
-    run_folder, few, config, tmp_path, count_scored
-):
-    images = tmp_path / "images"
-    images.mkdir()
-    first, *others = sorted(few.iterdir())
-
-    def add(path, name):
-        shutil.copy(path, images / name)
-        out = tmp_path / "night.csv"
-        score(run_folder, images, out=out, config=config.score, add=True)
-        return {row["path"]: row["patient"] for row in read(out)}
-
-    # A short eye counts only if the patient has both.
-    assert add(first, r"=a\12_L.png") == {r"'=a\\12_L.png": ""}
-    patient = r"'=a\\12"
-    both = {f"{patient}_L.png": patient, f"{patient}_R.png": patient}
-    assert add(others[0], r"=a\12_R.png") == both
-    # The row of a photograph that is gone still counts.
-    (images / r"=a\12_R.png").unlink()
-    assert add(others[1], "13_left.png") == both | {"13_left.png": "13"}
-    assert count_scored == [1, 1, 1]
 
 
 def test_patients_of_parts_are_those_of_the_whole_list(
@@ -478,7 +431,7 @@ def test_both_eyes_give_the_same_scores_however_a_table_is_written(
         if path.name not in names:
             path.unlink()
     common = {"config": config.score}
-    whole, parts, night = (tmp_path / f"{x}.csv" for x in ("whole", "parts", "night"))
+    whole, parts = (tmp_path / f"{x}.csv" for x in ("whole", "parts"))
     report = score(run_copy, images, out=whole, **common)
     assert report.combines_eyes
     rows = {row["id"]: row for row in read(whole)}
@@ -500,12 +453,6 @@ def test_both_eyes_give_the_same_scores_however_a_table_is_written(
         score(run_copy, images, out=parts, part=(number, 4), **common)
     score(run_copy, images, out=parts, merge=4, **common)
     assert parts.read_bytes() == whole.read_bytes()
-    fewer = tmp_path / "fewer"
-    fewer.mkdir()
-    for name in (*names[::2], *names[1::2]):
-        shutil.copy(images / name, fewer)
-        score(run_copy, fewer, out=night, add=True, **common)
-    assert night.read_bytes() == whole.read_bytes()
 
 
 def test_eyes_of_strangers_with_equal_names_are_not_combined(
@@ -551,7 +498,7 @@ def test_patients_and_eyes_of_a_list_come_before_those_of_names(
         listed.write_text("\n".join(["path,patient,laterality", *rows]))
         score(run_copy, listed, out=out, config=config.score, **options)
 
-    whole, parts, night = (tmp_path / f"{x}.csv" for x in ("whole", "parts", "night"))
+    whole, parts = (tmp_path / f"{x}.csv" for x in ("whole", "parts"))
     run_score(whole)
     columns = ("patient", "eye", "fellow_used")
     assert {x["path"]: tuple(x[y] for y in columns) for x in read(whole)} == {
@@ -563,17 +510,14 @@ def test_patients_and_eyes_of_a_list_come_before_those_of_names(
     for part in ((1, 2), (2, 2)):
         run_score(parts, part=part)
     run_score(parts, merge=2)
-    # Rows of photographs that a list no longer has keep what was stated of them.
-    run_score(night, names[::2])
-    run_score(night, names[1::2], add=True)
-    assert parts.read_bytes() == night.read_bytes() == whole.read_bytes()
+    assert parts.read_bytes() == whole.read_bytes()
     run_score(tmp_path / "whole.parquet")
     lines["scan1.png"] = "scan1.png,9,OD"
     for out in (whole, tmp_path / "whole.parquet"):
-        facts = (out, "scan1.png", "'9'", "--add", "--overwrite")
+        facts = (out, "scan1.png", "'9'", "--append", "--overwrite")
         with raises_naming(DrtfError, *facts):
             run_score(out)
-    run_score(whole, add=True)
+    run_score(whole, overwrite=True)
     assert [x["fellow_used"] for x in read(whole)] == ["0"] * 4
 
 
@@ -593,24 +537,6 @@ def test_an_ungradable_fellow_eye_is_used_only_if_asked(
         score(run_copy, images, out=out, config=chosen)
         used[choice] = [row["fellow_used"] for row in read(out)]
     assert used == {"flag": ["0", "1"], "predict": ["1", "1"], "reject": ["0", ""]}
-
-
-def test_adding_refuses_a_table_that_was_edited(run_folder, few, config, tmp_path):
-    out = tmp_path / "night.csv"
-    score(run_folder, few, out=out, config=config.score)
-    edited = out.read_bytes().replace(b"\n", b"\r\n")
-    out.write_bytes(edited)
-    with raises_naming(DrtfError, out, "--add", "--overwrite"):
-        score(run_folder, few, out=out, config=config.score, add=True)
-    assert out.read_bytes() == edited
-    with raises_naming(DrtfError, "--add", ".csv", tmp_path / "night.parquet"):
-        score(
-            run_folder,
-            few,
-            out=tmp_path / "night.parquet",
-            config=config.score,
-            add=True,
-        )
 
 
 @pytest.mark.parametrize("name", ["scores.txt", "folder.csv", "."])
@@ -673,10 +599,10 @@ def test_parts_of_another_list_are_refused(
     score(run_folder, few, part=(2, 2), overwrite=True, **call)
     with raises_naming(DrtfError, first, "--part 1/2", "--overwrite"):
         score(run_folder, few, merge=2, **call)
-    with raises_naming(DrtfError, first, "--add", "--overwrite"):
+    with raises_naming(DrtfError, first, "--overwrite"):
         score(run_folder, few, part=(1, 2), **call)
-    score(run_folder, few, part=(1, 2), add=True, **call)
-    assert count_scored == [4, 4, 4, 0]
+    score(run_folder, few, part=(1, 2), overwrite=True, **call)
+    assert count_scored == [4, 4, 4, 4]
     report = score(run_folder, few, merge=2, **call)
     assert len(report.load_table()) == len(names)
     second.write_bytes(call["out"].read_bytes())  # a whole table, not a part
@@ -903,7 +829,6 @@ def test_tables_open_in_spreadsheets_and_libraries(run_folder, config, tmp_path)
     assert pd.read_csv(out)["id"].tolist() == ["왼쪽"]
     assert score(run_folder, images, out=out, config=config.score).is_reused
     (images / "b.png").write_bytes(encode(draw_fundus(seed=2)))
-    assert score(run_folder, images, out=out, config=config.score, add=True).num_kept
     out = tmp_path / "scores.parquet"
     score(run_folder, images, out=out, config=config.score)
     assert pd.read_parquet(out)["id"].tolist() == ["b", "왼쪽"]
@@ -937,9 +862,8 @@ def test_scores_go_to_and_from_a_store(run_folder, few, config, tmp_path, monkey
     assert read_object(parts["out"]) == whole
 
     write_object(f"{images}/z.png", encode(draw_fundus(seed=99)))
-    with raises_naming(DrtfError, parts["out"], "z.png", "--add", "--overwrite"):
+    with raises_naming(DrtfError, parts["out"], "z.png", "--append", "--overwrite"):
         score(run_folder, images, **parts)
-    assert score(run_folder, images, add=True, **parts).num_kept == 8
     table = score(
         run_folder, images, out="memory://eyes/s.parquet", config=config.score
     ).load_table()
@@ -952,7 +876,7 @@ def test_a_killed_scoring_to_a_store_resumes_from_the_cache(
     monkeypatch.setenv("DRTF_CACHE", str(tmp_path / "cache"))
     call = {"out": "memory://killed/scores.csv", "config": config.score}
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "write_csv", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(scoring, "write_table", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             score(run_folder, few, **call)
     assert score(run_folder, few, **call).num_kept == 8

@@ -475,8 +475,9 @@ def test_a_score_with_an_error_exits_3(run, run_folder, tmp_path):
     code, out, _ = run(*arguments)
     assert code == 3  # as when the table was written
     assert "nothing was changed" in out
-    code, _, _ = run(*arguments, "--add")
+    code, out, _ = run(*arguments, "--append")
     assert code == 0  # it is not new
+    assert_names(out, tmp_path / "s.csv", 0, 1)
     code, _, _ = run(*arguments, "--overwrite", "--max-rejected", "100%")
     assert code == 0
 

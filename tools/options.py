@@ -1,11 +1,12 @@
 """Options of several commands, and the exit code for rejected photographs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from drtf.storage import (
     check_can_write,
@@ -83,6 +84,67 @@ beam_runner_option = click.option(
     "FlinkRunner or DataflowRunner. Everything after -- is passed to Beam. Requires "
     "drtf[beam].",
 )
+
+
+class GroupedCommand(BeamCommand):
+    """A command with groups of options in its help, and rules on combining them."""
+
+    def __init__(
+        self,
+        *args: Any,
+        groups: Mapping[str, Sequence[str]],
+        required: Mapping[str, str],
+        excluded: Mapping[str, Sequence[str]],
+        **attributes: Any,
+    ) -> None:
+        """Create a command.
+
+        Args:
+            *args: As for `click.Command`.
+            groups: The names of the options of each group, by its heading. The first
+                group also has those that no group names.
+            required: The option that another one requires, by its name.
+            excluded: The options that another one cannot be combined with, by its name.
+            **attributes: As for `click.Command`.
+        """
+        super().__init__(*args, **attributes)
+        self.groups = groups
+        self.required = required
+        self.excluded = excluded
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words, and refuse options that cannot be combined."""
+        rest = super().parse_args(ctx, args)
+        given = [
+            option.opts[0]
+            for option in self.params
+            if option.name
+            and ctx.get_parameter_source(option.name) == ParameterSource.COMMANDLINE
+        ]
+        for name, needed in self.required.items():
+            if name in given and needed not in given:
+                raise click.UsageError(f"{name} requires {needed}", ctx)
+        for name, others in self.excluded.items():
+            if name in given and (found := [x for x in given if x in others]):
+                raise click.UsageError(
+                    f"{name} cannot be combined with {' and '.join(found)}", ctx
+                )
+        return rest
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the options by group."""
+        first, *_ = self.groups
+        headings = {name: key for key, names in self.groups.items() for name in names}
+        records: dict[str, list[tuple[str, str]]] = {key: [] for key in self.groups}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if isinstance(option, click.Option) and record:
+                records[headings.get(option.opts[0], first)].append(record)
+        for heading, rows in records.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
 
 
 class LocalPath(click.Path):

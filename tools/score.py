@@ -2,6 +2,7 @@
 
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from drtf.terminal import show_line
 from .options import (
     RUN,
     SOME_REJECTED,
-    BeamCommand,
+    GroupedCommand,
     OutPath,
     Part,
     beam_runner_option,
@@ -26,8 +27,38 @@ from .options import (
 
 if TYPE_CHECKING:
     from drtf.clinic.dicom_results import DicomResults
+    from drtf.scoring.growing_table import Growth
+    from drtf.scoring.scorer import Scorer
     from drtf.scoring.scoring import ScoreReport
 
+# The options of each section of the help; the first one has all others.
+GROUPS = {
+    "Options": (),
+    "What is written": ("--format", "--by-patient", "--overwrite", "--max-rejected"),
+    "A folder that grows": ("--append", "--watch"),
+    "DICOM": ("--dicom-out", "--dicom-heatmaps", "--mercure"),
+    "Several processes or hosts": ("--part", "--merge", "--beam-runner"),
+}
+REQUIRED = {"--watch": "--append", "--dicom-heatmaps": "--dicom-out"}
+EXCLUDED = {
+    "--part": ("--merge", "--append", "--beam-runner", "--by-patient", "--dicom-out"),
+    "--merge": ("--append", "--beam-runner"),
+    "--append": ("--beam-runner", "--overwrite", "--format", "--dicom-out"),
+    "--watch": ("--max-rejected",),
+    "--mercure": (
+        "--images",
+        "--out",
+        "--dicom-out",
+        "--format",
+        "--by-patient",
+        "--overwrite",
+        "--max-rejected",
+        "--append",
+        "--part",
+        "--merge",
+        "--beam-runner",
+    ),
+}
 # The columns shown for a single photograph.
 RESULT_COLUMNS = (
     "id",
@@ -44,7 +75,7 @@ RESULT_COLUMNS = (
 )
 
 
-@click.command(cls=BeamCommand)
+@click.command(cls=GroupedCommand, groups=GROUPS, required=REQUIRED, excluded=EXCLUDED)
 @run_argument
 @images_option(
     "Folder of photographs, local or in a store, searched recursively; a zip archive; "
@@ -92,14 +123,27 @@ RESULT_COLUMNS = (
     "Default: score.on_ungradable of the config.",
 )
 @click.option(
-    "--add",
+    "--by-patient",
     is_flag=True,
-    help="If --out exists, keep its rows, and score only photographs that are new or "
-    "changed, or had no score. Rows of photographs that are gone stay.",
+    help="Also write NAME-patients next to the table: one row per patient, by the "
+    "worse eye.",
+)
+@click.option(
+    "--append",
+    is_flag=True,
+    help="Keep the rows of --out as they are, and append rows of photographs that are "
+    "new. A photograph is known by its content, not by its name.",
+)
+@click.option(
+    "--watch",
+    "is_watching",
+    is_flag=True,
+    help="With --append: do it again and again, as photographs arrive, until Ctrl-C or "
+    "SIGTERM.",
 )
 @max_rejected_option(
     "Exit with 3 if more than this fraction of the photographs cannot be scored. With "
-    "--add, photographs that could not be scored before do not count again.",
+    "--append, only new photographs count.",
     default="0%",
 )
 @path_option(
@@ -137,7 +181,9 @@ def score(
     merge: int | None,
     form: str,
     on_ungradable: str | None,
-    add: bool,
+    by_patient: bool,
+    append: bool,
+    is_watching: bool,
     max_rejected: float,
     decision_rule: Path | None,
     dicom_out: Path | None,
@@ -158,32 +204,20 @@ def score(
     to resume after an interruption.
     """
     if mercure:
-        if images or out or dicom_out or beam_runner is not None:
-            raise click.UsageError(
-                "--mercure cannot be combined with --images, --out, --dicom-out or "
-                "--beam-runner"
-            )
         if on_ungradable:
             overrides = (*overrides, f"score.on_ungradable={on_ungradable}")
         _score_for_mercure(run, config_source, overrides, decision_rule)
         return
     if images is None or out is None:
         raise click.UsageError("--images and --out are required, except with --mercure")
-    if dicom_heatmaps and not dicom_out:
-        raise click.UsageError("--dicom-heatmaps requires --dicom-out")
-    if dicom_out and part != (1, 1):
-        raise click.UsageError("--dicom-out and --part cannot be combined")
-    if merge and part != (1, 1):
-        raise click.UsageError("--part and --merge cannot be combined")
-    if add and (overwrite or merge):
-        raise click.UsageError("--add cannot be combined with --overwrite or --merge")
-    if beam_runner is not None and (add or merge or part != (1, 1)):
-        raise click.UsageError(
-            "--beam-runner cannot be combined with --add, --part or --merge"
-        )
     from drtf.models.run import load_run_config
     from drtf.models.stored_run import location_of
+    from drtf.scoring.growing_table import append_scores
+    from drtf.scoring.patient_table import save_patient_table
+    from drtf.scoring.score_table import load_rows
+    from drtf.scoring.scorer import load_scorer
     from drtf.scoring.scoring import score as run_scoring
+    from drtf.scoring.scoring import summary_notes
 
     if dicom_out:
         from drtf.clinic.dicom_results import check_can_write_dicom
@@ -195,6 +229,24 @@ def score(
     if dicom_heatmaps:
         sections.append("gradcam")
     config = load_run_config(run, config_source, overrides, sections=sections)
+    if append:
+        scorer = load_scorer(
+            run,
+            config.score,
+            patient_pattern=config.labels.patient_pattern,
+            decision_rule=decision_rule,
+        )
+        if is_watching:
+            _watch(scorer, images, out, by_patient=by_patient)
+            return
+        growth = append_scores(scorer, images, out, by_patient=by_patient)
+        for line in describe_growth(growth):
+            show_line(line)
+        for note in summary_notes(growth.summary, scorer.threshold_rule):
+            show_line(f"Note: {note}")
+        if growth.summary.num_failed > max_rejected * growth.summary.num_rows:
+            sys.exit(SOME_REJECTED)
+        return
     common: dict[str, Any] = {
         "out": out,
         "config": config.score,
@@ -204,9 +256,7 @@ def score(
         "decision_rule": decision_rule,
     }
     if beam_runner is None:
-        report = run_scoring(
-            run, images, add=add, part=part, merge=merge or 0, **common
-        )
+        report = run_scoring(run, images, part=part, merge=merge or 0, **common)
     else:
         from drtf.beam import score_with_beam
 
@@ -232,7 +282,14 @@ def score(
             heatmaps=config.gradcam if dicom_heatmaps else None,
         )
         show_dicom_results(results)
-    if report.num_newly_failed > max_rejected * report.summary.num_rows:
+    if by_patient:
+        patients = save_patient_table(
+            report.table,
+            (row for _, row in load_rows(report.table)),
+            patient_pattern=config.labels.patient_pattern,
+        )
+        show_line(f"{patients}: one row per patient")
+    if report.summary.num_failed > max_rejected * report.summary.num_rows:
         sys.exit(SOME_REJECTED)
 
 
@@ -268,6 +325,61 @@ def show_dicom_results(results: "DicomResults") -> None:
         show_line(f"Note: {note}")
 
 
+def _watch(
+    scorer: "Scorer", images: Path | str, out: Path | str, *, by_patient: bool
+) -> None:
+    """Score photographs as they arrive, and print one line each time."""
+    from drtf.scoring.watch import watch
+    from drtf.signals import catch_signals
+
+    show_line(f"Watching {images}; stop with Ctrl-C")
+    with catch_signals() as signals:
+        growths = watch(scorer, images, out, signals=signals, by_patient=by_patient)
+        for growth in growths:
+            time = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+            show_line(f"{time} {'; '.join(describe_growth(growth))}")
+    show_line("Stopped; the same command continues")
+
+
+def describe_growth(growth: "Growth") -> list[str]:
+    """Return phrases on what was appended to a table."""
+    from drtf.scoring.growing_table import revisions_path
+    from drtf.scoring.scoring import skipped_path
+
+    summary = growth.summary
+    lines = [
+        f"{growth.out}: new rows: {summary.num_rows:,} (positive: "
+        f"{summary.num_positive:,}, may be ungradable: {summary.num_flagged:,}, "
+        f"without a score: {summary.num_failed:,}), rows in all: {growth.num_rows:,}"
+    ]
+    for reason, group in summary.errors.items():
+        lines.append(
+            f"{group.count:,} x {reason}, the first one is {group.example}: "
+            f"{group.detail}"
+        )
+    if growth.changed:
+        lines.append(
+            "new rows with the path of an earlier row, but another photograph: "
+            f"{len(growth.changed):,} (first: {growth.changed[0]}); the last row of a "
+            "path counts"
+        )
+    if growth.duplicates:
+        path, kind, row_path = growth.duplicates[0]
+        lines.append(
+            "photographs whose content has a row already, which were not scored again: "
+            f"{len(growth.duplicates):,} (first: {path}, {kind}: {row_path}); see "
+            f"{skipped_path(growth.out)}"
+        )
+    if growth.revisions:
+        lines.append(
+            "earlier rows that would be different if they were scored now, with "
+            "photographs that arrived later: "
+            f"{len({revision.path for revision in growth.revisions}):,} (first: "
+            f"{growth.revisions[0].path}); see {revisions_path(growth.out)}"
+        )
+    return lines
+
+
 def show_report(report: "ScoreReport") -> None:
     """Print what was scored, and what a reader of the table must know."""
     from pandas import isna
@@ -291,10 +403,7 @@ def show_report(report: "ScoreReport") -> None:
     if report.table != report.out:
         show_line(f"{report.table}: the table with all columns")
     if report.num_kept:
-        show_line(
-            f"{report.num_kept:,} rows were kept, {report.num_gone:,} of them of "
-            "photographs that were removed"
-        )
+        show_line(f"{report.num_kept:,} rows are of the call that was interrupted")
     if summary.num_rows == 1:
         (row,) = report.load_table().to_dict("records")
         for name in RESULT_COLUMNS:

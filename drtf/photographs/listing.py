@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from drtf.errors import LabelError
+from drtf.errors import LabelError, NoPhotographsError
 from drtf.files import (
     MAX_TABLE_BYTES,
     read_regular,
@@ -189,7 +189,7 @@ def list_photographs(images: Path | str) -> Listing:
 
     listing = _make_listing(files.folder, keep_photographs(), skipped, statuses)
     if not len(listing):
-        raise LabelError(
+        raise NoPhotographsError(
             f"no photographs in {images} or its subfolders{_found(skipped)}; files "
             f"with these extensions are photographs: {', '.join(SUFFIXES)}"
         )

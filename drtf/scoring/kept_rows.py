@@ -16,9 +16,9 @@ from drtf.progress import progress
 from drtf.scoring.score_table import (
     HASH_LENGTH,
     Row,
+    describe_difference,
     encode_row,
     hash_list,
-    is_current,
     load_list_hash,
     load_rows,
     parse_row,
@@ -116,7 +116,7 @@ def open_log(table: Location) -> Iterator[RowLog]:
 
 
 def rows_in_log(
-    log: RowLog, photographs: Photographs, common: Row, *, add: bool, overwrite: bool
+    log: RowLog, photographs: Photographs, common: Row, *, overwrite: bool
 ) -> KeptRows:
     """Return the rows of an interrupted call.
 
@@ -124,7 +124,6 @@ def rows_in_log(
         log: The log of the call.
         photographs: The photographs to score.
         common: From `common_cells`.
-        add: Whether to keep rows of photographs that are gone.
         overwrite: Whether to ignore rows that this call cannot keep.
 
     Raises:
@@ -132,47 +131,31 @@ def rows_in_log(
     """
     kept: KeptRows = {}
     for line, row in log.load():
-        if is_current(row, common) and (add or row["path"] in photographs):
+        difference = describe_difference(row, common)
+        if not difference and row["path"] in photographs:
             kept[row["path"]] = keep_row(line, row)
         elif not overwrite:
+            problem = f"were scored with {difference}" * bool(difference)
             raise DrtfError(
-                f"{log.path} has rows of an interrupted call with other photographs, "
-                "another run or other settings: resume with the original ones, or give "
-                "--overwrite to discard the rows"
+                f"{log.path} has rows of an interrupted call that "
+                f"{problem or 'are of other photographs'}: resume with the original "
+                "ones, or give --overwrite to discard the rows"
             )
     return kept
 
 
 def rows_in_table(table: Location, common: Row) -> KeptRows:
-    """Return the rows of a finished table; the lines of a Parquet table are empty.
+    """Return the rows of a finished table; the last one of each path.
 
     Raises:
         DrtfError: If a row was changed, or was scored with another model or settings.
     """
     kept: KeptRows = {}
     for number, (line, row) in enumerate(load_rows(table), start=1):
-        if not is_current(row, common):
-            raise DrtfError(
-                f"row {number:,} of {table} was scored with another model or other "
-                "settings, such as another threshold"
-            )
+        if difference := describe_difference(row, common):
+            raise DrtfError(f"row {number:,} of {table} was scored with {difference}")
         kept[row["path"]] = keep_row(line, row)
     return kept
-
-
-def rows_to_add_to(table: Location, common: Row) -> KeptRows:
-    """Return the rows of a finished table to which others are added.
-
-    Raises:
-        DrtfError: As `rows_in_table`.
-    """
-    try:
-        return rows_in_table(table, common)
-    except DrtfError as error:
-        raise DrtfError(
-            f"--add cannot keep the rows of {table}: {error}; choose another --out, or "
-            "give --overwrite instead to score all photographs again"
-        ) from error
 
 
 def rows_in_parts(
@@ -318,9 +301,11 @@ def check_complete(
         check_photographs(table, rows, photographs)
         check_patients(table, rows, patients)
     except DrtfError as error:
+        is_part = bool(list_hash)
+        keep = "--append to keep its rows and score only new photographs, or "
         raise DrtfError(
-            f"{table} already exists, and {error}: pass --add to keep its rows and "
-            "score only new and changed photographs, or --overwrite to replace it"
+            f"{table} already exists, and {error}: pass {'' if is_part else keep}"
+            "--overwrite to replace it"
         ) from error
 
 
@@ -334,7 +319,7 @@ def rows_to_keep(rows: KeptRows, photographs: Photographs) -> KeptRows:
     return {
         path: row
         for path, row in rows.items()
-        if path not in changed and not (row.failed and path in photographs)
+        if path not in changed and not row.failed
     }
 
 
@@ -359,7 +344,7 @@ def changed_photographs(rows: KeptRows, photographs: Photographs) -> set[str]:
 
 
 def keep_row(line: bytes, row: Row) -> KeptRow:
-    """Return a parsed row with its line, which is empty for a Parquet table."""
+    """Return a row from its line and its cells."""
     return KeptRow(
         line,
         row["photograph"],

@@ -1,6 +1,6 @@
 """The cells of a row that depend on other rows: the patient, and what is predicted."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -17,6 +17,7 @@ from drtf.scoring.kept_rows import KeptRows
 from drtf.scoring.score_check import probability_flags
 from drtf.scoring.score_table import (
     VIEWS_DISAGREE,
+    Row,
     effective_threshold,
     parse_path,
     parse_row,
@@ -62,12 +63,7 @@ def complete_rows(
     """
     rows = dict(sorted(rows.items()))
     others = {
-        path: PhotographRef(
-            "",
-            parse_path(path),
-            patient=parse_path(row.stated.patient),
-            eye=row.stated.eye,
-        )
+        path: _reference(path, row.stated)
         for path, row in rows.items()
         if path not in photographs
     }
@@ -122,6 +118,27 @@ def patient_cells(
             table.index, table["patient"], table["eye"], strict=True
         )
     }
+
+
+def persons_by_path(rows: Iterable[Row], pattern: str) -> dict[str, str]:
+    """Return what tells the person of each row from others; empty if it is unknown.
+
+    Args:
+        rows: Rows of a table, with their patients and eyes.
+        pattern: The pattern of patients in names.
+    """
+    references = {
+        row["path"]: _reference(row["path"], PatientEye(row["patient"], row["eye"]))
+        for row in rows
+    }
+    persons = _patients_and_eyes(references, pattern)["person"]
+    return dict(zip(references, persons, strict=True))
+
+
+def _reference(path: str, stated: PatientEye) -> PhotographRef:
+    """Return a reference to a photograph with the cells that its row has."""
+    patient = parse_path(stated.patient)
+    return PhotographRef("", parse_path(path), patient=patient, eye=stated.eye)
 
 
 def _patients_and_eyes(

@@ -68,6 +68,7 @@ def score_photographs(
     *,
     config: ScoreConfig,
     picture_size: int = 0,
+    predict_batch: PredictBatch | None = None,
 ) -> Iterator[tuple[NetworkInput | Rejected, Scored | None]]:
     """Prepare and score photographs, in order.
 
@@ -76,12 +77,18 @@ def score_photographs(
         photographs: The photographs to score.
         config: Batch size and number of workers.
         picture_size: Side in px of an additional picture to display; 0 means none.
+        predict_batch: From `build_batch_predictor`, if it was built before.
 
     Yields:
         Each photograph with its score, or its rejection with None.
     """
     batches = predict_photographs(
-        run, photographs, tta=run.tta, config=config, picture_size=picture_size
+        run,
+        photographs,
+        tta=run.tta,
+        config=config,
+        picture_size=picture_size,
+        predict_batch=predict_batch,
     )
     for batch in batches:
         yield from scored_photographs(run, batch)
@@ -94,6 +101,7 @@ def predict_photographs(
     tta: Tta,
     config: ScoreConfig,
     picture_size: int = 0,
+    predict_batch: PredictBatch | None = None,
 ) -> Iterator[PredictedBatch]:
     """Prepare photographs and apply the network to them, in order.
 
@@ -103,6 +111,7 @@ def predict_photographs(
         tta: The views of each photograph.
         config: Batch size and number of workers.
         picture_size: As for `score_photographs`.
+        predict_batch: As for `score_photographs`.
     """
     from drtf.models.device import translate_exhaustion
 
@@ -110,7 +119,8 @@ def predict_photographs(
         run, photographs, num_workers=config.num_workers, picture_size=picture_size
     )
     batch_size = photographs_per_batch(config.batch_size, tta)
-    predict_batch = build_batch_predictor(run, tta=tta, batch_size=batch_size)
+    if predict_batch is None:
+        predict_batch = build_batch_predictor(run, tta=tta, batch_size=batch_size)
     batches = iter(lambda: list(itertools.islice(prepared, batch_size)), [])
     # One batch is predicted while the next one is prepared.
     with (

@@ -52,7 +52,8 @@ COLUMNS = {
     "photograph": pa.string(),
     "checksum": pa.string(),
 }
-GUARDED = ("id", "path", "patient", "error")
+# The columns with names from elsewhere, also of the table of patients.
+GUARDED = ("id", "path", "patient", "error", "photographs")
 HASH_LENGTH = 16  # as in a run's list of training photographs
 NO_EVALUATION = "none"  # the rule of the threshold of a run that was never evaluated
 VIEWS_DISAGREE = "views_disagree"
@@ -189,9 +190,41 @@ def effective_threshold(run: Run, config: ScoreConfig) -> tuple[float, str]:
     return run.effective_threshold, run.threshold.rule
 
 
-def is_current(row: Row, common: Row) -> bool:
-    """Return whether a row was made with the model and settings of `common_cells`."""
-    return all(row[name] == common[name] for name in ("model", "settings"))
+def describe_difference(row: Row, common: Row) -> str:
+    """Return what a row was scored with, if this is not what `common_cells` says.
+
+    Returns:
+        A phrase such as `threshold 0.3 (now 0.5)`; empty if nothing differs.
+    """
+    if all(row[name] == common[name] for name in ("model", "settings")):
+        return ""
+    differences = [
+        f"{name} {_readable(name, row[name])} (now {_readable(name, common[name])})"
+        for name in ("model", "threshold", "threshold_rule", "num_views")
+        if not is_equal_cell(name, row[name], common[name])
+    ]
+    if not differences:
+        differences = [
+            "other settings than now (preprocessing, calibration, weights of both "
+            "eyes, quality gate, --on-ungradable or labels.patient_pattern)"
+        ]
+    return ", ".join(differences)
+
+
+def is_equal_cell(column: str, cell: str, other: str) -> bool:
+    """Return whether two cells of a column are equal, however a number is written."""
+    if cell == other or "" in (cell, other) or COLUMNS[column] == pa.string():
+        return cell == other
+    return float(cell) == float(other)
+
+
+def _readable(column: str, cell: str) -> str:
+    return cell if COLUMNS[column] == pa.string() else f"{float(cell or 'nan'):g}"
+
+
+def is_parquet(table: Location) -> bool:
+    """Return whether a table is a Parquet file, by its suffix."""
+    return file_name(table).suffix.lower() == ".parquet"
 
 
 def check_unique_ids(paths: Iterable[str]) -> None:
@@ -288,13 +321,13 @@ def replace_cells(line: bytes, cells: Mapping[str, str]) -> bytes:
 
 
 def load_rows(table: Location) -> Iterator[tuple[bytes, Row]]:
-    """Yield each row of a table, and its line, which is empty for a Parquet table.
+    """Yield each row of a table, and its line, which a Parquet table gets as in CSV.
 
     Raises:
         DrtfError: If drtf did not write the table, or a line was changed.
         StorageError: If the object store fails.
     """
-    if file_name(table).suffix.lower() == ".parquet":
+    if is_parquet(table):
         yield from _load_parquet(table)
         return
     with open_file(table) as lines:
@@ -320,42 +353,86 @@ def slice_part(items: Sequence[Item], number: int, num_parts: int) -> Sequence[I
     return items[start:stop]
 
 
-def write_csv(lines: Sequence[bytes], out: Path, *, list_hash: str = "") -> None:
-    """Write a table as CSV.
+def write_csv(header: bytes, lines: Sequence[bytes], out: Path) -> None:
+    """Write the lines of a table as CSV.
 
     It starts with a mark for Excel if a name is not ASCII; otherwise it needs none.
-
-    Args:
-        lines: The rows.
-        out: The file.
-        list_hash: For a part, the hash of the list of all photographs.
     """
     with out.open("wb") as file:
         if not all(map(bytes.isascii, lines)):
             file.write(UTF8_MARK)
-        file.write(encode_header(list_hash))
+        file.write(header)
         file.writelines(lines)
         file.flush()
         sync_file(file)
 
 
-def write_parquet(lines: Sequence[bytes], out: Path) -> None:
-    """Write a table as Parquet.
+def write_parquet(table: pa.Table, out: Path) -> None:
+    """Write a table as Parquet."""
+    with out.open("wb") as file:
+        parquet.write_table(table, file)
+        file.flush()
+        sync_file(file)
 
-    The quotes that protect spreadsheets from formulas in a CSV are removed.
+
+def parse_table(
+    header: bytes, lines: Sequence[bytes], types: Mapping[str, pa.DataType]
+) -> pa.Table:
+    """Parse the lines of a table in CSV.
+
+    The quotes that protect spreadsheets from formulas are removed.
+
+    Args:
+        header: The first line.
+        lines: The other lines.
+        types: The types of the columns.
     """
-    options = arrow_csv.ConvertOptions(column_types=COLUMNS)
+    options = arrow_csv.ConvertOptions(column_types=types)
     table = arrow_csv.read_csv(
-        pa.BufferReader(b"".join([encode_header(), *lines])), convert_options=options
+        pa.BufferReader(b"".join([header, *lines])), convert_options=options
     )
     for number, column in enumerate(table.schema.names):
         if column in GUARDED:
             cells = replace_substring_regex(table[column], ESCAPED_FORMULA, r"\1")
             table = table.set_column(number, column, cells)
-    with out.open("wb") as file:
-        parquet.write_table(table, file)
-        file.flush()
-        sync_file(file)
+    return table
+
+
+def write_table(
+    table: Location, lines: Sequence[bytes], out: Path, *, list_hash: str = ""
+) -> None:
+    """Write a table of scores.
+
+    Args:
+        table: The table, whose suffix is its format.
+        lines: Its rows.
+        out: The file to write.
+        list_hash: For a part, the hash of the list of all photographs.
+    """
+    if is_parquet(table):
+        write_parquet(parse_table(encode_header(), lines, COLUMNS), out)
+    else:
+        write_csv(encode_header(list_hash), lines, out)
+
+
+def write_grown_table(
+    table: Location, earlier: Sequence[bytes], new: Sequence[bytes], out: Path
+) -> None:
+    """Write a table with further rows; the earlier ones stay as they are.
+
+    Args:
+        table: The table. It may be missing.
+        earlier: Its rows, from `load_rows`.
+        new: The further rows.
+        out: The file to write.
+    """
+    if not (earlier and is_parquet(table)):
+        write_table(table, [*earlier, *new], out)
+        return
+    with open_file(table) as file:
+        rows = parquet.read_table(file, columns=list(COLUMNS))
+    added = parse_table(encode_header(), new, COLUMNS)
+    write_parquet(pa.concat_tables([rows, added]), out)
 
 
 def encode_submission(rows: Iterable[Row], competition: str) -> bytes:
@@ -388,7 +465,8 @@ def _load_parquet(table: Location) -> Iterator[tuple[bytes, Row]]:
             for batch in opened.iter_batches(columns=list(COLUMNS)):
                 for row in batch.to_pylist():
                     cells = {k: "" if x is None else str(x) for k, x in row.items()}
-                    yield b"", cells | {k: escape_formula(cells[k]) for k in GUARDED}
+                    cells |= {k: escape_formula(cells[k]) for k in GUARDED if k in row}
+                    yield _encode_cells(cells), cells
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DrtfError(f"drtf did not write {table}: {error}") from error
 

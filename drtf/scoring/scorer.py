@@ -19,11 +19,17 @@ from drtf.models.training_photographs import (
     is_training_photograph,
     load_training_photographs,
 )
+from drtf.models.views import photographs_per_batch
 from drtf.photographs.prepare import NetworkInput, Rejected
 from drtf.photographs.references import PhotographRef
 from drtf.scoring.kept_rows import KeptRows, keep_row
 from drtf.scoring.patient_rows import complete_rows
-from drtf.scoring.photograph_scores import Scored, score_photographs
+from drtf.scoring.photograph_scores import (
+    PredictBatch,
+    Scored,
+    build_batch_predictor,
+    score_photographs,
+)
 from drtf.scoring.score_table import (
     HASH_LENGTH,
     NO_EVALUATION,
@@ -84,6 +90,13 @@ class Scorer:
         return effective_threshold(self.run, self.config)[1]
 
     @functools.cached_property
+    def _predict_batch(self) -> PredictBatch:
+        """The network's function, which is compiled once for all calls of `score`."""
+        tta = self.run.tta
+        batch_size = photographs_per_batch(self.config.batch_size, tta)
+        return build_batch_predictor(self.run, tta=tta, batch_size=batch_size)
+
+    @functools.cached_property
     def _trained_on(self) -> np.ndarray:
         return load_training_photographs(self.run.folder)
 
@@ -102,7 +115,11 @@ class Scorer:
                 it.
         """
         results = score_photographs(
-            self.run, photographs, config=self.config, picture_size=picture_size
+            self.run,
+            photographs,
+            config=self.config,
+            picture_size=picture_size,
+            predict_batch=self._predict_batch,
         )
         for photograph, (prepared, scored) in zip(photographs, results, strict=True):
             yield ScoredPhotograph(prepared, self.row(photograph, prepared, scored))

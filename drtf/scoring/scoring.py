@@ -1,7 +1,7 @@
 """Scoring: a folder of photographs in, a table with one row per photograph out."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from drtf.scoring.kept_rows import (
     open_log,
     rows_in_log,
     rows_in_parts,
-    rows_to_add_to,
     rows_to_keep,
 )
 from drtf.scoring.patient_rows import patient_cells
@@ -42,8 +41,7 @@ from drtf.scoring.score_table import (
     load_rows,
     part_path,
     slice_part,
-    write_csv,
-    write_parquet,
+    write_table,
     written_path,
 )
 from drtf.scoring.scorer import Scorer, load_scorer
@@ -77,10 +75,7 @@ class ScoreReport:
         threshold_rule: The rule that chose it; `none` if the run was never evaluated.
         num_views: Number of views of each photograph whose scores were averaged.
         combines_eyes: Whether the run combines the scores of both eyes.
-        num_kept: Number of rows that earlier calls had scored.
-        num_gone: Number of them whose photograph is gone.
-        num_newly_failed: Number of photographs without a score, except those that an
-            earlier table already had without one.
+        num_kept: Number of rows that an interrupted call had scored.
         is_reused: Whether an earlier call had written the whole table.
         skipped: Files that are not photographs, also listed next to the table.
     """
@@ -93,44 +88,12 @@ class ScoreReport:
     num_views: int
     combines_eyes: bool
     num_kept: int
-    num_gone: int
-    num_newly_failed: int
     is_reused: bool
     skipped: list[SkippedFile]
 
     def notes(self) -> Iterator[str]:
         """Yield a sentence for each reason to be careful with the scores."""
-        summary = self.summary
-        if self.threshold_rule == NO_EVALUATION:
-            yield (
-                "the run was never evaluated, so threshold and number of views are not "
-                "chosen for it, and there are no probabilities. Choose them with drtf "
-                "evaluate"
-            )
-        if summary.num_in_training:
-            yield (
-                f"{summary.num_in_training:,} of {summary.num_rows:,} photographs "
-                "were in training or in the validation split (column in_training), so "
-                "their scores say nothing about new photographs"
-            )
-        if summary.num_without_label:
-            yield (
-                "photographs without a predicted label, because they may be ungradable "
-                f"(column flags): {summary.num_without_label:,}; --on-ungradable "
-                "predict or reject changes that"
-            )
-        if summary.num_disagreeing:
-            yield (
-                "photographs whose views have very different scores (views_disagree in "
-                f"the column flags): {summary.num_disagreeing:,}"
-            )
-        for flag in summary.probability_flags:
-            yield f"{FLAG_NOTES[flag]} (column probability_flags: {flag})"
-        if len(summary.scores) == 1 and summary.num_scored > 1:
-            yield (
-                "all scores are equal, so they say nothing: the model ignores the "
-                "photographs. Train it again, and look at its learning curves"
-            )
+        return summary_notes(self.summary, self.threshold_rule)
 
     def load_table(self) -> pd.DataFrame:
         """Load the table, one row per photograph."""
@@ -164,6 +127,40 @@ class ScoreReport:
         return page.format_facts("Scores", facts) + head.to_html(index=False)
 
 
+def summary_notes(summary: Summary, threshold_rule: str) -> Iterator[str]:
+    """Yield a sentence for each reason to be careful with scores."""
+    if threshold_rule == NO_EVALUATION:
+        yield (
+            "the run was never evaluated, so threshold and number of views are not "
+            "chosen for it, and there are no probabilities. Choose them with drtf "
+            "evaluate"
+        )
+    if summary.num_in_training:
+        yield (
+            f"{summary.num_in_training:,} of {summary.num_rows:,} photographs "
+            "were in training or in the validation split (column in_training), so "
+            "their scores say nothing about new photographs"
+        )
+    if summary.num_without_label:
+        yield (
+            "photographs without a predicted label, because they may be ungradable "
+            f"(column flags): {summary.num_without_label:,}; --on-ungradable "
+            "predict or reject changes that"
+        )
+    if summary.num_disagreeing:
+        yield (
+            "photographs whose views have very different scores (views_disagree in "
+            f"the column flags): {summary.num_disagreeing:,}"
+        )
+    for flag in summary.probability_flags:
+        yield f"{FLAG_NOTES[flag]} (column probability_flags: {flag})"
+    if len(summary.scores) == 1 and summary.num_scored > 1:
+        yield (
+            "all scores are equal, so they say nothing: the model ignores the "
+            "photographs. Train it again, and look at its learning curves"
+        )
+
+
 def score(
     run_folder: Path,
     images: Path | str,
@@ -172,7 +169,6 @@ def score(
     config: ScoreConfig,
     patient_pattern: str | None = None,
     overwrite: bool = False,
-    add: bool = False,
     part: tuple[int, int] = (1, 1),
     merge: int = 0,
     compare_files: bool = True,
@@ -196,8 +192,6 @@ def score(
         patient_pattern: The pattern of patients in photographs' names; None takes
             `labels.patient_pattern` of the run.
         overwrite: Whether to replace `out` and the rows of another interrupted call.
-        add: Whether to keep the rows of `out`, and score only photographs that are new
-            or changed, or had no score. Rows of photographs that are gone stay.
         part: Number, from 1, and count of the processes that share the photographs. If
             there are several, each writes its own file, see `part_path`.
         merge: Merge the files of this many processes instead of scoring; 0 scores.
@@ -217,7 +211,7 @@ def score(
             process is writing them; a part is missing or does not fit; photographs of a
             submission have the same name, or may have no grade.
     """
-    check_request(out, config, form=form, add=add)
+    check_request(out, config, form=form)
     table = table_location(out, form)
     listing = list_photographs(images)
     photographs = listing.photographs
@@ -226,7 +220,7 @@ def score(
     if form in SUBMISSIONS:
         check_unique_ids([photograph.path for photograph in photographs])
         if not has_file(table):
-            check_no_file(out, overwrite=overwrite or add)
+            check_no_file(out, overwrite=overwrite)
     if part != (1, 1):
         list_hash = hash_list(photographs)
         out = table = part_path(table, *part)
@@ -241,12 +235,9 @@ def score(
     run, common = scorer.run, scorer.common
     listed = {written_path(x.path): x for x in listing.photographs}
     by_path = {written_path(photograph.path): photograph for photograph in photographs}
-    earlier: KeptRows = {}
     kept: KeptRows = {}
-    may_replace = overwrite or add
     with open_log(table) as log:
-        is_present = has_file(table)
-        is_reused = is_present and not may_replace
+        is_reused = has_file(table) and not overwrite
         if is_reused:
             patients = patient_cells(listed, scorer.patient_pattern)
             check_complete(
@@ -262,29 +253,26 @@ def score(
                     table, by_path, merge, common, compare_files=compare_files
                 )
             else:
-                if add and is_present:
-                    earlier = rows_to_add_to(table, common)
-                found = rows_in_log(log, by_path, common, add=add, overwrite=overwrite)
-                kept = rows_to_keep(earlier | found, by_path)
-                rows = _score_missing(scorer, by_path, kept, log)
+                found = rows_in_log(log, by_path, common, overwrite=overwrite)
+                kept = rows_to_keep(found, by_path)
+                rows = score_missing(scorer, by_path, kept, log)
             # Both eyes of a patient may be in different parts.
             rows = scorer.complete_kept(rows, listed)
-            with writing_file(table, overwrite=may_replace) as partial:
-                lines = _sorted_lines(rows, by_path)
-                if file_name(table).suffix.lower() == ".parquet":
-                    write_parquet(lines, partial)
-                else:
-                    write_csv(lines, partial, list_hash=list_hash)
+            with writing_file(table, overwrite=overwrite) as partial:
+                lines = [rows[path].line for path in by_path]
+                write_table(table, lines, partial, list_hash=list_hash)
     if out != table:
         submission = encode_submission((row for _, row in load_rows(table)), form)
         if not _has_content(out, submission):
-            check_no_file(out, overwrite=may_replace)
-            with writing_file(out, overwrite=may_replace) as partial:
+            check_no_file(out, overwrite=overwrite)
+            with writing_file(out, overwrite=overwrite) as partial:
                 write_atomic(partial, submission)
     if skipped:
         with writing_file(skipped_path(out), overwrite=True) as partial:
             save_rows(partial, SkippedFile._fields, skipped)
-    summary, num_newly_failed = _summarize(table, earlier)
+    summary = Summary()
+    for _, row in load_rows(table):
+        summary.add(row)
     return ScoreReport(
         out=out,
         table=table,
@@ -294,8 +282,6 @@ def score(
         num_views=int(common["num_views"]),
         combines_eyes=bool(run.fellow_eye and run.fellow_eye.is_used),
         num_kept=len(kept),
-        num_gone=len(kept.keys() - by_path.keys()),
-        num_newly_failed=num_newly_failed,
         is_reused=is_reused,
         skipped=skipped,
     )
@@ -313,7 +299,7 @@ def table_location(out: Location, form: str) -> Location:
     return out
 
 
-def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -> None:
+def check_request(out: Location, config: ScoreConfig, *, form: str) -> None:
     """Refuse arguments of `score` that do not fit together.
 
     Raises:
@@ -324,8 +310,6 @@ def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -
     is_folder = not is_remote(out) and Path(out).is_dir()
     if suffix not in suffixes or is_folder:
         raise DrtfError(f"--out must name a {' or '.join(suffixes)} file; got {out}")
-    if add and suffix == ".parquet":
-        raise DrtfError(f"--add needs a .csv file as --out; got {out}")
     if form in SUBMISSIONS and config.on_ungradable == "flag":
         raise DrtfError(
             f"--format {form} needs a grade for every photograph, but one that may be "
@@ -334,13 +318,23 @@ def check_request(out: Location, config: ScoreConfig, *, form: str, add: bool) -
         )
 
 
-def _score_missing(
+def score_missing(
     scorer: Scorer,
     photographs: Mapping[str, PhotographRef],
     kept: KeptRows,
     log: RowLog,
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> KeptRows:
-    """Score the photographs without a kept row, and return all rows."""
+    """Score the photographs without a kept row, and return all rows.
+
+    Args:
+        scorer: What scores them.
+        photographs: All photographs, by the cell of the column `path`.
+        kept: The rows that some of them have.
+        log: Where new rows are logged.
+        stop: Whether to return only the rows that were scored so far.
+    """
     missing = {x: ref for x, ref in photographs.items() if x not in kept}
     rows = dict(kept)
     num_failed = 0
@@ -352,6 +346,8 @@ def _score_missing(
             rows[path] = log.append(scored.row)
             num_failed += rows[path].failed
             advance(f"{num_failed} without a score")
+            if stop():
+                break
     return rows
 
 
@@ -361,21 +357,3 @@ def _has_content(location: Location, content: bytes) -> bool:
         return False
     with open_file(location) as file:
         return file.read() == content
-
-
-def _sorted_lines(rows: KeptRows, photographs: Iterable[str]) -> list[bytes]:
-    """Return the rows in the order of the photographs, or of paths if some are gone."""
-    paths = list(photographs)
-    order = paths if len(paths) == len(rows) else sorted(rows)
-    return [rows[path].line for path in order]
-
-
-def _summarize(table: Location, earlier: KeptRows) -> tuple[Summary, int]:
-    """Count a table's rows, and those with an error that an earlier table had not."""
-    summary, num_newly_failed = Summary(), 0
-    for _, row in load_rows(table):
-        summary.add(row)
-        before = earlier.get(row["path"])
-        is_known = before and before.failed and before.photograph == row["photograph"]
-        num_newly_failed += bool(row["error"]) and not is_known
-    return summary, num_newly_failed

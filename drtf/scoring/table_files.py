@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, StorageError
 from drtf.files import check_absent, open_regular, replacing, temporary_folder
 from drtf.records.cache import cache_folder
 from drtf.storage import (
     create_object,
     delete_object,
     find_object,
+    find_version,
     is_remote,
     read_object,
+    replace_object,
     write_object,
 )
 
@@ -57,6 +59,39 @@ def open_file(location: Location) -> BinaryIO:
     return open_regular(Path(location))
 
 
+def file_version(location: Location) -> dict[str, str] | None:
+    """Return what `updating_file` knows a file in a store by; None without one.
+
+    Raises:
+        StorageError: If the object store fails.
+    """
+    return find_version(str(location)) if is_remote(location) else None
+
+
+@contextmanager
+def updating_file(location: Location, version: dict[str, str] | None) -> Iterator[Path]:
+    """Yield a temporary local path for the next version of a file, and publish it.
+
+    Args:
+        location: The file. A local one is replaced: who writes it holds a lock.
+        version: Of the file in a store that this one shall replace; None if there
+            shall be none.
+
+    Raises:
+        StorageError: If the object store fails, or another host has written the file
+            meanwhile.
+    """
+    if version is None:
+        with writing_file(location, overwrite=False) as partial:
+            yield partial
+        return
+    with temporary_folder() as folder:
+        partial = folder / file_name(location)
+        yield partial
+        if not replace_object(str(location), partial, version):
+            raise _written_meanwhile(location)
+
+
 @contextmanager
 def writing_file(location: Location, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary local path for a file, and publish the file at the end.
@@ -67,8 +102,8 @@ def writing_file(location: Location, *, overwrite: bool) -> Iterator[Path]:
             writes it holds a lock.
 
     Raises:
-        DrtfError: If another host has written the file meanwhile.
-        StorageError: If the object store fails.
+        StorageError: If the object store fails, or another host has written the file
+            meanwhile.
     """
     if not is_remote(location):
         with replacing(Path(location)) as partial:
@@ -80,10 +115,14 @@ def writing_file(location: Location, *, overwrite: bool) -> Iterator[Path]:
         if overwrite:
             write_object(str(location), partial)
         elif not create_object(str(location), partial):
-            raise DrtfError(
-                f"{location} was written by another host meanwhile; run the same "
-                "command again to compare it with what this one scores"
-            )
+            raise _written_meanwhile(location)
+
+
+def _written_meanwhile(location: Location) -> StorageError:
+    return StorageError(
+        f"{location} was written by another host meanwhile; what this one scored is "
+        "kept: run the same command again"
+    )
 
 
 def remove_file(location: Location) -> None:

@@ -2,10 +2,8 @@
 
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -377,38 +375,6 @@ def restore_training(
 def _callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
     names = CALLBACK_ATTRIBUTES.get(type(callback).__name__, ())
     return {name: getattr(callback, name) for name in names}
-
-
-@contextmanager
-def catch_signals() -> Iterator[list[signal.Signals]]:
-    """Record Ctrl-C, SIGTERM and SIGHUP instead of ending the process.
-
-    SIGHUP comes when a terminal or its connection closes; `nohup` ignores it.
-
-    A second signal of the same kind acts at once.
-
-    Yields:
-        The signals so far, a list that grows.
-    """
-    signals: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-
-    def record(number: int, frame: object) -> None:
-        signals.append(signal.Signals(number))
-        signal.signal(number, handlers[signals[-1]])
-
-    handlers = {
-        number: signal.signal(number, record)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN
-    }
-    try:
-        yield signals
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _stop_on_signal(

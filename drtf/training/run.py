@@ -61,6 +61,7 @@ from drtf.models.training_photographs import (
 from drtf.progress import announce
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
+from drtf.signals import catch_signals
 from drtf.tasks import TASKS
 from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
 from drtf.training.checkpoint import (
@@ -76,7 +77,7 @@ from drtf.training.identity import (
     save_identity,
     training_identity,
 )
-from drtf.training.loop import TrainingContext, catch_signals, run_epochs
+from drtf.training.loop import TrainingContext, run_epochs
 from drtf.training.parent import (
     Parent,
     adopt_network,
