@@ -131,6 +131,20 @@ def test_columns_are_kept_when_only_some_sources_have_them(tmp_path):
         load_sources([Source(folders.images, None)], config)
 
 
+def test_stated_eyes_fill_a_kept_column(tmp_path):
+    source = make(tmp_path / "a", "image,level", x=1, y=0, z=2)
+    listed = source.images / "list.csv"
+    listed.write_text("path,patient,side\nx.png,7,OD\ny.png,7,OS\nz.png,,\n")
+    config = LabelsConfig(keep_columns=("eye",))
+    catalog = load_sources([Source(listed, source.labels)], config)
+    assert catalog.table["kept.eye"].tolist() == ["right", "left", ""]
+    assert catalog.table["patient"].tolist() == ["7", "7", "z"]
+    assert catalog.provenance[0]["columns_not_kept"] == []
+    source.labels.write_text("image,level,eye\nx,1,L\ny,0,\nz,2,\n")
+    catalog = load_sources([Source(listed, source.labels)], config)
+    assert catalog.table["kept.eye"].tolist() == ["L", "left", ""]
+
+
 @pytest.mark.parametrize("names", [["source"], ["age", "age"], [""]])
 def test_columns_are_not_kept_when_their_names_are_taken(tmp_path, names):
     source = make(tmp_path / "a", "image,level", x=1)

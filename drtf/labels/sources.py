@@ -21,6 +21,7 @@ from drtf.labels.label_files import KEPT, load_labels
 from drtf.labels.matching import match_photographs
 from drtf.labels.patients import patients_by_name
 from drtf.photographs.listing import UNSTATED, Listing, SkippedFile, list_photographs
+from drtf.photographs.patient_columns import EYE_COLUMNS, fold_name
 from drtf.photographs.references import (
     PhotographRef,
     map_in_threads,
@@ -110,7 +111,7 @@ class _Labelled:
     missing: list[str]
     is_unlabelled: np.ndarray
     num_repeated: int
-    origin: dict[str, object]
+    origin: dict[str, Any]
 
 
 def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
@@ -133,6 +134,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     certainties: list[PatientsFrom] = []
     for source in sources:
         own = _label_photographs(source, config, list_once)
+        own = _with_stated_eyes(own, config.keep_columns)
         patients, patients_from = _load_patients(own, config)
         tables.append(_catalog_table(source, own, patients, config.keep_columns))
         certainties.append(patients_from)
@@ -248,6 +250,28 @@ def _catalog_table(
 
     version = text_column(keep_numbers(), table.index)
     return table.assign(size_bytes=sizes, changed_ns=times, version=version)
+
+
+def _with_stated_eyes(labelled: _Labelled, keep_columns: Sequence[str]) -> _Labelled:
+    """Fill a column to keep, such as `eye`, with the eyes that the photographs state.
+
+    What the label file has in this column comes first.
+    """
+    table, stated = labelled.table, labelled.listing.stated
+    names = [name for name in keep_columns if fold_name(name) in EYE_COLUMNS]
+    if not (names and stated):
+        return labelled
+    paths = iterate_texts(table["path"])
+    eyes = text_column((stated.get(path, UNSTATED).eye for path in paths), table.index)
+    for name in names:
+        own = table[KEPT + name]
+        table = table.assign(**{KEPT + name: own.where(own != "", eyes)})
+    origin = dict(labelled.origin)
+    if (eyes != "").any():
+        origin["columns_not_kept"] = [
+            name for name in origin["columns_not_kept"] if name not in names
+        ]
+    return replace(labelled, table=table, origin=origin)
 
 
 def _load_patients(
