@@ -79,8 +79,8 @@ RESULT_COLUMNS = (
 @run_argument
 @images_option(
     "Folder of photographs, local or in a store, searched recursively; a zip archive; "
-    "a single photograph; or a .csv file with a column path. Required, except with "
-    "--mercure.",
+    "a single photograph; or a .csv file with a column path, which may also have "
+    "columns with the patient and the eye. Required, except with --mercure.",
     required=False,
 )
 @path_option(
