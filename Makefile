@@ -12,7 +12,7 @@ BEAM_EXTRAS := dev,beam
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
-.PHONY: setup setup-tf221 demo test test-slow test-notebooks test-tf221 test-beam lint types docs release settings messages clean
+.PHONY: setup setup-tf221 demo test test-slow test-gpu test-notebooks test-tf221 test-beam lint types docs release settings messages clean
 
 setup: $(VENV)/.installed
 
@@ -48,6 +48,9 @@ test-slow: setup
 
 test-notebooks: setup
 	$(VENV)/bin/python -m pytest --numprocesses auto -m notebook tests/test_notebooks.py
+
+test-gpu: setup
+	$(VENV)/bin/python -m pytest -m gpu tests/test_gpu.py
 
 test-tf221: setup-tf221
 	$(VENV_TF221)/bin/python -m pytest $(PARALLEL)

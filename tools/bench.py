@@ -4,6 +4,7 @@ import click
 
 from .bench_augment import augment
 from .bench_convert import convert
+from .bench_gpu import gpu
 from .bench_heatmaps import heatmaps
 from .bench_memory import memory
 from .bench_order import order
@@ -29,6 +30,7 @@ for command in (
     train,
     score,
     heatmaps,
+    gpu,
     quality,
 ):
     bench.add_command(command)

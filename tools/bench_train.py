@@ -81,6 +81,8 @@ def train(
             "resident, steps/s",
             "streamed, steps/s",
             "images/s",
+            "forward, images/s",
+            "augmentation",
             "streamed / resident",
             "waiting for input",
             "first step, s",
@@ -112,7 +114,7 @@ def train(
 def _format_row(result: "StepResult", batch_size: int) -> tuple[Any, ...]:
     compiled = "yes" if result.jit_compile else "no"
     if result.failure:
-        return (f"{result.precision} failed: {result.failure}", compiled, *[""] * 6)
+        return (f"{result.precision} failed: {result.failure}", compiled, *[""] * 8)
     pairs = zip(result.streamed, result.resident, strict=True)
     return (
         result.precision,
@@ -120,6 +122,8 @@ def _format_row(result: "StepResult", batch_size: int) -> tuple[Any, ...]:
         f"{median(result.resident):.2f}",
         f"{median(result.streamed):.2f}",
         f"{batch_size * median(result.streamed):,.0f}",
+        f"{batch_size * median(result.forward):,.0f}",
+        f"{median(result.augment_fraction):.1%}",
         f"{median(x / y for x, y in pairs):.3f}",
         f"{median(result.input_wait_fraction):.2%}",
         f"{result.first_step_seconds:.1f}",

@@ -12,17 +12,16 @@ from drtf.bench.read import check_batch_size
 from drtf.config import AugmentConfig, ModelConfig, SamplingConfig, TrainConfig
 from drtf.data.pipeline import train_dataset
 from drtf.data.sampling import partner_sampling
-from drtf.models.device import use_dtype_policy
+from drtf.models.device import device_batches, use_dtype_policy
 from drtf.models.network import build_network
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
 from drtf.tasks import TASKS
-from drtf.training.trainer import Trainer
+from drtf.training.loop import choose_num_steps
+from drtf.training.trainer import Batch, Trainer
 
 UNLIMITED = 10**9  # steps or epochs, more than are ever run
 NUM_WARMUP_STEPS = 2
-
-Batch = dict[str, tf.Tensor]
 
 
 @dataclass
@@ -34,6 +33,9 @@ class StepResult:
         jit_compile: Whether XLA compiles the whole step.
         resident: Steps per second with one batch that stays on the device.
         streamed: Steps per second with batches from the pipeline.
+        forward: Steps per second of the forward pass only, with the resident batch.
+        augment_fraction: Time of the augmentation on its own, as a fraction of a
+            resident step's.
         input_wait_fraction: Fraction of the time that is spent waiting for the
             pipeline.
         first_step_seconds: Duration of the first step, which traces and compiles.
@@ -44,6 +46,8 @@ class StepResult:
     jit_compile: bool
     resident: list[float] = field(default_factory=list)
     streamed: list[float] = field(default_factory=list)
+    forward: list[float] = field(default_factory=list)
+    augment_fraction: list[float] = field(default_factory=list)
     input_wait_fraction: list[float] = field(default_factory=list)
     first_step_seconds: float = 0.0
     failure: str = ""
@@ -57,6 +61,7 @@ def bench_train(
     model: ModelConfig,
     train: TrainConfig,
     precisions: Sequence[str],
+    compilers: Sequence[bool] = (False, True),
     seconds: float,
     num_repeats: int,
 ) -> list[StepResult]:
@@ -68,18 +73,19 @@ def bench_train(
         augment: How images are augmented.
         model: The network; its weights are random.
         train: The task, batch size, loss and optimizer.
-        precisions: Dtype policies, each measured without and with XLA.
+        precisions: Dtype policies to measure.
+        compilers: Whether XLA compiles the step; each is measured.
         seconds: Duration of each measurement; it has at least one step.
         num_repeats: Number of repetitions; each one measures the resident batch and
             then the stream.
 
     Returns:
-        A result for each precision, without and with XLA.
+        A result for each precision and compiler.
 
     Raises:
         DrtfError: If the dataset is smaller than a batch.
     """
-    results = [StepResult(x, y) for x in precisions for y in (False, True)]
+    results = [StepResult(x, y) for x in precisions for y in compilers]
     with (
         ShardDataset(shards) as dataset,
         progress("Measuring", len(results) * num_repeats) as advance,
@@ -127,57 +133,75 @@ def _measure(
         network,
         augment=augment,
         model=model,
-        train=train,
+        train=train.model_copy(update={"jit_compile": result.jit_compile}),
         num_steps=UNLIMITED,
     )
-    step = tf.function(trainer.train_step, jit_compile=result.jit_compile)
-    streamed = _full_batches(shards, sampling=sampling, augment=augment, train=train)
-    resident = {name: tf.identity(value) for name, value in next(streamed).items()}
+
+    def full_batches() -> tf.data.Dataset:
+        batches = train_dataset(
+            shards,
+            task=train.task,
+            sampling=sampling,
+            batch_size=train.batch_size,
+            epochs=UNLIMITED,
+            partners=partner_sampling(sampling, augment),
+            timed=True,
+        )
+        # Without the smaller ones at the end of an epoch, which are compiled again.
+        return batches.filter(lambda x: tf.size(x["label"]) == train.batch_size)
+
+    streamed = iter(device_batches(full_batches))
     start = time.perf_counter()
-    _run(step, lambda: resident, 1)
+    _stream_steps(trainer, streamed, 1)
     result.first_step_seconds = time.perf_counter() - start
-    took, _ = _run(step, lambda: resident, NUM_WARMUP_STEPS)
+    resident = next(streamed)
+    specs = dict(streamed.element_spec)
+    for batch in (resident, specs):
+        del batch["loaded"]
+    # The same function as in the stream, so that XLA compiles it only once.
+    step = trainer.step.get_concrete_function(specs)
+    forward = tf.function(trainer.test_step, jit_compile=result.jit_compile)
+    augment_batch = tf.function(trainer.augment_batch)
+    for function in (step, forward, augment_batch):
+        function(resident)
+    took = _seconds_of(step, resident, NUM_WARMUP_STEPS)
     num_steps = max(1, round(seconds * NUM_WARMUP_STEPS / took))
     for _ in range(num_repeats):
-        took, _ = _run(step, lambda: resident, num_steps)
+        took = _seconds_of(step, resident, num_steps)
         result.resident.append(num_steps / took)
-        took, waited = _run(step, lambda: next(streamed), num_steps)
+        augmenting = _seconds_of(augment_batch, resident, num_steps)
+        result.augment_fraction.append(augmenting / took)
+        took = _seconds_of(forward, resident, num_steps)
+        result.forward.append(num_steps / took)
+        start = time.perf_counter()
+        waited = _stream_steps(trainer, streamed, num_steps)
+        took = time.perf_counter() - start
         result.streamed.append(num_steps / took)
         result.input_wait_fraction.append(waited / took)
         advance()
 
 
-def _full_batches(
-    shards: ShardDataset,
-    *,
-    sampling: SamplingConfig,
-    augment: AugmentConfig,
-    train: TrainConfig,
-) -> Iterator[Batch]:
-    """Yield batches without end, except the smaller ones at the end of an epoch."""
-    size = train.batch_size
-    for batch in train_dataset(
-        shards,
-        task=train.task,
-        sampling=sampling,
-        batch_size=size,
-        epochs=UNLIMITED,
-        partners=partner_sampling(sampling, augment),
-    ):
-        if len(batch["label"]) == size:
-            yield batch
+def _stream_steps(trainer: Trainer, batches: Iterator[Batch], num_steps: int) -> float:
+    """Run steps as training does, and return the seconds spent waiting for batches."""
+    waited, num_left, num_per_call = 0.0, num_steps, 1
+    while num_left:
+        start = time.perf_counter()
+        done = trainer.execute_steps(
+            batches, tf.constant(min(num_per_call, num_left), tf.int32)
+        )
+        num_left -= int(done.num_done)
+        waited += float(done.wait_seconds)
+        rate = int(done.num_done) / (time.perf_counter() - start)
+        num_per_call = choose_num_steps(rate)
+    return waited
 
 
-def _run(
-    step: Callable[[Batch], Any], next_batch: Callable[[], Batch], num_steps: int
-) -> tuple[float, float]:
-    """Return how long some steps took, and how much of it was waiting for batches."""
-    waited = 0.0
+def _seconds_of(
+    function: Callable[[Batch], Any], batch: Batch, num_calls: int
+) -> float:
+    """Return how long some calls take, until the device has done its work."""
     start = time.perf_counter()
-    for _ in range(num_steps):
-        wait_start = time.perf_counter()
-        batch = next_batch()
-        waited += time.perf_counter() - wait_start
-        step(batch)
+    for _ in range(num_calls):
+        function(batch)
     tf.test.experimental.sync_devices()
-    return time.perf_counter() - start, waited
+    return time.perf_counter() - start

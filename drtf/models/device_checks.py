@@ -11,8 +11,6 @@ from tensorflow.python.client import device_lib
 from drtf.models.device import can_prefetch, silence_stderr
 
 DTYPES = ("float32", "float16", "bfloat16")
-# A step also holds gradients, and the workspace of its convolutions.
-OVERHEAD = 1.5
 # The rest is for TensorFlow itself, and lost between the blocks that are in use.
 USABLE_FRACTION = 0.85
 # A weight in float32, its gradient, two moments of the optimizer and its average.
@@ -88,15 +86,15 @@ def memory_bytes(device: str) -> int:
 def image_bytes(network: keras.Model, *, precision: str) -> int:
     """Estimate the memory that a training step takes for each image, in bytes.
 
-    The output of each layer is kept for the gradients.
+    The output of each layer is kept for the gradients. On a CPU, a step of the preset
+    mobilenetv2-96 took 0.73 times as much as this estimate, in float32.
     """
     num_values = sum(
         int(np.prod(layer.output.shape[1:]))
         for layer in network.layers
         if layer.output is not None
     )
-    size = 4 if precision == "float32" else 2
-    return round(OVERHEAD * size * num_values)
+    return num_values * (4 if precision == "float32" else 2)
 
 
 def largest_batch(network: keras.Model, *, precision: str, num_bytes: int) -> int:

@@ -175,14 +175,19 @@ def _run_epoch_steps(
         status.position = status.position.advance(num_done)
         advance("", num_done)
         if requested == "auto":
-            num_steps = int(EXECUTION_SECONDS * num_done / seconds)
-            num_steps = min(max(num_steps, 1), MAX_STEPS_PER_EXECUTION)
+            num_steps = choose_num_steps(num_done / seconds)
         is_due = time.monotonic() - last_save >= 60 * config.checkpoint_minutes
         num_steps, is_due = context.hosts.share((num_steps, is_due))
         if is_due:
             save_training(context, status)
             last_save = time.monotonic()
         _stop_on_signal(context, status, signals)
+
+
+def choose_num_steps(steps_per_second: float) -> int:
+    """Return how many steps to run in one call."""
+    num_steps = int(EXECUTION_SECONDS * steps_per_second)
+    return min(max(num_steps, 1), MAX_STEPS_PER_EXECUTION)
 
 
 def _finish_epoch(

@@ -43,6 +43,7 @@ class Trainer(keras.Model):
 
     Attributes:
         network: The network that is trained.
+        step: `train_step`, compiled.
         execute_steps: Runs several steps in one call; see `_execute_steps`.
         num_updates: int64, steps that changed the weights.
         num_skipped: int64, steps skipped because loss or gradients were non-finite.
@@ -140,7 +141,7 @@ class Trainer(keras.Model):
         if head_only != self._head_only:
             self._head_only = head_only
             set_trainable(self.network, self._model_config, head_only=head_only)
-            self._step = tf.function(self.train_step, jit_compile=self._jit_compile)
+            self.step = tf.function(self.train_step, jit_compile=self._jit_compile)
             self.execute_steps = tf.function(self._execute_steps)
         optimizer: Any = self.optimizer
         num_optimizer_steps = np.asarray(optimizer.iterations).item()
@@ -284,7 +285,7 @@ class Trainer(keras.Model):
             batch = dict(next(batches))
             loaded = self._strategy.experimental_local_results(batch.pop("loaded"))
             num_done += tf.cast(~self._has_failed(), tf.int64)
-            self._strategy.run(self._step, (batch,))
+            self._strategy.run(self.step, (batch,))
             with tf.device("CPU"):
                 wait = tf.maximum(tf.reduce_max(loaded) - last_end, 0)
                 end = _read_clock(self.num_updates)

@@ -1,0 +1,47 @@
+"""drtf bench gpu."""
+
+from pathlib import Path
+
+import click
+
+from drtf.files import temporary_folder
+from drtf.terminal import show_line
+
+from .options import out_option
+
+
+@click.command()
+@out_option("Folder for the results: gpu.json, gpu.md and gpu.log.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.1),
+    default=8.0,
+    show_default=True,
+    help="Limit for everything; the limits of the parts are in proportion to it.",
+)
+@click.option(
+    "--part",
+    "names",
+    multiple=True,
+    help="Part to measure, such as `precisions` (repeatable). Default: all.",
+)
+@click.option(
+    "--quick", is_flag=True, help="Measure tiny networks, to try the command itself."
+)
+def gpu(out: Path, minutes: float, names: tuple[str, ...], quick: bool) -> None:
+    """Measure everything that depends on the GPU, in one command.
+
+    Measures training and the forward pass by precision and with XLA, streaming, the
+    augmentation, a whole training, scoring, and the cost of deterministic operations.
+    Each part has a process and a time limit of its own, and the results are written
+    after each part. Without a GPU, the CPU is measured.
+    """
+    from drtf.bench.gpu import MARKDOWN_FILE, bench_gpu
+
+    with temporary_folder() as work:
+        results = bench_gpu(out, work=work, minutes=minutes, quick=quick, names=names)
+    show_line((out / MARKDOWN_FILE).read_text())
+    num_failed = sum(bool(result.failure) for result in results)
+    show_line(
+        f"{len(results) - num_failed} of {len(results)} parts are complete: {out}"
+    )
