@@ -6,7 +6,8 @@ import pytest
 
 from drtf.bench import gpu
 from drtf.bench.gpu import PARTS, Part, PartResult, bench_gpu, format_results
-from naming import assert_names
+from drtf.errors import DrtfError
+from naming import assert_names, raises_naming
 
 # Measures in place of the real parts: a row, and then what the part's name says.
 CODE = """
@@ -58,6 +59,11 @@ def test_parts_are_not_run_when_the_time_is_up(parts, tmp_path):
     assert [result.name for result in results] == ["failing", "good"]
     assert not results[1].rows
     assert results[1].failure
+
+
+def test_an_unknown_part_is_refused(parts, tmp_path):
+    with raises_naming(DrtfError, "other", "failing", "good"):
+        bench_gpu(tmp_path, work=tmp_path, minutes=1, quick=True, names=("other",))
 
 
 def test_the_table_has_a_column_for_each_name_in_a_row():

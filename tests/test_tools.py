@@ -194,6 +194,7 @@ def test_the_commands_of_the_pages_run(
                 "scale": ["--records", "100"],
                 "augment": ["--repeats", "1", "--size", "16", "--batch-size", "8"],
                 "train": [*SHORT, *sets(*EYENET, "train.batch_size=8")],
+                "gpu": ["--quick", "--minutes", "0.001"],
                 "score": ["--repeats", "1", "--photographs", "80", *sets(*SCORING)],
                 "quality": [],
             }[words[1]]

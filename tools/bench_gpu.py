@@ -14,7 +14,7 @@ from .options import out_option
 @out_option("Folder for the results: gpu.json, gpu.md and gpu.log.")
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(min=0, min_open=True),
     default=8.0,
     show_default=True,
     help="Limit for everything; the limits of the parts are in proportion to it.",

@@ -132,7 +132,16 @@ def bench_gpu(
             limits of the others are in proportion to it.
         quick: Measure tiny networks, to see whether the command works.
         names: Parts to measure; all if empty.
+
+    Raises:
+        DrtfError: If there is no part with one of the names.
     """
+    known = [part.name for part in PARTS]
+    if unknown := set(names) - set(known):
+        raise DrtfError(
+            f"there is no part {', '.join(sorted(unknown))}; the parts are "
+            f"{', '.join(known)}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     parts = [part for part in PARTS if not names or part.name in names]
     end = time.monotonic() + 60 * minutes

@@ -155,9 +155,11 @@ def _measure(
     _stream_steps(trainer, streamed, 1)
     result.first_step_seconds = time.perf_counter() - start
     resident = next(streamed)
-    specs = dict(streamed.element_spec)
-    for batch in (resident, specs):
-        del batch["loaded"]
+    del resident["loaded"]
+    specs = {
+        name: tf.TensorSpec([None, *value.shape[1:]], value.dtype)
+        for name, value in resident.items()
+    }
     # The same function as in the stream, so that XLA compiles it only once.
     step = trainer.step.get_concrete_function(specs)
     forward = tf.function(trainer.test_step, jit_compile=result.jit_compile)
