@@ -1,5 +1,7 @@
 """The notebooks in examples, executed on a few synthetic photographs."""
 
+import os
+import sys
 from pathlib import Path
 
 import nbformat
@@ -32,7 +34,10 @@ SHELL = {
         ("colab", SHELL, 2),
     ],
 )
-def test_the_notebook_runs(name, parameters, num_pictures, tmp_path):
+def test_the_notebook_runs(name, parameters, num_pictures, tmp_path, monkeypatch):
+    # The notebook's `drtf` is that of this environment.
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     if parameters is SHELL:
         write_photographs(tmp_path / "photographs", num_patients=24, seed=0)
     notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", 4)
