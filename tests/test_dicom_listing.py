@@ -149,7 +149,10 @@ def test_datasets_are_split_by_the_patients_of_the_tags(tmp_path):
     )
     labels = tmp_path / "labels.csv"
     labels.write_text("image,level\nx1,0\nx2,1\nx3,2\n")
-    catalog = load_sources([Source(images, labels)], load_config().labels)
+    config = load_config("", ["labels.keep_columns=['dicom_camera', 'dicom_date']"])
+    catalog = load_sources([Source(images, labels)], config.labels)
+    assert set(catalog.table["kept.dicom_camera"]) == {"Camera Works F-1"}
+    assert set(catalog.table["kept.dicom_date"]) == {"20240131"}
     patients = dict(zip(catalog.table["id"], catalog.table["patient"], strict=True))
     assert patients == {
         "x1": pseudonym("00001"),

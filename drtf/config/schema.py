@@ -127,7 +127,8 @@ class LabelsConfig(Section):
     at random."""
     keep_columns: Texts = ()
     """Further columns of the label file to keep in the dataset, such as `age`, `sex` or
-    `camera`. `drtf evaluate --by` reports results for each of their values."""
+    `camera`. `drtf evaluate --by` reports results for each of their values. Of DICOM
+    files, `dicom_camera` and `dicom_date` are the camera and the day in their tags."""
     conflicts: Conflicts = "keep"
     """What to do with identical photographs that have different grades: keep all of
     them, drop all of them, or stop with an error."""

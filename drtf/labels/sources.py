@@ -37,6 +37,8 @@ from drtf.texts import iterate_texts, text_column
 # From the least to the most certain.
 CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "stated", "column")
 ListImages = Callable[[Path | str], Listing]
+# Columns to keep that are no columns of a label file but attributes of DicomTags.
+TAG_COLUMNS = {"dicom_camera": "camera", "dicom_date": "acquired"}
 NOT_UTF8 = "its path is not UTF-8, which the index needs"
 
 
@@ -134,7 +136,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     certainties: list[PatientsFrom] = []
     for source in sources:
         own = _label_photographs(source, config, list_once)
-        own = _with_stated_eyes(own, config.keep_columns)
+        own = _with_stated_columns(own, config.keep_columns)
         patients, patients_from = _load_patients(own, config)
         tables.append(_catalog_table(source, own, patients, config.keep_columns))
         certainties.append(patients_from)
@@ -252,26 +254,34 @@ def _catalog_table(
     return table.assign(size_bytes=sizes, changed_ns=times, version=version)
 
 
-def _with_stated_eyes(labelled: _Labelled, keep_columns: Sequence[str]) -> _Labelled:
-    """Fill a column to keep, such as `eye`, with the eyes that the photographs state.
+def _with_stated_columns(labelled: _Labelled, keep_columns: Sequence[str]) -> _Labelled:
+    """Fill columns to keep, such as `eye`, with what the photographs state.
 
-    What the label file has in this column comes first.
+    What the label file has in such a column comes first.
     """
-    table, stated = labelled.table, labelled.listing.stated
-    names = [name for name in keep_columns if fold_name(name) in EYE_COLUMNS]
-    if not (names and stated):
-        return labelled
-    paths = iterate_texts(table["path"])
-    eyes = text_column((stated.get(path, UNSTATED).eye for path in paths), table.index)
-    for name in names:
-        own = table[KEPT + name]
-        table = table.assign(**{KEPT + name: own.where(own != "", eyes)})
-    origin = dict(labelled.origin)
-    if (eyes != "").any():
-        origin["columns_not_kept"] = [
-            name for name in origin["columns_not_kept"] if name not in names
-        ]
+    table = labelled.table
+    not_kept = list(labelled.origin["columns_not_kept"])
+    is_stated = bool(labelled.listing.stated or labelled.listing.tags)
+    for name in keep_columns if is_stated else ():
+        paths = iterate_texts(table["path"])
+        stated = text_column(_stated_cells(labelled.listing, paths, name), table.index)
+        if (stated != "").any():
+            own = table[KEPT + name]
+            table = table.assign(**{KEPT + name: own.where(own != "", stated)})
+            not_kept = [other for other in not_kept if other != name]
+    origin = labelled.origin | {"columns_not_kept": not_kept}
     return replace(labelled, table=table, origin=origin)
+
+
+def _stated_cells(listing: Listing, paths: Iterable[str], column: str) -> Iterator[str]:
+    """Yield what each photograph states for a column; empty texts if nothing."""
+    for path in paths:
+        if column in TAG_COLUMNS:
+            tags = listing.tags.get(path)
+            yield getattr(tags, TAG_COLUMNS[column]) if tags else ""
+        else:
+            is_eye = fold_name(column) in EYE_COLUMNS
+            yield listing.stated.get(path, UNSTATED).eye if is_eye else ""
 
 
 def _load_patients(
@@ -301,7 +311,7 @@ def _label_photographs(
     labels = load_labels(source.labels, config)
     listing = list_once(source.images)
     matches = match_photographs(labels.table, listing.paths)
-    origin: dict[str, object] = {
+    origin: dict[str, Any] = {
         "labels_file": source.labels.name,
         "labels_sha256": hash_file(source.labels),
         "columns": labels.columns.roles,

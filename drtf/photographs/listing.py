@@ -103,6 +103,7 @@ class Listing:
         statuses: What the list of an object store had about a photograph, by path.
         stated: The patient and the eye of a photograph, by path, if a table or the file
             itself states them.
+        tags: The tags of the file of a photograph in DICOM, by path.
     """
 
     folder: Path | str
@@ -111,6 +112,7 @@ class Listing:
     skipped: list[SkippedFile]
     statuses: Mapping[str, FileStatus] = field(default_factory=dict)
     stated: Mapping[str, PatientEye] = field(default_factory=dict)
+    tags: Mapping[str, DicomTags] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of photographs."""
@@ -162,6 +164,7 @@ def list_photographs(images: Path | str) -> Listing:
     files = _list_named_files(images) if is_list else _list_files(images)
     skipped = files.skipped.copy()
     statuses, stated = dict(files.statuses), dict(files.stated)
+    tags: dict[str, DicomTags] = {}
     num_dicom = 0
 
     def keep_photographs() -> Iterator[str]:
@@ -179,6 +182,7 @@ def list_photographs(images: Path | str) -> Listing:
                 skipped.append(SkippedFile(file.path, content.describe(file.path)))
             elif content.tags:
                 for path, patient_eye in state_frames(file, content.tags):
+                    tags[path] = content.tags
                     if any(patient_eye):
                         stated[path] = patient_eye
                     if file.listed:
@@ -198,7 +202,7 @@ def list_photographs(images: Path | str) -> Listing:
             f"{num_dicom:,} of {len(listing):,} photographs in {images} are DICOM "
             "files, which require pydicom: pip install 'drtf[dicom]'"
         )
-    return replace(listing, stated=stated)
+    return replace(listing, stated=stated, tags=tags)
 
 
 def _make_listing(
