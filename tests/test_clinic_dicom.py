@@ -234,7 +234,7 @@ def test_scoring_writes_dicom_results(clinic_run, study, tmp_path, run):
         assert capture.StudyInstanceUID in ("1.2.3.1", "1.2.3.2")
     before = {path.name: path.read_bytes() for path in results}
     shutil.rmtree(tmp_path / "results")
-    assert run(*words)[0] == 0
+    assert run(*words, "--append")[0] == 0
     after = {x.name: x.read_bytes() for x in (tmp_path / "results").iterdir()}
     assert after == before
     # What was written is no photograph.

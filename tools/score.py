@@ -26,8 +26,12 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from drtf.clinic.dicom_results import DicomResults
+    from drtf.config import GradcamConfig
     from drtf.scoring.growing_table import Growth
+    from drtf.scoring.score_table import Row
     from drtf.scoring.scorer import Scorer
     from drtf.scoring.scoring import ScoreReport
 
@@ -43,8 +47,8 @@ REQUIRED = {"--watch": "--append", "--dicom-heatmaps": "--dicom-out"}
 EXCLUDED = {
     "--part": ("--merge", "--append", "--beam-runner", "--by-patient", "--dicom-out"),
     "--merge": ("--append", "--beam-runner"),
-    "--append": ("--beam-runner", "--overwrite", "--format", "--dicom-out"),
-    "--watch": ("--max-rejected",),
+    "--append": ("--beam-runner", "--overwrite", "--format"),
+    "--watch": ("--max-rejected", "--dicom-out"),
     "--mercure": (
         "--images",
         "--out",
@@ -229,6 +233,8 @@ def score(
     if dicom_heatmaps:
         sections.append("gradcam")
     config = load_run_config(run, config_source, overrides, sections=sections)
+    heatmaps = config.gradcam if dicom_heatmaps else None
+    rows: Iterable[Row]
     if append:
         scorer = load_scorer(
             run,
@@ -244,6 +250,9 @@ def score(
             show_line(line)
         for note in summary_notes(growth.summary, scorer.threshold_rule):
             show_line(f"Note: {note}")
+        if dicom_out:
+            rows = growth.current
+            _write_dicom(run, decision_rule, images, rows, dicom_out, heatmaps)
         if growth.summary.num_failed > max_rejected * growth.summary.num_rows:
             sys.exit(SOME_REJECTED)
         return
@@ -270,18 +279,8 @@ def score(
         )
     show_report(report)
     if dicom_out:
-        from drtf.clinic.dicom_results import write_dicom_results
-        from drtf.models.run import load_run
-        from drtf.photographs.listing import list_photographs
-
-        results = write_dicom_results(
-            load_run(run, rule_folder=decision_rule),
-            list_photographs(images).photographs,
-            report.table,
-            folder=dicom_out,
-            heatmaps=config.gradcam if dicom_heatmaps else None,
-        )
-        show_dicom_results(results)
+        rows = (row for _, row in load_rows(report.table))
+        _write_dicom(run, decision_rule, images, rows, dicom_out, heatmaps)
     if by_patient:
         patients = save_patient_table(
             report.table,
@@ -291,6 +290,29 @@ def score(
         show_line(f"{patients}: one row per patient")
     if report.summary.num_failed > max_rejected * report.summary.num_rows:
         sys.exit(SOME_REJECTED)
+
+
+def _write_dicom(
+    run: Path,
+    decision_rule: Path | None,
+    images: Path | str,
+    rows: "Iterable[Row]",
+    folder: Path,
+    heatmaps: "GradcamConfig | None",
+) -> None:
+    """Write the DICOM results of rows of a table."""
+    from drtf.clinic.dicom_results import write_dicom_results
+    from drtf.models.run import load_run
+    from drtf.photographs.listing import list_photographs
+
+    results = write_dicom_results(
+        load_run(run, rule_folder=decision_rule),
+        list_photographs(images).photographs,
+        rows,
+        folder=folder,
+        heatmaps=heatmaps,
+    )
+    show_dicom_results(results)
 
 
 def _score_for_mercure(

@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from drtf.clinic.structured_reports import Finding, build_report
 from drtf.config import GradcamConfig
 from drtf.errors import DrtfError, PhotographError
 from drtf.files import write_atomic
-from drtf.images.dicom_files import is_dicom
+from drtf.images.dicom_files import damaged_file, is_dicom
 from drtf.images.signatures import HEAD_BYTES
 from drtf.models.run import Run
 from drtf.photographs.frames import split_frame
@@ -20,8 +20,7 @@ from drtf.photographs.prepare import NetworkInput
 from drtf.photographs.references import PhotographRef
 from drtf.progress import progress
 from drtf.scoring.photograph_scores import prepare_photographs
-from drtf.scoring.score_table import Row, load_rows, written_path
-from drtf.scoring.table_files import Location
+from drtf.scoring.score_table import Row, written_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -79,7 +78,7 @@ def check_can_write_dicom() -> None:
 def write_dicom_results(
     run: Run,
     photographs: Sequence[PhotographRef],
-    table: Location,
+    rows: Iterable[Row],
     *,
     folder: Path,
     heatmaps: GradcamConfig | None = None,
@@ -92,7 +91,7 @@ def write_dicom_results(
     Args:
         run: The run that scored the photographs.
         photographs: The photographs.
-        table: The table of scores. Photographs without a row are ignored.
+        rows: The rows of the table of scores. Photographs without one are ignored.
         folder: The folder to write to.
         heatmaps: How to draw a heat map of each photograph too; None draws none.
 
@@ -101,14 +100,14 @@ def write_dicom_results(
         OSError: If a file cannot be written. No part of it is left.
     """
     check_can_write_dicom()
-    rows = {row["path"]: row for _, row in load_rows(table)}
+    by_path = {row["path"]: row for row in rows}
     results = DicomResults(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scored = [x for x in photographs if written_path(x.path) in rows]
+    scored = [x for x in photographs if written_path(x.path) in by_path]
     with progress("Writing DICOM results", len(scored)) as advance:
         for path, group in itertools.groupby(scored, key=_file_of):
             frames = list(group)
-            own = {x.path: rows[written_path(x.path)] for x in frames}
+            own = {x.path: by_path[written_path(x.path)] for x in frames}
             _write_results_of_file(results, run, path, frames, own, heatmaps)
             advance(num_done=len(frames))
     return results
@@ -138,13 +137,14 @@ def _write_results_of_file(
     results.without_score += [x.path for x in frames if x not in findings]
     if not findings:
         return
+    algorithm = algorithm_of(run, next(iter(rows.values())))
     try:
         source = load_source(frames[0])
+        with damaged_file("unsupported"):  # such as an invalid date
+            report = build_report(source, list(findings.values()), algorithm)
     except PhotographError as error:
         results.problems[path] = str(error)
         return
-    algorithm = algorithm_of(run, next(iter(rows.values())))
-    report = build_report(source, list(findings.values()), algorithm)
     _save(report, results.folder)
     results.num_reports += 1
     if heatmaps:

@@ -171,7 +171,7 @@ def score_for_mercure(
         results = write_dicom_results(
             run,
             list_photographs(task.images).photographs,
-            report.table,
+            (row for _, row in load_rows(report.table)),
             folder=task.out,
             heatmaps=config.gradcam if task.settings.heatmaps else None,
         )

@@ -74,14 +74,14 @@ def build_report(
         ],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    results = [f"{x.frame} {sorted(x.row.items())}" for x in findings]
+    text = content[0].to_json()
     study, image = source.StudyInstanceUID, source.SOPInstanceUID
     report = sr.ComprehensiveSR(
         evidence=[source],
         content=content[0],
         series_instance_uid=derive_uid("reports", study, algorithm.identity),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=derive_uid("report", image, algorithm.identity, *results),
+        sop_instance_uid=derive_uid("report", image, algorithm.identity, text),
         instance_number=int(source.get("InstanceNumber") or 1),
         manufacturer=RESULT_MANUFACTURER,
         is_complete=True,
