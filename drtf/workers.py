@@ -133,6 +133,33 @@ def map_in_order(
                     yield outcome.result
 
 
+@contextlib.contextmanager
+def open_workers(
+    function: Callable[[Item], Result],
+    *,
+    num_workers: int,
+    initializer: Callable[[], None],
+    max_cpu_seconds: float = 0,
+    on_crash: Callable[[Item, signal.Signals], Result] | None = None,
+) -> Generator[Callable[[Item], Future[Result]], None, None]:
+    """Keep worker processes for items that arrive one by one.
+
+    Args:
+        function: As for `map_in_order`, and so are the others.
+        num_workers: Number of processes; 0 means one per core, as far as memory allows.
+        initializer: Called once in each process.
+        max_cpu_seconds: CPU time after which an item's process is killed.
+        on_crash: Returns the result for an item whose process dies of its own fault.
+
+    Yields:
+        A function that passes an item to the next free process. Its future raises what
+        `map_in_order` raises.
+    """
+    job = _Job(function, initializer, max_cpu_seconds)
+    with _Pool(job, count_workers(num_workers)) as pool:
+        yield lambda item: pool.submit_item(item, on_crash)
+
+
 def run_in_process(
     function: Callable[..., Result], *args: Any, **kwargs: Any
 ) -> Result:
@@ -416,6 +443,15 @@ class _Pool(Generic[Item, Result]):
         """Process items in the next free worker; see `_Worker.call`."""
         return self._submit(self._call, chunk)
 
+    def submit_item(
+        self, item: Item, on_crash: Callable[[Item, signal.Signals], Result] | None
+    ) -> Future[Result]:
+        """Process one item in the next free worker, again if the machine is to blame.
+
+        The future raises what `_retry_item` and the function raise.
+        """
+        return self._submit(self._call_item, item, on_crash)
+
     def call_alone(self, item: Item) -> Result:
         """Process one item in a new worker.
 
@@ -442,6 +478,17 @@ class _Pool(Generic[Item, Result]):
         if len(outcomes) == len(chunk):
             self._idle.append(worker)
         return outcomes
+
+    def _call_item(
+        self, item: Item, on_crash: Callable[[Item, signal.Signals], Result] | None
+    ) -> Result:
+        outcomes = self._call([item])
+        if not outcomes or isinstance(outcomes[0].error, MemoryError):
+            call = functools.partial(self._call_alone, item)
+            return _retry_item(item, call, on_crash)
+        if outcomes[0].error is not None:
+            raise outcomes[0].error
+        return outcomes[0].result
 
     def _call_alone(self, item: Item) -> Result:
         worker = self._start()

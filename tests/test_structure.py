@@ -23,6 +23,7 @@ FLOORS = (
     "drtf.adaptation",
     "drtf.clinic",
     "drtf.export",
+    "drtf.serving",
     "drtf.beam",
     "drtf.api",
     "drtf.bench",
@@ -72,6 +73,7 @@ USING_A_RUN = [
     "adaptation",
     "clinic",
     "export",
+    "serving",
 ]
 
 

@@ -29,6 +29,7 @@ from .gradcam import gradcam
 from .inspect import inspect
 from .recalibrate import recalibrate
 from .score import score
+from .serve import serve
 from .settings import settings
 from .sweep import sweep
 from .train import train
@@ -104,6 +105,7 @@ for command in (
     fit_gate,
     adapt,
     score,
+    serve,
     recalibrate,
     gradcam,
     export,

@@ -5,9 +5,11 @@ These functions run in worker processes, so this module must not import TensorFl
 
 import hashlib
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,9 +25,12 @@ from drtf.images.preprocess import (
 )
 from drtf.images.quality import Quality
 from drtf.photographs.references import PhotographRef, prefetch_photographs
-from drtf.workers import TIMEOUT_SIGNAL, map_in_order
+from drtf.workers import TIMEOUT_SIGNAL, map_in_order, open_workers
 
 Result = TypeVar("Result")
+StartPreparation = Callable[
+    [Callable[[PhotographRef], Any], PhotographRef], "Future[Any]"
+]
 
 # The largest photographs that are allowed take a tenth of it.
 MAX_CPU_SECONDS = 120
@@ -227,6 +232,44 @@ def map_photographs(
         max_cpu_seconds=MAX_CPU_SECONDS,
         on_crash=_reject_crashed,
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A photograph and what to do with it."""
+
+    function: Callable[[PhotographRef], Any]
+    photograph: PhotographRef
+
+    def __str__(self) -> str:
+        return str(self.photograph)
+
+
+@contextmanager
+def open_preparation(*, num_workers: int) -> Iterator[StartPreparation]:
+    """Keep worker processes for photographs that arrive one by one.
+
+    They reject and fail as those of `map_photographs` do.
+
+    Args:
+        num_workers: See `open_workers`.
+
+    Yields:
+        A function that applies a function, as for `map_photographs`, to a photograph in
+        the next free process.
+    """
+    with open_workers(
+        _work,
+        num_workers=num_workers,
+        initializer=limit_threads,
+        max_cpu_seconds=MAX_CPU_SECONDS,
+        on_crash=lambda work, cause: _reject_crashed(work.photograph, cause),
+    ) as start:
+        yield lambda function, photograph: start(_Work(function, photograph))
+
+
+def _work(work: _Work) -> Any:
+    return work.function(work.photograph)
 
 
 def _reject_crashed(photograph: PhotographRef, cause: signal.Signals) -> Rejected:

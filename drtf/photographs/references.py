@@ -308,6 +308,20 @@ class PrefetchedPhotograph(PhotographRef):
         return self.data
 
 
+def photograph_from_bytes(
+    path: str, data: bytes, *, patient: str = "", eye: str = ""
+) -> PhotographRef:
+    """Return a reference to a photograph whose file is in memory.
+
+    Args:
+        path: The path to refer to it by.
+        data: The bytes of its file.
+        patient: The patient, if it is stated.
+        eye: `left` or `right`, if it is stated.
+    """
+    return PrefetchedPhotograph("", path, data, None, patient=patient, eye=eye)
+
+
 def prefetch_photographs(
     photographs: Iterable[PhotographRef],
 ) -> Iterator[PhotographRef]:

@@ -66,16 +66,9 @@ def save_patient_table(
     Raises:
         StorageError: If the object store fails.
     """
-    rows = list(rows)
-    persons = persons_by_path(rows, patient_pattern)
-    by_person = defaultdict(list)
-    for row in rows:
-        person = persons[row["path"]]
-        # A photograph without a patient is a person of its own.
-        by_person[person, "" if person else row["path"]].append(row)
     lines = [
-        _encode_line(_patient_row(by_person[person]).values())
-        for person in sorted(by_person)
+        _encode_line(row.values())
+        for row in patient_rows(rows, patient_pattern=patient_pattern)
     ]
     path = file_name(table)
     out = sibling(table, f"{path.stem}-patients{path.suffix}")
@@ -86,6 +79,23 @@ def save_patient_table(
         else:
             write_csv(header, lines, partial)
     return out
+
+
+def patient_rows(rows: Iterable[Row], *, patient_pattern: str) -> list[Row]:
+    """Return a row per patient, sorted, from the rows of photographs.
+
+    Args:
+        rows: The rows of photographs.
+        patient_pattern: The pattern of patients in names.
+    """
+    rows = list(rows)
+    persons = persons_by_path(rows, patient_pattern)
+    by_person = defaultdict(list)
+    for row in rows:
+        person = persons[row["path"]]
+        # A photograph without a patient is a person of its own.
+        by_person[person, "" if person else row["path"]].append(row)
+    return [_patient_row(by_person[person]) for person in sorted(by_person)]
 
 
 def _patient_row(rows: Sequence[Row]) -> Row:

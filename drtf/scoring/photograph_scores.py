@@ -153,7 +153,8 @@ def build_batch_predictor(run: Run, *, tta: Tta, batch_size: int) -> PredictBatc
     size = run.info.image_size
 
     def predict_batch(batch: Sequence[NetworkInput | Rejected]) -> PredictedBatch:
-        # All batches have one shape, because each new shape is compiled again.
+        # All batches have one shape: each other one is compiled again, and rounds
+        # differently.
         pixels = np.zeros((batch_size, size, size, 3), np.uint8)
         for row, item in zip(pixels, batch, strict=False):
             if isinstance(item, NetworkInput):

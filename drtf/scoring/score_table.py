@@ -354,17 +354,19 @@ def slice_part(items: Sequence[Item], number: int, num_parts: int) -> Sequence[I
 
 
 def write_csv(header: bytes, lines: Sequence[bytes], out: Path) -> None:
-    """Write the lines of a table as CSV.
-
-    It starts with a mark for Excel if a name is not ASCII; otherwise it needs none.
-    """
+    """Write the lines of a table as CSV."""
     with out.open("wb") as file:
-        if not all(map(bytes.isascii, lines)):
-            file.write(UTF8_MARK)
-        file.write(header)
-        file.writelines(lines)
+        file.writelines(encode_csv(header, lines))
         file.flush()
         sync_file(file)
+
+
+def encode_csv(header: bytes, lines: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the parts of a CSV file, first a mark for Excel if a name is not ASCII."""
+    if not all(map(bytes.isascii, lines)):
+        yield UTF8_MARK
+    yield header
+    yield from lines
 
 
 def write_parquet(table: pa.Table, out: Path) -> None:

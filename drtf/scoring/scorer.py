@@ -5,7 +5,7 @@ The commands and the service share it, so that they give the same rows.
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +90,7 @@ class Scorer:
         return effective_threshold(self.run, self.config)[1]
 
     @functools.cached_property
-    def _predict_batch(self) -> PredictBatch:
+    def predict_batch(self) -> PredictBatch:
         """The network's function, which is compiled once for all calls of `score`."""
         tta = self.run.tta
         batch_size = photographs_per_batch(self.config.batch_size, tta)
@@ -119,7 +119,7 @@ class Scorer:
             photographs,
             config=self.config,
             picture_size=picture_size,
-            predict_batch=self._predict_batch,
+            predict_batch=self.predict_batch,
         )
         for photograph, (prepared, scored) in zip(photographs, results, strict=True):
             yield ScoredPhotograph(prepared, self.row(photograph, prepared, scored))
@@ -155,22 +155,27 @@ class Scorer:
             row["in_training"] = str(int(is_known))
         return row
 
-    def complete(self, rows: Sequence[Row]) -> list[Row]:
+    def complete(self, rows: Iterable[Row]) -> list[bytes]:
         """Fill in the cells of photographs that were scored together.
 
         Args:
             rows: From `score` or `row`, with different paths.
 
         Returns:
-            The rows as the table has them, in order.
+            The lines of the table, in order; `parse_row` returns their cells.
         """
-        lines: KeptRows = {}
-        for row in rows:
-            line = encode_row(row)
-            cells = parse_row(line)
-            lines[cells["path"]] = keep_row(line, cells)
-        completed = self.complete_kept(lines, {})
-        return [parse_row(completed[path].line) for path in lines]
+        return self.complete_lines(map(encode_row, rows))
+
+    def complete_lines(self, lines: Iterable[bytes]) -> list[bytes]:
+        """Fill in the cells that depend on other rows in lines of a table, in order.
+
+        Raises:
+            ValueError: If a line is incomplete or does not match its checksum.
+        """
+        rows = [(line, parse_row(line)) for line in lines]
+        kept = {row["path"]: keep_row(line, row) for line, row in rows}
+        completed = self.complete_kept(kept, {})
+        return [completed[path].line for path in kept]
 
     def complete_kept(
         self, rows: KeptRows, photographs: Mapping[str, PhotographRef]

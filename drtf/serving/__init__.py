@@ -1,0 +1,1 @@
+"""A web service that scores photographs with one run, and its page."""

@@ -1,0 +1,348 @@
+"""The web application: its routes, and how it refuses what it cannot take."""
+
+import asyncio
+import base64
+import hmac
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from drtf import __version__
+from drtf.errors import DrtfError
+from drtf.photographs.references import PhotographRef
+from drtf.scoring.score_table import (
+    describe_difference,
+    encode_csv,
+    encode_header,
+    parse_path,
+    parse_row,
+)
+from drtf.serving.answers import (
+    HealthAnswer,
+    ModelAnswer,
+    OverlayFiles,
+    ScoreAnswer,
+    load_evaluations,
+    model_answer,
+    score_answer,
+)
+from drtf.serving.limits import EYES, MULTIPART, Limits, read_body, read_photographs
+from drtf.serving.metrics import ServiceMetrics
+from drtf.serving.model_service import Answer, ModelService, Overlay
+from drtf.serving.pages import API_PAGE, START_PAGE, load_page
+
+_log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1
+MAX_TABLE_ROWS = 100_000
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+PHOTOGRAPHS_BODY = {
+    "required": True,
+    "content": {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": ["photograph"],
+                "properties": {
+                    "photograph": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                        "description": "One or several files: JPEG, PNG, TIFF, WebP, "
+                        "BMP or DICOM. Each one needs its own name, by which its row "
+                        "names it.",
+                    },
+                    "patient": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "description": "The patient of each photograph; without this "
+                        "field it is read from the names.",
+                    },
+                    "eye": {
+                        "type": "array",
+                        "items": {"enum": list(EYES)},
+                        "description": "The eye of each photograph; without this field "
+                        "it is read from the names.",
+                    },
+                },
+            }
+        }
+    },
+}
+TABLE_BODY = {
+    "required": True,
+    "content": {"text/csv": {"schema": {"type": "string", "minLength": 1}}},
+}
+CSV_ANSWER = {
+    "description": "The completed table.",
+    "content": {"text/csv": {"schema": {"type": "string"}}},
+}
+TEXT_ANSWER = {
+    "description": "The counters.",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
+
+
+class Refusal(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of answers with these statuses."""
+    return {status: {"model": Refusal} for status in statuses}
+
+
+def build_app(service: ModelService, *, limits: Limits, token: str = "") -> FastAPI:
+    """Build the web application.
+
+    Args:
+        service: The model, running.
+        limits: What to accept.
+        token: The bearer token that requests must have; empty for none.
+    """
+    app = FastAPI(
+        title="drtf",
+        version=__version__,
+        description="Scores photographs of the retina with one model. For research "
+        "only, not for diagnosis.",
+        docs_url=None,  # it would load scripts from the internet
+        redoc_url=None,
+    )
+    metrics = ServiceMetrics()
+    model = model_answer(
+        service.scorer,
+        load_evaluations(service.scorer.run),
+        limits=limits,
+        version=__version__,
+    )
+    pages = {name: load_page(name) for name in (START_PAGE, API_PAGE)}
+    bearer = HTTPBearer(auto_error=False)
+
+    def check_token(
+        sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> None:
+        given = sent.credentials if sent else ""
+        if token and not hmac.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(
+                401,
+                "this service requires its token: Authorization: Bearer TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+    guarded = [Depends(check_token)]
+    num_waiting = 0
+
+    @contextmanager
+    def place_in_queue() -> Iterator[None]:
+        nonlocal num_waiting
+        if num_waiting >= limits.max_waiting:
+            raise HTTPException(
+                429,
+                f"{num_waiting} requests are waiting, which is the most this service "
+                "takes: try again",
+                {"Retry-After": str(RETRY_SECONDS)},
+            )
+        num_waiting += 1
+        metrics.waiting.set(num_waiting)
+        try:
+            yield
+        finally:
+            num_waiting -= 1
+            metrics.waiting.set(num_waiting)
+
+    @app.middleware("http")
+    async def guard(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        try:
+            response = await call_next(request)
+        except Exception as error:
+            # Its message may have the name of a file.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("a bug: %s\n%s", type(error).__name__, where)
+            detail = "a bug of the service; its log has more"
+            response = JSONResponse({"detail": detail}, 500)
+        route = getattr(request.scope.get("route"), "path", "other")
+        metrics.requests.labels(route, response.status_code).inc()
+        response.headers.update(HEADERS)
+        return response
+
+    @app.post(
+        "/score",
+        dependencies=guarded,
+        responses=refusals(400, 401, 408, 413, 415, 422, 429, 503),
+        openapi_extra={"requestBody": PHOTOGRAPHS_BODY},
+    )
+    async def score(
+        request: Request,
+        overlay: Annotated[
+            bool, Query(description="Whether to add heat maps, which takes longer.")
+        ] = False,
+    ) -> ScoreAnswer:
+        """Score photographs.
+
+        Photographs of both eyes of a patient are combined, if the model does that and
+        their names have the patient and the eye, such as `17_left.jpg`, or the fields
+        `patient` and `eye` state them.
+        """
+        start = time.perf_counter()
+        with place_in_queue():
+            photographs = await read_photographs(request, limits)
+            answers = await _score(service, photographs, overlay, limits)
+        lines = service.scorer.complete([answer.row for answer in answers])
+        for answer in answers:
+            metrics.count_photograph(answer.row["error"])
+        seconds = time.perf_counter() - start
+        metrics.seconds.observe(seconds)
+        num_failed = sum(bool(answer.row["error"]) for answer in answers)
+        _log.info(
+            "%d photographs in %.2f s, %d without a score",
+            len(answers),
+            seconds,
+            num_failed,
+        )
+        return score_answer(
+            service.scorer,
+            lines,
+            [_files(x.overlay) for x in answers] if overlay else [],
+        )
+
+    @app.post(
+        "/table",
+        dependencies=guarded,
+        response_class=Response,
+        responses={200: CSV_ANSWER, **refusals(400, 401, 408, 413, 422, 429)},
+        openapi_extra={"requestBody": TABLE_BODY},
+    )
+    async def table(request: Request) -> Response:
+        """Complete rows that were scored by several requests.
+
+        Send the lines of all `table` texts below one header. The answer is the table
+        that drtf score writes for these photographs: both eyes of a patient are
+        combined, and the probabilities are checked on all photographs together.
+        """
+        with place_in_queue():
+            body = await read_body(request, limits)
+            lines = await asyncio.to_thread(_complete, service, body)
+        return Response(lines, media_type="text/csv; charset=utf-8")
+
+    @app.get("/model", dependencies=guarded, responses=refusals(401))
+    async def describe_model() -> ModelAnswer:
+        """Describe the model: its hashes, training data, threshold and limits."""
+        return model
+
+    @app.get("/health", responses={503: {"model": HealthAnswer}})
+    async def health(response: Response) -> HealthAnswer:
+        """Return whether the model can score photographs."""
+        if not service.is_alive:
+            response.status_code = 503
+        return HealthAnswer(status="ok" if service.is_alive else "failed")
+
+    @app.get(
+        "/metrics",
+        dependencies=guarded,
+        response_class=PlainTextResponse,
+        responses={200: TEXT_ANSWER, **refusals(401)},
+    )
+    async def show_metrics() -> Response:
+        """Return the counters of this service, in the text form of Prometheus."""
+        text = generate_latest(metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    def show_page(name: str) -> HTMLResponse:
+        page = pages[name]
+        return HTMLResponse(page.html, headers={"Content-Security-Policy": page.policy})
+
+    @app.get("/", include_in_schema=False)
+    async def start_page() -> HTMLResponse:
+        return show_page(START_PAGE)
+
+    @app.get("/docs", include_in_schema=False)
+    async def api_page() -> HTMLResponse:
+        return show_page(API_PAGE)
+
+    return app
+
+
+async def _score(
+    service: ModelService,
+    photographs: Sequence[PhotographRef],
+    with_overlay: bool,
+    limits: Limits,
+) -> list[Answer]:
+    """Score photographs within the time limit.
+
+    Raises:
+        HTTPException: 503 if this takes too long, or the machine is at fault.
+    """
+    futures = [service.submit(x, with_overlay=with_overlay) for x in photographs]
+    try:
+        async with asyncio.timeout(limits.timeout_seconds):
+            return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    except TimeoutError as error:
+        raise HTTPException(
+            503,
+            f"the photographs were not scored within {limits.timeout_seconds:g} s: "
+            "send fewer, or try again later",
+            {"Retry-After": str(RETRY_SECONDS)},
+        ) from error
+    except (DrtfError, MemoryError) as error:
+        _log.error("the machine cannot score photographs: %s", type(error).__name__)
+        raise HTTPException(
+            503, "the machine has too little memory or too few processes: try again"
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _complete(service: ModelService, body: bytes) -> bytes:
+    """Complete a table.
+
+    Raises:
+        HTTPException: 422 if a line was not made by this service's model.
+    """
+    lines = body.splitlines(keepends=True)[1:]
+    if not 0 < len(lines) <= MAX_TABLE_ROWS:
+        raise HTTPException(
+            422, f"expected a header and 1 to {MAX_TABLE_ROWS:,} rows; got {len(lines)}"
+        )
+    common = service.scorer.common
+    rows = {}
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = parse_row(line)
+        except ValueError as error:
+            raise HTTPException(422, f"line {number}: {error}") from error
+        if difference := describe_difference(row, common):
+            raise HTTPException(422, f"line {number} was scored with {difference}")
+        if row["path"] in rows:
+            raise HTTPException(422, f"line {number} has a photograph a second time")
+        rows[row["path"]] = line
+    lines = [rows[path] for path in sorted(rows, key=parse_path)]
+    return b"".join(encode_csv(encode_header(), service.scorer.complete_lines(lines)))
+
+
+def _files(overlay: Overlay | None) -> OverlayFiles | None:
+    if overlay is None:
+        return None
+    return OverlayFiles(
+        picture=base64.b64encode(overlay.picture).decode(),
+        overlay=base64.b64encode(overlay.overlay).decode(),
+    )

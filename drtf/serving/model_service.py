@@ -1,0 +1,264 @@
+"""One model that scores photographs as they arrive.
+
+Processes prepare the photographs. One thread applies the network to all those that are
+ready: while it predicts one batch, the next one fills up. So no photograph waits for
+others, and batches are full under load.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import cv2
+import numpy as np
+
+from drtf.config import GradcamConfig
+from drtf.heatmaps.heatmaps import check_settings, compute_maps
+from drtf.heatmaps.overlays import (
+    PICTURE_SIDE,
+    Explained,
+    draw_overlay,
+    draw_photograph,
+)
+from drtf.models.views import photographs_per_batch
+from drtf.photographs.prepare import (
+    NetworkInput,
+    Rejected,
+    open_preparation,
+)
+from drtf.photographs.references import PhotographRef, photograph_from_bytes
+from drtf.scoring.photograph_scores import (
+    Scored,
+    preparation,
+    scored_photographs,
+)
+from drtf.scoring.score_table import Row
+from drtf.scoring.scorer import Scorer
+from drtf.workers import count_workers
+
+_log = logging.getLogger(__name__)
+
+WARM_UP_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A heat map over its photograph.
+
+    Attributes:
+        picture: The photograph as the network sees it, a PNG file.
+        overlay: The same with the heat map, a PNG file.
+    """
+
+    picture: bytes
+    overlay: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says about one photograph.
+
+    Attributes:
+        row: Its row, without the cells that depend on other rows.
+        overlay: Its heat map; None if it was not requested, or there is no score.
+    """
+
+    row: Row
+    overlay: Overlay | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A photograph on its way.
+
+    Attributes:
+        photograph: The photograph.
+        with_overlay: Whether its heat map is requested.
+        answer: What the caller waits for.
+    """
+
+    photograph: PhotographRef
+    with_overlay: bool
+    answer: Future[Answer] = field(default_factory=Future)
+
+
+class ModelService:
+    """A run behind a queue; `open_service` makes one.
+
+    Attributes:
+        scorer: The run, with the settings to score with.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        """Load the network."""
+        self.scorer = scorer
+        run = scorer.run
+        # Alone, a photograph has no others to share a scale with.
+        self._maps = run.config.gradcam.model_copy(update={"scale": "image"})
+        check_settings(run, self._maps)
+        self._batch_size = photographs_per_batch(scorer.config.batch_size, run.tta)
+        self._ready: SimpleQueue[tuple[_Job, NetworkInput] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread of the model runs."""
+        return self._thread.is_alive()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Take photographs in this block, with processes to prepare them."""
+        self._thread.start()
+        try:
+            num_workers = self.scorer.config.num_workers
+            with open_preparation(num_workers=num_workers) as self._prepare:
+                yield
+        finally:
+            self._ready.put(None)
+            self._thread.join()
+
+    def warm_up(self) -> None:
+        """Score grey photographs with heat maps, so that the first request is fast.
+
+        There is one for each process, which starts with it.
+
+        Raises:
+            DrtfError: If the machine cannot score a photograph.
+        """
+        grey = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 128, np.uint8)
+        photograph = photograph_from_bytes("grey.png", _encode_png(grey))
+        num_workers = count_workers(self.scorer.config.num_workers)
+        answers = [
+            self.submit(photograph, with_overlay=number == 0)
+            for number in range(num_workers)
+        ]
+        for answer in answers:
+            answer.result()
+
+    def submit(
+        self, photograph: PhotographRef, *, with_overlay: bool = False
+    ) -> Future[Answer]:
+        """Start to score a photograph.
+
+        Args:
+            photograph: The photograph, in memory.
+            with_overlay: Whether to compute its heat map.
+
+        Returns:
+            A future. It raises a DrtfError if the machine is at fault.
+        """
+        job = _Job(photograph, with_overlay)
+
+        def go_on(prepared: Future[NetworkInput | Rejected]) -> None:
+            if not job.answer.set_running_or_notify_cancel():
+                return
+            try:
+                item = prepared.result()
+                if isinstance(item, Rejected):
+                    job.answer.set_result(
+                        Answer(self.scorer.row(photograph, item, None))
+                    )
+                else:
+                    self._ready.put((job, item))
+            except BaseException as error:
+                job.answer.set_exception(error)
+
+        run = self.scorer.run
+        picture_size = max(PICTURE_SIDE, run.info.image_size) if with_overlay else 0
+        prepare = preparation(run, picture_size=picture_size)
+        prepared = self._prepare(prepare, photograph)
+        prepared.add_done_callback(go_on)
+        # A photograph that nobody waits for any more is not prepared.
+        job.answer.add_done_callback(
+            lambda answer: answer.cancelled() and prepared.cancel()
+        )
+        return job.answer
+
+    def _serve(self) -> None:
+        """Answer photographs until None arrives."""
+        while jobs := self._take_batch():
+            try:
+                self._answer(jobs)
+            except Exception as error:
+                for job, _ in jobs:
+                    if not job.answer.done():
+                        job.answer.set_exception(error)
+
+    def _take_batch(self) -> list[tuple[_Job, NetworkInput]]:
+        """Wait for a photograph; return it and the others that are ready."""
+        jobs: list[tuple[_Job, NetworkInput]] = []
+        item = self._ready.get()
+        while item is not None:
+            jobs.append(item)
+            if len(jobs) == self._batch_size:
+                return jobs
+            try:
+                item = self._ready.get_nowait()
+            except Empty:
+                return jobs
+        if jobs:
+            self._ready.put(None)  # the next call ends the thread
+        return jobs
+
+    def _answer(self, jobs: Sequence[tuple[_Job, NetworkInput]]) -> None:
+        batch = self.scorer.predict_batch([item for _, item in jobs])
+        results = list(scored_photographs(self.scorer.run, batch))
+        explained = []
+        for (job, item), (_, scored) in zip(jobs, results, strict=True):
+            row = self.scorer.row(job.photograph, item, scored)
+            if job.with_overlay and scored and not row["error"]:
+                explained.append((job, item, scored, row))
+            else:
+                job.answer.set_result(Answer(row))
+        for job, item, scored, row in explained:
+            overlay = explain(self.scorer, item, scored, self._maps)
+            job.answer.set_result(Answer(row, overlay))
+
+
+def explain(
+    scorer: Scorer, item: NetworkInput, scored: Scored, config: GradcamConfig
+) -> Overlay:
+    """Draw the heat map of one photograph.
+
+    Args:
+        scorer: The run whose network is explained.
+        item: The photograph, with a picture to display.
+        scored: Its score.
+        config: How to compute and draw the map.
+    """
+    maps = compute_maps(scorer.run, item.image[None], config)
+    explained = Explained(
+        name=item.path,
+        image=item.image if item.picture is None else item.picture,
+        heat=maps.heat[0],
+        outside=float(maps.outside[0]),
+        score=scored.score,
+        is_positive=scored.score >= scorer.threshold,
+    )
+    return Overlay(
+        picture=_encode_png(draw_photograph(explained)),
+        overlay=_encode_png(draw_overlay(explained, config, scale=0)),
+    )
+
+
+@contextmanager
+def open_service(scorer: Scorer) -> Iterator[ModelService]:
+    """Load the network and start the processes; stop them at the end.
+
+    Raises:
+        RunError: If the network cannot be loaded.
+        DrtfError: If heat maps cannot be computed, or the machine cannot score.
+    """
+    service = ModelService(scorer)
+    with service.running():
+        service.warm_up()
+        yield service
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    """Encode uint8 RGB [H, W, 3]."""
+    return bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])

@@ -1,0 +1,122 @@
+"""A server that runs until it is stopped."""
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from drtf.errors import DrtfError
+from drtf.files import read_regular
+from drtf.scoring.scorer import Scorer
+from drtf.serving.app import build_app
+from drtf.serving.limits import Limits
+from drtf.serving.model_service import open_service
+
+# Connections without a request that counts as waiting: pages, health, idle ones.
+FURTHER_CONNECTIONS = 100
+STOP_SECONDS = 30
+MIN_TOKEN_LENGTH = 16
+
+
+def serve(
+    scorer: Scorer,
+    *,
+    host: str,
+    port: int,
+    limits: Limits,
+    token: str = "",
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve a run until SIGTERM or Ctrl-C arrives.
+
+    Requests that have arrived are then answered first.
+
+    Args:
+        scorer: The run, with the settings to score with.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes any free one.
+        limits: What to accept.
+        token: The bearer token that requests must have; empty for none.
+        on_ready: Called with the URL before the first request is accepted.
+
+    Raises:
+        RunError: If the network cannot be loaded.
+        DrtfError: If the address cannot be used, or the machine cannot score.
+    """
+    with _bound_socket(host, port) as bound, open_service(scorer) as service:
+        name, number = bound.getsockname()[:2]
+        app = build_app(service, limits=limits, token=token)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,  # it would have paths
+                server_header=False,
+                limit_concurrency=limits.max_waiting + FURTHER_CONNECTIONS,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+        on_ready(
+            f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
+        )
+        with _ending_at_sigterm():
+            server.run(sockets=[bound])
+
+
+def load_token(path: Path) -> str:
+    """Load the bearer token in a file.
+
+    Raises:
+        DrtfError: If it is short or has characters that a header cannot have.
+    """
+    token = read_regular(path).decode(errors="replace").strip()
+    if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or " " in token:
+        raise DrtfError(
+            f"{path} must have one word of at least {MIN_TOKEN_LENGTH} ASCII "
+            "characters; make one with: openssl rand -hex 32"
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    return host in ("127.0.0.1", "::1", "localhost")
+
+
+@contextmanager
+def _bound_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """Take an address. Connections are refused until the server listens.
+
+    Raises:
+        DrtfError: If it cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            raise DrtfError(
+                f"cannot listen on {host}, port {port}: {error.strerror}; choose "
+                "another --port or --host"
+            ) from error
+        yield bound
+
+
+@contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """End the server at SIGTERM without an error.
+
+    uvicorn sends itself the signal again after it has stopped.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,438 @@
+"""The service: the same rows as drtf score, limits, refusals, and its pages."""
+
+import asyncio
+import base64
+import csv
+import json
+import logging
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import pytest
+from browser import Browser, find_browser
+from fastapi.testclient import TestClient
+
+from drawing import draw_fundus, encode
+from drtf.errors import DrtfError
+from drtf.images.decode import decode_photograph
+from drtf.models.fellow_eye import FellowEye
+from drtf.scoring.scorer import load_scorer
+from drtf.scoring.scoring import score
+from drtf.serving.app import build_app
+from drtf.serving.limits import Limits
+from drtf.serving.model_service import Answer, open_service
+from drtf.serving.pages import API_PAGE, START_PAGE, load_page
+from drtf.serving.server import load_token
+from naming import raises_naming
+
+TOKEN = "a-token-of-this-test"
+SECRET = "name-of-a-person"
+
+
+@pytest.fixture(scope="module")
+def served_run(run_folder, save_rule, tmp_path_factory):
+    """A run that combines both eyes."""
+    folder = tmp_path_factory.mktemp("served") / "run"
+    shutil.copytree(run_folder, folder)
+    both = FellowEye(offset=0.1, own=0.7, fellow=0.3, num_pairs=30)
+    save_rule(folder, 0.5, tta="flips5", fellow_eye=both)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory):
+    """Both eyes of a patient, an eye of another, and files without a photograph."""
+    folder = tmp_path_factory.mktemp("eyes")
+    names = ("17_left.png", "17_right.png", "18_left.png", "=1,눈.png")
+    for seed, name in enumerate(names):
+        (folder / name).write_bytes(encode(draw_fundus(seed=seed)))
+    (folder / "cut.png").write_bytes((folder / names[0]).read_bytes()[:200])
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(served_run, eyes, config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("table") / "scores.csv"
+    score(served_run, eyes, out=out, config=config.score)
+    return out
+
+
+@pytest.fixture(scope="module")
+def service(served_run, config):
+    with open_service(load_scorer(served_run, config.score)) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with TestClient(build_app(service, limits=Limits())) as client:
+        yield client
+
+
+def uploads(folder):
+    # As drtf score lists them.
+    paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    return [("photograph", (path.name, path.read_bytes())) for path in paths]
+
+
+def test_a_request_gives_the_table_of_drtf_score(client, eyes, table):
+    answer = client.post("/score", files=uploads(eyes))
+    assert answer.status_code == 200
+    content = answer.json()
+    assert content["table"].encode() == table.read_bytes()
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        expected = list(csv.DictReader(file))
+    for cells, row in zip(expected, content["rows"], strict=True):
+        assert cells.keys() == row.keys()
+        for name, cell in cells.items():
+            value = row[name]
+            if value is None:
+                assert cell == ""
+            else:
+                assert (cell if isinstance(value, str) else float(cell)) == value
+    assert [bool(row["error"]) for row in content["rows"]].count(True) == 2
+    assert [row["fellow_used"] for row in expected].count("1") == 2
+    patient = next(x for x in content["patients"] if x["patient"] == "17")
+    own = [row for row in content["rows"] if row["patient"] == "17"]
+    assert patient["both_eyes"] == 1
+    assert patient["worse_eye"] == max(own, key=lambda row: row["score"])["eye"]
+    assert content["overlays"] == []
+
+
+def test_requests_one_by_one_complete_to_the_table_of_drtf_score(client, eyes, table):
+    header, lines = "", []
+    for upload in reversed(uploads(eyes)):
+        text = client.post("/score", files=[upload]).json()["table"]
+        header, line = text.splitlines(keepends=True)
+        lines.append(line)
+    body = "".join([header, *lines]).encode()
+    answer = client.post("/table", content=body)
+    assert answer.status_code == 200
+    assert answer.content == table.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [],
+        lambda lines: lines[:1],
+        lambda lines: [lines[0], lines[1].replace(b"left", b"LEFT")],
+        lambda lines: [*lines, lines[1]],
+        lambda lines: [lines[0], b"\xff\xfe,\n"],
+    ],
+    ids=["empty", "no rows", "changed", "twice", "not text"],
+)
+def test_a_damaged_table_is_refused(client, table, damage):
+    lines = table.read_bytes().splitlines(keepends=True)
+    answer = client.post("/table", content=b"".join(damage(lines)))
+    assert answer.status_code == 422
+    assert answer.json()["detail"]
+
+
+def test_eyes_and_patients_may_be_stated(client, eyes):
+    files = [("photograph", (n, (eyes / f"17_{n}.png").read_bytes())) for n in EYES]
+    data = {"patient": ["7", "7"], "eye": ["right", "left"]}
+    content = client.post("/score", files=files, data=data).json()
+    assert [row["eye"] for row in content["rows"]] == ["right", "left"]
+    assert [row["fellow_used"] for row in content["rows"]] == [1, 1]
+    assert content["patients"][0]["patient"] == "7"
+    for wrong in ({"eye": ["left"]}, {"eye": ["left", "up"]}, {"patient": ["1"] * 3}):
+        assert client.post("/score", files=files, data=wrong).status_code == 422
+
+
+EYES = ("left", "right")
+
+
+def test_an_overlay_is_a_picture_for_each_photograph_with_a_score(client, eyes):
+    content = client.post("/score?overlay=true", files=uploads(eyes)).json()
+    has_overlay = [overlay is not None for overlay in content["overlays"]]
+    assert has_overlay == [not row["error"] for row in content["rows"]]
+    for overlay in filter(None, content["overlays"]):
+        pictures = [
+            decode_photograph(base64.b64decode(overlay[name])).image
+            for name in ("picture", "overlay")
+        ]
+        assert pictures[0].shape == pictures[1].shape == (512, 512, 3)
+
+
+def test_wrong_requests_are_refused(service, eyes):
+    limits = Limits(max_photographs=2, max_request_bytes=500_000)
+    photograph = (eyes / "17_left.png").read_bytes()
+    with TestClient(build_app(service, limits=limits)) as client:
+
+        def status(*photographs, **options):
+            files = [("photograph", item) for item in photographs]
+            return client.post("/score", files=files, **options).status_code
+
+        assert status(("a.png", photograph), ("b.png", photograph)) == 200
+        assert status(("a.png", photograph), ("a.png", photograph)) == 422
+        assert status(*[(f"{n}.png", b"") for n in range(3)]) == 422
+        assert status(("a.png", bytes(600_000))) == 413
+        assert client.post("/score").status_code == 415
+        assert client.post("/score", data={"photograph": "a"}).status_code == 415
+        form = {"Content-Type": "multipart/form-data; boundary=x"}
+        for body in (b"", b"--x--\r\n", b"--x\r\nnonsense", b"\xff" * 100):
+            answer = client.post("/score", content=body, headers=form)
+            assert answer.status_code == 422
+        form = {"Content-Type": "multipart/form-data"}
+        assert client.post("/score", content=b"", headers=form).status_code == 422
+        assert client.get("/score").status_code == 405
+        assert client.get("/photographs").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("../../etc/passwd", "etc/passwd"),
+        ("photos\\a.png", "photos/a.png"),
+        ("s3://bucket/a.png", "s3:/bucket/a.png"),
+        ("..", "photograph-1"),
+        ("x" * 300 + ".png", "x" * 196 + ".png"),
+        ("a\x00b.png", None),
+    ],
+)
+def test_names_of_files_are_only_names(client, eyes, name, path):
+    photograph = (eyes / "17_left.png").read_bytes()
+    answer = client.post("/score", files=[("photograph", (name, photograph))])
+    assert answer.status_code == 200
+    (row,) = answer.json()["rows"]
+    assert not row["error"]
+    assert path is None or row["path"] == path
+
+
+def test_more_requests_than_may_wait_are_refused(service, eyes, monkeypatch):
+    waiting: list[Future[Answer]] = []
+    arrived = threading.Event()
+
+    def submit(photograph, **_):
+        waiting.append(Future())
+        arrived.set()
+        return waiting[-1]
+
+    files = [("photograph", ("a.png", (eyes / "17_left.png").read_bytes()))]
+    answer = service.submit(*photographs_in(files)).result()
+    monkeypatch.setattr(service, "submit", submit)
+    app = build_app(service, limits=Limits(max_waiting=1))
+    with TestClient(app) as client, ThreadPoolExecutor() as pool:
+        first = pool.submit(client.post, "/score", files=files)
+        assert arrived.wait(60)
+        refused = client.post("/score", files=files)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        waiting[0].set_result(answer)
+        assert first.result().status_code == 200
+
+
+def photographs_in(files):
+    from drtf.photographs.references import photograph_from_bytes
+
+    return [photograph_from_bytes(*item) for _, item in files]
+
+
+def test_a_request_that_takes_too_long_is_refused(service, eyes, monkeypatch):
+    pending: Future[Answer] = Future()
+    monkeypatch.setattr(service, "submit", lambda *_, **__: pending)
+    with TestClient(build_app(service, limits=Limits(timeout_seconds=0.1))) as client:
+        answer = client.post("/score", files=uploads(eyes)[:1])
+    assert answer.status_code == 503
+    assert pending.cancelled()
+
+
+def test_a_client_that_is_too_slow_is_refused(service):
+    app = build_app(service, limits=Limits(timeout_seconds=0.1))
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": headers}
+    scope |= {"query_string": b"", "raw_path": b"/score", "http_version": "1.1"}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408
+
+
+def test_a_failure_of_the_machine_is_no_fault_of_a_photograph(
+    service, eyes, monkeypatch
+):
+    failed: Future[Answer] = Future()
+    failed.set_exception(DrtfError(f"{SECRET}: memory ran out"))
+    monkeypatch.setattr(service, "submit", lambda *_, **__: failed)
+    with TestClient(build_app(service, limits=Limits())) as client:
+        answer = client.post("/score", files=uploads(eyes)[:1])
+    assert answer.status_code == 503
+
+
+def test_logs_name_no_file_and_a_bug_shows_no_message(
+    service, eyes, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    files = [("photograph", (f"{SECRET}.png", (eyes / "cut.png").read_bytes()))]
+
+    def fail(rows):
+        raise ValueError(SECRET)
+
+    with TestClient(build_app(service, limits=Limits())) as client:
+        headers = {"X-Patient": SECRET, "Cookie": SECRET}
+        answer = client.post(f"/score?{SECRET}", files=files, headers=headers)
+        assert answer.status_code == 200
+        assert SECRET in answer.json()["rows"][0]["path"]
+        assert client.get(f"/{SECRET}").status_code == 404
+        monkeypatch.setattr(type(service.scorer), "complete", lambda *_: fail(_))
+        assert client.post("/score", files=files).status_code == 500
+        counters = client.get("/metrics").text
+    ours = [x.getMessage() for x in caplog.records if x.name.startswith("drtf")]
+    assert len(ours) == 2
+    assert "ValueError" in ours[1]
+    assert SECRET not in "".join(ours) + counters
+    assert 'drtf_requests_total{route="other",status="404"} 1.0' in counters
+    assert 'drtf_photographs_total{result="undecodable"} 1.0' in counters
+
+
+def test_photographs_are_never_written_to_the_disk(client, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a file was opened")
+
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
+    data = bytes(cv2.imencode(".png", noise)[1])
+    assert len(data) > 2_000_000
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "_TemporaryFileArgs", refuse, raising=False)
+    answer = client.post("/score", files=[("photograph", ("a.png", data))])
+    assert answer.status_code == 200
+
+
+def test_a_token_guards_all_but_pages_and_health(service, eyes):
+    with TestClient(build_app(service, limits=Limits(), token=TOKEN)) as client:
+        for path in ("/model", "/metrics"):
+            assert client.get(path).status_code == 401
+        for path in ("/health", "/", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 200
+        files = uploads(eyes)[:1]
+        assert client.post("/score", files=files).status_code == 401
+        for wrong in (f"Bearer {TOKEN}x", "Bearer é", f"Basic {TOKEN}", TOKEN):
+            headers = {"Authorization": wrong.encode()}
+            assert client.get("/model", headers=headers).status_code == 401
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.get("/model", headers=headers).status_code == 200
+        assert client.post("/score", files=files, headers=headers).status_code == 200
+
+
+def test_a_token_file_has_one_long_word(tmp_path):
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    assert load_token(path) == TOKEN
+    for text in ("", "short", "two words of a long sentence", "é" * 20):
+        path.write_text(text)
+        with raises_naming(DrtfError, path):
+            load_token(path)
+
+
+def test_the_model_is_described(client, served_run):
+    model = client.get("/model").json()
+    info = json.loads((served_run / "run.json").read_text())
+    assert model["model_sha256"] == info["model_sha256"]
+    assert (model["threshold"], model["combines_eyes"]) == (0.5, True)
+    assert model["num_views"] == 5
+
+
+@pytest.mark.parametrize("name", [START_PAGE, API_PAGE])
+def test_pages_load_nothing_from_elsewhere(client, name):
+    page = load_page(name)
+    answer = client.get("/" if name == START_PAGE else "/docs")
+    assert answer.text == page.html
+    assert answer.headers["Content-Security-Policy"] == page.policy
+    assert "default-src 'none'" in page.policy
+    assert not re.search(r"https?:|//\w|url\(|@import|\bimport\b", page.html)
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=\"(?!data:,)", page.html)
+
+
+def test_both_languages_of_the_page_have_the_same_texts():
+    html = load_page(START_PAGE).html
+    english, korean = re.search(
+        r"  en: \{(.*?)\n  ko: \{(.*?)\n};", html, re.S
+    ).groups()
+    names = [re.sub(r'"[^"]*"', '""', text) for text in (english, korean)]
+    keys = [re.findall(r"\b(\w+): [\"{]", text) for text in names]
+    assert keys[0] == keys[1]
+    places = [re.findall(r"\{(\w+)\}", text) for text in (english, korean)]
+    assert sorted(places[0]) == sorted(places[1])
+    assert set(re.findall(r'data-(?:text|label)="(\w+)"', html)) <= set(keys[0])
+
+
+@contextmanager
+def running(run, *options):
+    """Run drtf serve in a process; yield it and its URL."""
+    code = "import sys; from drtf.tools.main import main; main()"
+    command = [sys.executable, "-c", code, "serve", run, "--port", "0", *options]
+    settings = ["--set", "score.num_workers=1", "--set", "score.on_ungradable=predict"]
+    with subprocess.Popen(
+        [*map(str, command), *settings], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process, process.stdout.readline().split()[0]
+        finally:
+            process.kill()
+
+
+def test_the_page_in_a_browser_and_the_end_by_sigterm(
+    served_run, eyes, table, tmp_path
+):
+    with running(served_run) as (process, url):
+        if find_browser():
+            check_page(url, eyes, table, tmp_path)
+        with urllib.request.urlopen(f"{url}/health") as answer:
+            assert json.load(answer) == {"status": "ok"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    if not find_browser():
+        pytest.skip("the page was not tested: there is no Chromium or Chrome")
+
+
+def check_page(url, eyes, table, tmp_path):
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(url)
+        browser.wait_for("model !== null")
+        browser.choose_files("#single-files", sorted(eyes.glob("17_*")))
+        browser.wait_for("single !== null")
+        row = browser.evaluate("single.rows[0]")
+        shown = browser.evaluate("document.getElementById('single').innerText")
+        assert "17_left.png" in shown
+        assert f"{row['score']:.3f}" in shown
+        assert (
+            browser.evaluate("document.querySelectorAll('.pictures img').length") == 4
+        )
+        browser.evaluate("document.querySelector('[data-language=ko]').click()")
+        assert browser.evaluate("document.documentElement.lang") == "ko"
+        assert "왼쪽 눈" in browser.evaluate(
+            "document.getElementById('single').innerText"
+        )
+        # By keyboard: to the next tab and back.
+        browser.evaluate("document.getElementById('tab-single').focus()")
+        browser.press("ArrowRight")
+        assert browser.evaluate("document.activeElement.id") == "tab-batch"
+        assert browser.evaluate("!document.getElementById('batch').hidden")
+        browser.choose_files("#batch-files", sorted(eyes.iterdir()))
+        browser.wait_for("batch && !batch.isRunning")
+        text = table.read_text(encoding="utf-8-sig")  # as `text` returns it
+        assert browser.evaluate("batch.table.text()") == text
+        assert browser.evaluate("document.getElementById('batch-csv').download")
+        browser.open(f"{url}/docs")
+        browser.wait_for("document.getElementById('operations').className")
+        assert "/score" in browser.evaluate("document.body.innerText")
+        requests = [x for x in browser.requests if not x.startswith(("data:", "blob:"))]
+        assert all(x.startswith(url) for x in requests)
+        assert browser.problems == []
