@@ -241,8 +241,9 @@ def test_a_backbone_is_trained_mapped_and_exported(
     assert maps.shape == images.shape[:3]
     assert np.isfinite(maps).all()
     assert maps.any()
-    exported = export(trained, shards, out=tmp_path / "run.tflite", target="tflite")
-    assert exported.max_difference < 1e-4
+    for target in ("tflite", "onnx"):
+        exported = export(trained, shards, out=tmp_path / target, target=target)
+        assert exported.measured.comparison.max_difference < 1e-4
 
 
 @pytest.mark.slow

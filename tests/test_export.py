@@ -20,6 +20,9 @@ from drtf.labels.sources import Source
 from drtf.models.calibration import fit_calibration
 from drtf.models.fellow_eye import FellowEye
 from drtf.models.run import load_run
+from drtf.photographs.listing import list_photographs
+from drtf.scoring.photograph_scores import prepare_photographs
+from drtf.scoring.scoring import score
 from naming import raises_naming
 
 # TensorFlow's advice on the interpreter's next home is not for those who test it.
@@ -129,6 +132,25 @@ def test_the_whole_graph_gives_the_rows_of_scoring(
     assert list(facts["outputs"]) == list(outputs)
     assert facts["views"] == ["unchanged"]
     assert facts["cut_points"] == [0.5, 1.9, 2.1, 3.0]
+
+
+def test_the_whole_graph_gives_the_numbers_of_the_table_of_scores(
+    ruled_grades_run, photographs, config, tmp_path
+):
+    report = score(
+        ruled_grades_run,
+        photographs / "images",
+        out=tmp_path / "scores.csv",
+        config=config.score,
+    )
+    table = report.load_table()
+    run = load_run(ruled_grades_run)
+    listing = list_photographs(photographs / "images")
+    prepared = prepare_photographs(run, listing.photographs, num_workers=1)
+    images = np.stack([photograph.image for photograph in prepared])
+    outputs = build_graph(run, whole=True).compile()(tf.constant(images))
+    for name, values in outputs.items():
+        assert values.numpy() == pytest.approx(table[name].to_numpy(), abs=1e-5), name
 
 
 def test_grades_are_the_second_output_without_the_rule(
