@@ -341,7 +341,7 @@ def _train_row(
     import tensorflow as tf
 
     from drtf.bench.train import bench_train
-    from drtf.models.device import list_gpus
+    from drtf.models.device import choose_compiler, choose_precision, list_gpus
 
     width = width or scale.widths[0]
     size = batch_size or scale.batch_sizes[0]
@@ -366,6 +366,8 @@ def _train_row(
         "batch": size,
         "precision": precision,
         "XLA": jit_compile,
+        "is auto": precision == choose_precision("auto")
+        and jit_compile == choose_compiler("auto", num_devices=1),
     }
     if result.failure:
         return row | {"failure": result.failure}
