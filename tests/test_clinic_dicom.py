@@ -132,6 +132,17 @@ def test_a_patient_with_a_korean_name_keeps_it(tmp_path):
     assert pydicom.dcmread(path).PatientName == "Kim^Min=김^민"
 
 
+def test_dates_that_break_the_rules_are_left_out(tmp_path, recwarn):
+    tags = patient_tags(7, PatientBirthDate="1970-01-31", StudyTime="noon")
+    (tmp_path / "eye.dcm").write_bytes(encode_dicom(EYES[0], **tags))
+    source = load_source(PhotographRef(tmp_path, "eye.dcm"))
+    path = tmp_path / "report.dcm"
+    path.write_bytes(save_dicom(build_report(source, [Finding(0, ROW)], ALGORITHM)))
+    check_conforms(path)
+    report = pydicom.dcmread(path)
+    assert (report.PatientBirthDate, report.StudyDate) == ("", "20240131")
+
+
 def test_uids_depend_on_each_text_and_its_place():
     uids = {derive_uid(*x) for x in [("a", "b"), ("ab",), ("b", "a"), ("a", "b", "")]}
     assert len(uids) == 4

@@ -133,6 +133,8 @@ def main() -> None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     # scikit-learn loads joblib, which drtf does not use.
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
+    # About tags that break a rule; what drtf cannot read is an error of a photograph.
+    warnings.filterwarnings("ignore", module="pydicom")
     raise_descriptor_limit()
     keep_interrupts()
     with safe_output():

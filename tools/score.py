@@ -1,5 +1,6 @@
 """drtf score."""
 
+import functools
 import os
 import sys
 from datetime import datetime
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from drtf.clinic.dicom_results import DicomResults
-    from drtf.config import GradcamConfig
+    from drtf.config import Config
     from drtf.scoring.growing_table import Growth
     from drtf.scoring.score_table import Row
     from drtf.scoring.scorer import Scorer
@@ -233,8 +234,14 @@ def score(
     if dicom_heatmaps:
         sections.append("gradcam")
     config = load_run_config(run, config_source, overrides, sections=sections)
-    heatmaps = config.gradcam if dicom_heatmaps else None
-    rows: Iterable[Row]
+    write_dicom = functools.partial(
+        _write_dicom,
+        run=run,
+        images=images,
+        config=config,
+        decision_rule=decision_rule,
+        with_heatmaps=dicom_heatmaps,
+    )
     if append:
         scorer = load_scorer(
             run,
@@ -251,8 +258,7 @@ def score(
         for note in summary_notes(growth.summary, scorer.threshold_rule):
             show_line(f"Note: {note}")
         if dicom_out:
-            rows = growth.current
-            _write_dicom(run, decision_rule, images, rows, dicom_out, heatmaps)
+            write_dicom(growth.current, folder=dicom_out)
         if growth.summary.num_failed > max_rejected * growth.summary.num_rows:
             sys.exit(SOME_REJECTED)
         return
@@ -280,7 +286,7 @@ def score(
     show_report(report)
     if dicom_out:
         rows = (row for _, row in load_rows(report.table))
-        _write_dicom(run, decision_rule, images, rows, dicom_out, heatmaps)
+        write_dicom(rows, folder=dicom_out)
     if by_patient:
         patients = save_patient_table(
             report.table,
@@ -293,12 +299,14 @@ def score(
 
 
 def _write_dicom(
-    run: Path,
-    decision_rule: Path | None,
-    images: Path | str,
     rows: "Iterable[Row]",
+    *,
+    run: Path,
+    images: Path | str,
     folder: Path,
-    heatmaps: "GradcamConfig | None",
+    config: "Config",
+    decision_rule: Path | None,
+    with_heatmaps: bool,
 ) -> None:
     """Write the DICOM results of rows of a table."""
     from drtf.clinic.dicom_results import write_dicom_results
@@ -310,7 +318,8 @@ def _write_dicom(
         list_photographs(images).photographs,
         rows,
         folder=folder,
-        heatmaps=heatmaps,
+        heatmaps=config.gradcam if with_heatmaps else None,
+        num_workers=config.score.num_workers,
     )
     show_dicom_results(results)
 
@@ -331,9 +340,9 @@ def _score_for_mercure(
         overrides=overrides,
         decision_rule=decision_rule,
     )
-    show_report(report.scores)
+    show_line(report.text)
     show_dicom_results(report.results)
-    if not report.scores.summary.num_scored:
+    if not report.num_scored:
         sys.exit(SOME_REJECTED)
 
 

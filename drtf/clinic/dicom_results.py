@@ -3,11 +3,12 @@
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drtf.clinic.dicom_series import Algorithm, algorithm_of, load_source
+from drtf.clinic.dicom_series import algorithm_of, load_source
 from drtf.clinic.structured_reports import Finding, build_report
 from drtf.config import GradcamConfig
 from drtf.errors import DrtfError, PhotographError
@@ -24,6 +25,10 @@ from drtf.scoring.score_table import Row, written_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+
+# Photographs whose heat maps are computed together.
+MAPS_PER_BATCH = 16
 
 
 @dataclass
@@ -82,6 +87,7 @@ def write_dicom_results(
     *,
     folder: Path,
     heatmaps: GradcamConfig | None = None,
+    num_workers: int = 1,
 ) -> DicomResults:
     """Write a structured report of each DICOM file that has a score.
 
@@ -94,6 +100,7 @@ def write_dicom_results(
         rows: The rows of the table of scores. Photographs without one are ignored.
         folder: The folder to write to.
         heatmaps: How to draw a heat map of each photograph too; None draws none.
+        num_workers: Processes that read photographs for heat maps; 0: one per CPU.
 
     Raises:
         DrtfError: If highdicom is missing.
@@ -103,13 +110,20 @@ def write_dicom_results(
     by_path = {row["path"]: row for row in rows}
     results = DicomResults(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scored = [x for x in photographs if written_path(x.path) in by_path]
-    with progress("Writing DICOM results", len(scored)) as advance:
-        for path, group in itertools.groupby(scored, key=_file_of):
-            frames = list(group)
-            own = {x.path: by_path[written_path(x.path)] for x in frames}
-            _write_results_of_file(results, run, path, frames, own, heatmaps)
+    findings = {
+        x: Finding(split_frame(x.path)[1], by_path[written_path(x.path)])
+        for x in photographs
+        if written_path(x.path) in by_path
+    }
+    reported: list[PhotographRef] = []
+    with progress("Writing DICOM reports", len(findings)) as advance:
+        for path, group in itertools.groupby(findings, key=_file_of):
+            frames = {x: findings[x] for x in group}
+            reported += _write_report(results, run, path, frames)
             advance(num_done=len(frames))
+    if heatmaps and reported:
+        in_reports = {x: findings[x] for x in reported}
+        _write_captures(results, run, in_reports, heatmaps, num_workers=num_workers)
     return results
 
 
@@ -117,61 +131,67 @@ def _file_of(photograph: PhotographRef) -> str:
     return split_frame(photograph.path)[0]
 
 
-def _write_results_of_file(
+def _write_report(
     results: DicomResults,
     run: Run,
     path: str,
-    frames: Sequence[PhotographRef],
-    rows: Mapping[str, Row],
-    heatmaps: GradcamConfig | None,
-) -> None:
-    """Write the results of one file, and count them."""
-    if not is_dicom(frames[0].read_head(HEAD_BYTES) or b""):
-        results.others += list(rows)
-        return
-    findings = {
-        x: Finding(split_frame(x.path)[1], rows[x.path])
-        for x in frames
-        if rows[x.path]["score"]
-    }
-    results.without_score += [x.path for x in frames if x not in findings]
-    if not findings:
-        return
-    algorithm = algorithm_of(run, next(iter(rows.values())))
+    findings: Mapping[PhotographRef, Finding],
+) -> list[PhotographRef]:
+    """Write the report of a file, and return its photographs that are in the report."""
+    photographs = list(findings)
+    if not is_dicom(photographs[0].read_head(HEAD_BYTES) or b""):
+        results.others += [x.path for x in photographs]
+        return []
+    scored = {x: finding for x, finding in findings.items() if finding.row["score"]}
+    results.without_score += [x.path for x in photographs if x not in scored]
+    if not scored:
+        return []
+    algorithm = algorithm_of(run, next(iter(scored.values())).row)
     try:
-        source = load_source(frames[0])
-        with damaged_file("unsupported"):  # such as an invalid date
-            report = build_report(source, list(findings.values()), algorithm)
+        source = load_source(photographs[0])
+        with damaged_file("unsupported"):
+            report = build_report(source, list(scored.values()), algorithm)
     except PhotographError as error:
         results.problems[path] = str(error)
-        return
+        return []
     _save(report, results.folder)
     results.num_reports += 1
-    if heatmaps:
-        for capture in _captures(run, source, findings, algorithm, heatmaps):
-            _save(capture, results.folder)
-            results.num_captures += 1
+    return list(scored)
 
 
-def _captures(
+def _write_captures(
+    results: DicomResults,
     run: Run,
-    source: "Dataset",
     findings: Mapping[PhotographRef, Finding],
-    algorithm: Algorithm,
     config: GradcamConfig,
-) -> Iterator["Dataset"]:
+    *,
+    num_workers: int,
+) -> None:
+    """Write the heat maps of photographs that are in reports, and count them."""
     # Loads TensorFlow, which reports do not need.
-    from drtf.clinic.heatmap_captures import build_capture, draw_capture
+    from drtf.clinic.heatmap_captures import build_capture, draw_captures
     from drtf.heatmaps.overlays import PICTURE_SIDE
 
-    size = max(PICTURE_SIDE, run.info.image_size)
     prepared = prepare_photographs(
-        run, list(findings), num_workers=1, picture_size=size
+        run,
+        list(findings),
+        num_workers=num_workers,
+        picture_size=max(PICTURE_SIDE, run.info.image_size),
     )
-    for finding, photograph in zip(findings.values(), prepared, strict=True):
-        if isinstance(photograph, NetworkInput):
-            picture = draw_capture(run, photograph, finding, config)
-            yield build_capture(source, finding, algorithm, picture)
+    pairs = zip(findings, prepared, strict=True)
+    with closing(prepared), progress("Drawing heat maps", len(findings)) as advance:
+        while batch := list(itertools.islice(pairs, MAPS_PER_BATCH)):
+            # A photograph that was replaced meanwhile may be rejected.
+            read = {x: item for x, item in batch if isinstance(item, NetworkInput)}
+            own = [findings[x] for x in read]
+            pictures = draw_captures(run, list(read.values()), own, config)
+            for photograph, finding, picture in zip(read, own, pictures, strict=True):
+                algorithm = algorithm_of(run, finding.row)
+                source = load_source(photograph)
+                capture = build_capture(source, finding, algorithm, picture)
+                _save(capture, results.folder)
+                results.num_captures += 1
+            advance(num_done=len(batch))
 
 
 def _save(result: "Dataset", folder: Path) -> None:

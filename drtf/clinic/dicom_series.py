@@ -119,9 +119,23 @@ def load_source(photograph: PhotographRef) -> "Dataset":
                 f"a DICOM file without the tag {name}, which results must refer to",
             )
     for name in EMPTY_TAGS:
-        if name not in source:
+        if not _is_valid(source, name):
             setattr(source, name, "")
     return source
+
+
+def _is_valid(source: "Dataset", name: str) -> bool:
+    """Return whether a tag is present and, if it is a date or a time, can be read."""
+    from pydicom.valuerep import DA, TM
+
+    if name not in source:
+        return False
+    parse = {"DA": DA, "TM": TM}.get(source[name].VR, str)
+    try:
+        parse(source[name].value or "")
+    except ValueError:
+        return False
+    return True
 
 
 def describe_series(

@@ -1,6 +1,6 @@
 """DICOM secondary captures of heat maps, drawn over their photographs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,30 +35,36 @@ UPRIGHT = ("L", "F")
 DERIVATION = "Heat map over the photograph: the regions that raise the score. " + LIMITS
 
 
-def draw_capture(
-    run: Run, photograph: NetworkInput, finding: Finding, config: GradcamConfig
-) -> np.ndarray:
-    """Draw the heat map of a photograph over it, with a caption, uint8 RGB [H, W, 3].
+def draw_captures(
+    run: Run,
+    photographs: Sequence[NetworkInput],
+    findings: Sequence[Finding],
+    config: GradcamConfig,
+) -> Iterator[np.ndarray]:
+    """Draw heat maps over their photographs, with captions, uint8 RGB [H, W, 3].
 
     Each map has its own scale, since the photographs of other calls are unknown.
 
     Args:
-        run: The run that scored the photograph.
-        photograph: The photograph, with a picture to display.
-        finding: Its result.
-        config: How to compute and draw the map.
+        run: The run that scored the photographs.
+        photographs: The photographs, with pictures to display.
+        findings: Their results.
+        config: How to compute and draw the maps.
     """
+    if not photographs:
+        return
     config = config.model_copy(update={"scale": "image"})
-    (item,) = explain(
+    explained = explain(
         run,
-        photograph.image[None],
+        np.stack([x.image for x in photographs]),
         config,
-        names=[""],
-        scores=[float(finding.row["score"])],
-        pictures=None if photograph.picture is None else [photograph.picture],
+        names=[x.path for x in photographs],
+        scores=[float(x.row["score"]) for x in findings],
+        pictures=[x.image if x.picture is None else x.picture for x in photographs],
     )
-    item = replace(item, is_positive=finding.row["predicted_label"] == "1")
-    return add_caption(draw_overlay(item, config, scale=0), _caption(item, run))
+    for item, finding in zip(explained, findings, strict=True):
+        item = replace(item, is_positive=finding.row["predicted_label"] == "1")
+        yield add_caption(draw_overlay(item, config, scale=0), _caption(item, run))
 
 
 def build_capture(

@@ -47,6 +47,9 @@ RESULT_COLUMNS = (
 )
 
 
+Notify = Literal["positive", "always", "never"]
+
+
 class MercureSettings(BaseModel):
     """The settings of the module in mercure.
 
@@ -59,7 +62,7 @@ class MercureSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     heatmaps: bool = False
-    notify: Literal["positive", "always", "never"] = "positive"
+    notify: Notify = "positive"
     set: Mapping[str, Any] = Field(default_factory=dict)
 
 
@@ -83,11 +86,13 @@ class MercureReport:
     """What was done for mercure.
 
     Attributes:
-        scores: What was scored. Its table is no more.
+        num_scored: Number of photographs with a score.
+        text: The text of the notification.
         results: The DICOM results.
     """
 
-    scores: ScoreReport
+    num_scored: int
+    text: str
     results: DicomResults
 
 
@@ -174,10 +179,12 @@ def score_for_mercure(
             (row for _, row in load_rows(report.table)),
             folder=task.out,
             heatmaps=config.gradcam if task.settings.heatmaps else None,
+            num_workers=config.score.num_workers,
         )
-        result = _encode_result(report, run, task.settings)
+        text = _describe(report, run)
+        result = _encode_result(report, run, text=text, notify=task.settings.notify)
     write_atomic(task.out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
-    return MercureReport(report, results)
+    return MercureReport(report.summary.num_scored, text, results)
 
 
 def _settings_in(task: Any) -> Any:
@@ -187,28 +194,29 @@ def _settings_in(task: Any) -> Any:
     return settings or {}
 
 
-def _encode_result(
-    report: ScoreReport, run: Run, settings: MercureSettings
-) -> dict[str, Any]:
-    """Return the contents of result.json, which name no patient."""
+def _describe(report: ScoreReport, run: Run) -> str:
+    """Return the text of the notification, which names no patient."""
     summary = report.summary
-    photographs = [
-        {name: row[name] for name in RESULT_COLUMNS if row[name]}
-        for _, row in load_rows(report.table)
-    ]
-    model = f"{run.folder.resolve().name} ({run.info.model_sha256[:8]})"
-    text = (
+    return (
         f"{summary.num_positive} of {summary.num_rows} photographs "
         f"{run.task.label_names[1]}, {summary.num_failed} without a score. Model "
-        f"{model}. {LIMITS}"
+        f"{run.folder.resolve().name} ({run.info.model_sha256[:8]}). {LIMITS}"
     )
-    is_requested = settings.notify == "always" or (
-        settings.notify == "positive" and summary.num_positive > 0
-    )
+
+
+def _encode_result(
+    report: ScoreReport, run: Run, *, text: str, notify: Notify
+) -> dict[str, Any]:
+    """Return the contents of result.json, which name no patient."""
+    is_positive = report.summary.num_positive > 0
+    is_requested = notify == "always" or (notify == "positive" and is_positive)
     return {
         "drtf": __version__,
         "model": run.info.model_sha256,
         "threshold": report.threshold,
-        "photographs": photographs,
+        "photographs": [
+            {name: row[name] for name in RESULT_COLUMNS if row[name]}
+            for _, row in load_rows(report.table)
+        ],
         "__mercure_notification": {"text": text, "requested": is_requested},
     }
