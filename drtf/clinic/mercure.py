@@ -199,7 +199,8 @@ def _describe(report: ScoreReport, run: Run) -> str:
     summary = report.summary
     return (
         f"{summary.num_positive} of {summary.num_rows} photographs "
-        f"{run.task.label_names[1]}, {summary.num_failed} without a score. Model "
+        f"{run.task.label_names[1]}, {summary.num_flagged} may be ungradable, "
+        f"{summary.num_failed} without a score. Model "
         f"{run.folder.resolve().name} ({run.info.model_sha256[:8]}). {LIMITS}"
     )
 
