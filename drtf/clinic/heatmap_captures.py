@@ -17,13 +17,14 @@ from drtf.heatmaps.overlays import (
     LIMITS,
     Explained,
     add_caption,
-    describe_photograph,
+    describe_remarks,
     draw_overlay,
     explain,
 )
 from drtf.images.dicom_tags import RESULT_MANUFACTURER
 from drtf.models.run import Run
 from drtf.photographs.prepare import NetworkInput
+from drtf.scoring.score_table import Row
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -64,7 +65,9 @@ def draw_captures(
     )
     for item, finding in zip(explained, findings, strict=True):
         item = replace(item, is_positive=finding.row["predicted_label"] == "1")
-        yield add_caption(draw_overlay(item, config, scale=0), _caption(item, run))
+        yield add_caption(
+            draw_overlay(item, config, scale=0), _caption(item, finding.row, run)
+        )
 
 
 def build_capture(
@@ -121,7 +124,17 @@ def _orientation(source: "Dataset") -> Sequence[str]:
     return tuple(orientation) if len(orientation) == 2 else UPRIGHT
 
 
-def _caption(item: Explained, run: Run) -> list[str]:
+def _caption(item: Explained, row: Row, run: Run) -> list[str]:
     """Return the lines below the picture; without the name, which may identify."""
-    model = f"Model {run.folder.resolve().name} ({run.info.model_sha256[:8]})"
-    return [*describe_photograph(item, run)[1:], f"{model}. {LIMITS}"]
+    negative, positive = run.task.label_names
+    decisions = {
+        "1": f"at or above threshold: {positive}",
+        "0": f"below threshold (grey): {negative}",
+    }
+    undecided = f"no decision (grey): it may be ungradable ({row['flags']})"
+    return [
+        f"score {float(row['score']):.3f}, threshold {float(row['threshold']):.3f}",
+        decisions.get(row["predicted_label"], undecided),
+        *describe_remarks(item),
+        f"Model {run.folder.resolve().name} ({run.info.model_sha256[:8]}). {LIMITS}",
+    ]

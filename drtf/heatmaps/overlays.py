@@ -132,7 +132,12 @@ def describe_photograph(item: Explained, run: Run) -> list[str]:
         decision = f"at or above threshold: {positive}"
         if not item.is_positive:
             decision = f"below threshold (grey): {negative}"
-    lines = [item.name, score, decision]
+    return [item.name, score, decision, *describe_remarks(item)]
+
+
+def describe_remarks(item: Explained) -> list[str]:
+    """Return the lines of a caption that warn about the map."""
+    lines = []
     if item.is_blank:
         lines.append("no heat: no region raises the score")
     if item.outside >= MUCH_OUTSIDE:
