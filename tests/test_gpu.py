@@ -1,7 +1,8 @@
 """What runs on a GPU gives the results of a CPU.
 
 `make test-gpu` runs these tests. Without a GPU they are skipped; with
-DRTF_GPU_TESTS_ON_CPU=1 they run on the CPU, to see that the tests themselves work.
+DRTF_GPU_TESTS_ON_CPU=1 they run on the CPU, to see that the tests themselves work. The
+most telling tests come first, in case a GPU is at hand for minutes only.
 """
 
 import os
@@ -114,72 +115,31 @@ def test_doctors_computations_work_on_the_gpu(gpu):
     assert memory_bytes(gpu) > 0
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("is_compiled", [False, True])
-def test_each_augmentation_is_the_same_on_the_gpu(gpu, dtype, is_compiled):
-    rng = np.random.default_rng(3)
-    pixels = cv2.GaussianBlur(rng.random((64, 64, 18), np.float32), (0, 0), 2)
-    images = pixels.reshape(64, 64, 6, 3).transpose(2, 0, 1, 3)
-
-    def compute(operation, device):
-        function = tf.function(
-            lambda x: augment(x, SEEDS, CLASSES, ALL, operations=[operation]),
-            jit_compile=is_compiled and device == gpu,
-        )
-        with tf.device(device):
-            return tf.cast(function(tf.cast(images, dtype)), tf.float32).numpy()
-
-    for operation in OPERATIONS:
-        found, expected = compute(operation, gpu), compute(operation, "CPU:0")
-        assert np.abs(expected - images).max() > 0.01, operation.name
-        assert_nearly_equal(found, expected, TOLERANCES[dtype])
+def test_batches_are_on_the_gpu_before_they_are_used(gpu, shard_dataset):
+    batches = device_batches(lambda: train_dataset(shard_dataset, timed=True))
+    batch = next(iter(batches))
+    assert {x.device.rpartition("device:")[2] for x in batch.values()} == {gpu}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_mixing_is_the_same_on_the_gpu(gpu, dtype, name):
-    images = np.random.default_rng(3).random((2, 6, 32, 32, 3), np.float32)
-    config = NONE.model_copy(update={name: 0.7})
-    results = []
-    for device in (gpu, "CPU:0"):
-        with tf.device(device):
-            own, partners = (tf.cast(x, dtype) for x in images)
-            mixed, fractions = mix(own, partners, tf.constant(SEEDS), config)
-        results.append((tf.cast(mixed, tf.float32), fractions))
-    for found, expected in zip(*results, strict=True):
-        assert_nearly_equal(found, expected, TOLERANCES[dtype])
+def test_too_little_memory_of_the_gpu_is_reported_in_one_line(gpu):
+    with (
+        raises_naming(DrtfError, "train.batch_size=64", "train.batch_size=32"),
+        translate_exhaustion("train.batch_size", 64),
+        tf.device(gpu),
+    ):
+        tf.zeros([1 << 48]).numpy()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("jit_compile", ["false", "true"])
-def test_the_whole_step_is_the_same_on_the_gpu(
-    gpu, small, shard_dataset, precision, jit_compile
-):
-    settings = (
-        "model.name=small",
-        "model.dropout=0",
-        "train.optimizer=sgd",
-        "train.learning_rate=0.05",
-        "augment.mixup=0.4",
-    )
-    results = []
-    for device, compiled in ((gpu, jit_compile), ("CPU:0", "false")):
-        with tf.device(device):
-            trainer = build_trainer(
-                *settings, f"train.jit_compile={compiled}", policy=precision
-            )
-            before = flat_weights(trainer)
-            if precision == "mixed_float16":
-                trainer.optimizer.dynamic_scale.assign(128.0)
-            result = run_steps(trainer, stream(shard_dataset), 3)
-        assert int(result.num_done) == 3
-        loss = float(trainer.get_metrics_result()["loss"])
-        results.append((loss, flat_weights(trainer) - before))
-    (loss, change), (expected_loss, expected_change) = results
-    relative = 2e-2 if precision == "float32" else 1e-1
-    assert loss == pytest.approx(expected_loss, rel=relative)
-    error = np.linalg.norm(change - expected_change)
-    assert error < 2 * relative * np.linalg.norm(expected_change)
+def test_memory_of_the_gpu_is_left_to_other_programs(gpu):
+    if ON_CPU:
+        pytest.skip("a CPU's memory is not reserved")
+    subprocess.run([sys.executable, "-c", USED_MEMORY], check=True)
+
+
+def test_auto_precision_works_on_the_gpu(gpu, shards, config, tmp_path):
+    info = train(shards, out=tmp_path / "run", config=change(config, epochs=1))
+    assert ON_CPU or info.precision != "float32"
+    assert load_config(str(tmp_path / "run" / "config.toml")).train.precision == "auto"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -227,6 +187,38 @@ def test_a_killed_deterministic_training_resumes_bit_for_bit(
     expected = result_hash(tmp_path / "first")
     assert result_hash(tmp_path / "second") == expected
     assert result_hash(tmp_path / "killed") == expected
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("jit_compile", ["false", "true"])
+def test_the_whole_step_is_the_same_on_the_gpu(
+    gpu, small, shard_dataset, precision, jit_compile
+):
+    settings = (
+        "model.name=small",
+        "model.dropout=0",
+        "train.optimizer=sgd",
+        "train.learning_rate=0.05",
+        "augment.mixup=0.4",
+    )
+    results = []
+    for device, compiled in ((gpu, jit_compile), ("CPU:0", "false")):
+        with tf.device(device):
+            trainer = build_trainer(
+                *settings, f"train.jit_compile={compiled}", policy=precision
+            )
+            before = flat_weights(trainer)
+            if precision == "mixed_float16":
+                trainer.optimizer.dynamic_scale.assign(128.0)
+            result = run_steps(trainer, stream(shard_dataset), 3)
+        assert int(result.num_done) == 3
+        loss = float(trainer.get_metrics_result()["loss"])
+        results.append((loss, flat_weights(trainer) - before))
+    (loss, change), (expected_loss, expected_change) = results
+    relative = 2e-2 if precision == "float32" else 1e-1
+    assert loss == pytest.approx(expected_loss, rel=relative)
+    error = np.linalg.norm(change - expected_change)
+    assert error < 2 * relative * np.linalg.norm(expected_change)
 
 
 def test_predictions_and_heat_maps_are_those_of_a_cpu(
@@ -279,28 +271,37 @@ def test_an_exported_network_gives_the_scores_of_a_cpu(
     assert np.abs(found.ravel() - expected.ravel()).max() < SCORE_TOLERANCE
 
 
-def test_batches_are_on_the_gpu_before_they_are_used(gpu, shard_dataset):
-    batches = device_batches(lambda: train_dataset(shard_dataset, timed=True))
-    batch = next(iter(batches))
-    assert {x.device.rpartition("device:")[2] for x in batch.values()} == {gpu}
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_each_augmentation_is_the_same_on_the_gpu(gpu, dtype, is_compiled):
+    rng = np.random.default_rng(3)
+    pixels = cv2.GaussianBlur(rng.random((64, 64, 18), np.float32), (0, 0), 2)
+    images = pixels.reshape(64, 64, 6, 3).transpose(2, 0, 1, 3)
+
+    def compute(operation, device):
+        function = tf.function(
+            lambda x: augment(x, SEEDS, CLASSES, ALL, operations=[operation]),
+            jit_compile=is_compiled and device == gpu,
+        )
+        with tf.device(device):
+            return tf.cast(function(tf.cast(images, dtype)), tf.float32).numpy()
+
+    for operation in OPERATIONS:
+        found, expected = compute(operation, gpu), compute(operation, "CPU:0")
+        assert np.abs(expected - images).max() > 0.01, operation.name
+        assert_nearly_equal(found, expected, TOLERANCES[dtype])
 
 
-def test_memory_of_the_gpu_is_left_to_other_programs(gpu):
-    if ON_CPU:
-        pytest.skip("a CPU's memory is not reserved")
-    subprocess.run([sys.executable, "-c", USED_MEMORY], check=True)
-
-
-def test_too_little_memory_of_the_gpu_is_reported_in_one_line(gpu):
-    with (
-        raises_naming(DrtfError, "train.batch_size=64", "train.batch_size=32"),
-        translate_exhaustion("train.batch_size", 64),
-        tf.device(gpu),
-    ):
-        tf.zeros([1 << 48]).numpy()
-
-
-def test_auto_precision_works_on_the_gpu(gpu, shards, config, tmp_path):
-    info = train(shards, out=tmp_path / "run", config=change(config, epochs=1))
-    assert ON_CPU or info.precision != "float32"
-    assert load_config(str(tmp_path / "run" / "config.toml")).train.precision == "auto"
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mixing_is_the_same_on_the_gpu(gpu, dtype, name):
+    images = np.random.default_rng(3).random((2, 6, 32, 32, 3), np.float32)
+    config = NONE.model_copy(update={name: 0.7})
+    results = []
+    for device in (gpu, "CPU:0"):
+        with tf.device(device):
+            own, partners = (tf.cast(x, dtype) for x in images)
+            mixed, fractions = mix(own, partners, tf.constant(SEEDS), config)
+        results.append((tf.cast(mixed, tf.float32), fractions))
+    for found, expected in zip(*results, strict=True):
+        assert_nearly_equal(found, expected, TOLERANCES[dtype])

@@ -40,7 +40,8 @@ def gpu(out: Path, minutes: float, names: tuple[str, ...], quick: bool) -> None:
 
     with temporary_folder() as work:
         results = bench_gpu(out, work=work, minutes=minutes, quick=quick, names=names)
-    show_line((out / MARKDOWN_FILE).read_text())
+    for line in (out / MARKDOWN_FILE).read_text().splitlines():
+        show_line(line)
     num_failed = sum(bool(result.failure) for result in results)
     show_line(
         f"{len(results) - num_failed} of {len(results)} parts are complete: {out}"
