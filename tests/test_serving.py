@@ -154,6 +154,22 @@ def test_eyes_and_patients_may_be_stated(client, eyes):
 EYES = ("left", "right")
 
 
+def test_tags_of_dicom_files_state_the_eye_and_a_pseudonym(client):
+    pytest.importorskip("pydicom")
+    from encoding_dicom import encode_dicom, patient_tags
+
+    fundus = draw_fundus(seed=1)
+    files = [
+        ("photograph", (f"{n}.dcm", encode_dicom(fundus, **patient_tags(7, side))))
+        for n, side in enumerate("LR")
+    ]
+    content = client.post("/score", files=files).json()
+    assert [row["eye"] for row in content["rows"]] == ["left", "right"]
+    assert [row["fellow_used"] for row in content["rows"]] == [1, 1]
+    (patient,) = content["patients"]
+    assert patient["patient"] not in ("", "00007")
+
+
 def test_an_overlay_is_a_picture_for_each_photograph_with_a_score(client, eyes):
     content = client.post("/score?overlay=true", files=uploads(eyes)).json()
     has_overlay = [overlay is not None for overlay in content["overlays"]]
