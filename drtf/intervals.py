@@ -82,7 +82,7 @@ def exact_fraction_intervals(
         Only the estimates whose bootstrap interval has zero width.
     """
     return {
-        name: _clopper_pearson_interval(
+        name: clopper_pearson_interval(
             estimates[name].value, len(np.unique(patients[photographs]))
         )
         for name, photographs in counted.items()
@@ -143,7 +143,7 @@ def _has_zero_width(estimate: Estimate) -> bool:
     return estimate.ci_low == estimate.ci_high
 
 
-def _clopper_pearson_interval(fraction: float, num_patients: int) -> Estimate:
+def clopper_pearson_interval(fraction: float, num_patients: int) -> Estimate:
     """Return the exact binomial interval of a fraction.
 
     Clopper and Pearson, Biometrika 26, 1934.

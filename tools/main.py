@@ -28,6 +28,7 @@ from .fit_gate import fit_gate
 from .gradcam import gradcam
 from .inspect import inspect
 from .recalibrate import recalibrate
+from .report_patients import report_patients
 from .score import score
 from .serve import serve
 from .settings import settings
@@ -78,6 +79,7 @@ SAME_COMMAND = "Completed work is kept: run the same command again to resume"
 STARTING_AGAIN = "Run the same command again to start from the beginning"
 RESUMING = {
     "build-shards": SAME_COMMAND,
+    "report-patients": SAME_COMMAND,
     "score": SAME_COMMAND,
     "sweep": SAME_COMMAND,
     "train": "Run the same command with --resume to continue from the last checkpoint",
@@ -105,6 +107,7 @@ for command in (
     fit_gate,
     adapt,
     score,
+    report_patients,
     serve,
     recalibrate,
     gradcam,

@@ -5,5 +5,7 @@ __all__ = [
     "dicom_series",
     "heatmap_captures",
     "mercure",
+    "patient_pages",
+    "patient_texts",
     "structured_reports",
 ]

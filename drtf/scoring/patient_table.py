@@ -88,17 +88,24 @@ def patient_rows(rows: Iterable[Row], *, patient_pattern: str) -> list[Row]:
         rows: The rows of photographs.
         patient_pattern: The pattern of patients in names.
     """
+    return [patient_row(own) for own in rows_by_person(rows, patient_pattern)]
+
+
+def rows_by_person(rows: Iterable[Row], patient_pattern: str) -> list[list[Row]]:
+    """Return the rows of each person, in the order of the persons' names.
+
+    A photograph without a patient is a person of its own.
+    """
     rows = list(rows)
     persons = persons_by_path(rows, patient_pattern)
     by_person = defaultdict(list)
     for row in rows:
         person = persons[row["path"]]
-        # A photograph without a patient is a person of its own.
         by_person[person, "" if person else row["path"]].append(row)
-    return [_patient_row(by_person[person]) for person in sorted(by_person)]
+    return [by_person[person] for person in sorted(by_person)]
 
 
-def _patient_row(rows: Sequence[Row]) -> Row:
+def patient_row(rows: Sequence[Row]) -> Row:
     """Return the cells of a patient by column, from those of the photographs.
 
     The result is that of the photograph with the highest score among those from which

@@ -1,0 +1,526 @@
+"""One page per patient that prints on a sheet of A4: result, pictures, limits."""
+
+import base64
+import datetime
+import functools
+import hashlib
+import html
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from drtf.clinic.patient_texts import LANGUAGES, Texts
+from drtf.config import GradcamConfig
+from drtf.errors import RunError
+from drtf.evaluation.result import EvaluationResult, load_result
+from drtf.files import read_regular, write_atomic
+from drtf.heatmaps.overlays import (
+    PICTURE_SIDE,
+    Explained,
+    draw_overlay,
+    draw_photograph,
+    explain,
+    heat_scale,
+)
+from drtf.images.preprocess import encode_image
+from drtf.intervals import Estimate, clopper_pearson_interval
+from drtf.models.run import Run
+from drtf.photographs.listing import list_photographs
+from drtf.photographs.prepare import NetworkInput
+from drtf.photographs.references import PhotographRef, photograph_id
+from drtf.progress import progress
+from drtf.scoring.growing_table import Growth, append_scores
+from drtf.scoring.patient_table import SIDES, patient_row, rows_by_person
+from drtf.scoring.photograph_scores import prepare_photographs
+from drtf.scoring.score_table import Row, parse_path, split_flags, written_path
+from drtf.scoring.scorer import Scorer
+
+TABLE_FILE = "scores.csv"
+PAGES_FOLDER = "pages"
+# Photographs whose heat maps are computed at a time.
+PHOTOGRAPHS_AT_ONCE = 32
+MAX_TABLE_ROWS = 6  # more do not fit on the sheet
+MAX_NAME_LENGTH = 60  # of a page
+MAX_PATH_LENGTH = 40  # of a photograph on a page
+JPEG_QUALITY = 88
+# In the head of a page, before the hash of everything that it shows.
+CONTENT_MARK = '<meta name="drtf-content" content="{}">'
+HEAD_BYTES = 2000
+STYLE = """
+@page { size: A4; margin: 11mm 13mm; }
+* { box-sizing: border-box; }
+body { font: 9pt/1.35 system-ui, "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo",
+       NanumGothic, sans-serif; color: #111; width: 184mm; margin: 8mm auto; }
+header { display: flex; justify-content: space-between; gap: 6mm;
+         border-bottom: .5mm solid #111; padding-bottom: 1.5mm; }
+h1 { font-size: 14pt; margin: 0; } p { margin: .8mm 0; }
+.who { font-size: 11pt; } .who, td, .name { overflow: hidden; text-overflow: ellipsis;
+       white-space: nowrap; max-width: 100mm; }
+.research { font-weight: 700; text-align: right; flex: none; }
+.result { border: .5mm solid #555; border-left-width: 3mm; padding: 1.5mm 3mm;
+          margin: 2.5mm 0; }
+.positive { border-color: #b3261e; } .negative { border-color: #1b6e3c; }
+.result h2 { font-size: 13pt; margin: 0 0 .5mm; }
+.eyes { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 4mm; }
+.eyes h3 { font-size: 10pt; margin: 0 0 1mm; }
+figure { margin: 0 0 1.5mm; } figcaption { font-size: 8pt; color: #444; }
+img { width: 56mm; height: 56mm; display: block; background: #000; }
+table { border-collapse: collapse; width: 100%; margin: 1.5mm 0; font-size: 8pt; }
+th, td { text-align: left; padding: .3mm 2mm .3mm 0; border-bottom: .2mm solid #bbb; }
+td { max-width: 60mm; } .small { font-size: 8pt; color: #333; }
+@media print { body { margin: 0; width: auto; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+"""
+
+
+@dataclass(frozen=True)
+class PagesReport:
+    """The pages that were written.
+
+    Attributes:
+        folder: The folder of the pages.
+        growth: What was appended to the table next to it.
+        written: The pages that are new or changed.
+        num_kept: Number of pages that show what they showed before.
+    """
+
+    folder: Path
+    growth: Growth
+    written: list[Path] = field(default_factory=list)
+    num_kept: int = 0
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """A patient.
+
+    Attributes:
+        summary: The patient's row of the table of patients.
+        rows: The rows of the photographs, the highest score first.
+        shown: The rows of the photographs whose pictures are shown, by column.
+        path: The page.
+        content: Hash of everything that the page shows.
+    """
+
+    summary: Row
+    rows: list[Row]
+    shown: dict[str, Row]
+    path: Path
+    content: str
+
+
+def report_patients(
+    scorer: Scorer,
+    images: Path | str,
+    *,
+    out: Path,
+    gradcam: GradcamConfig,
+    language: str = "en",
+) -> PagesReport:
+    """Score the new photographs of a folder, and write one page per patient.
+
+    The table of scores grows as with `append_scores`. Pages are written again only if
+    something that they show has changed.
+
+    Args:
+        scorer: What scores the photographs.
+        images: As for `append_scores`.
+        out: The folder of the table, the table of patients and the pages.
+        gradcam: How to draw the heat maps.
+        language: A key of `LANGUAGES`.
+
+    Raises:
+        DrtfError: As `append_scores`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    growth = append_scores(scorer, images, out / TABLE_FILE, by_patient=True)
+    report = PagesReport(out / PAGES_FOLDER, growth)
+    report.folder.mkdir(exist_ok=True)
+    photographs = {written_path(x.path): x for x in list_photographs(images)}
+    facts = _Facts(
+        scorer.run, LANGUAGES[language], find_evaluation(scorer.run), gradcam
+    )
+    patients = _plan_pages(scorer, growth.current, photographs, facts, report.folder)
+    outdated = [x for x in patients if _load_content(x.path) != x.content]
+    with progress("Writing pages", len(patients), done=0) as advance:
+        advance(num_done=len(patients) - len(outdated))
+        for patient, pictures in _draw_pictures(
+            scorer.run, outdated, photographs, gradcam
+        ):
+            write_atomic(patient.path, _format_page(patient, pictures, facts))
+            report.written.append(patient.path)
+            advance()
+    return replace(report, num_kept=len(patients) - len(outdated))
+
+
+def find_evaluation(run: Run) -> EvaluationResult | None:
+    """Find the evaluation of a run with its decision rule and the most photographs."""
+    found = []
+    for folder in sorted(run.folder.glob("evaluation-*")):
+        try:
+            result = load_result(folder)
+        except RunError:
+            continue  # of a run that was copied or changed; the page says so
+        if result.decision_rule == run.decision_rule:
+            found.append(result)
+    return max(found, key=lambda result: result.num_photographs, default=None)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What all pages show.
+
+    Attributes:
+        run: The run.
+        texts: The words.
+        evaluation: The evaluation of the run's decision rule, or None.
+        gradcam: How the heat maps are drawn.
+    """
+
+    run: Run
+    texts: Texts
+    evaluation: EvaluationResult | None
+    gradcam: GradcamConfig
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The hash of all of it."""
+        shown = [
+            STYLE,
+            asdict(self.texts),
+            self.run.describe(),
+            self.run.decision_rule and self.run.decision_rule.model_dump(mode="json"),
+            self.evaluation and list(map(str, self.accuracy())),
+            self.gradcam.model_dump(mode="json"),
+        ]
+        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+    def accuracy(self) -> Iterator[Estimate]:
+        """Yield sensitivity and specificity."""
+        if self.evaluation:
+            yield self.evaluation.metrics["sensitivity"]
+            yield self.evaluation.metrics["specificity"]
+
+
+def _plan_pages(
+    scorer: Scorer,
+    rows: Sequence[Row],
+    photographs: Mapping[str, PhotographRef],
+    facts: _Facts,
+    folder: Path,
+) -> list[_Patient]:
+    """Return the patients, in the order of the table of patients."""
+    patients = []
+    names: defaultdict[str, int] = defaultdict(int)
+    for own in rows_by_person(rows, scorer.patient_pattern):
+        own.sort(key=_scores, reverse=True)
+        summary = patient_row(own)
+        shown = _choose_shown([x for x in own if x["score"]])
+        names[name := _file_stem(summary, own)] += 1
+        if names[name] > 1:  # patients of the same name in several folders
+            name = f"{name}-{names[name]}"
+        present = [row["path"] in photographs for row in own]
+        content = json.dumps([facts.hash, own, present])
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        path = folder / f"{name}.html"
+        patients.append(_Patient(summary, own, shown, path, digest))
+    return patients
+
+
+def _scores(row: Row) -> tuple[float, float]:
+    """Return the score of both eyes and the photograph's own; -1 without a score."""
+    return float(row["score"] or -1), float(row["own_score"] or -1)
+
+
+def _choose_shown(scored: Sequence[Row]) -> dict[str, Row]:
+    """Return the photograph of each eye that is shown, from rows by falling score."""
+    labelled = [x for x in scored if x["predicted_label"]]
+    best = [*labelled, *(x for x in scored if not x["predicted_label"])]
+    by_eye: dict[str, Row] = {}
+    for row in best:
+        by_eye.setdefault(row["eye"], row)
+    if {*by_eye} & {*SIDES}:
+        return {side: by_eye[side] for side in ("right", "left") if side in by_eye}
+    return {f"unknown {n}": row for n, row in enumerate(best[:2])}
+
+
+def _file_stem(summary: Row, rows: Sequence[Row]) -> str:
+    """Return the name of a page, which any file system can have."""
+    name = parse_path(summary["patient"]) or photograph_id(parse_path(rows[0]["path"]))
+    stem = re.sub(r"[^\w.-]+", "_", name).strip("._")
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return (
+        stem
+        if stem == name and len(name) < MAX_NAME_LENGTH
+        else (f"{stem[:MAX_NAME_LENGTH]}-{digest}")
+    )
+
+
+def _load_content(path: Path) -> str:
+    """Return the hash that a page has in its head; empty if there is no page."""
+    try:
+        head = read_regular(path).decode(errors="replace")[:HEAD_BYTES]
+    except OSError:
+        return ""
+    match = re.search(CONTENT_MARK.format("([0-9a-f]+)"), head)
+    return match[1] if match else ""
+
+
+def _draw_pictures(
+    run: Run,
+    patients: Sequence[_Patient],
+    photographs: Mapping[str, PhotographRef],
+    config: GradcamConfig,
+) -> Iterator[tuple[_Patient, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """Yield each patient with the photographs and overlays that are shown, by column.
+
+    Photographs that are gone have none.
+    """
+    size = max(PICTURE_SIDE, run.info.image_size)
+    for start in range(0, len(patients), PHOTOGRAPHS_AT_ONCE // 2):
+        batch = patients[start : start + PHOTOGRAPHS_AT_ONCE // 2]
+        places = [
+            (number, column, row)
+            for number, patient in enumerate(batch)
+            for column, row in patient.shown.items()
+            if row["path"] in photographs
+        ]
+        references = [photographs[row["path"]] for _, _, row in places]
+        prepared = prepare_photographs(
+            run, references, num_workers=1, picture_size=size
+        )
+        ready = [
+            (place, item)
+            for place, item in zip(places, prepared, strict=True)
+            if isinstance(item, NetworkInput) and item.picture is not None
+        ]
+        explained: dict[int, dict[str, Explained]] = defaultdict(dict)
+        if ready:
+            items = explain(
+                run,
+                np.stack([item.image for _, item in ready]),
+                config,
+                names=[item.path for _, item in ready],
+                scores=[float(row["score"]) for (_, _, row), _ in ready],
+                pictures=[
+                    item.picture for _, item in ready if item.picture is not None
+                ],
+            )
+            for ((number, column, row), _), item in zip(ready, items, strict=True):
+                is_positive = row["predicted_label"] == "1"
+                explained[number][column] = replace(item, is_positive=is_positive)
+        for number, patient in enumerate(batch):
+            own = explained[number]
+            scale = heat_scale(list(own.values()))
+            yield (
+                patient,
+                {
+                    column: (
+                        draw_photograph(item),
+                        draw_overlay(item, config, scale=scale),
+                    )
+                    for column, item in own.items()
+                },
+            )
+
+
+def _format_page(
+    patient: _Patient,
+    pictures: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    facts: _Facts,
+) -> str:
+    """Format the page of a patient."""
+    texts, escape = facts.texts, html.escape
+    language = next(key for key, value in LANGUAGES.items() if value is texts)
+    name = parse_path(patient.summary["patient"])
+    if not name:
+        name = texts.unknown_patient.format(name=parse_path(patient.rows[0]["path"]))
+    headline, kind = _headline(patient, facts)
+    columns = "".join(
+        _format_column(column, row, pictures.get(column), texts)
+        for column, row in patient.shown.items()
+    )
+    info = facts.run.info
+    lines = [
+        texts.model.format(
+            name=f"{facts.run.name} ({info.model_sha256[:8]})",
+            description=facts.run.describe(),
+            dataset=info.dataset_name,
+        ),
+        texts.heat,
+        texts.later,
+        texts.limits,
+    ]
+    return (
+        f'<!doctype html><html lang="{language}"><meta charset="utf-8">'
+        f"{CONTENT_MARK.format(patient.content)}"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(texts.patient)} {escape(name)}</title><style>{STYLE}</style>"
+        f"<body><header><div><h1>{escape(texts.title)}</h1>"
+        f'<div class="who">{escape(texts.patient)}: <b>{escape(name)}</b></div></div>'
+        f'<div class="research">{escape(texts.research)}<br><span class="small">'
+        f"{escape(texts.made.format(date=datetime.date.today()))}</span></div></header>"
+        f'<section class="result {kind}"><h2>{escape(headline)}</h2>'
+        + "".join(f"<p>{escape(x)}</p>" for x in _result_sentences(patient, facts))
+        + f'</section><div class="eyes">{columns}</div>'
+        + _format_table(patient, facts)
+        + "".join(f'<p class="small">{escape(line)}</p>' for line in lines)
+        + "</body></html>\n"
+    )
+
+
+def _headline(patient: _Patient, facts: _Facts) -> tuple[str, str]:
+    """Return the result in a few words, and its class in the style."""
+    texts, label = facts.texts, patient.summary["predicted_label"]
+    disease = texts.diseases[facts.run.task.name]
+    if label == "1":
+        return texts.positive.format(disease=disease), "positive"
+    if not label:
+        return texts.no_result, ""
+    is_known = patient.summary["worse_eye"] in SIDES
+    if is_known and patient.summary["both_eyes"] == "0":
+        return texts.one_eye_negative, ""
+    return texts.negative.format(disease=disease), "negative"
+
+
+def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
+    """Yield the result in plain words: score, probability, operating point."""
+    texts, summary, run = facts.texts, patient.summary, facts.run
+    eyes = (("right", texts.right), ("left", texts.left))
+    yield " · ".join(f"{x}: {texts.results[summary[f'{y}_eye']]}" for y, x in eyes)
+    if not summary["predicted_label"]:
+        return
+    yield texts.score.format(
+        score=f"{float(summary['score']):.3f}",
+        threshold=f"{float(summary['threshold']):.3f}",
+    )
+    if summary["probability"]:
+        # The calibration knows the scores of single eyes.
+        worst = next(row for row in patient.rows if row["predicted_label"])
+        yield (
+            f"{texts.probability.format(probability=summary['probability'])} "
+            f"{_describe_similar(float(worst['own_score']), facts)}"
+        )
+        flags = {
+            x for row in patient.rows for x in split_flags(row["probability_flags"])
+        }
+        yield from (texts.doubts[flag] for flag in sorted(flags))
+    if summary["predicted_grade"]:
+        yield texts.grade.format(grade=summary["predicted_grade"])
+    if run.threshold:
+        yield texts.rule.format(
+            source=run.threshold.source,
+            count=f"{run.threshold.num_photographs:,}",
+            rule=run.threshold.rule,
+        )
+    yield _describe_accuracy(facts)
+
+
+def _describe_similar(score: float, facts: _Facts) -> str:
+    """Return how many calibration photographs with similar scores were positive."""
+    calibration = facts.run.calibration
+    if calibration is None:
+        return ""
+    histograms = calibration.histograms
+    place = int(histograms.count(np.array([score])).argmax())
+    positive, negative = histograms.positive[place], histograms.negative[place]
+    total = positive + negative
+    if not total:
+        return facts.texts.not_similar
+    interval = clopper_pearson_interval(positive / total, total)
+    return facts.texts.similar.format(
+        total=f"{total:,}",
+        positive=f"{positive:,}",
+        value=_percent(interval.value),
+        low=_percent(interval.ci_low),
+        high=_percent(interval.ci_high),
+    )
+
+
+def _describe_accuracy(facts: _Facts) -> str:
+    """Return the sensitivity and the specificity at the threshold in plain words."""
+    result = facts.evaluation
+    if result is None:
+        return facts.texts.no_accuracy
+    values = {}
+    for name, estimate in zip(
+        ("sensitivity", "specificity"), facts.accuracy(), strict=True
+    ):
+        values[name] = _per_hundred(estimate.value)
+        values[f"{name}_low"] = _per_hundred(estimate.ci_low)
+        values[f"{name}_high"] = _per_hundred(estimate.ci_high)
+    return facts.texts.accuracy.format(
+        count=f"{result.num_photographs:,}",
+        name=f"{result.dataset_name}, {result.split}",
+        **values,
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{_per_hundred(fraction)} %"
+
+
+def _per_hundred(fraction: float) -> str:
+    return f"{100 * fraction:.0f}" if np.isfinite(fraction) else "?"
+
+
+def _format_column(
+    column: str,
+    row: Row,
+    pictures: tuple[np.ndarray, np.ndarray] | None,
+    texts: Texts,
+) -> str:
+    """Format the pictures of an eye."""
+    title = {"right": texts.right, "left": texts.left}.get(column, texts.unknown_eye)
+    heading = f"<h3>{html.escape(title)}</h3>"
+    if pictures is None:
+        return f"<div>{heading}<p>{html.escape(texts.gone)}</p></div>"
+    name = _shorten(parse_path(row["path"]))
+    figures = "".join(
+        f'<figure><img alt="{html.escape(caption)}" src="{_encode(picture)}">'
+        f'<figcaption class="name">{html.escape(caption)}</figcaption></figure>'
+        for picture, caption in zip(
+            pictures, (f"{texts.photograph} {name}", texts.overlay), strict=True
+        )
+    )
+    return f"<div>{heading}{figures}</div>"
+
+
+def _format_table(patient: _Patient, facts: _Facts) -> str:
+    """Format the table of the photographs."""
+    texts = facts.texts
+    eyes = {"right": texts.right, "left": texts.left}
+    head = "".join(f"<th>{html.escape(x)}</th>" for x in texts.columns)
+    body = ""
+    for row in patient.rows[:MAX_TABLE_ROWS]:
+        results = {"1": "positive", "0": "negative"}
+        kind = "ungradable" if row["score"] else "error"
+        result = results.get(row["predicted_label"], kind)
+        flags = [texts.flags.get(x, x) for x in split_flags(row["flags"])]
+        cells = (
+            _shorten(parse_path(row["path"])),
+            eyes.get(row["eye"], texts.unknown_eye),
+            f"{float(row['score']):.3f}" if row["score"] else "",
+            texts.results[result],
+            row["error"] or ", ".join(flags),
+        )
+        body += "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in cells) + "</tr>"
+    rest = len(patient.rows) - MAX_TABLE_ROWS
+    more = f'<p class="small">{html.escape(texts.more.format(count=rest))}</p>'
+    table = f"<table><tr>{head}</tr>{body}</table>"
+    return table + (more if rest > 0 else "")
+
+
+def _shorten(path: str) -> str:
+    """Shorten a path; its end names the eye."""
+    return path if len(path) <= MAX_PATH_LENGTH else f"…{path[1 - MAX_PATH_LENGTH :]}"
+
+
+def _encode(picture: np.ndarray) -> str:
+    data = encode_image(picture, "jpeg", jpeg_quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

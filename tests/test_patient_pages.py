@@ -1,0 +1,75 @@
+import dataclasses
+import json
+import re
+import shutil
+from string import Formatter
+
+import pytest
+
+from drawing import draw_fundus, encode
+from drtf.clinic.patient_pages import report_patients
+from drtf.clinic.patient_texts import ENGLISH, KOREAN
+from drtf.scoring.score_table import load_rows
+from drtf.scoring.scorer import load_scorer
+from naming import assert_names
+
+
+@pytest.fixture
+def scorer(run_folder, tmp_path, config, save_rule):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    save_rule(run, 0.5)
+    return load_scorer(run, config.score)
+
+
+def test_each_patient_has_a_page_that_shows_the_rows_of_the_table(
+    scorer, config, tmp_path
+):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number, name in enumerate(("1_left", "1_right", "눈<b>_left", "scan")):
+        (images / f"{name}.png").write_bytes(encode(draw_fundus(seed=number)))
+    (images / "2_right.png").write_bytes(b"")
+
+    def write_pages(language="en"):
+        report = report_patients(
+            scorer, images, out=out, gradcam=config.gradcam, language=language
+        )
+        return {path.name: path.read_text() for path in report.written}
+
+    pages = write_pages()
+    assert len(pages) == len(list((out / "pages").iterdir())) == 4
+    assert {"1.html", "2.html", "scan.html"} < pages.keys()
+    rows = {row["path"]: row for _, row in load_rows(out / "scores.csv")}
+    for text in pages.values():
+        assert "<b>_left" not in text
+        assert all(
+            x.startswith("data:image/jpeg") for x in re.findall('src="([^"]*)', text)
+        )
+        assert "http" not in text
+        assert ENGLISH.research in text
+    for eye in ("left", "right"):
+        assert_names(pages["1.html"], f"{float(rows[f'1_{eye}.png']['score']):.3f}")
+    assert pages["1.html"].count("<img") == 4
+    assert pages["2.html"].count("<img") == 0
+    assert_names(pages["2.html"], rows["2_right.png"]["error"])
+    assert write_pages() == {}
+    (images / "1_left_2.png").write_bytes(encode(draw_fundus(seed=9)))
+    (images / "scan.png").unlink()
+    changed = write_pages()
+    assert changed.keys() == {"1.html", "scan.html"}
+    assert ENGLISH.gone in changed["scan.html"]
+    assert all(KOREAN.research in text for text in write_pages("ko").values())
+
+
+def test_both_languages_fill_in_the_same_facts():
+    english, korean = map(dataclasses.asdict, (ENGLISH, KOREAN))
+    for name, text in english.items():
+        fields = [
+            {field for _, field, _, _ in Formatter().parse(json.dumps(x)) if field}
+            for x in (text, korean[name])
+            if isinstance(text, str)
+        ]
+        assert fields[1:] == fields[:1] if isinstance(text, str) else True, name
+        if isinstance(text, dict):
+            assert text.keys() == korean[name].keys(), name
