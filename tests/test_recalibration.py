@@ -14,7 +14,7 @@ from drtf.errors import DrtfError
 from drtf.evaluation.decision_rules import fit_decision_rule
 from drtf.models.decision_rule import save_decision_rule
 from drtf.models.run import load_decision_rule, load_run
-from drtf.scoring.score_table import COLUMNS, encode_row, write_csv
+from drtf.scoring.score_table import COLUMNS, encode_header, encode_row, write_csv
 from naming import assert_names, raises_naming
 
 
@@ -52,7 +52,7 @@ def write_scores(run, tmp_path):
             name = f"a/{number}.jpg"
             row = dict.fromkeys(COLUMNS, "") | cells | changes
             lines.append(encode_row(row | {"path": name, "own_score": f"{score:.6f}"}))
-        write_csv(lines, tmp_path / "scores.csv")
+        write_csv(encode_header(), lines, tmp_path / "scores.csv")
         return tmp_path / "scores.csv"
 
     return write

@@ -11,7 +11,7 @@ from drtf.errors import LabelError
 from drtf.labels.soft_labels import load_soft_labels
 from drtf.labels.sources import Source
 from drtf.records.reader import ShardDataset
-from drtf.scoring.score_table import COLUMNS, encode_row, write_csv
+from drtf.scoring.score_table import COLUMNS, encode_header, encode_row, write_csv
 from naming import raises_naming
 
 SOFT = TrainConfig(soft_labels="score", soft_weight=0.25)
@@ -54,7 +54,7 @@ def test_a_table_of_drtf_score_is_taken_as_it_is(shard_dataset, scores, tmp_path
         encode_row(empty | {"id": x, "path": f"a/{x}.png", "score": str(scores[x])})
         for x in scores
     ]
-    write_csv(lines, tmp_path / "scores.csv")
+    write_csv(encode_header(), lines, tmp_path / "scores.csv")
     soft = load_soft_labels(shard_dataset, SOFT, tmp_path / "scores.csv")
     table = write_table(tmp_path, scores)
     assert soft.sha256 == load_soft_labels(shard_dataset, SOFT, table).sha256
