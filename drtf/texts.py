@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-ROWS_PER_BATCH = 1 << 16
+ROWS_PER_BATCH = 1 << 13
 TEXT = pd.StringDtype("pyarrow")
 
 
@@ -30,6 +30,7 @@ def text_column(
     chunks = [pa.array(batch, pa.large_string()) for batch in batches]
     array = _join_chunks(pa.chunked_array(chunks, pa.large_string()))
     del chunks
+    pa.default_memory_pool().release_unused()
     column = array.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
     return column if index is None else column.set_axis(index)
 

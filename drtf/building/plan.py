@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from drtf import __version__
 from drtf.config import BuildConfig, Config, ImagesConfig, LabelsConfig, SplitConfig
@@ -27,8 +28,8 @@ from drtf.photographs.contents import (
 from drtf.photographs.references import PhotographRef, photographs_of
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
 from drtf.records.rejected import CONFLICTING, RejectedRow
-from drtf.texts import ROWS_PER_BATCH
 
+ROWS_PER_HASH = 1 << 16  # another number gives other hashes
 # Typical bytes per pixel of fundus photographs; only the shard sizes depend on them.
 BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
 
@@ -149,8 +150,8 @@ class BuildPlan:
 def hash_rows(table: pd.DataFrame, start: str = "") -> str:
     """Return the SHA-256 of a text and the rows of a table, in hexadecimal."""
     digest = hashlib.sha256(start.encode())
-    for first in range(0, len(table), ROWS_PER_BATCH):
-        batch = table[first : first + ROWS_PER_BATCH]
+    for first in range(0, len(table), ROWS_PER_HASH):
+        batch = table[first : first + ROWS_PER_HASH]
         rows = batch.to_dict("split", index=False)["data"]
         digest.update(json.dumps(rows).encode())
     return digest.hexdigest()
@@ -234,6 +235,7 @@ def plan_build(
     order = _record_order(splits, build.seed)
     for column in table:  # each replaces the old one, because all are large
         table[column] = table[column].array.take(order)
+        pa.default_memory_pool().release_unused()
     pixel_bytes = images.size**2 * BYTES_PER_PIXEL[build.encoding]
     shards = plan_shards(
         {

@@ -120,7 +120,7 @@ def _divide_names(names: pd.Series) -> pd.DataFrame:
     table["patient"] = table["patient"].replace("", pd.NA)
     short = table["is_short"]
     sides = table[short].groupby("patient")["side"].nunique()
-    if not (sides == 2).any():
+    if short.any() and not (sides == 2).any():
         table.loc[short, ["patient", "number", "side"]] = None
     return table
 
@@ -135,7 +135,9 @@ def _patients_without_eye(names: pd.Series) -> pd.Series:
     patients, numbers = table["patient"], table["number"]
     is_large = count_texts(patients) > MAX_PHOTOGRAPHS_PER_PATIENT
     is_numbered = is_large & (numbers.fillna("") != "").to_numpy(bool)
-    return _without_dates(patients.mask(is_numbered, patients + "_" + numbers))
+    if is_numbered.any():
+        patients = patients.mask(is_numbered, patients + "_" + numbers)
+    return _without_dates(patients)
 
 
 def _without_dates(patients: pd.Series) -> pd.Series:
@@ -150,6 +152,8 @@ def _without_dates(patients: pd.Series) -> pd.Series:
         ),
         patients.index,
     )
+    if undated.equals(patients):
+        return patients
     is_small = count_texts(undated) <= MAX_PHOTOGRAPHS_PER_PATIENT
     is_better = is_small & (undated.fillna("") != "").to_numpy(bool)
     return undated.where(is_better, patients)

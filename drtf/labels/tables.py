@@ -185,6 +185,7 @@ def _text_column(cells: pa.ChunkedArray) -> pd.Series:
     except pa.ArrowInvalid:
         found = [cell.decode("utf-8", "surrogatepass") for cell in cells.to_pylist()]
         return pd.Series(found, dtype=object)
+    pa.default_memory_pool().release_unused()
     return texts.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
 
 

@@ -56,7 +56,7 @@ def group_identical_files(
     """
     sizes = table["size_bytes"].to_numpy()
     rows = np.flatnonzero(sizes >= 0)  # others are missing
-    rows = rows[_are_repeated(size=sizes[rows])]
+    rows = rows[_are_repeated(sizes[rows])]
     photographs = photographs_of(table, folders, rows)
     with progress("Comparing photographs of equal size", len(rows)) as advance:
         parts = np.empty(len(rows), np.int64)
@@ -64,7 +64,7 @@ def group_identical_files(
         for number, part in enumerate(found):
             parts[number] = part
             advance("")
-    rows = rows[_are_repeated(size=sizes[rows], parts=parts)]
+    rows = rows[_are_repeated(sizes[rows] ^ parts)]
     photographs = photographs_of(table, folders, rows)
     hashes = text_column(map_in_threads(PhotographRef.sha256, photographs))
     numbers = number_texts(hashes)
@@ -76,9 +76,9 @@ def group_identical_files(
     return contents
 
 
-def _are_repeated(**columns: np.ndarray) -> np.ndarray:
-    """Return for each row of some columns whether there is an equal one, bool [n]."""
-    return pd.DataFrame(columns).duplicated(keep=False).to_numpy()
+def _are_repeated(numbers: np.ndarray) -> np.ndarray:
+    """Return for each number whether there is an equal one, bool [n]."""
+    return pd.Series(numbers).duplicated(keep=False).to_numpy()
 
 
 def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
