@@ -1,5 +1,6 @@
 """Figures as PNG files, by matplotlib."""
 
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
+
+from drtf.fonts import font_families, warn_of_missing_letters
 
 DPI = 120
 # The colours of Okabe and Ito, which colour-blind readers can distinguish.
@@ -280,6 +283,7 @@ def plot_grid(
                 fontsize=9,
                 loc="left",
                 parse_math=False,
+                fontfamily=font_families(),
             )
     if note:
         text = "\n".join(note)
@@ -391,7 +395,7 @@ def plot_groups(
         axes.errorbar(value, rows, xerr=errors, fmt="o", color=BLUE, capsize=3)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-    all_axes[0].set_yticks(rows, names, parse_math=False)
+    all_axes[0].set_yticks(rows, names, parse_math=False, fontfamily=font_families())
     all_axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(
         "Point and bar: group, 95 % interval. Dashed line and band: all photographs",
@@ -401,10 +405,18 @@ def plot_groups(
 
 
 def _save_with_names(figure: Figure, path: Path | IO[bytes]) -> None:
-    """Save a figure with names in any script, whether the font has their letters."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+    """Save a figure with names in any script; warn if no font has their letters."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(path, dpi=DPI)
+    is_missing = [re.match("Glyph .* missing", str(x.message)) for x in caught]
+    for warning, missing in zip(caught, is_missing, strict=True):
+        if not missing:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if any(is_missing):
+        warn_of_missing_letters()
 
 
 def _marked_points(

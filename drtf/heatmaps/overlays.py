@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import cv2
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from drtf.config import GradcamConfig
 from drtf.figures import ColorBar
+from drtf.fonts import choose_font_file
 from drtf.heatmaps.heatmaps import HEAT_UNITS, compute_maps
 from drtf.models.run import Run
 
@@ -218,15 +218,15 @@ def draw_overlay(item: Explained, config: GradcamConfig, *, scale: float) -> np.
 
 def add_caption(picture: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     """Add lines of text below a picture, uint8 RGB [H, W, 3]; its pixels stay as is."""
-    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), FONT_SIZE)
     margin, spacing = FONT_SIZE // 2, FONT_SIZE // 4
     width = picture.shape[1]
-    fitted = [_fit(line, font, width - 2 * margin) for line in lines]
     line_height = FONT_SIZE + spacing
-    strip = Image.new("RGB", (width, 2 * margin + line_height * len(fitted)), "white")
+    strip = Image.new("RGB", (width, 2 * margin + line_height * len(lines)), "white")
     draw = ImageDraw.Draw(strip)
-    for number, line in enumerate(fitted):
-        draw.text((margin, margin + number * line_height), line, "black", font)
+    for number, line in enumerate(lines):
+        font = ImageFont.truetype(choose_font_file(line), FONT_SIZE)
+        fitted = _fit(line, font, width - 2 * margin)
+        draw.text((margin, margin + number * line_height), fitted, "black", font)
     return np.concatenate([picture, np.asarray(strip)])
 
 
