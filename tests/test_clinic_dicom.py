@@ -3,6 +3,7 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from encoding_dicom import encode_dicom, patient_tags, save_dicom  # noqa: E402
 
 from drtf.clinic import dicom_results  # noqa: E402
 from drtf.clinic.dicom_series import Algorithm, derive_uid, load_source  # noqa: E402
+from drtf.clinic.heatmap_captures import build_capture  # noqa: E402
 from drtf.clinic.mercure import load_task  # noqa: E402
 from drtf.clinic.structured_reports import Finding, build_report  # noqa: E402
 
@@ -119,28 +121,36 @@ def test_frames_are_groups_that_name_their_frame(source, tmp_path):
     assert frames == [[1], [3]]
 
 
-def test_a_patient_with_a_korean_name_keeps_it(tmp_path):
-    tags = patient_tags(
-        7, SpecificCharacterSet="ISO_IR 192", PatientName="Kim^Min=김^민"
-    )
+@pytest.mark.parametrize("characters", ["ISO_IR 192", ["", "ISO 2022 IR 149"]])
+def test_a_patient_with_a_korean_name_keeps_it(characters, tmp_path):
+    name = "Kim^Min=金^民=김^민"
+    tags = patient_tags(7, SpecificCharacterSet=characters, PatientName=name)
     (tmp_path / "eye.dcm").write_bytes(encode_dicom(EYES[0], **tags))
     source = load_source(PhotographRef(tmp_path, "eye.dcm"))
-    report = build_report(source, [Finding(0, ROW)], ALGORITHM)
-    path = tmp_path / "report.dcm"
-    path.write_bytes(save_dicom(report))
-    check_conforms(path)
-    assert pydicom.dcmread(path).PatientName == "Kim^Min=김^민"
+    algorithm = replace(ALGORITHM, name="망막")
+    path = tmp_path / "result.dcm"
+    for result in (
+        build_report(source, [Finding(0, ROW)], algorithm),
+        build_capture(source, Finding(0, ROW), algorithm, EYES[0]),
+    ):
+        path.write_bytes(save_dicom(result))
+        check_conforms(path)
+        saved = pydicom.dcmread(path)
+        assert saved.PatientName == name
+        assert saved.ManufacturerModelName == "망막"
 
 
 def test_dates_that_break_the_rules_are_left_out(tmp_path, recwarn):
     tags = patient_tags(7, PatientBirthDate="1970-01-31", StudyTime="noon")
+    tags["ContentDate"] = "today"
     (tmp_path / "eye.dcm").write_bytes(encode_dicom(EYES[0], **tags))
     source = load_source(PhotographRef(tmp_path, "eye.dcm"))
     path = tmp_path / "report.dcm"
     path.write_bytes(save_dicom(build_report(source, [Finding(0, ROW)], ALGORITHM)))
     check_conforms(path)
     report = pydicom.dcmread(path)
-    assert (report.PatientBirthDate, report.StudyDate) == ("", "20240131")
+    dates = (report.PatientBirthDate, report.StudyDate, report.ContentDate)
+    assert dates == ("", "20240131", "20240131")
 
 
 def test_uids_depend_on_each_text_and_its_place():

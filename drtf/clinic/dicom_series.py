@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from drtf import __version__
 from drtf.errors import PhotographError
+from drtf.images.dicom_files import damaged_file
 from drtf.models.run import Run
 from drtf.photographs.dicom_headers import load_header
 from drtf.photographs.references import PhotographRef
@@ -27,6 +28,7 @@ REQUIRED_TAGS = (
     "SeriesInstanceUID",
     "StudyInstanceUID",
 )
+UTF8 = "ISO_IR 192"
 # They must be present, but may be empty.
 EMPTY_TAGS = (
     "PatientID",
@@ -112,15 +114,19 @@ def load_source(photograph: PhotographRef) -> "Dataset":
             missing, or as `load_header`.
     """
     source = load_header(photograph)
-    for name in REQUIRED_TAGS:
-        if not source.get(name):
-            raise PhotographError(
-                "unsupported",
-                f"a DICOM file without the tag {name}, which results must refer to",
-            )
-    for name in EMPTY_TAGS:
-        if not _is_valid(source, name):
-            setattr(source, name, "")
+    with damaged_file("not_an_image"):
+        for name in REQUIRED_TAGS:
+            if not source.get(name):
+                raise PhotographError(
+                    "unsupported",
+                    f"a DICOM file without the tag {name}, which results must refer to",
+                )
+        for name in EMPTY_TAGS:
+            if not _is_valid(source, name):
+                setattr(source, name, "")
+        # Results are in UTF-8, whatever the characters of the photograph's file.
+        source.decode()
+        source.SpecificCharacterSet = UTF8
     return source
 
 
@@ -168,5 +174,6 @@ def describe_series(
 
 
 def _first(dataset: "Dataset", *names: str) -> str:
-    """Return the first tag that has a value, or an empty text."""
-    return next((str(x) for name in names if (x := dataset.get(name))), "")
+    """Return the first date or time that can be read, or an empty text."""
+    valid = (str(dataset[name].value) for name in names if _is_valid(dataset, name))
+    return next(filter(None, valid), "")
