@@ -73,6 +73,11 @@ def export(
         f"Largest difference between two scores: {result.max_difference:.2g}, "
         f"between two probabilities: {result.max_probability_difference:.2g}"
     )
+    if exported.rounds_views:
+        show_line(
+            "Some of these differences are because the brighter view was rounded to "
+            "uint8, as callers must do; with --whole, the graph builds the views"
+        )
     if exported.has_own_threshold:
         show_line(
             f"Threshold: {exported.threshold:.4f}, chosen for this network and stored "

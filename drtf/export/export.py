@@ -45,6 +45,7 @@ class Exported:
         path: The written folder or file.
         threshold: The score from which a photograph is positive.
         has_own_threshold: Whether it is another threshold than the run's.
+        rounds_views: Whether the caller builds views that uint8 rounds.
         is_reused: Whether an earlier call had written it.
         measured: How it compares with Keras.
     """
@@ -52,6 +53,7 @@ class Exported:
     path: Path
     threshold: float
     has_own_threshold: bool
+    rounds_views: bool
     is_reused: bool
     measured: Measured
 
@@ -116,7 +118,7 @@ def export(
         rows = dataset.split_rows(split)
         samples = np.empty(0)
         if chosen.is_quantized:
-            samples = _representative_photographs(run, dataset)
+            samples = representative_photographs(run, dataset)
         chosen.write(graph, partial, samples)
         loaded = chosen.load(partial, graph)
         with_keras = keras_predictor(run)
@@ -154,7 +156,7 @@ def export(
     return _describe(out, run, load_description(description), is_reused=False)
 
 
-def _representative_photographs(run: Run, shards: ShardDataset) -> np.ndarray:
+def representative_photographs(run: Run, shards: ShardDataset) -> np.ndarray:
     """Read validation photographs to quantize on, half of them positive.
 
     Returns:
@@ -165,6 +167,21 @@ def _representative_photographs(run: Run, shards: ShardDataset) -> np.ndarray:
     # Records of a split are in random order.
     places = [np.flatnonzero(labels == x)[: NUM_REPRESENTATIVE // 2] for x in (0, 1)]
     return read_batch(shards, shards.split_rows(split)[np.concatenate(places)])
+
+
+def matching_cut(cut: float, values: np.ndarray, others: np.ndarray) -> float:
+    """Return the cut-off that as many other values reach as values reach a cut-off.
+
+    Args:
+        cut: The cut-off for `values`.
+        values: float [n].
+        others: float [n], of the same photographs.
+    """
+    ordered = np.sort(np.asarray(others, np.float64))
+    num_below = int((np.asarray(values) < cut).sum())
+    if num_below in (0, len(ordered)):
+        return cut
+    return float(ordered[num_below - 1 : num_below + 1].mean())
 
 
 def _matching_rule(
@@ -198,21 +215,6 @@ def _matching_rule(
     return rule.model_copy(update={"threshold": threshold, "cut_points": cut_points})
 
 
-def matching_cut(cut: float, values: np.ndarray, others: np.ndarray) -> float:
-    """Return the cut-off that as many other values reach as values reach a cut-off.
-
-    Args:
-        cut: The cut-off for `values`.
-        values: float [n].
-        others: float [n], of the same photographs.
-    """
-    ordered = np.sort(np.asarray(others, np.float64))
-    num_below = int((np.asarray(values) < cut).sum())
-    if num_below in (0, len(ordered)):
-        return cut
-    return float(ordered[num_below - 1 : num_below + 1].mean())
-
-
 def _identity(
     run: Run, shards: Path, *, target: str, split: str, whole: bool
 ) -> dict[str, Any]:
@@ -238,6 +240,7 @@ def _describe(
         path=out,
         threshold=threshold,
         has_own_threshold=threshold != run.effective_threshold,
+        rounds_views=not contents[IDENTITY]["whole"] and run.tta == "flips5",
         is_reused=is_reused,
         measured=parse_measured(contents),
     )

@@ -15,37 +15,58 @@ from drtf.export.graph import IMAGE, Graph
 from drtf.export.packages import import_package, quiet
 
 PACKAGE, EXTRA = "ai_edge_litert", "litert"
+# The first operations have few weights, but their rounding changes scores most:
+# docs/results/export.md compares other fractions.
+FLOAT_FRACTION = 0.5
+
+
+def build_converter(graph: Graph) -> tf.lite.TFLiteConverter:
+    """Build a converter, which has no options yet."""
+    # Given the whole module, the converter aborts the process on TensorFlow 2.16 and
+    # 2.17: github.com/tensorflow/tensorflow/issues/63987. Given only the function, it
+    # freezes the variables first.
+    numbered = graph.compile_numbered(
+        tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
+    )
+    return tf.lite.TFLiteConverter.from_concrete_functions(
+        [numbered.get_concrete_function()]
+    )
 
 
 def write_tflite(graph: Graph, path: Path, samples: np.ndarray) -> None:
     """Write a file whose outputs are numbered in the order of the graph."""
     with quiet():
-        path.write_bytes(_build_converter(graph).convert())
+        path.write_bytes(build_converter(graph).convert())
 
 
 def write_float16(graph: Graph, path: Path, samples: np.ndarray) -> None:
     """Write a file with weights of half precision."""
     with quiet():
-        converter = _build_converter(graph)
+        converter = build_converter(graph)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
         path.write_bytes(converter.convert())
 
 
 def write_int8(graph: Graph, path: Path, samples: np.ndarray) -> None:
-    """Write a file whose second half computes with 8-bit integers.
+    """Write a file that computes with 8-bit integers from its middle on."""
+    path.write_bytes(convert_to_int8(graph, samples, float_fraction=FLOAT_FRACTION))
 
-    The first half has few weights, but their rounding changes the scores most:
-    docs/results/export.md compares what is left in float32.
+
+def convert_to_int8(
+    graph: Graph, samples: np.ndarray, *, float_fraction: float
+) -> bytes:
+    """Convert a graph that computes with 8-bit integers from some place on.
 
     Args:
         graph: What is exported.
-        path: The file.
         samples: uint8 RGB [N, H, W, 3], to measure the ranges of activations on.
+        float_fraction: The fraction of the operations, from the first one on, that
+            compute with float32.
     """
     quantization = tf.lite.experimental
     with quiet():
-        converter = _build_converter(graph)
+        converter = build_converter(graph)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([x[None]] for x in samples)
         debugger = quantization.QuantizationDebugger(
@@ -58,11 +79,12 @@ def write_int8(graph: Graph, path: Path, samples: np.ndarray) -> None:
         debugger.layer_statistics_dump(statistics)
         statistics.seek(0)
         # In the order in which they run.
-        nodes = [row["tensor_name"] for row in csv.DictReader(statistics)]
+        operations = [row["tensor_name"] for row in csv.DictReader(statistics)]
         debugger.options = quantization.QuantizationDebugOptions(
-            denylisted_nodes=nodes[: len(nodes) // 2]
+            denylisted_nodes=operations[: round(len(operations) * float_fraction)]
         )
-        path.write_bytes(debugger.get_nondebug_quantized_model())
+        converted: bytes = debugger.get_nondebug_quantized_model()
+        return converted
 
 
 def load_tflite(path: Path, graph: Graph) -> Loaded:
@@ -76,18 +98,6 @@ def load_litert(path: Path, graph: Graph) -> Loaded:
         return load_tflite(path, graph)
     interpreter = import_package(f"{PACKAGE}.interpreter", extra=EXTRA).Interpreter
     return _load(interpreter, f"LiteRT {version(PACKAGE)}", path, graph)
-
-
-def _build_converter(graph: Graph) -> tf.lite.TFLiteConverter:
-    # Given the whole module, the converter aborts the process on TensorFlow 2.16 and
-    # 2.17: github.com/tensorflow/tensorflow/issues/63987. Given only the function, it
-    # freezes the variables first.
-    numbered = graph.compile_numbered(
-        tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
-    )
-    return tf.lite.TFLiteConverter.from_concrete_functions(
-        [numbered.get_concrete_function()]
-    )
 
 
 def _load(kind: Any, runtime: str, path: Path, graph: Graph) -> Loaded:
