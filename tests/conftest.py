@@ -72,15 +72,15 @@ def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("key")
+    folder = tmp_path_factory.mktemp("key")
+    (folder / "patient.key").write_text("a key of the tests")
+    return folder
 
 
 @pytest.fixture(autouse=True)
 def _patient_key(_key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the key of pseudonyms out of the home folder."""
-    key = _key_folder / "patient.key"
-    key.write_text("a key of the tests")
-    monkeypatch.setenv("DRTF_PATIENT_KEY", str(key))
+    monkeypatch.setenv("DRTF_PATIENT_KEY", str(_key_folder / "patient.key"))
 
 
 @pytest.fixture(scope="session")

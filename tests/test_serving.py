@@ -20,12 +20,14 @@ import cv2
 import numpy as np
 import pytest
 from browser import Browser, find_browser
+from encoding_dicom import encode_dicom, patient_tags
 from fastapi.testclient import TestClient
 
 from drawing import draw_fundus, encode
 from drtf.errors import DrtfError
 from drtf.images.decode import decode_photograph
 from drtf.models.fellow_eye import FellowEye
+from drtf.photographs.uploads import photograph_from_bytes
 from drtf.scoring.scorer import load_scorer
 from drtf.scoring.scoring import score
 from drtf.serving.app import build_app
@@ -58,13 +60,18 @@ def eyes(tmp_path_factory):
         (folder / name).write_bytes(encode(draw_fundus(seed=seed)))
     (folder / "cut.png").write_bytes((folder / names[0]).read_bytes()[:200])
     (folder / "empty.png").write_bytes(b"")
+    frames = np.stack([draw_fundus(seed=seed) for seed in (5, 6)])
+    tags = {"PatientID": "P-19", "ImageLaterality": "R"}
+    (folder / "two.dcm").write_bytes(encode_dicom(frames, **tags))
     return folder
 
 
 @pytest.fixture(scope="module")
-def table(served_run, eyes, config, tmp_path_factory):
+def table(served_run, eyes, config, tmp_path_factory, _key_folder):
     out = tmp_path_factory.mktemp("table") / "scores.csv"
-    score(served_run, eyes, out=out, config=config.score)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRTF_PATIENT_KEY", str(_key_folder / "patient.key"))
+        score(served_run, eyes, out=out, config=config.score)
     return out
 
 
@@ -114,8 +121,8 @@ def test_requests_one_by_one_complete_to_the_table_of_drtf_score(client, eyes, t
     header, lines = "", []
     for upload in reversed(uploads(eyes)):
         text = client.post("/score", files=[upload]).json()["table"]
-        header, line = text.splitlines(keepends=True)
-        lines.append(line)
+        header, *own = text.splitlines(keepends=True)
+        lines += own
     body = "".join([header, *lines]).encode()
     answer = client.post("/table", content=body)
     assert answer.status_code == 200
@@ -155,9 +162,6 @@ EYES = ("left", "right")
 
 
 def test_tags_of_dicom_files_state_the_eye_and_a_pseudonym(client):
-    pytest.importorskip("pydicom")
-    from encoding_dicom import encode_dicom, patient_tags
-
     fundus = draw_fundus(seed=1)
     files = [
         ("photograph", (f"{n}.dcm", encode_dicom(fundus, **patient_tags(7, side))))
@@ -250,8 +254,6 @@ def test_more_requests_than_may_wait_are_refused(service, eyes, monkeypatch):
 
 
 def photographs_in(files):
-    from drtf.photographs.references import photograph_from_bytes
-
     return [photograph_from_bytes(*item) for _, item in files]
 
 

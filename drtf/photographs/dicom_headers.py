@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from drtf.errors import PhotographError
-from drtf.images.dicom_files import is_dicom, read_header
+from drtf.images.dicom_files import read_header
 from drtf.images.dicom_tags import DicomTags, parse_tags
 from drtf.photographs.frames import frame_path, split_frame
 from drtf.photographs.patient_columns import PatientEye, names_patient
@@ -47,29 +47,6 @@ def find_tags(photograph: PhotographRef) -> DicomTags | None:
         return parse_tags(load_header(photograph))
     except PhotographError:
         return None
-
-
-def with_tags(photograph: PhotographRef, data: bytes) -> PhotographRef:
-    """Return a reference that also states what the tags of its file say.
-
-    Args:
-        photograph: A photograph in memory. Only a DICOM file of one frame has tags that
-            state its patient and its eye.
-        data: The bytes of its file.
-
-    Raises:
-        DrtfError: If the key of the pseudonyms cannot be loaded.
-    """
-    if not is_dicom(data):
-        return photograph
-    try:
-        tags = parse_tags(read_header(data))
-    except PhotographError:
-        return photograph
-    if len(tags.eyes) != 1:
-        return photograph
-    ((_, stated),) = state_frames(photograph, tags)
-    return replace(photograph, patient=stated.patient, eye=stated.eye)
 
 
 def state_frames(

@@ -307,19 +307,9 @@ class PrefetchedPhotograph(PhotographRef):
             raise self.error
         return self.data
 
-
-def photograph_from_bytes(
-    path: str, data: bytes, *, patient: str = "", eye: str = ""
-) -> PhotographRef:
-    """Return a reference to a photograph whose file is in memory.
-
-    Args:
-        path: The path to refer to it by.
-        data: The bytes of its file.
-        patient: The patient, if it is stated.
-        eye: `left` or `right`, if it is stated.
-    """
-    return PrefetchedPhotograph("", path, data, None, patient=patient, eye=eye)
+    def read_head(self, num_bytes: int) -> bytes | None:
+        """Return the first bytes that were read, or None if there are none."""
+        return None if self.error else self.data[:num_bytes]
 
 
 def prefetch_photographs(

@@ -138,14 +138,14 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
         sent: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> None:
         given = sent.credentials if sent else ""
-        if token and not hmac.compare_digest(given.encode(), token.encode()):
+        if not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(
                 401,
                 "this service requires its token: Authorization: Bearer TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
 
-    guarded = [Depends(check_token)]
+    guarded = [Depends(check_token)] if token else []
     num_waiting = 0
 
     @contextmanager
@@ -172,8 +172,12 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
     ) -> Response:
         try:
             response = await call_next(request)
+        except (DrtfError, MemoryError) as error:
+            # Messages may have the name of a file.
+            _log.error("the machine cannot score: %s", type(error).__name__)
+            detail = "the machine cannot score now; memory may have run out: try again"
+            response = JSONResponse({"detail": detail}, 503)
         except Exception as error:
-            # Its message may have the name of a file.
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a bug: %s\n%s", type(error).__name__, where)
             detail = "a bug of the service; its log has more"
@@ -289,7 +293,9 @@ async def _score(
     """Score photographs within the time limit.
 
     Raises:
-        HTTPException: 503 if this takes too long, or the machine is at fault.
+        HTTPException: 503 if this takes too long.
+        DrtfError: If the machine is at fault.
+        MemoryError: If memory runs out.
     """
     futures = [service.submit(x, with_overlay=with_overlay) for x in photographs]
     try:
@@ -301,11 +307,6 @@ async def _score(
             f"the photographs were not scored within {limits.timeout_seconds:g} s: "
             "send fewer, or try again later",
             {"Retry-After": str(RETRY_SECONDS)},
-        ) from error
-    except (DrtfError, MemoryError) as error:
-        _log.error("the machine cannot score photographs: %s", type(error).__name__)
-        raise HTTPException(
-            503, "the machine has too little memory or too few processes: try again"
         ) from error
     finally:
         for future in futures:

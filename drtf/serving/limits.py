@@ -1,6 +1,7 @@
 """What a service accepts, and the bodies of requests, which stay in memory."""
 
 import asyncio
+import itertools
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -9,9 +10,8 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from drtf.errors import DrtfError
-from drtf.photographs.dicom_headers import with_tags
-from drtf.photographs.references import PhotographRef, photograph_from_bytes
+from drtf.photographs.references import PhotographRef
+from drtf.photographs.uploads import photographs_from_bytes
 
 MAX_NAME_LENGTH = 200
 EYES = ("", "left", "right")
@@ -48,8 +48,8 @@ async def read_photographs(request: Request, limits: Limits) -> list[PhotographR
     Raises:
         HTTPException: 408 if the client is too slow, 413 if the request is too large,
             415 if it is not multipart, 422 if it has no photographs, too many, or two
-            of the same name, or its fields `patient` and `eye` do not fit. 503 if
-            the patient of a DICOM file has no pseudonym, because of the machine.
+            of the same name, or its fields `patient` and `eye` do not fit.
+        DrtfError: If the key of the patients' pseudonyms cannot be loaded.
     """
     if not request.headers.get("content-type", "").startswith(MULTIPART):
         raise HTTPException(415, f"expected a request of the type {MULTIPART}")
@@ -76,19 +76,22 @@ async def read_photographs(request: Request, limits: Limits) -> list[PhotographR
         eyes = _stated(form, "eye", len(uploads))
         if not set(eyes) <= set(EYES):
             raise HTTPException(422, "the field eye must be left, right or empty")
-        photographs = []
+        photographs: list[PhotographRef] = []
         for number, (upload, patient, eye) in enumerate(
             zip(uploads, patients, eyes, strict=True), start=1
         ):
             data = await upload.read()
-            photograph = photograph_from_bytes(
+            found = photographs_from_bytes(
                 _path_of(upload, number), data, patient=patient, eye=eye
             )
-            photographs.append(with_tags(photograph, data))
-    except DrtfError as error:
-        raise HTTPException(503, "the machine has no key for pseudonyms") from error
+            photographs += itertools.islice(found, limits.max_photographs + 1)
     finally:
         await form.close()
+    if len(photographs) > limits.max_photographs:
+        raise HTTPException(
+            422,
+            f"the files have more than {limits.max_photographs} frames: send fewer",
+        )
     if len({x.path for x in photographs}) < len(photographs):
         raise HTTPException(
             422, "two photographs have the same name: give each one its own"

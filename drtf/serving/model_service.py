@@ -30,7 +30,8 @@ from drtf.photographs.prepare import (
     Rejected,
     open_preparation,
 )
-from drtf.photographs.references import PhotographRef, photograph_from_bytes
+from drtf.photographs.references import PhotographRef
+from drtf.photographs.uploads import photograph_from_bytes
 from drtf.scoring.photograph_scores import (
     Scored,
     preparation,
