@@ -207,6 +207,9 @@ def test_wrong_requests_are_refused(service, eyes):
             assert answer.status_code == 422
         form = {"Content-Type": "multipart/form-data"}
         assert client.post("/score", content=b"", headers=form).status_code == 422
+        answer = client.post("/score?overlay=perhaps", files=uploads(eyes)[:1])
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith("overlay")
         assert client.get("/score").status_code == 405
         assert client.get("/photographs").status_code == 404
 

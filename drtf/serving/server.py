@@ -1,5 +1,6 @@
 """A server that runs until it is stopped."""
 
+import functools
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ def serve(
         port: The port to listen on; 0 takes any free one.
         limits: What to accept.
         token: The bearer token that requests must have; empty for none.
-        on_ready: Called with the URL before the first request is accepted.
+        on_ready: Called with the URL when requests are accepted.
 
     Raises:
         RunError: If the network cannot be loaded.
@@ -49,7 +50,8 @@ def serve(
     with _bound_socket(host, port) as bound, open_service(scorer) as service:
         name, number = bound.getsockname()[:2]
         app = build_app(service, limits=limits, token=token)
-        server = uvicorn.Server(
+        url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
+        server = _Server(
             uvicorn.Config(
                 app,
                 http="h11",
@@ -60,10 +62,8 @@ def serve(
                 server_header=False,
                 limit_concurrency=limits.max_waiting + FURTHER_CONNECTIONS,
                 timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
-        on_ready(
-            f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
+            ),
+            on_ready=functools.partial(on_ready, url),
         )
         with _ending_at_sigterm():
             server.run(sockets=[bound])
@@ -87,6 +87,18 @@ def load_token(path: Path) -> str:
 def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches an address."""
     return host in ("127.0.0.1", "::1", "localhost")
+
+
+class _Server(uvicorn.Server):
+    """A server that calls a function as soon as it listens."""
+
+    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._on_ready()
 
 
 @contextmanager
