@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from drtf.export.graph import Graph
 
 # From uint8 RGB [B, H, W, 3] to each output [B] by its name.
-Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
+Predict = Callable[["np.ndarray"], dict[str, "np.ndarray"]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Format:
     is_quantized: bool = False
     suffix: str = ""
 
-    def write(self, graph: "Graph", path: Path, samples: np.ndarray) -> None:
+    def write(self, graph: "Graph", path: Path, samples: "np.ndarray") -> None:
         """Write a graph.
 
         Raises:
