@@ -1,7 +1,7 @@
 """Class folders: photographs whose grade is the name of a folder above them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 import pandas as pd
@@ -75,10 +75,10 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
         strip_suffix("/".join([*folders[depth + 1 :], file]))
         for _, folders, file in map(_divide_path, iterate_texts(paths))
     )
-    classes = text_column(
+    classes = _category_column(
         _divide_path(path)[1][depth] for path in iterate_texts(paths)
-    ).astype("category")
-    splits = text_column(_divide_path(path)[0] for path in iterate_texts(paths))
+    )
+    splits = _category_column(_divide_path(path)[0] for path in iterate_texts(paths))
     table = pd.DataFrame(
         {
             "id": ids,
@@ -86,10 +86,15 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
             "path": paths,
             "folder": classes,
             "name": names,
-            "split": splits.astype("category"),
+            "split": splits,
         }
     )
     return table.assign(**{KEPT + name: "" for name in config.keep_columns})
+
+
+def _category_column(texts: Iterable[str]) -> pd.Series:
+    """Return texts, of which few differ, as a column whose categories are str."""
+    return text_column(texts).astype("category").cat.rename_categories(str)
 
 
 def _divide_path(path: str) -> tuple[str, list[str], str]:
