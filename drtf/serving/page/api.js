@@ -59,7 +59,7 @@ async function start() {
         ...(schema.description ?? "").split("\n\n").filter(Boolean).map((words) => element("p", {}, words)),
         propertiesTable(schema)));
     place.replaceChildren(...operations, ...schemas);
-    place.className = "results";
+    place.className = "operations";
   } catch {
     place.textContent = "The service does not answer.";
   }
