@@ -258,7 +258,7 @@ def test_an_exported_network_gives_the_scores_of_a_cpu(
     from drtf.models.run import load_run
 
     out = tmp_path / "model"
-    words = ("--shards", shards, "--out", out, "--target", "savedmodel")
+    words = ("--shards", shards, "--out", out, "--format", "savedmodel")
     code, _, err = run("export", run_folder, *words)
     assert code == 0, err
     images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
