@@ -66,7 +66,7 @@ types: setup
 	$(VENV)/bin/mypy
 
 docs: $(VENV_DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --clean
 
 $(VENV_DOCS)/.installed: docs/requirements.txt
 	$(PYTHON) -m venv $(VENV_DOCS)

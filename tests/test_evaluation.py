@@ -179,8 +179,8 @@ def predictions_of(scores, probability=0.5):
     """Return predictions of these scores; every other photograph is positive."""
     names = [str(number) for number in range(len(scores))]
     labels = np.arange(len(scores)) % 2
-    values = {"label": labels, "score": scores, "probability": probability}
-    return pd.DataFrame({"patient": names, **values})
+    scores = {"own_score": scores, "score": scores, "probability": probability}
+    return pd.DataFrame({"patient": names, "label": labels, **scores})
 
 
 @pytest.mark.parametrize(
