@@ -477,6 +477,8 @@ class _Pool(Generic[Item, Result]):
         outcomes = worker.call(chunk)
         if len(outcomes) == len(chunk):
             self._idle.append(worker)
+        else:
+            self._discard(worker)
         return outcomes
 
     def _call_item(
@@ -492,10 +494,12 @@ class _Pool(Generic[Item, Result]):
 
     def _call_alone(self, item: Item) -> Result:
         worker = self._start()
-        outcomes = worker.call([item])
-        if not outcomes:
-            raise _WorkerDiedError(worker.exit_code())
-        worker.kill()
+        try:
+            outcomes = worker.call([item])
+            if not outcomes:
+                raise _WorkerDiedError(worker.exit_code())
+        finally:
+            self._discard(worker)
         if outcomes[0].error is not None:
             raise outcomes[0].error
         return outcomes[0].result
@@ -519,5 +523,15 @@ class _Pool(Generic[Item, Result]):
             except OSError as error:  # a limit of processes, memory or open files
                 raise _StartError(str(error)) from error
             self._workers.append(worker)
-        worker.start(self._job)
+        try:
+            worker.start(self._job)
+        except _StartError:
+            self._discard(worker)
+            raise
         return worker
+
+    def _discard(self, worker: _Worker) -> None:
+        """End a worker and forget it, since a pool may outlive many of them."""
+        worker.kill()
+        with self._lock, contextlib.suppress(ValueError):
+            self._workers.remove(worker)

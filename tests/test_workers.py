@@ -19,6 +19,7 @@ from drtf.workers import (
     WORKER_CODE,
     count_workers,
     map_in_order,
+    open_workers,
     run_in_process,
 )
 from naming import raises_naming
@@ -102,6 +103,23 @@ def test_an_item_that_crashes_its_process_is_isolated(cause):
         on_crash=lambda number, signal: (number, signal),
     )
     assert list(results) == [0, 1, 2, (3, cause), *range(4, 40)]
+
+
+def test_workers_that_crash_leave_no_process_and_no_open_file():
+    function = functools.partial(die_at_three, cause=signal.SIGSEGV)
+    with open_workers(
+        function,
+        num_workers=2,
+        initializer=nothing,
+        on_crash=lambda item, cause: -item,
+    ) as start:
+        num_open = []
+        for _ in range(4):
+            assert [start(item).result() for item in (1, 3)] == [1, -3]
+            num_open.append(len(list(Path("/proc/self/fd").iterdir())))
+        assert num_open[-1] <= num_open[0] + 1
+        files = Path("/proc/self/task").glob("*/children")
+        assert sum(len(path.read_text().split()) for path in files) <= 2
 
 
 def test_an_item_is_not_to_blame_when_its_process_is_killed():
