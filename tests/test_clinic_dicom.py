@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,26 @@ def test_a_file_that_cannot_be_written_leaves_no_part(source, tmp_path, monkeypa
     with pytest.raises(OSError, match="space"):
         dicom_results._save(report, folder)
     assert list(folder.iterdir()) == []
+
+
+def test_a_row_of_another_file_at_the_same_path_gives_no_report(tmp_path):
+    photograph = PhotographRef(tmp_path, "eye.dcm")
+    path = tmp_path / "eye.dcm"
+    path.write_bytes(encode_dicom(EYES[0], **patient_tags(7)))
+    row = ROW | {"path": "eye.dcm", "photograph": photograph.sha256()[:16]}
+    run = SimpleNamespace(folder=tmp_path / "run", task=TASKS["grades"])
+
+    def write(folder):
+        return dicom_results.write_dicom_results(
+            run, [photograph], [row], folder=tmp_path / folder
+        )
+
+    assert write("before").num_reports == 1
+    path.write_bytes(encode_dicom(EYES[0], **patient_tags(8)))  # another patient
+    results = write("after")
+    assert results.num_reports == 0
+    assert list(results.problems) == ["eye.dcm"]
+    assert list(results.folder.iterdir()) == []
 
 
 def test_a_missing_highdicom_is_named(monkeypatch):

@@ -21,7 +21,7 @@ from drtf.photographs.prepare import NetworkInput
 from drtf.photographs.references import PhotographRef
 from drtf.progress import progress
 from drtf.scoring.photograph_scores import prepare_photographs
-from drtf.scoring.score_table import Row, written_path
+from drtf.scoring.score_table import HASH_LENGTH, Row, written_path
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -146,6 +146,10 @@ def _write_report(
     results.without_score += [x.path for x in photographs if x not in scored]
     if not scored:
         return []
+    # With --append, a renamed file may have the path of another one's row.
+    if not all(_has_hash(x.sha256(), finding) for x, finding in scored.items()):
+        results.problems[path] = "it is not the file that was scored"
+        return []
     algorithm = algorithm_of(run, next(iter(scored.values())).row)
     try:
         source = load_source(photographs[0])
@@ -157,6 +161,11 @@ def _write_report(
     _save(report, results.folder)
     results.num_reports += 1
     return list(scored)
+
+
+def _has_hash(sha256: str | None, finding: Finding) -> bool:
+    """Return whether a finding is of the photograph with this hash."""
+    return (sha256 or "")[:HASH_LENGTH] == finding.row["photograph"]
 
 
 def _write_captures(
@@ -181,8 +190,13 @@ def _write_captures(
     pairs = zip(findings, prepared, strict=True)
     with closing(prepared), progress("Drawing heat maps", len(findings)) as advance:
         while batch := list(itertools.islice(pairs, MAPS_PER_BATCH)):
-            # A photograph that was replaced meanwhile may be rejected.
-            read = {x: item for x, item in batch if isinstance(item, NetworkInput)}
+            # Without photographs that were replaced meanwhile.
+            read = {
+                x: item
+                for x, item in batch
+                if isinstance(item, NetworkInput)
+                and _has_hash(item.sha256, findings[x])
+            }
             own = [findings[x] for x in read]
             pictures = draw_captures(run, list(read.values()), own, config)
             for photograph, finding, picture in zip(read, own, pictures, strict=True):
