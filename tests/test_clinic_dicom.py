@@ -100,6 +100,15 @@ def test_an_equal_report_has_equal_bytes_and_another_one_another_uid(source):
     assert first.SeriesInstanceUID == other.SeriesInstanceUID
 
 
+def test_an_equal_picture_of_other_settings_has_another_uid(source):
+    captures = [
+        build_capture(source, Finding(0, ROW), algorithm, EYES[0])
+        for algorithm in (ALGORITHM, replace(ALGORITHM, settings="ef56"))
+    ]
+    for name in ("SeriesInstanceUID", "SOPInstanceUID"):
+        assert len({getattr(x, name) for x in captures}) == 2
+
+
 def test_a_report_without_a_decision_is_indeterminate(source):
     row = ROW | {"predicted_label": "", "predicted_grade": "", "eye": ""}
     data = save_dicom(build_report(source, [Finding(0, row)], ALGORITHM))

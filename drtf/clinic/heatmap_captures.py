@@ -95,7 +95,9 @@ def build_capture(
         coordinate_system="PATIENT",
         series_instance_uid=derive_uid("heat maps", study, algorithm.identity),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=derive_uid("heat map", image, str(finding.frame), digest),
+        sop_instance_uid=derive_uid(
+            "heat map", image, str(finding.frame), algorithm.identity, digest
+        ),
         instance_number=max(1, finding.frame),
         manufacturer=RESULT_MANUFACTURER,
         laterality={"left": "L", "right": "R"}.get(finding.row["eye"]),
