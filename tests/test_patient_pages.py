@@ -62,6 +62,23 @@ def test_each_patient_has_a_page_that_shows_the_rows_of_the_table(
     assert all(KOREAN.research in text for text in write_pages("ko").values())
 
 
+def test_a_given_threshold_has_no_rule_and_no_accuracy(scorer, config, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1_left.png").write_bytes(encode(draw_fundus(seed=0)))
+    texts = []
+    for threshold in ("stored", 0.3):
+        given = config.score.model_copy(update={"threshold": threshold})
+        report = report_patients(
+            dataclasses.replace(scorer, config=given),
+            tmp_path / "images",
+            out=tmp_path / str(threshold),
+            gradcam=config.gradcam,
+        )
+        texts += [path.read_text() for path in report.written]
+    assert ["split val" in text for text in texts] == [True, False]
+    assert ENGLISH.no_accuracy in texts[1]
+
+
 def test_both_languages_fill_in_the_same_facts():
     english, korean = map(dataclasses.asdict, (ENGLISH, KOREAN))
     for name, text in english.items():

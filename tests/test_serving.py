@@ -30,6 +30,7 @@ from drtf.models.fellow_eye import FellowEye
 from drtf.photographs.uploads import photograph_from_bytes
 from drtf.scoring.scorer import load_scorer
 from drtf.scoring.scoring import score
+from drtf.serving.answers import model_answer
 from drtf.serving.app import build_app
 from drtf.serving.limits import Limits
 from drtf.serving.model_service import Answer, open_service
@@ -368,6 +369,14 @@ def test_the_model_is_described(client, served_run):
     assert model["model_sha256"] == info["model_sha256"]
     assert (model["threshold"], model["combines_eyes"]) == (0.5, True)
     assert model["num_views"] == 5
+
+
+def test_a_given_threshold_has_no_source_and_no_evaluations(served_run, config):
+    given = config.score.model_copy(update={"threshold": 0.3})
+    scorer = load_scorer(served_run, given)
+    model = model_answer(scorer, limits=Limits(), version="1")
+    assert (model.threshold, model.threshold_rule) == (0.3, "given")
+    assert (model.threshold_source, model.evaluations) == ("", [])
 
 
 @pytest.mark.parametrize("name", [START_PAGE, API_PAGE])

@@ -16,8 +16,7 @@ import numpy as np
 
 from drtf.clinic.patient_texts import LANGUAGES, Texts
 from drtf.config import GradcamConfig
-from drtf.errors import RunError
-from drtf.evaluation.result import EvaluationResult, load_result
+from drtf.evaluation.result import EvaluationResult, load_evaluations
 from drtf.files import read_regular, write_atomic
 from drtf.heatmaps.overlays import (
     PICTURE_SIDE,
@@ -29,6 +28,7 @@ from drtf.heatmaps.overlays import (
 )
 from drtf.images.preprocess import encode_image
 from drtf.intervals import Estimate, clopper_pearson_interval
+from drtf.models.decision_rule import Threshold
 from drtf.models.run import Run
 from drtf.photographs.listing import list_photographs
 from drtf.photographs.prepare import NetworkInput
@@ -143,7 +143,11 @@ def report_patients(
     report.folder.mkdir(exist_ok=True)
     photographs = {written_path(x.path): x for x in list_photographs(images)}
     facts = _Facts(
-        scorer.run, LANGUAGES[language], find_evaluation(scorer.run), gradcam
+        scorer.run,
+        LANGUAGES[language],
+        scorer.run.threshold if scorer.has_stored_threshold else None,
+        find_evaluation(scorer),
+        gradcam,
     )
     patients = _plan_pages(scorer, growth.current, photographs, facts, report.folder)
     outdated = [x for x in patients if _load_content(x.path) != x.content]
@@ -158,16 +162,9 @@ def report_patients(
     return replace(report, num_kept=len(patients) - len(outdated))
 
 
-def find_evaluation(run: Run) -> EvaluationResult | None:
-    """Find the evaluation of a run with its decision rule and the most photographs."""
-    found = []
-    for folder in sorted(run.folder.glob("evaluation-*")):
-        try:
-            result = load_result(folder)
-        except RunError:
-            continue  # of a run that was copied or changed; the page says so
-        if result.decision_rule == run.decision_rule:
-            found.append(result)
+def find_evaluation(scorer: Scorer) -> EvaluationResult | None:
+    """Find the evaluation with the threshold to score with and the most photographs."""
+    found = load_evaluations(scorer.run) if scorer.has_stored_threshold else []
     return max(found, key=lambda result: result.num_photographs, default=None)
 
 
@@ -178,12 +175,14 @@ class _Facts:
     Attributes:
         run: The run.
         texts: The words.
-        evaluation: The evaluation of the run's decision rule, or None.
+        threshold: Where the threshold is from; None if the user gave it.
+        evaluation: The evaluation with this threshold, or None.
         gradcam: How the heat maps are drawn.
     """
 
     run: Run
     texts: Texts
+    threshold: Threshold | None
     evaluation: EvaluationResult | None
     gradcam: GradcamConfig
 
@@ -390,7 +389,7 @@ def _headline(patient: _Patient, facts: _Facts) -> tuple[str, str]:
 
 def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
     """Yield the result in plain words: score, probability, operating point."""
-    texts, summary, run = facts.texts, patient.summary, facts.run
+    texts, summary = facts.texts, patient.summary
     eyes = (("right", texts.right), ("left", texts.left))
     yield " · ".join(f"{x}: {texts.results[summary[f'{y}_eye']]}" for y, x in eyes)
     if not summary["predicted_label"]:
@@ -412,11 +411,11 @@ def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
         yield from (texts.doubts[flag] for flag in sorted(flags))
     if summary["predicted_grade"]:
         yield texts.grade.format(grade=summary["predicted_grade"])
-    if run.threshold:
+    if facts.threshold:
         yield texts.rule.format(
-            source=run.threshold.source,
-            count=f"{run.threshold.num_photographs:,}",
-            rule=run.threshold.rule,
+            source=facts.threshold.source,
+            count=f"{facts.threshold.num_photographs:,}",
+            rule=facts.threshold.rule,
         )
     yield _describe_accuracy(facts)
 

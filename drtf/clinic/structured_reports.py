@@ -184,7 +184,7 @@ def _retina(eye: str) -> "sr.FindingSite":
 
 
 def _private(value: str, meaning: str) -> "sr.CodedConcept":
-    """Return a private code; a value has at most 16 characters (DICOM PS3.5, SH)."""
+    """Return a private code; highdicom writes a long value as a Long Code Value."""
     from highdicom import sr
 
     return sr.CodedConcept(value, PRIVATE_SCHEME, meaning)

@@ -1,5 +1,6 @@
 """The result of an evaluation: as text, and as metrics.json."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -30,6 +31,7 @@ from drtf.intervals import (
 from drtf.models.calibration import Calibration
 from drtf.models.decision_rule import GIVEN, DecisionRule, Threshold
 from drtf.models.fellow_eye import MIN_PAIRS
+from drtf.models.run import Run
 from drtf.models.run_files import METRICS_FILE
 from drtf.models.views import VIEWS
 from drtf.tasks import TASKS, Task
@@ -350,6 +352,18 @@ def load_result(folder: Path) -> EvaluationResult:
             f"{path} is damaged, or drtf evaluate did not write it: {error!r}. "
             "Evaluate the run again with --overwrite"
         ) from error
+
+
+def load_evaluations(run: Run) -> list[EvaluationResult]:
+    """Load the evaluations in a run folder that used its present decision rule.
+
+    Damaged ones, and those that another version wrote, are left out.
+    """
+    results = []
+    for path in sorted(run.folder.glob(f"evaluation-*/{METRICS_FILE}")):
+        with contextlib.suppress(RunError):
+            results.append(load_result(path.parent))
+    return [x for x in results if x.decision_rule == run.decision_rule]
 
 
 def _parse_fellow_gain(contents: Any) -> FellowGain | None:

@@ -89,6 +89,14 @@ class Scorer:
         """The rule that chose the threshold; `none` if the run was never evaluated."""
         return effective_threshold(self.run, self.config)[1]
 
+    @property
+    def has_stored_threshold(self) -> bool:
+        """Whether the threshold is that of the run's decision rule.
+
+        Otherwise the run's evaluations do not hold for it.
+        """
+        return self.run.threshold is not None and self.config.threshold == "stored"
+
     @functools.cached_property
     def predict_batch(self) -> PredictBatch:
         """The network's function, which is compiled once for all calls of `score`."""

@@ -6,9 +6,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from drtf.evaluation.result import EvaluationResult, load_result
-from drtf.models.run import Run
-from drtf.models.run_files import METRICS_FILE
+from drtf.evaluation.result import EvaluationResult, load_evaluations
 from drtf.scoring.patient_table import COLUMNS as PATIENT_COLUMNS
 from drtf.scoring.patient_table import patient_rows
 from drtf.scoring.score_check import FLAG_NOTES
@@ -120,13 +118,13 @@ class ModelAnswer(BaseModel):
         dataset_sha256: Hash of this dataset's manifest.
         threshold: The score from which a photograph is positive.
         threshold_rule: The rule that chose it; `none` if the run was never evaluated.
-        threshold_source: The photographs on which it was chosen.
+        threshold_source: The photographs on which it was chosen; empty if it was given.
         num_views: Number of views of each photograph whose scores are averaged.
         calibration: The method that turns scores into probabilities, or null.
         prevalence: The fraction of positive photographs that probabilities assume.
         combines_eyes: Whether the score of a photograph uses the fellow eye's.
         quality_gate: What the quality gate was fitted on, or null.
-        evaluations: Its evaluations.
+        evaluations: Its evaluations at this threshold.
         max_photographs: Largest number of photographs per request.
         max_request_bytes: Largest size of a request.
         version: Version of drtf.
@@ -187,22 +185,17 @@ def score_answer(
     )
 
 
-def model_answer(
-    scorer: Scorer,
-    evaluations: Sequence[EvaluationResult],
-    *,
-    limits: Limits,
-    version: str,
-) -> ModelAnswer:
+def model_answer(scorer: Scorer, *, limits: Limits, version: str) -> ModelAnswer:
     """Describe the model of a service.
 
     Args:
         scorer: The run, with the settings to score with.
-        evaluations: Evaluations of the run.
         limits: What the service accepts.
         version: Version of drtf.
     """
     run = scorer.run
+    threshold = run.threshold if scorer.has_stored_threshold else None
+    evaluations = load_evaluations(run) if scorer.has_stored_threshold else []
     return ModelAnswer(
         name=run.name,
         description=run.describe(),
@@ -215,7 +208,7 @@ def model_answer(
         dataset_sha256=run.info.dataset_sha256,
         threshold=scorer.threshold,
         threshold_rule=scorer.threshold_rule,
-        threshold_source=run.threshold.source if run.threshold else "",
+        threshold_source=threshold.source if threshold else "",
         num_views=int(scorer.common["num_views"]),
         calibration=run.calibration.method if run.calibration else None,
         prevalence=run.calibration.prevalence if run.calibration else None,
@@ -226,15 +219,6 @@ def model_answer(
         max_request_bytes=limits.max_request_bytes,
         version=version,
     )
-
-
-def load_evaluations(run: Run) -> list[EvaluationResult]:
-    """Load the evaluations in a run folder that used its present decision rule."""
-    results = [
-        load_result(path.parent)
-        for path in sorted(run.folder.glob(f"evaluation-*/{METRICS_FILE}"))
-    ]
-    return [x for x in results if x.decision_rule == run.decision_rule]
 
 
 def _parse_cells(

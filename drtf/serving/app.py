@@ -32,7 +32,6 @@ from drtf.serving.answers import (
     ModelAnswer,
     OverlayFiles,
     ScoreAnswer,
-    load_evaluations,
     model_answer,
     score_answer,
 )
@@ -126,12 +125,7 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
         redoc_url=None,
     )
     metrics = ServiceMetrics()
-    model = model_answer(
-        service.scorer,
-        load_evaluations(service.scorer.run),
-        limits=limits,
-        version=__version__,
-    )
+    model = model_answer(service.scorer, limits=limits, version=__version__)
     pages = {name: load_page(name) for name in (START_PAGE, API_PAGE)}
     bearer = HTTPBearer(auto_error=False)
 

@@ -292,7 +292,7 @@ function remarksOf(row) {
 function operatingPoint() {
   const sentences = [];
   if (model.threshold_rule === "none") sentences.push(text("operatingNone"));
-  else if (model.threshold_rule === "given") sentences.push(text("operatingGiven"));
+  else if (!model.threshold_source) sentences.push(text("operatingGiven"));
   else sentences.push(text("operatingRule", { rule: model.threshold_rule, source: model.threshold_source }));
   for (const found of model.evaluations) {
     const interval = ({ value, ci_low, ci_high }) =>
