@@ -62,6 +62,33 @@ def test_each_patient_has_a_page_that_shows_the_rows_of_the_table(
     assert all(KOREAN.research in text for text in write_pages("ko").values())
 
 
+def test_patients_of_one_name_and_renamed_photographs_keep_their_own_pages(
+    scorer, config, tmp_path
+):
+    images = tmp_path / "images"
+    names = ("a/12_left.png", "b/12_left.png", "c/scan.png")
+    for number, name in enumerate(names):
+        (images / name).parent.mkdir(parents=True)
+        (images / name).write_bytes(encode(draw_fundus(seed=number)))
+    (images / "list.csv").write_text(
+        "path,patient\n" + "".join(f"{x},{'12-2' * ('c/' in x)}\n" for x in names)
+    )
+
+    def write_pages():
+        out = tmp_path / "out"
+        listed = images / "list.csv"
+        return report_patients(scorer, listed, out=out, gradcam=config.gradcam).written
+
+    pages = write_pages()
+    assert len({path.name for path in pages}) == 3
+    assert all(sum(x in path.read_text() for x in names) == 1 for path in pages)
+    # The photograph of one patient is now at the path of another one's.
+    (images / names[1]).replace(images / names[0])
+    (images / "list.csv").write_text(f"path,patient\n{names[0]},\n")
+    texts = [path.read_text() for path in write_pages()]
+    assert all("<img" not in text for text in texts)
+
+
 def test_a_given_threshold_has_no_rule_and_no_accuracy(scorer, config, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1_left.png").write_bytes(encode(draw_fundus(seed=0)))

@@ -37,7 +37,13 @@ from drtf.progress import progress
 from drtf.scoring.growing_table import Growth, append_scores
 from drtf.scoring.patient_table import SIDES, patient_row, rows_by_person
 from drtf.scoring.photograph_scores import prepare_photographs
-from drtf.scoring.score_table import Row, parse_path, split_flags, written_path
+from drtf.scoring.score_table import (
+    HASH_LENGTH,
+    Row,
+    parse_path,
+    split_flags,
+    written_path,
+)
 from drtf.scoring.scorer import Scorer
 
 TABLE_FILE = "scores.csv"
@@ -215,14 +221,15 @@ def _plan_pages(
 ) -> list[_Patient]:
     """Return the patients, in the order of the table of patients."""
     patients = []
-    names: defaultdict[str, int] = defaultdict(int)
+    names: set[str] = set()  # not every file system has upper and lower case
     for own in rows_by_person(rows, scorer.patient_pattern):
         own.sort(key=_scores, reverse=True)
         summary = patient_row(own)
         shown = _choose_shown([x for x in own if x["score"]])
-        names[name := _file_stem(summary, own)] += 1
-        if names[name] > 1:  # patients of the same name in several folders
-            name = f"{name}-{names[name]}"
+        name = _file_stem(summary, own)
+        if name.casefold() in names:  # patients of the same name in several folders
+            name = f"{name}-{_digest(min(row['path'] for row in own))}"
+        names.add(name.casefold())
         present = [row["path"] in photographs for row in own]
         content = json.dumps([facts.hash, own, present])
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -252,12 +259,13 @@ def _file_stem(summary: Row, rows: Sequence[Row]) -> str:
     """Return the name of a page, which any file system can have."""
     name = parse_path(summary["patient"]) or photograph_id(parse_path(rows[0]["path"]))
     stem = re.sub(r"[^\w.-]+", "_", name).strip("._")
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return (
-        stem
-        if stem == name and len(name) < MAX_NAME_LENGTH
-        else (f"{stem[:MAX_NAME_LENGTH]}-{digest}")
-    )
+    if stem == name and len(name) < MAX_NAME_LENGTH:
+        return stem
+    return f"{stem[:MAX_NAME_LENGTH]}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _load_content(path: Path) -> str:
@@ -278,7 +286,7 @@ def _draw_pictures(
 ) -> Iterator[tuple[_Patient, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """Yield each patient with the photographs and overlays that are shown, by column.
 
-    Photographs that are gone have none.
+    Photographs that are gone, or were replaced by others, have none.
     """
     size = max(PICTURE_SIDE, run.info.image_size)
     for start in range(0, len(patients), PHOTOGRAPHS_AT_ONCE // 2):
@@ -296,7 +304,9 @@ def _draw_pictures(
         ready = [
             (place, item)
             for place, item in zip(places, prepared, strict=True)
-            if isinstance(item, NetworkInput) and item.picture is not None
+            if isinstance(item, NetworkInput)
+            and item.picture is not None
+            and item.sha256[:HASH_LENGTH] == place[2]["photograph"]
         ]
         explained: dict[int, dict[str, Explained]] = defaultdict(dict)
         if ready:
