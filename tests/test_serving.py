@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -268,6 +269,33 @@ def test_a_request_that_takes_too_long_is_refused(service, eyes, monkeypatch):
         answer = client.post("/score", files=uploads(eyes)[:1])
     assert answer.status_code == 503
     assert pending.cancelled()
+
+
+def test_photographs_that_nobody_waits_for_are_not_scored(service, eyes, monkeypatch):
+    is_busy, may_go_on = threading.Event(), threading.Event()
+    predict, scored = service.scorer.predict_batch, []
+
+    def predict_slowly(items):
+        is_busy.set()
+        assert may_go_on.wait(60)
+        scored.extend(item.path for item in items)
+        return predict(items)
+
+    def submit(name):
+        data = (eyes / "17_left.png").read_bytes()
+        return service.submit(photograph_from_bytes(name, data))
+
+    monkeypatch.setitem(vars(service.scorer), "predict_batch", predict_slowly)
+    first = submit("1.png")
+    assert is_busy.wait(60)
+    late = submit("2.png")
+    while service._ready.empty():
+        time.sleep(0.01)
+    assert late.cancel()
+    last = submit("3.png")
+    may_go_on.set()
+    assert [first.result().row["path"], last.result().row["path"]] == scored
+    assert scored == ["1.png", "3.png"]
 
 
 def test_a_client_that_is_too_slow_is_refused(service):

@@ -155,25 +155,27 @@ class ModelService:
         job = _Job(photograph, with_overlay)
 
         def go_on(prepared: Future[NetworkInput | Rejected]) -> None:
-            if not job.answer.set_running_or_notify_cancel():
+            if job.answer.cancelled():
                 return
             try:
                 item = prepared.result()
-                if isinstance(item, Rejected):
-                    job.answer.set_result(
-                        Answer(self.scorer.row(photograph, item, None))
-                    )
-                else:
+                if not isinstance(item, Rejected):
                     self._ready.put((job, item))
+                    return
+                answer = Answer(self.scorer.row(photograph, item, None))
             except BaseException as error:
-                job.answer.set_exception(error)
+                if job.answer.set_running_or_notify_cancel():
+                    job.answer.set_exception(error)
+                return
+            if job.answer.set_running_or_notify_cancel():
+                job.answer.set_result(answer)
 
         run = self.scorer.run
         picture_size = max(PICTURE_SIDE, run.info.image_size) if with_overlay else 0
         prepare = preparation(run, picture_size=picture_size)
         prepared = self._prepare(prepare, photograph)
         prepared.add_done_callback(go_on)
-        # A photograph that nobody waits for any more is not prepared.
+        # A photograph that nobody waits for any more is not prepared, and not scored.
         job.answer.add_done_callback(
             lambda answer: answer.cancelled() and prepared.cancel()
         )
@@ -190,15 +192,20 @@ class ModelService:
                         job.answer.set_exception(error)
 
     def _take_batch(self) -> list[tuple[_Job, NetworkInput]]:
-        """Wait for a photograph; return it and the others that are ready."""
+        """Wait for a photograph; return it and the others that are ready.
+
+        Those that nobody waits for any more are left out: under a load that is too
+        high, they would take the time of those that can still be answered.
+        """
         jobs: list[tuple[_Job, NetworkInput]] = []
         item = self._ready.get()
         while item is not None:
-            jobs.append(item)
+            if item[0].answer.set_running_or_notify_cancel():
+                jobs.append(item)
             if len(jobs) == self._batch_size:
                 return jobs
             try:
-                item = self._ready.get_nowait()
+                item = self._ready.get(block=not jobs)
             except Empty:
                 return jobs
         if jobs:
