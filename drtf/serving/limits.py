@@ -40,6 +40,7 @@ class _MemoryParser(MultiPartParser):
     """A parser that never writes an uploaded file to the disk."""
 
     spool_max_size = sys.maxsize
+    max_file_size = sys.maxsize  # its name before Starlette 0.46
 
 
 async def read_photographs(request: Request, limits: Limits) -> list[PhotographRef]:
