@@ -6,12 +6,12 @@ from drtf.errors import PhotographError
 from drtf.images.dicom_files import extract_frame, is_dicom
 from drtf.photographs.dicom_headers import find_tags, state_frames
 from drtf.photographs.frames import split_frame
-from drtf.photographs.references import PhotographRef, PrefetchedPhotograph
+from drtf.photographs.references import PrefetchedPhotograph
 
 
 def photograph_from_bytes(
     path: str, data: bytes, *, patient: str = "", eye: str = ""
-) -> PhotographRef:
+) -> PrefetchedPhotograph:
     """Return a reference to a photograph whose file is in memory.
 
     Args:
@@ -25,7 +25,7 @@ def photograph_from_bytes(
 
 def photographs_from_bytes(
     path: str, data: bytes, *, patient: str = "", eye: str = ""
-) -> Iterator[PhotographRef]:
+) -> Iterator[PrefetchedPhotograph]:
     """Yield a reference to each photograph of a file, as a folder's listing does.
 
     A DICOM file has one for each frame, with the patient and the eye of its tags.
@@ -46,12 +46,13 @@ def photographs_from_bytes(
         return
     for frame_path, stated in state_frames(file, tags):
         number = split_frame(frame_path)[1]
-        frame, error = data, None
+        frame: bytes = data
+        error: PhotographError | None = None
         if number:
             try:
                 frame = extract_frame(data, number)
             except PhotographError as caught:
-                error = caught
+                frame, error = b"", caught
         yield PrefetchedPhotograph(
             "", frame_path, frame, error, patient=stated.patient, eye=stated.eye
         )

@@ -141,6 +141,7 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
             )
 
     guarded = [Depends(check_token)] if token else []
+    opening = asyncio.Lock()
     num_waiting = 0
 
     @contextmanager
@@ -207,7 +208,7 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
         """
         start = time.perf_counter()
         with place_in_queue():
-            photographs = await read_photographs(request, limits)
+            photographs = await read_photographs(request, limits, opening=opening)
             answers = await _score(service, photographs, overlay, limits)
         lines = service.scorer.complete([answer.row for answer in answers])
         for answer in answers:

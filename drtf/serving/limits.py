@@ -1,9 +1,8 @@
 """What a service accepts, and the bodies of requests, which stay in memory."""
 
 import asyncio
-import itertools
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
@@ -36,6 +35,16 @@ class Limits:
     timeout_seconds: float = 120.0
 
 
+@dataclass(frozen=True)
+class _File:
+    """An uploaded file, with what the request states of its photographs."""
+
+    path: str
+    data: bytes
+    patient: str
+    eye: str
+
+
 class _MemoryParser(MultiPartParser):
     """A parser that never writes an uploaded file to the disk."""
 
@@ -43,8 +52,15 @@ class _MemoryParser(MultiPartParser):
     max_file_size = sys.maxsize  # its name before Starlette 0.46
 
 
-async def read_photographs(request: Request, limits: Limits) -> list[PhotographRef]:
+async def read_photographs(
+    request: Request, limits: Limits, *, opening: asyncio.Lock
+) -> list[PhotographRef]:
     """Read the photographs of a multipart request.
+
+    Args:
+        request: The request.
+        limits: What to accept.
+        opening: Held while files are opened: a DICOM file may take much memory.
 
     Raises:
         HTTPException: 408 if the client is too slow, 413 if the request is too large,
@@ -77,26 +93,51 @@ async def read_photographs(request: Request, limits: Limits) -> list[PhotographR
         eyes = _stated(form, "eye", len(uploads))
         if not set(eyes) <= set(EYES):
             raise HTTPException(422, "the field eye must be left, right or empty")
-        photographs: list[PhotographRef] = []
-        for number, (upload, patient, eye) in enumerate(
-            zip(uploads, patients, eyes, strict=True), start=1
-        ):
-            data = await upload.read()
-            found = photographs_from_bytes(
-                _path_of(upload, number), data, patient=patient, eye=eye
+        files = [
+            _File(_path_of(upload, number), await upload.read(), patient, eye)
+            for number, (upload, patient, eye) in enumerate(
+                zip(uploads, patients, eyes, strict=True), start=1
             )
-            photographs += itertools.islice(found, limits.max_photographs + 1)
+        ]
     finally:
         await form.close()
-    if len(photographs) > limits.max_photographs:
-        raise HTTPException(
-            422,
-            f"the files have more than {limits.max_photographs} frames: send fewer",
-        )
+    async with opening:
+        photographs = await asyncio.to_thread(_open_files, files, limits)
     if len({x.path for x in photographs}) < len(photographs):
         raise HTTPException(
             422, "two photographs have the same name: give each one its own"
         )
+    return photographs
+
+
+def _open_files(files: Iterable[_File], limits: Limits) -> list[PhotographRef]:
+    """Return the photographs of files, of which a DICOM file may have several.
+
+    Raises:
+        HTTPException: 413 or 422 if there are too many. They are counted as they are
+            opened: the frames of a small file may be very large.
+        DrtfError: If the key of the patients' pseudonyms cannot be loaded.
+    """
+    photographs: list[PhotographRef] = []
+    size_bytes = 0
+    for file in files:
+        for photograph in photographs_from_bytes(
+            file.path, file.data, patient=file.patient, eye=file.eye
+        ):
+            photographs.append(photograph)
+            size_bytes += len(photograph.data)
+            if len(photographs) > limits.max_photographs:
+                raise HTTPException(
+                    422,
+                    f"the files have more than {limits.max_photographs} frames: send "
+                    "fewer",
+                )
+            if size_bytes > limits.max_request_bytes:
+                raise HTTPException(
+                    413,
+                    f"the frames of the files are larger than "
+                    f"{limits.max_request_bytes:,} bytes: send fewer",
+                )
     return photographs
 
 
