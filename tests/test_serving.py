@@ -315,6 +315,22 @@ def test_a_client_that_is_too_slow_is_refused(service):
     assert sent[0]["status"] == 408
 
 
+def test_a_client_that_closes_the_connection_is_no_bug(service, caplog):
+    app = build_app(service, limits=Limits())
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": headers}
+    scope |= {"query_string": b"", "raw_path": b"/score", "http_version": "1.1"}
+    asyncio.run(app(scope, receive, send))
+    assert not [x for x in caplog.records if x.name.startswith("drtf")]
+
+
 def test_a_failure_of_the_machine_is_no_fault_of_a_photograph(
     service, eyes, monkeypatch
 ):

@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from drtf import __version__
 from drtf.errors import DrtfError
@@ -43,6 +44,7 @@ from drtf.serving.pages import API_PAGE, START_PAGE, load_page
 _log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1
+CLIENT_CLOSED = 499  # as nginx counts it; nobody receives it
 MAX_TABLE_ROWS = 100_000
 HEADERS = {
     "Cache-Control": "no-store",
@@ -168,6 +170,9 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
     ) -> Response:
         try:
             response = await call_next(request)
+        except ClientDisconnect:
+            detail = "the client closed the connection before it had sent the request"
+            response = JSONResponse({"detail": detail}, CLIENT_CLOSED)
         except (DrtfError, MemoryError) as error:
             # Messages may have the name of a file.
             _log.error("the machine cannot score: %s", type(error).__name__)
