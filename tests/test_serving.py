@@ -503,7 +503,16 @@ def check_page(url, eyes, table, tmp_path):
         browser.wait_for("batch && !batch.isRunning")
         text = table.read_text(encoding="utf-8-sig")  # as `text` returns it
         assert browser.evaluate("batch.table.text()") == text
+        assert browser.evaluate("batch.rows.length") == len(text.splitlines()) - 1
         assert browser.evaluate("document.getElementById('batch-csv').download")
+        files = [eyes / "two.dcm", eyes / "18_left.png"]
+        browser.choose_files("#single-files", files)
+        browser.wait_for("single?.rows.length === 3")
+        names = "Array.from(document.querySelectorAll('.name'), (x) => x.innerHTML)"
+        assert browser.evaluate(names) == [
+            *("two.dcm#frame=1", "two.dcm#frame=2"),
+            "18_left.png",
+        ]
         browser.open(f"{url}/docs")
         browser.wait_for("document.getElementById('operations').className")
         assert "/score" in browser.evaluate("document.body.innerText")

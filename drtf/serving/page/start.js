@@ -344,14 +344,20 @@ function showSingle() {
   showPatient();
 }
 
+/** Return the file of a row; undefined if a DICOM file has several rows, which name it. */
+function fileOf(number) {
+  return single.rows.length === single.files.length ? single.files[number] : undefined;
+}
+
 function resultCard(row, number) {
   const [kind, decision] = decisionOf(row);
   const files = single.overlays[number];
+  const file = fileOf(number);
   const card = element("article", { class: "card" },
     element("h2", {}, text(row.eye || "unknownEye")),
-    element("p", { class: "name" }, single.files[number]?.name ?? row.path));
+    element("p", { class: "name" }, file?.name ?? row.path));
   if (files) card.append(...pictures(files, number));
-  else if (single.files[number]) card.append(plainPicture(single.files[number]));
+  else if (file) card.append(plainPicture(file));
   card.append(element("p", { class: `decision ${kind}` }, decision));
   if (row.score !== null) {
     const values = { score: row.score.toFixed(3), threshold: row.threshold.toFixed(3) };
@@ -392,10 +398,13 @@ function plainPicture(file) {
 function showPatient() {
   const card = byId("patient");
   const { rows, eyes, patients } = single;
-  card.hidden = rows.length !== 2 || rows.some((row) => row.error);
+  const hasBoth = patients.length === 1 && rows.length === 2
+    && rows[0].eye && rows[1].eye && rows[0].eye !== rows[1].eye;
+  // The eyes of a DICOM file with several rows cannot be stated.
+  const canAsk = rows.length === 2 && single.files.length === 2;
+  card.hidden = !(hasBoth || canAsk) || rows.some((row) => row.error);
   if (card.hidden) return;
   card.replaceChildren();
-  const hasBoth = patients.length === 1 && rows[0].eye && rows[1].eye && rows[0].eye !== rows[1].eye;
   if (hasBoth) {
     const [patient] = patients;
     card.append(element("h2", {}, text("patient")));
@@ -408,7 +417,7 @@ function showPatient() {
       if (rows.some((row) => row.fellow_used)) card.append(element("p", {}, text("patientCombined")));
     } else card.append(element("p", {}, text("patientMissing")));
   }
-  if (!hasBoth || eyes) card.append(eyesQuestion());
+  if (canAsk && (!hasBoth || eyes)) card.append(eyesQuestion());
 }
 
 function eyesQuestion() {
@@ -448,11 +457,11 @@ async function scoreBatch(photographs) {
 async function scoreWaiting(waiting) {
   for (const photograph of waiting) {
     if (batch.stop.signal.aborted) return;
-    let row;
+    let rows; // of a DICOM file, one for each frame
     try {
       const request = { method: "POST", body: photographsForm([photograph]) };
       const answer = await (await send("/score", request, { signal: batch.stop.signal })).json();
-      [row] = answer.rows;
+      rows = answer.rows;
       const [header, ...lines] = answer.table.trimEnd().split("\n");
       batch.header = header;
       batch.lines.push(...lines);
@@ -460,11 +469,11 @@ async function scoreWaiting(waiting) {
       if (error.name === "AbortError") return;
       if (!(error instanceof ServiceError) || !error.status || error.status === 401) { batch.stop.abort(); throw error; }
       batch.refused += 1;
-      row = { path: photograph.path, error: error.message, flags: "", predicted_label: null, predicted_grade: null, probability: null, in_training: null };
+      rows = [{ path: photograph.path, error: error.message, flags: "", predicted_label: null, predicted_grade: null, probability: null, in_training: null }];
     }
     batch.done += 1;
-    batch.rows.push(row);
-    byId("batch-rows").append(batchRow(row));
+    batch.rows.push(...rows);
+    byId("batch-rows").append(...rows.map(batchRow));
     showBatch();
   }
 }
@@ -487,7 +496,7 @@ function showBatch() {
   if (batch.isRunning) return;
   const positive = batch.rows.filter((row) => row.predicted_label).length;
   const failed = batch.rows.filter((row) => row.error).length;
-  const sentences = [text("batchDone", { count: batch.done, positive, failed })];
+  const sentences = [text("batchDone", { count: batch.rows.length, positive, failed })];
   if (batch.stop.signal.aborted) sentences.unshift(text("batchStopped"));
   if (batch.refused) sentences.push(text("batchRefused", { count: batch.refused }));
   byId("batch-done").textContent = sentences.join(" ");
