@@ -159,6 +159,7 @@ def watch(
                     )
                 arrivals.keep_scored(ready)
         except NoPhotographsError:
+            outage.end()
             if not is_empty:
                 _log.warning("there are no photographs in %s; waiting for some", images)
             is_empty, has_worked = True, True
