@@ -11,6 +11,9 @@ pydicom = pytest.importorskip("pydicom")
 
 from encoding_dicom import encode_dicom, save_dicom  # noqa: E402
 
+from drtf.errors import PhotographError  # noqa: E402
+from drtf.images.dicom_tags import TOMOGRAPHY  # noqa: E402
+from drtf.photographs.uploads import photographs_from_bytes  # noqa: E402
 from drtf.serving.limits import Limits, read_photographs  # noqa: E402
 
 
@@ -42,3 +45,12 @@ def test_the_frames_of_a_small_file_may_not_be_larger_than_a_request():
         assert client.post("/", files=files).status_code == 413
     with client_of(Limits(max_photographs=3)) as client:
         assert client.post("/", files=files).status_code == 422
+
+
+@pytest.mark.parametrize("tag", ["Manufacturer", "SOPClassUID"])
+def test_results_of_drtf_and_tomographies_are_no_photographs(tag):
+    tags = {"Manufacturer": "drtf", "SOPClassUID": TOMOGRAPHY[0]}
+    data = encode_dicom(np.zeros((100, 100, 3), np.uint8), **{tag: tags[tag]})
+    (photograph,) = photographs_from_bytes("a.dcm", data)
+    with pytest.raises(PhotographError, match="not_an_image"):
+        photograph.read()

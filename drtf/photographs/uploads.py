@@ -44,15 +44,20 @@ def photographs_from_bytes(
     if tags is None:
         yield file
         return
+    if tags.kind:
+        error = PhotographError(
+            "not_an_image", f"a DICOM file without a photograph, but with {tags.kind}"
+        )
+        yield PrefetchedPhotograph("", path, b"", error)
+        return
     for frame_path, stated in state_frames(file, tags):
         number = split_frame(frame_path)[1]
-        frame: bytes = data
-        error: PhotographError | None = None
+        frame, problem = data, None
         if number:
             try:
                 frame = extract_frame(data, number)
             except PhotographError as caught:
-                frame, error = b"", caught
+                frame, problem = b"", caught
         yield PrefetchedPhotograph(
-            "", frame_path, frame, error, patient=stated.patient, eye=stated.eye
+            "", frame_path, frame, problem, patient=stated.patient, eye=stated.eye
         )
