@@ -401,7 +401,13 @@ def test_a_token_file_has_one_long_word(tmp_path):
     path = tmp_path / "token"
     path.write_text(f"{TOKEN}\n")
     assert load_token(path) == TOKEN
-    for text in ("", "short", "two words of a long sentence", "é" * 20):
+    for text in (
+        "",
+        "short",
+        "two words of a long sentence",
+        "é" * 20,
+        f"{TOKEN}\n{TOKEN}",
+    ):
         path.write_text(text)
         with raises_naming(DrtfError, path):
             load_token(path)

@@ -1,6 +1,7 @@
 """A server that runs until it is stopped."""
 
 import functools
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ def load_token(path: Path) -> str:
         DrtfError: If it is short or has characters that a header cannot have.
     """
     token = read_regular(path).decode(errors="replace").strip()
-    if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or " " in token:
+    if not re.fullmatch(rf"[!-~]{{{MIN_TOKEN_LENGTH},}}", token):
         raise DrtfError(
             f"{path} must have one word of at least {MIN_TOKEN_LENGTH} ASCII "
             "characters; make one with: openssl rand -hex 32"
