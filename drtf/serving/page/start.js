@@ -75,6 +75,7 @@ const TEXTS = {
     batchDone: "{count} photographs: {positive} above the threshold, {failed} without a result.",
     batchStopped: "Stopped.",
     batchRefused: "{count} of them were refused and are not in the table.",
+    batchSingle: "Here each photograph is decided by itself; in the downloaded table, both eyes of a patient are combined.",
     above: "above the threshold", below: "below the threshold", none: "none",
     apiLink: "How to use this service from a program",
     offline: "The service does not answer. Check that it is running, and try again.",
@@ -160,6 +161,7 @@ const TEXTS = {
     batchDone: "사진 {count}장: 기준값 이상 {positive}장, 결과 없음 {failed}장.",
     batchStopped: "중지되었습니다.",
     batchRefused: "그중 {count}장은 거부되어 표에 없습니다.",
+    batchSingle: "여기서는 사진마다 따로 판정합니다. 내려받은 표에서는 한 환자의 양쪽 눈을 결합합니다.",
     above: "기준값 이상", below: "기준값 미만", none: "없음",
     apiLink: "프로그램에서 이 서비스를 사용하는 방법",
     offline: "서비스가 응답하지 않습니다. 실행 중인지 확인하고 다시 시도하십시오.",
@@ -499,6 +501,7 @@ function showBatch() {
   const sentences = [text("batchDone", { count: batch.rows.length, positive, failed })];
   if (batch.stop.signal.aborted) sentences.unshift(text("batchStopped"));
   if (batch.refused) sentences.push(text("batchRefused", { count: batch.refused }));
+  if (model?.combines_eyes) sentences.push(text("batchSingle"));
   byId("batch-done").textContent = sentences.join(" ");
 }
 
