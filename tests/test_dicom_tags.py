@@ -84,8 +84,9 @@ def test_each_frame_has_its_own_eye():
     assert parse_tags(header).eyes == ("left", "right", "")
 
 
-def test_absurdly_many_frames_count_as_one_photograph():
-    header = read_header(encode_dicom(FUNDUS, NumberOfFrames=2_000_000_000))
+@pytest.mark.parametrize("number", [2_000_000_000, -1])
+def test_an_absurd_number_of_frames_counts_as_one_photograph(number):
+    header = read_header(encode_dicom(FUNDUS, NumberOfFrames=number))
     assert parse_tags(header).eyes == ("",)
 
 

@@ -39,8 +39,8 @@ class DicomTags:
             holds one.
         patient_id: The identifier of the patient.
         issuer: Who issued the identifier.
-        eyes: The eye of each frame: `left`, `right` or an empty text. A file with more
-            than MAX_FRAMES counts as one photograph, which cannot be decoded.
+        eyes: The eye of each frame: `left`, `right` or an empty text. A file with none
+            or more than MAX_FRAMES counts as one photograph, which cannot be decoded.
         acquired: The day on which it was acquired, as YYYYMMDD.
         camera: The manufacturer and the model of the camera.
     """
@@ -100,11 +100,13 @@ def _text(header: "Dataset", name: str) -> str:
 
 
 def _eyes(header: "Dataset") -> list[str]:
-    """Return the eye of each frame; one if there are too many frames."""
+    """Return the eye of each frame; one if there are too many frames, or none."""
     num_frames = count_frames(header)
+    if not 1 <= num_frames <= MAX_FRAMES:
+        num_frames = 1  # its row says what is wrong
     whole = _eye_of_image(header)
     shared = _eye_of_frame(_first(header, "SharedFunctionalGroupsSequence"))
-    eyes = [shared or whole] * (num_frames if num_frames <= MAX_FRAMES else 1)
+    eyes = [shared or whole] * num_frames
     frames = header.get("PerFrameFunctionalGroupsSequence") or ()
     for number, frame in enumerate(frames[: len(eyes)]):
         eyes[number] = _eye_of_frame(frame) or eyes[number]
