@@ -28,7 +28,7 @@ from drtf.photographs.references import PhotographRef
 from drtf.records.reader import ShardDataset
 from drtf.scoring import photograph_scores, scorer, scoring
 from drtf.scoring.photograph_scores import Scored, prepare_photographs
-from drtf.scoring.score_table import encode_csv, encode_header
+from drtf.scoring.score_table import encode_csv, encode_header, encode_row
 from drtf.scoring.scoring import score
 from drtf.storage import read_object, write_object
 from drtf.synthetic import draw_photograph
@@ -891,5 +891,6 @@ def test_a_scorer_gives_the_rows_of_the_table(run_folder, few, config, tmp_path)
     score(run_folder, few, out=out, config=config.score)
     ready = scorer.load_scorer(run_folder, config.score)
     photographs = [PhotographRef(few, row["path"].lstrip("'")) for row in read(out)]
-    lines = ready.complete([item.row for item in ready.score(photographs)])
+    rows = [item.row for item in ready.score(photographs)]
+    lines = ready.complete_lines(map(encode_row, rows))
     assert b"".join(encode_csv(encode_header(), lines)) == out.read_bytes()

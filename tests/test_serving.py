@@ -122,13 +122,27 @@ def test_a_request_gives_the_table_of_drtf_score(client, eyes, table):
 def test_requests_one_by_one_complete_to_the_table_of_drtf_score(client, eyes, table):
     header, lines = "", []
     for upload in reversed(uploads(eyes)):
-        text = client.post("/score", files=[upload]).json()["table"]
+        text = client.post("/score", files=[upload]).json()["uncombined"]
         header, *own = text.splitlines(keepends=True)
         lines += own
     body = "".join([header, *lines]).encode()
     answer = client.post("/table", content=body)
     assert answer.status_code == 200
     assert answer.content == table.read_bytes()
+
+
+def test_patients_who_differ_only_by_dates_stay_apart(service, eyes):
+    data = (eyes / "17_left.png").read_bytes()
+    names = [f"scan_2024-01-{day:02d}_left.png" for day in range(1, 23)]
+    files = [("photograph", (name, data)) for name in names]
+    app = build_app(service, limits=Limits(max_photographs=len(files)))
+    with TestClient(app) as client:
+        together = client.post("/score", files=files).json()["table"]
+        answers = [client.post("/score", files=[file]).json() for file in files]
+        header, *_ = answers[0]["uncombined"].splitlines(keepends=True)
+        lines = [x["uncombined"].splitlines(keepends=True)[1] for x in answers]
+        body = "".join([header, *lines]).encode()
+        assert client.post("/table", content=body).text == together
 
 
 @pytest.mark.parametrize(
@@ -357,7 +371,7 @@ def test_logs_name_no_file_and_a_bug_shows_no_message(
         assert answer.status_code == 200
         assert SECRET in answer.json()["rows"][0]["path"]
         assert client.get(f"/{SECRET}").status_code == 404
-        monkeypatch.setattr(type(service.scorer), "complete", lambda *_: fail(_))
+        monkeypatch.setattr(type(service.scorer), "complete_lines", lambda *_: fail(_))
         assert client.post("/score", files=files).status_code == 500
         counters = client.get("/metrics").text
     ours = [x.getMessage() for x in caplog.records if x.name.startswith("drtf")]

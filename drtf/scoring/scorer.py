@@ -37,7 +37,6 @@ from drtf.scoring.score_table import (
     Row,
     common_cells,
     effective_threshold,
-    encode_row,
     parse_row,
 )
 from drtf.tasks import classes_at
@@ -111,7 +110,7 @@ class Scorer:
     def score(
         self, photographs: Sequence[PhotographRef], *, picture_size: int = 0
     ) -> Iterator[ScoredPhotograph]:
-        """Score photographs, in order. `complete` fills in the other cells.
+        """Score photographs, in order. `complete_lines` fills in the other cells.
 
         Args:
             photographs: The photographs to score.
@@ -163,19 +162,11 @@ class Scorer:
             row["in_training"] = str(int(is_known))
         return row
 
-    def complete(self, rows: Iterable[Row]) -> list[bytes]:
-        """Fill in the cells of photographs that were scored together.
+    def complete_lines(self, lines: Iterable[bytes]) -> list[bytes]:
+        """Fill in the cells of photographs that were scored together, in order.
 
         Args:
-            rows: From `score` or `row`, with different paths.
-
-        Returns:
-            The lines of the table, in order; `parse_row` returns their cells.
-        """
-        return self.complete_lines(map(encode_row, rows))
-
-    def complete_lines(self, lines: Iterable[bytes]) -> list[bytes]:
-        """Fill in the cells that depend on other rows in lines of a table, in order.
+            lines: Rows from `score` or `row`, encoded, with different paths.
 
         Raises:
             ValueError: If a line is incomplete or does not match its checksum.

@@ -15,6 +15,7 @@ from drtf.scoring.score_table import (
     Row,
     encode_csv,
     encode_header,
+    encode_row,
     parse_row,
     split_flags,
 )
@@ -61,6 +62,8 @@ class ScoreAnswer(BaseModel):
     Attributes:
         rows: One row per photograph, in the order of the request.
         table: The same rows as the CSV file that drtf score writes.
+        uncombined: The same rows as they were before they were compared with others,
+            for `POST /table`: without a patient and an eye that only names show.
         patients: One row per patient, as drtf score --by-patient writes it.
         overlays: Their heat maps, if requested; null for a photograph without a score.
         notes: A sentence for each flag in the column `probability_flags`.
@@ -69,6 +72,7 @@ class ScoreAnswer(BaseModel):
 
     rows: list[PhotographRow]  # type: ignore[valid-type]
     table: str
+    uncombined: str
     patients: list[PatientRow]  # type: ignore[valid-type]
     overlays: list[OverlayFiles | None]
     notes: dict[str, str]
@@ -164,21 +168,24 @@ class HealthAnswer(BaseModel):
 
 
 def score_answer(
-    scorer: Scorer, lines: Sequence[bytes], overlays: Sequence[OverlayFiles | None]
+    scorer: Scorer, rows: Sequence[Row], overlays: Sequence[OverlayFiles | None]
 ) -> ScoreAnswer:
-    """Return the answer with these rows.
+    """Return the answer with some rows.
 
     Args:
         scorer: What they were scored with.
-        lines: From `Scorer.complete`.
+        rows: From `Scorer.row`.
         overlays: The heat map of each photograph; empty if none were requested.
     """
+    uncombined = [encode_row(row) for row in rows]
+    lines = scorer.complete_lines(uncombined)
     rows = [parse_row(line) for line in lines]
     patients = patient_rows(rows, patient_pattern=scorer.patient_pattern)
     flags = {flag for row in rows for flag in split_flags(row["probability_flags"])}
     return ScoreAnswer(
         rows=[_parse_cells(PhotographRow, COLUMNS, row) for row in rows],
-        table=b"".join(encode_csv(encode_header(), lines)).decode(),
+        table=_decode_table(lines),
+        uncombined=_decode_table(uncombined),
         patients=[_parse_cells(PatientRow, PATIENT_COLUMNS, row) for row in patients],
         overlays=list(overlays),
         notes={flag: note for flag, note in FLAG_NOTES.items() if flag in flags},
@@ -219,6 +226,10 @@ def model_answer(scorer: Scorer, *, limits: Limits, version: str) -> ModelAnswer
         max_request_bytes=limits.max_request_bytes,
         version=version,
     )
+
+
+def _decode_table(lines: Sequence[bytes]) -> str:
+    return b"".join(encode_csv(encode_header(), lines)).decode()
 
 
 def _parse_cells(

@@ -215,7 +215,11 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
         with place_in_queue():
             photographs = await read_photographs(request, limits, opening=opening)
             answers = await _score(service, photographs, overlay, limits)
-        lines = service.scorer.complete([answer.row for answer in answers])
+        content = score_answer(
+            service.scorer,
+            [answer.row for answer in answers],
+            [_files(answer.overlay) for answer in answers] if overlay else [],
+        )
         for answer in answers:
             metrics.count_photograph(answer.row["error"])
         seconds = time.perf_counter() - start
@@ -227,11 +231,7 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
             seconds,
             num_failed,
         )
-        return score_answer(
-            service.scorer,
-            lines,
-            [_files(x.overlay) for x in answers] if overlay else [],
-        )
+        return content
 
     @app.post(
         "/table",
@@ -243,8 +243,8 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
     async def table(request: Request) -> Response:
         """Complete rows that were scored by several requests.
 
-        Send the lines of all `table` texts below one header. The answer is the table
-        that drtf score writes for these photographs: both eyes of a patient are
+        Send the lines of all `uncombined` texts below one header. The answer is the
+        table that drtf score writes for these photographs: both eyes of a patient are
         combined, and the probabilities are checked on all photographs together.
         """
         with place_in_queue():

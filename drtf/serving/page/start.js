@@ -464,7 +464,7 @@ async function scoreWaiting(waiting) {
       const request = { method: "POST", body: photographsForm([photograph]) };
       const answer = await (await send("/score", request, { signal: batch.stop.signal })).json();
       rows = answer.rows;
-      const [header, ...lines] = answer.table.trimEnd().split("\n");
+      const [header, ...lines] = answer.uncombined.trimEnd().split("\n");
       batch.header = header;
       batch.lines.push(...lines);
     } catch (error) {
