@@ -521,7 +521,7 @@ class ScoreConfig(Section):
     grade or probability, `predict` predicts them as for any other, and `reject` gives
     it no score."""
     batch_size: Positive = 64
-    """Number of photographs per prediction step."""
+    """Number of views per prediction step."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Number of processes that prepare photographs; 0: one per CPU, as far as memory
     allows; 1: none but the command's own."""
