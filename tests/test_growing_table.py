@@ -141,13 +141,14 @@ def test_a_fellow_eye_that_arrives_later_changes_the_patient_and_is_a_revision(
     }
     assert {x.path for x in growth.revisions} == {"1_left.png"}
     assert ("1_left.png", "predicted_label", "0", "1") in side_file(revisions_path(out))
-    table = load(patients).fillna("")
+    table = load(patients).astype(object).fillna("")
     assert table["predicted_label"].tolist() == [1, 0]
     assert table["both_eyes"].tolist() == [1, 0]
     assert table["num_photographs"].tolist() == [2, 1]
     whole = tmp_path / "whole.csv"
     append_scores(scorer, images, whole, by_patient=True)
-    at_once = pd.read_csv(tmp_path / "whole-patients.csv").fillna("")
+    at_once = pd.read_csv(tmp_path / "whole-patients.csv")
+    at_once = at_once.astype(object).fillna("")
     columns = [x for x in at_once if x not in ("patient", "photographs")]
     pd.testing.assert_frame_equal(table[columns], at_once[columns], check_dtype=False)
 
