@@ -115,6 +115,10 @@ def test_only_new_content_is_scored_and_earlier_rows_stay(
     assert kinds["a.png"] == "changed back"
 
 
+def without_nan(cell):
+    return "" if pd.isna(cell) else cell
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_fellow_eye_that_arrives_later_changes_the_patient_and_is_a_revision(
     scorer, images, tmp_path, suffix
@@ -141,14 +145,14 @@ def test_a_fellow_eye_that_arrives_later_changes_the_patient_and_is_a_revision(
     }
     assert {x.path for x in growth.revisions} == {"1_left.png"}
     assert ("1_left.png", "predicted_label", "0", "1") in side_file(revisions_path(out))
-    table = load(patients).astype(object).fillna("")
+    table = load(patients).map(without_nan)
     assert table["predicted_label"].tolist() == [1, 0]
     assert table["both_eyes"].tolist() == [1, 0]
     assert table["num_photographs"].tolist() == [2, 1]
     whole = tmp_path / "whole.csv"
     append_scores(scorer, images, whole, by_patient=True)
     at_once = pd.read_csv(tmp_path / "whole-patients.csv")
-    at_once = at_once.astype(object).fillna("")
+    at_once = at_once.map(without_nan)
     columns = [x for x in at_once if x not in ("patient", "photographs")]
     pd.testing.assert_frame_equal(table[columns], at_once[columns], check_dtype=False)
 
