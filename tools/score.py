@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from drtf.clinic.dicom_results import DicomResults
     from drtf.config import Config
+    from drtf.models.run import Run
     from drtf.scoring.growing_table import Growth
     from drtf.scoring.score_table import Row
     from drtf.scoring.scorer import Scorer
@@ -215,7 +216,7 @@ def score(
         return
     if images is None or out is None:
         raise click.UsageError("--images and --out are required, except with --mercure")
-    from drtf.models.run import load_run_config
+    from drtf.models.run import load_run, load_run_config
     from drtf.models.stored_run import location_of
     from drtf.scoring.growing_table import append_scores
     from drtf.scoring.patient_table import save_patient_table
@@ -236,10 +237,8 @@ def score(
     config = load_run_config(run, config_source, overrides, sections=sections)
     write_dicom = functools.partial(
         _write_dicom,
-        run=run,
         images=images,
         config=config,
-        decision_rule=decision_rule,
         with_heatmaps=dicom_heatmaps,
     )
     if append:
@@ -258,7 +257,7 @@ def score(
         for note in summary_notes(growth.summary, scorer.threshold_rule):
             show_line(f"Note: {note}")
         if dicom_out:
-            write_dicom(growth.current, folder=dicom_out)
+            write_dicom(scorer.run, growth.current, folder=dicom_out)
         if growth.summary.num_failed > max_rejected * growth.summary.num_rows:
             sys.exit(SOME_REJECTED)
         return
@@ -286,7 +285,7 @@ def score(
     show_report(report)
     if dicom_out:
         rows = (row for _, row in load_rows(report.table))
-        write_dicom(rows, folder=dicom_out)
+        write_dicom(load_run(run, rule_folder=decision_rule), rows, folder=dicom_out)
     if by_patient:
         patients = save_patient_table(
             report.table,
@@ -299,22 +298,20 @@ def score(
 
 
 def _write_dicom(
+    run: "Run",
     rows: "Iterable[Row]",
     *,
-    run: Path,
     images: Path | str,
     folder: Path,
     config: "Config",
-    decision_rule: Path | None,
     with_heatmaps: bool,
 ) -> None:
     """Write the DICOM results of rows of a table."""
     from drtf.clinic.dicom_results import write_dicom_results
-    from drtf.models.run import load_run
     from drtf.photographs.listing import list_photographs
 
     results = write_dicom_results(
-        load_run(run, rule_folder=decision_rule),
+        run,
         list_photographs(images).photographs,
         rows,
         folder=folder,

@@ -27,7 +27,7 @@ MAX_GREY = 0.6
 # From this fraction on, the caption mentions heat outside the retina.
 MUCH_OUTSIDE = 0.25
 FONT_SIZE = 12  # px
-LIMITS = "Research only, not for diagnosis."
+LIMITS = "For research only, not for diagnosis."
 
 
 @dataclass(frozen=True)

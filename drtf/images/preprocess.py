@@ -202,7 +202,7 @@ def subtract_local_average(image: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(image, GRAHAM_GAIN, average, -GRAHAM_GAIN, GRAHAM_GREY)
 
 
-def encode_image(image: np.ndarray, encoding: str, *, jpeg_quality: int) -> bytes:
+def encode_image(image: np.ndarray, encoding: str, *, jpeg_quality: int = 95) -> bytes:
     """Encode pixels for a record.
 
     Args:

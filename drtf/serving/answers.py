@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from drtf.evaluation.result import EvaluationResult, load_evaluations
+from drtf.heatmaps.overlays import LIMITS
 from drtf.scoring.patient_table import COLUMNS as PATIENT_COLUMNS
 from drtf.scoring.patient_table import patient_rows
 from drtf.scoring.score_check import FLAG_NOTES
@@ -22,7 +23,6 @@ from drtf.scoring.score_table import (
 from drtf.scoring.scorer import Scorer
 from drtf.serving.limits import Limits
 
-LIMITATIONS = "For research only, not for diagnosis."
 # The metrics that describe a model in one line.
 SHOWN_METRICS = ("roc_auc", "sensitivity", "specificity", "precision")
 
@@ -76,7 +76,7 @@ class ScoreAnswer(BaseModel):
     patients: list[PatientRow]  # type: ignore[valid-type]
     overlays: list[OverlayFiles | None]
     notes: dict[str, str]
-    limitations: str = LIMITATIONS
+    limitations: str = LIMITS
 
 
 class Metric(BaseModel):
@@ -158,7 +158,7 @@ class ModelAnswer(BaseModel):
     max_photographs: int
     max_request_bytes: int
     version: str
-    limitations: str = LIMITATIONS
+    limitations: str = LIMITS
 
 
 class HealthAnswer(BaseModel):

@@ -10,20 +10,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 
-import cv2
 import numpy as np
 
 from drtf.config import GradcamConfig
-from drtf.heatmaps.heatmaps import check_settings, compute_maps
+from drtf.heatmaps.heatmaps import check_settings
 from drtf.heatmaps.overlays import (
     PICTURE_SIDE,
-    Explained,
     draw_overlay,
     draw_photograph,
+    explain,
 )
+from drtf.images.preprocess import encode_image
 from drtf.models.views import photographs_per_batch
 from drtf.photographs.prepare import (
     NetworkInput,
@@ -131,7 +131,7 @@ class ModelService:
             DrtfError: If the machine cannot score a photograph.
         """
         grey = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 128, np.uint8)
-        photograph = photograph_from_bytes("grey.png", _encode_png(grey))
+        photograph = photograph_from_bytes("grey.png", encode_image(grey, "png"))
         num_workers = count_workers(self.scorer.config.num_workers)
         answers = [
             self.submit(photograph, with_overlay=number == 0)
@@ -223,11 +223,11 @@ class ModelService:
             else:
                 job.answer.set_result(Answer(row))
         for job, item, scored, row in explained:
-            overlay = explain(self.scorer, item, scored, self._maps)
+            overlay = draw_heatmap(self.scorer, item, scored, self._maps)
             job.answer.set_result(Answer(row, overlay))
 
 
-def explain(
+def draw_heatmap(
     scorer: Scorer, item: NetworkInput, scored: Scored, config: GradcamConfig
 ) -> Overlay:
     """Draw the heat map of one photograph.
@@ -238,18 +238,20 @@ def explain(
         scored: Its score.
         config: How to compute and draw the map.
     """
-    maps = compute_maps(scorer.run, item.image[None], config)
-    explained = Explained(
-        name=item.path,
-        image=item.image if item.picture is None else item.picture,
-        heat=maps.heat[0],
-        outside=float(maps.outside[0]),
-        score=scored.score,
-        is_positive=scored.score >= scorer.threshold,
+    (explained,) = explain(
+        scorer.run,
+        item.image[None],
+        config,
+        names=[item.path],
+        scores=[scored.score],
+        pictures=[item.image if item.picture is None else item.picture],
     )
+    # The user may have given another threshold than the run's.
+    is_positive = scored.score >= scorer.threshold
+    explained = replace(explained, is_positive=is_positive)
     return Overlay(
-        picture=_encode_png(draw_photograph(explained)),
-        overlay=_encode_png(draw_overlay(explained, config, scale=0)),
+        picture=encode_image(draw_photograph(explained), "png"),
+        overlay=encode_image(draw_overlay(explained, config, scale=0), "png"),
     )
 
 
@@ -265,8 +267,3 @@ def open_service(scorer: Scorer) -> Iterator[ModelService]:
     with service.running():
         service.warm_up()
         yield service
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    """Encode uint8 RGB [H, W, 3]."""
-    return bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1])
