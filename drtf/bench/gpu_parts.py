@@ -80,7 +80,7 @@ QUICK = Scale(
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the measurements, which has a process of its own.
+    """A part of the measurements, which runs in a separate process.
 
     Attributes:
         name: A word for it.

@@ -432,8 +432,8 @@ class TrainConfig(Section):
     num_devices: Annotated[int, Field(ge=0)] = 0
     """Number of GPUs of each host that share each batch; 0: all."""
     steps_per_execution: Literal["auto"] | Positive = "auto"
-    """Number of steps per call of the compiled loop. `auto`: as many as take about
-    0.25 s."""
+    """Number of steps per call of the compiled loop. `auto`: so many that a call takes
+    about 0.25 s."""
     jit_compile: Literal["auto"] | bool = "auto"
     """Whether XLA compiles the training step. `auto`: on one GPU, yes; on CPUs, only
     the augmentation."""

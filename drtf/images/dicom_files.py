@@ -114,7 +114,7 @@ def count_frames(header: "Dataset") -> int:
 
 
 def extract_frame(data: bytes, number: int) -> bytes:
-    """Return one frame of a DICOM file as a DICOM file of its own.
+    """Return one frame of a DICOM file as a separate DICOM file.
 
     The frame is not compressed again. Equal files give equal bytes.
 

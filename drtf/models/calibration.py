@@ -109,7 +109,7 @@ class Calibration(BaseModel):
 
     @property
     def num_decimals(self) -> int:
-        """Decimals of a probability: as many as photographs have digits."""
+        """Decimals of a probability: the number of digits of `num_photographs`."""
         return min(len(str(self.num_photographs)), MAX_DECIMALS)
 
     @property

@@ -116,7 +116,7 @@ class PhotographRef:
         return is_remote(self.folder) or is_remote(self.path)
 
     def read(self) -> bytes:
-        """Read the photograph's file; a frame becomes a file of its own.
+        """Read the photograph's file; a frame is returned as a separate file.
 
         Raises:
             PhotographError: With reason `unreadable` or `too_large`, or as
