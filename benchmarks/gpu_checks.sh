@@ -3,7 +3,7 @@
 #
 # usage: benchmarks/gpu_checks.sh OUT [MINUTES [OPTION...]]
 #
-# OUT gets gpu.md and gpu.json (the tables for docs/benchmarks.md), gpu.log, tests.log
+# OUT gets gpu.md and gpu.json (its tables), gpu.log, tests.log
 # (of tests/test_gpu.py) and doctor.log. MINUTES is 8 by default. What is done when the
 # time is up is kept. OPTIONs are those of drtf bench gpu, such as --quick.
 #

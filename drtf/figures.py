@@ -352,7 +352,7 @@ def plot_estimates(
             xerr=np.maximum(
                 [value - low, high - value], 0
             ),  # negative only by rounding
-            fmt="o",
+            fmt="os^"[number],
             color=(BLUE, ORANGE, GREEN)[number],
             capsize=3,
             label=label,
@@ -361,7 +361,8 @@ def plot_estimates(
     axes.invert_yaxis()
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if len(estimates) > 1:
+        axes.legend()
     figure.savefig(path, dpi=DPI)
 
 

@@ -1,14 +1,23 @@
 """The README and the pages in docs."""
 
+import csv
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGES = [
     path
-    for folder in (".", "docs", "docs/results", "tfrecords", "benchmarks")
+    for folder in (
+        ".",
+        "docs",
+        "docs/results",
+        "docs/benchmarks",
+        "tfrecords",
+        "benchmarks",
+    )
     for path in sorted((ROOT / folder).glob("*.md"))
 ]
 
@@ -41,3 +50,48 @@ def test_troubleshooting_quotes_messages_that_drtf_shows():
     assert len(quotes) > 10
     for quote in quotes:
         assert quote in messages, quote
+
+
+def csv_cells(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def tables(page: Path) -> list[list[list[str]]]:
+    """Return the cells of each table of a page, without the line below the header."""
+    blocks = re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE)
+    plain = [re.sub(r"\*\*|`", "", block).splitlines() for block in blocks]
+    cells = [[x[1:-1].split("|") for x in rows[:1] + rows[2:]] for rows in plain]
+    return [[[cell.strip() for cell in row] for row in table] for table in cells]
+
+
+@pytest.mark.parametrize(
+    "page", sorted(DOCS.glob("benchmarks/*.md")), ids=lambda page: page.stem
+)
+def test_each_table_of_a_benchmark_is_a_csv_file(page):
+    linked = re.findall(r"\]\(([^)]*\.csv)\)", page.read_text())
+    files = [csv_cells(page.parent / name) for name in linked]
+    assert files == tables(page)
+
+
+def test_each_csv_file_has_a_page():
+    pages = "".join(page.read_text() for page in DOCS.glob("*/*.md"))
+    for path in DOCS.glob("*/*.csv"):
+        assert f"({path.name})" in pages, path
+
+
+def figures(text: str) -> list[tuple[float, float]]:
+    """Return each decimal and each number above 100, with half of its last digit."""
+    numbers = re.findall(r"\d[\d,]*\.\d+|\d[\d,]{2,}", text)
+    digits = [number.replace(",", "") for number in numbers]
+    return [(float(x), 0.5 * 10 ** -len(x.partition(".")[2])) for x in digits]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/benchmarks.md"])
+def test_the_figures_of_a_summary_are_those_of_its_pages(name):
+    files = DOCS.glob("*/*.csv")
+    cells = "\n".join(cell for file in files for row in csv_cells(file) for cell in row)
+    measured = [value for value, _ in figures(cells)]
+    for table in tables(ROOT / name):
+        for value, half in figures("\n".join(cell for row in table for cell in row)):
+            assert any(abs(value - x) <= half for x in measured), value
