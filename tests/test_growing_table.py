@@ -325,6 +325,32 @@ def test_a_photograph_is_scored_when_it_has_stopped_changing(
     assert caplog.text.count("d.png") == 1
 
 
+def test_watching_revises_rows_of_photographs_that_did_not_arrive_just_now(
+    scorer, images, tmp_path, monkeypatch
+):
+    out, table = tmp_path / "scores.csv", images / "list.csv"
+    add(images, a="0.1")
+    table.write_text("path,patient\na.png,1\n")
+
+    def correct():
+        add(images, b="0.2")
+        table.write_text("path,patient\na.png,2\nb.png,3\n")
+
+    steps = [wait_only, wait_only, correct, wait_only]
+    grown = run_watch(scorer, table, out, monkeypatch, *steps)
+    assert grown == [["a.png"], ["a.png", "b.png"]]
+    revision = ("a.png", "patient", "1", "2")
+    assert side_file(revisions_path(out)) == [revision]
+    # A photograph that is being replaced says nothing about the row of the earlier one.
+    steps = [
+        wait_only,
+        lambda: (add(images, c="0.3"), table.write_text("path\na.png\nb.png\nc.png\n")),
+        lambda: add(images, a="0.15 more"),
+    ]
+    run_watch(scorer, table, out, monkeypatch, *steps)
+    assert not [x for x in side_file(revisions_path(out)) if x[0] == "a.png"]
+
+
 def test_watching_survives_a_share_that_is_gone_for_a_while(
     scorer, images, tmp_path, monkeypatch, caplog
 ):

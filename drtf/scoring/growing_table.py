@@ -129,7 +129,8 @@ def append_scores(
     """
     check_request(out, scorer.config, form="table")
     listing = list_photographs(images)
-    growth = append_rows(scorer, listing.photographs, out)
+    photographs = listing.photographs
+    growth = append_rows(scorer, photographs, out, present=photographs)
     save_notes(growth, listing.skipped)
     if by_patient:
         save_patient_table(out, growth.current, patient_pattern=scorer.patient_pattern)
@@ -141,14 +142,17 @@ def append_rows(
     photographs: Sequence[PhotographRef],
     out: Location,
     *,
+    present: Sequence[PhotographRef],
     stop: Callable[[], bool] = lambda: False,
 ) -> Growth:
     """Do what `append_scores` does, with some photographs of a folder.
 
     Args:
         scorer: What scores them.
-        photographs: The photographs, with and without rows.
+        photographs: The photographs to score unless they have a row.
         out: The table.
+        present: These photographs and all others of the folder that can be used now,
+            which state the patients and the eyes of earlier rows.
         stop: Whether to append only the rows that were scored so far.
     """
     with open_log(out) as log:
@@ -161,7 +165,7 @@ def append_rows(
             by_path = {written_path(x.path): x for x in new}
             added |= score_missing(scorer, by_path, {}, log, stop=stop)
         rows = earlier.current | added
-        by_path = {written_path(x.path): x for x in photographs}
+        by_path = {written_path(x.path): x for x in present}
         of_rows = {path: by_path[path] for path in rows if path in by_path}
         completed = scorer.complete_kept(rows, of_rows)
         lines = [completed[path].line for path in added]

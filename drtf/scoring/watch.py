@@ -28,13 +28,19 @@ MAX_OUTAGE_SECONDS = 84 * 3600.0
 class _Arrivals:
     """The photographs of a folder, and which of them are ready to be scored.
 
-    A photograph is ready if it can be read, and its size and the time of its last
-    change are the same as at the look before.
+    A photograph is settled if its size and the time of its last change are the same as
+    at the look before. It is ready if it is settled, can be read, and has no row yet.
+
+    Attributes:
+        images: The folder.
+        skipped: Files that are not photographs.
+        settled: The settled photographs.
     """
 
     def __init__(self, images: Path | str) -> None:
         self.images = images
         self.skipped: list[SkippedFile] = []
+        self.settled: list[PhotographRef] = []
         self._seen: dict[str, FileStatus] = {}
         self._scored: dict[str, FileStatus] = {}
         self._unreadable: set[str] = set()
@@ -52,14 +58,15 @@ class _Arrivals:
                 strict=True,
             )
         }
-        settled = [
-            photograph
-            for photograph in photographs
-            if statuses[photograph.path] == self._seen.get(photograph.path)
-            and statuses[photograph.path] != self._scored.get(photograph.path)
+        self.settled = [
+            x for x in photographs if statuses[x.path] == self._seen.get(x.path)
         ]
         self._seen = statuses
-        return [photograph for photograph in settled if self._can_read(photograph)]
+        return [
+            x
+            for x in self.settled
+            if statuses[x.path] != self._scored.get(x.path) and self._can_read(x)
+        ]
 
     def keep_scored(self, photographs: Sequence[PhotographRef]) -> None:
         """Note that photographs have a row, as they were at the last look."""
@@ -147,7 +154,13 @@ def watch(
         try:
             ready = arrivals.look()
             if ready:
-                growth = append_rows(scorer, ready, out, stop=lambda: bool(signals))
+                growth = append_rows(
+                    scorer,
+                    ready,
+                    out,
+                    present=arrivals.settled,
+                    stop=lambda: bool(signals),
+                )
                 duplicates |= {item.path: item for item in growth.duplicates}
                 save_notes(
                     replace(growth, duplicates=list(duplicates.values())),
