@@ -5,6 +5,7 @@ import base64
 import csv
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -31,6 +32,7 @@ from drtf.models.fellow_eye import FellowEye
 from drtf.photographs.uploads import photograph_from_bytes
 from drtf.scoring.scorer import load_scorer
 from drtf.scoring.scoring import score
+from drtf.serving import model_service
 from drtf.serving.answers import model_answer
 from drtf.serving.app import build_app
 from drtf.serving.limits import Limits
@@ -188,6 +190,28 @@ def test_tags_of_dicom_files_state_the_eye_and_a_pseudonym(client):
     assert [row["fellow_used"] for row in content["rows"]] == [1, 1]
     (patient,) = content["patients"]
     assert patient["patient"] not in ("", "00007")
+
+
+def crash(file, *, max_frames, max_bytes):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_dicom_file_that_crashes_its_process_does_not_hurt_the_service(
+    client, eyes, monkeypatch
+):
+    monkeypatch.setattr(model_service, "open_dicom", crash)
+    files = [
+        ("photograph", (name, (eyes / name).read_bytes()))
+        for name in ("17_left.png", "two.dcm")
+    ]
+    answer = client.post("/score", files=files)
+    assert answer.status_code == 200
+    good, bad = answer.json()["rows"]
+    assert (good["error"], bad["path"]) == ("", "two.dcm")
+    assert bad["error"].startswith("unprocessable")
+    monkeypatch.undo()
+    (row, _) = client.post("/score", files=files[1:]).json()["rows"]
+    assert not row["error"]
 
 
 def test_an_overlay_is_a_picture_for_each_photograph_with_a_score(client, eyes):

@@ -1,31 +1,34 @@
 """What a request may hold, without a model."""
 
-import asyncio
-
 import numpy as np
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.testclient import TestClient
+from fastapi import HTTPException
 
 pydicom = pytest.importorskip("pydicom")
 
 from encoding_dicom import encode_dicom, save_dicom  # noqa: E402
 
 from drtf.errors import PhotographError  # noqa: E402
+from drtf.images import dicom_files  # noqa: E402
 from drtf.images.dicom_tags import TOMOGRAPHY  # noqa: E402
-from drtf.photographs.uploads import photographs_from_bytes  # noqa: E402
-from drtf.serving.limits import Limits, read_photographs  # noqa: E402
+from drtf.photographs.uploads import (  # noqa: E402
+    open_dicom,
+    photograph_from_bytes,
+    photographs_of_file,
+)
+from drtf.serving.limits import Limits, check_photographs  # noqa: E402
+
+LIMITS = Limits()
 
 
-def client_of(limits: Limits) -> TestClient:
-    app, opening = FastAPI(), asyncio.Lock()
-
-    @app.post("/")
-    async def names(request: Request) -> list[str]:
-        found = await read_photographs(request, limits, opening=opening)
-        return [photograph.path for photograph in found]
-
-    return TestClient(app)
+def photographs_in(path: str, data: bytes, limits: Limits = LIMITS):
+    file = photograph_from_bytes(path, data)
+    opened = open_dicom(
+        file, max_frames=limits.max_photographs, max_bytes=limits.max_request_bytes
+    )
+    photographs = photographs_of_file(file, opened)
+    check_photographs(photographs, limits)
+    return photographs
 
 
 def deflated_frames() -> bytes:
@@ -37,20 +40,42 @@ def deflated_frames() -> bytes:
 
 
 def test_the_frames_of_a_small_file_may_not_be_larger_than_a_request():
-    files = [("photograph", ("a.dcm", deflated_frames()))]
-    with client_of(Limits(max_request_bytes=200_000)) as client:
-        answer = client.post("/", files=files)
-        assert answer.json() == [f"a.dcm#frame={number}" for number in range(1, 5)]
-    with client_of(Limits(max_request_bytes=80_000)) as client:
-        assert client.post("/", files=files).status_code == 413
-    with client_of(Limits(max_photographs=3)) as client:
-        assert client.post("/", files=files).status_code == 422
+    data = deflated_frames()
+    photographs = photographs_in("a.dcm", data, Limits(max_request_bytes=200_000))
+    paths = [f"a.dcm#frame={number}" for number in range(1, 5)]
+    assert [x.path for x in photographs] == paths
+    for limits, status in (
+        (Limits(max_request_bytes=80_000), 413),
+        (Limits(max_photographs=3), 422),
+    ):
+        with pytest.raises(HTTPException) as error:
+            photographs_in("a.dcm", data, limits)
+        assert error.value.status_code == status
+
+
+def test_a_name_may_name_a_frame():
+    data = deflated_frames()
+    (first,) = photographs_in("a.dcm#frame=1", data)
+    assert (first.path, len(first.read()) > 30_000) == ("a.dcm#frame=1", True)
+    (missing,) = photographs_in("a.dcm#frame=5", data)
+    with pytest.raises(PhotographError, match="unreadable"):
+        missing.read()
+
+
+def test_a_file_is_loaded_once_for_all_frames(monkeypatch):
+    calls = []
+    load = dicom_files.load_file
+    monkeypatch.setattr(
+        dicom_files, "load_file", lambda data: calls.append(data) or load(data)
+    )
+    assert len(photographs_in("a.dcm", deflated_frames())) == 4
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("tag", ["Manufacturer", "SOPClassUID"])
 def test_results_of_drtf_and_tomographies_are_no_photographs(tag):
     tags = {"Manufacturer": "drtf", "SOPClassUID": TOMOGRAPHY[0]}
     data = encode_dicom(np.zeros((100, 100, 3), np.uint8), **{tag: tags[tag]})
-    (photograph,) = photographs_from_bytes("a.dcm", data)
+    (photograph,) = photographs_in("a.dcm", data)
     with pytest.raises(PhotographError, match="not_an_image"):
         photograph.read()

@@ -2,7 +2,7 @@
 
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -126,37 +126,66 @@ def extract_frame(data: bytes, number: int) -> bytes:
         PhotographError: With reason `unreadable` if there is no such frame, or as
             `load_file`.
     """
-    dataset = load_file(data)
+    (frame,) = extract_frames(data, [number])
+    if isinstance(frame, PhotographError):
+        raise frame
+    return frame
+
+
+def extract_frames(
+    data: bytes, numbers: Sequence[int]
+) -> Iterator[bytes | PhotographError]:
+    """Yield frames of a DICOM file as `extract_frame` does, or their errors.
+
+    The file is loaded only once.
+
+    Args:
+        data: Bytes of the file.
+        numbers: The frames, from 1.
+    """
+    try:
+        dataset = load_file(data)
+        with damaged_file("undecodable"):
+            pixels, num_frames = dataset.PixelData, count_frames(dataset)
+            offsets = _extended_offsets(dataset)
+            groups = dataset.get("PerFrameFunctionalGroupsSequence")
+            size_bytes = _pixel_bytes(dataset) // max(num_frames, 1)
+    except PhotographError as error:
+        yield from [error] * len(numbers)
+        return
+    for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        dataset.pop(name, None)
     from pydicom.encaps import encapsulate, get_frame
 
-    with damaged_file("undecodable"):
-        num_frames = count_frames(dataset)
+    for number in numbers:
         if not 1 <= number <= num_frames:
-            raise PhotographError(
+            yield PhotographError(
                 "unreadable", f"frame {number} of a DICOM file that has {num_frames}"
             )
-        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-            frame = get_frame(
-                dataset.PixelData,
-                number - 1,
-                number_of_frames=num_frames,
-                extended_offsets=_extended_offsets(dataset),
-            )
-            pixels = encapsulate([frame], has_bot=False)
+            continue
+        try:
+            with damaged_file("undecodable"):
+                if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+                    frame = get_frame(
+                        pixels,
+                        number - 1,
+                        number_of_frames=num_frames,
+                        extended_offsets=offsets,
+                    )
+                    dataset.PixelData = encapsulate([frame], has_bot=False)
+                else:
+                    frame = pixels[(number - 1) * size_bytes : number * size_bytes]
+                    dataset.PixelData = frame + bytes(len(frame) % 2)
+                dataset.NumberOfFrames = 1
+                if groups:
+                    own = groups[number - 1 : number]
+                    dataset.PerFrameFunctionalGroupsSequence = own
+                file = io.BytesIO()
+                dataset.save_as(file)
+        except PhotographError as error:
+            yield error
         else:
-            size_bytes = _pixel_bytes(dataset) // num_frames
-            pixels = dataset.PixelData[(number - 1) * size_bytes : number * size_bytes]
-            pixels += bytes(len(pixels) % 2)
-        dataset.PixelData = pixels
-        dataset.NumberOfFrames = 1
-        for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-            dataset.pop(name, None)
-        own = dataset.get("PerFrameFunctionalGroupsSequence")
-        if own:
-            dataset.PerFrameFunctionalGroupsSequence = own[number - 1 : number]
-        file = io.BytesIO()
-        dataset.save_as(file)
-        return file.getvalue()
+            yield file.getvalue()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -20,7 +21,9 @@ from starlette.requests import ClientDisconnect
 
 from drtf import __version__
 from drtf.errors import DrtfError
-from drtf.photographs.references import PhotographRef
+from drtf.images.dicom_files import is_dicom
+from drtf.photographs.references import PrefetchedPhotograph
+from drtf.photographs.uploads import photographs_of_file
 from drtf.scoring.score_table import (
     describe_difference,
     encode_csv,
@@ -36,7 +39,14 @@ from drtf.serving.answers import (
     model_answer,
     score_answer,
 )
-from drtf.serving.limits import EYES, MULTIPART, Limits, read_body, read_photographs
+from drtf.serving.limits import (
+    EYES,
+    MULTIPART,
+    Limits,
+    check_photographs,
+    read_body,
+    read_files,
+)
 from drtf.serving.metrics import ServiceMetrics
 from drtf.serving.model_service import Answer, ModelService, Overlay
 from drtf.serving.pages import API_PAGE, START_PAGE, load_page
@@ -143,7 +153,6 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
             )
 
     guarded = [Depends(check_token)] if token else []
-    opening = asyncio.Lock()
     num_waiting = 0
 
     @contextmanager
@@ -213,8 +222,8 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
         """
         start = time.perf_counter()
         with place_in_queue():
-            photographs = await read_photographs(request, limits, opening=opening)
-            answers = await _score(service, photographs, overlay, limits)
+            files = await read_files(request, limits)
+            answers = await _score(service, files, overlay, limits)
         content = score_answer(
             service.scorer,
             [answer.row for answer in answers],
@@ -292,20 +301,24 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
 
 async def _score(
     service: ModelService,
-    photographs: Sequence[PhotographRef],
+    files: Sequence[PrefetchedPhotograph],
     with_overlay: bool,
     limits: Limits,
 ) -> list[Answer]:
-    """Score photographs within the time limit.
+    """Score the photographs of files within the time limit.
 
     Raises:
-        HTTPException: 503 if this takes too long.
+        HTTPException: 413 or 422 if there are too many, 503 if this takes too long.
         DrtfError: If the machine is at fault.
         MemoryError: If memory runs out.
     """
-    futures = [service.submit(x, with_overlay=with_overlay) for x in photographs]
+    futures: list[Future[Answer]] = []
     try:
         async with asyncio.timeout(limits.timeout_seconds):
+            photographs = await _open_files(service, files, limits)
+            futures += [
+                service.submit(x, with_overlay=with_overlay) for x in photographs
+            ]
             return await asyncio.gather(*map(asyncio.wrap_future, futures))
     except TimeoutError as error:
         raise HTTPException(
@@ -317,6 +330,35 @@ async def _score(
     finally:
         for future in futures:
             future.cancel()
+
+
+async def _open_files(
+    service: ModelService, files: Sequence[PrefetchedPhotograph], limits: Limits
+) -> list[PrefetchedPhotograph]:
+    """Return the photographs of files.
+
+    The files of a request are opened one after the other: each may take much memory.
+
+    Raises:
+        HTTPException: As `check_photographs`.
+        DrtfError: If the key of the patients' pseudonyms cannot be loaded, or the
+            machine is at fault.
+    """
+    photographs: list[PrefetchedPhotograph] = []
+    for file in files:
+        if is_dicom(file.data):
+            opened = await asyncio.wrap_future(
+                service.open_dicom(
+                    file,
+                    max_frames=limits.max_photographs,
+                    max_bytes=limits.max_request_bytes,
+                )
+            )
+            photographs += await asyncio.to_thread(photographs_of_file, file, opened)
+        else:
+            photographs.append(file)
+        check_photographs(photographs, limits)
+    return photographs
 
 
 def _complete(service: ModelService, body: bytes) -> bytes:

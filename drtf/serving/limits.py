@@ -2,15 +2,15 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from drtf.photographs.references import PhotographRef
-from drtf.photographs.uploads import photographs_from_bytes
+from drtf.photographs.references import PrefetchedPhotograph
+from drtf.photographs.uploads import photograph_from_bytes
 
 MAX_NAME_LENGTH = 200
 EYES = ("", "left", "right")
@@ -35,16 +35,6 @@ class Limits:
     timeout_seconds: float = 120.0
 
 
-@dataclass(frozen=True)
-class _File:
-    """An uploaded file, with what the request states of its photographs."""
-
-    path: str
-    data: bytes
-    patient: str
-    eye: str
-
-
 class _MemoryParser(MultiPartParser):
     """A parser that never writes an uploaded file to the disk."""
 
@@ -52,21 +42,13 @@ class _MemoryParser(MultiPartParser):
     max_file_size = sys.maxsize  # its name before Starlette 0.46
 
 
-async def read_photographs(
-    request: Request, limits: Limits, *, opening: asyncio.Lock
-) -> list[PhotographRef]:
-    """Read the photographs of a multipart request.
-
-    Args:
-        request: The request.
-        limits: What to accept.
-        opening: Held while files are opened: a DICOM file may take much memory.
+async def read_files(request: Request, limits: Limits) -> list[PrefetchedPhotograph]:
+    """Read the files of a multipart request, with what it states of them.
 
     Raises:
         HTTPException: 408 if the client is too slow, 413 if the request is too large,
-            415 if it is not multipart, 422 if it has no photographs, too many, or two
-            of the same name, or its fields `patient` and `eye` do not fit.
-        DrtfError: If the key of the patients' pseudonyms cannot be loaded.
+            415 if it is not multipart, 422 if it has no files or too many, or its
+            fields `patient` and `eye` do not fit.
     """
     if not request.headers.get("content-type", "").startswith(MULTIPART):
         raise HTTPException(415, f"expected a request of the type {MULTIPART}")
@@ -94,51 +76,42 @@ async def read_photographs(
         if not set(eyes) <= set(EYES):
             raise HTTPException(422, "the field eye must be left, right or empty")
         files = [
-            _File(_path_of(upload, number), await upload.read(), patient, eye)
+            photograph_from_bytes(
+                _path_of(upload, number), await upload.read(), patient=patient, eye=eye
+            )
             for number, (upload, patient, eye) in enumerate(
                 zip(uploads, patients, eyes, strict=True), start=1
             )
         ]
     finally:
         await form.close()
-    async with opening:
-        photographs = await asyncio.to_thread(_open_files, files, limits)
+    return files
+
+
+def check_photographs(
+    photographs: Sequence[PrefetchedPhotograph], limits: Limits
+) -> None:
+    """Refuse the photographs of files, of which a DICOM file may have several.
+
+    Raises:
+        HTTPException: 413 or 422 if there are too many: the frames of a small file may
+            be very large.
+    """
+    if len(photographs) > limits.max_photographs:
+        raise HTTPException(
+            422,
+            f"the files have more than {limits.max_photographs} frames: send fewer",
+        )
+    if sum(len(x.data) for x in photographs) > limits.max_request_bytes:
+        raise HTTPException(
+            413,
+            f"the frames of the files are larger than {limits.max_request_bytes:,} "
+            "bytes: send fewer",
+        )
     if len({x.path for x in photographs}) < len(photographs):
         raise HTTPException(
             422, "two photographs have the same name: give each one its own"
         )
-    return photographs
-
-
-def _open_files(files: Iterable[_File], limits: Limits) -> list[PhotographRef]:
-    """Return the photographs of files, of which a DICOM file may have several.
-
-    Raises:
-        HTTPException: 413 or 422 if there are too many. They are counted as they are
-            opened: the frames of a small file may be very large.
-        DrtfError: If the key of the patients' pseudonyms cannot be loaded.
-    """
-    photographs: list[PhotographRef] = []
-    size_bytes = 0
-    for file in files:
-        for photograph in photographs_from_bytes(
-            file.path, file.data, patient=file.patient, eye=file.eye
-        ):
-            photographs.append(photograph)
-            size_bytes += len(photograph.data)
-            if len(photographs) > limits.max_photographs:
-                raise HTTPException(
-                    422,
-                    f"the files have more than {limits.max_photographs} frames: send "
-                    "fewer",
-                )
-            if size_bytes > limits.max_request_bytes:
-                raise HTTPException(
-                    413,
-                    f"the frames of the files are larger than "
-                    f"{limits.max_request_bytes:,} bytes: send fewer",
-                )
-    return photographs
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:

@@ -5,6 +5,7 @@ ready: while it predicts one batch, the next one fills up. So no photograph wait
 others, and batches are full under load.
 """
 
+import functools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -30,8 +31,12 @@ from drtf.photographs.prepare import (
     Rejected,
     open_preparation,
 )
-from drtf.photographs.references import PhotographRef
-from drtf.photographs.uploads import photograph_from_bytes
+from drtf.photographs.references import PhotographRef, PrefetchedPhotograph
+from drtf.photographs.uploads import (
+    OpenedFile,
+    open_dicom,
+    photograph_from_bytes,
+)
 from drtf.scoring.photograph_scores import (
     Scored,
     preparation,
@@ -139,6 +144,24 @@ class ModelService:
         ]
         for answer in answers:
             answer.result()
+
+    def open_dicom(
+        self, file: PrefetchedPhotograph, *, max_frames: int, max_bytes: int
+    ) -> Future[OpenedFile | Rejected]:
+        """Start to read the tags and the frames of a DICOM file, in a process.
+
+        Args:
+            file: The file, and the others are as for `uploads.open_dicom`.
+            max_frames: The most frames that are of use.
+            max_bytes: The most bytes of frames that are of use.
+
+        Returns:
+            A future. It is a rejection if the file crashes or hangs the process.
+        """
+        return self._prepare(
+            functools.partial(open_dicom, max_frames=max_frames, max_bytes=max_bytes),
+            file,
+        )
 
     def submit(
         self, photograph: PhotographRef, *, with_overlay: bool = False
