@@ -543,8 +543,18 @@ def check_page(url, eyes, table, tmp_path):
         browser.press("ArrowRight")
         assert browser.evaluate("document.activeElement.id") == "tab-batch"
         assert browser.evaluate("!document.getElementById('batch').hidden")
+        browser.evaluate(
+            "window.sent = fetch; fetch = (path, ...rest) => "
+            "path === '/table' ? Promise.reject(new TypeError()) : sent(path, ...rest)"
+        )
         browser.choose_files("#batch-files", sorted(eyes.iterdir()))
         browser.wait_for("batch && !batch.isRunning")
+        # The rows stay if the table fails, and it can be made again.
+        assert browser.evaluate("batch.rows.length && !batch.table")
+        assert not browser.evaluate("document.getElementById('batch-again').hidden")
+        browser.evaluate("fetch = sent, document.getElementById('batch-again').click()")
+        browser.wait_for("!batch.isRunning")
+        assert browser.evaluate("document.getElementById('batch-again').hidden")
         text = table.read_text(encoding="utf-8-sig")  # as `text` returns it
         assert browser.evaluate("batch.table.text()") == text
         assert browser.evaluate("batch.rows.length") == len(text.splitlines()) - 1

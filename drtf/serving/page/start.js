@@ -70,7 +70,7 @@ const TEXTS = {
       undecodable: "The file is damaged.", unprocessable: "The photograph could not be processed.", ungradable: "The photograph is ungradable.",
     },
     columnPhotograph: "Photograph", columnDecision: "Decision", columnProbability: "Probability", columnRemarks: "Remarks",
-    batchTable: "Results", stop: "Stop", download: "Download the table (CSV)",
+    batchTable: "Results", stop: "Stop", download: "Download the table (CSV)", again: "Try again",
     batchStatus: "{done} of {total} photographs",
     batchDone: "{count} photographs: {positive} above the threshold, {failed} without a result.",
     batchStopped: "Stopped.",
@@ -156,7 +156,7 @@ const TEXTS = {
       undecodable: "파일이 손상되었습니다.", unprocessable: "사진을 처리할 수 없습니다.", ungradable: "판독할 수 없는 사진입니다.",
     },
     columnPhotograph: "사진", columnDecision: "판정", columnProbability: "확률", columnRemarks: "비고",
-    batchTable: "결과", stop: "중지", download: "표 내려받기(CSV)",
+    batchTable: "결과", stop: "중지", download: "표 내려받기(CSV)", again: "다시 시도",
     batchStatus: "사진 {total}장 중 {done}장",
     batchDone: "사진 {count}장: 기준값 이상 {positive}장, 결과 없음 {failed}장.",
     batchStopped: "중지되었습니다.",
@@ -434,21 +434,32 @@ function eyesQuestion() {
 
 async function scoreBatch(photographs) {
   if (!photographs.length || batch?.isRunning) return;
-  showProblem("");
   photographs.sort((one, other) => (one.path < other.path ? -1 : 1));
-  batch = { total: photographs.length, done: 0, rows: [], lines: [], refused: 0, isRunning: true, stop: new AbortController(), header: "" };
+  batch = { total: photographs.length, waiting: photographs, done: 0, rows: [], lines: [], refused: 0, header: "" };
   byId("batch-rows").replaceChildren();
-  byId("batch-done").textContent = "";
   byId("batch-csv").hidden = true;
-  byId("batch-progress").hidden = byId("batch-scroll").hidden = false;
+  byId("batch-scroll").hidden = false;
+  await runBatch();
+}
+
+/** Score the photographs that wait, and make the table. After a failure, it can be called again. */
+async function runBatch() {
+  showProblem("");
+  batch.isRunning = true;
+  batch.stop = new AbortController();
+  byId("batch-done").textContent = "";
+  byId("batch-again").hidden = true;
+  byId("batch-progress").hidden = false;
   showBatch();
   try {
     if (!model) await loadModel();
-    const waiting = photographs.values();
-    await Promise.all(Array.from({ length: PARALLEL }, () => scoreWaiting(waiting)));
+    const results = await Promise.allSettled(Array.from({ length: PARALLEL }, scoreWaiting));
+    const failed = results.find(({ status }) => status === "rejected");
+    if (failed) throw failed.reason;
     if (batch.lines.length) await completeBatch();
   } catch (error) {
-    if (error.name !== "AbortError") showProblem(error.message);
+    showProblem(error.message);
+    byId("batch-again").hidden = false;
   } finally {
     batch.isRunning = false;
     byId("batch-progress").hidden = true;
@@ -456,9 +467,9 @@ async function scoreBatch(photographs) {
   }
 }
 
-async function scoreWaiting(waiting) {
-  for (const photograph of waiting) {
-    if (batch.stop.signal.aborted) return;
+async function scoreWaiting() {
+  while (batch.waiting.length && !batch.stop.signal.aborted) {
+    const photograph = batch.waiting.shift();
     let rows; // of a DICOM file, one for each frame
     try {
       const request = { method: "POST", body: photographsForm([photograph]) };
@@ -468,8 +479,10 @@ async function scoreWaiting(waiting) {
       batch.header = header;
       batch.lines.push(...lines);
     } catch (error) {
+      const isRefused = error instanceof ServiceError && error.status && error.status !== 401;
+      if (!isRefused) batch.waiting.unshift(photograph);
       if (error.name === "AbortError") return;
-      if (!(error instanceof ServiceError) || !error.status || error.status === 401) { batch.stop.abort(); throw error; }
+      if (!isRefused) { batch.stop.abort(); throw error; }
       batch.refused += 1;
       rows = [{ path: photograph.path, error: error.message, flags: "", predicted_label: null, predicted_grade: null, probability: null, in_training: null }];
     }
@@ -625,6 +638,7 @@ function start() {
   // A photograph that misses the area must not replace the page.
   for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault());
   byId("batch-stop").addEventListener("click", () => batch.stop.abort());
+  byId("batch-again").addEventListener("click", runBatch);
   byId("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     token = byId("token").value.trim();
