@@ -37,6 +37,7 @@ from drtf.serving.answers import model_answer
 from drtf.serving.app import build_app
 from drtf.serving.limits import Limits
 from drtf.serving.model_service import Answer, open_service
+from drtf.serving.origins import LOOPBACK_NAMES
 from drtf.serving.pages import API_PAGE, START_PAGE, load_page
 from drtf.serving.server import load_token
 from naming import raises_naming
@@ -433,6 +434,24 @@ def test_a_token_guards_all_but_pages_and_health(service, eyes):
         headers = {"Authorization": f"Bearer {TOKEN}"}
         assert client.get("/model", headers=headers).status_code == 200
         assert client.post("/score", files=files, headers=headers).status_code == 200
+
+
+def test_a_service_without_a_token_is_called_by_names_of_this_machine(service):
+    app = build_app(service, limits=Limits(), hosts=LOOPBACK_NAMES)
+    with TestClient(app) as client:
+        for name, status in (
+            ("127.0.0.1:8000", 200),
+            ("localhost:8000", 200),
+            ("[::1]:8000", 200),
+            ("rebound.example:8000", 400),
+            ("127.0.0.1.rebound.example", 400),
+        ):
+            assert client.get("/model", headers={"Host": name}).status_code == status
+        headers = {"Host": "localhost:8000", "Origin": "http://rebound.example"}
+        assert client.post("/table", headers=headers).status_code == 403
+    with TestClient(build_app(service, limits=Limits(), token=TOKEN)) as client:
+        headers["Authorization"] = f"Bearer {TOKEN}"
+        assert client.post("/table", headers=headers).status_code == 422
 
 
 def test_a_token_file_has_one_long_word(tmp_path):

@@ -1,8 +1,15 @@
-"""What a request may hold, without a model."""
+"""What a request may hold and who may send it, without a model."""
+
+import http.client
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from fastapi import HTTPException
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from fastapi.testclient import TestClient
+from starlette.datastructures import Headers
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -17,6 +24,8 @@ from drtf.photographs.uploads import (  # noqa: E402
     photographs_of_file,
 )
 from drtf.serving.limits import Limits, check_photographs  # noqa: E402
+from drtf.serving.origins import OwnOrigin, is_own_request  # noqa: E402
+from drtf.serving.unread_bodies import UnreadBodies  # noqa: E402
 
 LIMITS = Limits()
 
@@ -79,3 +88,74 @@ def test_results_of_drtf_and_tomographies_are_no_photographs(tag):
     (photograph,) = photographs_in("a.dcm", data)
     with pytest.raises(PhotographError, match="not_an_image"):
         photograph.read()
+
+
+@contextmanager
+def listening(app):
+    """Run an application as drtf serve does; yield its port."""
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http="h11", lifespan="off", log_config=None)
+    )
+    started = threading.Event()
+    startup = server.startup
+
+    async def start(**options):
+        await startup(**options)
+        started.set()
+
+    server.startup = start
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert started.wait(60)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_a_client_sees_a_refusal_that_is_sent_before_its_body(connection):
+    app = FastAPI()
+    app.add_middleware(UnreadBodies, limits=LIMITS)
+
+    @app.post("/")
+    async def refuse() -> None:
+        raise HTTPException(401, "no")
+
+    with listening(app) as port:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        for _ in range(2):
+            headers = {"Connection": connection}
+            client.request("POST", "/", bytes(30_000_000), headers)
+            answer = client.getresponse()
+            assert (answer.status, answer.read()) == (401, b'{"detail":"no"}')
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_own"),
+    [
+        ({}, True),
+        ({"origin": "http://127.0.0.1:8000"}, True),
+        ({"origin": "http://clinic.example"}, False),
+        ({"origin": "http://127.0.0.1:9000"}, False),
+        ({"origin": "null"}, False),
+        ({"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:8000"}, True),
+        ({"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:9000"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+    ],
+)
+def test_pages_of_other_sites_are_recognized(headers, is_own):
+    assert is_own_request(Headers({"host": "127.0.0.1:8000"} | headers)) == is_own
+
+
+def test_pages_of_other_sites_may_only_read_what_browsers_show_them():
+    app = FastAPI()
+    app.add_middleware(OwnOrigin)
+    app.add_api_route("/", lambda: "x", methods=["GET", "POST"])
+    headers = {"Origin": "http://clinic.example"}
+    with TestClient(app) as client:
+        assert client.get("/", headers=headers).status_code == 200
+        assert client.post("/", headers=headers).status_code == 403
+        assert client.post("/").status_code == 200

@@ -50,7 +50,8 @@ def open_dicom(file: PhotographRef, *, max_frames: int, max_bytes: int) -> Opene
         max_frames: The number of frames after which no further ones are extracted.
         max_bytes: The size of all frames after which no further ones are extracted.
     """
-    tags, frames = find_tags(file), {}
+    tags = find_tags(file)
+    frames: dict[int, bytes | PhotographError] = {}
     if tags is None or tags.kind:
         return OpenedFile(tags, frames)
     named = split_frame(file.path)[1]

@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from drtf import __version__
@@ -49,7 +50,9 @@ from drtf.serving.limits import (
 )
 from drtf.serving.metrics import ServiceMetrics
 from drtf.serving.model_service import Answer, ModelService, Overlay
+from drtf.serving.origins import OwnOrigin
 from drtf.serving.pages import API_PAGE, START_PAGE, load_page
+from drtf.serving.unread_bodies import UnreadBodies
 
 _log = logging.getLogger(__name__)
 
@@ -120,13 +123,21 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Refusal} for status in statuses}
 
 
-def build_app(service: ModelService, *, limits: Limits, token: str = "") -> FastAPI:
+def build_app(
+    service: ModelService,
+    *,
+    limits: Limits,
+    token: str = "",
+    hosts: Sequence[str] = ("*",),
+) -> FastAPI:
     """Build the web application.
 
     Args:
         service: The model, running.
         limits: What to accept.
-        token: The bearer token that requests must have; empty for none.
+        token: The bearer token that requests must have; empty for none. Without it,
+            pages of other sites are refused.
+        hosts: The names by which requests may call this machine; `*` allows any.
     """
     app = FastAPI(
         title="drtf",
@@ -173,6 +184,10 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
             num_waiting -= 1
             metrics.waiting.set(num_waiting)
 
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    if not token:
+        app.add_middleware(OwnOrigin)
+
     @app.middleware("http")
     async def guard(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
@@ -197,6 +212,8 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
         response.headers.update(HEADERS)
         return response
 
+    app.add_middleware(UnreadBodies, limits=limits)
+
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
@@ -205,7 +222,7 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
     @app.post(
         "/score",
         dependencies=guarded,
-        responses=refusals(400, 401, 408, 413, 415, 422, 429, 503),
+        responses=refusals(400, 401, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": PHOTOGRAPHS_BODY},
     )
     async def score(
@@ -246,7 +263,7 @@ def build_app(service: ModelService, *, limits: Limits, token: str = "") -> Fast
         "/table",
         dependencies=guarded,
         response_class=Response,
-        responses={200: CSV_ANSWER, **refusals(400, 401, 408, 413, 422, 429)},
+        responses={200: CSV_ANSWER, **refusals(400, 401, 403, 408, 413, 422, 429)},
         openapi_extra={"requestBody": TABLE_BODY},
     )
     async def table(request: Request) -> Response:

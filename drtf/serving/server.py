@@ -1,6 +1,7 @@
 """A server that runs until it is stopped."""
 
 import functools
+import math
 import re
 import signal
 import socket
@@ -16,10 +17,10 @@ from drtf.scoring.scorer import Scorer
 from drtf.serving.app import build_app
 from drtf.serving.limits import Limits
 from drtf.serving.model_service import open_service
+from drtf.serving.origins import LOOPBACK_NAMES
 
 # Connections without a request that counts as waiting: pages, health, idle ones.
 FURTHER_CONNECTIONS = 100
-STOP_SECONDS = 30
 MIN_TOKEN_LENGTH = 16
 
 
@@ -50,7 +51,13 @@ def serve(
     """
     with _bound_socket(host, port) as bound, open_service(scorer) as service:
         name, number = bound.getsockname()[:2]
-        app = build_app(service, limits=limits, token=token)
+        is_private = is_loopback(host) and not token
+        app = build_app(
+            service,
+            limits=limits,
+            token=token,
+            hosts=LOOPBACK_NAMES if is_private else ("*",),
+        )
         url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
         server = _Server(
             uvicorn.Config(
@@ -62,7 +69,8 @@ def serve(
                 access_log=False,  # it would have paths
                 server_header=False,
                 limit_concurrency=limits.max_waiting + FURTHER_CONNECTIONS,
-                timeout_graceful_shutdown=STOP_SECONDS,
+                # To receive the requests that have begun, and to answer them.
+                timeout_graceful_shutdown=math.ceil(2 * limits.timeout_seconds),
             ),
             on_ready=functools.partial(on_ready, url),
         )
