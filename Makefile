@@ -10,6 +10,9 @@ BEAM_EXTRAS := dev,beam
 # One process per core. The tests of a file share fixtures, so they run in one process;
 # tests/conftest.py orders the files.
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+# Whose spelling make lint checks.
+TEXTS := $(wildcard *.md *.cff *.cfg *.yml *.yaml) Makefile benchmarks configs docs drtf \
+	examples tests tfrecords/README.md tools
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
 .PHONY: setup setup-tf221 demo test test-slow test-gpu test-notebooks test-tf221 test-beam lint types docs release settings messages clean
@@ -61,6 +64,7 @@ test-beam: $(VENV_BEAM)/.installed
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell $(TEXTS)
 
 types: setup
 	$(VENV)/bin/mypy

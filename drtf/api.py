@@ -74,7 +74,7 @@ def build_shards(
     config: AnyConfig = "",
     max_rejected: float = 1.0,
 ) -> BuildReport:
-    """Convert a folder of labelled photographs to a dataset of shards.
+    """Convert a folder of labeled photographs to a dataset of shards.
 
     The same call resumes a build that was stopped, and returns at once if the dataset
     is complete.

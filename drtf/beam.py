@@ -47,7 +47,7 @@ def build_with_beam(
     runner: str,
     options: Sequence[str],
 ) -> BuildReport:
-    """Convert labelled photographs to a dataset of shards, each shard in a Beam task.
+    """Convert labeled photographs to a dataset of shards, each shard in a Beam task.
 
     The dataset is byte for byte the one that `build_shards` builds. The same call
     resumes a build that failed.

@@ -18,8 +18,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from drtf.fonts import font_families, warn_of_missing_letters
 
 DPI = 120
-# The colours of Okabe and Ito, which colour-blind readers can distinguish.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#888888"
+# The colors of Okabe and Ito, which color-blind readers can distinguish.
+BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#888888"
 
 # Sizes in px of a grid of pictures, and the number of characters that fit in a panel.
 PANEL_SIDE = 300
@@ -40,12 +40,12 @@ Row = tuple[str, Sequence[Picture]]
 
 @dataclass(frozen=True)
 class ColorBar:
-    """What the colours of pictures mean.
+    """What the colors of pictures mean.
 
     Attributes:
-        colormap: Name of a matplotlib colour map.
+        colormap: Name of a matplotlib color map.
         label: What it shows, with the unit.
-        maximum: The value from which on the colour is the last one; the first is at 0.
+        maximum: The value from which on the color is the last one; the first is at 0.
     """
 
     colormap: str
@@ -69,7 +69,7 @@ def plot_history(path: Path, history: Sequence[dict[str, float]]) -> None:
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         for key, color, label in (
-            (name, GREY, "Training (augmented)"),
+            (name, GRAY, "Training (augmented)"),
             (f"val_{name}", BLUE, "Validation"),
         ):
             if key in history[0]:
@@ -134,7 +134,7 @@ def plot_roc(
     """
     false_positive, true_positive, _ = roc_curve(y_true, y_score)
     figure, axes = _square("ROC curve", "1 - specificity", "Sensitivity")
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="Chance")
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="Chance")
     axes.plot(false_positive, true_positive, color=BLUE, label=caption)
     for positive, style in _marked_points(y_score, threshold, others):
         x, y = positive[y_true == 0].mean(), positive[y_true == 1].mean()
@@ -159,7 +159,7 @@ def plot_precision_recall(
     )
     prevalence = y_true.mean()
     label = f"Prevalence {prevalence:.2f}"
-    axes.axhline(prevalence, color=GREY, linestyle=":", label=label)
+    axes.axhline(prevalence, color=GRAY, linestyle=":", label=label)
     axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=caption)
     for positive, style in _marked_points(y_score, threshold, others):
         if positive.any():
@@ -181,8 +181,8 @@ def plot_reliability(
     figure, axes = _square(
         "Reliability diagram", "Mean predicted probability", "Fraction of positives"
     )
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="Perfect calibration")
-    for (label, values), color in zip(probabilities.items(), (GREY, BLUE), strict=True):
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle=":", label="Perfect calibration")
+    for (label, values), color in zip(probabilities.items(), (GRAY, BLUE), strict=True):
         bins = equal_count_bins(values)
         predicted = [values[members].mean() for members in bins]
         observed = [y_true[members].mean() for members in bins]
@@ -249,7 +249,7 @@ def plot_grid(
         path: The PNG file to write.
         rows: Titles and their pictures.
         color_bar: Shown above the footer.
-        footer: Text below the pictures. Space for a colour bar is left above it, even
+        footer: Text below the pictures. Space for a color bar is left above it, even
             if there is none.
     """
     rows = [row for row in rows if row[1]]
@@ -389,7 +389,7 @@ def plot_groups(
         all_axes, panels.items(), whole, strict=True
     ):
         if np.isfinite(bounds).all():
-            axes.axvspan(*bounds, color=GREY, alpha=0.2, linewidth=0)
+            axes.axvspan(*bounds, color=GRAY, alpha=0.2, linewidth=0)
         axes.axvline(center, color=ORANGE, linestyle="--")
         value, low, high = np.array(values).T
         errors = np.maximum([value - low, high - value], 0)
@@ -426,7 +426,7 @@ def _marked_points(
     """Yield the positive predictions of each threshold, and the style of its point."""
     for number, other in enumerate(others):
         label = "_" if number else "Other thresholds"  # one legend entry for all
-        yield y_score >= other, {"marker": "x", "color": GREY, "ls": "", "label": label}
+        yield y_score >= other, {"marker": "x", "color": GRAY, "ls": "", "label": label}
     label = f"Threshold {threshold:.3f}"
     style = {"marker": "o", "color": ORANGE, "ls": "", "label": label}
     yield y_score >= threshold, style

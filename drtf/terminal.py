@@ -37,7 +37,7 @@ def show_as(path: Path, text: str) -> None:
 def printable(text: str, *, keep: str = "") -> str:
     """Return text with its control characters escaped, as in a string literal.
 
-    The name of a file could otherwise change the terminal's colours, or reorder or
+    The name of a file could otherwise change the terminal's colors, or reorder or
     forge lines.
 
     Args:

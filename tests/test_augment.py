@@ -179,9 +179,9 @@ def test_contrast_scales_the_distance_from_the_mean_of_the_channel(images):
     assert np.abs(change_one(images, contrast=0.3) - expected.clip(0, 1)).max() < 1e-5
 
 
-def test_saturation_scales_the_distance_from_grey(images):
-    grey = images.mean(axis=3, keepdims=True)
-    expected = grey + (images - grey) * (1 + amounts("saturation", 0.3))
+def test_saturation_scales_the_distance_from_gray(images):
+    gray = images.mean(axis=3, keepdims=True)
+    expected = gray + (images - gray) * (1 + amounts("saturation", 0.3))
     assert np.abs(change_one(images, saturation=0.3) - expected.clip(0, 1)).max() < 1e-5
 
 
@@ -191,12 +191,12 @@ def test_brightness_is_added(images):
 
 
 def test_colors_change_one_after_the_other_after_the_geometry(images):
-    greyish = 0.25 + images / 2  # so that nothing is clipped in between
+    grayish = 0.25 + images / 2  # so that nothing is clipped in between
     bounds = {"contrast": 0.2, "saturation": 0.2, "brightness": 0.1}
-    step = change_one(greyish, horizontal_flip=True)
+    step = change_one(grayish, horizontal_flip=True)
     for name, bound in bounds.items():
         step = change_one(step, **{name: bound})
-    together = change_one(greyish, horizontal_flip=True, **bounds)
+    together = change_one(grayish, horizontal_flip=True, **bounds)
     assert np.abs(together - step).max() < 1e-5
 
 

@@ -16,8 +16,8 @@ def test_smaller_windows_shuffle_less():
     whole, middle, one = bench_order(
         classes, shard_numbers, windows=(0, 8, 1), batch_size=256
     )
-    assert whole.neighbour_distance == pytest.approx(1 / 3, abs=0.01)
-    assert whole.neighbour_distance > middle.neighbour_distance > one.neighbour_distance
+    assert whole.neighbor_distance == pytest.approx(1 / 3, abs=0.01)
+    assert whole.neighbor_distance > middle.neighbor_distance > one.neighbor_distance
     assert max(one.shards_per_batch) == 2  # where one window ends and the next begins
     assert min(whole.shards_per_batch) > 50
     for result in (whole, middle, one):

@@ -91,7 +91,7 @@ def folder(tmp_path_factory):
     (images / "4_left.png").write_bytes(b"no picture")
     (images / "7_right.png").write_bytes(b"")
     (images / "notes.txt").touch()
-    (images / "unlabelled.png").write_bytes(encode(draw_fundus(seed=99)))
+    (images / "unlabeled.png").write_bytes(encode(draw_fundus(seed=99)))
     with (folder / "labels.csv").open("a") as labels:
         labels.write("lost,1\n11_left,1\n")
     return folder

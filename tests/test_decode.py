@@ -92,7 +92,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
         ("P", "TIFF"),
     ],
 )
-def test_all_colour_modes_become_rgb(mode, kind):
+def test_all_color_modes_become_rgb(mode, kind):
     image = Image.fromarray(FUNDUS).convert(mode)
     expected = np.asarray(image.convert("RGB"))
     found = decode_photograph(saved(image, kind)).image
@@ -210,8 +210,8 @@ def test_floating_point_samples_of_a_further_page_are_decoded(tmp_path, scale):
 
 
 def test_a_portable_floatmap_is_scaled():
-    grey = Image.fromarray((FUNDUS[..., 1] / 255).astype(np.float32))
-    assert (decode_photograph(saved(grey, "PPM")).image == FUNDUS[..., 1:2]).all()
+    gray = Image.fromarray((FUNDUS[..., 1] / 255).astype(np.float32))
+    assert (decode_photograph(saved(gray, "PPM")).image == FUNDUS[..., 1:2]).all()
 
 
 @pytest.mark.parametrize(
@@ -262,11 +262,11 @@ def test_16_bit_files_are_scaled_by_the_bits_in_use(bits, suffix):
 
 @pytest.mark.parametrize("largest", [15, 255, 1023, 65535])
 def test_a_portable_graymap_is_scaled_by_the_maximum_it_declares(largest):
-    grey = (FUNDUS[..., 1].astype(np.uint32) * largest // 255).astype(
+    gray = (FUNDUS[..., 1].astype(np.uint32) * largest // 255).astype(
         ">u2" if largest > 255 else np.uint8
     )
-    height, width = grey.shape
-    data = f"P5 {width} {height} {largest}\n".encode() + grey.tobytes()
+    height, width = gray.shape
+    data = f"P5 {width} {height} {largest}\n".encode() + gray.tobytes()
     image = decode_photograph(data).image.astype(int)
     assert abs(image - FUNDUS[..., 1:2]).max() <= 255 // largest + 1
 
@@ -282,7 +282,7 @@ def test_a_missing_library_for_heic_is_named(monkeypatch):
         assert reason_of(data) == "undecodable"
 
 
-def test_hidden_colours_of_transparent_pixels_are_black():
+def test_hidden_colors_of_transparent_pixels_are_black():
     alpha = np.full(FUNDUS.shape[:2], 255, np.uint8)
     alpha[:, :100] = 0
     white = FUNDUS.copy()

@@ -43,7 +43,7 @@ def dicom(pixels: bytes, syntax=ExplicitVRLittleEndian, **tags: object) -> bytes
     return encode_dicom(pixels, syntax, **(size | tags))
 
 
-def grey(bits: int, **changes: object) -> dict[str, object]:
+def gray(bits: int, **changes: object) -> dict[str, object]:
     allocated = 8 if bits == 8 else 16
     return {
         "SamplesPerPixel": 1,
@@ -76,17 +76,17 @@ def test_an_embedded_jpeg_is_decoded_scaled():
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_grey_of_any_bit_depth_becomes_8_bits(bits):
+def test_gray_of_any_bit_depth_becomes_8_bits(bits):
     level = FUNDUS[..., 1].astype(np.uint16) << (bits - 8)
     stored = level.astype(np.uint8 if bits == 8 else np.uint16)
-    image = decode_photograph(dicom(stored.tobytes(), **grey(bits))).image
+    image = decode_photograph(dicom(stored.tobytes(), **gray(bits))).image
     assert (image == FUNDUS[..., 1:2]).all()
 
 
 @pytest.mark.parametrize("bits", [12, 16])
 def test_signed_samples_are_scaled_unless_negative(bits):
     stored = FUNDUS[..., 1].astype(np.int16) << (bits - 9)
-    signed = grey(bits, PixelRepresentation=1)
+    signed = gray(bits, PixelRepresentation=1)
     image = decode_photograph(dicom(stored.tobytes(), **signed)).image
     assert (image == FUNDUS[..., 1:2]).all()
     stored[0, 0] = -5
@@ -95,9 +95,9 @@ def test_signed_samples_are_scaled_unless_negative(bits):
     assert error.value.reason == "unsupported"
 
 
-def test_inverted_grey_is_inverted_back():
+def test_inverted_gray_is_inverted_back():
     stored = 255 - FUNDUS[..., 1]
-    inverted = grey(8, PhotometricInterpretation="MONOCHROME1")
+    inverted = gray(8, PhotometricInterpretation="MONOCHROME1")
     image = decode_photograph(dicom(stored.tobytes(), **inverted)).image
     assert (image == FUNDUS[..., 1:2]).all()
 
@@ -131,7 +131,7 @@ def test_a_structured_report_is_named():
 
 def test_12_bits_in_samples_that_declare_16_are_scaled_by_the_bits_in_use():
     stored = FUNDUS[..., 1].astype(np.uint16) << 4
-    image = decode_photograph(dicom(stored.tobytes(), **grey(16))).image
+    image = decode_photograph(dicom(stored.tobytes(), **gray(16))).image
     assert (image == FUNDUS[..., 1:2]).all()
 
 
@@ -216,7 +216,7 @@ def test_other_raw_syntaxes_decode_to_the_exact_pixels(syntax):
 
 def test_big_endian_samples_of_two_bytes_are_read_in_their_order():
     stored = (FUNDUS[..., 1].astype(np.uint16) << 4).astype(">u2")
-    data = converted(dicom(stored.tobytes(), **grey(12)), ExplicitVRBigEndian)
+    data = converted(dicom(stored.tobytes(), **gray(12)), ExplicitVRBigEndian)
     assert (decode_photograph(data).image == FUNDUS[..., 1:2]).all()
 
 
@@ -239,7 +239,7 @@ def test_a_deflated_bomb_is_refused(is_header, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("pixels", [FUNDUS, FUNDUS[..., 1]], ids=["RGB", "grey"])
+@pytest.mark.parametrize("pixels", [FUNDUS, FUNDUS[..., 1]], ids=["RGB", "gray"])
 @pytest.mark.parametrize(
     ("syntax", "options"),
     [
@@ -251,37 +251,37 @@ def test_a_deflated_bomb_is_refused(is_header, monkeypatch):
     ],
 )
 def test_compressed_pixels_are_decoded(syntax, options, pixels):
-    is_grey = pixels.ndim == 2
-    data = dicom(pixels.tobytes(), **(grey(8) if is_grey else {}))
+    is_gray = pixels.ndim == 2
+    data = dicom(pixels.tobytes(), **(gray(8) if is_gray else {}))
     image = decode_photograph(compressed(data, syntax, **options)).image
-    expected = np.repeat(pixels[..., None], 3, axis=2) if is_grey else pixels
+    expected = np.repeat(pixels[..., None], 3, axis=2) if is_gray else pixels
     assert cv2.PSNR(image, expected) > (40 if options else 100)
 
 
 @pytest.mark.parametrize("bits", [8, 12])
 @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless])
-def test_inverted_grey_in_lossless_jpeg_decodes_to_the_exact_pixels(
+def test_inverted_gray_in_lossless_jpeg_decodes_to_the_exact_pixels(
     syntax, bits, tmp_path
 ):
     level = (255 - FUNDUS[..., 1]).astype(np.uint16) << (bits - 8)
     level += (1 << (bits - 8)) - 1
     stored = level.astype(np.uint8 if bits == 8 else np.uint16)
     data = dicom(
-        stored.tobytes(), **grey(bits, PhotometricInterpretation="MONOCHROME1")
+        stored.tobytes(), **gray(bits, PhotometricInterpretation="MONOCHROME1")
     )
     image = decode_photograph(compressed_by_gdcm(data, syntax, tmp_path)).image
     assert (image == FUNDUS[..., 1:2]).all()
 
 
 @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
-def test_colour_in_lossless_jpeg_decodes_to_the_exact_pixels(syntax, tmp_path):
+def test_color_in_lossless_jpeg_decodes_to_the_exact_pixels(syntax, tmp_path):
     data = compressed_by_gdcm(RGB, syntax, tmp_path)
     assert (decode_photograph(data).image == FUNDUS).all()
 
 
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit])
 @pytest.mark.parametrize("declared", ["RGB", "YBR_FULL", "YBR_FULL_422"])
-def test_a_jpeg_of_a_camera_keeps_its_colours_whatever_is_declared(declared, syntax):
+def test_a_jpeg_of_a_camera_keeps_its_colors_whatever_is_declared(declared, syntax):
     data = dicom(
         encapsulate([encode(FUNDUS, ".jpg")]),
         syntax,
@@ -290,14 +290,14 @@ def test_a_jpeg_of_a_camera_keeps_its_colours_whatever_is_declared(declared, syn
     assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 35
 
 
-def test_an_unmarked_jpeg_that_declares_rgb_but_is_ycbcr_keeps_its_colours(tmp_path):
+def test_an_unmarked_jpeg_that_declares_rgb_but_is_ycbcr_keeps_its_colors(tmp_path):
     data = compressed_by_gdcm(RGB, JPEGBaseline8Bit, tmp_path)
     assert pydicom.dcmread(io.BytesIO(data)).PhotometricInterpretation == "RGB"
     assert cv2.PSNR(decode_photograph(data).image, FUNDUS) > 35
 
 
 @pytest.mark.parametrize("sign", ["marker", "ids", "none"])
-def test_a_jpeg_in_rgb_keeps_its_colours(sign):
+def test_a_jpeg_in_rgb_keeps_its_colors(sign):
     file = io.BytesIO()
     Image.fromarray(FUNDUS).save(file, "JPEG", quality=95, keep_rgb=True)
     jpeg = file.getvalue()
@@ -317,7 +317,7 @@ def test_a_jpeg_in_rgb_keeps_its_colours(sign):
 
 
 @pytest.mark.parametrize("color", ["YBR_RCT", "YBR_ICT"])
-def test_the_colour_transforms_of_jpeg_2000_become_rgb(color):
+def test_the_color_transforms_of_jpeg_2000_become_rgb(color):
     data = dicom(FUNDUS.tobytes(), PhotometricInterpretation=color)
     if color == "YBR_RCT":
         data = compressed(data, JPEG2000Lossless)
@@ -328,7 +328,7 @@ def test_the_colour_transforms_of_jpeg_2000_become_rgb(color):
 
 def test_a_12_bit_jpeg_names_the_decoder_that_it_requires(tmp_path):
     stored = (FUNDUS[..., 1].astype(np.uint16) << 4).tobytes()
-    data = compressed_by_gdcm(dicom(stored, **grey(12)), JPEGExtended12Bit, tmp_path)
+    data = compressed_by_gdcm(dicom(stored, **gray(12)), JPEGExtended12Bit, tmp_path)
     with raises_naming(PhotographError, 12, "pylibjpeg-libjpeg") as error:
         decode_photograph(data)
     assert error.value.reason == "unsupported"
@@ -390,7 +390,7 @@ def test_a_palette_is_applied(bits):
     for color in ("Red", "Green", "Blue"):
         tables[f"{color}PaletteColorLookupTableDescriptor"] = [256, 0, bits]
         tables[f"{color}PaletteColorLookupTableData"] = palette.tobytes()
-    indexed = grey(8, PhotometricInterpretation="PALETTE COLOR") | tables
+    indexed = gray(8, PhotometricInterpretation="PALETTE COLOR") | tables
     image = decode_photograph(dicom(FUNDUS[..., 1].tobytes(), **indexed)).image
     assert (image == 255 - FUNDUS[..., 1:2]).all()
 

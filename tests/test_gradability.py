@@ -78,5 +78,5 @@ def test_other_pictures_are_flagged(image):
 
 def test_swapped_channels_are_not_a_fundus(fundus):
     assert flags_of(fundus[..., ::-1]) == ("not_a_fundus",)
-    grey = cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY)
-    assert flags_of(np.dstack([grey] * 3)) == ("not_a_fundus",)
+    gray = cv2.cvtColor(fundus, cv2.COLOR_RGB2GRAY)
+    assert flags_of(np.dstack([gray] * 3)) == ("not_a_fundus",)

@@ -128,7 +128,7 @@ def test_tensorflow_datasets_decodes_pairs_of_image_and_grade(encoded):
         )
         assert image.shape == (32, 32, 3)
         assert label == grade
-        # libjpeg's fast and exact inverse DCT differ by a few grey levels.
+        # libjpeg's fast and exact inverse DCT differ by a few gray levels.
         tolerance = 16 if encoded.manifest.encoding == "jpeg" else 0
         assert abs(image.astype(int) - pixels).max() <= tolerance
 

@@ -66,7 +66,7 @@ def test_exact_names_come_before_changed_ones():
     matches = match(["0012", "12", "A_left"], ["12.jpg", "a_left.jpg", "A_left.png"])
     assert matches.table["path"].tolist() == ["12.jpg", "A_left.png"]
     assert matches.missing == ["0012"]
-    assert matches.is_unlabelled.tolist() == [False, True, False]
+    assert matches.is_unlabeled.tolist() == [False, True, False]
     with raises_naming(LabelError, "1", "01", "001.jpg"):
         match(["1", "01"], ["001.jpg"])
 
@@ -74,7 +74,7 @@ def test_exact_names_come_before_changed_ones():
 def test_exact_file_name_comes_before_another_extension():
     matches = match(["IMG_1.jpg", "b"], ["IMG_1.png", "IMG_1.jpg", "b.png"])
     assert matches.table["path"].tolist() == ["IMG_1.jpg", "b.png"]
-    assert matches.is_unlabelled.tolist() == [True, False, False]
+    assert matches.is_unlabeled.tolist() == [True, False, False]
 
 
 def test_ids_have_extensions_when_only_these_differ():
@@ -93,7 +93,7 @@ def test_label_is_not_matched_when_folders_contradict():
     matches = match(["train/1.png", "test/2.png"], ["test/1.png", "test/2.png"])
     assert matches.table["path"].tolist() == ["test/2.png"]
     assert matches.missing == ["train/1.png"]
-    assert matches.is_unlabelled.tolist() == [True, False]
+    assert matches.is_unlabeled.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_unmatched_labels_and_photographs_are_listed():
     matches = match(["a", "b", "../../secret"], ["sub/a.jpeg", "c.png"])
     assert matches.table["path"].tolist() == ["sub/a.jpeg"]
     assert matches.missing == ["b", "secret"]
-    assert matches.is_unlabelled.tolist() == [False, True]
+    assert matches.is_unlabeled.tolist() == [False, True]
 
 
 def test_label_and_photograph_are_named_when_nothing_matches():

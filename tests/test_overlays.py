@@ -23,7 +23,7 @@ PER_IMAGE = GradcamConfig(colormap="jet", scale="image")
 
 
 def explained(heat, *, is_positive=True, score=0.9, outside=0.0):
-    """A grey photograph; its left half has no heat, its right half has `heat`."""
+    """A gray photograph; its left half has no heat, its right half has `heat`."""
     values = np.zeros((32, 32), np.float32)
     values[:, 16:] = heat
     image = np.full((32, 32, 3), 90, np.uint8)
@@ -61,7 +61,7 @@ def test_hot_regions_have_contours():
     assert edge.max() > 200 > 50 > edge.min()
 
 
-def test_nothing_is_coloured_below_the_threshold():
+def test_nothing_is_colored_below_the_threshold():
     item = explained(2.0, is_positive=False)
     for picture in (
         draw_overlay(item, PER_IMAGE, scale=2.0),
@@ -148,7 +148,7 @@ def test_a_caption_is_added_below_the_pixels_of_a_picture():
     assert below.min() < 100
 
 
-def test_heat_has_the_colours_of_the_given_colour_map():
+def test_heat_has_the_colors_of_the_given_color_map():
     heat = np.array([[0.0, 3.0, 5.0]])
     colors = color_heat(heat, scale=3.0, colormap="gray")
     assert colors.tolist() == [[[0, 0, 0], [255, 255, 255], [255, 255, 255]]]

@@ -108,8 +108,8 @@ def test_a_mask_paints_the_outside_of_the_field(contrast, outside, crop):
     assert not (image[40:56, 40:56] == outside).all()
 
 
-def test_subtract_local_average_centres_the_image_on_grey():
-    """On a flat field with one step, what is left is grey but for the step's edge."""
+def test_subtract_local_average_centers_the_image_on_gray():
+    """On a flat field with one step, what is left is gray but for the step's edge."""
     image = np.full((120, 120, 3), 90, np.uint8)
     image[:, 60:] = 120
     out = subtract_local_average(image)
@@ -136,7 +136,7 @@ def test_a_small_photograph_is_enlarged():
     assert image.shape == (224, 224, 3)
 
 
-def test_clahe_raises_the_contrast_and_keeps_the_colour():
+def test_clahe_raises_the_contrast_and_keeps_the_color():
     flat = (FUNDUS[300:600, 450:750] // 4 + 90).astype(np.uint8)
     equalized = equalize(flat)
     before, after = (cv2.cvtColor(x, cv2.COLOR_RGB2LAB) for x in (flat, equalized))

@@ -25,7 +25,7 @@ def test_quality_of_a_known_field():
     assert not quality.is_black
 
 
-def test_contrast_is_the_deviation_of_the_grey_levels():
+def test_contrast_is_the_deviation_of_the_gray_levels():
     image = np.full((200, 256, 3), 80, np.uint8)
     image[:, 128:] = 120
     assert measure(image).contrast == pytest.approx(20 / 255, abs=1e-3)

@@ -31,11 +31,11 @@ def run(run_folder, tmp_path_factory):
     folder = shutil.copytree(run_folder, tmp_path_factory.mktemp("run") / "run")
     labels, scores = draw(600, 0.3, seed=1)
     opened = load_run(folder)
-    labelled = pd.DataFrame({"label": labels, "grade": labels, "score": scores})
-    labelled["expected_grade"] = scores
-    labelled["patient"] = labelled["eye"] = ""
+    labeled = pd.DataFrame({"label": labels, "grade": labels, "score": scores})
+    labeled["expected_grade"] = scores
+    labeled["patient"] = labeled["eye"] = ""
     settings = opened.config.evaluate
-    rule = fit_decision_rule(opened, labelled, settings, source="split val")
+    rule = fit_decision_rule(opened, labeled, settings, source="split val")
     save_decision_rule(folder, rule)
     return folder
 

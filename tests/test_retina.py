@@ -38,7 +38,7 @@ def test_find_field_finds_a_field_cut_off_at_top_and_bottom():
     assert_near(find_retina(field(radius=240)), (60, 0, 540, 400))
 
 
-def test_find_field_finds_a_field_off_centre():
+def test_find_field_finds_a_field_off_center():
     found = find_retina(field(center=(220, 210), radius=150))
     assert_near(found, (70, 60, 370, 360))
 
@@ -70,8 +70,8 @@ def surrounded(color, *, radius: int = 180) -> np.ndarray:
 SURROUNDS = {
     "white": (255, 255, 255),
     "paper": (250, 245, 235),
-    "grey": (128, 128, 128),
-    "dark grey": (40, 40, 40),
+    "gray": (128, 128, 128),
+    "dark gray": (40, 40, 40),
     "blue": (0, 0, 200),
 }
 
@@ -136,8 +136,8 @@ def test_find_field_ends_in_a_picture_of_nested_frames():
 
 
 def test_find_field_finds_a_red_free_field():
-    grey = np.repeat(field()[..., :1], 3, axis=2)
-    assert_near(find_retina(grey), (120, 20, 480, 380))
+    gray = np.repeat(field()[..., :1], 3, axis=2)
+    assert_near(find_retina(gray), (120, 20, 480, 380))
 
 
 def shaded(width: int, height: int) -> np.ndarray:
@@ -176,7 +176,7 @@ def test_find_field_finds_none_of_which_half_is_missing():
     assert find_retina(image) is None
 
 
-def test_find_field_finds_none_with_grey_outside_and_the_average_subtracted():
+def test_find_field_finds_none_with_gray_outside_and_the_average_subtracted():
     image = np.full((224, 224, 3), 128, np.uint8)
     texture = np.random.default_rng(0).integers(-20, 20, (28, 28, 3))
     texture = cv2.resize(texture.astype(np.float32), (224, 224))

@@ -81,7 +81,7 @@ ZOO = {
     "black.png": (solid(0), "black"),
     "nearly_black.jpg": (encode(np.full((200, 300, 3), 5, np.uint8), ".jpg"), "black"),
     "white.png": (solid(255), "blank"),
-    "grey.tif": (tiff(np.full((200, 300), 128, np.uint8)), "blank"),
+    "gray.tif": (tiff(np.full((200, 300), 128, np.uint8)), "blank"),
     "nan.tiff": (tiff(np.full((64, 64), np.nan, np.float32)), "unsupported"),
     "negative.tiff": (tiff(np.full((64, 64), -7, np.int16)), "unsupported"),
     "half.dcm": (bytes(128) + b"DICM" + bytes(40), "not_an_image"),

@@ -55,7 +55,7 @@ def order(
             "positive, % of a batch",
             "its standard deviation",
             "shards in a batch",
-            "distance of neighbours",
+            "distance of neighbors",
             "planning, ms",
         ),
         [
@@ -64,7 +64,7 @@ def order(
                 f"{sum(result.positive_percent) / len(result.positive_percent):.2f}",
                 f"{pstdev(result.positive_percent):.2f}",
                 f"{median(result.shards_per_batch):.0f}",
-                f"{result.neighbour_distance:.3f}",
+                f"{result.neighbor_distance:.3f}",
                 f"{median(result.plan_ms):.0f}",
             )
             for result in results

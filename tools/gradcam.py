@@ -46,7 +46,7 @@ def gradcam(
     """Show which regions raise the disease score of the model in RUN (Grad-CAM).
 
     The opacity of an overlay follows the heat, and all maps have the same scale. The
-    heat of a photograph below the threshold is grey. There is no heat outside the
+    heat of a photograph below the threshold is gray. There is no heat outside the
     retina. If the command is killed, run it again; if it had finished, nothing changes.
 
     Writes images.png, heatmaps.png and overlays.png. For a dataset they show three

@@ -34,7 +34,7 @@ from drtf.scoring.score_table import HASH_LENGTH, load_rows, parse_path
 from drtf.scoring.table_files import Location
 from drtf.texts import text_column
 
-# With fewer labelled photographs of a class, a single one decides about the threshold.
+# With fewer labeled photographs of a class, a single one decides about the threshold.
 MIN_LABELLED_PER_CLASS = 10
 # Why a photograph of a score table is not used.
 NO_PROBABILITY = "photographs without a probability"
@@ -209,7 +209,7 @@ def _with_labels(
     labels: Path,
     config: LabelsConfig,
 ) -> Recalibration:
-    """Choose threshold, calibration and cut points again on labelled photographs.
+    """Choose threshold, calibration and cut points again on labeled photographs.
 
     Raises:
         LabelError: If the labels cannot be read, or match no photograph.
@@ -235,7 +235,7 @@ def _with_labels(
     left_out = left_out | {
         "labels without a grade": len(loaded) - len(graded),
         "labels without a score": len(matches.missing),
-        "scores without a label": int(matches.is_unlabelled.sum()),
+        "scores without a label": int(matches.is_unlabeled.sum()),
     }
     settings = run.config.evaluate.model_copy(update=rule.settings)
     rule = fit_decision_rule(run, table, settings, source=labels.name)

@@ -38,10 +38,10 @@ class AugmentResult:
 def bench_augment(
     *, image_size: int, batch_size: int, dtype: Dtype, num_repeats: int
 ) -> list[AugmentResult]:
-    """Measure flips, rotation, zoom and colour changes of one batch on this device.
+    """Measure flips, rotation, zoom and color changes of one batch on this device.
 
     Keras has a layer for each of them and resamples twice. drtf composes them to one
-    resampling and one pass over the colours.
+    resampling and one pass over the colors.
 
     Args:
         image_size: Height and width of the images, in px.

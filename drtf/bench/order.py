@@ -25,7 +25,7 @@ class OrderResult:
         window_shards: Shards of a window; 0 for the whole dataset.
         positive_percent: Positive photographs of each batch, in percent.
         shards_per_batch: Number of shards that each batch has photographs of.
-        neighbour_distance: Mean distance at which two neighbours of a shard are drawn,
+        neighbor_distance: Mean distance at which two neighbors of a shard are drawn,
             as a fraction of the epoch. 1/3 if the order is independent of the shards.
         plan_ms: Time of each planning of the epoch, in milliseconds.
     """
@@ -33,7 +33,7 @@ class OrderResult:
     window_shards: int
     positive_percent: list[float]
     shards_per_batch: list[int]
-    neighbour_distance: float
+    neighbor_distance: float
     plan_ms: list[float]
 
 
@@ -77,7 +77,7 @@ def bench_order(
                 window_shards=window_shards,
                 positive_percent=(100 * classes[batches].mean(axis=1)).tolist(),
                 shards_per_batch=[len(np.unique(x)) for x in shard_numbers[batches]],
-                neighbour_distance=_neighbour_distance(order, shard_numbers),
+                neighbor_distance=_neighbor_distance(order, shard_numbers),
                 plan_ms=plan_ms,
             )
         )
@@ -91,9 +91,9 @@ def simulate_eyepacs() -> tuple[np.ndarray, np.ndarray]:
     return classes, np.arange(NUM_PHOTOGRAPHS) // PHOTOGRAPHS_PER_SHARD
 
 
-def _neighbour_distance(order: np.ndarray, shard_numbers: np.ndarray) -> float:
-    """Return how far apart neighbours of a shard are first drawn."""
+def _neighbor_distance(order: np.ndarray, shard_numbers: np.ndarray) -> float:
+    """Return how far apart neighbors of a shard are first drawn."""
     first_draw = np.empty(len(shard_numbers))
     first_draw[order[::-1]] = np.arange(len(order))[::-1]
-    are_neighbours = np.diff(shard_numbers) == 0
-    return float(np.abs(np.diff(first_draw))[are_neighbours].mean() / len(order))
+    are_neighbors = np.diff(shard_numbers) == 0
+    return float(np.abs(np.diff(first_draw))[are_neighbors].mean() / len(order))

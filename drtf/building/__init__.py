@@ -1,4 +1,4 @@
-"""Building: converts labelled photographs into datasets, on one host or several."""
+"""Building: converts labeled photographs into datasets, on one host or several."""
 
 __all__ = [
     "build",

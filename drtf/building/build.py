@@ -1,4 +1,4 @@
-"""Building a dataset of shards from labelled photographs."""
+"""Building a dataset of shards from labeled photographs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def build_shards(
     config: Config,
     max_rejected: float = 1.0,
 ) -> BuildReport:
-    """Convert labelled photographs to a dataset of shards.
+    """Convert labeled photographs to a dataset of shards.
 
     A local dataset is built in a hidden folder next to `out`, which is renamed when it
     is complete. In a store, the manifest comes last and completes it. The dataset's

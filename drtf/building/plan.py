@@ -84,7 +84,7 @@ class BuildPlan:
 
     @property
     def num_photographs(self) -> int:
-        """Number of labelled photographs, rejected ones included."""
+        """Number of labeled photographs, rejected ones included."""
         return len(self.table) + len(self.rejected)
 
     @property

@@ -131,9 +131,9 @@ def _caption(item: Explained, row: Row, run: Run) -> list[str]:
     negative, positive = run.task.label_names
     decisions = {
         "1": f"at or above threshold: {positive}",
-        "0": f"below threshold (grey): {negative}",
+        "0": f"below threshold (gray): {negative}",
     }
-    undecided = f"no decision (grey): it may be ungradable ({row['flags']})"
+    undecided = f"no decision (gray): it may be ungradable ({row['flags']})"
     return [
         f"score {float(row['score']):.3f}, threshold {float(row['threshold']):.3f}",
         decisions.get(row["predicted_label"], undecided),

@@ -245,8 +245,8 @@ def _scores(row: Row) -> tuple[float, float]:
 
 def _choose_shown(scored: Sequence[Row]) -> dict[str, Row]:
     """Return the photograph of each eye that is shown, from rows by falling score."""
-    labelled = [x for x in scored if x["predicted_label"]]
-    best = [*labelled, *(x for x in scored if not x["predicted_label"])]
+    labeled = [x for x in scored if x["predicted_label"]]
+    best = [*labeled, *(x for x in scored if not x["predicted_label"])]
     by_eye: dict[str, Row] = {}
     for row in best:
         by_eye.setdefault(row["eye"], row)

@@ -99,7 +99,7 @@ ENGLISH = Texts(
     photograph="photograph",
     overlay="regions that raise the score",
     gone="the photograph is no longer in the folder",
-    heat="Coloured regions raise the score, on one scale for this page; they are grey "
+    heat="Colored regions raise the score, on one scale for this page; they are gray "
     "in a photograph that is not above the threshold. They are not outlines of "
     "lesions.",
     more="and {count} more, see scores.csv",

@@ -97,7 +97,7 @@ class Section(BaseModel):
 
 
 class LabelsConfig(Section):
-    """How photographs are labelled."""
+    """How photographs are labeled."""
 
     section_name = "labels"
 
@@ -209,7 +209,7 @@ class ImagesConfig(Section):
     clahe_tiles: Annotated[int, Field(ge=1, le=64)] = 8
     """Number of CLAHE tiles per side."""
     reject_blank: bool = True
-    """Whether black and evenly coloured photographs are rejected."""
+    """Whether black and evenly colored photographs are rejected."""
 
 
 class BuildConfig(Section):
@@ -284,7 +284,7 @@ class AugmentConfig(Section):
     """Largest change of contrast: 0.2 multiplies the distance from the mean of each
     channel by 0.8 to 1.2."""
     saturation: OneOrEach[Fraction] = 0.2
-    """Largest change of saturation: 0.2 multiplies the distance from grey by 0.8 to
+    """Largest change of saturation: 0.2 multiplies the distance from gray by 0.8 to
     1.2."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """MixUp: mixes each photograph with another one, and their labels alike. The
@@ -543,8 +543,8 @@ class GradcamConfig(Section):
     num_averaged: Annotated[int, Field(ge=0)] = 64
     """Number of photographs of each grade in its mean heat map; 0: no mean maps."""
     scale: Literal["common", "image"] = "common"
-    """`common`: all maps of a figure or folder have the same colours for the same heat.
-    `image`: the colours of each map end at its own maximum."""
+    """`common`: all maps of a figure or folder have the same colors for the same heat.
+    `image`: the colors of each map end at its own maximum."""
     overlay_alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Opacity of the heat map in overlays where the heat is highest. Elsewhere the
     opacity is proportional to the heat."""

@@ -77,7 +77,7 @@ def flip_vertically(draws: tf.Tensor, allowed: tf.Tensor) -> tf.Tensor:
 
 
 def rotate(draws: tf.Tensor, max_degrees: tf.Tensor) -> tf.Tensor:
-    """Rotate about the centre by at most `max_degrees` in either direction."""
+    """Rotate about the center by at most `max_degrees` in either direction."""
     angle = _amounts(draws, max_degrees)[:, 0] * (np.pi / 180)
     cos, sin = tf.cos(angle), tf.sin(angle)
     return affine_map(cos, -sin, sin, cos)
@@ -108,10 +108,10 @@ def change_contrast(images: tf.Tensor, draws: tf.Tensor, bound: tf.Tensor) -> tf
 def change_saturation(
     images: tf.Tensor, draws: tf.Tensor, bound: tf.Tensor
 ) -> tf.Tensor:
-    """Scale the distance from each pixel's grey by 1 - bound to 1 + bound."""
+    """Scale the distance from each pixel's gray by 1 - bound to 1 + bound."""
     factor = 1 + _color_amounts(draws, bound, images.dtype)
-    grey = tf.reduce_mean(images, axis=-1, keepdims=True)
-    return images * factor + grey * (1 - factor)
+    gray = tf.reduce_mean(images, axis=-1, keepdims=True)
+    return images * factor + gray * (1 - factor)
 
 
 def change_brightness(

@@ -62,12 +62,12 @@ def paste_rectangle(
     """Replace a rectangle, whose area is a fraction from Beta(alpha, alpha).
 
     CutMix: Yun et al., 2019, https://arxiv.org/abs/1905.04899. The rectangle has the
-    shape of the image, and its centre is anywhere in it. What lies outside is cut off.
+    shape of the image, and its center is anywhere in it. What lies outside is cut off.
     """
     side = tf.sqrt(beta_draws(draws[:, :1], alpha, alpha))
     rows, columns = (
-        tf.abs((np.arange(size, dtype=np.float32) + 0.5) / size - centre) < side / 2
-        for size, centre in zip(shape, (draws[:, 1:2], draws[:, 2:]), strict=True)
+        tf.abs((np.arange(size, dtype=np.float32) + 0.5) / size - center) < side / 2
+        for size, center in zip(shape, (draws[:, 1:2], draws[:, 2:]), strict=True)
     )
     return tf.cast(rows[:, :, None, None] & columns[:, None, :, None], tf.float32)
 

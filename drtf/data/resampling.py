@@ -16,7 +16,7 @@ def affine_map(
 
     The output at (x, y) shows the input at
     (xx * x + xy * y + shift_x, yx * x + yy * y + shift_y). Coordinates are counted from
-    the image's centre, and their unit is the image's height. Each argument is a number
+    the image's center, and their unit is the image's height. Each argument is a number
     or float32 [B]; at least one is a tensor.
     """
     values = (xx, xy, shift_x, yx, yy, shift_y)

@@ -65,31 +65,31 @@ class RulePlan:
 
 
 def fit_decision_rule(
-    run: Run, labelled: pd.DataFrame, config: EvaluateConfig, *, source: str
+    run: Run, labeled: pd.DataFrame, config: EvaluateConfig, *, source: str
 ) -> DecisionRule:
-    """Choose threshold and cut points and fit a calibration on labelled photographs.
+    """Choose threshold and cut points and fit a calibration on labeled photographs.
 
     Threshold and calibration apply to the combined scores of both eyes, cut points to
     each photograph.
 
     Args:
         run: The run that was scored.
-        labelled: As from `score_split`.
+        labeled: As from `score_split`.
         config: The rule, the calibration method, and the TTA of the scores.
         source: Where the photographs are from, such as `split val` or a file.
     """
     train_prior = run.info.train_prior
     fellow_eye = (
-        fit_fellow_eye(labelled, train_prior=train_prior) if config.fellow_eye else None
+        fit_fellow_eye(labeled, train_prior=train_prior) if config.fellow_eye else None
     )
-    y_true = labelled["label"].to_numpy()
-    own_scores = labelled["score"].to_numpy()
-    y_score, _ = combine_eyes(own_scores, fellow_logits(labelled), fellow_eye)
+    y_true = labeled["label"].to_numpy()
+    own_scores = labeled["score"].to_numpy()
+    y_score, _ = combine_eyes(own_scores, fellow_logits(labeled), fellow_eye)
     common: dict[str, Any] = {"source": source, "tta": config.tta}
     threshold = Threshold(
         value=choose_threshold(y_true, y_score, config.threshold),
         rule=config.threshold if isinstance(config.threshold, str) else GIVEN,
-        num_photographs=len(labelled),
+        num_photographs=len(labeled),
         **common,
     )
     calibration = fit_calibration(
@@ -103,7 +103,7 @@ def fit_decision_rule(
     cut_points: tuple[float, ...] = ()
     if run.task.predicts_grades:
         cut_points = choose_cut_points(
-            labelled["grade"].to_numpy(), labelled["expected_grade"].to_numpy()
+            labeled["grade"].to_numpy(), labeled["expected_grade"].to_numpy()
         )
     return DecisionRule(
         fellow_eye=fellow_eye,

@@ -17,7 +17,7 @@ def choose_threshold(
     Args:
         y_true: int64 [n], 1 for positive. Both classes must occur.
         y_score: float [n] in [0, 1].
-        rule: `youden` maximises sensitivity + specificity - 1 over all scores (Youden,
+        rule: `youden` maximizes sensitivity + specificity - 1 over all scores (Youden,
             Cancer 3(1), 1950). `accuracy` tries 0.30 to 0.70 in steps of 0.01 and takes
             the first threshold with the highest accuracy, as the predecessor did.
             `sensitivity>=0.85` is the highest threshold with this sensitivity,
@@ -49,7 +49,7 @@ def choose_threshold(
 def choose_cut_points(grades: np.ndarray, expected: np.ndarray) -> tuple[float, ...]:
     """Choose the expected grades from which grade 1, 2, 3 and 4 are predicted.
 
-    They maximise the quadratic weighted kappa, which is 1 - mistakes / by chance:
+    They maximize the quadratic weighted kappa, which is 1 - mistakes / by chance:
     Cohen, Psychological Bulletin 70(4), 1968. Both are sums over the photographs. So
     the best cut points for mistakes - ratio * by chance are found by dynamic
     programming, and the lowest ratio by Dinkelbach's iteration: Management Science

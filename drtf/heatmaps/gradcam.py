@@ -69,7 +69,7 @@ class FolderMaps:
 
     Attributes:
         rows: Titles and the photographs with extreme scores.
-        scale: The heat at which the colours of all maps end.
+        scale: The heat at which the colors of all maps end.
         num_overlays: Number of written overlays.
         blank: Names of photographs whose map is zero everywhere.
         outside: Names of photographs with much heat outside the retina.

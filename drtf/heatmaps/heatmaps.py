@@ -69,11 +69,11 @@ def check_settings(run: Run, config: GradcamConfig) -> list[keras.Layer]:
         of each member.
 
     Raises:
-        DrtfError: If there is no such layer or colour map.
+        DrtfError: If there is no such layer or color map.
     """
     if config.colormap not in matplotlib.colormaps:
         raise DrtfError(
-            f"gradcam.colormap={config.colormap!r} is not a matplotlib colour map; try "
+            f"gradcam.colormap={config.colormap!r} is not a matplotlib color map; try "
             "viridis, cividis, magma or jet"
         )
     return choose_layers(run, config.layer)

@@ -18,12 +18,12 @@ from drtf.models.run import Run
 # Pictures are displayed with at least this many px per side.
 PICTURE_SIDE = 512
 # Contours are drawn where heat reaches these fractions of the scale, so that hot
-# regions are visible without colours too.
+# regions are visible without colors too.
 CONTOURS = (0.5, 0.8)
-# Below the threshold heat is grey, at most this bright: a white patch in a photograph
+# Below the threshold heat is gray, at most this bright: a white patch in a photograph
 # looks like a lesion.
-GREY = "gray"
-MAX_GREY = 0.6
+GRAY = "gray"
+MAX_GRAY = 0.6
 # From this fraction on, the caption mentions heat outside the retina.
 MUCH_OUTSIDE = 0.25
 FONT_SIZE = 12  # px
@@ -91,7 +91,7 @@ def explain(
 
 
 def heat_scale(explained: Sequence[Explained]) -> float:
-    """Return the heat at which the colours of several maps end: a typical maximum.
+    """Return the heat at which the colors of several maps end: a typical maximum.
 
     It is the median of the maps' maxima, so that one extreme photograph does not make
     all others pale. Blank maps do not count. Photographs below the threshold do not
@@ -109,7 +109,7 @@ def heat_scale(explained: Sequence[Explained]) -> float:
 def color_bar(
     config: GradcamConfig, scale: float, *, quantity: str = "Heat"
 ) -> ColorBar | None:
-    """Return the colour bar of maps that are drawn on this scale; None without heat."""
+    """Return the color bar of maps that are drawn on this scale; None without heat."""
     if scale == 0:
         return None
     if config.scale == "image":
@@ -126,12 +126,12 @@ def describe_photograph(item: Explained, run: Run) -> list[str]:
     if run.threshold is None:
         decision = "no threshold chosen"
         if not item.is_positive:
-            decision += f"; grey below {run.effective_threshold}"
+            decision += f"; gray below {run.effective_threshold}"
     else:
         score += f", threshold {run.threshold.value:.3f}"
         decision = f"at or above threshold: {positive}"
         if not item.is_positive:
-            decision = f"below threshold (grey): {negative}"
+            decision = f"below threshold (gray): {negative}"
     return [item.name, score, decision, *describe_remarks(item)]
 
 
@@ -158,21 +158,21 @@ def color_heat(
 
     Args:
         heat: At least 0.
-        scale: The heat at which the colours end; 0 if there is no heat at all.
-        colormap: Name of a matplotlib colour map.
-        limit: The fraction of the colour map that is used.
+        scale: The heat at which the colors end; 0 if there is no heat at all.
+        colormap: Name of a matplotlib color map.
+        limit: The fraction of the color map that is used.
     """
     colors = matplotlib.colormaps[colormap](limit * _fractions(heat, scale))[..., :3]
     return np.rint(colors * 255).astype(np.uint8)
 
 
 def draw_map(item: Explained, config: GradcamConfig, *, scale: float) -> np.ndarray:
-    """Draw a heat map, uint8 RGB [S, S, 3], in grey if it is below the threshold."""
+    """Draw a heat map, uint8 RGB [S, S, 3], in gray if it is below the threshold."""
     heat = _enlarge(item.heat, side=_side(item))
     scale = _scale_of(item, config, scale)
     if item.is_positive:
         return color_heat(heat, scale=scale, colormap=config.colormap)
-    return color_heat(heat, scale=scale, colormap=GREY, limit=MAX_GREY)
+    return color_heat(heat, scale=scale, colormap=GRAY, limit=MAX_GRAY)
 
 
 def draw_photograph(item: Explained) -> np.ndarray:
@@ -188,8 +188,8 @@ def draw_overlay(item: Explained, config: GradcamConfig, *, scale: float) -> np.
 
     Args:
         item: The photograph and its map.
-        config: Scale, opacity and colour map of the overlay; its method.
-        scale: The heat at which the colours end, see `heat_scale`.
+        config: Scale, opacity and color map of the overlay; its method.
+        scale: The heat at which the colors end, see `heat_scale`.
 
     Returns:
         uint8 RGB [S, S, 3], S at least `PICTURE_SIDE`.

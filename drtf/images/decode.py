@@ -31,7 +31,7 @@ UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # SampleFormat
 SAMPLE_NAMES = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point"}
 # What OpenCV reads besides unsigned samples of up to 16 bits.
 FURTHER_SAMPLES = {(SIGNED, 8), (SIGNED, 16), (SIGNED, 32), (FLOAT, 32), (FLOAT, 64)}
-# Pairs of PhotometricInterpretation and number of channels: grey, RGB and LogLuv.
+# Pairs of PhotometricInterpretation and number of channels: gray, RGB and LogLuv.
 FURTHER_COLORS = {(1, 1), (2, 3), (32845, 3)}
 MAX_PAGES = 100
 # Below the limit at which Pillow refuses to read even the header.
@@ -113,7 +113,7 @@ def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
     if header.is_jpeg:
         image = cv2.imdecode(buffer, JPEG_FLAGS[scale])
     else:
-        # OpenCV converts only unsigned samples from grey to colour.
+        # OpenCV converts only unsigned samples from gray to color.
         color = cv2.IMREAD_COLOR if header.is_unsigned else cv2.IMREAD_ANYCOLOR
         flags = color | cv2.IMREAD_ANYDEPTH
         if header.page:
@@ -144,11 +144,11 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
     with warnings.catch_warnings(action="ignore"):
         picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if picture.mode in ("I", "I;16"):  # Pillow has scaled its samples to 16 bits
-        grey = (np.asarray(picture) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
     if picture.mode == "F":
-        grey = reduce_to_8_bits(np.asarray(picture))
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = reduce_to_8_bits(np.asarray(picture))
+        return np.repeat(gray[..., None], 3, axis=2)
     image = np.array(picture.convert("RGB"))
     if picture.has_transparency_data:
         return _blend_with_black(image, picture)
@@ -156,7 +156,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
 
 
 def _paint_transparent(image: np.ndarray, data: bytes, page: int) -> np.ndarray:
-    """Paint transparent pixels black, since their hidden colour may be any."""
+    """Paint transparent pixels black, since their hidden color may be any."""
     with warnings.catch_warnings(action="ignore"):
         picture = Image.open(io.BytesIO(data))
         picture.seek(page)

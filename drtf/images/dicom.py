@@ -27,9 +27,9 @@ JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 # The plugins of pydicom, the preferred one first: with GDCM, damaged files can end the
 # process.
 PLUGINS = ("pyjpegls", "pillow", "pylibjpeg", "pydicom", "gdcm")
-# Colour spaces that libjpeg decodes by default.
+# Color spaces that libjpeg decodes by default.
 JPEG_COLORS = ("YBR_FULL_422", "YBR_FULL", "MONOCHROME2")
-# With one of these, a JPEG file itself says what its colour space is.
+# With one of these, a JPEG file itself says what its color space is.
 JPEG_APPLICATIONS = (b"JFIF\0", b"Adobe\0")
 # The start of a JPEG 2000 image with the two corners of its reference grid.
 JPEG2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{4})(.{4})(.{4})(.{4})", re.S)
@@ -127,7 +127,7 @@ def _only_frame(dataset: "Dataset") -> bytes:
 
 
 def _has_usual_colors(frame: bytes, jpeg: JpegFrame, color: str) -> bool:
-    """Return whether libjpeg decodes a JPEG file to the colours that it should have.
+    """Return whether libjpeg decodes a JPEG file to the colors that it should have.
 
     Files in YCbCr often declare RGB. In RGB, all components have as many samples.
     """

@@ -20,7 +20,7 @@ class JpegFrame(NamedTuple):
         start: Where the frame starts in the file.
         components: The ids of the components, one byte each.
         is_subsampled: Whether some components have fewer samples than others, as the
-            colour of YCbCr mostly has.
+            color of YCbCr mostly has.
     """
 
     marker: int

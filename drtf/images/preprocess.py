@@ -28,7 +28,7 @@ MIN_TILE_SIDE = 48
 MAX_WORKING_SCALE = 8
 # The largest photographs that are allowed take half of it.
 MAX_MEMORY_BYTES = 2_500_000_000
-GRAHAM_GREY = 128
+GRAHAM_GRAY = 128
 GRAHAM_GAIN = 4
 GRAHAM_SIGMAS_PER_RADIUS = 30
 # Fraction of the radius that is kept; beyond it, the edge of the field is enhanced.
@@ -126,7 +126,7 @@ def _equalize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
     min_side = size * min(factor, MAX_WORKING_SCALE)
     sides = [math.ceil(max(side, min_side) / size) * size for side in lab.shape[1::-1]]
     lightness = equalize(cv2.resize(lightness, sides, interpolation=cv2.INTER_LINEAR))
-    # Shrinking before the conversion back to RGB saves most of its work. Colours vary
+    # Shrinking before the conversion back to RGB saves most of its work. Colors vary
     # so slowly that the first half of the shrinking needs no averaging.
     lab = cv2.resize(lab, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
     lab = cv2.insertChannel(_resize(lightness, config), _resize(lab, config), 0)
@@ -146,14 +146,14 @@ def _resize(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
 def _paint_outside(
     image: np.ndarray, mask: np.ndarray, config: ImagesConfig
 ) -> np.ndarray:
-    """Paint everything outside the field black; with Graham's contrast, grey.
+    """Paint everything outside the field black; with Graham's contrast, gray.
 
     Graham also removed the rim of the field.
     """
     mask = cv2.resize(mask * 255, image.shape[:2])
-    grey = 0
+    gray = 0
     if config.contrast == "graham":
-        grey = GRAHAM_GREY
+        gray = GRAHAM_GRAY
         rim = (
             2
             * round((1 - GRAHAM_RADIUS_FRACTION) / 2 * max(cv2.boundingRect(mask)[2:]))
@@ -161,7 +161,7 @@ def _paint_outside(
         )
         ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim))
         mask = cv2.erode(mask, ellipse, borderValue=0)
-    return np.where(mask[..., None] < 128, np.uint8(grey), image)
+    return np.where(mask[..., None] < 128, np.uint8(gray), image)
 
 
 def equalize_lightness(
@@ -185,7 +185,7 @@ def equalize_lightness(
 
 
 def subtract_local_average(image: np.ndarray) -> np.ndarray:
-    """Subtract the local average colour and multiply the rest by four.
+    """Subtract the local average color and multiply the rest by four.
 
     This is the method of the winner of the 2015 Kaggle competition (Graham, Kaggle
     Diabetic Retinopathy Detection competition report, 2015): a Gaussian average whose
@@ -199,7 +199,7 @@ def subtract_local_average(image: np.ndarray) -> np.ndarray:
     """
     sigma = max(image.shape[:2]) / 2 / GRAHAM_SIGMAS_PER_RADIUS
     average = cv2.GaussianBlur(image, (0, 0), sigma)
-    return cv2.addWeighted(image, GRAHAM_GAIN, average, -GRAHAM_GAIN, GRAHAM_GREY)
+    return cv2.addWeighted(image, GRAHAM_GAIN, average, -GRAHAM_GAIN, GRAHAM_GRAY)
 
 
 def encode_image(image: np.ndarray, encoding: str, *, jpeg_quality: int = 95) -> bytes:

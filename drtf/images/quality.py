@@ -8,7 +8,7 @@ import numpy as np
 from drtf.errors import PhotographError
 from drtf.images.retina import BLACK_BELOW, Thumbnail
 
-MIN_DEVIATION = 2  # of 255, of at least one channel; anything below is one even colour
+MIN_DEVIATION = 2  # of 255, of at least one channel; anything below is one even color
 RIM = np.ones((7, 7), np.uint8)
 
 
@@ -18,10 +18,10 @@ class Quality(NamedTuple):
     Each field is a column of a dataset's index.
 
     Attributes:
-        brightness: Mean grey level of the field, in [0, 1].
-        contrast: Standard deviation of these grey levels (Peli, Contrast in complex
+        brightness: Mean gray level of the field, in [0, 1].
+        contrast: Standard deviation of these gray levels (Peli, Contrast in complex
             images, J. Opt. Soc. Am. A, 1990), in [0, 0.5].
-        sharpness: Variance of the Laplacian of the field's grey levels of 0-255
+        sharpness: Variance of the Laplacian of the field's gray levels of 0-255
             (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR
             2000), >= 0. Only values from similar cameras are comparable.
         field_fraction: Fraction of the photograph's area that is field, in [0, 1].
@@ -49,13 +49,13 @@ def measure_quality(thumbnail: Thumbnail, field: np.ndarray | None) -> Quality:
         field: uint8 [h, w], 1 in the field; None if no field was found, in which case
             the whole photograph is measured.
     """
-    grey = cv2.cvtColor(thumbnail.image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(thumbnail.image, cv2.COLOR_RGB2GRAY)
     inside = field
     if field is not None:
         # The edge at the rim belongs to the camera's mask, not to the retina.
         inside = cv2.erode(field, RIM, borderValue=1)
-    mean, deviation = (x.item() for x in cv2.meanStdDev(grey, mask=inside))
-    laplacian = cv2.Laplacian(grey, cv2.CV_16S)
+    mean, deviation = (x.item() for x in cv2.meanStdDev(gray, mask=inside))
+    laplacian = cv2.Laplacian(gray, cv2.CV_16S)
     sharpness = cv2.meanStdDev(laplacian, mask=inside)[1].item() ** 2
     return Quality(
         brightness=mean / 255,
@@ -75,7 +75,7 @@ def check_not_blank(thumbnail: Thumbnail, quality: Quality) -> None:
 
     Raises:
         PhotographError: With reason `black` if nothing is lit, or `blank` if the whole
-            photograph has one colour.
+            photograph has one color.
     """
     if quality.is_black:
         raise PhotographError(
@@ -84,6 +84,6 @@ def check_not_blank(thumbnail: Thumbnail, quality: Quality) -> None:
     if cv2.meanStdDev(thumbnail.image)[1].max() < MIN_DEVIATION:
         raise PhotographError(
             "blank",
-            f"one even colour: each channel deviates by less than {MIN_DEVIATION} of "
+            f"one even color: each channel deviates by less than {MIN_DEVIATION} of "
             "255",
         )

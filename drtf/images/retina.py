@@ -19,7 +19,7 @@ CORNERS_PER_SIDE = 24
 MAX_SURROUND_DEVIATION = 10
 MAX_SURROUND_DIFFERENCE = 16
 MIN_LIT_SURROUND = 48
-MIN_LIT_GREY = 16
+MIN_LIT_GRAY = 16
 MAX_SURROUND_REDNESS = 1.1
 MIN_DIFFERENCE = 12
 MAX_MARGIN_DIFFERENCE = 8
@@ -75,7 +75,7 @@ def build_thumbnail(image: np.ndarray) -> Thumbnail:
 def find_field(thumbnail: Thumbnail) -> np.ndarray | None:
     """Find the retina's field, which the camera's black mask usually surrounds.
 
-    Exported pictures may have a white, grey or blue surround instead, or none. A field
+    Exported pictures may have a white, gray or blue surround instead, or none. A field
     that is not plausible is not returned, because a crop could cut through the retina.
 
     Args:
@@ -108,7 +108,7 @@ def find_field(thumbnail: Thumbnail) -> np.ndarray | None:
 
 
 def _find_lit_surround(image: np.ndarray) -> np.ndarray | None:
-    """Find the colour around the retina if it is even, neutral and not dark.
+    """Find the color around the retina if it is even, neutral and not dark.
 
     Text or a logo may cover one of the four corners.
 
@@ -127,9 +127,9 @@ def _find_lit_surround(image: np.ndarray) -> np.ndarray | None:
 
 
 def _is_paper(color: np.ndarray) -> bool:
-    """Return True for an RGB colour that is neither dark nor that of a retina."""
+    """Return True for an RGB color that is neither dark nor that of a retina."""
     red, green, blue = color
-    is_lit = color.max() >= MIN_LIT_SURROUND or color.min() >= MIN_LIT_GREY
+    is_lit = color.max() >= MIN_LIT_SURROUND or color.min() >= MIN_LIT_GRAY
     return bool(is_lit and red <= MAX_SURROUND_REDNESS * max(green, blue))
 
 
@@ -145,7 +145,7 @@ def _inside_margins(image: np.ndarray) -> tuple[slice, slice]:
 
 
 def _margin(rows: np.ndarray) -> int:
-    """Count the rows before the photograph that have one even, lit, neutral colour.
+    """Count the rows before the photograph that have one even, lit, neutral color.
 
     Text may cover part of them, but not of the last one: a field on an even surround
     begins with a short row.
@@ -161,14 +161,14 @@ def _margin(rows: np.ndarray) -> int:
 
 
 def _find_field_on(surround: np.ndarray, thumbnail: Thumbnail) -> np.ndarray | None:
-    """Find the field on a surround of an even colour, as `find_field` does."""
+    """Find the field on a surround of an even color, as `find_field` does."""
     difference = abs(thumbnail.image - surround).max(axis=2).astype(np.uint8)
     difference = cv2.GaussianBlur(difference, (5, 5), 0)
     field = _largest_component((difference >= MIN_DIFFERENCE).astype(np.uint8))
     if field is None or not _is_plausible(field, difference):
         return None
     # The local average may have been subtracted: the retina is then of the surround's
-    # colour, and only its vessels stand out.
+    # color, and only its vessels stand out.
     typical = np.median(thumbnail.image[field > 0], axis=0)
     return field if abs(typical - surround).max() >= MIN_DIFFERENCE else None
 
@@ -238,7 +238,7 @@ def _is_plausible(field: np.ndarray, level: np.ndarray) -> bool:
 
 
 def _is_all_retina(thumbnail: Thumbnail) -> bool:
-    """Return True if a photograph is lit everywhere, in the colours of one retina."""
+    """Return True if a photograph is lit everywhere, in the colors of one retina."""
     image, brightness = thumbnail
     height, width = brightness.shape
     is_lit = brightness > max(MAX_SURROUND_LEVEL * np.median(brightness), BLACK_BELOW)
@@ -271,7 +271,7 @@ def measure_roundness(field: np.ndarray) -> float:
 
 
 def _enclosing_circle(field: np.ndarray) -> tuple[tuple[float, float], float]:
-    """Return the centre and the radius of the smallest circle around a field."""
+    """Return the center and the radius of the smallest circle around a field."""
     # The hull of the outline equals that of all points, but is 20 times as fast.
     edge, _ = cv2.findContours(field, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     center, radius = cv2.minEnclosingCircle(cv2.convexHull(np.concatenate(edge)))

@@ -34,12 +34,12 @@ class Matches:
             of the photograph relative to the image folder, and `id`, the part of the
             label's name that the path has too, without its extension.
         missing: Names of labels that have no photograph.
-        is_unlabelled: bool [n], whether each photograph has no label.
+        is_unlabeled: bool [n], whether each photograph has no label.
     """
 
     table: pd.DataFrame
     missing: list[str]
-    is_unlabelled: np.ndarray
+    is_unlabeled: np.ndarray
 
 
 def clean_path(name: str) -> str:
@@ -89,9 +89,9 @@ def match_photographs(labels: pd.DataFrame, paths: pd.Series) -> Matches:
     table = labels[has_photograph]
     matched = paths.take(rows[has_photograph]).set_axis(table.index)
     table = table.assign(path=matched, id=_ids(table["name"], matched))
-    is_unlabelled = np.ones(len(paths), bool)
-    is_unlabelled[rows[has_photograph]] = False
-    return Matches(table, names[~has_photograph].tolist(), is_unlabelled)
+    is_unlabeled = np.ones(len(paths), bool)
+    is_unlabeled[rows[has_photograph]] = False
+    return Matches(table, names[~has_photograph].tolist(), is_unlabeled)
 
 
 def _check_taken_once(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> None:

@@ -64,7 +64,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The labelled photographs of all sources.
+    """The labeled photographs of all sources.
 
     Attributes:
         table: One row per graded photograph: `id`, `grade` (0-4), `patient`, `source`
@@ -103,7 +103,7 @@ class _Labelled:
             (of the label), `path`, `name` (from which a patient can be told), the
             columns to keep and, if they are known, `patient` and `split`.
         missing: Names of labels that have no photograph.
-        is_unlabelled: bool [n], whether each path of the listing has no label.
+        is_unlabeled: bool [n], whether each path of the listing has no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         origin: Where the labels come from, as in the manifest.
     """
@@ -111,7 +111,7 @@ class _Labelled:
     listing: Listing
     table: pd.DataFrame
     missing: list[str]
-    is_unlabelled: np.ndarray
+    is_unlabeled: np.ndarray
     num_repeated: int
     origin: dict[str, Any]
 
@@ -132,7 +132,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     _check_keep_columns(config)
     list_once = functools.cache(list_photographs)
     tables: list[pd.DataFrame] = []
-    labelled: list[_Labelled] = []
+    labeled: list[_Labelled] = []
     certainties: list[PatientsFrom] = []
     for source in sources:
         own = _label_photographs(source, config, list_once)
@@ -142,7 +142,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         certainties.append(patients_from)
         # The rows with a grade are in the catalog now.
         ungraded = own.table[own.table["grade"].isna()]
-        labelled.append(replace(own, table=ungraded))
+        labeled.append(replace(own, table=ungraded))
         del own, patients
     rejected: list[RejectedRow] = []
     unmatched: list[UnmatchedRow] = []
@@ -151,7 +151,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     listed: set[Path | str] = set()
     provenance: list[dict[str, Any]] = []
     for source, own, table, patients_from in zip(
-        sources, labelled, tables, certainties, strict=True
+        sources, labeled, tables, certainties, strict=True
     ):
         listing, ungraded = own.listing, own.table
         rejected += [
@@ -159,14 +159,14 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
             for path, value in zip(ungraded["path"], ungraded["value"], strict=True)
         ]
         # Sources of one folder, one for each split, label each other's photographs.
-        is_unlabelled = np.logical_and.reduce(
-            [x.is_unlabelled for x in labelled if x.listing is listing]
+        is_unlabeled = np.logical_and.reduce(
+            [x.is_unlabeled for x in labeled if x.listing is listing]
         )
-        unlabelled = np.flatnonzero(is_unlabelled)
+        unlabeled = np.flatnonzero(is_unlabeled)
         unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
         unmatched += [
             UnmatchedRow("photograph", path, source.name)
-            for path in iterate_texts(listing.paths, unlabelled)
+            for path in iterate_texts(listing.paths, unlabeled)
         ]
         prefix = f"{source.name}/" if source.name else ""
         folders[source.name] = listing.folder
@@ -186,7 +186,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
                 "num_labels": len(table) + len(ungraded) + len(own.missing),
                 "num_labels_repeated": own.num_repeated,
                 "num_labels_without_photograph": len(own.missing),
-                "num_photographs_without_label": len(unlabelled),
+                "num_photographs_without_label": len(unlabeled),
                 "num_ungraded": ungraded["value"]
                 .astype(object)
                 .value_counts()
@@ -194,8 +194,8 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
             }
         )
     _check_kept(provenance, config)
-    num_repeated = sum(own.num_repeated for own in labelled)
-    del labelled
+    num_repeated = sum(own.num_repeated for own in labeled)
+    del labeled
     table = pd.concat(tables, ignore_index=True).astype(
         {"source": "category", "published": "category"}
     )
@@ -215,16 +215,16 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
 
 def _catalog_table(
     source: Source,
-    labelled: _Labelled,
+    labeled: _Labelled,
     patients: pd.Series,
     keep_columns: Sequence[str],
 ) -> pd.DataFrame:
     """Return the graded photographs of a source with the columns of the catalog."""
-    is_graded = labelled.table["grade"].notna()
-    table = labelled.table
+    is_graded = labeled.table["grade"].notna()
+    table = labeled.table
     if not is_graded.all():
         table, patients = table[is_graded], patients[is_graded]
-    listing = labelled.listing
+    listing = labeled.listing
     prefix = f"{source.name}/" if source.name else ""
     kept = [KEPT + name for name in keep_columns]
     table = pd.DataFrame(
@@ -254,23 +254,23 @@ def _catalog_table(
     return table.assign(size_bytes=sizes, changed_ns=times, version=version)
 
 
-def _with_stated_columns(labelled: _Labelled, keep_columns: Sequence[str]) -> _Labelled:
+def _with_stated_columns(labeled: _Labelled, keep_columns: Sequence[str]) -> _Labelled:
     """Fill columns to keep, such as `eye`, with what the photographs state.
 
     What the label file has in such a column comes first.
     """
-    table = labelled.table
-    not_kept = list(labelled.origin["columns_not_kept"])
-    is_stated = bool(labelled.listing.stated or labelled.listing.tags)
+    table = labeled.table
+    not_kept = list(labeled.origin["columns_not_kept"])
+    is_stated = bool(labeled.listing.stated or labeled.listing.tags)
     for name in keep_columns if is_stated else ():
         paths = iterate_texts(table["path"])
-        stated = text_column(_stated_cells(labelled.listing, paths, name), table.index)
+        stated = text_column(_stated_cells(labeled.listing, paths, name), table.index)
         if (stated != "").any():
             own = table[KEPT + name]
             table = table.assign(**{KEPT + name: own.where(own != "", stated)})
             not_kept = [other for other in not_kept if other != name]
-    origin = labelled.origin | {"columns_not_kept": not_kept}
-    return replace(labelled, table=table, origin=origin)
+    origin = labeled.origin | {"columns_not_kept": not_kept}
+    return replace(labeled, table=table, origin=origin)
 
 
 def _stated_cells(listing: Listing, paths: Iterable[str], column: str) -> Iterator[str]:
@@ -285,10 +285,10 @@ def _stated_cells(listing: Listing, paths: Iterable[str], column: str) -> Iterat
 
 
 def _load_patients(
-    labelled: _Labelled, config: LabelsConfig
+    labeled: _Labelled, config: LabelsConfig
 ) -> tuple[pd.Series, PatientsFrom]:
     """Return the patient of each photograph, and where the patients come from."""
-    table, stated = labelled.table, labelled.listing.stated
+    table, stated = labeled.table, labeled.listing.stated
     if "patient" in table:
         return table["patient"], "column"
     patients = patients_by_name(table["name"], config.patient_pattern)
@@ -331,7 +331,7 @@ def _label_photographs(
         listing,
         matches.table.assign(name=matches.table["id"]),
         matches.missing,
-        matches.is_unlabelled,
+        matches.is_unlabeled,
         labels.num_repeated,
         origin,
     )
@@ -352,7 +352,7 @@ def _label_by_folder(
         listing,
         table.assign(value=table["folder"]),
         missing=[],
-        is_unlabelled=np.zeros(len(table), bool),
+        is_unlabeled=np.zeros(len(table), bool),
         num_repeated=0,
         origin={
             "class_folders": dict(grades),

@@ -17,7 +17,7 @@ from drtf.tasks import Task
 LOGITS = "logits"
 SCORE = "score"
 POOL = "pool"  # the first layer of the pooled head
-# The distance of neighbouring grades in logits where it is not trained. It makes the
+# The distance of neighboring grades in logits where it is not trained. It makes the
 # probabilities those of a logistic distribution with a deviation of 0.9 grades, about
 # the error of a network.
 GRADE_DISTANCE = 2.0
@@ -89,7 +89,7 @@ def build_class_output(x: keras.KerasTensor, task: Task) -> keras.KerasTensor:
 
 
 def build_equal_steps_output(x: keras.KerasTensor, task: Task) -> keras.KerasTensor:
-    """Build one unit, the severity, in which neighbouring grades are equally distant.
+    """Build one unit, the severity, in which neighboring grades are equally distant.
 
     A network with this output can be regressed to the grade: the mean of the grades,
     weighted by their probabilities, rises with the severity from 0 to the last grade.
@@ -107,7 +107,7 @@ def build_equal_steps_output(x: keras.KerasTensor, task: Task) -> keras.KerasTen
 
 
 def build_trained_steps_output(x: keras.KerasTensor, task: Task) -> keras.KerasTensor:
-    """Build one unit, the severity, and trained distances of neighbouring grades.
+    """Build one unit, the severity, and trained distances of neighboring grades.
 
     This is the output of CORAL: Cao, Mirjalili and Raschka, Pattern Recognition Letters
     140, 2020, https://arxiv.org/abs/1901.07884. All binary classifiers "the grade is at

@@ -357,7 +357,7 @@ class ShardDataset:
         frames = self._frames
         starts = frames.offsets[rows]
         stops = starts + frames.lengths[rows] + FRAME_BYTES
-        # Neighbours are one range.
+        # Neighbors are one range.
         first = np.flatnonzero(np.append(True, starts[1:] != stops[:-1]))
         last = np.append(first[1:], len(rows)) - 1
         ranges = remote.read_ranges(

@@ -111,7 +111,7 @@ def probability_flags(
 
 
 def probability_notes(calibration: Calibration, predictions: pd.DataFrame) -> list[str]:
-    """Return sentences on why not to trust the probabilities of labelled photographs.
+    """Return sentences on why not to trust the probabilities of labeled photographs.
 
     Args:
         calibration: What turned the scores into probabilities.

@@ -128,15 +128,15 @@ class ModelService:
             self._thread.join()
 
     def warm_up(self) -> None:
-        """Score grey photographs with heat maps, so that the first request is fast.
+        """Score gray photographs with heat maps, so that the first request is fast.
 
         There is one for each process, which starts with it.
 
         Raises:
             DrtfError: If the machine cannot score a photograph.
         """
-        grey = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 128, np.uint8)
-        photograph = photograph_from_bytes("grey.png", encode_image(grey, "png"))
+        gray = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 128, np.uint8)
+        photograph = photograph_from_bytes("gray.png", encode_image(gray, "png"))
         num_workers = count_workers(self.scorer.config.num_workers)
         answers = [
             self.submit(photograph, with_overlay=number == 0)

@@ -48,7 +48,7 @@ def empty_layers(camera: Camera, view: View) -> Layers:
 
 
 def rgb(red: float, green: float, blue: float) -> np.ndarray:
-    """Return a colour as float32 [3]."""
+    """Return a color as float32 [3]."""
     return np.array([red, green, blue], np.float32)
 
 
@@ -74,7 +74,7 @@ def draw_path(
 def draw_dot(
     canvas: np.ndarray, center: np.ndarray, *, radius: float, color: object
 ) -> None:
-    """Draw a filled circle; centre and radius are in px of the canvas."""
+    """Draw a filled circle; center and radius are in px of the canvas."""
     x, y, r = (round(float(v) * (1 << SUBPIXEL_BITS)) for v in (*center, radius))
     cv2.circle(canvas, (x, y), r, color, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
 

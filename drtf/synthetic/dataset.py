@@ -1,4 +1,4 @@
-"""A folder of synthetic photographs and labels, organised like EyePACS."""
+"""A folder of synthetic photographs and labels, organized like EyePACS."""
 
 import functools
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from drtf.workers import map_in_order
 GRADE_FRACTIONS = (0.57, 0.08, 0.20, 0.08, 0.07)
 UNEQUAL_EYES_PROBABILITY = 0.2
 JPEG_QUALITY = 92
-# In a comment of each JPEG, so that photographs stay recognisable when they are copied.
+# In a comment of each JPEG, so that photographs stay recognizable when they are copied.
 MARK = b"drawn by drtf; not a photograph of an eye"
 
 # Kaggle numbers training and test patients together. The training part starts with

@@ -20,10 +20,10 @@ from drtf.synthetic.vessels import TRUNK_POINTS, Vessel
 from drtf.synthetic.view import View
 
 MICROANEURYSM: Color = (0.46, 0.14, 0.22)
-HAEMORRHAGE: Color = (0.44, 0.15, 0.20)
+HEMORRHAGE: Color = (0.44, 0.15, 0.20)
 PRERETINAL: Color = (0.52, 0.17, 0.19)
 NEW_VESSEL: Color = (0.74, 0.38, 0.44)
-EXUDATE = (100, 125, 70)  # added to the tissue, in grey levels
+EXUDATE = (100, 125, 70)  # added to the tissue, in gray levels
 
 # Blood is fainter at its margin: parts of the fade, and their strength.
 FADE_STEPS = ((0.0, 0.6), (0.5, 0.85), (1.0, 1.0))
@@ -32,7 +32,7 @@ PRERETINAL_PROBABILITY = 0.5
 NEW_VESSELS_ELSEWHERE_PROBABILITY = 0.6
 
 # Lengths are in field radii.
-MAX_DISTANCE = 0.92  # of a lesion from the centre of the field
+MAX_DISTANCE = 0.92  # of a lesion from the center of the field
 PRERETINAL_DISC_DISTANCE = 0.38
 PRERETINAL_POINTS = 20
 ATTEMPTS = 60
@@ -43,7 +43,7 @@ FALLBACK_PLACE = (-0.3, 0.2)
 class LesionCounts(NamedTuple):
     """How many lesions an eye has: a range [low, high) of each kind.
 
-    `dots` are microaneurysms, `blots` are haemorrhages, `wool` are cotton-wool spots
+    `dots` are microaneurysms, `blots` are hemorrhages, `wool` are cotton-wool spots
     and `clusters` are groups of hard exudates.
     """
 
@@ -96,7 +96,7 @@ def paint_lesions(
         )
         strength = contrast * rng.uniform(0.6, 1.0)
         _paint_blood(
-            layers, shape, place=place, view=view, color=HAEMORRHAGE, strength=strength
+            layers, shape, place=place, view=view, color=HEMORRHAGE, strength=strength
         )
     for _ in range(num_dots):
         place = _visible_place(rng, patient, view=view, distances=(0.1, 0.9))
@@ -217,7 +217,7 @@ def _paint_exudates(
 def _paint_preretinal(
     rng: np.random.Generator, layers: Layers, *, patient: Patient, view: View
 ) -> None:
-    """Paint a preretinal haemorrhage: boat-shaped, level on top, over the vessels."""
+    """Paint a preretinal hemorrhage: boat-shaped, level on top, over the vessels."""
     place = _visible_place(rng, patient, view=view, distances=(0.35, 0.7))
     half_width, depth = rng.uniform(0.09, 0.17), rng.uniform(0.06, 0.13)
     turns = np.linspace(0, np.pi, PRERETINAL_POINTS)

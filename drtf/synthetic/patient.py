@@ -25,7 +25,7 @@ class Camera:
         blur: Sigma of the optical blur, in thousandths of the field radius.
         vignette: Fraction of the light that is lost at the edge of the field.
         haze: Light scattered over the whole field, in [0, 1].
-        noise: Largest deviation of a pixel, in grey levels.
+        noise: Largest deviation of a pixel, in gray levels.
         has_notch: Whether the field has a tab at the upper right.
     """
 
@@ -58,7 +58,7 @@ class Patient:
     Attributes:
         camera: Camera that took both photographs.
         pigment: From 0 (pale, the choroid is visible) to 1 (dark).
-        disc: Centre of the optic disc, in eye coordinates (see `View`).
+        disc: Center of the optic disc, in eye coordinates (see `View`).
         disc_radius: Radius of the optic disc.
         cup_ratio: Radius of the cup divided by the radius of the disc.
         arcade: Half-axes of the ellipse that the vessel arcades follow.

@@ -24,7 +24,7 @@ VISIBLE_LEVEL = 200  # of the field mask, from which on a lesion counts as visib
 PALE_DUST_PROBABILITY = 0.3
 FLARE_PROBABILITY = 0.35
 BLUE_FLARE_PROBABILITY = 0.7
-# The notch at the edge of the field: its centre and half its side in field radii.
+# The notch at the edge of the field: its center and half its side in field radii.
 NOTCH_CENTER = np.array([0.735, -0.70])
 NOTCH_HALF_SIDE = 0.045
 NOTCH_ROTATION = np.array([[0.8, 0.6], [-0.6, 0.8]])
@@ -52,14 +52,14 @@ def draw_photograph(
     pigment and the anatomy; the other eye is mirrored and has its own vessels. `seed`
     determines what differs between two photographs of an eye: gaze, light, dust,
     noise and the place of the lesions. Grades follow the ETDRS order: 1 has
-    microaneurysms only; 2 adds haemorrhages and hard exudates; 3 has many
-    haemorrhages, in all quadrants, and cotton-wool spots; 4 adds new vessels and
-    sometimes a preretinal haemorrhage.
+    microaneurysms only; 2 adds hemorrhages and hard exudates; 3 has many
+    hemorrhages, in all quadrants, and cotton-wool spots; 4 adds new vessels and
+    sometimes a preretinal hemorrhage.
 
     Args:
         grade: Grade of diabetic retinopathy, 0-4.
         patient_seed: >= 0.
-        eye: "left" (the optic disc is left of the centre) or "right".
+        eye: "left" (the optic disc is left of the center) or "right".
         seed: >= 0.
 
     Returns:

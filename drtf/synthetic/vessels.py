@@ -16,7 +16,7 @@ from drtf.synthetic.view import View
 
 VEIN: Color = (0.71, 0.54, 0.57)
 ARTERY: Color = (0.87, 0.68, 0.69)
-# Brightness of the light reflex on a vessel with full sheen, in grey levels.
+# Brightness of the light reflex on a vessel with full sheen, in gray levels.
 VEIN_REFLEX = 60
 ARTERY_REFLEX = 110
 # The reflex is slightly red.

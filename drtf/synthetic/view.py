@@ -9,7 +9,7 @@ from drtf.synthetic.patient import Patient
 # The soft layers (tissue, light, haze) are drawn at this field radius in px and
 # enlarged. Blurring them at full size would take most of the time.
 SOFT_RADIUS = 112
-MAX_OFFSET_PX = 3  # of the field's centre from the centre of the frame
+MAX_OFFSET_PX = 3  # of the field's center from the center of the frame
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class View:
     positive x, and y points down.
 
     Attributes:
-        center: Centre of the field, float64 [2], x and y in px.
+        center: Center of the field, float64 [2], x and y in px.
         radius: Radius of the field, in px.
-        shift: Offset of the fovea from the field's centre, float64 [2], in radii.
+        shift: Offset of the fovea from the field's center, float64 [2], in radii.
         tilt: Rotation of the eye, in radians.
         mirror: 1 if the disc is on the right (a right eye), -1 if on the left.
-        disc: Centre of the optic disc, float64 [2], in eye coordinates.
+        disc: Center of the optic disc, float64 [2], in eye coordinates.
     """
 
     center: np.ndarray
@@ -42,7 +42,7 @@ class View:
         return round(self.center[0] * scale), round(self.center[1] * scale)
 
     def to_field(self, points: np.ndarray) -> np.ndarray:
-        """Map eye coordinates [..., 2] to radii from the field's centre."""
+        """Map eye coordinates [..., 2] to radii from the field's center."""
         cos, sin = np.cos(self.tilt), np.sin(self.tilt)
         turned = points @ np.array([[cos, sin], [-sin, cos]]) + self.shift
         return turned * (self.mirror, 1)

@@ -121,7 +121,7 @@ class Validation:
             ),
         }
         if self.task.predicts_grades:
-            # All grades are listed: without a missing one, its neighbours would count
+            # All grades are listed: without a missing one, its neighbors would count
             # as adjacent.
             metrics["kappa"] = cohen_kappa_score(
                 self.classes, predicted, labels=GRADES, weights="quadratic"

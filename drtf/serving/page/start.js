@@ -31,7 +31,7 @@ const TEXTS = {
     slider: "How strongly the heat map covers the photograph",
     photographAlt: "The photograph as the model sees it",
     overlayAlt: "Heat map: the regions that raise the score",
-    heatHint: "Warm colours mark the regions that raise the score. Grey: the score is below the threshold.",
+    heatHint: "Warm colors mark the regions that raise the score. Gray: the score is below the threshold.",
     condition: { binary: "diabetic retinopathy", referable: "referable diabetic retinopathy (moderate or worse)", grades: "referable diabetic retinopathy (moderate or worse)" },
     positive: "Above the threshold: suspected {condition}",
     negative: "Below the threshold: no suspicion of {condition}",
