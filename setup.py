@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 frames = Extension(
     "drtf.records._frames",
     ["drtf/records/_frames.c"],
-    extra_compile_args=["-O3", "-pthread"],
+    extra_compile_args=["-O3", "-pthread", "-g0"],
     py_limited_api=True,
     optional=True,
 )

@@ -55,6 +55,20 @@ def test_the_wheel_installs_only_the_package_drtf(wheel):
     assert {x for x in folders if not x.endswith(".dist-info")} == {"drtf"}
 
 
+def test_the_wheel_has_every_file_of_the_packages(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        installed = set(archive.namelist())
+    places = {"drtf": "drtf", "tools": "drtf/tools", "configs": "drtf/configs"}
+    built = {".c", ".so", ".pyc"}
+    files = {
+        f"{place}/{path.relative_to(ROOT / folder)}"
+        for folder, place in places.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in built
+    }
+    assert files <= installed
+
+
 def test_the_wheel_has_only_readers_that_need_no_other_library(wheel):
     methods = (*RAW_METHODS, *ENCODED_METHODS)
     scripts = {method.script for method in methods if not method.library}
