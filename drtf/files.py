@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -121,6 +122,32 @@ def parse_json(data: bytes | str) -> Any:
         return json.loads(data)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def encode_json(contents: Any) -> str:
+    """Return the text of a JSON file.
+
+    JSON has no number that is not finite: it becomes null, see `with_nan`.
+    """
+    return json.dumps(_without_nan(contents), indent=2, allow_nan=False) + "\n"
+
+
+def with_nan(contents: Any) -> Any:
+    """Replace each None in the contents of a JSON file by NaN."""
+    if isinstance(contents, dict):
+        return {key: with_nan(x) for key, x in contents.items()}
+    if isinstance(contents, list):
+        return [with_nan(x) for x in contents]
+    return math.nan if contents is None else contents
+
+
+def _without_nan(contents: Any) -> Any:
+    if isinstance(contents, dict):
+        return {key: _without_nan(x) for key, x in contents.items()}
+    if isinstance(contents, list | tuple):
+        return [_without_nan(x) for x in contents]
+    is_undefined = isinstance(contents, float) and not math.isfinite(contents)
+    return None if is_undefined else contents
 
 
 def _open_descriptor(path: str | Path, flags: int) -> int:

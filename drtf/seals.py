@@ -5,14 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from drtf.files import encode_json
+
 SEAL = "sha256"
 
 
 def dump_sealed(contents: Mapping[str, Any]) -> str:
     """Return the text of a JSON file that holds the hash of all its other keys."""
-    canonical = json.dumps(contents, sort_keys=True).encode()
+    canonical = json.dumps(contents, sort_keys=True, allow_nan=False).encode()
     seal = hashlib.sha256(canonical).hexdigest()
-    return json.dumps({**contents, SEAL: seal}, indent=2) + "\n"
+    return encode_json({**contents, SEAL: seal})
 
 
 def is_intact(text: str, contents: Mapping[str, Any]) -> bool:
@@ -25,5 +27,5 @@ def is_intact(text: str, contents: Mapping[str, Any]) -> bool:
     others = {key: value for key, value in contents.items() if key != SEAL}
     try:
         return text == dump_sealed(others)
-    except RecursionError:  # nested deeper than anything that drtf writes
+    except (RecursionError, ValueError):  # nested deeper than what drtf writes, or NaN
         return False

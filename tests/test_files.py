@@ -15,6 +15,7 @@ from drtf.files import (
     ESCAPED_FORMULA,
     append_regular,
     check_absent,
+    encode_json,
     escape_formula,
     hash_file,
     lock_or_fail,
@@ -27,6 +28,7 @@ from drtf.files import (
     replacing,
     sync_folder,
     temporary_folder,
+    with_nan,
     write_atomic,
 )
 from naming import assert_names, raises_naming
@@ -64,6 +66,13 @@ def test_hash_file_is_sha256(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert hash_file(path).startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
+
+
+def test_json_has_no_number_that_is_not_finite():
+    text = encode_json({"auc": float("nan"), "rates": (1.5, float("-inf"))})
+    assert parse_json(text) == {"auc": None, "rates": [1.5, None]}
+    assert "NaN" not in text and "Infinity" not in text
+    assert with_nan({"a": [None, 1]})["a"][0] != 0
 
 
 def test_check_absent_names_the_existing_path(tmp_path):

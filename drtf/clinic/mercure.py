@@ -21,7 +21,13 @@ from drtf.clinic.dicom_results import (
     write_dicom_results,
 )
 from drtf.errors import DrtfError
-from drtf.files import parse_json, read_regular, temporary_folder, write_atomic
+from drtf.files import (
+    encode_json,
+    parse_json,
+    read_regular,
+    temporary_folder,
+    write_atomic,
+)
 from drtf.heatmaps.overlays import LIMITS
 from drtf.models.run import Run, load_run, load_run_config
 from drtf.photographs.listing import list_photographs
@@ -183,7 +189,7 @@ def score_for_mercure(
         )
         text = _describe(report, run)
         result = _encode_result(report, run, text=text, notify=task.settings.notify)
-    write_atomic(task.out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+    write_atomic(task.out / RESULT_FILE, encode_json(result))
     return MercureReport(report.summary.num_scored, text, results)
 
 

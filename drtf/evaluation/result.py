@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +19,13 @@ from drtf.evaluation.group_results import (
     parse_grouped_result,
 )
 from drtf.evaluation.metrics import ClassReport
-from drtf.files import parse_json, read_regular, write_atomic
+from drtf.files import (
+    encode_json,
+    parse_json,
+    read_regular,
+    with_nan,
+    write_atomic,
+)
 from drtf.intervals import (
     Estimate,
     format_estimate,
@@ -310,8 +314,7 @@ def save_result(folder: Path, result: EvaluationResult) -> None:
         "drtf": __version__,
         **{name: getattr(result, name) for name in SAVED_AS_THEY_ARE},
     }
-    text = json.dumps(_without_nan(contents), indent=2, allow_nan=False)
-    write_atomic(folder / METRICS_FILE, text + "\n")
+    write_atomic(folder / METRICS_FILE, encode_json(contents))
 
 
 def load_result(folder: Path) -> EvaluationResult:
@@ -324,7 +327,7 @@ def load_result(folder: Path) -> EvaluationResult:
     try:
         contents = parse_json(read_regular(path))
         rule = {name: contents.pop(name) for name in DecisionRule.model_fields}
-        contents = _with_nan(contents)
+        contents = with_nan(contents)
         gain, fellow_gain = (contents.pop(x) for x in ("views_gain", "fellow_gain"))
         grades = ClassReport(
             contents["grade_classes"], contents["grade_confusion_matrix"]
@@ -431,22 +434,3 @@ def find_differences(
 
 def _as_dicts(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: dataclasses.asdict(estimate) for name, estimate in metrics.items()}
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace each NaN by None, because JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(x) for key, x in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(x) for x in value]
-    undefined = isinstance(value, float) and not math.isfinite(value)
-    return None if undefined else value
-
-
-def _with_nan(value: Any) -> Any:
-    """Replace each None by NaN: the inverse of `_without_nan`."""
-    if isinstance(value, dict):
-        return {key: _with_nan(x) for key, x in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(x) for x in value]
-    return math.nan if value is None else value

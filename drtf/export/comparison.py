@@ -79,11 +79,18 @@ def compare(
         max_probability_difference=largest("probability"),
         num_changed_predictions=count("predicted_label"),
         num_changed_grades=count("predicted_grade"),
-        roc_auc=float(roc_auc_score(y_true, ours["score"])),
-        keras_roc_auc=float(roc_auc_score(y_true, theirs["score"])),
+        roc_auc=_roc_auc(y_true, ours["score"]),
+        keras_roc_auc=_roc_auc(y_true, theirs["score"]),
         images_per_second=our_rate,
         keras_images_per_second=their_rate,
     )
+
+
+def _roc_auc(y_true: np.ndarray, scores: pd.Series) -> float:
+    """Return the ROC AUC, or NaN if all photographs are of one class."""
+    if y_true.min() == y_true.max():
+        return float("nan")
+    return float(roc_auc_score(y_true, scores))
 
 
 def keras_predictor(run: Run) -> PredictOne:

@@ -1,13 +1,18 @@
 """The JSON file next to an exported network: how to use it, and how it compares."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from drtf.export.comparison import Comparison
 from drtf.export.graph import OUTPUTS, Graph
-from drtf.files import parse_json, read_regular, write_atomic
+from drtf.files import (
+    encode_json,
+    parse_json,
+    read_regular,
+    with_nan,
+    write_atomic,
+)
 from drtf.models.device import training_versions
 from drtf.models.run import Run
 from drtf.models.views import VIEWS
@@ -71,7 +76,7 @@ def save_description(
         "versions": training_versions(),
         IDENTITY: identity,
     }
-    write_atomic(path, json.dumps(contents, indent=2) + "\n")
+    write_atomic(path, encode_json(contents))
 
 
 def load_description(path: Path) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def parse_measured(contents: dict[str, Any]) -> Measured:
     return Measured(
         contents["size_bytes"],
         contents["runtime"],
-        Comparison(**contents[COMPARISON]),
+        Comparison(**with_nan(contents[COMPARISON])),
     )
 
 

@@ -4,7 +4,6 @@ This module does not load TensorFlow, so that `drtf gradcam` refuses at once.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from drtf import page
 from drtf.config import GradcamConfig, ScoreConfig
-from drtf.files import check_absent, parse_json, read_regular
+from drtf.files import check_absent, encode_json, parse_json, read_regular
 from drtf.models.run import load_decision_rule, load_info
 from drtf.photographs.listing import SkippedFile, list_photographs
 from drtf.photographs.references import PhotographRef, hash_statuses
@@ -136,8 +135,8 @@ def save_report(folder: Path, report: GradcamReport, request: dict[str, Any]) ->
     contents = dataclasses.asdict(report)
     del contents["num_others"], contents["is_reused"]
     contents["figures"] = [path.name for path in report.figures]
-    text = json.dumps({"request": request, "report": contents}, indent=2)
-    (folder / REPORT_FILE).write_text(text + "\n")
+    text = encode_json({"request": request, "report": contents})
+    (folder / REPORT_FILE).write_text(text)
 
 
 def count_overlays(out: Path) -> int:

@@ -1,10 +1,9 @@
 """Files that let DALI, torch's tfrecord and TFDS read the shards."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from drtf.files import sync_folder, write_atomic
+from drtf.files import encode_json, sync_folder, write_atomic
 from drtf.records.framing import FRAME_BYTES
 from drtf.records.index import load_index
 from drtf.records.manifest import INDEX_FILE, Manifest
@@ -36,12 +35,8 @@ def save_interop(folder: Path, manifest: Manifest) -> list[str]:
         Paths of the files, relative to the folder.
     """
     (folder / IDX_FOLDER).mkdir(exist_ok=True)
-    write_atomic(
-        folder / INFO_FILE, json.dumps(_dataset_info(manifest), indent=2) + "\n"
-    )
-    write_atomic(
-        folder / FEATURES_FILE, json.dumps(_feature_specs(manifest), indent=2) + "\n"
-    )
+    write_atomic(folder / INFO_FILE, encode_json(_dataset_info(manifest)))
+    write_atomic(folder / FEATURES_FILE, encode_json(_feature_specs(manifest)))
     files = [INFO_FILE, FEATURES_FILE]
     index = load_index(folder / INDEX_FILE, ["offset", "length"])
     start = 0

@@ -3,7 +3,6 @@
 This module does not load TensorFlow, so that `drtf train` refuses a folder at once.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from drtf.config import Config
 from drtf.errors import DrtfError, RunError
 from drtf.files import (
     check_absent,
+    encode_json,
     parse_json,
     partial_path,
     read_regular,
@@ -82,7 +82,7 @@ def training_identity(
 
 def save_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Write identity.json into a run folder."""
-    write_atomic(folder / IDENTITY_FILE, json.dumps(identity, indent=2) + "\n")
+    write_atomic(folder / IDENTITY_FILE, encode_json(identity))
 
 
 def check_out(out: Path, *, resume: bool) -> None:
