@@ -41,6 +41,6 @@ SECONDS=0
 drtf=("$python" -P -c 'from drtf.tools.main import main; main()')
 check doctor 60 "${drtf[@]}" doctor
 # The tests get the last third of the time.
-check bench $((seconds * 2 / 3)) "${drtf[@]}" bench gpu --out "$out" \
+check bench $((seconds * 2 / 3)) "${drtf[@]}" bench gpu --out "$out" --overwrite \
   --minutes "$(awk "BEGIN { print $seconds * 0.6 / 60 }")" "${options[@]}"
 check tests "$seconds" "$python" -P -m pytest -p no:cacheprovider -v -m gpu tests/test_gpu.py

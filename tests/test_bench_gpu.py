@@ -33,6 +33,14 @@ def parts(monkeypatch):
     monkeypatch.setattr(gpu, "PARTS", quick)
 
 
+def test_results_are_replaced_only_if_asked(parts, tmp_path):
+    given = {"work": tmp_path, "minutes": 8, "quick": True, "names": ["good"]}
+    bench_gpu(tmp_path / "out", **given)
+    with raises_naming(DrtfError, tmp_path / "out" / "gpu.json"):
+        bench_gpu(tmp_path / "out", **given)
+    bench_gpu(tmp_path / "out", **given, overwrite=True)
+
+
 def test_a_part_that_fails_or_is_slow_keeps_its_rows(parts, tmp_path):
     out = tmp_path / "out"
     slow, failing, good = bench_gpu(out, work=tmp_path, minutes=8, quick=True, names=())

@@ -7,7 +7,7 @@ import click
 from drtf.files import temporary_folder
 from drtf.terminal import show_line
 
-from .options import out_option
+from .options import out_option, overwrite_option
 
 
 @click.command()
@@ -28,7 +28,10 @@ from .options import out_option
 @click.option(
     "--quick", is_flag=True, help="Measure tiny networks, to try the command itself."
 )
-def gpu(out: Path, minutes: float, names: tuple[str, ...], quick: bool) -> None:
+@overwrite_option
+def gpu(
+    out: Path, minutes: float, names: tuple[str, ...], quick: bool, overwrite: bool
+) -> None:
     """Measure everything that depends on the GPU, in one command.
 
     Measures training and the forward pass by precision and with XLA, streaming, the
@@ -39,7 +42,14 @@ def gpu(out: Path, minutes: float, names: tuple[str, ...], quick: bool) -> None:
     from drtf.bench.gpu import MARKDOWN_FILE, bench_gpu
 
     with temporary_folder() as work:
-        results = bench_gpu(out, work=work, minutes=minutes, quick=quick, names=names)
+        results = bench_gpu(
+            out,
+            work=work,
+            minutes=minutes,
+            quick=quick,
+            names=names,
+            overwrite=overwrite,
+        )
     for line in (out / MARKDOWN_FILE).read_text().splitlines():
         show_line(line)
     num_failed = sum(bool(result.failure) for result in results)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from drtf.bench.gpu_parts import FULL, PARTS, QUICK, Part, Row
 from drtf.errors import DrtfError
-from drtf.files import write_atomic
+from drtf.files import check_absent, encode_json, write_atomic
 from drtf.progress import progress
 
 JSON_FILE, MARKDOWN_FILE, LOG_FILE = "gpu.json", "gpu.md", "gpu.log"
@@ -41,7 +41,13 @@ class PartResult:
 
 
 def bench_gpu(
-    out: Path, *, work: Path, minutes: float, quick: bool, names: Sequence[str]
+    out: Path,
+    *,
+    work: Path,
+    minutes: float,
+    quick: bool,
+    names: Sequence[str],
+    overwrite: bool = False,
 ) -> list[PartResult]:
     """Measure each part in turn, and write the results after each of them.
 
@@ -55,9 +61,10 @@ def bench_gpu(
             limits of the others are in proportion to it.
         quick: Measure tiny networks, to see whether the command works.
         names: Parts to measure; all if empty.
+        overwrite: Whether to replace earlier results in `out`.
 
     Raises:
-        DrtfError: If there is no part with one of the names.
+        DrtfError: If there is no part with one of the names, or `out` has results.
     """
     known = [part.name for part in PARTS]
     if unknown := set(names) - set(known):
@@ -65,6 +72,7 @@ def bench_gpu(
             f"there is no part {', '.join(sorted(unknown))}; the parts are "
             f"{', '.join(known)}"
         )
+    check_absent(out / JSON_FILE, out / MARKDOWN_FILE, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
     parts = [part for part in PARTS if not names or part.name in names]
     end = time.monotonic() + 60 * minutes
@@ -74,7 +82,7 @@ def bench_gpu(
             limit = part.seconds * minutes / USUAL_MINUTES
             limit = min(limit, end - time.monotonic())
             results.append(_run(part, out, work, limit, quick))
-            write_atomic(out / JSON_FILE, json.dumps([*map(asdict, results)], indent=2))
+            write_atomic(out / JSON_FILE, encode_json([*map(asdict, results)]))
             write_atomic(out / MARKDOWN_FILE, format_results(results))
             advance(part.name)
     return results
