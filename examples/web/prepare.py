@@ -23,14 +23,18 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     listing = list_photographs(photographs)
     prepared = prepare_photographs(load_run(run), listing.photographs, num_workers=1)
+    written: set[str] = set()  # photographs of several folders may get one name
     for photograph in prepared:
         if isinstance(photograph, Rejected):
             print(f"{photograph.path}: {photograph.detail}", file=sys.stderr)
             continue
-        name = photograph.path.replace("/", "_") + ".png"
+        name = photograph.path.replace("/", "_")
+        while name.casefold() in written:
+            name += "_"
+        written.add(name.casefold())
         pixels = cv2.cvtColor(photograph.image, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".png", pixels)
-        (out / name).write_bytes(encoded.tobytes())
+        (out / f"{name}.png").write_bytes(encoded.tobytes())
 
 
 if __name__ == "__main__":
