@@ -34,6 +34,10 @@ class PhotographError(DrtfError):
         return type(self), (self.reason, self.detail)
 
 
+class PatientKeyError(DrtfError):
+    """The key of the patients' pseudonyms cannot be used."""
+
+
 class RecordError(DrtfError):
     """A shard, its index or its manifest is damaged or was not written by drtf."""
 

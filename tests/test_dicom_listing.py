@@ -1,12 +1,14 @@
 import io
 import zipfile
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from drawing import draw_fundus, encode
 from drtf.config import load_config
-from drtf.errors import DrtfError, LabelError
+from drtf.errors import DrtfError, LabelError, PatientKeyError
 from drtf.images.decode import decode_photograph
 from drtf.labels.sources import Source, load_sources
 from drtf.photographs import dicom_headers
@@ -177,6 +179,13 @@ def test_a_path_names_its_file_and_its_frame(path, parts):
 
 def test_the_id_of_a_frame_has_no_extension():
     assert photograph_id("study/a.dcm#frame=2") == "a#frame=2"
+
+
+def test_a_user_without_a_home_folder_must_name_the_key(monkeypatch):
+    monkeypatch.delenv("DRTF_PATIENT_KEY")
+    monkeypatch.setattr(Path, "expanduser", mock.Mock(side_effect=RuntimeError))
+    with raises_naming(PatientKeyError, "DRTF_PATIENT_KEY"):
+        pseudonym("1")
 
 
 def test_pseudonyms_depend_on_patient_issuer_and_key(tmp_path, monkeypatch):

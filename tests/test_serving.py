@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import cv2
+import google_crc32c
 import numpy as np
 import pytest
 from browser import Browser, find_browser
@@ -30,6 +31,7 @@ from drtf.errors import DrtfError
 from drtf.images.decode import decode_photograph
 from drtf.models.fellow_eye import FellowEye
 from drtf.photographs.uploads import photograph_from_bytes
+from drtf.scoring.score_table import encode_row, parse_row
 from drtf.scoring.scorer import load_scorer
 from drtf.scoring.scoring import score
 from drtf.serving import model_service
@@ -40,7 +42,7 @@ from drtf.serving.model_service import Answer, open_service
 from drtf.serving.origins import LOOPBACK_NAMES
 from drtf.serving.pages import API_PAGE, START_PAGE, load_page
 from drtf.serving.server import load_token
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 TOKEN = "a-token-of-this-test"
 SECRET = "name-of-a-person"
@@ -148,6 +150,30 @@ def test_patients_who_differ_only_by_dates_stay_apart(service, eyes):
         assert client.post("/table", content=body).text == together
 
 
+def with_checksum(content):
+    return b"%s,%08x\n" % (content, google_crc32c.value(content))
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("own_score", "high"),
+        ("own_score", "nan"),
+        ("own_score", "1e300"),
+        ("own_score", "-0.5"),
+        ("threshold", "low"),
+        ("num_views", "inf"),
+    ],
+)
+def test_a_made_up_table_is_refused(client, table, column, cell):
+    lines = table.read_bytes().splitlines(keepends=True)
+    row = next(x for x in map(parse_row, lines[1:]) if x["score"])
+    lines[1] = encode_row(row | {column: cell})
+    answer = client.post("/table", content=b"".join(lines[:2]))
+    assert answer.status_code == 422
+    assert_names(answer.json()["detail"], column, 2)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -156,8 +182,11 @@ def test_patients_who_differ_only_by_dates_stay_apart(service, eyes):
         lambda lines: [lines[0], lines[1].replace(b"left", b"LEFT")],
         lambda lines: [*lines, lines[1]],
         lambda lines: [lines[0], b"\xff\xfe,\n"],
+        lambda lines: [lines[0], with_checksum(b'"' + b"x" * 200_000 + b'"')],
+        lambda lines: [lines[0], with_checksum(b"\xff" + b"," * 22)],
+        lambda lines: [lines[0], with_checksum(b"")],
     ],
-    ids=["empty", "no rows", "changed", "twice", "not text"],
+    ids=["empty", "rowless", "changed", "twice", "binary", "long", "not_utf8", "blank"],
 )
 def test_a_damaged_table_is_refused(client, table, damage):
     lines = table.read_bytes().splitlines(keepends=True)
@@ -379,6 +408,17 @@ def test_a_failure_of_the_machine_is_no_fault_of_a_photograph(
     with TestClient(build_app(service, limits=Limits())) as client:
         answer = client.post("/score", files=uploads(eyes)[:1])
     assert answer.status_code == 503
+
+
+def test_a_key_of_pseudonyms_that_cannot_be_used_is_no_lack_of_memory(
+    client, eyes, monkeypatch, caplog
+):
+    monkeypatch.setenv("DRTF_PATIENT_KEY", str(eyes / "empty.png"))
+    files = [("photograph", ("two.dcm", (eyes / "two.dcm").read_bytes()))]
+    answer = client.post("/score", files=files)
+    assert answer.status_code == 503
+    assert "memory" not in answer.json()["detail"]
+    assert_names(caplog.text, eyes / "empty.png")
 
 
 def test_logs_name_no_file_and_a_bug_shows_no_message(

@@ -13,7 +13,7 @@ import os
 import secrets
 from pathlib import Path
 
-from drtf.errors import DrtfError
+from drtf.errors import PatientKeyError
 from drtf.files import create_link, read_regular
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def pseudonym(patient_id: str, issuer: str = "") -> str:
         issuer: Who issued the identifier.
 
     Raises:
-        DrtfError: As `load_key`.
+        PatientKeyError: As `load_key`.
     """
     if os.environ.get(KEY_VARIABLE) == PLAIN:
         return patient_id
@@ -60,7 +60,7 @@ def load_key(path: Path) -> bytes:
             ~/.config/drtf/patient.key.
 
     Raises:
-        DrtfError: If it cannot be read or created, or is too short.
+        PatientKeyError: If it cannot be read or created, or is too short.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -68,20 +68,28 @@ def load_key(path: Path) -> bytes:
         _create_key(path)
         return _read_key(path)
     except OSError as error:
-        raise DrtfError(
+        raise PatientKeyError(
             f"cannot read or create the key of the patients' pseudonyms {path}: "
             f"{error.strerror}. Set {KEY_VARIABLE} to the path of a file with the key"
         ) from error
 
 
 def _key_file() -> Path:
-    return Path(os.environ.get(KEY_VARIABLE) or DEFAULT_KEY_FILE).expanduser()
+    path = Path(os.environ.get(KEY_VARIABLE) or DEFAULT_KEY_FILE)
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise PatientKeyError(
+            f"cannot find the key of the patients' pseudonyms {path}, because this "
+            f"user has no home folder: set {KEY_VARIABLE} to the path of a file with "
+            "the key"
+        ) from error
 
 
 def _read_key(path: Path) -> bytes:
     key = read_regular(path, MAX_KEY_FILE_BYTES).strip()
     if len(key) < MIN_KEY_CHARACTERS:
-        raise DrtfError(
+        raise PatientKeyError(
             f"the key of the patients' pseudonyms {path} has {len(key)} characters; it "
             f"must have at least {MIN_KEY_CHARACTERS}"
         )

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -305,8 +306,29 @@ def parse_row(line: bytes) -> Row:
     content, _, checksum = line.rpartition(b",")
     if checksum != _checksum(content) + b"\n":
         raise ValueError("it was changed, so it does not match its checksum")
-    cells = next(csv.reader([content.decode()]))
+    try:
+        cells = next(csv.reader([content.decode()]))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
     return dict(zip(COLUMNS, [*cells, checksum.decode().strip()], strict=True))
+
+
+def check_cells(row: Row) -> None:
+    """Check that the numbers of a row, which may be made up, are numbers.
+
+    Raises:
+        ValueError: Names the column.
+    """
+    for name, kind in COLUMNS.items():
+        if kind == pa.string() or not row[name]:
+            continue
+        try:
+            number = float(row[name])
+        except ValueError:
+            number = math.nan
+        is_score = name in ("own_score", "score", "probability")
+        if not (0 <= number <= 1 if is_score else math.isfinite(number)):
+            raise ValueError(f"{row[name]!r} cannot be in the column {name}")
 
 
 def split_flags(cell: str) -> list[str]:

@@ -21,11 +21,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from drtf import __version__
-from drtf.errors import DrtfError
+from drtf.errors import DrtfError, PatientKeyError
 from drtf.images.dicom_files import is_dicom
 from drtf.photographs.references import PrefetchedPhotograph
 from drtf.photographs.uploads import photographs_of_file
 from drtf.scoring.score_table import (
+    check_cells,
     describe_difference,
     encode_csv,
     encode_header,
@@ -197,6 +198,10 @@ def build_app(
         except ClientDisconnect:
             detail = "the client closed the connection before it had sent the request"
             response = JSONResponse({"detail": detail}, CLIENT_CLOSED)
+        except PatientKeyError as error:
+            _log.error("%s", error)  # it names only the file with the key
+            detail = "the key of the patients' pseudonyms cannot be used; see the log"
+            response = JSONResponse({"detail": detail}, 503)
         except (DrtfError, MemoryError) as error:
             # Messages may have the name of a file.
             _log.error("the machine cannot score: %s", type(error).__name__)
@@ -394,6 +399,7 @@ def _complete(service: ModelService, body: bytes) -> bytes:
     for number, line in enumerate(lines, start=2):
         try:
             row = parse_row(line)
+            check_cells(row)
         except ValueError as error:
             raise HTTPException(422, f"line {number}: {error}") from error
         if difference := describe_difference(row, common):
