@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import drtf
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
@@ -41,6 +43,13 @@ def test_links_lead_to_a_file_and_a_heading(page):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_changelog_and_citation_have_the_version_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text()
+    version, date = re.findall(r"(?m)^(?:version|date-released): (.*)", citation)
+    assert version == drtf.__version__
+    assert f"\n## {version} ({date})\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_troubleshooting_quotes_messages_that_drtf_shows():
