@@ -16,14 +16,10 @@ import tensorflow as tf
 from drtf.building.build import build_shards
 from drtf.config import SamplingConfig
 from drtf.data.loader import Loader, read_batch
-from drtf.data.pipeline import (
-    StreamPosition,
-    count_steps,
-    eval_dataset,
-    train_dataset,
-    translate_record_errors,
-)
+from drtf.data.pipeline import StreamPosition, eval_dataset, train_dataset
 from drtf.data.sampling import plan_epoch
+from drtf.data.sampling_groups import group_photographs
+from drtf.data.stream import translate_record_errors
 from drtf.errors import RecordError
 from drtf.labels.sources import Source
 from drtf.records.reader import ShardDataset
@@ -58,8 +54,8 @@ def test_batches_have_each_group_equally_often_when_sampling_names_a_column(
     for batch in streamed[:-1]:
         cells = 2 * batch["label"] + is_left[batch["row"]]
         assert sorted(cells.tolist()) == [0, 1, 2, 3]
-    steps = count_steps(shard_dataset, **COMMON | {"sampling": sampling}, batch_size=4)
-    assert len(streamed) == steps
+    groups = group_photographs(shard_dataset, **COMMON | {"sampling": sampling})
+    assert len(streamed) == groups.count_steps(4)
 
 
 def test_a_stream_continues_within_a_window_of_shards(shard_dataset):
@@ -89,7 +85,7 @@ def test_images_and_labels_belong_to_their_rows(shard_dataset):
 
 
 def test_count_steps_includes_the_smaller_last_batch(shard_dataset):
-    steps = count_steps(shard_dataset, batch_size=6, **COMMON)
+    steps = group_photographs(shard_dataset, **COMMON).count_steps(6)
     streamed = batches(shard_dataset)
     assert len(streamed) == 2 * steps
     assert len(streamed[steps - 1]["row"]) < 6
@@ -279,7 +275,7 @@ def test_keras_fit_trains_any_number_of_steps_when_the_dataset_repeats(shard_dat
 
 @pytest.mark.parametrize("num_taken", [0, 1, 5, 6])
 def test_a_stream_continues_from_its_position(shard_dataset, num_taken):
-    num_steps = count_steps(shard_dataset, batch_size=6, **COMMON)
+    num_steps = group_photographs(shard_dataset, **COMMON).count_steps(6)
     whole = batches(shard_dataset, epochs=4, start=StreamPosition(3, epoch=1))
     saved = json.dumps(asdict(StreamPosition(3, epoch=1).advance(num_taken)))
     rest = batches(shard_dataset, epochs=4, start=StreamPosition(**json.loads(saved)))

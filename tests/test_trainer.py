@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from drtf.config import SamplingConfig, TrainConfig, load_config
-from drtf.data.pipeline import StreamPosition, count_examples, train_dataset
+from drtf.data.examples import count_examples
+from drtf.data.pipeline import StreamPosition, train_dataset
 from drtf.data.sampling import count_draws
 from drtf.models.device import use_dtype_policy
 from drtf.models.network import build_network

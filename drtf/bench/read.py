@@ -15,7 +15,8 @@ import numpy as np
 
 from drtf.config import SamplingConfig
 from drtf.data.loader import read_batch
-from drtf.data.pipeline import BALANCED, count_steps
+from drtf.data.sampling import BALANCED
+from drtf.data.sampling_groups import group_photographs
 from drtf.errors import ConfigError, DrtfError
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset
@@ -230,9 +231,8 @@ def check_batch_size(
     Raises:
         DrtfError: If it has none.
     """
-    num_images = count_steps(
-        shards, split="train", task=task, sampling=sampling, batch_size=1
-    )
+    groups = group_photographs(shards, "train", task=task, sampling=sampling)
+    num_images = groups.images_per_epoch
     if num_images < batch_size:
         raise DrtfError(
             f"an epoch of {shards.folder} has {num_images} photographs, fewer than a "

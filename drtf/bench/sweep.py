@@ -12,7 +12,7 @@ import pandas as pd
 
 from drtf.building.build import build_shards
 from drtf.config import Config, EvaluateConfig
-from drtf.data.pipeline import binary_labels
+from drtf.data.examples import binary_labels
 from drtf.errors import DrtfError, StoppedError
 from drtf.evaluation.evaluation import evaluate
 from drtf.evaluation.metrics import mean_roc_auc

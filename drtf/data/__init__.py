@@ -2,6 +2,7 @@
 
 __all__ = [
     "augment",
+    "examples",
     "inspection",
     "loader",
     "mixing",
@@ -9,4 +10,6 @@ __all__ = [
     "resampling",
     "sampling",
     "sampling_groups",
+    "stream",
+    "training_batches",
 ]

@@ -31,6 +31,19 @@ class SamplingGroups:
     num_drawn: list[int]
     num_drawn_by_class: list[int]
 
+    @property
+    def images_per_epoch(self) -> int:
+        """The number of images that an epoch draws."""
+        return sum(self.num_drawn)
+
+    def count_steps(self, batch_size: int, *, num_parts: int = 1) -> int:
+        """Return the number of batches in an epoch; the last one may be smaller.
+
+        A last batch that has no image for each part is merged into the one before.
+        """
+        num_full, num_left = divmod(self.images_per_epoch, batch_size)
+        return max(1, num_full + (num_left >= num_parts))
+
 
 def group_photographs(
     shards: ShardDataset, split: str, *, task: TaskName, sampling: SamplingConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from drtf.config import EvaluateConfig, GradcamConfig
-from drtf.data.pipeline import binary_labels
+from drtf.data.examples import binary_labels
 from drtf.errors import DrtfError
 from drtf.evaluation.decision_rules import (
     RulePlan,

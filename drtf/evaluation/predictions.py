@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from drtf.config import EvaluateConfig
-from drtf.data.pipeline import binary_labels
+from drtf.data.examples import binary_labels
 from drtf.errors import RunError
 from drtf.evaluation.folder import PREDICTIONS_FILE
 from drtf.evaluation.metrics import disease_metrics, grade_metrics

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from drtf.data.examples import binary_labels
 from drtf.data.loader import read_batch
-from drtf.data.pipeline import binary_labels
 from drtf.errors import DrtfError
 from drtf.export.comparison import (
     PredictOne,

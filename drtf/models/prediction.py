@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from drtf.config import Tta
-from drtf.data.pipeline import eval_dataset, translate_record_errors
+from drtf.data.pipeline import eval_dataset
+from drtf.data.stream import translate_record_errors
 from drtf.models.network import build_feature_model, scale_images
 from drtf.progress import progress
 from drtf.records.reader import ShardDataset

@@ -14,15 +14,10 @@ import tensorflow as tf
 
 from drtf.cluster import Cluster, wait_for_hosts
 from drtf.config import Config, TrainConfig
-from drtf.data.pipeline import (
-    StreamPosition,
-    count_steps,
-    eval_dataset,
-    train_dataset,
-    translate_record_errors,
-)
+from drtf.data.pipeline import StreamPosition, eval_dataset, train_dataset
 from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
+from drtf.data.stream import translate_record_errors
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
 from drtf.files import hash_file, lock_or_fail
@@ -363,11 +358,6 @@ def build_context(
         hosts: The hosts that train together.
     """
     settings = config.train
-    common: dict[str, Any] = {
-        "task": settings.task,
-        "sampling": config.sampling,
-        "batch_size": settings.batch_size,
-    }
     num_devices = tf.distribute.get_strategy().num_replicas_in_sync
 
     def parts_dataset(
@@ -375,6 +365,9 @@ def build_context(
     ) -> tf.data.Dataset:
         return train_dataset(
             shards,
+            task=settings.task,
+            sampling=config.sampling,
+            batch_size=settings.batch_size,
             epochs=settings.epochs,
             start=position,
             parts=parts,
@@ -382,7 +375,6 @@ def build_context(
             partners=partner_sampling(config.sampling, config.augment),
             targets=soft_labels.targets if soft_labels else None,
             timed=True,
-            **common,
         )
 
     def stream_batches(position: StreamPosition) -> Iterator[Batch]:
@@ -409,9 +401,10 @@ def build_context(
         if hosts.is_first:
             save_model(out, clone)
 
-    steps_per_epoch = count_steps(
-        shards, split="train", num_parts=num_devices, **common
+    groups = group_photographs(
+        shards, "train", task=settings.task, sampling=config.sampling
     )
+    steps_per_epoch = groups.count_steps(settings.batch_size, num_parts=num_devices)
     trainer = Trainer(
         network,
         augment=config.augment,
@@ -436,9 +429,6 @@ def build_context(
         groups=validation_groups(shards, settings),
     )
     best_model = BestModel(save_float32, monitor=monitor_name(settings))
-    groups = group_photographs(
-        shards, "train", task=settings.task, sampling=config.sampling
-    )
     return TrainingContext(
         trainer=trainer,
         validation=validation,
@@ -457,6 +447,6 @@ def build_context(
         config=settings,
         out=out,
         steps_per_epoch=steps_per_epoch,
-        images_per_epoch=sum(groups.num_drawn),
+        images_per_epoch=groups.images_per_epoch,
         damaged_rows=shards.damaged,
     )

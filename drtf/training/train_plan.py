@@ -17,15 +17,10 @@ from drtf.config import (
     TrainConfig,
     parse_config,
 )
-from drtf.data.pipeline import (
-    NUM_PARALLEL_LOADS,
-    NUM_PREFETCHED,
-    binary_labels,
-    count_examples,
-    count_steps,
-)
+from drtf.data.examples import binary_labels, count_examples
 from drtf.data.sampling import partner_sampling
 from drtf.data.sampling_groups import group_photographs
+from drtf.data.stream import NUM_PARALLEL_LOADS, NUM_PREFETCHED
 from drtf.errors import ConfigError
 from drtf.labels.soft_labels import SoftLabels, load_soft_labels
 from drtf.models.backbones import check_model
@@ -228,14 +223,7 @@ def plan_training(
         groups = group_photographs(
             dataset, "train", task=settings.task, sampling=config.sampling
         )
-        num_steps = count_steps(
-            dataset,
-            split="train",
-            task=settings.task,
-            sampling=config.sampling,
-            batch_size=settings.batch_size,
-            num_parts=num_devices,
-        )
+        num_steps = groups.count_steps(settings.batch_size, num_parts=num_devices)
     image_size = config.images.size
     precision = choose_precision(settings.precision)
     with use_dtype_policy(precision):
@@ -244,7 +232,7 @@ def plan_training(
             config, parent, load_weights=config.model.weights != "imagenet"
         )
     num_trained, num_frozen = count_parameters(network)
-    batch_size = min(settings.batch_size, sum(groups.num_drawn))
+    batch_size = min(settings.batch_size, groups.images_per_epoch)
     batch_bytes = batch_size * 3 * image_size**2
     # One more is the batch that the step works on.
     num_batches = NUM_PREFETCHED + NUM_PARALLEL_LOADS + 1

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import tensorflow as tf
 from measurement import anonymous_memory_mb, fill_page_cache
 
-from drtf.data.pipeline import BALANCED, count_steps, train_dataset
+from drtf.data.pipeline import train_dataset
+from drtf.data.sampling import BALANCED
+from drtf.data.sampling_groups import group_photographs
 from drtf.records.reader import ShardDataset
 
 
@@ -21,13 +23,8 @@ def main(arguments: SimpleNamespace) -> None:
     start, num_images = time.perf_counter(), 0
     with ShardDataset(Path(arguments.shards)) as shards:
         num_records = len(shards.split_rows("train"))
-        steps = count_steps(
-            shards,
-            split="train",
-            task="binary",
-            sampling=BALANCED,
-            batch_size=arguments.batch_size,
-        )
+        groups = group_photographs(shards, "train", task="binary", sampling=BALANCED)
+        steps = groups.count_steps(arguments.batch_size)
         dataset = train_dataset(
             shards, batch_size=arguments.batch_size, epochs=arguments.epochs
         )
