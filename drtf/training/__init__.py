@@ -3,6 +3,7 @@
 __all__ = [
     "callbacks",
     "checkpoint",
+    "context",
     "hosts",
     "identity",
     "loop",

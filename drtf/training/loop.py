@@ -3,17 +3,15 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, NoReturn
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from drtf.config import TrainConfig
 from drtf.data.pipeline import StreamPosition
 from drtf.errors import DrtfError, RunError, StoppedError
 from drtf.files import save_rows, write_atomic
@@ -22,11 +20,10 @@ from drtf.models.history import save_history
 from drtf.models.run import MODEL_FILE
 from drtf.models.stored_run import try_to_upload
 from drtf.progress import Advance, progress
-from drtf.training.callbacks import BestModel, monitor_name
+from drtf.training.callbacks import monitor_name
 from drtf.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
-from drtf.training.hosts import Hosts
-from drtf.training.trainer import Batch, Trainer
-from drtf.training.validation import Validation
+from drtf.training.context import TrainingContext
+from drtf.training.trainer import Batch
 
 # The attributes of each kind of callback that change from epoch to epoch.
 CALLBACK_ATTRIBUTES = {
@@ -62,39 +59,6 @@ class TrainingStatus:
     is_stopped: bool = False
     epoch_seconds: float = 0.0
     wait_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainingContext:
-    """The parts of a training run, which stay the same from its first to its last step.
-
-    Attributes:
-        trainer: Holds the network and trains it.
-        validation: Runs after each epoch.
-        callbacks: Keras's callbacks and ours.
-        best_model: The callback that saves the best model.
-        stream_batches: Returns the batches from a position on.
-        batch_ids: Returns the ids of the photographs in the batch at a position.
-        hosts: The hosts that train together. The first one writes the run folder.
-        config: The `train` section.
-        out: The run folder.
-        steps_per_epoch: Steps of each epoch.
-        images_per_epoch: Images drawn in each epoch.
-        damaged_rows: Index rows skipped so far, each with its error.
-    """
-
-    trainer: Trainer
-    validation: Validation
-    callbacks: Sequence[keras.callbacks.Callback]
-    best_model: BestModel
-    stream_batches: Callable[[StreamPosition], Iterator[Batch]]
-    batch_ids: Callable[[StreamPosition], Sequence[str]]
-    hosts: Hosts
-    config: TrainConfig
-    out: Path
-    steps_per_epoch: int
-    images_per_epoch: int
-    damaged_rows: dict[int, str]
 
 
 def run_epochs(

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -14,9 +14,6 @@ import tensorflow as tf
 
 from drtf.cluster import Cluster, wait_for_hosts
 from drtf.config import Config, TrainConfig
-from drtf.data.pipeline import StreamPosition, eval_dataset, train_dataset
-from drtf.data.sampling import partner_sampling
-from drtf.data.sampling_groups import group_photographs
 from drtf.data.stream import translate_record_errors
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
@@ -28,13 +25,12 @@ from drtf.models.device import (
     choose_compiler,
     choose_devices,
     choose_precision,
-    device_batches,
     training_versions,
     translate_exhaustion,
     use_dtype_policy,
 )
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
-from drtf.models.network import build_network, count_parameters
+from drtf.models.network import count_parameters
 from drtf.models.run import (
     CONFIG_FILE,
     INFO_FILE,
@@ -45,7 +41,6 @@ from drtf.models.run import (
     load_info,
     save_config,
     save_info,
-    save_model,
 )
 from drtf.models.run_files import IDENTITY_FILE
 from drtf.models.stored_run import upload_changes
@@ -57,14 +52,13 @@ from drtf.progress import announce
 from drtf.records.manifest import hash_manifest
 from drtf.records.reader import ShardDataset
 from drtf.signals import catch_signals
-from drtf.tasks import TASKS
-from drtf.training.callbacks import BestModel, build_callbacks, monitor_name
 from drtf.training.checkpoint import (
     Checkpoint,
     encode_checkpoint,
     load_newest_checkpoint,
     parse_checkpoint,
 )
+from drtf.training.context import build_context
 from drtf.training.hosts import Hosts, translate_lost_hosts
 from drtf.training.identity import (
     check_identity,
@@ -72,7 +66,7 @@ from drtf.training.identity import (
     save_identity,
     training_identity,
 )
-from drtf.training.loop import TrainingContext, run_epochs
+from drtf.training.loop import run_epochs
 from drtf.training.parent import (
     Parent,
     adopt_network,
@@ -82,11 +76,6 @@ from drtf.training.parent import (
     warn_of_parent,
 )
 from drtf.training.train_plan import adopt_settings, positive_prior
-from drtf.training.trainer import Batch, Trainer
-from drtf.training.validation import Validation
-from drtf.training.validation_groups import validation_groups
-
-LOGS_FOLDER = "logs"
 
 
 def train(
@@ -186,17 +175,8 @@ def train(
                 finished = hosts.share(info.model_dump(mode="json") if info else None)
                 if finished:
                     return RunInfo(**finished)
-                return _train_locked(
-                    dataset,
-                    out,
-                    config,
-                    parent,
-                    soft_labels,
-                    identity,
-                    train_prior,
-                    hosts,
-                    signals,
-                )
+                job = _Job(config, parent, soft_labels, identity, train_prior)
+                return _train_locked(dataset, out, job, hosts=hosts, signals=signals)
 
 
 def _lock_run(out: Path) -> AbstractContextManager[None]:
@@ -226,43 +206,46 @@ def _load_shared_checkpoint(out: Path, hosts: Hosts) -> Checkpoint | None:
     return parse_checkpoint(data)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What a training run learns, and from what; it never changes.
+
+    Attributes:
+        config: With the settings of the dataset and of the parent's network.
+        parent: The run that it starts from, if any.
+        soft_labels: The targets, if they are not the labels.
+        identity: What a resumed run must have in common with this one.
+        train_prior: Fraction of positive images that the network sees.
+    """
+
+    config: Config
+    parent: Parent | None
+    soft_labels: SoftLabels | None
+    identity: dict[str, Any]
+    train_prior: float
+
+
 def _train_locked(
     shards: ShardDataset,
     out: Path,
-    config: Config,
-    parent: Parent | None,
-    soft_labels: SoftLabels | None,
-    identity: dict[str, Any],
-    train_prior: float,
+    job: _Job,
+    *,
     hosts: Hosts,
     signals: Sequence[signal.Signals],
 ) -> RunInfo:
     """Train while the run folder is locked."""
+    config = job.config
     checkpoint = _load_shared_checkpoint(out, hosts)
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    precision = identity["precision"]
-    with use_dtype_policy(precision):
-        network = build_initial_network(config, parent, load_weights=checkpoint is None)
+    with use_dtype_policy(job.identity["precision"]):
+        network = build_initial_network(
+            config, job.parent, load_weights=checkpoint is None
+        )
         num_trained, num_frozen = count_parameters(network)
         if hosts.is_first:
-            start = describe_start(parent, config)
-            if start and checkpoint is None:
-                announce(start)
-            if soft_labels:
-                announce(soft_labels.describe(config.train))
-            out.mkdir(exist_ok=True)
-            save_identity(out, identity)
-            save_config(out, config)
-            if parent is None or parent.run:
-                save_training_photographs(
-                    out,
-                    shards,
-                    validation_split=config.train.validation_split,
-                    parent=parent.run.folder if parent and parent.run else None,
-                )
-            upload_changes(out)  # a store that cannot be written to fails here
+            _begin_run(out, shards, job, is_new=checkpoint is None)
         with (
             translate_exhaustion("train.batch_size", config.train.batch_size),
             _translate_full_disk(out),
@@ -271,7 +254,7 @@ def _train_locked(
                 network,
                 shards,
                 config=config,
-                soft_labels=soft_labels,
+                soft_labels=job.soft_labels,
                 out=out,
                 hosts=hosts,
             )
@@ -286,7 +269,7 @@ def _train_locked(
         encoding=manifest.encoding,
         jpeg_quality=config.build.jpeg_quality,
         image_size=config.images.size,
-        train_prior=train_prior,
+        train_prior=job.train_prior,
         model_sha256=hash_file(out / MODEL_FILE),
         config_sha256=hash_file(out / CONFIG_FILE),
         history_sha256=hash_file(out / HISTORY_FILE),
@@ -297,18 +280,39 @@ def _train_locked(
         num_frozen=num_frozen,
         num_damaged=len(shards.damaged),
         num_skipped_steps=np.asarray(context.trainer.num_skipped).item(),
-        precision=precision,
-        num_devices=identity["num_devices"],
+        precision=job.identity["precision"],
+        num_devices=job.identity["num_devices"],
         num_hosts=hosts.num_hosts,
         seconds=sum(row["seconds"] for row in status.history),
         peak_memory_mb=getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         versions=training_versions(),
-        ancestors=parent.ancestors if parent else (),
-        distillation=_describe_distillation(soft_labels, config.train),
+        ancestors=job.parent.ancestors if job.parent else (),
+        distillation=_describe_distillation(job.soft_labels, config.train),
     )
     save_info(out, info)
     hosts.share(info.model_dump(mode="json"))
     return info
+
+
+def _begin_run(out: Path, shards: ShardDataset, job: _Job, *, is_new: bool) -> None:
+    """Announce how the training starts, and write the first files of the run folder."""
+    start = describe_start(job.parent, job.config)
+    if start and is_new:
+        announce(start)
+    if job.soft_labels:
+        announce(job.soft_labels.describe(job.config.train))
+    out.mkdir(exist_ok=True)
+    save_identity(out, job.identity)
+    save_config(out, job.config)
+    parent_run = job.parent.run if job.parent else None
+    if job.parent is None or parent_run:
+        save_training_photographs(
+            out,
+            shards,
+            validation_split=job.config.train.validation_split,
+            parent=parent_run.folder if parent_run else None,
+        )
+    upload_changes(out)  # a store that cannot be written to fails here
 
 
 def _describe_distillation(
@@ -336,117 +340,3 @@ def _translate_full_disk(out: Path) -> Iterator[None]:
             f"cannot write to {out}: the disk is full. Free disk space and run the "
             "same command with --resume"
         ) from error
-
-
-def build_context(
-    network: keras.Model,
-    shards: ShardDataset,
-    *,
-    config: Config,
-    soft_labels: SoftLabels | None = None,
-    out: Path,
-    hosts: Hosts,
-) -> TrainingContext:
-    """Build the parts of a training run, in the scope of its strategy.
-
-    Args:
-        network: Untrained, from `build_network`.
-        shards: An open dataset.
-        config: As for `train`.
-        soft_labels: The targets, if they are not the labels.
-        out: The run folder.
-        hosts: The hosts that train together.
-    """
-    settings = config.train
-    num_devices = tf.distribute.get_strategy().num_replicas_in_sync
-
-    def parts_dataset(
-        position: StreamPosition, parts: Sequence[int] = hosts.device_numbers
-    ) -> tf.data.Dataset:
-        return train_dataset(
-            shards,
-            task=settings.task,
-            sampling=config.sampling,
-            batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            start=position,
-            parts=parts,
-            num_parts=num_devices,
-            partners=partner_sampling(config.sampling, config.augment),
-            targets=soft_labels.targets if soft_labels else None,
-            timed=True,
-        )
-
-    def stream_batches(position: StreamPosition) -> Iterator[Batch]:
-        return iter(device_batches(lambda: parts_dataset(position)))
-
-    def batch_ids(position: StreamPosition) -> Sequence[str]:
-        parts = parts_dataset(position, range(num_devices)).take(num_devices)
-        names = ("row", "partner_row")
-        rows = np.concatenate(
-            [part[name] for part in parts for name in names if name in part]
-        )
-        return shards.load_index(["id"], rows)["id"].tolist()
-
-    def save_float32() -> None:
-        with use_dtype_policy("float32"):
-            clone = build_network(
-                config.model,
-                task=TASKS[settings.task],
-                loss=settings.loss,
-                image_size=network.input_shape[1],
-                load_weights=False,
-            )
-        clone.set_weights(network.get_weights())
-        if hosts.is_first:
-            save_model(out, clone)
-
-    groups = group_photographs(
-        shards, "train", task=settings.task, sampling=config.sampling
-    )
-    steps_per_epoch = groups.count_steps(settings.batch_size, num_parts=num_devices)
-    trainer = Trainer(
-        network,
-        augment=config.augment,
-        model=config.model,
-        train=settings,
-        num_steps=steps_per_epoch * settings.epochs,
-    )
-    validation = Validation(
-        trainer,
-        device_batches(
-            lambda: eval_dataset(
-                shards,
-                split=settings.validation_split,
-                task=settings.task,
-                batch_size=-(-settings.batch_size // num_devices),
-                on_damaged=config.sampling.on_damaged,
-                parts=hosts.device_numbers,
-                num_parts=num_devices,
-            )
-        ),
-        hosts=hosts,
-        groups=validation_groups(shards, settings),
-    )
-    best_model = BestModel(save_float32, monitor=monitor_name(settings))
-    return TrainingContext(
-        trainer=trainer,
-        validation=validation,
-        callbacks=build_callbacks(
-            settings,
-            best_model=best_model,
-            validation=validation,
-            trainer=trainer,
-            load_batch=lambda: next(iter(parts_dataset(StreamPosition(settings.seed)))),
-            logs=out / LOGS_FOLDER if hosts.is_first else None,
-        ),
-        best_model=best_model,
-        stream_batches=stream_batches,
-        batch_ids=batch_ids,
-        hosts=hosts,
-        config=settings,
-        out=out,
-        steps_per_epoch=steps_per_epoch,
-        images_per_epoch=groups.images_per_epoch,
-        damaged_rows=shards.damaged,
-    )
