@@ -7,6 +7,8 @@ ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm AS build
 # TensorFlow for CPUs; tensorflow[and-cuda] brings CUDA for GPUs.
 ARG TENSORFLOW=tensorflow-cpu
+# Debian removes a version when it publishes the next one, so none is pinned.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
@@ -28,7 +30,7 @@ FROM python:${PYTHON}-slim-bookworm
 RUN useradd --create-home --uid 10001 drtf
 COPY --from=build /opt/drtf /opt/drtf
 ENV PATH=/opt/drtf/bin:$PATH PYTHONUNBUFFERED=1
-USER drtf
+USER 10001
 WORKDIR /home/drtf
 EXPOSE 8000
 # The model is loaded before the service listens.

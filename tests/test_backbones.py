@@ -11,7 +11,7 @@ from drtf.config import GradcamConfig, ModelConfig, load_config
 from drtf.data.loader import read_batch
 from drtf.errors import ConfigError, DrtfError, RunError
 from drtf.export.export import export
-from drtf.heatmaps.heatmaps import choose_layer, compute_maps, mappable_layers
+from drtf.heatmaps.heatmaps import build_map_function, choose_layer, mappable_layers
 from drtf.models.backbones import BACKBONES, check_model
 from drtf.models.network import build_network
 from drtf.models.run import load_run
@@ -237,7 +237,7 @@ def test_a_backbone_is_trained_mapped_and_exported(
 ):
     run = load_run(trained)
     images = read_batch(shard_dataset, shard_dataset.split_rows("test"))
-    maps = compute_maps(run, images, GradcamConfig(method="layercam")).heat
+    maps = build_map_function(run, GradcamConfig(method="layercam"))(images).heat
     assert maps.shape == images.shape[:3]
     assert np.isfinite(maps).all()
     assert maps.any()

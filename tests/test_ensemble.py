@@ -12,7 +12,7 @@ from drtf.errors import DrtfError, RunError
 from drtf.evaluation.evaluation import evaluate
 from drtf.export.export import export
 from drtf.files import hash_file
-from drtf.heatmaps.heatmaps import check_settings, compute_maps
+from drtf.heatmaps.heatmaps import build_map_function, check_settings
 from drtf.labels.sources import Source
 from drtf.models.ensemble import build_ensemble, combine
 from drtf.models.head import LOGITS
@@ -138,7 +138,7 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_members(
     settings = GradcamConfig(method="layercam")
     enlarged = images.repeat(2, axis=1).repeat(2, axis=2)
     maps = [
-        compute_maps(x, seen, settings).heat
+        build_map_function(x, settings)(seen).heat
         for x, seen in ((run, enlarged), (large, enlarged), (small, images))
     ]
     assert maps[0].shape == (2, 64, 64)

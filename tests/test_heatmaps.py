@@ -14,9 +14,9 @@ from drtf.errors import DrtfError
 from drtf.heatmaps import heatmaps
 from drtf.heatmaps.heatmaps import (
     HEAT_UNITS,
+    build_map_function,
     check_settings,
     choose_layer,
-    compute_maps,
 )
 from drtf.models.backbones import BACKBONES
 from drtf.models.network import build_disease_logit_model, build_network
@@ -56,7 +56,8 @@ def image_with(*, red=None, green=None):
 def compute_heat(network, images, *, layer="auto", method="gradcam", model="eyenet"):
     """Compute the heat [B, H, W] of a network of a backbone, for the task binary."""
     run = mock_run(network, model)
-    return compute_maps(run, images, GradcamConfig(layer=layer, method=method)).heat
+    config = GradcamConfig(layer=layer, method=method)
+    return build_map_function(run, config)(images).heat
 
 
 def mock_run(network, *models):
@@ -149,13 +150,14 @@ def test_heat_of_a_linear_network_adds_up_to_the_logit(known):
 def test_nothing_is_hot_outside_the_retina(known):
     fundus = cv2.resize(draw_fundus(seed=1), (32, 32))[None]
     fundus[fundus.max(axis=-1) < 20] = (6, 0, 0)  # red raises the logit
-    run = mock_run(known, "eyenet")
-    maps = compute_maps(run, fundus, GradcamConfig(layer="features"))
+    config = GradcamConfig(layer="features")
+    compute_maps = build_map_function(mock_run(known, "eyenet"), config)
+    maps = compute_maps(fundus)
     assert maps.heat[0, 16, 16] > 0
     assert not maps.heat[0, ::31, ::31].any()  # the corners
     assert 0 < maps.outside[0] < 0.2
     everywhere = np.full((1, 32, 32, 3), 90, np.uint8)
-    assert compute_maps(run, everywhere, GradcamConfig(layer="features")).outside == 0
+    assert compute_maps(everywhere).outside == 0
 
 
 def test_the_map_is_zero_when_nothing_raises_the_logit(known):

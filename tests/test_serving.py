@@ -5,7 +5,6 @@ import base64
 import csv
 import json
 import logging
-import os
 import re
 import shutil
 import signal
@@ -17,12 +16,14 @@ import time
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import cv2
 import google_crc32c
 import numpy as np
 import pytest
 from browser import Browser, find_browser
+from crashing import crash
 from encoding_dicom import encode_dicom, patient_tags
 from fastapi.testclient import TestClient
 
@@ -222,10 +223,6 @@ def test_tags_of_dicom_files_state_the_eye_and_a_pseudonym(client):
     assert patient["patient"] not in ("", "00007")
 
 
-def crash(file, *, max_frames, max_bytes):
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
 def test_a_dicom_file_that_crashes_its_process_does_not_hurt_the_service(
     client, eyes, monkeypatch
 ):
@@ -254,6 +251,30 @@ def test_an_overlay_is_a_picture_for_each_photograph_with_a_score(client, eyes):
             for name in ("picture", "overlay")
         ]
         assert pictures[0].shape == pictures[1].shape == (512, 512, 3)
+
+
+def test_an_overlay_has_the_colors_of_what_its_row_says(service, eyes, monkeypatch):
+    files = [("photograph", (n, (eyes / f"17_{n}.png").read_bytes())) for n in EYES]
+    data = {"patient": ["7", "7"], "eye": ["right", "left"]}
+
+    def answer(threshold):
+        config = service.scorer.config.model_copy(update={"threshold": threshold})
+        monkeypatch.setattr(service, "scorer", replace(service.scorer, config=config))
+        with TestClient(build_app(service, limits=Limits())) as client:
+            return client.post("/score?overlay=true", files=files, data=data).json()
+
+    rows = answer(0.5)["rows"]
+    # Between the score of an eye and that of both.
+    threshold = (rows[0]["own_score"] + rows[0]["score"]) / 2
+    content = answer(threshold)
+    for row, overlay in zip(content["rows"], content["overlays"], strict=True):
+        picture, image = (
+            decode_photograph(base64.b64decode(overlay[name])).image.astype(int)
+            for name in ("picture", "overlay")
+        )
+        added = (image - picture).reshape(-1, 3)
+        colored = np.ptp(added[np.abs(added).sum(axis=1) > 30], axis=1)
+        assert (np.median(colored) > 20) == (row["predicted_label"] == 1)
 
 
 def test_wrong_requests_are_refused(service, eyes):

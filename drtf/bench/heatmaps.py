@@ -12,7 +12,11 @@ import numpy as np
 
 from drtf.config import GradcamConfig, ImagesConfig, MapMethod
 from drtf.errors import DrtfError, PhotographError
-from drtf.heatmaps.heatmaps import choose_layers, compute_maps, last_layers_by_grid
+from drtf.heatmaps.heatmaps import (
+    build_map_function,
+    choose_layers,
+    last_layers_by_grid,
+)
 from drtf.images.decode import decode_photograph
 from drtf.images.preprocess import Preprocessed, preprocess_photograph
 from drtf.images.retina import crop
@@ -204,8 +208,8 @@ def _measure_variant(
     measured = {}
     blank, correlations = [], []
     for name, (run, shuffled) in pairs.items():
-        maps = compute_maps(run, images, config).heat
-        random_maps = compute_maps(shuffled, images, config).heat
+        maps = build_map_function(run, config)(images).heat
+        random_maps = build_map_function(shuffled, config)(images).heat
         measured[name] = [
             measure_map(heat, lesions=example.lesions, field=example.field)
             for heat, example in zip(maps, examples, strict=True)

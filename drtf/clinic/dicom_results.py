@@ -1,10 +1,11 @@
 """DICOM results of a scoring: a report of each DICOM file, and heat maps if asked."""
 
+import hashlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Photographs whose heat maps are computed together.
 MAPS_PER_BATCH = 16
+NAME_LENGTH = 32
 
 
 @dataclass
@@ -91,8 +93,9 @@ def write_dicom_results(
 ) -> DicomResults:
     """Write a structured report of each DICOM file that has a score.
 
-    Equal results have equal names and bytes, so a call that was interrupted can be
-    repeated.
+    A result has the name of its photograph's location, so that it replaces an earlier
+    one: of another model, or of a photograph that was replaced. Equal results have
+    equal bytes, so a call that was interrupted can be repeated.
 
     Args:
         run: The run that scored the photographs.
@@ -127,6 +130,17 @@ def write_dicom_results(
     return results
 
 
+def rows_of_files(rows: Iterable[Row], paths: Collection[str]) -> list[Row]:
+    """Return the rows of all photographs in the files of some of them.
+
+    Args:
+        rows: Rows of a table of scores.
+        paths: Cells of the column `path`.
+    """
+    files = {split_frame(path)[0] for path in paths}
+    return [row for row in rows if split_frame(row["path"])[0] in files]
+
+
 def _file_of(photograph: PhotographRef) -> str:
     return split_frame(photograph.path)[0]
 
@@ -144,7 +158,12 @@ def _write_report(
         return []
     scored = {x: finding for x, finding in findings.items() if finding.row["score"]}
     results.without_score += [x.path for x in photographs if x not in scored]
+    report_path = _result_path(
+        results.folder, "report", replace(photographs[0], path=path)
+    )
+    outdated = [_result_path(results.folder, "heatmap", x) for x in photographs]
     if not scored:
+        _remove(report_path, *outdated)
         return []
     # With --append, a renamed file may have the path of another one's row.
     if not all(_has_hash(x.sha256(), finding) for x, finding in scored.items()):
@@ -158,7 +177,10 @@ def _write_report(
     except PhotographError as error:
         results.problems[path] = str(error)
         return []
-    _save(report, results.folder)
+    data = _encode(report)
+    if not report_path.exists() or report_path.read_bytes() != data:
+        _remove(*outdated)
+        write_atomic(report_path, data)
     results.num_reports += 1
     return list(scored)
 
@@ -179,8 +201,10 @@ def _write_captures(
     """Write the heat maps of photographs that are in reports, and count them."""
     # Loads TensorFlow, which reports do not need.
     from drtf.clinic.heatmap_captures import build_capture, draw_captures
+    from drtf.heatmaps.heatmaps import build_map_function
     from drtf.heatmaps.overlays import PICTURE_SIDE
 
+    compute_maps = build_map_function(run, config)
     prepared = prepare_photographs(
         run,
         list(findings),
@@ -198,18 +222,34 @@ def _write_captures(
                 and _has_hash(item.sha256, findings[x])
             }
             own = [findings[x] for x in read]
-            pictures = draw_captures(run, list(read.values()), own, config)
+            pictures = draw_captures(
+                run, list(read.values()), own, config, compute_maps=compute_maps
+            )
             for photograph, finding, picture in zip(read, own, pictures, strict=True):
                 algorithm = algorithm_of(run, finding.row)
                 source = load_source(photograph)
                 capture = build_capture(source, finding, algorithm, picture)
-                _save(capture, results.folder)
+                path = _result_path(results.folder, "heatmap", photograph)
+                write_atomic(path, _encode(capture))
                 results.num_captures += 1
             advance(num_done=len(batch))
 
 
-def _save(result: "Dataset", folder: Path) -> None:
-    """Save a result under its UID; the file appears complete or not at all."""
+def _result_path(folder: Path, kind: str, photograph: PhotographRef) -> Path:
+    """Return the file of a result, whose name depends on the photograph's location."""
+    location = str(photograph)
+    if not photograph.is_remote:
+        location = str(Path(location).resolve())
+    digest = hashlib.sha256(location.encode(errors="surrogateescape")).hexdigest()
+    return folder / f"{kind}-{digest[:NAME_LENGTH]}.dcm"
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _encode(result: "Dataset") -> bytes:
     file = io.BytesIO()
     result.save_as(file, enforce_file_format=True)
-    write_atomic(folder / f"{result.SOPInstanceUID}.dcm", file.getvalue())
+    return file.getvalue()

@@ -1,7 +1,6 @@
 """DICOM secondary captures of heat maps, drawn over their photographs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from drtf.clinic.dicom_series import (
 )
 from drtf.clinic.structured_reports import Finding
 from drtf.config import GradcamConfig
+from drtf.heatmaps.heatmaps import ComputeMaps
 from drtf.heatmaps.overlays import (
     LIMITS,
     Explained,
@@ -41,6 +41,8 @@ def draw_captures(
     photographs: Sequence[NetworkInput],
     findings: Sequence[Finding],
     config: GradcamConfig,
+    *,
+    compute_maps: ComputeMaps,
 ) -> Iterator[np.ndarray]:
     """Draw heat maps over their photographs, with captions, uint8 RGB [H, W, 3].
 
@@ -50,21 +52,21 @@ def draw_captures(
         run: The run that scored the photographs.
         photographs: The photographs, with pictures to display.
         findings: Their results.
-        config: How to compute and draw the maps.
+        config: How to draw the maps.
+        compute_maps: From `build_map_function`.
     """
     if not photographs:
         return
     config = config.model_copy(update={"scale": "image"})
     explained = explain(
-        run,
+        compute_maps,
         np.stack([x.image for x in photographs]),
-        config,
         names=[x.path for x in photographs],
         scores=[float(x.row["score"]) for x in findings],
+        is_positive=[x.row["predicted_label"] == "1" for x in findings],
         pictures=[x.image if x.picture is None else x.picture for x in photographs],
     )
     for item, finding in zip(explained, findings, strict=True):
-        item = replace(item, is_positive=finding.row["predicted_label"] == "1")
         yield add_caption(
             draw_overlay(item, config, scale=0), _caption(item, finding.row, run)
         )

@@ -7,8 +7,8 @@ import hashlib
 import html
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from drtf.clinic.patient_texts import LANGUAGES, Texts
 from drtf.config import GradcamConfig
 from drtf.evaluation.result import EvaluationResult, load_evaluations
 from drtf.files import read_regular, write_atomic
+from drtf.heatmaps.heatmaps import ComputeMaps, build_map_function
 from drtf.heatmaps.overlays import (
     PICTURE_SIDE,
-    Explained,
     draw_overlay,
     draw_photograph,
     explain,
@@ -49,7 +49,6 @@ from drtf.scoring.scorer import Scorer
 TABLE_FILE = "scores.csv"
 PAGES_FOLDER = "pages"
 # Photographs whose heat maps are computed at a time.
-PHOTOGRAPHS_AT_ONCE = 32
 MAX_TABLE_ROWS = 6  # more do not fit on the sheet
 MAX_NAME_LENGTH = 60  # of a page
 MAX_PATH_LENGTH = 40  # of a photograph on a page
@@ -159,9 +158,7 @@ def report_patients(
     outdated = [x for x in patients if _load_content(x.path) != x.content]
     with progress("Writing pages", len(patients), done=0) as advance:
         advance(num_done=len(patients) - len(outdated))
-        for patient, pictures in _draw_pictures(
-            scorer.run, outdated, photographs, gradcam
-        ):
+        for patient, pictures in _draw_pictures(scorer, outdated, photographs, gradcam):
             write_atomic(patient.path, _format_page(patient, pictures, facts))
             report.written.append(patient.path)
             advance()
@@ -279,7 +276,7 @@ def _load_content(path: Path) -> str:
 
 
 def _draw_pictures(
-    run: Run,
+    scorer: Scorer,
     patients: Sequence[_Patient],
     photographs: Mapping[str, PhotographRef],
     config: GradcamConfig,
@@ -288,54 +285,53 @@ def _draw_pictures(
 
     Photographs that are gone, or were replaced by others, have none.
     """
-    size = max(PICTURE_SIDE, run.info.image_size)
-    for start in range(0, len(patients), PHOTOGRAPHS_AT_ONCE // 2):
-        batch = patients[start : start + PHOTOGRAPHS_AT_ONCE // 2]
-        places = [
-            (number, column, row)
-            for number, patient in enumerate(batch)
-            for column, row in patient.shown.items()
-            if row["path"] in photographs
-        ]
-        references = [photographs[row["path"]] for _, _, row in places]
-        prepared = prepare_photographs(
-            run, references, num_workers=1, picture_size=size
-        )
-        ready = [
-            (place, item)
-            for place, item in zip(places, prepared, strict=True)
-            if isinstance(item, NetworkInput)
-            and item.picture is not None
-            and item.sha256[:HASH_LENGTH] == place[2]["photograph"]
-        ]
-        explained: dict[int, dict[str, Explained]] = defaultdict(dict)
-        if ready:
-            items = explain(
-                run,
-                np.stack([item.image for _, item in ready]),
-                config,
-                names=[item.path for _, item in ready],
-                scores=[float(row["score"]) for (_, _, row), _ in ready],
-                pictures=[
-                    item.picture for _, item in ready if item.picture is not None
-                ],
-            )
-            for ((number, column, row), _), item in zip(ready, items, strict=True):
-                is_positive = row["predicted_label"] == "1"
-                explained[number][column] = replace(item, is_positive=is_positive)
-        for number, patient in enumerate(batch):
-            own = explained[number]
-            scale = heat_scale(list(own.values()))
-            yield (
-                patient,
-                {
-                    column: (
-                        draw_photograph(item),
-                        draw_overlay(item, config, scale=scale),
-                    )
-                    for column, item in own.items()
-                },
-            )
+    run = scorer.run
+    compute_maps = build_map_function(run, config)
+    shown = [
+        {x: row for x, row in patient.shown.items() if row["path"] in photographs}
+        for patient in patients
+    ]
+    prepared = prepare_photographs(
+        run,
+        [photographs[row["path"]] for own in shown for row in own.values()],
+        num_workers=scorer.config.num_workers,
+        picture_size=max(PICTURE_SIDE, run.info.image_size),
+    )
+    with closing(prepared):
+        for patient, own in zip(patients, shown, strict=True):
+            read = {
+                column: (row, item)
+                for (column, row), item in zip(own.items(), prepared, strict=False)
+                if isinstance(item, NetworkInput)
+                and item.sha256[:HASH_LENGTH] == row["photograph"]
+            }
+            yield patient, _draw_eyes(read, config, compute_maps)
+
+
+def _draw_eyes(
+    read: Mapping[str, tuple[Row, NetworkInput]],
+    config: GradcamConfig,
+    compute_maps: ComputeMaps,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the photographs and overlays of a patient, which share a scale."""
+    if not read:
+        return {}
+    rows, items = zip(*read.values(), strict=True)
+    explained = explain(
+        compute_maps,
+        np.stack([item.image for item in items]),
+        names=[item.path for item in items],
+        scores=[float(row["score"]) for row in rows],
+        is_positive=[row["predicted_label"] == "1" for row in rows],
+        pictures=[
+            item.image if item.picture is None else item.picture for item in items
+        ],
+    )
+    scale = heat_scale(explained)
+    return {
+        column: (draw_photograph(item), draw_overlay(item, config, scale=scale))
+        for column, item in zip(read, explained, strict=True)
+    }
 
 
 def _format_page(

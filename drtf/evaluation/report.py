@@ -40,6 +40,7 @@ from drtf.evaluation.result import (
     metric_rows,
     operating_point_rows,
 )
+from drtf.heatmaps.heatmaps import build_map_function
 from drtf.heatmaps.overlays import (
     Explained,
     color_bar,
@@ -436,17 +437,18 @@ def _mistakes_section(
     }
     run = replace(run, decision_rule=result.decision_rule)
     rows = shards.split_rows(result.split)
+    compute_maps = build_map_function(run, config)
     explained: dict[str, list[Explained]] = {}
     for title, mistakes in kinds.items():
         mistakes = mistakes[:NUM_MISTAKES]
         worst = predictions.iloc[mistakes]
         if len(worst):
             explained[title] = explain(
-                run,
+                compute_maps,
                 read_batch(shards, rows[mistakes]),
-                config,
                 names=[f"{x.id}, grade {x.grade}" for x in worst.itertuples()],
                 scores=worst["score"].tolist(),
+                is_positive=(worst["predicted_label"] == 1).tolist(),
             )
     scale = heat_scale([item for items in explained.values() for item in items])
     grid: list[figures.Row] = []

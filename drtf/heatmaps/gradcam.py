@@ -31,7 +31,7 @@ from drtf.heatmaps.gradcam_folder import (
     plan_request,
     save_report,
 )
-from drtf.heatmaps.heatmaps import check_settings, compute_maps
+from drtf.heatmaps.heatmaps import ComputeMaps, build_map_function, check_settings
 from drtf.heatmaps.overlays import (
     MUCH_OUTSIDE,
     PICTURE_SIDE,
@@ -139,6 +139,7 @@ def gradcam(
     run = load_run(run_folder)
     layers = check_settings(run, config)
     # Members of an ensemble may have equal layers.
+    compute_maps = build_map_function(run, config)
     mapped = list(dict.fromkeys((x.name, *x.output.shape[1:3]) for x in layers))
     with _publishing(out) as partial:
         averages: list[Picture] = []
@@ -146,17 +147,19 @@ def gradcam(
         if shards is not None:
             with ShardDataset(shards) as dataset:
                 check_preprocessing(run, dataset)
-                rows = _explain_classes(run, dataset, split, config)
+                rows = _explain_classes(run, dataset, split, config, compute_maps)
                 if config.num_averaged:
                     averages, averages_scale = _average_maps(
-                        run, dataset, split, config
+                        dataset, split, config, compute_maps
                     )
             shown = [item for _, row in rows for item in row]
             maps = FolderMaps(
                 rows, heat_scale(shown), 0, *_remarkable(shown), failed=[], skipped=[]
             )
         elif listing is not None:
-            maps = _explain_folder(run, listing, out, partial, config, score)
+            maps = _explain_folder(
+                run, listing, out, partial, config, score, compute_maps
+            )
         else:
             raise DrtfError("gradcam needs --shards or --images")
         names = list(FIGURES)
@@ -221,7 +224,11 @@ def _remarkable(explained: Sequence[Explained]) -> tuple[list[str], list[str]]:
 
 
 def _explain_classes(
-    run: Run, shards: ShardDataset, split: str, config: GradcamConfig
+    run: Run,
+    shards: ShardDataset,
+    split: str,
+    config: GradcamConfig,
+    compute_maps: ComputeMaps,
 ) -> list[tuple[str, list[Explained]]]:
     """Explain the first photographs of each class."""
     rows = shards.split_rows(split)
@@ -232,12 +239,12 @@ def _explain_classes(
     ):
         chosen = rows[of_class][: config.num_per_class]
         if len(chosen):
-            explained.append((title, _explain_rows(run, shards, chosen, config)))
+            explained.append((title, _explain_rows(run, shards, chosen, compute_maps)))
     return explained
 
 
 def _explain_rows(
-    run: Run, shards: ShardDataset, rows: np.ndarray, config: GradcamConfig
+    run: Run, shards: ShardDataset, rows: np.ndarray, compute_maps: ComputeMaps
 ) -> list[Explained]:
     images = read_batch(shards, rows)
     by_view = build_predictor(run.network, run.tta)(tf.constant(images)).numpy()
@@ -248,11 +255,17 @@ def _explain_rows(
             shards.load_index(["id"], rows)["id"], shards.grades[rows], strict=True
         )
     ]
-    return explain(run, images, config, names=names, scores=scores)
+    return explain(
+        compute_maps,
+        images,
+        names=names,
+        scores=scores,
+        is_positive=[score >= run.effective_threshold for score in scores],
+    )
 
 
 def _average_maps(
-    run: Run, shards: ShardDataset, split: str, config: GradcamConfig
+    shards: ShardDataset, split: str, config: GradcamConfig, compute_maps: ComputeMaps
 ) -> tuple[list[Picture], float]:
     """Draw the mean map of each grade, and return the scale that they share.
 
@@ -264,7 +277,7 @@ def _average_maps(
     with progress("Averaging maps", len(grades)) as advance:
         for grade in grades:
             chosen = rows[shards.grades[rows] == grade][: config.num_averaged]
-            heat = compute_maps(run, read_batch(shards, chosen), config).heat
+            heat = compute_maps(read_batch(shards, chosen)).heat
             caption = f"grade {grade}, mean of {len(chosen):,}"
             means[caption] = heat.mean(axis=0)
             advance()
@@ -289,6 +302,7 @@ def _explain_folder(
     partial: Path,
     config: GradcamConfig,
     score: ScoreConfig,
+    compute_maps: ComputeMaps,
 ) -> FolderMaps:
     """Write an overlay of each photograph; return those with extreme scores.
 
@@ -308,7 +322,7 @@ def _explain_folder(
         with progress("Computing maps", len(photographs)) as advance:
             while batch := list(itertools.islice(scores, score.batch_size)):
                 failed += [item.path for item, scored in batch if scored is None]
-                explained = _explain_batch(run, batch, config)
+                explained = _explain_batch(run, batch, compute_maps)
                 for item in explained:
                     _spool(item, spool)
                     peaks.append(_keep_peak(item))
@@ -400,7 +414,7 @@ def _check_apart(photographs: Sequence[PhotographRef], folder: Path) -> None:
 def _explain_batch(
     run: Run,
     batch: Sequence[tuple[NetworkInput | Rejected, Scored | None]],
-    config: GradcamConfig,
+    compute_maps: ComputeMaps,
 ) -> list[Explained]:
     """Explain the photographs of a batch that could be read."""
     read = [
@@ -412,11 +426,11 @@ def _explain_batch(
         return []
     names, images, pictures, scores = zip(*read, strict=True)
     return explain(
-        run,
+        compute_maps,
         np.stack(images),
-        config,
         names=names,
         scores=scores,
+        is_positive=[score >= run.effective_threshold for score in scores],
         pictures=pictures,
     )
 

@@ -57,6 +57,9 @@ class HeatMaps:
     outside: np.ndarray
 
 
+ComputeMaps = Callable[[np.ndarray], HeatMaps]
+
+
 def check_settings(run: Run, config: GradcamConfig) -> list[keras.Layer]:
     """Check, before anything is computed, that maps can be computed and drawn.
 
@@ -168,8 +171,10 @@ def _num_cells(layer: keras.Layer) -> int:
     return min(layer.output.shape[1:3])
 
 
-def compute_maps(run: Run, images: np.ndarray, config: GradcamConfig) -> HeatMaps:
-    """Compute which regions of images raise the disease score, with tf-keras-vis.
+def build_map_function(run: Run, config: GradcamConfig) -> ComputeMaps:
+    """Build a function that computes which regions of images raise the disease score.
+
+    It uses tf-keras-vis. Building it takes longer than a call, so it is built once.
 
     Grad-CAM, Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391; Grad-CAM++,
     Chattopadhay et al., 2018, https://arxiv.org/abs/1710.11063; Layer-CAM, Jiang et
@@ -189,29 +194,40 @@ def compute_maps(run: Run, images: np.ndarray, config: GradcamConfig) -> HeatMap
 
     Args:
         run: The run whose network is explained.
-        images: uint8 RGB [B, H, W, 3].
         config: The `gradcam` section: the method and the layer.
+
+    Returns:
+        A function from images, uint8 RGB [B, H, W, 3], to their maps.
     """
     members = ensemble_members(run.network)
     layers = [""] * len(members)
     if config.method != "saliency":
         layers = [layer.name for layer in choose_layers(run, config.layer)]
-    maps = []
-    for member, layer in zip(members, layers, strict=True):
-        model = build_disease_logit_model(member, run.task)
-        shown = keras.Model(run.network.input, member_image(run.network, member))
-        cells = _compute_cells(model, shown, images, layer, config.method)
-        maps.append(_enlarge_cells(cells, images.shape[1], images.shape[2]))
-    heat = np.mean(maps, axis=0)
-    inside = np.where(find_fields(images), heat, 0)
-    totals = heat.sum(axis=(1, 2))
-    outside = np.divide(
-        totals - inside.sum(axis=(1, 2)),
-        totals,
-        out=np.zeros_like(totals),
-        where=totals > 0,
-    )
-    return HeatMaps(inside, outside)
+    functions = [
+        _build_cell_function(
+            build_disease_logit_model(member, run.task),
+            keras.Model(run.network.input, member_image(run.network, member)),
+            layer,
+            config.method,
+        )
+        for member, layer in zip(members, layers, strict=True)
+    ]
+
+    def compute_maps(images: np.ndarray) -> HeatMaps:
+        height, width = images.shape[1:3]
+        maps = [_enlarge_cells(compute(images), height, width) for compute in functions]
+        heat = np.mean(maps, axis=0)
+        inside = np.where(find_fields(images), heat, 0)
+        totals = heat.sum(axis=(1, 2))
+        outside = np.divide(
+            totals - inside.sum(axis=(1, 2)),
+            totals,
+            out=np.zeros_like(totals),
+            where=totals > 0,
+        )
+        return HeatMaps(inside, outside)
+
+    return compute_maps
 
 
 def find_fields(images: np.ndarray) -> np.ndarray:
@@ -235,32 +251,34 @@ def find_fields(images: np.ndarray) -> np.ndarray:
     return fields
 
 
-def _compute_cells(
-    model: keras.Model,
-    shown: keras.Model,
-    images: np.ndarray,
-    layer: str,
-    method: MapMethod,
-) -> np.ndarray:
-    """Compute the heat of each cell of a single network, [B, h, w], in batches.
+def _build_cell_function(
+    model: keras.Model, shown: keras.Model, layer: str, method: MapMethod
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Build a function that computes the heat of each cell of a single network.
 
     Args:
         model: From images, float32 [B, S, S, 3], to the disease logit.
         shown: Turns images, float32 [B, H, W, 3] in [0, 1], into those that the network
             gets.
-        images: uint8 RGB [B, H, W, 3].
         layer: Name of the mapped layer; empty for saliency.
         method: How to compute the heat.
+
+    Returns:
+        A function from images, uint8 RGB [B, H, W, 3], to cells, [B, h, w].
     """
     # tf-keras-vis passes a list of inputs to the model for some methods.
     explain = _build_explainer(keras.Model([model.input], model.output), layer, method)
     # Score-CAM would mask all images of a batch by the channels of each image, and
     # saliency fills a batch with noisy copies of one image.
     batch_size = 1 if method in ("scorecam", "saliency") else BATCH_SIZE
-    parts = np.array_split(images, -(-len(images) // batch_size))
-    return np.concatenate(
-        [explain(shown(scale_images(tf.constant(part)))) for part in parts]
-    )
+
+    def compute_cells(images: np.ndarray) -> np.ndarray:
+        parts = np.array_split(images, -(-len(images) // batch_size))
+        return np.concatenate(
+            [explain(shown(scale_images(tf.constant(part)))) for part in parts]
+        )
+
+    return compute_cells
 
 
 def _enlarge_cells(cells: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from drtf.config import GradcamConfig
 from drtf.figures import ColorBar
 from drtf.fonts import choose_font_file
-from drtf.heatmaps.heatmaps import HEAT_UNITS, compute_maps
+from drtf.heatmaps.heatmaps import HEAT_UNITS, ComputeMaps
 from drtf.models.run import Run
 
 # Pictures are displayed with at least this many px per side.
@@ -40,7 +40,7 @@ class Explained:
         heat: float32 [H, W], at least 0, see `HeatMaps`.
         outside: Fraction of the heat that lay outside the retina and was removed.
         score: The photograph's score, in [0, 1].
-        is_positive: Whether the score reaches the run's threshold.
+        is_positive: Whether the photograph is predicted positive.
     """
 
     name: str
@@ -57,34 +57,35 @@ class Explained:
 
 
 def explain(
-    run: Run,
+    compute_maps: ComputeMaps,
     images: np.ndarray,
-    config: GradcamConfig,
     *,
     names: Sequence[str],
     scores: Sequence[float],
+    is_positive: Sequence[bool],
     pictures: Sequence[np.ndarray] | None = None,
 ) -> list[Explained]:
     """Compute the heat maps of photographs.
 
     Args:
-        run: The run whose network is explained.
+        compute_maps: From `build_map_function`.
         images: uint8 RGB [B, S, S, 3], the photographs as the network takes them.
-        config: The `gradcam` section.
         names: Their names.
         scores: Their scores, in [0, 1].
+        is_positive: Whether each one is predicted positive.
         pictures: The photographs to display, uint8 RGB [P, P, 3]; None displays
             `images`.
     """
-    maps = compute_maps(run, images, config)
+    maps = compute_maps(images)
     return [
-        Explained(name, picture, heat, outside, score, score >= run.effective_threshold)
-        for name, picture, heat, outside, score in zip(
+        Explained(*item)
+        for item in zip(
             names,
             images if pictures is None else pictures,
             maps.heat,
             maps.outside.tolist(),
             scores,
+            is_positive,
             strict=True,
         )
     ]

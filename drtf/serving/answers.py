@@ -1,5 +1,6 @@
 """What a service answers: the models of its JSON, made from rows of the table."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from drtf.evaluation.result import EvaluationResult, load_evaluations
-from drtf.heatmaps.overlays import LIMITS
+from drtf.heatmaps.overlays import LIMITS, Explained
 from drtf.scoring.patient_table import COLUMNS as PATIENT_COLUMNS
 from drtf.scoring.patient_table import patient_rows
 from drtf.scoring.score_check import FLAG_NOTES
@@ -22,6 +23,7 @@ from drtf.scoring.score_table import (
 )
 from drtf.scoring.scorer import Scorer
 from drtf.serving.limits import Limits
+from drtf.serving.model_service import Answer, ModelService
 
 # The metrics that describe a model in one line.
 SHOWN_METRICS = ("roc_auc", "sensitivity", "specificity", "precision")
@@ -168,16 +170,18 @@ class HealthAnswer(BaseModel):
 
 
 def score_answer(
-    scorer: Scorer, rows: Sequence[Row], overlays: Sequence[OverlayFiles | None]
+    service: ModelService, answers: Sequence[Answer], *, with_overlays: bool
 ) -> ScoreAnswer:
-    """Return the answer with some rows.
+    """Combine what the model says about each photograph of a request.
 
     Args:
-        scorer: What they were scored with.
-        rows: From `Scorer.row`.
-        overlays: The heat map of each photograph; empty if none were requested.
+        service: What scored the photographs.
+        answers: What it said.
+        with_overlays: Whether to draw heat maps. They have the colors of what is
+            decided from both eyes.
     """
-    uncombined = [encode_row(row) for row in rows]
+    scorer = service.scorer
+    uncombined = [encode_row(answer.row) for answer in answers]
     lines = scorer.complete_lines(uncombined)
     rows = [parse_row(line) for line in lines]
     patients = patient_rows(rows, patient_pattern=scorer.patient_pattern)
@@ -187,7 +191,13 @@ def score_answer(
         table=_decode_table(lines),
         uncombined=_decode_table(uncombined),
         patients=[_parse_cells(PatientRow, PATIENT_COLUMNS, row) for row in patients],
-        overlays=list(overlays),
+        overlays=[
+            _draw(service, answer.explained, row["predicted_label"] == "1")
+            if answer.explained
+            else None
+            for answer, row in zip(answers, rows, strict=True)
+            if with_overlays
+        ],
         notes={flag: note for flag, note in FLAG_NOTES.items() if flag in flags},
     )
 
@@ -225,6 +235,16 @@ def model_answer(scorer: Scorer, *, limits: Limits, version: str) -> ModelAnswer
         max_photographs=limits.max_photographs,
         max_request_bytes=limits.max_request_bytes,
         version=version,
+    )
+
+
+def _draw(
+    service: ModelService, explained: Explained, is_positive: bool
+) -> OverlayFiles:
+    overlay = service.draw(explained, is_positive=is_positive)
+    return OverlayFiles(
+        picture=base64.b64encode(overlay.picture).decode(),
+        overlay=base64.b64encode(overlay.overlay).decode(),
     )
 
 

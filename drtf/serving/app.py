@@ -1,7 +1,6 @@
 """The web application: its routes, and how it refuses what it cannot take."""
 
 import asyncio
-import base64
 import hmac
 import logging
 import time
@@ -36,7 +35,6 @@ from drtf.scoring.score_table import (
 from drtf.serving.answers import (
     HealthAnswer,
     ModelAnswer,
-    OverlayFiles,
     ScoreAnswer,
     model_answer,
     score_answer,
@@ -50,7 +48,7 @@ from drtf.serving.limits import (
     read_files,
 )
 from drtf.serving.metrics import ServiceMetrics
-from drtf.serving.model_service import Answer, ModelService, Overlay
+from drtf.serving.model_service import Answer, ModelService
 from drtf.serving.origins import OwnOrigin
 from drtf.serving.pages import API_PAGE, START_PAGE, load_page
 from drtf.serving.unread_bodies import UnreadBodies
@@ -246,10 +244,8 @@ def build_app(
         with place_in_queue():
             files = await read_files(request, limits)
             answers = await _score(service, files, overlay, limits)
-        content = score_answer(
-            service.scorer,
-            [answer.row for answer in answers],
-            [_files(answer.overlay) for answer in answers] if overlay else [],
+        content = await asyncio.to_thread(
+            score_answer, service, answers, with_overlays=overlay
         )
         for answer in answers:
             metrics.count_photograph(answer.row["error"])
@@ -409,12 +405,3 @@ def _complete(service: ModelService, body: bytes) -> bytes:
         rows[row["path"]] = line
     lines = [rows[path] for path in sorted(rows, key=parse_path)]
     return b"".join(encode_csv(encode_header(), service.scorer.complete_lines(lines)))
-
-
-def _files(overlay: Overlay | None) -> OverlayFiles | None:
-    if overlay is None:
-        return None
-    return OverlayFiles(
-        picture=base64.b64encode(overlay.picture).decode(),
-        overlay=base64.b64encode(overlay.overlay).decode(),
-    )

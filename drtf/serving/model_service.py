@@ -16,10 +16,10 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from drtf.config import GradcamConfig
-from drtf.heatmaps.heatmaps import check_settings
+from drtf.heatmaps.heatmaps import build_map_function, check_settings
 from drtf.heatmaps.overlays import (
     PICTURE_SIDE,
+    Explained,
     draw_overlay,
     draw_photograph,
     explain,
@@ -38,7 +38,6 @@ from drtf.photographs.uploads import (
     photograph_from_bytes,
 )
 from drtf.scoring.photograph_scores import (
-    Scored,
     preparation,
     scored_photographs,
 )
@@ -70,11 +69,11 @@ class Answer:
 
     Attributes:
         row: Its row, without the cells that depend on other rows.
-        overlay: Its heat map; None if it was not requested, or there is no score.
+        explained: Its heat map; None if it was not requested, or there is no score.
     """
 
     row: Row
-    overlay: Overlay | None = None
+    explained: Explained | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ class ModelService:
         # Alone, a photograph has no others to share a scale with.
         self._maps = run.config.gradcam.model_copy(update={"scale": "image"})
         check_settings(run, self._maps)
+        self._compute_maps = build_map_function(run, self._maps)
         self._batch_size = photographs_per_batch(scorer.config.batch_size, run.tta)
         self._ready: SimpleQueue[tuple[_Job, NetworkInput] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -204,6 +204,19 @@ class ModelService:
         )
         return job.answer
 
+    def draw(self, explained: Explained, *, is_positive: bool) -> Overlay:
+        """Draw a heat map.
+
+        Args:
+            explained: From an answer.
+            is_positive: What the photograph's row says once it is completed.
+        """
+        explained = replace(explained, is_positive=is_positive)
+        return Overlay(
+            picture=encode_image(draw_photograph(explained), "png"),
+            overlay=encode_image(draw_overlay(explained, self._maps, scale=0), "png"),
+        )
+
     def _serve(self) -> None:
         """Answer photographs until None arrives."""
         while jobs := self._take_batch():
@@ -246,36 +259,15 @@ class ModelService:
             else:
                 job.answer.set_result(Answer(row))
         for job, item, scored, row in explained:
-            overlay = draw_heatmap(self.scorer, item, scored, self._maps)
-            job.answer.set_result(Answer(row, overlay))
-
-
-def draw_heatmap(
-    scorer: Scorer, item: NetworkInput, scored: Scored, config: GradcamConfig
-) -> Overlay:
-    """Draw the heat map of one photograph.
-
-    Args:
-        scorer: The run whose network is explained.
-        item: The photograph, with a picture to display.
-        scored: Its score.
-        config: How to compute and draw the map.
-    """
-    (explained,) = explain(
-        scorer.run,
-        item.image[None],
-        config,
-        names=[item.path],
-        scores=[scored.score],
-        pictures=[item.image if item.picture is None else item.picture],
-    )
-    # The user may have given another threshold than the run's.
-    is_positive = scored.score >= scorer.threshold
-    explained = replace(explained, is_positive=is_positive)
-    return Overlay(
-        picture=encode_image(draw_photograph(explained), "png"),
-        overlay=encode_image(draw_overlay(explained, config, scale=0), "png"),
-    )
+            (found,) = explain(
+                self._compute_maps,
+                item.image[None],
+                names=[item.path],
+                scores=[scored.score],
+                is_positive=[False],  # unknown until both eyes are combined
+                pictures=[item.image if item.picture is None else item.picture],
+            )
+            job.answer.set_result(Answer(row, found))
 
 
 @contextmanager
