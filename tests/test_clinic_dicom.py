@@ -169,17 +169,51 @@ def test_uids_depend_on_each_text_and_its_place():
     assert all(len(uid) <= 64 and pydicom.uid.UID(uid).is_valid for uid in uids)
 
 
+def write_results(tmp_path, row, *, folder="results"):
+    """Write the results of eye.dcm, without a network."""
+    photograph = PhotographRef(tmp_path, "eye.dcm")
+    row = ROW | {"path": "eye.dcm", "photograph": photograph.sha256()[:16]} | row
+    run = SimpleNamespace(folder=tmp_path / "run", task=TASKS["grades"])
+    return dicom_results.write_dicom_results(
+        run, [photograph], [row], folder=tmp_path / folder
+    )
+
+
 def test_a_file_that_cannot_be_written_leaves_no_part(source, tmp_path, monkeypatch):
     def fail(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("drtf.files.sync_file", fail)
-    folder = tmp_path / "results"
-    folder.mkdir()
-    report = build_report(source, [Finding(0, ROW)], ALGORITHM)
     with pytest.raises(OSError, match="space"):
-        dicom_results._save(report, folder)
-    assert list(folder.iterdir()) == []
+        write_results(tmp_path, {})
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_later_result_replaces_an_earlier_one(source, tmp_path):
+    folder = tmp_path / "results"
+    assert write_results(tmp_path, {}).num_reports == 1
+    (report,) = folder.iterdir()
+    heatmap = report.with_name(report.name.replace("report", "heatmap"))
+    heatmap.write_bytes(b"of the same result")
+    before = report.read_bytes()
+    write_results(tmp_path, {})
+    assert (report.read_bytes(), heatmap.exists()) == (before, True)
+    write_results(tmp_path, {"model": "ef56"})  # another model
+    assert [*folder.iterdir()] == [report]
+    assert report.read_bytes() != before
+    other = encode_dicom(EYES[1], **patient_tags(7))  # another photograph
+    (tmp_path / "eye.dcm").write_bytes(other)
+    write_results(tmp_path, {})
+    assert [*folder.iterdir()] == [report]
+    write_results(tmp_path, {"score": "", "error": "empty: no pixels"})
+    assert [*folder.iterdir()] == []
+
+
+def test_results_are_of_whole_files():
+    paths = ["a.dcm#frame=1", "a.dcm#frame=2", "b.dcm", "c.dcm"]
+    rows = [ROW | {"path": path} for path in paths]
+    chosen = dicom_results.rows_of_files(rows, ["a.dcm#frame=2", "c.dcm"])
+    assert [row["path"] for row in chosen] == [*paths[:2], "c.dcm"]
 
 
 def test_a_row_of_another_file_at_the_same_path_gives_no_report(tmp_path):

@@ -380,6 +380,32 @@ def test_watching_survives_a_share_that_is_gone_for_a_while(
         run_watch(other, images, out, monkeypatch, wait_only, wait_only)
 
 
+def test_watching_saves_further_results_again_if_that_fails(
+    scorer, images, tmp_path, monkeypatch
+):
+    add(images, a="0.1")
+    signals, saved = [], []
+    waits = iter(range(4))
+    monkeypatch.setattr(
+        watch,
+        "wait_for_signal",
+        lambda *_: next(waits, None) is None and signals.append(signal.SIGTERM),
+    )
+
+    def save(growth):
+        saved.append((growth.added, [row["path"] for row in growth.current]))
+        if len(saved) == 1:
+            raise OSError("no space")
+
+    growths = list(
+        watch.watch(
+            scorer, images, tmp_path / "scores.csv", signals=signals, save_results=save
+        )
+    )
+    assert saved == [(["a.png"], ["a.png"]), ([], ["a.png"])]
+    assert len(growths) == 1
+
+
 def test_a_signal_ends_a_batch_early_and_the_next_call_continues(
     scorer, images, tmp_path, monkeypatch
 ):

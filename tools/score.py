@@ -27,7 +27,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from drtf.clinic.dicom_results import DicomResults
     from drtf.config import Config
@@ -50,7 +50,7 @@ EXCLUDED = {
     "--part": ("--merge", "--append", "--beam-runner", "--by-patient", "--dicom-out"),
     "--merge": ("--append", "--beam-runner"),
     "--append": ("--beam-runner", "--overwrite", "--format"),
-    "--watch": ("--max-rejected", "--dicom-out"),
+    "--watch": ("--max-rejected",),
     "--mercure": (
         "--images",
         "--out",
@@ -249,7 +249,17 @@ def score(
             decision_rule=decision_rule,
         )
         if is_watching:
-            _watch(scorer, images, out, by_patient=by_patient)
+            _watch(
+                scorer,
+                images,
+                out,
+                by_patient=by_patient,
+                write_dicom=(
+                    functools.partial(write_dicom, folder=dicom_out)
+                    if dicom_out
+                    else None
+                ),
+            )
             return
         growth = append_scores(scorer, images, out, by_patient=by_patient)
         for line in describe_growth(growth):
@@ -354,15 +364,44 @@ def show_dicom_results(results: "DicomResults") -> None:
 
 
 def _watch(
-    scorer: "Scorer", images: Path | str, out: Path | str, *, by_patient: bool
+    scorer: "Scorer",
+    images: Path | str,
+    out: Path | str,
+    *,
+    by_patient: bool,
+    write_dicom: "Callable[[Run, Iterable[Row]], None] | None",
 ) -> None:
     """Score photographs as they arrive, and print one line each time."""
     from drtf.scoring.watch import watch
     from drtf.signals import catch_signals
 
+    has_written = False
+
+    def save_results(growth: "Growth") -> None:
+        nonlocal has_written
+        if write_dicom is None:
+            return
+        from drtf.clinic.dicom_results import rows_of_files
+
+        # The first time, or after a failure, results of earlier calls may be missing.
+        is_first, has_written = not has_written, False
+        changed = {*growth.added, *(x.path for x in growth.revisions)}
+        write_dicom(
+            scorer.run,
+            growth.current if is_first else rows_of_files(growth.current, changed),
+        )
+        has_written = True
+
     show_line(f"Watching {images}; stop with Ctrl-C")
     with catch_signals() as signals:
-        growths = watch(scorer, images, out, signals=signals, by_patient=by_patient)
+        growths = watch(
+            scorer,
+            images,
+            out,
+            signals=signals,
+            by_patient=by_patient,
+            save_results=save_results,
+        )
         for growth in growths:
             time = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
             show_line(f"{time} {'; '.join(describe_growth(growth))}")

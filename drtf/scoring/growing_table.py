@@ -92,6 +92,7 @@ class Growth:
         out: The table.
         num_rows: Number of its rows.
         summary: Counts of the new rows.
+        added: Paths of the new rows.
         changed: Paths of new rows that earlier rows have too: the file is another one.
         duplicates: Photographs whose content has a row under another path.
         revisions: Cells of earlier rows that would be others if they were scored now.
@@ -101,6 +102,7 @@ class Growth:
     out: Location
     num_rows: int
     summary: Summary
+    added: list[str]
     changed: list[str]
     duplicates: list[Duplicate]
     revisions: list[Revision]
@@ -180,6 +182,7 @@ def append_rows(
         out=out,
         num_rows=len(earlier.lines) + len(lines),
         summary=summary,
+        added=list(added),
         changed=[path for path in added if path in earlier.current],
         duplicates=duplicates,
         revisions=list(_revisions(kept, completed)),

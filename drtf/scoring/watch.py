@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,6 +123,7 @@ def watch(
     *,
     signals: Sequence[signal.Signals],
     by_patient: bool = False,
+    save_results: Callable[[Growth], None] = lambda growth: None,
     poll_seconds: float = POLL_SECONDS,
 ) -> Iterator[Growth]:
     """Score photographs as they arrive, until a signal is caught.
@@ -137,6 +138,8 @@ def watch(
         out: As for `append_scores`.
         signals: From `catch_signals`.
         by_patient: As for `append_scores`.
+        save_results: Saves further results. It is called again with the next growth if
+            it fails.
         poll_seconds: Time between looks. It is longer if a look takes longer.
 
     Yields:
@@ -170,6 +173,7 @@ def watch(
                     save_patient_table(
                         out, growth.current, patient_pattern=scorer.patient_pattern
                     )
+                save_results(growth)
                 arrivals.keep_scored(ready)
         except NoPhotographsError:
             outage.end()
