@@ -23,19 +23,23 @@ from drtf.building.build import _finished_shards
 from drtf.building.journal import hold_build
 from drtf.building.metadata import save_metadata
 from drtf.building.plan import BuildPlan, plan_dataset
-from drtf.building.plan_file import encode_plan, parse_plan
+from drtf.building.shared_build import SharedBuild
+from drtf.building.tasks import save_plan
 from drtf.building.write import write_shards
 from drtf.config import load_config
 from drtf.images.quality import Quality
 from drtf.labels import sources
 from drtf.labels.sources import Source
-from drtf.models.training_photographs import save_training_photographs
-from drtf.photographs.listing import Listing
+from drtf.models.training_photographs import (
+    count_training_photographs,
+    save_training_photographs,
+)
+from drtf.photographs.listing import ListedFile, Listing, SkippedFile, make_table
 from drtf.photographs.prepare import ShardImage
 from drtf.photographs.references import FileStatus, PhotographRef
 from drtf.records.reader import ShardDataset
 from drtf.records.verify import find_faults
-from drtf.texts import text_column
+from drtf.texts import TextRows
 
 IMAGES = Path("/photographs")
 QUALITY = Quality(0.1, 0.2, 0.3, 0.4, is_black=False)
@@ -95,7 +99,8 @@ def made_up_photographs(count: int) -> Iterator[None]:
 
     def list_photographs(images: Path | str) -> Listing:
         paths = sorted(f"{stem(number)}.jpeg" for number in range(count))
-        return Listing(images, text_column(paths), [], [])
+        table = make_table(map(ListedFile, paths))
+        return Listing(images, table, [], TextRows(SkippedFile))
 
     def status(photograph: PhotographRef) -> FileStatus:
         number = zlib.crc32(photograph.path.encode())
@@ -133,12 +138,22 @@ def plan(folder: Path) -> None:
             file.write(f"{stem(number)},{number % 7 % 5}\n")
     config = load_config("", ["images.size=32", "build.shard_size_mb=20"])
     found = plan_dataset([Source(IMAGES, labels)], "x", config=config)
-    (folder / "plan").write_bytes(encode_plan(found))
+    save_plan(found, folder / "x")
 
 
 def load_plan(folder: Path) -> BuildPlan:
     """Load the plan."""
-    return parse_plan((folder / "plan").read_bytes(), path="plan").plan
+    saved = SharedBuild.at(folder / "x").load_plan()
+    if saved is None:
+        raise SystemExit("the first step saves the plan")
+    return saved.plan
+
+
+def replace_plan(folder: Path) -> None:
+    """Save a plan over the earlier one, from which a photograph differs."""
+    found = load_plan(folder)
+    found.table.loc[0, "version"] = "changed"
+    save_plan(found, folder / "x")
 
 
 def convert(folder: Path) -> None:
@@ -170,14 +185,22 @@ def save_hashes(folder: Path) -> None:
         save_training_photographs(folder, shards, validation_split="val")
 
 
+def count_known(folder: Path) -> None:
+    """Count the photographs of the dataset that the run was trained on."""
+    with ShardDataset(folder / "dataset") as shards:
+        count_training_photographs(folder, shards, "train")
+
+
 STEPS = {
     "plan and save the plan": plan,
     "load the plan": load_plan,
+    "replace the plan": replace_plan,
     "convert": convert,
     "resume": convert,
     "describe": describe,
     "verify": verify,
     "training photographs": save_hashes,
+    "in training": count_known,
 }
 
 if __name__ == "__main__":

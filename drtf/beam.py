@@ -115,7 +115,7 @@ def score_with_beam(
     """
     _check_beam(runner)
     check_request(out, config, form=form)
-    num_photographs = len(list_photographs(images).photographs)
+    num_photographs = len(list_photographs(images))
     # One part would be the table itself.
     num_parts = max(2, math.ceil(num_photographs / photographs_per_part))
     table = table_location(out, form)

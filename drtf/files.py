@@ -29,7 +29,7 @@ from drtf.errors import DrtfError
 
 # Far above any file of text or JSON that drtf reads.
 MAX_TEXT_BYTES = 1 << 26
-# Large enough for a label file or list of 30 million photographs.
+# More than a workbook has, or a zip file with the labels of 30 million photographs.
 MAX_TABLE_BYTES = 1 << 30
 # More are never needed, and some libraries loop over all possible descriptors.
 MAX_OPEN_FILES = 1 << 16
@@ -292,11 +292,12 @@ def save_rows(
     Formulas are escaped. Quotes and line breaks stay within their cell, and names that
     are not UTF-8 are written with backslashes.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(map(escape_formula, row) for row in rows)
-    write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+    with writing_atomic(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(map(escape_formula, row) for row in rows)
+        text.detach()  # which flushes it, and leaves the file open
 
 
 def sync_file(file: IO[bytes]) -> None:

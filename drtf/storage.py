@@ -5,7 +5,7 @@ import posixpath
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -259,6 +259,21 @@ def list_objects(location: str) -> list[StoredObject]:
     out.
 
     Raises:
+        StorageError: As `iterate_objects`.
+    """
+    found = list(iterate_objects(location))
+    names = [item.name for item in found]
+    empty = {item.name for item in found if not item.size_bytes}
+    folders = find_parents(names, among=empty)
+    return sorted(x for x in found if x.size_bytes or x.name not in folders)
+
+
+def iterate_objects(location: str) -> Iterator[StoredObject]:
+    """Yield the objects below a location, in the order of the store.
+
+    They include the empty objects that consoles create as folders.
+
+    Raises:
         StorageError: If the store cannot be listed, or the name of an object would
             lead outside the folder that it is copied to.
     """
@@ -269,7 +284,6 @@ def list_objects(location: str) -> list[StoredObject]:
             "of the same files"
         )
     store, key = open_place(location)
-    found = []
     with _translated_errors(location):
         for chunk in obstore.list(store, key or None, chunk_size=1000):
             for entry in chunk:
@@ -277,24 +291,25 @@ def list_objects(location: str) -> list[StoredObject]:
                 etag = entry["e_tag"]
                 if etag and not etag.endswith('"'):  # Azure has no quotes in lists
                     etag = f'"{etag}"'
-                found.append(StoredObject(name, entry["size"], etag))
-    folders = _folders(item.name for item in found)
-    return sorted(
-        item
-        for item in found
-        if item.name and (item.size_bytes or item.name not in folders)
-    )
+                if name:
+                    yield StoredObject(name, entry["size"], etag)
 
 
-def _folders(names: Iterable[str]) -> set[str]:
-    """Return all folders that names lead through; for `a/b/c`, these are `a/b`, `a`."""
-    folders = {""}
-    for name in names:
+def find_parents(names: Iterable[str], *, among: Set[str]) -> set[str]:
+    """Find the folders that names lead through; for `a/b/c`, these are `a` and `a/b`.
+
+    Args:
+        names: The names.
+        among: The folders to look for.
+    """
+    found: set[str] = set()
+    for name in names if among else ():
         folder = name.rpartition("/")[0]
-        while folder not in folders:
-            folders.add(folder)
+        while folder and folder not in found:
+            if folder in among:
+                found.add(folder)
             folder = folder.rpartition("/")[0]
-    return folders
+    return found
 
 
 def find_object(location: str) -> StoredObject | None:

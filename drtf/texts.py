@@ -7,6 +7,7 @@ time.
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,74 @@ import pyarrow as pa
 
 ROWS_PER_BATCH = 1 << 13
 TEXT = pd.StringDtype("pyarrow")
+
+Row = TypeVar("Row", bound=NamedTuple)
+
+
+class TextRows(Generic[Row]):
+    """A growing list of named tuples of texts, whose characters Arrow holds in columns.
+
+    In a text that is not UTF-8, the other bytes are written with backslashes.
+    """
+
+    def __init__(self, kind: type[Row], rows: Iterable[Row] = ()) -> None:
+        """Begin with some rows, each of the class `kind`."""
+        self._kind = kind
+        self._tables: list[pa.Table] = []
+        self._last: list[Row] = []  # those that are not in a table yet
+        self.extend(rows)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return sum(map(len, self._tables)) + len(self._last)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield each row."""
+        for table in self._tables:
+            for batch in table.to_batches(ROWS_PER_BATCH):
+                columns = (column.to_pylist() for column in batch.columns)
+                yield from map(self._kind._make, zip(*columns, strict=True))
+        yield from self._last
+
+    def append(self, row: Row) -> None:
+        """Append a row."""
+        self._last.append(self._kind._make(map(_escape_bytes, row)))
+        if len(self._last) == ROWS_PER_BATCH:
+            self._tables.append(self._table_of_last())
+            self._last = []
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Append some rows."""
+        if isinstance(rows, TextRows):
+            self._tables, self._last = [self.to_table(), rows.to_table()], []
+            return
+        for row in rows:
+            self.append(row)
+
+    def sort(self) -> None:
+        """Sort the rows, by their first texts first."""
+        keys = [(name, "ascending") for name in self._kind._fields]
+        self._tables, self._last = [self.to_table().sort_by(keys)], []
+
+    def to_table(self) -> pa.Table:
+        """Return the rows as a table of Arrow."""
+        return pa.concat_tables([*self._tables, self._table_of_last()])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a table of pandas with text columns."""
+        return self.to_table().to_pandas(types_mapper={pa.large_string(): TEXT}.get)
+
+    @classmethod
+    def from_table(cls, kind: type[Row], table: pa.Table) -> "TextRows[Row]":
+        """Return the rows of a table, which `to_table` returned."""
+        rows = cls(kind)
+        rows._tables.append(table)
+        return rows
+
+    def _table_of_last(self) -> pa.Table:
+        columns = list(zip(*self._last, strict=True)) or [()] * len(self._kind._fields)
+        arrays = [pa.array(column, pa.large_string()) for column in columns]
+        return pa.table(arrays, self._kind._fields)
 
 
 def text_column(
@@ -106,6 +175,10 @@ def _join_chunks(texts: pa.ChunkedArray) -> pa.Array:
     return texts.chunk(0) if texts.num_chunks == 1 else texts.combine_chunks()
 
 
+def _escape_bytes(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def is_utf8(text: str) -> bool:
     """Return whether a text has only characters, not bytes of another encoding."""
     try:
@@ -113,17 +186,3 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def divide_texts(texts: Iterable[str]) -> tuple[pd.Series, list[str]]:
-    """Return the texts that are UTF-8 as a column, and the others."""
-    others: list[str] = []
-
-    def keep() -> Iterator[str]:
-        for text in texts:
-            if is_utf8(text):
-                yield text
-            else:
-                others.append(text)
-
-    return text_column(keep()), others

@@ -101,7 +101,7 @@ def test_only_damaged_photographs_are_rejected(folder, tmp_path, config):
         "2_left.png": "undecodable",
         "3_left.png": "unreadable",
     }
-    assert report.plan.catalog.unmatched == [("label", "4_left", "")]
+    assert list(report.plan.catalog.unmatched) == [("label", "4_left", "")]
     assert report.manifest.rejected["unreadable"] == 1
     written = pd.read_csv(tmp_path / "out" / REJECTED_FILE)
     assert dict(zip(written["path"], written["reason"], strict=True)) == reasons

@@ -1,17 +1,22 @@
 import os
+import tracemalloc
 import zipfile
 import zlib
 
+import pyarrow as pa
 import pytest
 
+from drtf import texts
 from drtf.errors import DrtfError, LabelError, PhotographError, StorageError
 from drtf.files import save_rows
 from drtf.photographs import references as photographs_module
 from drtf.photographs.listing import (
     PATH_COLUMN,
+    ListedFile,
     SkippedFile,
     describe_skipped,
     list_photographs,
+    make_table,
 )
 from drtf.photographs.patient_columns import parse_eye
 from drtf.photographs.references import FileStatus, PhotographRef
@@ -339,6 +344,29 @@ def test_unreadable_folder_is_named(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     with raises_naming(LabelError, tmp_path / "closed"):
         list_photographs(tmp_path)
+
+
+def test_empty_objects_that_are_folders_are_no_files():
+    store = "memory://eyes/console"
+    for name, data in (("a", b""), ("a/b", b""), ("a/b/1.png", b"1"), ("c", b"")):
+        write_object(f"{store}/{name}", data)
+    listing = list_photographs(store)
+    assert [x.path for x in listing] == ["a/b/1.png"]
+    assert list(listing.skipped) == [("c", "c")]
+
+
+def test_a_listing_takes_little_more_memory_than_its_paths():
+    count = 5 * texts.ROWS_PER_BATCH
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    table = make_table(
+        ListedFile(f"{n:020}", n, version=f"{n:032}", patient=f"{n:06}", eye="left")
+        for n in range(count)
+    )
+    in_python = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(table) == count
+    assert pa.total_allocated_bytes() - before + in_python < 130 * count
 
 
 def test_a_list_of_a_store_has_the_size_and_version_of_each_photograph(monkeypatch):

@@ -45,7 +45,8 @@ def test_unmatched_labels_and_photographs_are_listed_with_their_source(tmp_path)
     source.labels.write_text("image,level\nx,1\ny,2\nx,1\n")
     (source.images / "z.png").touch()
     catalog = load_sources([source], LabelsConfig())
-    assert catalog.unmatched == [("label", "y", "a"), ("photograph", "z.png", "a")]
+    unmatched = [("label", "y", "a"), ("photograph", "z.png", "a")]
+    assert list(catalog.unmatched) == unmatched
     assert catalog.num_repeated == 1
 
 

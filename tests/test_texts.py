@@ -1,14 +1,16 @@
-import itertools
+import tracemalloc
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from drtf import texts
 from drtf.texts import (
+    TextRows,
     are_repeated_texts,
     count_texts,
-    divide_texts,
     hash_texts,
     iterate_texts,
     number_texts,
@@ -52,7 +54,43 @@ def test_texts_are_iterated_in_the_order_of_rows(monkeypatch):
     assert list(iterate_texts(column, rows)) == ["e", "a", "c", "c", None]
 
 
-def test_texts_that_are_not_utf8_are_divided_from_the_others():
-    found = itertools.chain(["a", "\udcff", "é"])
-    column, others = divide_texts(found)
-    assert (column.tolist(), others) == (["a", "é"], ["\udcff"])
+class Pair(NamedTuple):
+    name: str
+    kind: str
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 4, 7])
+def test_rows_are_equal_when_they_were_appended_copied_and_saved(monkeypatch, num_rows):
+    monkeypatch.setattr(texts, "ROWS_PER_BATCH", 2)
+    pairs = [Pair(f"é{number}", "") for number in range(num_rows)]
+    rows = TextRows(Pair, pairs)
+    assert (len(rows), list(rows)) == (num_rows, pairs)
+    assert list(TextRows.from_table(Pair, rows.to_table())) == pairs
+    copied = TextRows(Pair, rows)
+    copied.append(Pair("z", "last"))
+    copied.extend(rows)
+    assert list(copied) == [*pairs, ("z", "last"), *pairs]
+    assert list(rows) == pairs
+    assert list(rows.to_frame().itertuples(index=False, name=None)) == pairs
+
+
+def test_rows_are_sorted_by_all_their_texts():
+    rows = TextRows(Pair, [Pair("é", "b"), Pair("z", "a"), Pair("é", "a")])
+    rows.append(Pair("A", ""))
+    rows.sort()
+    assert list(rows) == [("A", ""), ("z", "a"), ("é", "a"), ("é", "b")]
+
+
+def test_bytes_that_are_not_utf8_are_escaped_in_rows():
+    assert list(TextRows(Pair, [Pair("\udcff.png", "")])) == [("\\udcff.png", "")]
+
+
+def test_rows_take_little_more_memory_than_their_characters():
+    count = 5 * texts.ROWS_PER_BATCH
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    rows = TextRows(Pair, (Pair(f"{n:020}", ".xml") for n in range(count)))
+    in_python = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(rows) == count
+    assert pa.total_allocated_bytes() - before + in_python < 60 * count

@@ -37,7 +37,7 @@ from drtf.records.manifest import (
 from drtf.records.plan import SPLITS
 from drtf.records.rejected import RejectedRow
 from drtf.records.unmatched import UnmatchedRow
-from drtf.texts import number_texts
+from drtf.texts import TextRows, number_texts
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def save_metadata(
         DrtfError: If every photograph was rejected.
     """
     shard_entries: list[ShardEntry] = []
-    rejected = plan.rejected.copy()
+    rejected = TextRows(RejectedRow, plan.rejected)
     is_written = np.zeros(len(plan.table), bool)
 
     def index_parts() -> Iterator[pd.DataFrame]:
@@ -100,7 +100,7 @@ def save_metadata(
     parts = index_parts()
     first = next(parts, None)
     if first is None:
-        row = rejected[len(plan.rejected)]
+        row = next(itertools.islice(rejected, len(plan.rejected), None))
         raise DrtfError(
             f"none of the {len(plan.table)} photographs could be used; the first one: "
             f"{row.path}: {row.reason}: {row.detail}"
@@ -149,12 +149,11 @@ def _index_table(
 
 def _rejected_rows(
     photographs: pd.DataFrame, entries: Sequence[Entry]
-) -> list[RejectedRow]:
-    return [
-        RejectedRow(entry.result.path, entry.result.reason, entry.result.detail, source)
-        for entry, source in zip(entries, photographs["source"], strict=True)
-        if isinstance(entry.result, Rejected)
-    ]
+) -> Iterator[RejectedRow]:
+    for entry, source in zip(entries, photographs["source"], strict=True):
+        result = entry.result
+        if isinstance(result, Rejected):
+            yield RejectedRow(result.path, result.reason, result.detail, source)
 
 
 def _quantiles(values: pd.Series) -> Quantiles:
@@ -171,7 +170,7 @@ def _assemble_manifest(
     shards: list[ShardEntry],
     index: Path,
     is_written: np.ndarray,
-    rejected: list[RejectedRow],
+    rejected: TextRows[RejectedRow],
 ) -> Manifest:
     """Assemble the manifest; the hashes in `files` are filled in by the caller.
 

@@ -28,6 +28,7 @@ from drtf.photographs.contents import (
 from drtf.photographs.references import PhotographRef, photographs_of
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
 from drtf.records.rejected import CONFLICTING, RejectedRow
+from drtf.texts import TextRows
 
 ROWS_PER_HASH = 1 << 16  # another number gives other hashes
 # Typical bytes per pixel of fundus photographs; only the shard sizes depend on them.
@@ -80,7 +81,7 @@ class BuildPlan:
     table: pd.DataFrame
     shards: list[ShardPlan]
     conflicts: list[Conflict]
-    rejected: list[RejectedRow]
+    rejected: TextRows[RejectedRow]
 
     @property
     def num_photographs(self) -> int:
@@ -128,9 +129,9 @@ class BuildPlan:
             "settings": self.settings,
             "versions": self.versions,
             "sources": self.catalog.provenance,
-            "rejected": self.rejected,
         }
         start = json.dumps(contents, sort_keys=True)
+        start = hash_rows(self.rejected.to_frame(), start)
         return hash_rows(self.table.drop(columns=others), start)
 
     def photographs(self, rows: slice = slice(None)) -> Iterator[PhotographRef]:
@@ -246,12 +247,13 @@ def plan_build(
         record_bytes=math.ceil(pixel_bytes),
         shard_bytes=int(build.shard_size_mb * 1e6),
     )
-    rejected = [
+    rejected = TextRows(RejectedRow, catalog.rejected)
+    rejected.extend(
         RejectedRow(path, CONFLICTING, f"grade {grade}", source)
         for path, grade, source in zip(
             dropped["path"], dropped["grade"], dropped["source"], strict=True
         )
-    ]
+    )
     return BuildPlan(
         name=name,
         labels=labels,
@@ -262,7 +264,7 @@ def plan_build(
         table=table,
         shards=shards,
         conflicts=conflicts,
-        rejected=catalog.rejected + rejected,
+        rejected=rejected,
     )
 
 

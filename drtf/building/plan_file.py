@@ -3,9 +3,9 @@
 import base64
 import dataclasses
 import hashlib
-import io
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from drtf.records.rejected import CONFLICTING, RejectedRow
 from drtf.records.unmatched import UnmatchedRow
 from drtf.storage import is_remote
 from drtf.synthetic import draw_photograph
-from drtf.texts import TEXT
+from drtf.texts import TEXT, Row, TextRows
 
-METADATA = b"drtf"
+PHOTOGRAPHS = "photographs"
 DIGEST_BYTES = hashlib.sha256().digest_size
+LENGTH = struct.Struct("<q")
 
 
 @dataclass(frozen=True)
@@ -53,62 +54,161 @@ class SavedPlan:
     probe: bytes
 
 
-def encode_plan(plan: BuildPlan) -> bytes:
-    """Encode a plan as a hash, then a Parquet file with all but its table as metadata.
+class PlanFile:
+    """The file of a plan, of which some columns can be read without the others.
 
-    The hash is of the Parquet file, so that any damage shows.
+    It has a hash of all that follows, the length of a JSON text, this text, and several
+    Parquet files.
+
+    Attributes:
+        sha256: Hash that identifies the plan.
+        resume_sha256: As in `BuildPlan`.
+        flat_settings: As in `BuildPlan`.
     """
-    fields = _plan_fields(plan)
+
+    def __init__(self, data: bytes, *, path: str) -> None:
+        """Open a file.
+
+        Args:
+            data: The bytes.
+            path: The path or location of the file, for error messages.
+
+        Raises:
+            DrtfError: If it is damaged, or was made by other versions.
+        """
+        content = memoryview(data)[DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != data[:DIGEST_BYTES]:
+            raise DrtfError(
+                f"{path} is damaged or is not a plan: it does not begin with its hash. "
+                "Remove its folder and run drtf build-shards --plan again"
+            )
+        stop = LENGTH.size + LENGTH.unpack_from(content)[0]
+        contents = json.loads(bytes(content[LENGTH.size : stop]))
+        self._tables: dict[str, pa.BufferReader] = {}
+        for name, size_bytes in contents["tables"].items():
+            start, stop = stop, stop + size_bytes
+            self._tables[name] = pa.BufferReader(content[start:stop])
+        self.sha256: str = contents["sha256"]
+        self.resume_sha256: str = contents["resume_sha256"]
+        self.flat_settings: dict[str, Any] = contents["flat_settings"]
+        self._probe = base64.b64decode(contents["probe"])
+        self._fields: dict[str, Any] = contents["plan"]
+        versions, own = self._fields["versions"], current_versions()
+        if versions != own:
+            raise DrtfError(
+                f"{path} was made by other versions: "
+                f"{describe_differences(versions, own)}. Install the same versions on "
+                "all hosts"
+            )
+
+    def load(self) -> SavedPlan:
+        """Load the plan."""
+        # Each column of the file is released when the one of the table is made.
+        table = pq.read_table(self._tables[PHOTOGRAPHS]).to_pandas(
+            types_mapper={pa.large_string(): TEXT}.get,
+            split_blocks=True,
+            self_destruct=True,
+        )
+        pa.default_memory_pool().release_unused()
+        return SavedPlan(self._parse_plan(table), self.sha256, self._probe)
+
+    def iterate(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """Yield some columns of the plan's table in batches of rows."""
+        file = pq.ParquetFile(self._tables[PHOTOGRAPHS])
+        for batch in file.iter_batches(columns=list(columns)):
+            yield batch.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
+
+    def _parse_plan(self, table: pd.DataFrame) -> BuildPlan:
+        fields = self._fields
+        rejected = self._load_rows("rejected", RejectedRow)
+        catalog = Catalog(
+            table=table,
+            folders={
+                source: folder if is_remote(folder) else Path(folder)
+                for source, folder in fields["folders"].items()
+            },
+            rejected=TextRows(
+                RejectedRow, (row for row in rejected if row.reason != CONFLICTING)
+            ),
+            unmatched=self._load_rows("unmatched", UnmatchedRow),
+            num_repeated=fields["num_repeated"],
+            patients_from=fields["patients_from"],
+            provenance=fields["provenance"],
+            skipped=self._load_rows("skipped", SkippedFile),
+        )
+        return BuildPlan(
+            name=fields["name"],
+            labels=LabelsConfig.model_validate(fields["labels"]),
+            split=SplitConfig.model_validate(fields["split"]),
+            images=ImagesConfig.model_validate(fields["images"]),
+            build=BuildConfig.model_validate(fields["build"]),
+            catalog=catalog,
+            table=table,
+            shards=[ShardPlan(*shard) for shard in fields["shards"]],
+            conflicts=[
+                Conflict(tuple(ids), tuple(grades))
+                for ids, grades in fields["conflicts"]
+            ],
+            rejected=rejected,
+        )
+
+    def _load_rows(self, name: str, kind: type[Row]) -> TextRows[Row]:
+        return TextRows.from_table(kind, pq.read_table(self._tables[name]))
+
+
+def prepare_plan(plan: BuildPlan) -> SavedPlan:
+    """Return a plan with the hash and the photograph that its file also has."""
     image = draw_photograph(2, patient_seed=1, eye="left", seed=0).image
     probe = cv2.imencode(".jpeg", image[..., ::-1])[1].tobytes()
+    sha256 = json.dumps(_plan_fields(plan))
+    for rows in _listed_rows(plan).values():
+        sha256 = hash_rows(rows.to_frame(), sha256)
+    return SavedPlan(plan, hash_rows(plan.table, sha256), probe)
+
+
+def encode_plan(saved: SavedPlan) -> bytes:
+    """Encode a plan as the contents of a `PlanFile`."""
+    plan = saved.plan
+    tables = {name: rows.to_table() for name, rows in _listed_rows(plan).items()}
+    tables[PHOTOGRAPHS] = pa.Table.from_pandas(plan.table, preserve_index=False)
+    encoded = {name: _encode_table(table) for name, table in tables.items()}
     contents = {
-        "plan_sha256": hash_rows(plan.table, json.dumps(fields)),
-        "probe": base64.b64encode(probe).decode(),
-        "plan": fields,
+        "tables": {name: len(data) for name, data in encoded.items()},
+        "sha256": saved.sha256,
+        "resume_sha256": plan.resume_sha256,
+        "flat_settings": plan.flat_settings,
+        "probe": base64.b64encode(saved.probe).decode(),
+        "plan": _plan_fields(plan),
     }
-    table = pa.Table.from_pandas(plan.table, preserve_index=False)
-    table = table.replace_schema_metadata({METADATA: json.dumps(contents)})
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
-    content = file.getbuffer()
-    return b"".join([hashlib.sha256(content).digest(), content])
+    text = json.dumps(contents).encode()
+    parts = [LENGTH.pack(len(text)), text, *encoded.values()]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return b"".join([digest.digest(), *parts])
+
+
+def _encode_table(table: pa.Table) -> pa.Buffer:
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream, compression="zstd")
+    return stream.getvalue()
 
 
 def parse_plan(data: bytes, *, path: str) -> SavedPlan:
     """Parse a plan; the inverse of `encode_plan`.
 
-    Args:
-        data: The bytes.
-        path: The path or location of the plan's file, for error messages.
-
     Raises:
-        DrtfError: If it is damaged, or was made by other versions.
+        DrtfError: As `PlanFile`.
     """
-    seal, content = data[:DIGEST_BYTES], memoryview(data)[DIGEST_BYTES:]
-    if hashlib.sha256(content).digest() != seal:
-        raise DrtfError(
-            f"{path} is damaged or is not a plan: it does not begin with its hash. "
-            "Remove its folder and run drtf build-shards --plan again"
-        )
-    file = pq.ParquetFile(pa.BufferReader(content))
-    contents = json.loads(file.schema_arrow.metadata[METADATA])
-    # Each column of the file is released when the one of the table is made.
-    table = file.read().to_pandas(
-        types_mapper={pa.large_string(): TEXT}.get,
-        split_blocks=True,
-        self_destruct=True,
-    )
-    pa.default_memory_pool().release_unused()
-    fields, versions = contents["plan"], contents["plan"]["versions"]
-    own = current_versions()
-    if versions != own:
-        raise DrtfError(
-            f"{path} was made by other versions: "
-            f"{describe_differences(versions, own)}. Install the same versions on all "
-            "hosts"
-        )
-    probe = base64.b64decode(contents["probe"])
-    return SavedPlan(_parse_fields(fields, table), contents["plan_sha256"], probe)
+    return PlanFile(data, path=path).load()
+
+
+def _listed_rows(plan: BuildPlan) -> dict[str, TextRows[Any]]:
+    return {
+        "rejected": plan.rejected,
+        "unmatched": plan.catalog.unmatched,
+        "skipped": plan.catalog.skipped,
+    }
 
 
 def _plan_fields(plan: BuildPlan) -> dict[str, Any]:
@@ -124,44 +224,10 @@ def _plan_fields(plan: BuildPlan) -> dict[str, Any]:
         "folders": {name: _absolute(x) for name, x in catalog.folders.items()},
         "shards": [dataclasses.astuple(shard) for shard in plan.shards],
         "conflicts": [dataclasses.astuple(conflict) for conflict in plan.conflicts],
-        "rejected": plan.rejected,
-        "unmatched": catalog.unmatched,
         "num_repeated": catalog.num_repeated,
         "patients_from": catalog.patients_from,
         "provenance": catalog.provenance,
-        "skipped": catalog.skipped,
     }
-
-
-def _parse_fields(fields: Mapping[str, Any], table: pd.DataFrame) -> BuildPlan:
-    rejected = [RejectedRow(*row) for row in fields["rejected"]]
-    catalog = Catalog(
-        table=table,
-        folders={
-            source: folder if is_remote(folder) else Path(folder)
-            for source, folder in fields["folders"].items()
-        },
-        rejected=[row for row in rejected if row.reason != CONFLICTING],
-        unmatched=[UnmatchedRow(*row) for row in fields["unmatched"]],
-        num_repeated=fields["num_repeated"],
-        patients_from=fields["patients_from"],
-        provenance=fields["provenance"],
-        skipped=[SkippedFile(*row) for row in fields["skipped"]],
-    )
-    return BuildPlan(
-        name=fields["name"],
-        labels=LabelsConfig.model_validate(fields["labels"]),
-        split=SplitConfig.model_validate(fields["split"]),
-        images=ImagesConfig.model_validate(fields["images"]),
-        build=BuildConfig.model_validate(fields["build"]),
-        catalog=catalog,
-        table=table,
-        shards=[ShardPlan(*shard) for shard in fields["shards"]],
-        conflicts=[
-            Conflict(tuple(ids), tuple(grades)) for ids, grades in fields["conflicts"]
-        ],
-        rejected=rejected,
-    )
 
 
 def _absolute(folder: Path | str) -> str:

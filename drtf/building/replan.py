@@ -4,9 +4,10 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 
 from drtf.building.plan import BuildPlan, ShardRange
-from drtf.building.plan_file import SavedPlan
+from drtf.building.plan_file import PlanFile, SavedPlan
 from drtf.building.reports import ShardReport
 from drtf.building.resume import is_valid
 from drtf.building.shared_build import SharedBuild
@@ -16,22 +17,21 @@ from drtf.progress import progress
 FILE_COLUMNS = ["size_bytes", "changed_ns", "version"]
 
 
-def keep_valid_shards(shared: SharedBuild, found: SavedPlan, saved: SavedPlan) -> None:
+def keep_valid_shards(shared: SharedBuild, found: PlanFile, saved: SavedPlan) -> None:
     """Remove the shards of a build that a new plan makes invalid, and keep the others.
 
     A shard is valid if each of its photographs would become the same again.
 
     Args:
         shared: The build.
-        found: Its plan.
+        found: The file of its plan.
         saved: The new plan. It may differ only in the files of the photographs.
 
     Raises:
         StorageError: If an object store fails.
         OSError: If a file cannot be written or removed.
     """
-    before, now = found.plan.table[FILE_COLUMNS], saved.plan.table[FILE_COLUMNS]
-    is_untouched = (before == now).all(axis=1).to_numpy(bool)
+    is_untouched = _are_untouched(found, saved.plan.table)
 
     def update(shard: ShardRange) -> None:
         report = shared.find_report(shard)
@@ -55,6 +55,23 @@ def keep_valid_shards(shared: SharedBuild, found: SavedPlan, saved: SavedPlan) -
     ):
         for _ in pool.map(update, shards):
             advance()
+
+
+def _are_untouched(found: PlanFile, table: pd.DataFrame) -> np.ndarray:
+    """Return for each photograph of a new plan whether its file is the same, bool [n].
+
+    Args:
+        found: The file of the earlier plan, which has the same photographs.
+        table: The table of the new plan.
+    """
+    parts = []
+    start = 0
+    for before in found.iterate(FILE_COLUMNS):
+        now = table[FILE_COLUMNS][start : start + len(before)]
+        start += len(before)
+        is_equal = before.set_axis(now.index) == now
+        parts.append(is_equal.all(axis=1).to_numpy(bool))
+    return np.concatenate(parts)
 
 
 def _is_valid(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtf.building.plan import ShardRange, dataset_name
-from drtf.building.plan_file import SavedPlan, parse_plan
+from drtf.building.plan_file import PlanFile, SavedPlan
 from drtf.building.reports import ShardReport, encode_report, parse_report
 from drtf.building.shared_files import (
     NUM_PARALLEL_REQUESTS,
@@ -74,8 +74,17 @@ class SharedBuild:
         Raises:
             DrtfError: If it is damaged, or was made by other versions.
         """
+        opened = self.open_plan()
+        return None if opened is None else opened.load()
+
+    def open_plan(self) -> PlanFile | None:
+        """Open the file of the plan; None if there is none.
+
+        Raises:
+            DrtfError: As `load_plan`.
+        """
         data = read_file(self.plan)
-        return None if data is None else parse_plan(data, path=str(self.plan))
+        return None if data is None else PlanFile(data, path=str(self.plan))
 
     def missing_plan(self) -> DrtfError:
         """Return the error that there is no plan."""

@@ -22,7 +22,7 @@ from drtf.building.plan import (
     describe_differences,
     plan_dataset,
 )
-from drtf.building.plan_file import SavedPlan, encode_plan, parse_plan
+from drtf.building.plan_file import SavedPlan, encode_plan, prepare_plan
 from drtf.building.replan import keep_valid_shards
 from drtf.building.reports import Host, ShardReport, check_alike, describe_host
 from drtf.building.shared_build import TASKS_FOLDER, SharedBuild, explained_errors
@@ -102,28 +102,26 @@ def save_plan(plan: BuildPlan, out: Path | str) -> None:
         DrtfError: If there is another plan, or something else.
     """
     shared = SharedBuild.at(out)
-    data = encode_plan(plan)
+    saved = prepare_plan(plan)
+    data = encode_plan(saved)
     with explained_errors(shared):
         present = file_sizes(shared.root)
-        found = shared.load_plan()
+        found = shared.open_plan()
         if found is None and present:
             raise DrtfError(
                 f"{shared.root} has files, such as {min(present)}, but no plan: remove "
                 "it, or choose another --out"
             )
         if found is None and not create_file(shared.plan, data):
-            found = shared.load_plan()
+            found = shared.open_plan()
         if found is None:
             return
-        if found.plan.resume_sha256 != plan.resume_sha256:
-            differences = describe_differences(
-                found.plan.flat_settings, plan.flat_settings
-            )
+        if found.resume_sha256 != plan.resume_sha256:
+            differences = describe_differences(found.flat_settings, plan.flat_settings)
             raise DrtfError(
                 f"{shared.plan} differs from what this command plans: {differences}. "
                 f"Remove {shared.root} to start again, or choose another --out"
             )
-        saved = parse_plan(data, path=str(shared.plan))
         keep_valid_shards(shared, found, saved)
         if found.sha256 != saved.sha256:
             replace_file(shared.plan, data)

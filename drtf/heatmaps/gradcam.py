@@ -354,7 +354,7 @@ def _explain_folder(
         len(written),
         *_remarkable(peaks),
         failed=failed,
-        skipped=listing.skipped,
+        skipped=list(listing.skipped),
     )
 
 

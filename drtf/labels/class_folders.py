@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from drtf.config import LabelsConfig
@@ -82,6 +83,7 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "id": ids,
+            "row": np.arange(len(ids)),
             "grade": classes.map(scale.grades).astype("Int8"),
             "path": paths,
             "folder": classes,

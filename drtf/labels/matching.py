@@ -30,15 +30,16 @@ class Matches:
     """Labels matched with photographs.
 
     Attributes:
-        table: The labels that have a photograph, with two columns added: `path`, that
-            of the photograph relative to the image folder, and `id`, the part of the
-            label's name that the path has too, without its extension.
-        missing: Names of labels that have no photograph.
+        table: The labels that have a photograph, with three columns added: `row`, that
+            of the photograph in the list; `path`, its path relative to the image
+            folder; and `id`, the part of the label's name that the path has too,
+            without its extension.
+        missing: Names of labels that have no photograph, a text column.
         is_unlabeled: bool [n], whether each photograph has no label.
     """
 
     table: pd.DataFrame
-    missing: list[str]
+    missing: pd.Series
     is_unlabeled: np.ndarray
 
 
@@ -88,10 +89,12 @@ def match_photographs(labels: pd.DataFrame, paths: pd.Series) -> Matches:
     _check_taken_once(names, paths, rows)
     table = labels[has_photograph]
     matched = paths.take(rows[has_photograph]).set_axis(table.index)
-    table = table.assign(path=matched, id=_ids(table["name"], matched))
+    table = table.assign(
+        row=rows[has_photograph], path=matched, id=_ids(table["name"], matched)
+    )
     is_unlabeled = np.ones(len(paths), bool)
-    is_unlabeled[rows[has_photograph]] = False
-    return Matches(table, names[~has_photograph].tolist(), is_unlabeled)
+    is_unlabeled[table["row"]] = False
+    return Matches(table, names[~has_photograph], is_unlabeled)
 
 
 def _check_taken_once(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from drtf.labels.grouping import CLASS
 from drtf.labels.label_files import KEPT, load_labels
 from drtf.labels.matching import match_photographs
 from drtf.labels.patients import patients_by_name
-from drtf.photographs.listing import UNSTATED, Listing, SkippedFile, list_photographs
+from drtf.photographs.listing import Listing, SkippedFile, list_photographs
 from drtf.photographs.patient_columns import EYE_COLUMNS, fold_name
 from drtf.photographs.references import (
     PhotographRef,
@@ -32,12 +33,12 @@ from drtf.records.manifest import PatientsFrom
 from drtf.records.rejected import UNGRADED, RejectedRow
 from drtf.records.unmatched import UnmatchedRow
 from drtf.synthetic import is_synthetic
-from drtf.texts import iterate_texts, text_column
+from drtf.texts import TextRows, iterate_texts, text_column
 
 # From the least to the most certain.
 CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "stated", "column")
 ListImages = Callable[[Path | str], Listing]
-# Columns to keep that are no columns of a label file but attributes of DicomTags.
+# Columns to keep that are no columns of a label file but of the table of a listing.
 TAG_COLUMNS = {"dicom_camera": "camera", "dicom_date": "acquired"}
 NOT_UTF8 = "its path is not UTF-8, which the index needs"
 
@@ -85,24 +86,25 @@ class Catalog:
 
     table: pd.DataFrame
     folders: dict[str, Path | str]
-    rejected: list[RejectedRow]
-    unmatched: list[UnmatchedRow]
+    rejected: TextRows[RejectedRow]
+    unmatched: TextRows[UnmatchedRow]
     num_repeated: int
     patients_from: PatientsFrom
     provenance: list[dict[str, Any]]
-    skipped: list[SkippedFile]
+    skipped: TextRows[SkippedFile]
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _Labeled:
     """The photographs and labels of one source.
 
     Attributes:
         listing: The photographs and the other files of the image folder.
         table: The labels that have a photograph: `id`, `grade` (0-4, or NA), `value`
-            (of the label), `path`, `name` (from which a patient can be told), the
-            columns to keep and, if they are known, `patient` and `split`.
-        missing: Names of labels that have no photograph.
+            (of the label), `path`, `row` (of the listing's table), `name` (from which a
+            patient can be told), the columns to keep and, if they are known, `patient`
+            and `split`.
+        missing: Names of labels that have no photograph, a text column.
         is_unlabeled: bool [n], whether each path of the listing has no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
         origin: Where the labels come from, as in the manifest.
@@ -110,7 +112,7 @@ class _Labelled:
 
     listing: Listing
     table: pd.DataFrame
-    missing: list[str]
+    missing: pd.Series
     is_unlabeled: np.ndarray
     num_repeated: int
     origin: dict[str, Any]
@@ -132,7 +134,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     _check_keep_columns(config)
     list_once = functools.cache(list_photographs)
     tables: list[pd.DataFrame] = []
-    labeled: list[_Labelled] = []
+    labeled: list[_Labeled] = []
     certainties: list[PatientsFrom] = []
     for source in sources:
         own = _label_photographs(source, config, list_once)
@@ -144,9 +146,9 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         ungraded = own.table[own.table["grade"].isna()]
         labeled.append(replace(own, table=ungraded))
         del own, patients
-    rejected: list[RejectedRow] = []
-    unmatched: list[UnmatchedRow] = []
-    skipped: list[SkippedFile] = []
+    rejected = TextRows(RejectedRow)
+    unmatched = TextRows(UnmatchedRow)
+    skipped = TextRows(SkippedFile)
     folders: dict[str, Path | str] = {}
     listed: set[Path | str] = set()
     provenance: list[dict[str, Any]] = []
@@ -154,28 +156,35 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         sources, labeled, tables, certainties, strict=True
     ):
         listing, ungraded = own.listing, own.table
-        rejected += [
+        rejected.extend(
             RejectedRow(path, UNGRADED, f"its label is {value!r}", source.name)
-            for path, value in zip(ungraded["path"], ungraded["value"], strict=True)
-        ]
+            for path, value in zip(
+                iterate_texts(ungraded["path"]), ungraded["value"], strict=True
+            )
+        )
         # Sources of one folder, one for each split, label each other's photographs.
         is_unlabeled = np.logical_and.reduce(
             [x.is_unlabeled for x in labeled if x.listing is listing]
         )
         unlabeled = np.flatnonzero(is_unlabeled)
-        unmatched += [UnmatchedRow("label", x, source.name) for x in own.missing]
-        unmatched += [
+        unmatched.extend(
+            UnmatchedRow("label", name, source.name)
+            for name in iterate_texts(own.missing)
+        )
+        unmatched.extend(
             UnmatchedRow("photograph", path, source.name)
             for path in iterate_texts(listing.paths, unlabeled)
-        ]
+        )
         prefix = f"{source.name}/" if source.name else ""
         folders[source.name] = listing.folder
         if source.images not in listed:  # its files are listed once
-            skipped += [SkippedFile(prefix + x.path, x.kind) for x in listing.skipped]
-            rejected += [
-                RejectedRow(path, "unreadable", NOT_UTF8, source.name)
-                for path in listing.unnamed
-            ]
+            skipped.extend(
+                SkippedFile(prefix + x.path, x.kind) for x in listing.skipped
+            )
+            rejected.extend(
+                RejectedRow(x.path, "unreadable", NOT_UTF8, source.name)
+                for x in listing.unnamed
+            )
         listed.add(source.images)
         provenance.append(
             {
@@ -187,10 +196,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
                 "num_labels_repeated": own.num_repeated,
                 "num_labels_without_photograph": len(own.missing),
                 "num_photographs_without_label": len(unlabeled),
-                "num_ungraded": ungraded["value"]
-                .astype(object)
-                .value_counts()
-                .to_dict(),
+                "num_ungraded": dict(Counter(ungraded["value"]).most_common()),
             }
         )
     _check_kept(provenance, config)
@@ -215,7 +221,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
 
 def _catalog_table(
     source: Source,
-    labeled: _Labelled,
+    labeled: _Labeled,
     patients: pd.Series,
     keep_columns: Sequence[str],
 ) -> pd.DataFrame:
@@ -224,7 +230,7 @@ def _catalog_table(
     table = labeled.table
     if not is_graded.all():
         table, patients = table[is_graded], patients[is_graded]
-    listing = labeled.listing
+    listing, rows = labeled.listing, table["row"].to_numpy()
     prefix = f"{source.name}/" if source.name else ""
     kept = [KEPT + name for name in keep_columns]
     table = pd.DataFrame(
@@ -241,9 +247,7 @@ def _catalog_table(
     sizes, times = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
 
     def keep_numbers() -> Iterator[str]:
-        photographs = (
-            listing.photograph(path) for path in iterate_texts(table["path"])
-        )
+        photographs = listing.photographs_at(rows)
         # In parallel, because object stores respond slowly.
         statuses = map_in_threads(PhotographRef.status, photographs)
         for row, status in enumerate(statuses):
@@ -254,17 +258,19 @@ def _catalog_table(
     return table.assign(size_bytes=sizes, changed_ns=times, version=version)
 
 
-def _with_stated_columns(labeled: _Labelled, keep_columns: Sequence[str]) -> _Labelled:
+def _with_stated_columns(labeled: _Labeled, keep_columns: Sequence[str]) -> _Labeled:
     """Fill columns to keep, such as `eye`, with what the photographs state.
 
     What the label file has in such a column comes first.
     """
-    table = labeled.table
+    table, rows = labeled.table, labeled.table["row"].to_numpy()
     not_kept = list(labeled.origin["columns_not_kept"])
-    is_stated = bool(labeled.listing.stated or labeled.listing.tags)
-    for name in keep_columns if is_stated else ():
-        paths = iterate_texts(table["path"])
-        stated = text_column(_stated_cells(labeled.listing, paths, name), table.index)
+    listed = labeled.listing.table
+    for name in keep_columns:
+        column = "eye" if fold_name(name) in EYE_COLUMNS else TAG_COLUMNS.get(name)
+        if column not in listed:
+            continue
+        stated = listed[column].take(rows).set_axis(table.index)
         if (stated != "").any():
             own = table[KEPT + name]
             table = table.assign(**{KEPT + name: own.where(own != "", stated)})
@@ -273,30 +279,19 @@ def _with_stated_columns(labeled: _Labelled, keep_columns: Sequence[str]) -> _La
     return replace(labeled, table=table, origin=origin)
 
 
-def _stated_cells(listing: Listing, paths: Iterable[str], column: str) -> Iterator[str]:
-    """Yield what each photograph states for a column; empty texts if nothing."""
-    for path in paths:
-        if column in TAG_COLUMNS:
-            tags = listing.tags.get(path)
-            yield getattr(tags, TAG_COLUMNS[column]) if tags else ""
-        else:
-            is_eye = fold_name(column) in EYE_COLUMNS
-            yield listing.stated.get(path, UNSTATED).eye if is_eye else ""
-
-
 def _load_patients(
-    labeled: _Labelled, config: LabelsConfig
+    labeled: _Labeled, config: LabelsConfig
 ) -> tuple[pd.Series, PatientsFrom]:
     """Return the patient of each photograph, and where the patients come from."""
-    table, stated = labeled.table, labeled.listing.stated
+    table, listed = labeled.table, labeled.listing.table
     if "patient" in table:
         return table["patient"], "column"
     patients = patients_by_name(table["name"], config.patient_pattern)
     source: PatientsFrom = "name" if patients.notna().any() else "none"
-    if stated:
-        paths = iterate_texts(table["path"])
-        texts = (stated.get(path, UNSTATED).patient or None for path in paths)
-        own = text_column(texts, table.index)
+    if "patient" in listed:
+        rows = table["row"].to_numpy()
+        own = listed["patient"].take(rows).set_axis(table.index)
+        own = own.mask(own == "")
         if own.notna().all():
             source = "stated"
         patients = own.fillna(patients)
@@ -305,7 +300,7 @@ def _load_patients(
 
 def _label_photographs(
     source: Source, config: LabelsConfig, list_once: ListImages
-) -> _Labelled:
+) -> _Labeled:
     if source.labels is None:
         return _label_by_folder(source, config, list_once)
     labels = load_labels(source.labels, config)
@@ -327,7 +322,7 @@ def _label_photographs(
     }
     if labels.columns.note:
         origin["note"] = labels.columns.note
-    return _Labelled(
+    return _Labeled(
         listing,
         matches.table.assign(name=matches.table["id"]),
         matches.missing,
@@ -339,7 +334,7 @@ def _label_photographs(
 
 def _label_by_folder(
     source: Source, config: LabelsConfig, list_once: ListImages
-) -> _Labelled:
+) -> _Labeled:
     listing = list_once(source.images)
     try:
         table = label_by_folder(listing.paths, config)
@@ -348,10 +343,10 @@ def _label_by_folder(
     classes = table[["folder", "grade"]].dropna().drop_duplicates()
     by_grade = classes.sort_values("grade", kind="stable")
     grades = zip(by_grade["folder"], by_grade["grade"].tolist(), strict=True)
-    return _Labelled(
+    return _Labeled(
         listing,
         table.assign(value=table["folder"]),
-        missing=[],
+        missing=text_column([]),
         is_unlabeled=np.zeros(len(table), bool),
         num_repeated=0,
         origin={

@@ -89,10 +89,11 @@ def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
             photographs.
     """
     shared = table[table["content"].duplicated(keep=False)]
+    grades = shared.groupby("content", sort=False)["grade"]
+    is_conflicting = grades.transform("min") != grades.transform("max")
     return [
         Conflict(tuple(group["id"]), tuple(group["grade"].tolist()))
-        for _, group in shared.groupby("content", sort=False)
-        if group["grade"].nunique() > 1
+        for _, group in shared[is_conflicting].groupby("content", sort=False)
     ]
 
 

@@ -6,20 +6,21 @@ import importlib.util
 import io
 import itertools
 import logging
+import operator
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from drtf.errors import LabelError, NoPhotographsError
-from drtf.files import (
-    MAX_TABLE_BYTES,
-    read_regular,
-)
+from drtf.files import open_regular
 from drtf.images.dicom_tags import DicomTags
 from drtf.images.signatures import DICOM, HEAD_BYTES, SUFFIXES, picture_name
 from drtf.photographs import archives
@@ -37,24 +38,31 @@ from drtf.photographs.references import (
     FileStatus,
     PhotographRef,
     map_in_threads,
-    object_status,
 )
 from drtf.storage import (
+    StoredObject,
     check_location,
     fetch_file,
     find_object,
+    find_parents,
     has_query,
     is_remote,
-    list_objects,
+    iterate_objects,
     object_name,
     shown_location,
 )
-from drtf.texts import divide_texts, iterate_texts
+from drtf.texts import (
+    ROWS_PER_BATCH,
+    TEXT,
+    TextRows,
+    are_repeated_texts,
+    is_utf8,
+    iterate_texts,
+)
 
 _log = logging.getLogger(__name__)
 
 PATH_COLUMN = "path"
-UNSTATED = PatientEye("", "")
 SKIPPED_FILE = "skipped.csv"
 DICOM_SUFFIXES = (".dcm", ".dicom")
 # Index of a DICOM medium, which is a DICOM file without a photograph.
@@ -90,54 +98,72 @@ class SkippedFile(NamedTuple):
     kind: str
 
 
+class ListedFile(NamedTuple):
+    """A file that may be a photograph, with what is known about it from its list.
+
+    Attributes:
+        path: Its path relative to the image folder.
+        size_bytes: Its size, if the list of an object store had it.
+        version: The version, as in `FileStatus`, if the list of a store had it.
+        patient: The patient, if a table or the file itself states it.
+        eye: `left` or `right`, if a table or the file itself states it.
+        camera: The camera, as in `DicomTags`.
+        acquired: The day on which it was acquired, as in `DicomTags`.
+    """
+
+    path: str
+    size_bytes: int | None = None
+    version: str = ""
+    patient: str = ""
+    eye: str = ""
+    camera: str = ""
+    acquired: str = ""
+
+
 @dataclass(frozen=True)
 class Listing:
     """The photographs of a folder, at least one, and its other files.
 
     Attributes:
         folder: The image folder, local or in a store, or a zip archive.
-        paths: The paths of the photographs, relative to the folder and sorted, as a
-            text column.
-        unnamed: The paths of photographs that are not UTF-8, sorted.
+        table: The photographs, sorted by path: the columns of `ListedFile`, without
+            those that are empty.
+        unnamed: The photographs whose path is not UTF-8, sorted by path.
         skipped: The other files, sorted by path.
-        statuses: What the list of an object store had about a photograph, by path.
-        stated: The patient and the eye of a photograph, by path, if a table or the file
-            itself states them.
-        tags: The tags of the file of a photograph in DICOM, by path.
     """
 
     folder: Path | str
-    paths: pd.Series
-    unnamed: list[str]
-    skipped: list[SkippedFile]
-    statuses: Mapping[str, FileStatus] = field(default_factory=dict)
-    stated: Mapping[str, PatientEye] = field(default_factory=dict)
-    tags: Mapping[str, DicomTags] = field(default_factory=dict)
+    table: pd.DataFrame
+    unnamed: list[PhotographRef]
+    skipped: TextRows[SkippedFile]
 
     def __len__(self) -> int:
         """Return the number of photographs."""
-        return len(self.paths) + len(self.unnamed)
+        return len(self.table) + len(self.unnamed)
 
     def __iter__(self) -> Iterator[PhotographRef]:
         """Yield a reference to each photograph, sorted by path."""
-        paths = heapq.merge(iterate_texts(self.paths), self.unnamed)
-        return map(self.photograph, paths)
+        by_path = operator.attrgetter("path")
+        return heapq.merge(self.photographs_at(), self.unnamed, key=by_path)
 
     @property
     def photographs(self) -> list[PhotographRef]:
         """A reference to each photograph."""
         return list(self)
 
-    def photograph(self, path: str) -> PhotographRef:
-        """Return a reference to the photograph at a path."""
-        patient, eye = self.stated.get(path, UNSTATED)
-        return PhotographRef(
-            self.folder,
-            path,
-            listed=self.statuses.get(path),
-            patient=patient,
-            eye=eye,
-        )
+    @property
+    def paths(self) -> pd.Series:
+        """The paths of the photographs in `table`."""
+        return self.table["path"]
+
+    def photographs_at(self, rows: np.ndarray | None = None) -> Iterator[PhotographRef]:
+        """Yield a reference to each photograph of `table`, or only of some rows.
+
+        Args:
+            rows: int64 [n], the positions of the rows, in any order; by default all.
+        """
+        for file in iterate_table(self.table, rows):
+            yield _reference(self.folder, file)
 
 
 def list_photographs(images: Path | str) -> Listing:
@@ -162,36 +188,38 @@ def list_photographs(images: Path | str) -> Listing:
         images = fetch_file(str(images))
     is_list = _is_list(images)
     files = _list_named_files(images) if is_list else _list_files(images)
-    skipped = files.skipped.copy()
-    statuses, stated = dict(files.statuses), dict(files.stated)
-    tags: dict[str, DicomTags] = {}
+    skipped = files.skipped
     num_dicom = 0
 
-    def keep_photographs() -> Iterator[str]:
+    def unclear() -> Iterator[PhotographRef]:
+        return itertools.filterfalse(_is_clear, files)
+
+    def keep_photographs() -> Iterator[ListedFile]:
         nonlocal num_dicom
-        unclear = []
-        for file in files:
-            if _is_clear(file):
-                yield file.path
-            else:
-                unclear.append(file)
-        contents = map_in_threads(_identify, unclear)
-        for file, content in zip(unclear, contents, strict=True):
+        num_clear = 0
+        for file in filter(_is_clear, files):
+            num_clear += 1
+            yield _listed_file(file)
+        if num_clear == len(files):
+            return
+        contents = map_in_threads(_identify, unclear())
+        for file, content in zip(unclear(), contents, strict=True):
             num_dicom += content.kind == DICOM
             if not (is_list or content.is_photograph):
                 skipped.append(SkippedFile(file.path, content.describe(file.path)))
-            elif content.tags:
-                for path, patient_eye in state_frames(file, content.tags):
-                    tags[path] = content.tags
-                    if any(patient_eye):
-                        stated[path] = patient_eye
-                    if file.listed:
-                        statuses[path] = file.listed
-                    yield path
+            elif tags := content.tags:
+                for path, (patient, eye) in state_frames(file, tags):
+                    yield _listed_file(file)._replace(
+                        path=path,
+                        patient=patient,
+                        eye=eye,
+                        camera=tags.camera,
+                        acquired=tags.acquired,
+                    )
             else:
-                yield file.path
+                yield _listed_file(file)
 
-    listing = _make_listing(files.folder, keep_photographs(), skipped, statuses)
+    listing = _make_listing(files.folder, keep_photographs(), skipped)
     if not len(listing):
         raise NoPhotographsError(
             f"no photographs in {images} or its subfolders{_found(skipped)}; files "
@@ -202,19 +230,87 @@ def list_photographs(images: Path | str) -> Listing:
             f"{num_dicom:,} of {len(listing):,} photographs in {images} are DICOM "
             "files, which require pydicom: pip install 'drtf[dicom]'"
         )
-    return replace(listing, stated=stated, tags=tags)
+    return listing
+
+
+def _listed_file(photograph: PhotographRef) -> ListedFile:
+    size_bytes, version = None, ""
+    if photograph.listed:
+        size_bytes, version = photograph.listed.size_bytes, photograph.listed.version
+    return ListedFile(
+        photograph.path, size_bytes, version, photograph.patient, photograph.eye
+    )
+
+
+def _reference(folder: Path | str, file: ListedFile) -> PhotographRef:
+    listed = None
+    if file.size_bytes is not None:
+        listed = FileStatus(file.size_bytes, 0, file.version)
+    return PhotographRef(
+        folder, file.path, listed=listed, patient=file.patient, eye=file.eye
+    )
 
 
 def _make_listing(
-    folder: Path | str,
-    paths: Iterable[str],
-    skipped: list[SkippedFile],
-    statuses: Mapping[str, FileStatus] | None = None,
+    folder: Path | str, files: Iterable[ListedFile], skipped: TextRows[SkippedFile]
 ) -> Listing:
-    """Return a listing of paths in any order, which are iterated before `skipped`."""
-    column, unnamed = divide_texts(paths)
-    column = column.sort_values(ignore_index=True)
-    return Listing(folder, column, sorted(unnamed), sorted(skipped), statuses or {})
+    """Return a listing of files in any order, which are iterated before `skipped`."""
+    unnamed = []
+
+    def keep_named() -> Iterator[ListedFile]:
+        for file in files:
+            if is_utf8(file.path):
+                yield file
+            else:
+                unnamed.append(_reference(folder, file))
+
+    table = make_table(keep_named()).sort_values("path", ignore_index=True)
+    skipped.sort()
+    return Listing(
+        folder, table, sorted(unnamed, key=operator.attrgetter("path")), skipped
+    )
+
+
+def iterate_table(
+    table: pd.DataFrame, rows: np.ndarray | None = None
+) -> Iterator[ListedFile]:
+    """Yield each file of the table of a `Listing`, or only some rows."""
+    columns = (
+        iterate_texts(table[name], rows)
+        if name in table
+        else itertools.repeat(ListedFile._field_defaults[name])
+        for name in ListedFile._fields
+    )
+    return map(ListedFile._make, zip(*columns, strict=False))
+
+
+def make_table(files: Iterable[ListedFile]) -> pd.DataFrame:
+    """Return files as the table of a `Listing`, in the same order."""
+    files = iter(files)
+    int64, text = pa.int64(), pa.large_string()
+    parts = [pa.table({"path": pa.array([], text)})]
+    while batch := list(itertools.islice(files, ROWS_PER_BATCH)):
+        columns = zip(ListedFile._fields, zip(*batch, strict=True), strict=True)
+        parts.append(
+            pa.table(
+                {
+                    name: pa.array(cells, int64 if name == "size_bytes" else text)
+                    for name, cells in columns
+                    if any(cell not in (None, "") for cell in cells)
+                }
+            )
+        )
+    table = pa.concat_tables(parts, promote_options="default").combine_chunks()
+    del parts
+    for number, column in enumerate(table.columns):
+        if column.null_count:  # a part had nothing in this column
+            table = table.set_column(number, table.field(number), column.fill_null(""))
+    pa.default_memory_pool().release_unused()
+    return table.to_pandas(
+        types_mapper={text: TEXT}.get,
+        split_blocks=True,
+        self_destruct=True,
+    )
 
 
 def check_exists(images: Path | str) -> None:
@@ -234,7 +330,7 @@ def describe_skipped(skipped: Iterable[SkippedFile]) -> str:
     return f"Skipped files that are not photographs: {counts.total():,} ({kinds})"
 
 
-def _found(skipped: list[SkippedFile]) -> str:
+def _found(skipped: TextRows[SkippedFile]) -> str:
     return f" ({describe_skipped(skipped)})" if skipped else ""
 
 
@@ -243,7 +339,7 @@ def _list_files(images: Path | str) -> Listing:
     if is_remote(images):
         return _list_stored_files(str(images).rstrip("/"))
     images = Path(images)
-    skipped: list[SkippedFile] = []
+    skipped = TextRows(SkippedFile)
     if images.is_dir():
         listing = _make_listing(images, _walk(images, skipped), skipped)
         if archived := _only_archives(listing):
@@ -253,21 +349,23 @@ def _list_files(images: Path | str) -> Listing:
                 for member in archives.list_members(images / name)
             )
             others = (file.path for file in listing if file.path not in archived)
-            files = _skip_system_files(itertools.chain(members, others), skipped)
+            found = map(ListedFile, itertools.chain(members, others))
+            files = _skip_system_files(found, skipped)
             listing = _make_listing(images, files, skipped)
         return listing
     if images.suffix.lower() == archives.SUFFIX and images.is_file():
-        files = _skip_system_files(archives.list_members(images), skipped)
-        return _make_listing(images, files, skipped)
+        found = map(ListedFile, archives.list_members(images))
+        return _make_listing(images, _skip_system_files(found, skipped), skipped)
     single = PhotographRef(images.parent, images.name)
     if images.is_file() and (_is_clear(single) or _identify(single).is_photograph):
-        return _make_listing(images.parent, [images.name], [])
+        return _make_listing(images.parent, [ListedFile(images.name)], skipped)
     check_exists(images)
     raise _wrong_images(images, "is not a photograph")
 
 
 def _list_stored_files(location: str) -> Listing:
     """List the files of a folder in a store, as `_list_files`."""
+    skipped = TextRows(SkippedFile)
     parent, _, name = location.rpartition("/")
     is_archive = name.lower().endswith(archives.SUFFIX)
     if (is_archive or _has_suffix(name)) and (found := find_object(location)):
@@ -275,12 +373,24 @@ def _list_stored_files(location: str) -> Listing:
             raise _wrong_images(
                 location, "is an archive in a store, which must be downloaded first"
             )
-        name = object_name(location)
-        return _make_listing(parent, [name], [], {name: object_status(found)})
-    statuses = {item.name: object_status(item) for item in list_objects(location)}
-    skipped: list[SkippedFile] = []
-    files = _skip_system_files(statuses, skipped)
-    return _make_listing(location, files, skipped, statuses)
+        found = found._replace(name=object_name(location))
+        return _make_listing(parent, [_stored_file(found)], skipped)
+    objects = make_table(map(_stored_file, iterate_objects(location)))
+    if not len(objects):
+        return _make_listing(location, [], skipped)
+    names, is_empty = objects["path"], objects["size_bytes"] == 0
+    empty = set(iterate_texts(names, np.flatnonzero(is_empty)))
+    folders = find_parents(iterate_texts(names), among=empty)
+    files = (
+        file
+        for file in iterate_table(objects)
+        if file.size_bytes or file.path not in folders
+    )
+    return _make_listing(location, _skip_system_files(files, skipped), skipped)
+
+
+def _stored_file(found: StoredObject) -> ListedFile:
+    return ListedFile(found.name, found.size_bytes, found.etag or "")
 
 
 def _wrong_images(images: Path | str, problem: str) -> LabelError:
@@ -290,8 +400,8 @@ def _wrong_images(images: Path | str, problem: str) -> LabelError:
     )
 
 
-def _walk(images: Path, skipped: list[SkippedFile]) -> Iterator[str]:
-    """Yield the path of each file that may be a photograph; append the others."""
+def _walk(images: Path, skipped: TextRows[SkippedFile]) -> Iterator[ListedFile]:
+    """Yield each file that may be a photograph; append the others."""
     visited = set()
     for parent, folders, files in os.walk(images, onerror=_fail, followlinks=True):
         # If two links lead to one folder, the first one counts on every machine.
@@ -302,15 +412,15 @@ def _walk(images: Path, skipped: list[SkippedFile]) -> Iterator[str]:
             continue
         visited.add(real)
         relative = Path(parent).relative_to(images)
-        paths = ((relative / name).as_posix() for name in files)
-        yield from _skip_system_files(paths, skipped)
+        found = (ListedFile((relative / name).as_posix()) for name in files)
+        yield from _skip_system_files(found, skipped)
         for name in filter(_is_system_folder, folders):
             for below, _, others in os.walk(Path(parent, name)):
                 place = Path(below).relative_to(images)
-                skipped += [
+                skipped.extend(
                     SkippedFile((place / other).as_posix(), f"in {name}")
                     for other in others
-                ]
+                )
         folders[:] = [name for name in folders if not _is_system_folder(name)]
 
 
@@ -321,14 +431,15 @@ def _fail(error: OSError) -> None:
 
 
 def _skip_system_files(
-    paths: Iterable[str], skipped: list[SkippedFile]
-) -> Iterator[str]:
-    """Yield the paths of some files; append those that accompany photographs.
+    files: Iterable[ListedFile], skipped: TextRows[SkippedFile]
+) -> Iterator[ListedFile]:
+    """Yield some files; append those that accompany photographs.
 
     An operating system, a NAS or an archive stores such files next to photographs.
     """
     previous = None
-    for path in paths:
+    for file in files:
+        path = file.path
         if path == previous:  # of an archive, whose members are sorted
             skipped.append(SkippedFile(path, "with the name of another file"))
             continue
@@ -345,7 +456,7 @@ def _skip_system_files(
         elif name.lower().startswith((".", THUMBNAIL_PREFIX, *SYSTEM_FILES)):
             skipped.append(SkippedFile(path, "of the operating system"))
         else:
-            yield path
+            yield file
 
 
 def _is_system_folder(name: str) -> bool:
@@ -428,80 +539,101 @@ def _parent(images: Path | str) -> Path | str:
 
 def _list_named_files(images: Path | str) -> Listing:
     """List the files that a CSV file names."""
-    listed = _load_list(images)
-    stated = {path: x for path, x in listed.items() if x is not UNSTATED}
-    return replace(_make_listing(_parent(images), listed, []), stated=stated)
-
-
-def _load_list(images: Path | str) -> dict[str, PatientEye]:
-    """Return the patient and the eye of each photograph of a list, by path."""
     path = fetch_file(str(images)) if is_remote(images) else Path(images)
+    read = array("q")
     try:
-        text = read_regular(path, MAX_TABLE_BYTES).decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-        columns = rows.fieldnames or []
-        if PATH_COLUMN not in columns:
-            raise LabelError(
-                f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
-                f"a CSV file; its columns are {columns}"
-            )
-        listed = _read_patients(path, rows, columns)
+        with (
+            open_regular(path) as file,
+            io.TextIOWrapper(file, "utf-8-sig", newline="") as text,
+        ):
+            table = make_table(_read_list(path, text, read))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"cannot read the list {path}: {error}") from error
-    if not listed:
+    if not len(table):
         raise LabelError(f"{path} lists no photographs")
-    for name in listed:
+    repeated = are_repeated_texts(table["path"])
+    if repeated.any():
+        lines = np.frombuffer(read, np.int64)[repeated]
+        is_first = np.ones(len(table), bool)
+        is_first[repeated] = ~_are_later(path, table[repeated], lines)
+        table = table[is_first]
+    table = table.sort_values("path", ignore_index=True)
+    return Listing(_parent(images), table, [], TextRows(SkippedFile))
+
+
+def _are_later(path: Path, table: pd.DataFrame, lines: np.ndarray) -> np.ndarray:
+    """Return for each row of a list whether it repeats an earlier one, bool [n].
+
+    Args:
+        path: The list, for the error message.
+        table: Rows whose file other rows have too.
+        lines: The lines of these rows, from 1.
+
+    Raises:
+        LabelError: If two rows of a file state different things.
+    """
+    table = table.reindex(columns=["path", "patient", "eye"]).fillna("")
+    is_later = table.duplicated("path").to_numpy()
+    first = table[~is_later].set_index("path").loc[table["path"]]
+    differs = (first.to_numpy() != table[["patient", "eye"]].to_numpy()).any(axis=1)
+    for row in np.flatnonzero(differs)[:1]:
+        stated, earlier = (
+            PatientEye(*x.iloc[row]).describe()
+            for x in (table[["patient", "eye"]], first)
+        )
+        raise LabelError(
+            f"line {lines[row]:,} of {path} states {stated} for "
+            f"{table['path'].iloc[row]}, but an earlier line states {earlier}: keep one"
+        )
+    return is_later
+
+
+def _read_list(path: Path, text: TextIO, lines: "array[int]") -> Iterator[ListedFile]:
+    """Yield what each row of a list states, and append its line, from 1."""
+    separator = max(",;\t", key=text.readline().count)
+    text.seek(0)
+    rows = csv.reader(text, delimiter=separator)
+    columns = next(rows, [])
+    if PATH_COLUMN not in columns:
+        raise LabelError(
+            f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
+            f"a CSV file; its columns are {columns}"
+        )
+    patient_column = first_column(columns, PATIENT_COLUMNS)
+    eye_column = first_column(columns, EYE_COLUMNS)
+    unknown_eye, num_unknown = "", 0
+    for cells in rows:
+        row = dict(zip(columns, cells, strict=False))
+        name, patient, side = (
+            row.get(column or "", "").strip()
+            for column in (PATH_COLUMN, patient_column, eye_column)
+        )
+        if not name:
+            continue
         check_location(name)
         if has_query(name):
             raise LabelError(
                 f"{path} lists {shown_location(name)} with a query; such URLs expire, "
                 "so download the photographs first"
             )
-    return listed
-
-
-def _read_patients(
-    path: Path, rows: "csv.DictReader[str]", columns: Sequence[str]
-) -> dict[str, PatientEye]:
-    """Return what the rows of a list state, by path.
-
-    Raises:
-        LabelError: If two rows of a photograph state different things.
-    """
-    patient_column = first_column(columns, PATIENT_COLUMNS)
-    eye_column = first_column(columns, EYE_COLUMNS)
-    listed: dict[str, PatientEye] = {}
-    unknown_eyes = []
-    for row in rows:
-        name, patient, side = (
-            ((column and row[column]) or "").strip()
-            for column in (PATH_COLUMN, patient_column, eye_column)
-        )
-        if not name:
-            continue
         eye = parse_eye(side)
         if side and not eye:
-            unknown_eyes.append(side)
-        stated = PatientEye(patient if names_patient(patient) else "", eye)
-        first = listed.setdefault(
-            _posix_path(name, path.parent), stated if any(stated) else UNSTATED
+            unknown_eye, num_unknown = unknown_eye or side, num_unknown + 1
+        lines.append(rows.line_num)
+        yield ListedFile(
+            _posix_path(name, path.parent),
+            patient=patient if names_patient(patient) else "",
+            eye=eye,
         )
-        if first != stated:
-            raise LabelError(
-                f"line {rows.line_num:,} of {path} states {stated.describe()} for "
-                f"{name}, but an earlier line states {first.describe()}: keep one"
-            )
-    if unknown_eyes:
+    if num_unknown:
         _log.warning(
             "%s: column %r names neither the left nor the right eye in %s rows, for "
             "example %r; the eyes of these photographs are taken from their names",
             path,
             eye_column,
-            f"{len(unknown_eyes):,}",
-            unknown_eyes[0],
+            f"{num_unknown:,}",
+            unknown_eye,
         )
-    return listed
 
 
 def _posix_path(name: str, folder: Path) -> str:

@@ -4,7 +4,7 @@ A photograph is known by the content of its file. So a copy or a renamed photogr
 a row already, and a photograph that was changed is new.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -195,7 +195,7 @@ def revisions_path(out: Location) -> Location:
     return sibling(out, f"{file_name(out).stem}.{REVISIONS_FILE}")
 
 
-def save_notes(growth: Growth, skipped: Sequence[SkippedFile]) -> None:
+def save_notes(growth: Growth, skipped: Iterable[SkippedFile]) -> None:
     """Write the lists next to a table: its revisions, and the files without a row.
 
     Args:

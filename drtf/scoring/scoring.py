@@ -55,6 +55,7 @@ from drtf.scoring.table_files import (
     writing_file,
 )
 from drtf.storage import is_remote
+from drtf.texts import TextRows
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class ScoreReport:
     combines_eyes: bool
     num_kept: int
     is_reused: bool
-    skipped: list[SkippedFile]
+    skipped: TextRows[SkippedFile]
 
     def notes(self) -> Iterator[str]:
         """Yield a sentence for each reason to be careful with the scores."""
@@ -225,7 +226,7 @@ def score(
         list_hash = hash_list(photographs)
         out = table = part_path(table, *part)
         photographs = list(slice_part(photographs, *part))
-        skipped = []  # the merge reports them
+        skipped = TextRows(SkippedFile)  # the merge reports them
     scorer = load_scorer(
         run_folder,
         config,

@@ -16,6 +16,7 @@ from drtf.scoring.scorer import Scorer
 from drtf.scoring.scoring import check_request
 from drtf.scoring.table_files import Location
 from drtf.signals import wait_for_signal
+from drtf.texts import TextRows
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class _Arrivals:
 
     def __init__(self, images: Path | str) -> None:
         self.images = images
-        self.skipped: list[SkippedFile] = []
+        self.skipped = TextRows(SkippedFile)
         self.settled: list[PhotographRef] = []
         self._seen: dict[str, FileStatus] = {}
         self._scored: dict[str, FileStatus] = {}
