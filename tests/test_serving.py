@@ -17,6 +17,7 @@ import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import get_args
 
 import cv2
 import google_crc32c
@@ -28,11 +29,15 @@ from encoding_dicom import encode_dicom, patient_tags
 from fastapi.testclient import TestClient
 
 from drawing import draw_fundus, encode
+from drtf.clinic.patient_texts import LANGUAGES
 from drtf.errors import DrtfError
 from drtf.images.decode import decode_photograph
+from drtf.images.gradability import Flag
 from drtf.models.fellow_eye import FellowEye
+from drtf.models.quality_gate import QUALITY_GATE
 from drtf.photographs.uploads import photograph_from_bytes
-from drtf.scoring.score_table import encode_row, parse_row
+from drtf.scoring.score_check import FLAG_NOTES
+from drtf.scoring.score_table import VIEWS_DISAGREE, encode_row, parse_row
 from drtf.scoring.scorer import load_scorer
 from drtf.scoring.scoring import score
 from drtf.serving import model_service
@@ -569,6 +574,14 @@ def test_both_languages_of_the_page_have_the_same_texts():
     places = [re.findall(r"\{(\w+)\}", text) for text in (english, korean)]
     assert sorted(places[0]) == sorted(places[1])
     assert set(re.findall(r'data-(?:text|label)="(\w+)"', html)) <= set(keys[0])
+
+
+def test_the_page_has_the_words_of_the_patients_pages_for_each_flag():
+    html = load_page(START_PAGE).html
+    for texts in LANGUAGES.values():
+        assert {*texts.flags} == {*get_args(Flag), QUALITY_GATE, VIEWS_DISAGREE}
+        assert {*texts.doubts} == {*FLAG_NOTES}
+        assert all(x in html for x in (*texts.flags.values(), *texts.doubts.values()))
 
 
 @contextmanager

@@ -79,11 +79,11 @@ ENGLISH = Texts(
     },
     flags={
         "no_field": "no retina found",
-        "not_a_fundus": "not a retina",
+        "not_a_fundus": "does not look like a retina",
         "too_dark": "too dark",
         "blurred": "blurred",
         "quality_gate": "quality gate: ungradable",
-        "views_disagree": "views disagree",
+        "views_disagree": "the model is unsure: views disagree",
     },
     doubts={
         "few_calibrated": "The probability is rough: few photographs were available "

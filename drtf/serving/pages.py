@@ -2,13 +2,17 @@
 
 import base64
 import hashlib
+import json
 from dataclasses import dataclass
 from importlib.resources import files
+
+from drtf.clinic.patient_texts import LANGUAGES
 
 START_PAGE, API_PAGE = "start", "api"
 FOLDER = "page"
 STYLE_FILE = "style.css"
 STYLE_MARK, SCRIPT_MARK = "/* style */", "/* script */"
+FLAGS_MARK = "/* flags */ {}"
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,21 @@ def load_page(name: str) -> Page:
         (folder / file).read_text("utf-8")
         for file in (f"{name}.html", STYLE_FILE, f"{name}.js")
     )
+    script = script.replace(FLAGS_MARK, json.dumps(_flag_texts(), ensure_ascii=False))
     policy = (
         "default-src 'none'; img-src data: blob:; connect-src 'self'; "
         f"style-src {_hash_source(style)}; script-src {_hash_source(script)}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return Page(html.replace(STYLE_MARK, style).replace(SCRIPT_MARK, script), policy)
+
+
+def _flag_texts() -> dict[str, dict[str, dict[str, str]]]:
+    """Return the words for each flag, by language and column."""
+    return {
+        language: {"flags": texts.flags, "probabilityFlags": texts.doubts}
+        for language, texts in LANGUAGES.items()
+    }
 
 
 def _hash_source(text: str) -> str:

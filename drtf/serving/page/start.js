@@ -49,20 +49,6 @@ const TEXTS = {
     interval: "{value} (95 % interval {low} to {high})",
     grade: "Predicted grade: {grade} of 4.",
     training: "The model was trained on this very photograph, so this result says nothing about new ones.",
-    flags: {
-      no_field: "Quality: no retina of one eye was found in the picture.",
-      not_a_fundus: "Quality: this does not look like a photograph of a retina.",
-      too_dark: "Quality: the photograph is too dark.",
-      blurred: "Quality: the photograph is blurred.",
-      quality_gate: "Quality: a clinician would probably call this photograph ungradable.",
-      views_disagree: "The model is unsure: turned or mirrored, the photograph gets a very different score.",
-    },
-    probabilityFlags: {
-      few_calibrated: "The probability is rough: few photographs were available to calibrate it.",
-      not_checked: "Whether the probability holds for your camera and your patients cannot be checked on so few photographs.",
-      unlike_validation: "Do not trust the probabilities: the camera or the patients differ from those that the model knows.",
-      other_prevalence: "Do not trust the probabilities: disease seems to be clearly more or less common here.",
-    },
     good: "No quality problem was found.",
     reasons: {
       empty: "The file is empty.", not_an_image: "The file is not a photograph.", unsupported: "This kind of file is not supported.",
@@ -135,20 +121,6 @@ const TEXTS = {
     interval: "{value}(95 % 구간 {low}–{high})",
     grade: "예측 등급: {grade} (0–4).",
     training: "모델이 바로 이 사진으로 학습했으므로 이 결과는 새로운 사진에 대해 아무것도 알려 주지 않습니다.",
-    flags: {
-      no_field: "화질: 사진에서 한쪽 눈의 망막을 찾지 못했습니다.",
-      not_a_fundus: "화질: 망막 사진으로 보이지 않습니다.",
-      too_dark: "화질: 사진이 너무 어둡습니다.",
-      blurred: "화질: 사진이 흐립니다.",
-      quality_gate: "화질: 임상의가 판독 불가로 볼 가능성이 높습니다.",
-      views_disagree: "모델이 확신하지 못합니다. 사진을 돌리거나 뒤집으면 점수가 크게 달라집니다.",
-    },
-    probabilityFlags: {
-      few_calibrated: "보정에 쓸 수 있던 사진이 적어 확률이 대략적입니다.",
-      not_checked: "사진이 너무 적어 이 카메라와 환자에게 확률이 맞는지 확인할 수 없습니다.",
-      unlike_validation: "확률을 신뢰하지 마십시오. 카메라나 환자가 모델이 아는 것과 다릅니다.",
-      other_prevalence: "확률을 신뢰하지 마십시오. 이곳의 유병률이 뚜렷이 다른 것으로 보입니다.",
-    },
     good: "화질 문제가 발견되지 않았습니다.",
     reasons: {
       empty: "파일이 비어 있습니다.", not_an_image: "사진 파일이 아닙니다.", unsupported: "지원되지 않는 파일 형식입니다.",
@@ -174,6 +146,8 @@ const TEXTS = {
     yes: "예", no: "아니요",
   },
 };
+// The words for flags are those of the patients' pages.
+for (const [name, words] of Object.entries(/* flags */ {})) Object.assign(TEXTS[name], words);
 
 const PARALLEL = 2;
 const RETRIES = 60;
@@ -280,7 +254,10 @@ function errorOf(row) {
 }
 
 function qualityOf(row) {
-  return row.flags.split(";").filter(Boolean).map((flag) => text(`flags.${flag}`));
+  return row.flags.split(";").filter(Boolean).map((flag) => {
+    const words = text(`flags.${flag}`);
+    return `${words[0].toUpperCase()}${words.slice(1)}.`;
+  });
 }
 
 function remarksOf(row) {
