@@ -418,20 +418,37 @@ def multi_frame(syntax=ExplicitVRLittleEndian) -> bytes:
 def test_each_frame_is_a_file_of_its_own(syntax):
     data = multi_frame(syntax)
     for number, frame in enumerate(FRAMES, start=1):
-        single = extract_frame(data, number)
+        single = extract_frame(io.BytesIO(data), number)
         assert (decode_photograph(single).image == frame).all()
-        assert single == extract_frame(data, number)
+        assert single == extract_frame(io.BytesIO(data), number)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_only_the_frame_is_read_from_a_large_file(syntax, monkeypatch):
+    class Counting(io.BytesIO):
+        num_read = 0
+
+        def read(self, size=-1):
+            data = super().read(size)
+            self.num_read += len(data)
+            return data
+
+    monkeypatch.setattr(dicom_files, "MAX_META_BYTES", 1000)
+    data = multi_frame(syntax)
+    file = Counting(data)
+    extract_frame(file, 2)
+    assert file.num_read < 0.6 * len(data)
 
 
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_frame_that_does_not_exist_is_refused(number):
     with raises_naming(PhotographError, number, 3) as error:
-        extract_frame(multi_frame(), number)
+        extract_frame(io.BytesIO(multi_frame()), number)
     assert error.value.reason == "unreadable"
 
 
 def test_a_file_with_more_frames_than_fit_into_memory_is_refused():
     data = dicom(FUNDUS.tobytes(), NumberOfFrames=1_000_000)
     with pytest.raises(PhotographError) as error:
-        extract_frame(data, 1)
+        extract_frame(io.BytesIO(data), 1)
     assert error.value.reason == "too_large"

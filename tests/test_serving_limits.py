@@ -73,9 +73,9 @@ def test_a_name_may_name_a_frame():
 
 def test_a_file_is_loaded_once_for_all_frames(monkeypatch):
     calls = []
-    load = dicom_files.load_file
+    load = dicom_files._open_frames
     monkeypatch.setattr(
-        dicom_files, "load_file", lambda data: calls.append(data) or load(data)
+        dicom_files, "_open_frames", lambda file: calls.append(file) or load(file)
     )
     assert len(photographs_in("a.dcm", deflated_frames())) == 4
     assert len(calls) == 1

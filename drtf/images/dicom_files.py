@@ -4,7 +4,8 @@ import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from drtf.errors import PhotographError
 
@@ -15,10 +16,12 @@ PREAMBLE_BYTES = 128
 SIGNATURE = b"DICM"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-PIXEL_GROUP = 0x7FE0
+PIXEL_GROUP, PIXEL_DATA = 0x7FE0, 0x7FE00010
 GROUP_LENGTH_BYTES = 12  # of the first element of the file meta information
 # Tags before the pixels take some kilobytes, or megabytes with an embedded preview.
 MAX_HEADER_BYTES = 16_000_000
+# The file meta information takes some hundred bytes.
+MAX_META_BYTES = 65_536
 # Of the pixels of all frames.
 MAX_PIXEL_BYTES = 1_000_000_000
 MISSING = "DICOM files require pydicom: pip install 'drtf[dicom]'"
@@ -85,15 +88,9 @@ def load_file(
         size = int(header.Columns), int(header.Rows)
     check_size(*size)
     with damaged_file("undecodable"):
-        size_bytes = _pixel_bytes(header)
-        if size_bytes > MAX_PIXEL_BYTES:
-            raise PhotographError(
-                "too_large",
-                f"a DICOM file with {size_bytes} bytes of pixels; the maximum is "
-                f"{MAX_PIXEL_BYTES}",
-            )
+        _check_pixel_bytes(header)
         if transfer_syntax(data) == DEFLATED:
-            data = _inflate(data, MAX_HEADER_BYTES + size_bytes)
+            data = _inflate(data, MAX_HEADER_BYTES + _pixel_bytes(header))
         return pydicom.dcmread(io.BytesIO(data))
 
 
@@ -113,79 +110,159 @@ def count_frames(header: "Dataset") -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
-def extract_frame(data: bytes, number: int) -> bytes:
+def extract_frame(file: BinaryIO, number: int) -> bytes:
     """Return one frame of a DICOM file as a separate DICOM file.
 
     The frame is not compressed again. Equal files give equal bytes.
 
     Args:
-        data: Bytes of the file.
+        file: The file, opened for reading. Of a large file, only the tags and the frame
+            are read.
         number: The frame, from 1.
 
     Raises:
         PhotographError: With reason `unreadable` if there is no such frame, or as
             `load_file`.
+        OSError: If the file cannot be read.
     """
-    (frame,) = extract_frames(data, [number])
+    (frame,) = extract_frames(file, [number])
     if isinstance(frame, PhotographError):
         raise frame
     return frame
 
 
 def extract_frames(
-    data: bytes, numbers: Sequence[int]
+    file: BinaryIO, numbers: Sequence[int]
 ) -> Iterator[bytes | PhotographError]:
     """Yield frames of a DICOM file as `extract_frame` does, or their errors.
 
-    The file is loaded only once.
-
     Args:
-        data: Bytes of the file.
+        file: The file, opened for reading.
         numbers: The frames, from 1.
+
+    Raises:
+        OSError: If the file cannot be read.
     """
     try:
-        dataset = load_file(data)
-        with damaged_file("undecodable"):
-            pixels, num_frames = dataset.PixelData, count_frames(dataset)
-            offsets = _extended_offsets(dataset)
-            groups = dataset.get("PerFrameFunctionalGroupsSequence")
-            size_bytes = _pixel_bytes(dataset) // max(num_frames, 1)
+        frames = _open_frames(file)
     except PhotographError as error:
         yield from [error] * len(numbers)
         return
-    for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-        dataset.pop(name, None)
-    from pydicom.encaps import encapsulate, get_frame
-
     for number in numbers:
-        if not 1 <= number <= num_frames:
-            yield PhotographError(
-                "unreadable", f"frame {number} of a DICOM file that has {num_frames}"
-            )
-            continue
         try:
-            with damaged_file("undecodable"):
-                if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-                    frame = get_frame(
-                        pixels,
-                        number - 1,
-                        number_of_frames=num_frames,
-                        extended_offsets=offsets,
-                    )
-                    dataset.PixelData = encapsulate([frame], has_bot=False)
-                else:
-                    frame = pixels[(number - 1) * size_bytes : number * size_bytes]
-                    dataset.PixelData = frame + bytes(len(frame) % 2)
-                dataset.NumberOfFrames = 1
-                if groups:
-                    own = groups[number - 1 : number]
-                    dataset.PerFrameFunctionalGroupsSequence = own
-                file = io.BytesIO()
-                dataset.save_as(file)
+            yield frames.extract(number)
         except PhotographError as error:
             yield error
-        else:
-            yield file.getvalue()
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """The frames of an open DICOM file.
+
+    Attributes:
+        file: The file, with its tags uncompressed.
+        start: Where the value of its pixels starts.
+        kind: The value representation of the pixels, `OB` or `OW`.
+        dataset: Its other tags, which become those of a frame.
+        num_frames: Number of frames.
+        groups: What the tags say of each frame.
+        offsets: Where the frames start, if the tags say it.
+    """
+
+    file: BinaryIO
+    start: int
+    kind: str
+    dataset: "Dataset"
+    num_frames: int
+    groups: Sequence["Dataset"]
+    offsets: tuple[bytes, bytes] | None
+
+    def extract(self, number: int) -> bytes:
+        """Return a frame as a separate file.
+
+        Raises:
+            PhotographError: As `extract_frame`.
+            OSError: If the file cannot be read.
+        """
+        from pydicom.encaps import encapsulate
+
+        if not 1 <= number <= self.num_frames:
+            raise PhotographError(
+                "unreadable",
+                f"frame {number} of a DICOM file that has {self.num_frames}",
+            )
+        with damaged_file("undecodable"):
+            pixels = self._read_pixels(number)
+            if self.dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+                pixels = encapsulate([pixels], has_bot=False)
+            pixels += bytes(len(pixels) % 2)
+            self.dataset.add_new(PIXEL_DATA, self.kind, pixels)
+            self.dataset.NumberOfFrames = 1
+            if self.groups:
+                own = self.groups[number - 1 : number]
+                self.dataset.PerFrameFunctionalGroupsSequence = own
+            file = io.BytesIO()
+            self.dataset.save_as(file)
+            return file.getvalue()
+
+    def _read_pixels(self, number: int) -> bytes:
+        from pydicom.encaps import get_frame
+
+        self.file.seek(self.start)
+        if self.dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            return get_frame(
+                self.file,
+                number - 1,
+                number_of_frames=self.num_frames,
+                extended_offsets=self.offsets,
+            )
+        self.dataset.NumberOfFrames = 1
+        size_bytes = _pixel_bytes(self.dataset)
+        self.file.seek((number - 1) * size_bytes, io.SEEK_CUR)
+        return self.file.read(size_bytes)
+
+
+def _open_frames(file: BinaryIO) -> _Frames:
+    """Read the tags of a DICOM file.
+
+    Raises:
+        PhotographError: As `load_file`.
+        OSError: If the file cannot be read.
+    """
+    syntax = transfer_syntax(file.read(MAX_META_BYTES))
+    from pydicom.filereader import read_partial
+
+    file.seek(0)
+    if syntax == DEFLATED:
+        data = file.read()
+        file = io.BytesIO(_inflate(data, MAX_HEADER_BYTES + MAX_PIXEL_BYTES))
+    start, kind = 0, ""
+
+    def is_pixels(tag: Any, vr: str | None, length: object) -> bool:
+        nonlocal start, kind
+        if tag == PIXEL_DATA:
+            start, kind = file.tell(), vr or "OW"
+        return tag == PIXEL_DATA
+
+    with damaged_file("not_an_image"):
+        dataset = read_partial(file, stop_when=is_pixels)
+        _check_has_pixels(dataset)
+    if not start:
+        raise PhotographError("undecodable", "a DICOM file without pixels")
+    with damaged_file("undecodable"):
+        _check_pixel_bytes(dataset)
+        frames = _Frames(
+            file,
+            start,
+            kind,
+            dataset,
+            count_frames(dataset),
+            dataset.get("PerFrameFunctionalGroupsSequence") or (),
+            _extended_offsets(dataset),
+        )
+        for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            dataset.pop(name, None)
+    return frames
 
 
 @contextmanager
@@ -203,6 +280,8 @@ def damaged_file(reason: str) -> Iterator[None]:
     except (PhotographError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
+            raise
         detail = " ".join(str(error).split()) or repr(error)
         raise PhotographError(reason, f"a damaged DICOM file: {detail}") from error
 
@@ -220,6 +299,16 @@ def _check_has_pixels(header: "Dataset") -> None:
             "not_an_image",
             "a DICOM file without a photograph: it holds no pixels but "
             f"{kind_of(header)}",
+        )
+
+
+def _check_pixel_bytes(header: "Dataset") -> None:
+    size_bytes = _pixel_bytes(header)
+    if size_bytes > MAX_PIXEL_BYTES:
+        raise PhotographError(
+            "too_large",
+            f"a DICOM file with {size_bytes} bytes of pixels; the maximum is "
+            f"{MAX_PIXEL_BYTES}",
         )
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -124,9 +125,17 @@ class PhotographRef:
             StorageError: If the object store fails.
             DrtfError: If the machine is at fault.
         """
-        data = self._read_whole()
         frame = split_frame(self.path)[1]
-        return extract_frame(data, frame) if frame else data
+        if not frame:
+            return self._read_whole()
+        if self.is_remote or find_member(self._file):
+            return extract_frame(io.BytesIO(self._read_whole()), frame)
+
+        def read_frame() -> bytes:
+            with open_regular(self._file) as file:
+                return extract_frame(file, frame)
+
+        return self._access(read_frame)
 
     def read_head(self, num_bytes: int) -> bytes | None:
         """Read the first bytes of the file, or return None if it cannot be read.

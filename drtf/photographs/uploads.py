@@ -1,5 +1,6 @@
 """Photographs whose files are in memory, such as those that arrive over a network."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ def open_dicom(file: PhotographRef, *, max_frames: int, max_bytes: int) -> Opene
         return OpenedFile(tags, frames)
     size_bytes = 0
     for number, frame in zip(
-        numbers, extract_frames(file.read(), numbers), strict=True
+        numbers, extract_frames(io.BytesIO(file.read()), numbers), strict=True
     ):
         frames[number] = frame
         size_bytes += len(frame) if isinstance(frame, bytes) else 0
