@@ -25,14 +25,17 @@ BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#888888"
 PANEL_SIDE = 300
 MARGIN = 16
 LINE_HEIGHT = 18
+CAPTION_DISTANCE = 10
 CHARACTER_WIDTH = 8
 CAPTION_LENGTH = 36
 BAR_THICKNESS = 14
 BAR_HEIGHT = 85  # with its ticks and two lines of label
+# Photographs are compressed twice as fast as at the usual 6, and 2 % larger.
+COMPRESS_LEVEL = 4
 NUM_BINS = 10
 PANELS = {"loss": "Loss", "roc_auc": "ROC AUC", "kappa": "Quadratic weighted kappa"}
 
-# A caption and uint8 RGB [H, W, 3].
+# A caption and uint8 RGB [S, S, 3].
 Picture = tuple[str, np.ndarray]
 # A title and its pictures.
 Row = tuple[str, Sequence[Picture]]
@@ -262,39 +265,45 @@ def plot_grid(
     bottom = BAR_HEIGHT + MARGIN + len(note) * LINE_HEIGHT if note else 0
     height = MARGIN + len(rows) * row_height + bottom
     figure = Figure(figsize=(width / DPI, height / DPI))
-
-    def add_axes(left: int, below: int, size: tuple[int, int]) -> Axes:
-        place = left / width, below / height, size[0] / width, size[1] / height
-        return figure.add_axes(place)
-
+    # All pictures share axes in px, because axes of their own take longer to draw.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
     for row, (title, pictures) in enumerate(rows):
         below = height - (row + 1) * row_height
         for column, (caption, picture) in enumerate(pictures):
             left = MARGIN + column * (PANEL_SIDE + MARGIN)
-            axes = add_axes(left, below, (PANEL_SIDE, PANEL_SIDE))
-            axes.axis("off")
-            axes.imshow(picture)
+            extent = (left, left + PANEL_SIDE, below, below + PANEL_SIDE)
+            axes.imshow(picture, extent=extent)
             heading = f"{title}\n" if column == 0 else "\n"
             # Names may contain "$", which would start a formula.
             lines = [_shorten(line) for line in caption.splitlines()]
             lines += [" "] * (num_lines - 1 - len(lines))
-            axes.set_title(
+            axes.text(
+                left,
+                below + PANEL_SIDE + CAPTION_DISTANCE,
                 heading + "\n".join(lines),
                 fontsize=9,
-                loc="left",
                 parse_math=False,
                 fontfamily=font_families(),
             )
+    axes.set(xlim=(0, width), ylim=(0, height))
     if note:
         text = "\n".join(note)
         figure.text(MARGIN / width, MARGIN / height, text, fontsize=9, parse_math=False)
     if color_bar:
         above = MARGIN + len(note) * LINE_HEIGHT + BAR_HEIGHT - BAR_THICKNESS
         # The numbers at its ends are wider than the bar.
-        axes = add_axes(2 * MARGIN, above, (PANEL_SIDE - 2 * MARGIN, BAR_THICKNESS))
+        side = PANEL_SIDE - 2 * MARGIN
+        bar_axes = figure.add_axes(
+            (2 * MARGIN / width, above / height, side / width, BAR_THICKNESS / height)
+        )
         colors = ScalarMappable(Normalize(0, color_bar.maximum), color_bar.colormap)
         bar = figure.colorbar(
-            colors, cax=axes, orientation="horizontal", extend="max", extendfrac=0.03
+            colors,
+            cax=bar_axes,
+            orientation="horizontal",
+            extend="max",
+            extendfrac=0.03,
         )
         label = "\n".join(textwrap.wrap(color_bar.label, CAPTION_LENGTH))
         bar.ax.tick_params(labelsize=9)
@@ -409,7 +418,7 @@ def _save_with_names(figure: Figure, path: Path | IO[bytes]) -> None:
     """Save a figure with names in any script; warn if no font has their letters."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(path, dpi=DPI)
+        figure.savefig(path, dpi=DPI, pil_kwargs={"compress_level": COMPRESS_LEVEL})
     is_missing = [re.match("Glyph .* missing", str(x.message)) for x in caught]
     for warning, missing in zip(caught, is_missing, strict=True):
         if not missing:
