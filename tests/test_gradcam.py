@@ -19,13 +19,20 @@ def sections(config):
     return {"config": config.gradcam, "score": config.score}
 
 
+@pytest.fixture(scope="module")
+def images(photographs, tmp_path_factory):
+    """A folder of six photographs, which tests must not change."""
+    folder = tmp_path_factory.mktemp("images")
+    for path in sorted((photographs / "images").iterdir())[:6]:
+        shutil.copy(path, folder)
+    return folder
+
+
 @pytest.mark.parametrize("source", ["shards", "images"])
 def test_gradcam_writes_three_figures(
-    run_folder, shards, photographs, config, tmp_path, source
+    run_folder, shards, images, config, tmp_path, source
 ):
-    given = (
-        {"shards": shards} if source == "shards" else {"images": photographs / "images"}
-    )
+    given = {"shards": shards} if source == "shards" else {"images": images}
     report = gradcam(run_folder, out=tmp_path, **sections(config), **given)
     assert [path.name for path in report.figures] == [
         *FIGURES,
@@ -133,15 +140,13 @@ def test_gradcam_accepts_any_file_name(run_folder, config, tmp_path):
     assert 0 <= float(score.split()[-1]) <= 1
 
 
-def test_gradcam_omits_mean_maps_if_asked(
-    run_folder, shards, photographs, config, tmp_path
-):
+def test_gradcam_omits_mean_maps_if_asked(run_folder, shards, images, config, tmp_path):
     config = config.model_copy(
         update={"gradcam": config.gradcam.model_copy(update={"num_averaged": 0})}
     )
     (tmp_path / AVERAGES_FIGURE).write_bytes(b"of an earlier call")
     call = {"out": tmp_path, **sections(config)}
-    for source in ({"shards": shards}, {"images": photographs / "images"}):
+    for source in ({"shards": shards}, {"images": images}):
         with raises_naming(DrtfError, tmp_path / AVERAGES_FIGURE):
             gradcam(run_folder, **call, **source)
     gradcam(run_folder, shards=shards, overwrite=True, **call)
@@ -150,12 +155,10 @@ def test_gradcam_omits_mean_maps_if_asked(
 
 @pytest.mark.parametrize("source", ["shards", "images"])
 def test_a_killed_gradcam_is_repeated_by_the_same_call(
-    run_folder, shards, photographs, config, tmp_path, monkeypatch, source
+    run_folder, shards, images, config, tmp_path, monkeypatch, source
 ):
     out = tmp_path / "out"
-    given = (
-        {"shards": shards} if source == "shards" else {"images": photographs / "images"}
-    )
+    given = {"shards": shards} if source == "shards" else {"images": images}
     call = {"out": out, **sections(config), **given}
     moved = []
 
@@ -190,8 +193,8 @@ def test_a_gradcam_that_fails_leaves_nothing(run_folder, config, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_figures_can_be_switched_between(run_folder, photographs, config, tmp_path):
-    gradcam(run_folder, out=tmp_path, **sections(config), images=photographs / "images")
+def test_figures_can_be_switched_between(run_folder, images, config, tmp_path):
+    gradcam(run_folder, out=tmp_path, **sections(config), images=images)
     first, *others = (cv2.imread(str(tmp_path / name)) for name in FIGURES)
     assert all(other.shape == first.shape for other in others)
     overlays = others[1]
