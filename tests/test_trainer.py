@@ -1,6 +1,6 @@
-import subprocess
-import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import keras
 import numpy as np
@@ -11,11 +11,13 @@ from drtf.config import SamplingConfig, TrainConfig, load_config
 from drtf.data.examples import count_examples
 from drtf.data.pipeline import StreamPosition, train_dataset
 from drtf.data.sampling import count_draws
-from drtf.models.device import use_dtype_policy
+from drtf.errors import DrtfError
+from drtf.models.device import build_strategy, choose_devices, use_dtype_policy
 from drtf.models.network import build_network
 from drtf.tasks import TASKS
+from drtf.training.run import train
 from drtf.training.trainer import Trainer, build_optimizer, build_schedule
-from naming import assert_names
+from naming import raises_naming
 
 SETTINGS = ("model.name=eyenet", "model.weights=none", "train.batch_size=8")
 
@@ -307,46 +309,39 @@ def test_averaged_keeps_the_weights_when_there_is_no_average(shard_dataset):
         assert (flat_weights(trainer) == before).all()
 
 
-TWO_CPUS = """
-import sys
-import numpy as np
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-)
-"""
-
-TWO_DEVICES = """
-from pathlib import Path
-from drtf.config import load_config
-from drtf.training.run import train
-
-shards, out, num_devices, *settings = sys.argv[1:]
-config = load_config("", [*settings, f"train.num_devices={num_devices}"])
-info = train(Path(shards), out=Path(out), config=config)
-assert info.num_devices == int(num_devices)
-"""
+def divide_cpu():
+    """Make two devices of the CPU, before TensorFlow uses it."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, devices)
 
 
-ONE_OVERFLOWS = """
-from drtf.config import load_config
-from drtf.models.device import build_strategy, choose_devices, use_dtype_policy
-from drtf.models.network import build_network
-from drtf.training.trainer import Trainer
+@pytest.fixture(scope="module")
+def two_devices():
+    """A process with two devices, which the tests share because it starts slowly."""
+    with ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=divide_cpu
+    ) as process:
+        yield process
 
-config = load_config("eyenet-256", ["images.size=32"])
-strategy = build_strategy(choose_devices(2, batch_size=2))
-images = tf.random.stateless_uniform((4, 32, 32, 3), (1, 2), 0, 256, tf.int32)
-batch = {
-    "image": tf.cast(images, tf.uint8),
-    "seed": tf.zeros((4, 2), tf.int32),
-    "label": tf.constant([0, 1, 0, 1], tf.int64),
-    "loaded": tf.zeros([], tf.float64),
-}
-dataset = tf.data.Dataset.from_tensors(batch).repeat()
 
-def check(bad_replica):
+def train_on(num_devices, shards, out, settings):
+    config = load_config("", [*settings, f"train.num_devices={num_devices}"])
+    assert train(shards, out=out, config=config).num_devices == num_devices
+
+
+def check_that_all_skip(bad_replica):
+    """Train on two devices, of which one has an infinite loss in the first step."""
+    config = load_config("eyenet-256", ["images.size=32"])
+    strategy = build_strategy(choose_devices(2, batch_size=2))
+    images = tf.random.stateless_uniform((4, 32, 32, 3), (1, 2), 0, 256, tf.int32)
+    batch = {
+        "image": tf.cast(images, tf.uint8),
+        "seed": tf.zeros((4, 2), tf.int32),
+        "label": tf.constant([0, 1, 0, 1], tf.int64),
+        "loaded": tf.zeros([], tf.float64),
+    }
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
     with strategy.scope(), use_dtype_policy("mixed_float16"):
         network = build_network(config.model, image_size=32, load_weights=False)
         trainer = Trainer(
@@ -369,37 +364,30 @@ def check(bad_replica):
     for number in range(2):
         trainer.execute_steps(batches, tf.constant(1, tf.int32))
         after = network.get_weights()
-        same = [(x == y).all() for x, y in zip(before, after)]
+        same = [(x == y).all() for x, y in zip(before, after, strict=True)]
         assert all(same) if number == 0 else not any(same)
         assert all(np.isfinite(x).all() for x in after)
     state = (trainer.num_skipped, trainer.num_updates, trainer.optimizer.dynamic_scale)
     assert [np.asarray(x).item() for x in state] == [1, 1, 2**14]
 
-for replica in range(2):
-    check(replica)
-"""
 
-
-def test_all_devices_skip_a_step_that_one_must_skip():
-    subprocess.run([sys.executable, "-c", TWO_CPUS + ONE_OVERFLOWS], check=True)
+@pytest.mark.parametrize("bad_replica", [0, 1])
+def test_all_devices_skip_a_step_that_one_must_skip(two_devices, bad_replica):
+    two_devices.submit(check_that_all_skip, bad_replica).result()
 
 
 def test_the_photographs_of_all_devices_are_listed_when_a_step_fails(
-    shards, shard_dataset, tmp_path
+    two_devices, shards, shard_dataset, tmp_path
 ):
     counts = count_examples(shard_dataset, "train", "binary")
     num_drawn = sum(count_draws(counts, SamplingConfig()))
     # One photograph is left over, too few for two devices: it is merged into the step.
     batch = f"train.batch_size={num_drawn - 1}"
-    settings = ("model.name=eyenet", "model.weights=none", batch)
-    words = [str(shards), str(tmp_path / "run"), "2", *settings]
-    code = TWO_CPUS + TWO_DEVICES
-    failing = (*words, "train.learning_rate=1e30")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *failing], capture_output=True, text=True
-    )
-    path = tmp_path / "run" / "failed_batch.csv"
-    assert_names(done.stderr, "DrtfError", path, "train.learning_rate")
+    settings = (*SETTINGS, batch, "train.learning_rate=1e30")
+    out = tmp_path / "run"
+    path = out / "failed_batch.csv"
+    with raises_naming(DrtfError, path, "train.learning_rate"):
+        two_devices.submit(train_on, 2, shards, out, settings).result()
     ids = path.read_text().splitlines()
     assert len(ids) == 1 + num_drawn
 
@@ -417,7 +405,9 @@ def test_the_photographs_of_all_devices_are_listed_when_a_step_fails(
         ),
     ],
 )
-def test_two_devices_give_the_result_of_one(shards, tmp_path, changes, tolerance):
+def test_two_devices_give_the_result_of_one(
+    two_devices, shards, tmp_path, changes, tolerance
+):
     settings = (
         *changes,
         "model.weights=none",
@@ -429,11 +419,9 @@ def test_two_devices_give_the_result_of_one(shards, tmp_path, changes, tolerance
         "augment.cutmix=1",
     )
     weights, metrics = [], []
-    for num_devices in ("1", "2"):
-        out = tmp_path / num_devices
-        words = [str(shards), str(out), num_devices, *settings]
-        code = TWO_CPUS + TWO_DEVICES
-        subprocess.run([sys.executable, "-c", code, *words], check=True)
+    for num_devices in (1, 2):
+        out = tmp_path / str(num_devices)
+        two_devices.submit(train_on, num_devices, shards, out, settings).result()
         model = keras.saving.load_model(out / "model.keras", compile=False)
         weights.append(np.concatenate([x.ravel() for x in model.get_weights()]))
         rows = np.genfromtxt(out / "history.csv", delimiter=",", names=True)
