@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import pytest
+from keras.src.applications import efficientnet_v2
 
 from drtf.config import GradcamConfig, ModelConfig, load_config
 from drtf.data.loader import read_batch
@@ -215,8 +216,18 @@ def test_weights_of_another_backbone_are_refused(name, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def shallow():
+    """Build EfficientNetV2 with 8 of its 21 blocks, among them each kind of block."""
+    blocks = efficientnet_v2.DEFAULT_BLOCKS_ARGS["efficientnetv2-b0"]
+    with pytest.MonkeyPatch.context() as patch:
+        for block, num_repeat in zip(blocks, (1, 2, 1, 2, 1, 1), strict=True):
+            patch.setitem(block, "num_repeat", num_repeat)
+        yield
+
+
 @pytest.fixture(scope="module", params=APPLICATIONS)
-def settings(request, config):
+def settings(request, config, shallow):
     """The settings of a short training of a backbone."""
     quick = APPLICATIONS[request.param].settings
     overrides = f"model.name={request.param}", "model.weights=none", *quick
