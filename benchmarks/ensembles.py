@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from predictions import estimate_cells, load_predictions
 
-from drtf.evaluation.folder import PREDICTIONS_FILE
 from drtf.evaluation.metrics import compare_roc_auc
 
 FROM_GRADES = (1, 2)
@@ -39,20 +39,13 @@ def main() -> None:
 
 def join(small: Path, large: Path, ensemble: Path) -> pd.DataFrame:
     """Return the scores of three evaluations, one row per photograph."""
-    table = load(large).rename(columns={"score": "large"})
+    table = load_predictions(large)[["patient", "grade", "score"]]
+    table = table.rename(columns={"score": "large"})
     for name, folder in (("small", small), ("ensemble", ensemble)):
-        table[name] = load(folder)["score"]
+        table[name] = load_predictions(folder)["score"]
     table["mean of the two scores"] = (table["small"] + table["large"]) / 2
     table["small inside the ensemble"] = 2 * table["ensemble"] - table["large"]
     return table.dropna()
-
-
-def load(evaluation: Path) -> pd.DataFrame:
-    """Load the predictions of an evaluation by photograph; each eye by itself."""
-    types = {"id": str, "patient": str}
-    table = pd.read_csv(evaluation / PREDICTIONS_FILE, dtype=types, na_filter=False)
-    score = table.get("own_score", table["score"])
-    return table[["id", "patient", "grade"]].assign(score=score).set_index("id")
 
 
 def measure(table: pd.DataFrame, from_grade: int) -> Iterator[dict[str, object]]:
@@ -69,12 +62,8 @@ def measure(table: pd.DataFrame, from_grade: int) -> Iterator[dict[str, object]]
         yield {
             "from_grade": from_grade,
             "scores": name,
-            "roc_auc": roc_auc.value,
-            "roc_auc_low": roc_auc.ci_low,
-            "roc_auc_high": roc_auc.ci_high,
-            "gain": gain.value,
-            "gain_low": gain.ci_low,
-            "gain_high": gain.ci_high,
+            **estimate_cells("roc_auc", roc_auc),
+            **estimate_cells("gain", gain),
         }
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from predictions import estimate_cells, load_predictions
 from sklearn.metrics import log_loss
 
-from drtf.evaluation.folder import PREDICTIONS_FILE
 from drtf.evaluation.metrics import compare_roc_auc
 from drtf.models.calibration import fit_calibration
 from drtf.models.fellow_eye import combine_eyes, fellow_logits, fit_fellow_eye
@@ -89,11 +89,10 @@ def score_eyes(run: Path, evaluation: Path) -> pd.DataFrame:
 
 
 def load(evaluation: Path) -> pd.DataFrame:
-    """Load the predictions of an evaluation; `score` is of each eye by itself."""
-    types = {"id": str, "patient": str, "own_score": np.float32}
-    table = pd.read_csv(evaluation / PREDICTIONS_FILE, dtype=types, na_filter=False)
+    """Load the predictions of an evaluation, with labels; each eye by itself."""
+    table = load_predictions(evaluation)
     labels = TASKS["binary"].labels(table["grade"].to_numpy())
-    return table.assign(score=table["own_score"], label=labels)
+    return table.assign(score=table["score"].astype(np.float32), label=labels)
 
 
 def measure(table: pd.DataFrame, from_grade: int, num_fitted: int) -> dict[str, float]:
@@ -123,7 +122,7 @@ def measure(table: pd.DataFrame, from_grade: int, num_fitted: int) -> dict[str, 
     if len(combined) == 1:
         estimates = {"own": own[0], "both": combined[0][0], "gain": combined[0][1]}
         for name, estimate in estimates.items():
-            row |= {f"{name}_low": estimate.ci_low, f"{name}_high": estimate.ci_high}
+            row |= estimate_cells(name, estimate)
     return row
 
 

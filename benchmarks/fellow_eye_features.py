@@ -35,6 +35,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from predictions import estimate_cells
 from scipy.special import expit
 
 from drtf.adaptation.quality_gates import fit_logistic_regression
@@ -324,12 +325,8 @@ def compare(table: pd.DataFrame, from_grade: int) -> Iterator[dict[str, Any]]:
             "from_grade": from_grade,
             "way": way,
             "num_photographs": len(table),
-            "roc_auc": roc_auc.value,
-            "roc_auc_low": roc_auc.ci_low,
-            "roc_auc_high": roc_auc.ci_high,
-            "gain": gain.value if gain else 0.0,
-            "gain_low": gain.ci_low if gain else 0.0,
-            "gain_high": gain.ci_high if gain else 0.0,
+            **estimate_cells("roc_auc", roc_auc),
+            **estimate_cells("gain", gain),
         }
 
 

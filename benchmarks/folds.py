@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from predictions import estimate_cells, load_predictions
 
-from drtf.evaluation.folder import PREDICTIONS_FILE
 from drtf.evaluation.weighted_metrics import ranking_metrics
 from drtf.intervals import bootstrap_interval, bootstrap_weights
 
@@ -27,18 +27,13 @@ def main() -> None:
     """Write the table and print it."""
     out, *given = sys.argv[1:]
     names, folders = zip(*(x.split("=", 1) for x in given), strict=True)
-    evaluations = [[load(Path(x)) for x in text.split(",")] for text in folders]
+    evaluations = [
+        [load_predictions(Path(x)) for x in text.split(",")] for text in folders
+    ]
     rows = [row for grade in FROM_GRADES for row in compare(names, evaluations, grade)]
     table = pd.DataFrame(rows).round(4)
     table.to_csv(out, index=False)
     print(table.to_string(index=False))
-
-
-def load(evaluation: Path) -> pd.DataFrame:
-    """Load the predictions of an evaluation by photograph; each eye by itself."""
-    types = {"id": str, "patient": str}
-    table = pd.read_csv(evaluation / PREDICTIONS_FILE, dtype=types, na_filter=False)
-    return table.set_index("id").sort_index()
 
 
 def compare(
@@ -67,13 +62,9 @@ def compare(
                 "from_grade": from_grade,
                 "recipe": name,
                 "num_seeds": len(seeds),
-                "roc_auc": roc_auc.value,
-                "roc_auc_low": roc_auc.ci_low,
-                "roc_auc_high": roc_auc.ci_high,
+                **estimate_cells("roc_auc", roc_auc),
                 "worst_seed": seeds.min(),
-                "gain": gain.value,
-                "gain_low": gain.ci_low,
-                "gain_high": gain.ci_high,
+                **estimate_cells("gain", gain),
             }
         )
     return rows
@@ -81,7 +72,7 @@ def compare(
 
 def fold_roc_auc(table: pd.DataFrame, from_grade: int, fold: int) -> np.ndarray:
     """Return the ROC AUC of a fold: of all its patients, and of each resample."""
-    score = table.get("own_score", table["score"]).to_numpy(float)
+    score = table["score"].to_numpy(float)
     resamples = bootstrap_weights(table["patient"].to_numpy(), NUM_RESAMPLES, seed=fold)
     weights = np.concatenate([np.ones((1, len(table))), *resamples])
     y_true = (table["grade"] >= from_grade).to_numpy(int)
