@@ -235,7 +235,11 @@ def _open_frames(file: BinaryIO) -> _Frames:
     file.seek(0)
     if syntax == DEFLATED:
         data = file.read()
-        file = io.BytesIO(_inflate(data, MAX_HEADER_BYTES + MAX_PIXEL_BYTES))
+        header = read_header(data)
+        with damaged_file("undecodable"):
+            _check_has_pixels(header)
+            _check_pixel_bytes(header)
+            file = io.BytesIO(_inflate(data, MAX_HEADER_BYTES + _pixel_bytes(header)))
     start, kind = 0, ""
 
     def is_pixels(tag: Any, vr: str | None, length: object) -> bool:
