@@ -5,6 +5,11 @@
 There are no photographs: their list, their sizes and their converted images are made
 up. The label file and the dataset are real; a record has three bytes of image. Each
 step of each size runs in a new process.
+
+    python benchmarks/build_scale.py 20000 --copies 50 150
+
+This also measures the steps that need only a dataset, with 50 and 150 times as many
+records: links to the same shards.
 """
 
 import argparse
@@ -18,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from drtf.bench.linked import link_copies
 from drtf.building import write
 from drtf.building.build import _finished_shards
 from drtf.building.journal import hold_build
@@ -50,20 +56,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("num_photographs", type=int, nargs="+")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--copies", nargs="+", type=int, default=[])
     arguments = parser.parse_args()
     print("| photographs | step | s | us each | peak, MB | B each |")
     print("|---|---|---|---|---|---|", flush=True)
-    context = multiprocessing.get_context("spawn")
     for count in arguments.num_photographs:
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / str(count)
             folder.mkdir()
-            for step in arguments.steps:
-                process = context.Process(target=measure, args=(step, folder))
-                process.start()
-                process.join()
-                if process.exitcode:
-                    raise SystemExit(process.exitcode)
+            run_steps(arguments.steps, folder)
+            for copies in arguments.copies:
+                larger = Path(parent) / str(copies * count)
+                link_copies(folder / "dataset", larger / "dataset", num_copies=copies)
+                run_steps(DATASET_STEPS, larger)
+
+
+def run_steps(steps: Iterable[str], folder: Path) -> None:
+    """Measure each step in a new process."""
+    context = multiprocessing.get_context("spawn")
+    for step in steps:
+        process = context.Process(target=measure, args=(step, folder))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
 
 
 def measure(step: str, folder: Path) -> None:
@@ -202,6 +218,7 @@ STEPS = {
     "training photographs": save_hashes,
     "in training": count_known,
 }
+DATASET_STEPS = ("verify", "training photographs", "in training")
 
 if __name__ == "__main__":
     main()

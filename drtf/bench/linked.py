@@ -15,8 +15,8 @@ MIN_ROWS_PER_GROUP = 1 << 20
 def link_copies(shards: Path, out: Path, *, num_copies: int) -> None:
     """Build a dataset that contains each record of another one several times.
 
-    Its shards are links to the shards of the other one. The ids in its index begin with
-    the number of the copy, so they differ from those in the records.
+    Its shards are links to the shards of the other one. In its index, the hashes of the
+    photographs begin with the number of the copy, so all are different.
     """
     manifest, index = load_manifest(shards), pq.read_table(shards / INDEX_FILE)
     out.mkdir(parents=True)
@@ -49,5 +49,5 @@ def _copied_rows(index: pa.Table, copy: int, *, num_shards: int) -> pa.Table:
     columns["shard"] = pc.add(
         index["shard"], pa.scalar(copy * num_shards, index["shard"].type)
     )
-    columns["id"] = pc.binary_join_element_wise(f"{copy}-", index["id"], "")
+    columns["sha256"] = pc.utf8_replace_slice(index["sha256"], 0, 8, f"{copy:08x}")
     return pa.table(columns, schema=index.schema)

@@ -27,6 +27,7 @@ from drtf.texts import ROWS_PER_BATCH, TEXT, is_utf8
 
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE_CHARACTERS = 100_000
+DECODED_BYTES = 1 << 20  # at a time
 MAX_TEXT_TABLE_BYTES = 16 << 30  # of which 100 million photographs need a part
 SAVE_AS_CSV = "save the table as 'CSV UTF-8'"
 
@@ -322,7 +323,7 @@ def _choose_encoding(path: Path, data: bytes) -> tuple[str, str]:
     elif data[:1] == b"\0":
         encoding = "utf-16-be"
     try:
-        text = data.decode(encoding)
+        is_text = not any("\0" in text for text in _decode(data, encoding))
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise LabelError(
@@ -332,8 +333,8 @@ def _choose_encoding(path: Path, data: bytes) -> tuple[str, str]:
             encoding = "euc_kr"
         else:
             errors = "surrogateescape"
-        text = data.decode(encoding, errors)
-    if "\0" in text:
+        is_text = b"\0" not in data
+    if not is_text:
         raise LabelError(f"{path} is not a text file: {SAVE_AS_CSV}")
     return encoding, errors
 
@@ -341,10 +342,17 @@ def _choose_encoding(path: Path, data: bytes) -> tuple[str, str]:
 def _is_korean(data: bytes) -> bool:
     """Return whether data are Korean text in EUC-KR."""
     try:
-        text = data.decode("euc_kr")
+        texts = _decode(data, "euc_kr")
+        return all(re.fullmatch("[\0-\x7f가-힣]*", text) for text in texts)
     except UnicodeDecodeError:
         return False
-    return re.fullmatch("[\0-\x7f가-힣]*", text) is not None
+
+
+def _decode(data: bytes, encoding: str) -> Iterator[str]:
+    """Decode a table in pieces: the whole text may be larger than memory."""
+    starts = range(0, len(data), DECODED_BYTES)
+    pieces = (data[start : start + DECODED_BYTES] for start in starts)
+    return codecs.iterdecode(pieces, encoding)
 
 
 def _guess_separator(sample: str) -> str:

@@ -63,9 +63,11 @@ def merge_training_photographs(folder: Path, runs: Sequence[Path]) -> None:
 
 
 def _save_photographs(folder: Path, parts: Sequence[np.ndarray]) -> None:
-    photographs = np.sort(np.concatenate(parts), order=["prefix", "use"])
-    _, first = np.unique(photographs["prefix"], return_index=True)
-    contents = photographs[first].astype(RECORD).tobytes()
+    photographs = np.concatenate(parts)
+    photographs.sort(order=["prefix", "use"])
+    is_first = np.ones(len(photographs), bool)
+    is_first[1:] = photographs["prefix"][1:] != photographs["prefix"][:-1]
+    contents = photographs[is_first].astype(RECORD).tobytes()
     write_atomic(folder / PHOTOGRAPHS_FILE, contents)
 
 

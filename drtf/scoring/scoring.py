@@ -215,17 +215,17 @@ def score(
     check_request(out, config, form=form)
     table = table_location(out, form)
     listing = list_photographs(images)
-    photographs = listing.photographs
+    listed = by_path = {written_path(x.path): x for x in listing}
     skipped = listing.skipped
     list_hash = ""
     if form in SUBMISSIONS:
-        check_unique_ids([photograph.path for photograph in photographs])
+        check_unique_ids(photograph.path for photograph in listed.values())
         if not has_file(table):
             check_no_file(out, overwrite=overwrite)
     if part != (1, 1):
-        list_hash = hash_list(photographs)
+        list_hash = hash_list(listed.values())
         out = table = part_path(table, *part)
-        photographs = list(slice_part(photographs, *part))
+        by_path = {x: listed[x] for x in slice_part(list(listed), *part)}
         skipped = TextRows(SkippedFile)  # the merge reports them
     scorer = load_scorer(
         run_folder,
@@ -234,8 +234,6 @@ def score(
         decision_rule=decision_rule,
     )
     run, common = scorer.run, scorer.common
-    listed = {written_path(x.path): x for x in listing.photographs}
-    by_path = {written_path(photograph.path): photograph for photograph in photographs}
     kept: KeptRows = {}
     with open_log(table) as log:
         is_reused = has_file(table) and not overwrite
