@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import shutil
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from drawing import draw_fundus, encode
 from drtf.errors import DrtfError
 from drtf.photographs.listing import list_photographs
 from drtf.photographs.references import PhotographRef
+from drtf.scoring import watch
 from drtf.scoring.score_table import COLUMNS, load_rows
 from drtf.tasks import TASKS
 from naming import assert_names, raises_naming
@@ -274,7 +276,7 @@ def study(tmp_path) -> Path:
     return folder
 
 
-def test_scoring_writes_dicom_results(clinic_run, study, tmp_path, run):
+def test_scoring_writes_dicom_results(clinic_run, study, tmp_path, run, monkeypatch):
     words = (
         *("score", clinic_run, "--images", study, "--out", tmp_path / "scores.csv"),
         *("--dicom-out", tmp_path / "results", "--dicom-heatmaps"),
@@ -322,6 +324,15 @@ def test_scoring_writes_dicom_results(clinic_run, study, tmp_path, run):
     assert run(*words, "--append")[0] == 0
     after = {x.name: x.read_bytes() for x in (tmp_path / "results").iterdir()}
     assert after == before
+    # Of watching too, with the results that an interrupted call has not written.
+    signals = iter([[], [], [signal.SIGTERM]])
+    monkeypatch.setattr(
+        watch, "wait_for_signal", lambda caught, _: caught.extend(next(signals))
+    )
+    min((tmp_path / "results").iterdir()).unlink()
+    code, _, _ = run(*words[:-2], "--append", "--watch")
+    after = {x.name: x.read_bytes() for x in (tmp_path / "results").iterdir()}
+    assert (code, after) == (0, before)
     # What was written is no photograph.
     shutil.copytree(tmp_path / "results", study / "results")
     assert len(list_photographs(study).photographs) == len(rows)

@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from drtf.config import Config
     from drtf.models.run import Run
     from drtf.scoring.growing_table import Growth
-    from drtf.scoring.score_table import Row
+    from drtf.scoring.score_table import Row, Summary
     from drtf.scoring.scorer import Scorer
     from drtf.scoring.scoring import ScoreReport
+
+    # Writes the DICOM results of rows.
+    WriteDicom = Callable[[Run, Iterable[Row]], None]
 
 # The options of each section of the help; the first one has all others.
 GROUPS = {
@@ -218,12 +221,10 @@ def score(
         raise click.UsageError("--images and --out are required, except with --mercure")
     from drtf.models.run import load_run, load_run_config
     from drtf.models.stored_run import location_of
-    from drtf.scoring.growing_table import append_scores
     from drtf.scoring.patient_table import save_patient_table
     from drtf.scoring.score_table import load_rows
     from drtf.scoring.scorer import load_scorer
     from drtf.scoring.scoring import score as run_scoring
-    from drtf.scoring.scoring import summary_notes
 
     if dicom_out:
         from drtf.clinic.dicom_results import check_can_write_dicom
@@ -235,12 +236,15 @@ def score(
     if dicom_heatmaps:
         sections.append("gradcam")
     config = load_run_config(run, config_source, overrides, sections=sections)
-    write_dicom = functools.partial(
-        _write_dicom,
-        images=images,
-        config=config,
-        with_heatmaps=dicom_heatmaps,
-    )
+    write_dicom = None
+    if dicom_out:
+        write_dicom = functools.partial(
+            _write_dicom,
+            images=images,
+            folder=dicom_out,
+            config=config,
+            with_heatmaps=dicom_heatmaps,
+        )
     if append:
         scorer = load_scorer(
             run,
@@ -248,63 +252,69 @@ def score(
             patient_pattern=config.labels.patient_pattern,
             decision_rule=decision_rule,
         )
+        given: dict[str, Any] = {"by_patient": by_patient, "write_dicom": write_dicom}
         if is_watching:
-            _watch(
-                scorer,
-                images,
-                out,
-                by_patient=by_patient,
-                write_dicom=(
-                    functools.partial(write_dicom, folder=dicom_out)
-                    if dicom_out
-                    else None
-                ),
-            )
+            _watch(scorer, images, out, **given)
             return
-        growth = append_scores(scorer, images, out, by_patient=by_patient)
-        for line in describe_growth(growth):
-            show_line(line)
-        for note in summary_notes(growth.summary, scorer.threshold_rule):
-            show_line(f"Note: {note}")
-        if dicom_out:
-            write_dicom(scorer.run, growth.current, folder=dicom_out)
-        if growth.summary.num_failed > max_rejected * growth.summary.num_rows:
-            sys.exit(SOME_REJECTED)
-        return
-    common: dict[str, Any] = {
-        "out": out,
-        "config": config.score,
-        "patient_pattern": config.labels.patient_pattern,
-        "overwrite": overwrite,
-        "form": form,
-        "decision_rule": decision_rule,
-    }
-    if beam_runner is None:
-        report = run_scoring(run, images, part=part, merge=merge or 0, **common)
+        summary = _append(scorer, images, out, **given)
     else:
-        from drtf.beam import score_with_beam
+        common: dict[str, Any] = {
+            "out": out,
+            "config": config.score,
+            "patient_pattern": config.labels.patient_pattern,
+            "overwrite": overwrite,
+            "form": form,
+            "decision_rule": decision_rule,
+        }
+        if beam_runner is None:
+            report = run_scoring(run, images, part=part, merge=merge or 0, **common)
+        else:
+            from drtf.beam import score_with_beam
 
-        common["decision_rule"] = decision_rule and location_of(decision_rule)
-        report = score_with_beam(
-            location_of(run),
-            images,
-            runner=beam_runner,
-            options=beam_options,
-            **common,
-        )
-    show_report(report)
-    if dicom_out:
-        rows = (row for _, row in load_rows(report.table))
-        write_dicom(load_run(run, rule_folder=decision_rule), rows, folder=dicom_out)
-    if by_patient:
-        patients = save_patient_table(
-            report.table,
-            (row for _, row in load_rows(report.table)),
-            patient_pattern=config.labels.patient_pattern,
-        )
-        show_line(f"{patients}: one row per patient")
-    if report.summary.num_failed > max_rejected * report.summary.num_rows:
+            common["decision_rule"] = decision_rule and location_of(decision_rule)
+            report = score_with_beam(
+                location_of(run),
+                images,
+                runner=beam_runner,
+                options=beam_options,
+                **common,
+            )
+        summary = report.summary
+        show_report(report)
+        if write_dicom:
+            rows = (row for _, row in load_rows(report.table))
+            write_dicom(load_run(run, rule_folder=decision_rule), rows)
+        if by_patient:
+            patients = save_patient_table(
+                report.table,
+                (row for _, row in load_rows(report.table)),
+                patient_pattern=config.labels.patient_pattern,
+            )
+            show_line(f"{patients}: one row per patient")
+    if summary.num_failed > max_rejected * summary.num_rows:
         sys.exit(SOME_REJECTED)
+
+
+def _append(
+    scorer: "Scorer",
+    images: Path | str,
+    out: Path | str,
+    *,
+    by_patient: bool,
+    write_dicom: "WriteDicom | None",
+) -> "Summary":
+    """Score the photographs that have no row yet, and return the counts of new rows."""
+    from drtf.scoring.growing_table import append_scores
+    from drtf.scoring.scoring import summary_notes
+
+    growth = append_scores(scorer, images, out, by_patient=by_patient)
+    for line in describe_growth(growth):
+        show_line(line)
+    for note in summary_notes(growth.summary, scorer.threshold_rule):
+        show_line(f"Note: {note}")
+    if write_dicom:
+        write_dicom(scorer.run, growth.current)
+    return growth.summary
 
 
 def _write_dicom(
@@ -369,7 +379,7 @@ def _watch(
     out: Path | str,
     *,
     by_patient: bool,
-    write_dicom: "Callable[[Run, Iterable[Row]], None] | None",
+    write_dicom: "WriteDicom | None",
 ) -> None:
     """Score photographs as they arrive, and print one line each time."""
     from drtf.scoring.watch import watch

@@ -10,7 +10,15 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import (
+    Depends,
+    FastAPI,
+    HTTPException,
+    Query,
+    Request,
+    Response,
+    params,
+)
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -147,8 +155,54 @@ def build_app(
         redoc_url=None,
     )
     metrics = ServiceMetrics()
-    model = model_answer(service.scorer, limits=limits, version=__version__)
-    pages = {name: load_page(name) for name in (START_PAGE, API_PAGE)}
+    guarded = [Depends(_token_check(token))] if token else []
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    if not token:
+        app.add_middleware(OwnOrigin)
+
+    _answer_failures(app, metrics)
+    app.add_middleware(UnreadBodies, limits=limits)
+    _add_scoring(app, service, limits, metrics, guarded)
+    _add_descriptions(app, service, limits, metrics, guarded)
+    _add_pages(app)
+    return app
+
+
+class _Queue:
+    """The requests that are received, scored or waiting."""
+
+    def __init__(self, max_waiting: int, metrics: ServiceMetrics) -> None:
+        self._max_waiting = max_waiting
+        self._metrics = metrics
+        self._num_waiting = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place.
+
+        Raises:
+            HTTPException: 429 if there is none.
+        """
+        if self._num_waiting >= self._max_waiting:
+            raise HTTPException(
+                429,
+                f"{self._num_waiting} requests are waiting, which is the most this "
+                "service takes: try again",
+                {"Retry-After": str(RETRY_SECONDS)},
+            )
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._num_waiting += change
+        self._metrics.waiting.set(self._num_waiting)
+
+
+def _token_check(token: str) -> Callable[..., None]:
+    """Return a dependency of routes that refuses requests without the token."""
     bearer = HTTPBearer(auto_error=False)
 
     def check_token(
@@ -162,30 +216,11 @@ def build_app(
                 {"WWW-Authenticate": "Bearer"},
             )
 
-    guarded = [Depends(check_token)] if token else []
-    num_waiting = 0
+    return check_token
 
-    @contextmanager
-    def place_in_queue() -> Iterator[None]:
-        nonlocal num_waiting
-        if num_waiting >= limits.max_waiting:
-            raise HTTPException(
-                429,
-                f"{num_waiting} requests are waiting, which is the most this service "
-                "takes: try again",
-                {"Retry-After": str(RETRY_SECONDS)},
-            )
-        num_waiting += 1
-        metrics.waiting.set(num_waiting)
-        try:
-            yield
-        finally:
-            num_waiting -= 1
-            metrics.waiting.set(num_waiting)
 
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    if not token:
-        app.add_middleware(OwnOrigin)
+def _answer_failures(app: FastAPI, metrics: ServiceMetrics) -> None:
+    """Answer failures without a word of the request, and count the answers."""
 
     @app.middleware("http")
     async def guard(
@@ -215,12 +250,21 @@ def build_app(
         response.headers.update(HEADERS)
         return response
 
-    app.add_middleware(UnreadBodies, limits=limits)
-
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+
+def _add_scoring(
+    app: FastAPI,
+    service: ModelService,
+    limits: Limits,
+    metrics: ServiceMetrics,
+    guarded: list[params.Depends],
+) -> None:
+    """Add the routes that score photographs and complete tables."""
+    queue = _Queue(limits.max_waiting, metrics)
 
     @app.post(
         "/score",
@@ -241,7 +285,7 @@ def build_app(
         `patient` and `eye` state them.
         """
         start = time.perf_counter()
-        with place_in_queue():
+        with queue.place():
             files = await read_files(request, limits)
             answers = await _score(service, files, overlay, limits)
         content = await asyncio.to_thread(
@@ -274,10 +318,21 @@ def build_app(
         table that drtf score writes for these photographs: both eyes of a patient are
         combined, and the probabilities are checked on all photographs together.
         """
-        with place_in_queue():
+        with queue.place():
             body = await read_body(request, limits)
             lines = await asyncio.to_thread(_complete, service, body)
         return Response(lines, media_type="text/csv; charset=utf-8")
+
+
+def _add_descriptions(
+    app: FastAPI,
+    service: ModelService,
+    limits: Limits,
+    metrics: ServiceMetrics,
+    guarded: list[params.Depends],
+) -> None:
+    """Add the routes that describe the model and the state of the service."""
+    model = model_answer(service.scorer, limits=limits, version=__version__)
 
     @app.get("/model", dependencies=guarded, responses=refusals(401))
     async def describe_model() -> ModelAnswer:
@@ -302,6 +357,11 @@ def build_app(
         text = generate_latest(metrics.registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
+
+def _add_pages(app: FastAPI) -> None:
+    """Add the pages."""
+    pages = {name: load_page(name) for name in (START_PAGE, API_PAGE)}
+
     def show_page(name: str) -> HTMLResponse:
         page = pages[name]
         return HTMLResponse(page.html, headers={"Content-Security-Policy": page.policy})
@@ -313,8 +373,6 @@ def build_app(
     @app.get("/docs", include_in_schema=False)
     async def api_page() -> HTMLResponse:
         return show_page(API_PAGE)
-
-    return app
 
 
 async def _score(
