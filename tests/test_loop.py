@@ -36,30 +36,51 @@ from drtf.training.run import train
 from drtf.workers import run_in_process
 from naming import assert_names, raises_naming
 
-# Kills its process at the n-th call of a module's function, before or after its work.
-KILL_AT_CALL = """
-import importlib, os, sys
+# At which call of a function a training is killed, before or after the call's work.
+KILLS = [
+    ("drtf.training.loop.save_training", 2, "after"),  # within an epoch
+    ("drtf.training.loop.save_training", 5, "before"),
+    ("drtf.training.checkpoint.write_atomic", 3, "before"),  # during a save
+    ("drtf.training.checkpoint.sync_folder", 4, "before"),
+    ("drtf.training.loop.save_history", 1, "after"),  # between epochs
+    ("drtf.training.context.save_model", 1, "before"),
+]
+
+# Trains in child processes that kill themselves. They share the slow import of
+# TensorFlow, which only they use, since a process that has used it cannot be forked.
+TRAIN_UNTIL_KILLED = """
+import importlib, json, os, sys
 from pathlib import Path
 from drtf.config import load_config
 from drtf.training import run
 
-shards, out, config, function, number, when = sys.argv[1:]
-module, _, name = function.rpartition(".")
-module = importlib.import_module(module)
-work, num_calls = getattr(module, name), 0
+shards, folder, config, kills = sys.argv[1:]
 
-def work_or_die(*args, **kwargs):
-    global num_calls
-    num_calls += 1
-    if num_calls == int(number) and when == "before":
-        os.kill(os.getpid(), 9)
-    result = work(*args, **kwargs)
-    if num_calls == int(number):
-        os.kill(os.getpid(), 9)
-    return result
+def kill_at_call(function, number, when):
+    module, _, name = function.rpartition(".")
+    module = importlib.import_module(module)
+    work, num_calls = getattr(module, name), 0
 
-setattr(module, name, work_or_die)
-run.train(Path(shards), out=Path(out), config=load_config(config), resume=True)
+    def work_or_die(*args, **kwargs):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == number and when == "before":
+            os.kill(os.getpid(), 9)
+        result = work(*args, **kwargs)
+        if num_calls == number:
+            os.kill(os.getpid(), 9)
+        return result
+
+    setattr(module, name, work_or_die)
+
+for place, kill in enumerate(json.loads(kills)):
+    child = os.fork()
+    if not child:
+        kill_at_call(*kill)
+        out = Path(folder) / str(place)
+        run.train(Path(shards), out=out, config=load_config(config))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -128,28 +149,28 @@ def unfinished(interrupted, tmp_path):
     return shutil.copytree(interrupted, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("function", "number", "when"),
-    [
-        ("drtf.training.loop.save_training", 2, "after"),  # within an epoch
-        ("drtf.training.loop.save_training", 5, "before"),
-        ("drtf.training.checkpoint.write_atomic", 3, "before"),  # during a save
-        ("drtf.training.checkpoint.sync_folder", 4, "before"),
-        ("drtf.training.loop.save_history", 1, "after"),  # between epochs
-        ("drtf.training.run.save_model", 1, "before"),
-    ],
-)
-def test_resume_gives_the_uninterrupted_result_when_killed(
-    shards, settings, uninterrupted, tmp_path, function, number, when
-):
-    config = tmp_path / "config.toml"
+@pytest.fixture(scope="module")
+def killed(shards, settings, tmp_path_factory):
+    """The run folder of each killed training, by the call that killed it."""
+    folder = tmp_path_factory.mktemp("killed")
+    config = folder / "config.toml"
     config.write_text(dump_config(settings))
-    out = tmp_path / "run"
-    words = (shards, out, config, function, number, when)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILL_AT_CALL, *map(str, words)], capture_output=True
+    words = (shards, folder, config, json.dumps(KILLS))
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_UNTIL_KILLED, *map(str, words)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
-    assert killed.returncode == -signal.SIGKILL
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * len(KILLS)
+    return {kill: folder / str(place) for place, kill in enumerate(KILLS)}
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=lambda kill: "-".join(map(str, kill)))
+def test_resume_gives_the_uninterrupted_result_when_killed(
+    shards, settings, uninterrupted, killed, kill
+):
+    out = killed[kill]
     assert not (out / "run.json").exists()
     train(shards, out=out, config=settings, resume=True)
     assert result_hash(out) == uninterrupted
@@ -513,8 +534,9 @@ def test_resume_gives_the_uninterrupted_result_when_killed_at_random(
     config = tmp_path / "config.toml"
     config.write_text(dump_config(settings))
     out = tmp_path / "run"
-    words = (shards, out, config, "drtf.training.loop.save_training", 10**6, "before")
-    command = [sys.executable, "-c", KILL_AT_CALL, *map(str, words)]
+    words = ("train", "--shards", shards, "--out", out, "--config", config, "--resume")
+    code = "from drtf.tools.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, words)]
     rng = np.random.default_rng()
     num_killed = 0
     # Kill each process after its first checkpoint, so that each makes progress.
