@@ -195,6 +195,16 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture
+def no_tensorboard_images(monkeypatch):
+    """Train without images for TensorBoard, which test_callbacks.py looks at."""
+    from drtf.training import callbacks
+
+    for owner in (callbacks.AugmentedImages, callbacks.BestFigures):
+        for name in ("on_epoch_begin", "on_epoch_end"):
+            monkeypatch.setattr(owner, name, lambda self, epoch, logs=None: None)
+
+
+@pytest.fixture
 def batches_ahead(monkeypatch):
     """Send batches ahead to the device, as to a GPU."""
     import tensorflow as tf

@@ -36,6 +36,8 @@ from drtf.training.run import train
 from drtf.workers import run_in_process
 from naming import assert_names, raises_naming
 
+pytestmark = pytest.mark.usefixtures("no_tensorboard_images")
+
 # At which call of a function a training is killed, before or after the call's work.
 KILLS = [
     ("drtf.training.loop.save_training", 2, "after"),  # within an epoch

@@ -45,6 +45,8 @@ from drtf.training.run import train
 from drtf.training.train_plan import plan_training
 from naming import assert_names, raises_naming
 
+pytestmark = pytest.mark.usefixtures("no_tensorboard_images")
+
 
 def child_config(config, parent, **train_settings):
     """Return a config that names a run, and nothing else of its network."""

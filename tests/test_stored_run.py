@@ -27,6 +27,8 @@ from drtf.storage import delete_object, list_objects, read_object, write_object
 from drtf.training import loop
 from naming import assert_names, raises_naming
 
+pytestmark = pytest.mark.usefixtures("no_tensorboard_images")
+
 TINY = ("--set", "model.weights=none", "--set", "train.epochs=2")
 
 

@@ -16,6 +16,8 @@ from drtf.intervals import Estimate
 from drtf.labels.sources import Source
 from naming import assert_names, raises_naming
 
+pytestmark = pytest.mark.usefixtures("no_tensorboard_images")
+
 
 def change(config, **update):
     return config.model_copy(update={"train": config.train.model_copy(update=update)})

@@ -30,6 +30,8 @@ from drtf.training.run import train
 from drtf.training.train_plan import plan_training, positive_prior
 from naming import assert_names, raises_naming
 
+pytestmark = pytest.mark.usefixtures("no_tensorboard_images")
+
 
 def change(config, **update):
     return config.model_copy(update={"train": config.train.model_copy(update=update)})
