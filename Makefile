@@ -13,6 +13,8 @@ PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # Whose spelling make lint checks.
 TEXTS := $(wildcard *.md *.cff *.cfg *.yml *.yaml) Makefile benchmarks configs docs drtf \
 	examples tests tfrecords/README.md tools
+# Tests of the project's own files, which do not depend on the version of TensorFlow.
+INDEPENDENT := docs messages packaging structure
 SOURCES := setup.cfg setup.py pyproject.toml drtf/records/_frames.c
 
 .PHONY: setup setup-tf221 demo test test-slow test-gpu test-notebooks test-tf221 test-beam lint types docs release settings messages clean
@@ -56,7 +58,7 @@ test-gpu: setup
 	$(VENV)/bin/python -m pytest -m gpu tests/test_gpu.py
 
 test-tf221: setup-tf221
-	$(VENV_TF221)/bin/python -m pytest $(PARALLEL)
+	$(VENV_TF221)/bin/python -m pytest $(PARALLEL) $(INDEPENDENT:%=--ignore=tests/test_%.py)
 
 test-beam: $(VENV_BEAM)/.installed
 	$(VENV_BEAM)/bin/python -m pytest tests/test_beam.py
