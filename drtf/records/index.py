@@ -188,7 +188,8 @@ def _opened_index(
     """
     try:
         with open_regular(path) as opened:
-            file = pq.ParquetFile(opened)
+            # Arrow would keep all that it has read until the file is closed.
+            file = pq.ParquetFile(opened, pre_buffer=False)
             for field in COLUMNS:
                 if field not in file.schema_arrow:
                     raise RecordError(

@@ -485,7 +485,10 @@ def _encode_cells(cells: Mapping[str, str]) -> bytes:
 
 def _load_parquet(table: Location) -> Iterator[tuple[bytes, Row]]:
     try:
-        with open_file(table) as file, parquet.ParquetFile(file) as opened:
+        with (
+            open_file(table) as file,
+            parquet.ParquetFile(file, pre_buffer=False) as opened,
+        ):
             for batch in opened.iter_batches(columns=list(COLUMNS)):
                 for row in batch.to_pylist():
                     cells = {k: "" if x is None else str(x) for k, x in row.items()}
