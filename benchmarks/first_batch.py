@@ -49,7 +49,8 @@ def measure(method: str, location: str, batch_size: int) -> float:
 
 def download(location: str, folder: Path) -> None:
     """Download a dataset, several files at a time."""
-    from drtf.storage import download_object, join_location, list_objects
+    from drtf.locations import join_location
+    from drtf.storage import download_object, list_objects
 
     def copy(name: str) -> None:
         path = folder / name

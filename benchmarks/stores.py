@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import boto3
 
+from drtf.locations import join_location
 from drtf.storage import (
     delete_object,
     download_object,
-    join_location,
     list_objects,
     read_object,
     read_ranges,

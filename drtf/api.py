@@ -26,6 +26,7 @@ from drtf.evaluation.evaluation import evaluate as evaluate_run
 from drtf.evaluation.result import EvaluationResult
 from drtf.heatmaps.gradcam import GradcamReport, gradcam
 from drtf.labels.sources import Source
+from drtf.locations import check_location, is_remote
 from drtf.models.run import Run, load_run_config
 from drtf.models.run import load_run as load_run_folder
 from drtf.models.stored_run import local_run, writable_run
@@ -33,7 +34,7 @@ from drtf.records.reader import ShardDataset
 from drtf.records.remote import fetch_dataset
 from drtf.scoring.scoring import ScoreReport
 from drtf.scoring.scoring import score as score_photographs
-from drtf.storage import check_location, fetch_file, is_remote
+from drtf.storage import fetch_file
 from drtf.tasks import TaskName
 from drtf.training.own_model import save_run as save_own_model
 from drtf.training.run import train as train_run

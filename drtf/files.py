@@ -1,20 +1,15 @@
-"""Safe reads and atomic writes, locks, and checks that nothing is overwritten."""
+"""Safe reads and atomic writes, and checks that nothing is overwritten."""
 
-import atexit
 import codecs
 import contextlib
 import csv
 import errno
-import fcntl
-import functools
 import hashlib
 import io
 import json
 import logging
 import math
 import os
-import platform
-import re
 import resource
 import shutil
 import stat
@@ -33,21 +28,12 @@ MAX_TEXT_BYTES = 1 << 26
 MAX_TABLE_BYTES = 1 << 30
 # More are never needed, and some libraries loop over all possible descriptors.
 MAX_OPEN_FILES = 1 << 16
-TEMPORARY_SUFFIX = ".temporary"
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-}
-# What file systems return that have no locks: some of NFS, FUSE and HPC clusters.
-NO_LOCKS = {
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOLCK,
-    errno.EINVAL,
 }
 # What file systems return that have no hard links: exFAT and some network mounts.
 NO_LINKS = {errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
@@ -325,77 +311,6 @@ def _sync(descriptor: int) -> None:
             raise
 
 
-def lock(file: IO[bytes], *, wait: bool = False) -> bool:
-    """Hold an exclusive lock on an open file until it is closed.
-
-    Warns and continues on a file system without locks.
-
-    Args:
-        file: The file.
-        wait: Whether to wait for another process that holds the lock.
-
-    Returns:
-        Whether the file system has locks.
-
-    Raises:
-        DrtfError: If another process holds it.
-        OSError: If locking fails for another reason.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DrtfError(
-            f"another process is writing here and holds the lock {file.name}; wait "
-            "until it ends, or choose another --out"
-        ) from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        _warn_without_locks(Path(file.name).parent)
-        return False
-    return True
-
-
-def share(descriptor: int) -> None:
-    """Hold a shared lock on an open file until it is closed.
-
-    No process can then get an exclusive one. On a file system without locks it has no
-    effect.
-    """
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-@functools.cache
-def _warn_without_locks(folder: Path) -> None:
-    _log.warning(
-        "the file system of %s has no file locks, so drtf cannot notice a second "
-        "command that writes there: run only one at a time",
-        folder,
-    )
-
-
-@contextmanager
-def lock_or_fail(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file.
-
-    Raises:
-        DrtfError: If another process holds it.
-    """
-    with append_regular(path) as file:
-        lock(file)
-        yield
-
-
-@contextmanager
-def lock_when_free(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, after waiting for other processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with append_regular(path) as file:
-        lock(file, wait=True)
-        yield
-
-
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a regular file in hexadecimal."""
     with open_regular(path) as file:
@@ -411,65 +326,6 @@ def raise_descriptor_limit() -> None:
         return
     with contextlib.suppress(ValueError, OSError):  # macOS has a lower, hidden limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Yield a folder in $TMPDIR, and remove it at the end.
-
-    If this process is killed, the next one that needs such a folder removes it: the
-    system has then released its lock.
-    """
-    _remove_dead_folders()
-    folder, descriptor = _create_locked_folder()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
-
-
-def folder_until_exit() -> Path:
-    """Create a folder in $TMPDIR that is removed at exit, and return its path."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    return stack.enter_context(temporary_folder())
-
-
-def _temporary_prefix() -> str:
-    # Some file systems that several hosts share have locks only within a host.
-    return f"drtf-{re.sub(r'[^A-Za-z0-9.-]', '-', platform.node())}-"
-
-
-def _create_locked_folder() -> tuple[Path, int]:
-    """Create a temporary folder; return also the descriptor that holds its lock."""
-    while True:
-        folder = Path(
-            tempfile.mkdtemp(prefix=_temporary_prefix(), suffix=TEMPORARY_SUFFIX)
-        )
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if folder.exists():
-                return folder, descriptor
-            # Another process removed it before it was locked.
-            os.close(descriptor)
-
-
-def _remove_dead_folders() -> None:
-    """Remove the temporary folders of this host whose process was killed."""
-    pattern = f"{_temporary_prefix()}????????{TEMPORARY_SUFFIX}"
-    for folder in Path(tempfile.gettempdir()).glob(pattern):
-        # Another user's, or removed meanwhile, or locked: its process is alive.
-        with contextlib.suppress(OSError):
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            descriptor = os.open(folder, flags)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
 
 
 def is_writable(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """Objects in stores: s3://, gs://, az://, http:// and https://, through obstore."""
 
 import os
-import posixpath
 import re
 import time
 from collections import deque
@@ -10,19 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import obstore
 from obstore import exceptions
 
 from drtf.errors import StorageError
-from drtf.files import folder_until_exit, move_into_place, partial_path
-from drtf.stores import OPENERS, open_place
+from drtf.files import move_into_place, partial_path
+from drtf.locations import check_can_write, is_web, object_name, shown_location
+from drtf.stores import open_place
+from drtf.temporary_folders import folder_until_exit
 from drtf.terminal import show_as
 
-SCHEMES = tuple(OPENERS)
-WEB = ("http://", "https://")
-ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 # Objects are read in parts of this size, several at a time.
 PART_BYTES = 8 << 20
 PIECE_BYTES = 1 << 20
@@ -159,97 +156,6 @@ class OpenObject(NamedTuple):
         with ThreadPoolExecutor(NUM_PARALLEL_PARTS) as pool:
             # Raises the first error of a part.
             deque(pool.map(read, range(0, self.size_bytes, PART_BYTES)), maxlen=0)
-
-
-def is_remote(location: Path | str) -> bool:
-    """Return True for a location in a store, False for a local path."""
-    scheme, separator, _ = str(location).partition("://")
-    return bool(separator) and scheme in SCHEMES
-
-
-def check_location(location: Path | str) -> None:
-    """Check a path or location that a person wrote, or pasted from a browser.
-
-    Raises:
-        StorageError: If its scheme is not supported, or it is the location of an object
-            in a store with the escapes or the query of a URL.
-    """
-    location = str(location)
-    scheme, separator, place = location.partition("://")
-    if not separator or location.startswith(WEB) or os.path.lexists(location):
-        return
-    if scheme not in SCHEMES:
-        raise StorageError(
-            f"{location} cannot be read or written: {scheme}:// is not supported; use "
-            "a local path, s3://, gs://, az:// or https://"
-        )
-    place, mark, _ = place.partition("?")
-    if mark or ESCAPE.search(place):
-        raise StorageError(
-            f"{scheme}://{place}{mark} is written like a URL, with escapes such as %20 "
-            f"or a query after '?'; write '{scheme}://{unquote(place)}'. drtf reads "
-            "the newest version of an object"
-        )
-
-
-def check_can_write(location: str) -> None:
-    """Check that a location in a store is not on a web server.
-
-    Raises:
-        StorageError: If it is.
-    """
-    if is_web(location):
-        raise StorageError(
-            f"{shown_location(location)} can only be read; write to a local path, "
-            "s3://, gs:// or az://"
-        )
-
-
-def is_web(location: Path | str) -> bool:
-    """Return True for a location on a web server."""
-    return str(location).startswith(WEB)
-
-
-def has_query(location: Path | str) -> bool:
-    """Return True for a URL with a query, such as a presigned one, of a single file."""
-    return is_web(location) and "?" in str(location)
-
-
-def shown_location(location: str) -> str:
-    """Return a location without the password or the signature that a URL may have."""
-    if not is_web(location):
-        return location
-    return re.sub(r"(?<=://)[^/]*@", "", location.partition("?")[0])
-
-
-def object_name(location: str) -> str:
-    """Return the name of the file at a location."""
-    path = unquote(location.partition("?")[0]) if is_web(location) else location
-    return path.rpartition("/")[2]
-
-
-def join_location(location: str, *names: str) -> str:
-    """Return the location of an object below another location.
-
-    Raises:
-        StorageError: If it is the URL of a single file.
-    """
-    if has_query(location):
-        raise StorageError(
-            f"{shown_location(location)}?… is the URL of one file, because it has a "
-            "query; give the folder of a dataset or a run without one, or as s3://, "
-            "gs:// or az://"
-        )
-    return "/".join((location.rstrip("/"), *names))
-
-
-def resolve_location(folder: str, path: str) -> str:
-    """Return the location of a path that is relative to a folder, or a location."""
-    if is_remote(path):
-        return path
-    scheme, _, place = folder.partition("://")
-    bucket, _, key = place.partition("/")
-    return join_location(f"{scheme}://{bucket}", posixpath.normpath(f"{key}/{path}"))
 
 
 def list_objects(location: str) -> list[StoredObject]:

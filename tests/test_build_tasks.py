@@ -22,11 +22,12 @@ from drtf.building.tasks import plan_tasks, run_task, task_shards
 from drtf.config import load_config
 from drtf.errors import DrtfError, PhotographError
 from drtf.labels.sources import Source
+from drtf.locations import join_location
 from drtf.photographs import prepare
 from drtf.records import writer
 from drtf.records.manifest import load_manifest
 from drtf.records.verify import find_faults
-from drtf.storage import join_location, list_objects, read_object, write_object
+from drtf.storage import list_objects, read_object, write_object
 from naming import raises_naming
 
 SETTINGS = ("images.size=32", "build.shard_size_mb=0.01", "build.num_workers=1")

@@ -18,8 +18,6 @@ from drtf.files import (
     encode_json,
     escape_formula,
     hash_file,
-    lock_or_fail,
-    lock_when_free,
     move_into_place,
     open_regular,
     parse_json,
@@ -27,10 +25,11 @@ from drtf.files import (
     read_regular,
     replacing,
     sync_folder,
-    temporary_folder,
     with_nan,
     write_atomic,
 )
+from drtf.locks import lock_or_fail, lock_when_free
+from drtf.temporary_folders import temporary_folder
 from naming import assert_names, raises_naming
 
 
@@ -226,7 +225,7 @@ def failing(code: int):
 def test_temporary_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
     code = """
 import sys
-from drtf.files import temporary_folder
+from drtf.temporary_folders import temporary_folder
 with temporary_folder() as folder:
     (folder / "shard").touch()
     print(folder, flush=True)

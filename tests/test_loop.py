@@ -19,7 +19,7 @@ from drtf.config import dump_config
 from drtf.data.pipeline import StreamPosition, train_dataset
 from drtf.data.sampling import partner_sampling
 from drtf.errors import DrtfError, RunError, StoppedError
-from drtf.files import lock_or_fail
+from drtf.locks import lock_or_fail
 from drtf.models.history import load_history
 from drtf.models.run import load_run
 from drtf.models.run_files import IDENTITY_FILE

@@ -24,12 +24,13 @@ from drtf.errors import (
 )
 from drtf.files import hash_file
 from drtf.labels.sources import Source
+from drtf.locations import join_location
 from drtf.records.cache import SIZE_VARIABLE, Cache
 from drtf.records.manifest import INDEX_FILE, MANIFEST_FILE, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import fetch_dataset, upload_dataset
 from drtf.records.verify import find_faults
-from drtf.storage import delete_object, join_location, read_object, write_object
+from drtf.storage import delete_object, read_object, write_object
 from naming import raises_naming
 from stores_servers import FileServer
 

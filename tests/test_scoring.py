@@ -17,8 +17,8 @@ from drtf.building.build import build_shards
 from drtf.config import dump_config
 from drtf.data.loader import read_batch
 from drtf.errors import DrtfError, LabelError
-from drtf.files import lock_or_fail
 from drtf.labels.sources import Source
+from drtf.locks import lock_or_fail
 from drtf.models.fellow_eye import FellowEye
 from drtf.models.prediction import build_predictor
 from drtf.models.run import load_run

@@ -10,6 +10,7 @@ import pytest
 
 from drtf import storage, stores
 from drtf.errors import StorageError
+from drtf.locations import check_location, is_remote, join_location, object_name
 from drtf.records.verify import find_faults
 from drtf.storage import (
     PART_BYTES,
@@ -17,16 +18,12 @@ from drtf.storage import (
     MissingObjectError,
     StoredObject,
     check_bucket,
-    check_location,
     create_object,
     delete_object,
     download_object,
     fetch_file,
     find_object,
-    is_remote,
-    join_location,
     list_objects,
-    object_name,
     open_object,
     read_object,
     read_ranges,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from drtf.files import temporary_folder
+from drtf.temporary_folders import temporary_folder
 from drtf.terminal import show_line
 
 from .options import out_option, overwrite_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drtf.files import temporary_folder
+from drtf.temporary_folders import temporary_folder
 from drtf.terminal import show_line
 
 from .bench_options import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from drtf.files import temporary_folder
+from drtf.temporary_folders import temporary_folder
 
 from .bench_options import check_json, json_option, write_json
 from .options import shards_option

@@ -48,8 +48,8 @@ def inspect(
     """Show statistics and a contact sheet of the dataset SHARDS."""
     from drtf.config import load_config
     from drtf.data.inspection import inspect_dataset
+    from drtf.locations import is_remote
     from drtf.records.remote import fetch_dataset
-    from drtf.storage import is_remote
 
     from .tables import show_counts, show_notes, show_table
 

@@ -8,13 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from drtf.storage import (
-    check_can_write,
-    check_location,
-    fetch_file,
-    is_remote,
-    shown_location,
-)
+from drtf.locations import check_can_write, check_location, is_remote, shown_location
+from drtf.storage import fetch_file
 from drtf.terminal import show_line
 
 SOME_REJECTED = 3

@@ -22,8 +22,8 @@ from drtf.config import Config
 from drtf.errors import DrtfError
 from drtf.files import hash_file, partial_path, sync_folder
 from drtf.labels.sources import Source
+from drtf.locations import is_remote
 from drtf.records.manifest import Manifest
-from drtf.storage import is_remote
 
 
 @dataclass(frozen=True)

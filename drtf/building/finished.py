@@ -6,10 +6,10 @@ from pathlib import Path
 from drtf.building.changes import find_changed_photograph
 from drtf.building.plan import BuildPlan, describe_differences, flatten_settings
 from drtf.errors import DrtfError, RecordError
+from drtf.locations import is_remote
 from drtf.records.manifest import Manifest, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.records.remote import load_remote_manifest
-from drtf.storage import is_remote
 
 CHOICE = "move it away, or choose another --out"
 

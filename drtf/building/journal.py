@@ -13,13 +13,9 @@ import google_crc32c
 
 from drtf.building.plan import BuildPlan, ShardRange, describe_differences
 from drtf.errors import DrtfError
-from drtf.files import (
-    append_regular,
-    lock,
-    sync_file,
-    write_unbuffered,
-)
+from drtf.files import append_regular, sync_file, write_unbuffered
 from drtf.images.quality import Quality
+from drtf.locks import lock
 from drtf.photographs.prepare import Rejected
 from drtf.records.writer import Location
 from drtf.seals import dump_sealed, is_intact

@@ -14,10 +14,12 @@ from drtf.building.shared_build import TASKS_FOLDER, SharedBuild, explained_erro
 from drtf.building.shared_files import file_sizes, join, remove_folder
 from drtf.building.write import check_num_rejected
 from drtf.errors import DrtfError
-from drtf.files import lock_or_fail, sync_folder, temporary_folder
+from drtf.files import sync_folder
+from drtf.locations import is_remote
+from drtf.locks import lock_or_fail
 from drtf.records.manifest import Manifest
 from drtf.records.remote import upload_dataset
-from drtf.storage import is_remote
+from drtf.temporary_folders import temporary_folder
 
 LOCK_FILE = ".merge.lock"
 MAX_NAMED = 5

@@ -24,12 +24,12 @@ from drtf.building.plan import (
 from drtf.config import BuildConfig, ImagesConfig, LabelsConfig, SplitConfig
 from drtf.errors import DrtfError
 from drtf.labels.sources import Catalog
+from drtf.locations import is_remote
 from drtf.photographs.contents import Conflict
 from drtf.photographs.listing import SkippedFile
 from drtf.records.plan import ShardPlan
 from drtf.records.rejected import CONFLICTING, RejectedRow
 from drtf.records.unmatched import UnmatchedRow
-from drtf.storage import is_remote
 from drtf.synthetic import draw_photograph
 from drtf.texts import TEXT, Row, TextRows
 

@@ -22,7 +22,7 @@ from drtf.building.shared_files import (
     replace_file,
 )
 from drtf.errors import DrtfError
-from drtf.storage import is_remote
+from drtf.locations import is_remote
 
 TASKS_FOLDER = ".build-tasks"  # a name that no user gives a folder of a dataset
 PLAN_FILE = "plan.bin"

@@ -19,12 +19,11 @@ from drtf.files import (
     sync_folder,
     write_atomic,
 )
+from drtf.locations import is_remote, join_location
 from drtf.storage import (
     MissingObjectError,
     create_object,
     delete_object,
-    is_remote,
-    join_location,
     list_objects,
     read_object,
     write_object,

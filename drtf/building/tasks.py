@@ -41,12 +41,13 @@ from drtf.building.write import (
 )
 from drtf.config import Config
 from drtf.errors import DrtfError
-from drtf.files import hash_file, temporary_folder
+from drtf.files import hash_file
 from drtf.labels.sources import Source
+from drtf.locations import is_remote
 from drtf.photographs.references import PhotographRef, map_in_threads
 from drtf.progress import progress
 from drtf.records.writer import ShardWriter
-from drtf.storage import is_remote
+from drtf.temporary_folders import temporary_folder
 
 
 @dataclass(frozen=True)

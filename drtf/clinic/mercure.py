@@ -21,18 +21,13 @@ from drtf.clinic.dicom_results import (
     write_dicom_results,
 )
 from drtf.errors import DrtfError
-from drtf.files import (
-    encode_json,
-    parse_json,
-    read_regular,
-    temporary_folder,
-    write_atomic,
-)
+from drtf.files import encode_json, parse_json, read_regular, write_atomic
 from drtf.heatmaps.overlays import LIMITS
 from drtf.models.run import Run, load_run, load_run_config
 from drtf.photographs.listing import list_photographs
 from drtf.scoring.score_table import load_rows
 from drtf.scoring.scoring import ScoreReport, score
+from drtf.temporary_folders import temporary_folder
 
 INPUT_VARIABLE = "MERCURE_IN_DIR"
 OUTPUT_VARIABLE = "MERCURE_OUT_DIR"

@@ -19,13 +19,7 @@ from drtf.evaluation.group_results import (
     parse_grouped_result,
 )
 from drtf.evaluation.metrics import ClassReport
-from drtf.files import (
-    encode_json,
-    parse_json,
-    read_regular,
-    with_nan,
-    write_atomic,
-)
+from drtf.files import encode_json, parse_json, read_regular, with_nan, write_atomic
 from drtf.intervals import (
     Estimate,
     format_estimate,

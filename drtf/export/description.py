@@ -6,13 +6,7 @@ from typing import Any
 
 from drtf.export.comparison import Comparison
 from drtf.export.graph import OUTPUTS, Graph
-from drtf.files import (
-    encode_json,
-    parse_json,
-    read_regular,
-    with_nan,
-    write_atomic,
-)
+from drtf.files import encode_json, parse_json, read_regular, with_nan, write_atomic
 from drtf.models.device import training_versions
 from drtf.models.run import Run
 from drtf.models.views import VIEWS

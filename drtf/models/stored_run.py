@@ -18,13 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drtf.errors import RunError, StorageError
-from drtf.files import (
-    folder_until_exit,
-    lock_or_fail,
-    parse_json,
-    read_regular,
-    write_atomic,
-)
+from drtf.files import parse_json, read_regular, write_atomic
+from drtf.locations import check_location, is_remote, is_web, join_location
+from drtf.locks import lock_or_fail
 from drtf.models.history import HISTORY_FIGURE, HISTORY_FILE
 from drtf.models.run_files import (
     CONFIG_FILE,
@@ -39,16 +35,13 @@ from drtf.models.training_photographs import PHOTOGRAPHS_FILE
 from drtf.records.cache import cache_folder
 from drtf.storage import (
     StoredObject,
-    check_location,
     delete_object,
     download_object,
     find_object,
-    is_remote,
-    is_web,
-    join_location,
     list_objects,
     write_object,
 )
+from drtf.temporary_folders import folder_until_exit
 from drtf.terminal import show_as
 
 RUNS_FOLDER = "runs"

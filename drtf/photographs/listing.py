@@ -23,6 +23,13 @@ from drtf.errors import LabelError, NoPhotographsError
 from drtf.files import open_regular
 from drtf.images.dicom_tags import DicomTags
 from drtf.images.signatures import DICOM, HEAD_BYTES, SUFFIXES, picture_name
+from drtf.locations import (
+    check_location,
+    has_query,
+    is_remote,
+    object_name,
+    shown_location,
+)
 from drtf.photographs import archives
 from drtf.photographs.dicom_headers import find_tags, state_frames
 from drtf.photographs.frames import split_frame
@@ -41,15 +48,10 @@ from drtf.photographs.references import (
 )
 from drtf.storage import (
     StoredObject,
-    check_location,
     fetch_file,
     find_object,
     find_parents,
-    has_query,
-    is_remote,
     iterate_objects,
-    object_name,
-    shown_location,
 )
 from drtf.texts import (
     ROWS_PER_BATCH,

@@ -20,6 +20,7 @@ from drtf.errors import DrtfError, PhotographError
 from drtf.files import open_regular, read_regular
 from drtf.images.dicom_files import extract_frame
 from drtf.images.signatures import SUFFIXES
+from drtf.locations import is_remote, object_name, resolve_location
 from drtf.photographs.archives import find_member, find_member_info, read_member
 from drtf.photographs.frames import frame_path, split_frame
 from drtf.retries import retry
@@ -27,11 +28,8 @@ from drtf.storage import (
     MissingObjectError,
     StoredObject,
     find_object,
-    is_remote,
-    object_name,
     read_object,
     read_start,
-    resolve_location,
 )
 from drtf.texts import iterate_texts
 

@@ -29,14 +29,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 from drtf.errors import DrtfError, RecordError
-from drtf.files import (
-    append_regular,
-    lock,
-    lock_when_free,
-    move_into_place,
-    partial_path,
-    share,
-)
+from drtf.files import append_regular, move_into_place, partial_path
+from drtf.locks import lock, lock_when_free, share
 from drtf.records.manifest import INDEX_FILE
 
 CACHE_VARIABLE = "DRTF_CACHE"

@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from drtf.errors import ConfigError, DamagedRecordError, RecordError
-from drtf.files import MAX_OPEN_FILES, hash_file, raise_descriptor_limit, share
+from drtf.files import MAX_OPEN_FILES, hash_file, raise_descriptor_limit
+from drtf.locations import is_remote
+from drtf.locks import share
 from drtf.records.cache import CACHE_VARIABLE, SIZE_VARIABLE
 from drtf.records.framing import (
     FRAME_BYTES,
@@ -32,7 +34,6 @@ from drtf.records.manifest import INDEX_FILE, Manifest, load_manifest
 from drtf.records.open_shards import OpenShards
 from drtf.records.remote import RemoteShards, fetch_dataset, open_shards
 from drtf.resources import count_cores
-from drtf.storage import is_remote
 
 # Shards of a store that are read at once; a request takes long but little of a CPU.
 NUM_PARALLEL_READS = 32

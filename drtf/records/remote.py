@@ -13,13 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from drtf.errors import DrtfError, RecordError, StorageError
-from drtf.files import (
-    MAX_TEXT_BYTES,
-    hash_file,
-    read_regular,
-    sync_file,
-    write_atomic,
-)
+from drtf.files import MAX_TEXT_BYTES, hash_file, read_regular, sync_file, write_atomic
+from drtf.locations import is_web, join_location
 from drtf.progress import progress
 from drtf.records.cache import SIZE_VARIABLE, Cache, cache_folder
 from drtf.records.manifest import (
@@ -36,8 +31,6 @@ from drtf.storage import (
     check_bucket,
     download_object,
     find_object,
-    is_web,
-    join_location,
     list_objects,
     open_object,
     read_object,

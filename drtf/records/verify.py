@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from drtf.errors import RecordError
-from drtf.files import hash_file, temporary_folder
+from drtf.files import hash_file
+from drtf.locations import is_remote, is_web, join_location
 from drtf.progress import progress
 from drtf.records.framing import (
     FRAME_BYTES,
@@ -36,15 +37,8 @@ from drtf.records.manifest import (
 )
 from drtf.records.remote import read_manifest
 from drtf.records.schema import encode_around_image, encode_record, parse_record
-from drtf.storage import (
-    MissingObjectError,
-    download_object,
-    is_remote,
-    is_web,
-    join_location,
-    list_objects,
-    read_object,
-)
+from drtf.storage import MissingObjectError, download_object, list_objects, read_object
+from drtf.temporary_folders import temporary_folder
 from drtf.workers import count_workers, map_in_order
 
 ImageCheck = Callable[[np.ndarray, str, int], str]

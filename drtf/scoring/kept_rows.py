@@ -9,7 +9,8 @@ from io import FileIO
 from pathlib import Path
 
 from drtf.errors import DrtfError
-from drtf.files import append_regular, lock, open_regular, write_unbuffered
+from drtf.files import append_regular, open_regular, write_unbuffered
+from drtf.locks import lock
 from drtf.photographs.patient_columns import PatientEye
 from drtf.photographs.references import PhotographRef
 from drtf.progress import progress

@@ -12,6 +12,7 @@ from drtf import page
 from drtf.config import ScoreConfig
 from drtf.errors import DrtfError
 from drtf.files import save_rows, write_atomic
+from drtf.locations import is_remote
 from drtf.photographs.listing import (
     SKIPPED_FILE,
     SkippedFile,
@@ -54,7 +55,6 @@ from drtf.scoring.table_files import (
     sibling,
     writing_file,
 )
-from drtf.storage import is_remote
 from drtf.texts import TextRows
 
 _log = logging.getLogger(__name__)

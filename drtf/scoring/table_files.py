@@ -8,18 +8,19 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from drtf.errors import DrtfError, StorageError
-from drtf.files import check_absent, open_regular, replacing, temporary_folder
+from drtf.files import check_absent, open_regular, replacing
+from drtf.locations import is_remote
 from drtf.records.cache import cache_folder
 from drtf.storage import (
     create_object,
     delete_object,
     find_object,
     find_version,
-    is_remote,
     read_object,
     replace_object,
     write_object,
 )
+from drtf.temporary_folders import temporary_folder
 
 Location = Path | str
 

@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 
 from drtf.errors import RunError
-from drtf.files import (
-    parse_json,
-    partial_path,
-    read_regular,
-    sync_folder,
-    write_atomic,
-)
+from drtf.files import parse_json, partial_path, read_regular, sync_folder, write_atomic
 from drtf.models.run_files import IDENTITY_FILE
 
 FOLDER = "checkpoints"

@@ -8,6 +8,7 @@ import keras
 
 from drtf.config import Config, ModelConfig, parse_config
 from drtf.errors import ConfigError, DrtfError, RunError
+from drtf.locations import check_location, is_remote
 from drtf.models.backbones import OWN_MODEL
 from drtf.models.compatibility import preprocessing_differences
 from drtf.models.losses import LOSSES
@@ -17,7 +18,6 @@ from drtf.models.stored_run import fetch_run
 from drtf.models.training_photographs import count_training_photographs
 from drtf.models.weights import copy_weights, is_run_folder
 from drtf.records.reader import ShardDataset
-from drtf.storage import check_location, is_remote
 from drtf.tasks import TASKS
 from drtf.training.identity import load_ancestors
 

@@ -17,8 +17,9 @@ from drtf.config import Config, TrainConfig
 from drtf.data.stream import translate_record_errors
 from drtf.errors import DrtfError
 from drtf.figures import plot_history
-from drtf.files import hash_file, lock_or_fail
+from drtf.files import hash_file
 from drtf.labels.soft_labels import SoftLabels, load_soft_labels
+from drtf.locks import lock_or_fail
 from drtf.models.backbones import check_model
 from drtf.models.device import (
     build_strategy,
