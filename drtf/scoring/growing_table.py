@@ -25,6 +25,7 @@ from drtf.scoring.score_table import (
     load_rows,
     parse_path,
     parse_row,
+    summarize,
     write_grown_table,
     written_path,
 )
@@ -174,14 +175,11 @@ def append_rows(
         if lines:
             with updating_file(out, version) as partial:
                 write_grown_table(out, earlier.lines, lines, partial)
-    summary = Summary()
-    for line in lines:
-        summary.add(parse_row(line))
     kept = {path: row for path, row in earlier.current.items() if path not in added}
     return Growth(
         out=out,
         num_rows=len(earlier.lines) + len(lines),
-        summary=summary,
+        summary=summarize(parse_row(line) for line in lines),
         added=list(added),
         changed=[path for path in added if path in earlier.current],
         duplicates=duplicates,

@@ -148,6 +148,14 @@ class Summary:
             self.scores.add(row["score"])
 
 
+def summarize(rows: Iterable[Mapping[str, str]]) -> Summary:
+    """Count the rows of a table."""
+    summary = Summary()
+    for row in rows:
+        summary.add(row)
+    return summary
+
+
 def common_cells(run: Run, config: ScoreConfig, patient_pattern: str) -> Row:
     """Return a row with the cells that all rows share, and the others empty.
 

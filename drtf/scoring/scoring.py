@@ -42,6 +42,7 @@ from drtf.scoring.score_table import (
     load_rows,
     part_path,
     slice_part,
+    summarize,
     write_table,
     written_path,
 )
@@ -261,21 +262,14 @@ def score(
                 lines = [rows[path].line for path in by_path]
                 write_table(table, lines, partial, list_hash=list_hash)
     if out != table:
-        submission = encode_submission((row for _, row in load_rows(table)), form)
-        if not _has_content(out, submission):
-            check_no_file(out, overwrite=overwrite)
-            with writing_file(out, overwrite=overwrite) as partial:
-                write_atomic(partial, submission)
+        _write_submission(out, table, form, overwrite=overwrite)
     if skipped:
         with writing_file(skipped_path(out), overwrite=True) as partial:
             save_rows(partial, SkippedFile._fields, skipped)
-    summary = Summary()
-    for _, row in load_rows(table):
-        summary.add(row)
     return ScoreReport(
         out=out,
         table=table,
-        summary=summary,
+        summary=summarize(row for _, row in load_rows(table)),
         threshold=scorer.threshold,
         threshold_rule=scorer.threshold_rule,
         num_views=int(common["num_views"]),
@@ -284,6 +278,17 @@ def score(
         is_reused=is_reused,
         skipped=skipped,
     )
+
+
+def _write_submission(
+    out: Location, table: Location, form: str, *, overwrite: bool
+) -> None:
+    """Write the submission of a table, unless it is there already."""
+    submission = encode_submission((row for _, row in load_rows(table)), form)
+    if not _has_content(out, submission):
+        check_no_file(out, overwrite=overwrite)
+        with writing_file(out, overwrite=overwrite) as partial:
+            write_atomic(partial, submission)
 
 
 def skipped_path(out: Location) -> Location:
