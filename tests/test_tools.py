@@ -146,17 +146,17 @@ def test_every_command_takes_its_inputs_from_a_store():
 
 @pytest.fixture
 def small_demo(monkeypatch):
-    """Make the preset demo smaller."""
+    """Make the presets of the demo and of the pages smaller."""
 
     def small(settings):
         def load(source="", overrides=(), **options):
-            changes = settings if source == "demo" else ()
+            changes = settings if source in ("demo", "mobilenetv2-96") else ()
             return load_config(source, [*changes, *overrides], **options)
 
         return load
 
     monkeypatch.setattr("drtf.config.load_config", small(DEMO))
-    # Only the command trains the MobileNetV2 of the preset.
+    # Only the command trains a MobileNetV2.
     eyenet = (*DEMO, *EYENET, "model.alpha=1.0")
     monkeypatch.setattr("drtf.api.load_config", small(eyenet))
 
