@@ -240,6 +240,8 @@ def _train_locked(
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
+    if hosts.is_first:
+        announce("Building the network; the first step takes longer than the others")
     with use_dtype_policy(job.identity["precision"]):
         network = build_initial_network(
             config, job.parent, load_weights=checkpoint is None
