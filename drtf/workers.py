@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from drtf.errors import DrtfError
@@ -40,6 +41,7 @@ MAX_PENDING_PER_WORKER = 16
 CHUNK_SIZE = 4
 GRACE_SECONDS = 60
 EXIT_SECONDS = 10
+STDERR = 2
 MAX_NAME_LENGTH = 200
 # What a worker takes for a photograph of 20 megapixels.
 WORKER_BYTES = 500_000_000
@@ -256,9 +258,19 @@ def _serve(connection: Connection) -> None:
         connection.send(f"{type(error).__name__}: {error}")
         return
     connection.send("")
+    _discard_stderr()
     while True:
         for item in connection.recv():
             connection.send(_call(job, item))
+
+
+def _discard_stderr() -> None:
+    """Silence libraries, whose warnings may quote the tags of a patient's file.
+
+    Results and errors reach the parent by the pipe.
+    """
+    with Path(os.devnull).open("wb") as discarded:
+        os.dup2(discarded.fileno(), STDERR)
 
 
 def _exit_with_parent(descriptor: int) -> None:

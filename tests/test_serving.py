@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -600,15 +601,21 @@ def running(run, *options):
 
 
 def test_the_page_in_a_browser_and_the_end_by_sigterm(
-    served_run, eyes, table, tmp_path
+    served_run, eyes, table, tmp_path, capfd
 ):
     with running(served_run) as (process, url):
         if find_browser():
             check_page(url, eyes, table, tmp_path)
         with urllib.request.urlopen(f"{url}/health") as answer:
             assert json.load(answer) == {"status": "ok"}
+        bad = urllib.request.Request(f"{url}/score", SECRET.encode())
+        bad.add_header("Content-Type", "multipart/form-data; boundary=x")
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(bad)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+    # What libraries log about a bad request.
+    assert "xpected boundary" not in capfd.readouterr().err
     if not find_browser():
         pytest.skip("the page was not tested: there is no Chromium or Chrome")
 

@@ -135,7 +135,11 @@ def serve(
 
 
 def _log_requests() -> None:
-    """Print a line with the time for each request."""
+    """Print a line with the time for each request, and nothing of other libraries.
+
+    Their messages may quote a request.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log = logging.getLogger("drtf.serving")
