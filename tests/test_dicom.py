@@ -1,3 +1,4 @@
+import functools
 import io
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import pytest
 from PIL import Image
 
 from drawing import draw_fundus, encode
+from drtf.config import BuildConfig, ImagesConfig
 from drtf.errors import PhotographError
 from drtf.images import dicom_files
 from drtf.images.decode import decode_photograph
-from drtf.images.dicom_files import extract_frame
+from drtf.images.dicom_files import PIXEL_TAGS, extract_frame
+from drtf.photographs.prepare import Rejected, map_photographs, prepare_for_shard
+from drtf.photographs.references import PhotographRef
 from naming import raises_naming
 
 pydicom = pytest.importorskip("pydicom")
@@ -146,6 +150,52 @@ def test_a_tag_that_is_damaged_is_found_when_it_is_used():
     tag = b"".join(x.to_bytes(2, "little") for x in rows)
     data = dicom(FUNDUS.tobytes()).replace(tag + b"US", tag + b"UQ")
     assert reason_of(data) == "not_an_image"
+
+
+@pytest.mark.parametrize(
+    ("tags", "named"),
+    [
+        ({"NumberOfFrames": "1111111111"}, ()),
+        ({"SamplesPerPixel": 2}, ()),
+        ({"PhotometricInterpretation": "SECRET"}, ()),
+        ({"Rows": 700}, (700 * 640 * 3,)),
+    ],
+)
+def test_damage_is_named_without_the_words_of_a_library(tags, named):
+    data = dicom(FUNDUS.tobytes(), **tags).replace(b"1111111111", b"SECRETNAME")
+    with raises_naming(PhotographError, "DICOM", *named) as error:
+        decode_photograph(data)
+    words = ("SECRET", "int", "object", "attribute", "NoneType", "0x", "(00")
+    assert not [x for x in words if x in str(error.value)]
+
+
+@pytest.mark.parametrize("name", PIXEL_TAGS)
+def test_a_tag_that_is_missing_is_named(name):
+    data = pydicom.dcmread(io.BytesIO(dicom(FUNDUS.tobytes())))
+    del data[name]
+    with raises_naming(PhotographError, name) as error:
+        decode_photograph(save_dicom(data))
+    assert error.value.reason == "undecodable"
+
+
+def test_a_frame_beyond_the_pixels_is_refused():
+    data = dicom(FUNDUS.tobytes(), NumberOfFrames=3)
+    with raises_naming(PhotographError, FUNDUS.size, 0):
+        decode_photograph(extract_frame(io.BytesIO(data), 3))
+
+
+def test_tags_reach_no_log_of_worker_processes(tmp_path, capfd):
+    tags = {"NumberOfFrames": "1111111111", "SpecificCharacterSet": "ISO_IR 192"}
+    data = dicom(FUNDUS.tobytes(), **tags)
+    data = data.replace(b"1111111111", b"SECRETNAME")
+    (tmp_path / "a.dcm").write_bytes(data.replace(b"ISO_IR 192", b"SECRETTEXT"))
+    photographs = [PhotographRef(str(tmp_path), "a.dcm")] * 2
+    prepare = functools.partial(
+        prepare_for_shard, images=ImagesConfig(), build=BuildConfig()
+    )
+    results = list(map_photographs(prepare, photographs, num_workers=2))
+    assert all(isinstance(x, Rejected) for x in results)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_pydicom_is_named(monkeypatch):

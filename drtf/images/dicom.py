@@ -12,6 +12,7 @@ from drtf.errors import PhotographError
 from drtf.images.depth import reduce_to_8_bits
 from drtf.images.dicom_files import (
     DEFLATED,
+    check_raw_pixels,
     count_frames,
     damaged_file,
     load_file,
@@ -79,6 +80,8 @@ def _decode(dataset: "Dataset", syntax: str, plugin: str) -> bytes | np.ndarray:
             elif _has_usual_colors(frame, jpeg, color):
                 return frame
         _check_frame_size(frame, jpeg, width, height)
+    else:
+        check_raw_pixels(dataset)
     with warnings.catch_warnings(action="ignore"):
         pixels = _rgb_pixels(dataset, color, plugin)
     if pixels.shape != (height, width, 3):

@@ -24,6 +24,8 @@ MAX_HEADER_BYTES = 16_000_000
 MAX_META_BYTES = 65_536
 # Of the pixels of all frames.
 MAX_PIXEL_BYTES = 1_000_000_000
+# Without them, the size of the pixels is unknown.
+PIXEL_TAGS = ("BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation")
 MISSING = "DICOM files require pydicom: pip install 'drtf[dicom]'"
 
 
@@ -108,6 +110,22 @@ def transfer_syntax(data: bytes) -> str:
 def count_frames(header: "Dataset") -> int:
     """Return the number of frames that a header declares."""
     return int(header.get("NumberOfFrames") or 1)
+
+
+def check_raw_pixels(dataset: "Dataset") -> None:
+    """Check that the pixels of a file that does not compress them are complete.
+
+    Raises:
+        PhotographError: With reason `undecodable`.
+    """
+    found_bytes = len(dataset.get("PixelData") or b"")
+    size_bytes = _pixel_bytes(dataset)
+    if found_bytes < size_bytes:
+        raise PhotographError(
+            "undecodable",
+            f"a DICOM file that is cut short: it has {found_bytes} of {size_bytes} "
+            "bytes of pixels",
+        )
 
 
 def extract_frame(file: BinaryIO, number: int) -> bytes:
@@ -274,10 +292,12 @@ def damaged_file(reason: str) -> Iterator[None]:
     """Report whatever damaged tags or pixels raise as a PhotographError.
 
     pydicom and its decoders raise many kinds of errors, some of them when a tag is
-    first used.
+    first used. Their texts are about Python, and may quote a patient's tags, so they
+    are only the cause of the PhotographError.
 
     Args:
-        reason: The reason of the PhotographError.
+        reason: The reason of the PhotographError. With `undecodable`, the pixels are to
+            blame.
     """
     try:
         yield
@@ -286,8 +306,10 @@ def damaged_file(reason: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno:  # of the disk, not of a decoder
             raise
-        detail = " ".join(str(error).split()) or repr(error)
-        raise PhotographError(reason, f"a damaged DICOM file: {detail}") from error
+        problem = "its tags are missing or have wrong values"
+        if reason == "undecodable":
+            problem = "its pixels cannot be decoded, or do not match its tags"
+        raise PhotographError(reason, f"a damaged DICOM file: {problem}") from error
 
 
 def _check_pydicom() -> None:
@@ -307,6 +329,11 @@ def _check_has_pixels(header: "Dataset") -> None:
 
 
 def _check_pixel_bytes(header: "Dataset") -> None:
+    for name in PIXEL_TAGS:
+        if name not in header:
+            raise PhotographError(
+                "undecodable", f"a DICOM file without the tag {name}, which it requires"
+            )
     size_bytes = _pixel_bytes(header)
     if size_bytes > MAX_PIXEL_BYTES:
         raise PhotographError(
