@@ -320,6 +320,30 @@ def test_a_tiff_with_pages_of_the_same_size_is_refused():
     assert error.value.reason == "unsupported"
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "PNG"])
+def test_a_file_with_several_pictures_is_refused(kind):
+    if kind == "AVIF":
+        pytest.importorskip("PIL.AvifImagePlugin")
+    first, second = (
+        Image.fromarray(draw_fundus(seed=seed, width=64)) for seed in (1, 2)
+    )
+    data = saved(first, kind, save_all=True, append_images=[second])
+    with raises_naming(PhotographError, kind) as error:
+        decode_photograph(data)
+    assert error.value.reason == "unsupported"
+
+
+def test_a_damaged_picture_is_named_without_the_words_of_a_library(monkeypatch):
+    def fail(*_):
+        raise TypeError("'>' not supported between instances of 'str' and 'int'")
+
+    data = saved(Image.fromarray(FUNDUS), "GIF")
+    monkeypatch.setattr("drtf.images.decode.ImageOps.exif_transpose", fail)
+    with raises_naming(PhotographError, "GIF") as error:
+        decode_photograph(data)
+    assert "instances" not in str(error.value)
+
+
 def test_an_empty_file_is_refused():
     assert reason_of(b"") == "empty"
 

@@ -21,6 +21,8 @@ from drtf.images.signatures import container_name
 # Kinds that OpenCV decodes, and those that only Pillow does.
 OPENCV_KINDS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB", "JPEG2000")
 PILLOW_KINDS = ("GIF", "PPM", "HEIF", "AVIF")
+# Kinds whose files may hold several pictures, none of which is the main one.
+SERIES_KINDS = ("GIF", "WEBP", "AVIF")
 HEIF_NAMES = ("HEIC", "HEIF")
 ORIENTATION_TAG = 0x0112
 SUBFILE_TAG, REDUCED, MASK = 254, 1, 4  # TIFF 6.0, NewSubfileType
@@ -33,6 +35,11 @@ SAMPLE_NAMES = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point"}
 FURTHER_SAMPLES = {(SIGNED, 8), (SIGNED, 16), (SIGNED, 32), (FLOAT, 32), (FLOAT, 64)}
 # Pairs of PhotometricInterpretation and number of channels: gray, RGB and LogLuv.
 FURTHER_COLORS = {(1, 1), (2, 3), (32845, 3)}
+# How to get one picture of a file with several; ImageMagick counts them from 0.
+EXTRACTING = (
+    "save the one to grade as a separate file, for example with ImageMagick: magick "
+    "'FILE[0]' ONE.png"
+)
 MAX_PAGES = 100
 # Below the limit at which Pillow refuses to read even the header.
 MAX_PIXELS = 150_000_000
@@ -73,7 +80,8 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
     """Decode a photograph, and rotate it upright according to its EXIF data.
 
     Args:
-        data: Bytes of a JPEG, PNG, TIFF, WebP, BMP or DICOM file.
+        data: Bytes of a JPEG, PNG, TIFF, WebP, BMP, GIF, JPEG 2000, PPM, AVIF, HEIC or
+            DICOM file.
         min_side: If above 0, shrink the photograph to the smallest of 1/2, 1/4 and 1/8
             whose shorter side still has this many px. A JPEG is shrunk in the DCT, any
             other file by averaging blocks.
@@ -97,11 +105,9 @@ def decode_photograph(data: bytes, *, min_side: int = 0) -> Decoded:
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(str(error.err)) from error
-        raise PhotographError("undecodable", str(error.err)) from error
+        raise _damaged(header.kind) from error
     except Exception as error:  # on damaged files, Pillow raises many kinds of errors
-        raise PhotographError(
-            "undecodable", f"a {header.kind} file: {error}"
-        ) from error
+        raise _damaged(header.kind) from error
     return Decoded(image, scale)
 
 
@@ -125,10 +131,7 @@ def _decode_pixels(data: bytes, header: "Header", scale: int) -> np.ndarray:
     if image is None:
         # When memory runs out, decoders report a damaged file.
         check_memory(math.prod(header.size) * DECODING_BYTES_PER_PIXEL)
-        raise PhotographError(
-            "undecodable",
-            f"a {header.kind} file that is damaged, truncated or unsupported by OpenCV",
-        )
+        raise _damaged(header.kind)
     if image.dtype != np.uint8:
         image = reduce_to_8_bits(image, declared_bits=header.bits)
     if image.ndim == 2:
@@ -260,6 +263,7 @@ def _read_header(data: bytes) -> Header:
                 if not _has_unsigned_samples(tags):
                     return _further_header(page, tags)
             header = Image.open(io.BytesIO(data))
+            _check_is_one_picture(header)
             header.seek(page)
     except (PhotographError, MemoryError):
         raise
@@ -296,6 +300,25 @@ def _read_header(data: bytes) -> Header:
         bits=_jpeg2000_bits(data) if kind == "JPEG2000" else 0,
         has_alpha=kind not in ("JPEG", "MPO") and header.has_transparency_data,
         is_turned=kind == "WEBP" and header.getexif().get(ORIENTATION_TAG, 1) != 1,
+    )
+
+
+def _damaged(kind: str) -> PhotographError:
+    return PhotographError(
+        "undecodable",
+        f"a {kind} file that is damaged, cut short or of an unsupported variant",
+    )
+
+
+def _check_is_one_picture(file: Image.Image) -> None:
+    kind = str(file.format)
+    if kind in SERIES_KINDS and getattr(file, "is_animated", False):
+        raise _several_pictures(kind)
+
+
+def _several_pictures(kind: str) -> PhotographError:
+    return PhotographError(
+        "unsupported", f"a {kind} file with several pictures; {EXTRACTING}"
     )
 
 
@@ -342,8 +365,8 @@ def _choose_page(data: bytes) -> tuple[int, ImageFileDirectory_v2]:
     if areas.count(max(areas)) > 1:
         raise PhotographError(
             "unsupported",
-            f"a TIFF file with {areas.count(max(areas))} pages of the same size; save "
-            "the one to grade as a separate file",
+            f"a TIFF file with {areas.count(max(areas))} pages of the same size; "
+            f"{EXTRACTING}",
         )
     page = areas.index(max(areas))
     return page, pages[page]
@@ -415,7 +438,7 @@ def _check_png(data: bytes) -> None:
         length = int.from_bytes(data[position : position + 4], "big")
         name = data[position + 4 : position + 8]
         if name == b"acTL":
-            raise PhotographError("unsupported", "an animated PNG")
+            raise _several_pictures("PNG")
         position += PNG_CHUNK_BYTES + length
     if position > len(data):
         raise PhotographError("undecodable", "a PNG file that ends within a chunk")

@@ -85,8 +85,8 @@ PHOTOGRAPHS_BODY = {
                         "minItems": 1,
                         "items": {"type": "string", "format": "binary"},
                         "description": "One or several files: JPEG, PNG, TIFF, WebP, "
-                        "BMP or DICOM. Each one needs its own name, by which its row "
-                        "names it.",
+                        "BMP, GIF, JPEG 2000, PPM, AVIF, HEIC or DICOM. Each one needs "
+                        "its own name, by which its row names it.",
                     },
                     "patient": {
                         "type": "array",
