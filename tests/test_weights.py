@@ -7,7 +7,8 @@ import urllib.request
 import h5py
 import pytest
 
-from drtf.config import ModelConfig
+from drtf.config import ModelConfig, load_config
+from drtf.models import machine
 from drtf.models.backbones import BACKBONES
 from drtf.models.weights import imagenet_problem, keras_cache
 from naming import assert_names
@@ -35,6 +36,13 @@ def test_there_is_no_problem_when_weights_are_cached():
     h5py.File(keras_cache() / FILE, "w").close()
     assert imagenet_problem(CONFIG, image_size=96) == ""
     assert imagenet_problem(CONFIG, image_size=100)  # those for 224 px
+
+
+def test_doctor_names_the_weights_of_the_recommended_preset():
+    config = load_config("mobilenetv2-96")
+    problem = imagenet_problem(config.model, image_size=config.images.size)
+    assert machine._weights_fact().advice == problem
+    assert "_1.0_224_no_top.h5" in problem
 
 
 def test_the_problem_names_a_damaged_file_in_the_cache():

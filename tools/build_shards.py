@@ -195,7 +195,7 @@ def build_shards(
     for line in describe_plan(report.plan, config.train.task):
         show_line(line)
     show_skipped(report.manifest, report.plan, out)
-    finish(report.manifest, out)
+    finish(report.manifest, out, config_source)
 
 
 def run_task(
@@ -261,12 +261,15 @@ def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> N
         show_line("The dataset was already built; nothing was changed.")
 
 
-def finish(manifest: "Manifest", out: Path | str) -> None:
+def finish(
+    manifest: "Manifest", out: Path | str, config_source: str | None = None
+) -> None:
     """Print the next command, and exit with 3 if photographs were rejected."""
     from drtf.records.manifest import REJECTED_FILE
 
     if "train" in manifest.num_records:
-        show_next(f"drtf train --shards {out} --out runs/{manifest.name}")
+        config = f" --config {config_source}" if config_source else ""
+        show_next(f"drtf train --shards {out} --out runs/{manifest.name}{config}")
     else:
         split = next(iter(manifest.num_records))
         show_next(f"drtf evaluate RUN --shards {out} --split {split}")

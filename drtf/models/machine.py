@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from drtf import __version__
-from drtf.config import Config, load_config
+from drtf.config import load_config
 from drtf.models.device import can_compile, choose_precision, list_gpus
 from drtf.models.device_checks import check_device, largest_batch, memory_bytes
 from drtf.models.network import build_network
@@ -233,7 +233,7 @@ def _memory_fact() -> Fact:
 
 
 def _weights_fact() -> Fact:
-    config = Config()
+    config = load_config("mobilenetv2-96")  # mobilenetv2-224 has the same weights
     problem = imagenet_problem(config.model, image_size=config.images.size)
     return Fact("ImageNet weights", "unavailable" if problem else "available", problem)
 
