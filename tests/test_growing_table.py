@@ -18,7 +18,7 @@ from drtf.photographs.prepare import NetworkInput, Rejected
 from drtf.scoring import growing_table, watch
 from drtf.scoring.growing_table import append_scores, revisions_path
 from drtf.scoring.photograph_scores import Scored
-from drtf.scoring.score_table import load_rows
+from drtf.scoring.score_table import encode_header, load_rows
 from drtf.scoring.scorer import ScoredPhotograph, Scorer
 from drtf.scoring.scoring import skipped_path
 from drtf.storage import read_object, write_object
@@ -423,3 +423,13 @@ def test_a_signal_ends_a_batch_early_and_the_next_call_continues(
         (growth,) = watch.watch(scorer, images, out, signals=signals)
     assert growth.num_rows == 1
     assert append_scores(scorer, images, out).num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "saved"), [(b"\n", b"\r\n"), (b",", b";"), (b",", b"\t")]
+)
+def test_a_table_that_a_spreadsheet_saved_is_refused(tmp_path, written, saved):
+    table = tmp_path / "scores.csv"
+    table.write_bytes(encode_header().replace(written, saved))
+    with raises_naming(DrtfError, table, "spreadsheet"):
+        list(load_rows(table))

@@ -362,7 +362,11 @@ def load_rows(table: Location) -> Iterator[tuple[bytes, Row]]:
         return
     with open_file(table) as lines:
         if _parse_header(next(lines, b"")) is None:
-            raise DrtfError(f"the first line of {table} does not name drtf's columns")
+            raise DrtfError(
+                f"{table} does not start as drtf writes tables: it is another table, "
+                "or a spreadsheet saved it with other separators or line ends; restore "
+                "the file that drtf wrote"
+            )
         for number, line in enumerate(lines, start=2):
             try:
                 row = parse_row(line)
