@@ -53,6 +53,15 @@ from naming import assert_names, raises_naming
 
 TOKEN = "a-token-of-this-test"
 SECRET = "name-of-a-person"
+POST_SCORE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/score",
+    "raw_path": b"/score",
+    "query_string": b"",
+    "http_version": "1.1",
+    "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +362,49 @@ def test_more_requests_than_may_wait_are_refused(service, eyes, monkeypatch):
         assert first.result().status_code == 200
 
 
+def test_requests_that_are_arriving_take_no_place(service, eyes):
+    photograph = (eyes / "17_left.png").read_bytes()
+    limits = Limits(max_waiting=1, max_request_bytes=len(photograph) + 1000)
+    app = build_app(service, limits=limits)
+    head = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
+
+    async def post(content, *, is_waiting=None):
+        """Send a request; with an event, its body stops after the first part."""
+        more = is_waiting is not None
+        parts = [{"type": "http.request", "body": head + content, "more_body": more}]
+        statuses = []
+
+        async def receive():
+            if not parts:
+                if is_waiting:
+                    is_waiting.set()
+                await asyncio.sleep(60)
+            return parts.pop()
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        await app(POST_SCORE, receive, send)
+        return statuses[0]
+
+    async def post_beside_slow_ones(content):
+        slow = []
+        for _ in range(3):
+            is_waiting = asyncio.Event()
+            slow.append(asyncio.create_task(post(content, is_waiting=is_waiting)))
+            await is_waiting.wait()
+        status = await post(photograph + b"\r\n--x--\r\n")
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        return status
+
+    assert asyncio.run(post_beside_slow_ones(b"")) == 200
+    # Their bytes are limited together.
+    assert asyncio.run(post_beside_slow_ones(photograph[::2])) == 429
+    assert asyncio.run(post_beside_slow_ones(b"")) == 200
+
+
 def photographs_in(files):
     return [photograph_from_bytes(*item) for _, item in files]
 
@@ -403,10 +455,7 @@ def test_a_client_that_is_too_slow_is_refused(service):
     async def send(message):
         sent.append(message)
 
-    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": headers}
-    scope |= {"query_string": b"", "raw_path": b"/score", "http_version": "1.1"}
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(POST_SCORE, receive, send))
     assert sent[0]["status"] == 408
 
 
@@ -419,10 +468,7 @@ def test_a_client_that_closes_the_connection_is_no_bug(service, caplog):
     async def send(message):
         pass
 
-    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
-    scope = {"type": "http", "method": "POST", "path": "/score", "headers": headers}
-    scope |= {"query_string": b"", "raw_path": b"/score", "http_version": "1.1"}
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(POST_SCORE, receive, send))
     assert not [x for x in caplog.records if x.name.startswith("drtf")]
 
 

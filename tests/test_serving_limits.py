@@ -1,6 +1,8 @@
 """What a request may hold and who may send it, without a model."""
 
+import asyncio
 import http.client
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -23,8 +25,10 @@ from drtf.photographs.uploads import (  # noqa: E402
     photograph_from_bytes,
     photographs_of_file,
 )
+from drtf.serving import slow_clients  # noqa: E402
 from drtf.serving.limits import Limits, check_photographs  # noqa: E402
 from drtf.serving.origins import OwnOrigin, is_own_request  # noqa: E402
+from drtf.serving.slow_clients import ClosingProtocol  # noqa: E402
 from drtf.serving.unread_bodies import UnreadBodies  # noqa: E402
 
 LIMITS = Limits()
@@ -94,7 +98,9 @@ def test_results_of_drtf_and_tomographies_are_no_photographs(tag):
 def listening(app):
     """Run an application as drtf serve does; yield its port."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, http="h11", lifespan="off", log_config=None)
+        uvicorn.Config(
+            app, port=0, http=ClosingProtocol, lifespan="off", log_config=None
+        )
     )
     started = threading.Event()
     startup = server.startup
@@ -131,6 +137,58 @@ def test_a_client_sees_a_refusal_that_is_sent_before_its_body(connection):
             answer = client.getresponse()
             assert (answer.status, answer.read()) == (401, b'{"detail":"no"}')
         client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST / HTTP/1.1\r\nHost: x\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx",
+        b"GET /none HTTP/1.1\r\nHost: x\r\n\r\nPOST / HTTP/1.1\r\n",
+    ],
+    ids=["nothing", "head", "body", "second"],
+)
+def test_a_connection_whose_request_does_not_arrive_is_closed(sent, monkeypatch):
+    monkeypatch.setattr(slow_clients, "INTERVAL_SECONDS", 0.1)
+    app = FastAPI()
+    app.add_middleware(UnreadBodies, limits=LIMITS)
+
+    @app.post("/")
+    async def answer() -> None:
+        raise HTTPException(401, "no")
+
+    with (
+        listening(app) as port,
+        socket.create_connection(("127.0.0.1", port), 60) as client,
+    ):
+        client.sendall(sent)
+        while client.recv(1000):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_fast"), [([0], True), ([3, 3], True), ([9, 1, None, 9], False)]
+)
+def test_a_body_must_keep_arriving(sizes, is_fast, monkeypatch):
+    monkeypatch.setattr(slow_clients, "INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(slow_clients, "MIN_INTERVAL_BYTES", 10)
+
+    async def body():
+        for size in sizes:
+            if size is None:
+                await asyncio.sleep(60)
+            else:
+                yield bytes(size)
+
+    async def received():
+        return [len(x) async for x in slow_clients.in_time(body())]
+
+    if is_fast:
+        assert asyncio.run(received()) == sizes
+    else:
+        with pytest.raises(TimeoutError):
+            asyncio.run(received())
 
 
 @pytest.mark.parametrize(

@@ -169,12 +169,40 @@ def build_app(
 
 
 class _Queue:
-    """The requests that are received, scored or waiting."""
+    """The requests that are scored or waiting, and the bytes of all in memory."""
 
-    def __init__(self, max_waiting: int, metrics: ServiceMetrics) -> None:
-        self._max_waiting = max_waiting
+    def __init__(self, limits: Limits, metrics: ServiceMetrics) -> None:
+        self._max_waiting = limits.max_waiting
+        self._max_bytes = limits.max_waiting * limits.max_request_bytes
         self._metrics = metrics
         self._num_waiting = 0
+        self._size_bytes = 0
+
+    @contextmanager
+    def arrival(self) -> Iterator[Callable[[int], None]]:
+        """Receive a request, which takes no place yet.
+
+        Yields:
+            A function that counts bytes of it until the end of this block. It raises
+            HTTPException 429 if all requests have too many bytes.
+
+        Raises:
+            HTTPException: 429 if there is no place anyway.
+        """
+        own_bytes = 0
+
+        def hold(size_bytes: int) -> None:
+            nonlocal own_bytes
+            if self._size_bytes + size_bytes > self._max_bytes:
+                raise _busy("the requests that arrive have too many bytes")
+            own_bytes += size_bytes
+            self._size_bytes += size_bytes
+
+        self._check_has_place()
+        try:
+            yield hold
+        finally:
+            self._size_bytes -= own_bytes
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -183,22 +211,29 @@ class _Queue:
         Raises:
             HTTPException: 429 if there is none.
         """
-        if self._num_waiting >= self._max_waiting:
-            raise HTTPException(
-                429,
-                f"{self._num_waiting} requests are waiting, which is the most this "
-                "service takes: try again",
-                {"Retry-After": str(RETRY_SECONDS)},
-            )
+        self._check_has_place()
         self._count(1)
         try:
             yield
         finally:
             self._count(-1)
 
+    def _check_has_place(self) -> None:
+        if self._num_waiting >= self._max_waiting:
+            raise _busy(
+                f"{self._num_waiting} requests are waiting, which is the most this "
+                "service takes"
+            )
+
     def _count(self, change: int) -> None:
         self._num_waiting += change
         self._metrics.waiting.set(self._num_waiting)
+
+
+def _busy(problem: str) -> HTTPException:
+    return HTTPException(
+        429, f"{problem}: try again", {"Retry-After": str(RETRY_SECONDS)}
+    )
 
 
 def _token_check(token: str) -> Callable[..., None]:
@@ -264,7 +299,7 @@ def _add_scoring(
     guarded: list[params.Depends],
 ) -> None:
     """Add the routes that score photographs and complete tables."""
-    queue = _Queue(limits.max_waiting, metrics)
+    queue = _Queue(limits, metrics)
 
     @app.post(
         "/score",
@@ -285,9 +320,10 @@ def _add_scoring(
         `patient` and `eye` state them.
         """
         start = time.perf_counter()
-        with queue.place():
-            files = await read_files(request, limits)
-            answers = await _score(service, files, overlay, limits)
+        with queue.arrival() as hold:
+            files = await read_files(request, limits, hold)
+            with queue.place():
+                answers = await _score(service, files, overlay, limits)
         content = await asyncio.to_thread(
             score_answer, service, answers, with_overlays=overlay
         )
@@ -318,9 +354,10 @@ def _add_scoring(
         table that drtf score writes for these photographs: both eyes of a patient are
         combined, and the probabilities are checked on all photographs together.
         """
-        with queue.place():
-            body = await read_body(request, limits)
-            lines = await asyncio.to_thread(_complete, service, body)
+        with queue.arrival() as hold:
+            body = await read_body(request, limits, hold)
+            with queue.place():
+                lines = await asyncio.to_thread(_complete, service, body)
         return Response(lines, media_type="text/csv; charset=utf-8")
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
@@ -11,6 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from drtf.photographs.references import PrefetchedPhotograph
 from drtf.photographs.uploads import photograph_from_bytes
+from drtf.serving.slow_clients import in_time
 
 MAX_NAME_LENGTH = 200
 EYES = ("", "left", "right")
@@ -24,8 +25,9 @@ class Limits:
     Attributes:
         max_photographs: Number of photographs per request.
         max_request_bytes: Size of a request.
-        max_waiting: Number of requests that are received, scored or waiting at the same
-            time. Further ones are refused with status 429.
+        max_waiting: Number of requests that are scored or waiting at the same time.
+            Further ones are refused with status 429, and so are those that arrive while
+            the bytes of all requests are more than so many requests may have.
         timeout_seconds: Time to receive a request, and again to answer it.
     """
 
@@ -42,8 +44,16 @@ class _MemoryParser(MultiPartParser):
     max_file_size = sys.maxsize  # its name before Starlette 0.46
 
 
-async def read_files(request: Request, limits: Limits) -> list[PrefetchedPhotograph]:
+async def read_files(
+    request: Request, limits: Limits, hold: Callable[[int], None]
+) -> list[PrefetchedPhotograph]:
     """Read the files of a multipart request, with what it states of them.
+
+    Args:
+        request: The request.
+        limits: What it may have.
+        hold: Called with the number of bytes of each part that arrives. Raises
+            HTTPException to refuse them.
 
     Raises:
         HTTPException: 408 if the client is too slow, 413 if the request is too large,
@@ -54,7 +64,7 @@ async def read_files(request: Request, limits: Limits) -> list[PrefetchedPhotogr
         raise HTTPException(415, f"expected a request of the type {MULTIPART}")
     parser = _MemoryParser(
         request.headers,
-        _receive(request, limits),
+        _receive(request, limits, hold),
         max_files=limits.max_photographs,
         max_fields=2 * limits.max_photographs,
     )
@@ -62,7 +72,7 @@ async def read_files(request: Request, limits: Limits) -> list[PrefetchedPhotogr
         async with asyncio.timeout(limits.timeout_seconds):
             form = await parser.parse()
     except TimeoutError as error:
-        raise _too_slow(limits) from error
+        raise _too_slow() from error
     except MultiPartException as error:
         raise HTTPException(422, error.message) from error
     try:
@@ -114,22 +124,32 @@ def check_photographs(
         )
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(
+    request: Request, limits: Limits, hold: Callable[[int], None]
+) -> bytes:
     """Read the body of a request.
+
+    Args:
+        request: The request, and the others are as for `read_files`.
+        limits: What it may have.
+        hold: Called for each part.
 
     Raises:
         HTTPException: 408 if the client is too slow, 413 if the body is too large.
     """
     try:
         async with asyncio.timeout(limits.timeout_seconds):
-            return b"".join([chunk async for chunk in _receive(request, limits)])
+            return b"".join([chunk async for chunk in _receive(request, limits, hold)])
     except TimeoutError as error:
-        raise _too_slow(limits) from error
+        raise _too_slow() from error
 
 
-async def _receive(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+async def _receive(
+    request: Request, limits: Limits, hold: Callable[[int], None]
+) -> AsyncGenerator[bytes, None]:
     size_bytes = 0
-    async for chunk in request.stream():
+    async for chunk in in_time(request.stream()):
+        hold(len(chunk))
         size_bytes += len(chunk)
         if size_bytes > limits.max_request_bytes:
             raise HTTPException(
@@ -163,7 +183,5 @@ def _path_of(upload: UploadFile, number: int) -> str:
     return path[-MAX_NAME_LENGTH:].lstrip("/") or f"photograph-{number}"
 
 
-def _too_slow(limits: Limits) -> HTTPException:
-    return HTTPException(
-        408, f"the request was not received within {limits.timeout_seconds:g} s"
-    )
+def _too_slow() -> HTTPException:
+    return HTTPException(408, "the request arrives too slowly: send fewer photographs")

@@ -21,7 +21,7 @@ class ServiceMetrics:
         photographs: Number of photographs, by result: `scored`, or the reason of the
             error.
         seconds: Seconds from the arrival of a request for scores to its answer.
-        waiting: Number of such requests that are received, scored or waiting.
+        waiting: Number of such requests that are scored or waiting.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class ServiceMetrics:
         )
         self.waiting = Gauge(
             "drtf_waiting_requests",
-            "Requests for scores that are received, scored or waiting.",
+            "Requests for scores that are scored or waiting.",
             registry=self.registry,
         )
 

@@ -18,9 +18,11 @@ from drtf.serving.app import build_app
 from drtf.serving.limits import Limits
 from drtf.serving.model_service import open_service
 from drtf.serving.origins import LOOPBACK_NAMES
+from drtf.serving.slow_clients import ClosingProtocol
 
-# Connections without a request that counts as waiting: pages, health, idle ones.
-FURTHER_CONNECTIONS = 100
+# Connections without a request that counts as waiting: pages, health, idle ones, and
+# requests that are arriving.
+FURTHER_CONNECTIONS = 1000
 MIN_TOKEN_LENGTH = 16
 
 
@@ -62,7 +64,7 @@ def serve(
         server = _Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=ClosingProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drtf.serving.limits import Limits
+from drtf.serving.slow_clients import in_time
 
 
 class UnreadBodies:
@@ -60,8 +62,15 @@ class UnreadBodies:
         size_bytes = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.timeout_seconds):
-                while size_bytes <= self._limits.max_request_bytes:
-                    message = await receive()
-                    size_bytes += len(message.get("body", b""))
-                    if not message.get("more_body", False):
+                async for chunk in in_time(_body_parts(receive)):
+                    size_bytes += len(chunk)
+                    if size_bytes > self._limits.max_request_bytes:
                         return
+
+
+async def _body_parts(receive: Receive) -> AsyncGenerator[bytes, None]:
+    is_complete = False
+    while not is_complete:
+        message = await receive()
+        yield message.get("body", b"")
+        is_complete = not message.get("more_body", False)
