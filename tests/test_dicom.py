@@ -79,6 +79,16 @@ def test_an_embedded_jpeg_is_decoded_scaled():
     assert (found.image == expected.image).all()
 
 
+def test_an_embedded_jpeg_of_another_size_than_declared_is_refused():
+    pixels = encapsulate([encode(FUNDUS, ".jpg")])
+    data = dicom(
+        pixels, JPEGBaseline8Bit, PhotometricInterpretation="YBR_FULL_422", Rows=100
+    )
+    with raises_naming(PhotographError, "640x100") as error:
+        decode_photograph(data)
+    assert error.value.reason == "undecodable"
+
+
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_gray_of_any_bit_depth_becomes_8_bits(bits):
     level = FUNDUS[..., 1].astype(np.uint16) << (bits - 8)
@@ -118,7 +128,8 @@ def test_ybr_full_becomes_rgb():
         ({"Rows": 40_000, "Columns": 40_000}, "too_large"),
         ({"Rows": 1, "Columns": 1}, "too_small"),
         ({"NumberOfFrames": 7}, "unsupported"),
-        ({"PhotometricInterpretation": "NO SUCH"}, "undecodable"),
+        ({"PhotometricInterpretation": "NO SUCH"}, "unsupported"),
+        ({"PhotometricInterpretation": "YBR_PARTIAL_420"}, "unsupported"),
     ],
 )
 def test_a_dicom_without_a_photograph_is_refused_with_its_reason(changes, reason):

@@ -28,6 +28,11 @@ JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 # The plugins of pydicom, the preferred one first: with GDCM, damaged files can end the
 # process.
 PLUGINS = ("pyjpegls", "pillow", "pylibjpeg", "pydicom", "gdcm")
+# Color spaces that become RGB; the samples of others would be taken for it.
+COLORS = (
+    *("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
+    *("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
+)
 # Color spaces that libjpeg decodes by default.
 JPEG_COLORS = ("YBR_FULL_422", "YBR_FULL", "MONOCHROME2")
 # With one of these, a JPEG file itself says what its color space is.
@@ -71,15 +76,21 @@ def _decode(dataset: "Dataset", syntax: str, plugin: str) -> bytes | np.ndarray:
             "NAME.dcm#frame=1",
         )
     color = str(dataset.PhotometricInterpretation)
+    if color not in COLORS:
+        raise PhotographError(
+            "unsupported",
+            "a DICOM file whose PhotometricInterpretation is none of "
+            f"{', '.join(COLORS)}; export it as RGB",
+        )
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         frame = _only_frame(dataset)
         jpeg = find_jpeg_frame(frame)
+        _check_frame_size(frame, jpeg, width, height)
         if jpeg and syntax in (JPEG_BASELINE, JPEG_EXTENDED):
             if jpeg.bits > 8:
                 _check_can_decode_12_bits()
             elif _has_usual_colors(frame, jpeg, color):
                 return frame
-        _check_frame_size(frame, jpeg, width, height)
     else:
         check_raw_pixels(dataset)
     with warnings.catch_warnings(action="ignore"):
