@@ -20,6 +20,7 @@ from conftest import SETTINGS
 from drawing import draw_fundus, encode, write_photographs
 from drtf.bench.read import DRTF
 from drtf.config import load_config
+from drtf.data.loader import read_batch
 from drtf.records.manifest import UNKNOWN_PATIENTS_NOTE, load_manifest
 from drtf.records.reader import ShardDataset
 from drtf.tools.main import drtf, main
@@ -383,7 +384,12 @@ def test_the_python_examples_of_the_pages_run(
     exec(workflow, names)
     assert len(names["scores"]) == len(list(Path("photographs").iterdir()))
     exec(own_model, names)
-    assert set(names["model"].history.history) == {"loss", "val_loss"}
+    val_loss = names["model"].history.history["val_loss"][-1]
+    with ShardDataset(Path("tfrecords/mine")) as dataset:
+        rows = dataset.split_rows("val")
+        images, labels = read_batch(dataset, rows), dataset.grades[rows] > 0
+    loss = names["model"].evaluate(images, labels, batch_size=len(rows))
+    assert val_loss == pytest.approx(loss, rel=1e-4)
     assert names["run"].config.model.name == "own-model"
 
 
