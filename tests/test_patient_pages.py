@@ -50,6 +50,10 @@ def test_each_patient_has_a_page_that_shows_the_rows_of_the_table(
         assert ENGLISH.research in text
     for eye in ("left", "right"):
         assert_names(pages["1.html"], f"{float(rows[f'1_{eye}.png']['score']):.3f}")
+    is_known = {rows[f"1_{eye}.png"]["in_training"] for eye in ("left", "right")}
+    assert "1" in is_known  # the run was trained on the same drawings
+    assert ENGLISH.in_training in pages["1.html"]
+    assert ENGLISH.in_training not in pages["2.html"]
     assert pages["1.html"].count("<img") == 4
     assert pages["2.html"].count("<img") == 0
     assert_names(pages["2.html"], rows["2_right.png"]["error"])

@@ -415,6 +415,8 @@ def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
             x for row in patient.rows for x in split_flags(row["probability_flags"])
         }
         yield from (texts.doubts[flag] for flag in sorted(flags))
+    if any(row["in_training"] == "1" for row in patient.rows):
+        yield texts.in_training
     if summary["predicted_grade"]:
         yield texts.grade.format(grade=summary["predicted_grade"])
     if facts.threshold:
@@ -512,7 +514,7 @@ def _format_table(patient: _Patient, facts: _Facts) -> str:
             eyes.get(row["eye"], texts.unknown_eye),
             f"{float(row['score']):.3f}" if row["score"] else "",
             texts.results[result],
-            row["error"] or ", ".join(flags),
+            row["error"] or ", ".join(flags) or texts.no_remarks,
         )
         body += "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in cells) + "</tr>"
     rest = len(patient.rows) - MAX_TABLE_ROWS

@@ -30,6 +30,8 @@ class Texts:
     results: dict[str, str]
     flags: dict[str, str]
     doubts: dict[str, str]
+    in_training: str
+    no_remarks: str
     columns: tuple[str, ...]
     photograph: str
     overlay: str
@@ -95,6 +97,9 @@ ENGLISH = Texts(
         "other_prevalence": "Do not trust the probability: the disease seems to be "
         "more or less common here than where it was calibrated.",
     },
+    in_training="The model was trained or chosen on photographs of this patient, so "
+    "the result says nothing about its quality on new ones.",
+    no_remarks="no remarks",
     columns=("Photograph", "Eye", "Score", "Result", "Quality"),
     photograph="photograph",
     overlay="regions that raise the score",
@@ -167,6 +172,9 @@ KOREAN = Texts(
         "other_prevalence": "확률을 신뢰하지 마십시오. 이곳의 유병률이 보정에 쓰인 "
         "사진과 다른 것으로 보입니다.",
     },
+    in_training="모델의 학습이나 선택에 이 환자의 사진이 쓰였으므로, 이 결과로는 새 "
+    "사진에 대한 성능을 알 수 없습니다.",
+    no_remarks="특이 사항 없음",
     columns=("사진", "눈", "점수", "결과", "화질"),
     photograph="사진",
     overlay="점수를 높이는 부위",
