@@ -25,6 +25,8 @@ SECONDS_BETWEEN_LINES = 10.0
 # Before, the time left is not shown, because too little is known.
 SECONDS_BEFORE_ESTIMATE = 10.0
 SECONDS_BETWEEN_NOTEBOOK_UPDATES = 0.2
+# Before, the rate is not shown: a batch of units that ends at once has none.
+SECONDS_BEFORE_RATE = 0.5
 
 
 class Advance(Protocol):
@@ -100,7 +102,9 @@ class _Counter:
     def rate(self) -> float:
         """Units per second after the first ones; 0 until it is known."""
         seconds = time.monotonic() - self.first_end
-        return (self.num_new - self.num_first) / seconds if seconds > 0 else 0.0
+        if seconds < SECONDS_BEFORE_RATE:
+            return 0.0
+        return (self.num_new - self.num_first) / seconds
 
     @property
     def speed(self) -> str:

@@ -1,6 +1,8 @@
 import nbformat
 from nbclient import NotebookClient
 
+import pytest
+
 from drtf import progress as module
 from drtf.progress import progress
 from naming import assert_names
@@ -32,13 +34,16 @@ def test_progress_counts_units_that_an_earlier_call_completed(capsys):
     assert_names(capsys.readouterr().err, "Counting", "4/5")
 
 
-def test_the_rate_of_a_fast_step_is_a_plain_number(capsys, monkeypatch):
-    times = iter([0.0, 0.0, *[0.1] * 10])  # the start, the first unit, afterwards
+@pytest.mark.parametrize(("end", "rate"), [(1.0, "3,780/s"), (0.1, "")])
+def test_the_rate_of_a_fast_step_is_a_plain_number(end, rate, capsys, monkeypatch):
+    times = iter([0.0, 0.0, *[end] * 10])  # the start, the first unit, afterwards
     monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
-    with progress("Counting", 379) as advance:
+    with progress("Counting", 3781) as advance:
         advance()
-        advance(num_done=378)
-    assert_names(capsys.readouterr().err, "379/379", "3,780/s")
+        advance(num_done=3780)
+    err = capsys.readouterr().err
+    assert_names(err, "3781/3781", rate)
+    assert ("/s" in err) == bool(rate)
 
 
 def test_a_step_without_units_shows_nothing(capsys):

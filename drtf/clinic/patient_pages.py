@@ -409,7 +409,7 @@ def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
         worst = next(row for row in patient.rows if row["predicted_label"])
         yield (
             f"{texts.probability.format(probability=summary['probability'])} "
-            f"{_describe_similar(float(worst['own_score']), facts)}"
+            f"{_describe_similar(worst, facts)}"
         )
         flags = {
             x for row in patient.rows for x in split_flags(row["probability_flags"])
@@ -428,25 +428,28 @@ def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
     yield _describe_accuracy(facts)
 
 
-def _describe_similar(score: float, facts: _Facts) -> str:
+def _describe_similar(row: Mapping[str, str], facts: _Facts) -> str:
     """Return how many calibration photographs with similar scores were positive."""
-    calibration = facts.run.calibration
+    calibration, texts = facts.run.calibration, facts.texts
     if calibration is None:
         return ""
+    score, probability = float(row["own_score"]), float(row["probability"])
     histograms = calibration.histograms
     place = int(histograms.count(np.array([score])).argmax())
     positive, negative = histograms.positive[place], histograms.negative[place]
     total = positive + negative
     if not total:
-        return facts.texts.not_similar
+        return texts.not_similar
     interval = clopper_pearson_interval(positive / total, total)
-    return facts.texts.similar.format(
+    similar = texts.similar.format(
         total=f"{total:,}",
         positive=f"{positive:,}",
         value=_percent(interval.value),
         low=_percent(interval.ci_low),
         high=_percent(interval.ci_high),
     )
+    is_inside = interval.ci_low <= probability <= interval.ci_high
+    return similar if is_inside else f"{similar} {texts.unlike_similar}"
 
 
 def _describe_accuracy(facts: _Facts) -> str:

@@ -20,6 +20,7 @@ class Texts:
     probability: str
     similar: str
     not_similar: str
+    unlike_similar: str
     grade: str
     rule: str
     accuracy: str
@@ -53,12 +54,14 @@ ENGLISH = Texts(
     positive="Above the threshold: {disease} is suspected",
     negative="Below the threshold: {disease} is not suspected",
     one_eye_negative="Below the threshold in one eye; the other eye has no result",
-    no_result="No result: no photograph is good enough",
+    no_result="No result: none of the photographs can be used",
     score="Score of the worse eye: {score}, threshold {threshold}.",
     probability="Estimated probability: {probability}.",
     similar="Of {total} photographs with similar scores on which the model was "
     "calibrated, {positive} were positive: {value} (95 % interval {low} to {high}).",
     not_similar="No photograph with a similar score is known.",
+    unlike_similar="The estimate lies outside this interval, because it was fitted to "
+    "all scores: take it as rough.",
     grade="Predicted grade (0 to 4): {grade}.",
     rule="The threshold was chosen on {source} ({count} photographs) by the rule "
     "{rule}.",
@@ -131,12 +134,14 @@ KOREAN = Texts(
     positive="기준값 이상: {disease} 의심",
     negative="기준값 미만: {disease} 의심되지 않음",
     one_eye_negative="한쪽 눈은 기준값 미만, 다른 쪽 눈은 결과 없음",
-    no_result="결과 없음: 판독 가능한 사진이 없습니다",
+    no_result="결과 없음: 사용할 수 있는 사진이 없습니다",
     score="더 나쁜 눈의 점수: {score}, 기준값 {threshold}.",
     probability="추정 확률: {probability}.",
     similar="보정에 쓰인 사진 가운데 점수가 비슷한 {total}장 중 {positive}장이 "
     "양성이었습니다: {value} (95 % 구간 {low} ~ {high}).",
     not_similar="점수가 비슷한 사진이 없습니다.",
+    unlike_similar="추정 확률은 모든 점수에 맞춘 값이어서 이 구간을 벗어납니다. "
+    "대략적인 값으로만 보십시오.",
     grade="예측 등급 (0 ~ 4): {grade}.",
     rule="기준값은 {source} (사진 {count}장)에서 규칙 {rule}(으)로 정했습니다.",
     accuracy="이 기준값을 다른 사진 {count}장({name})에서 측정한 결과: 병이 있는 사진 "
