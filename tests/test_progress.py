@@ -1,7 +1,6 @@
 import nbformat
-from nbclient import NotebookClient
-
 import pytest
+from nbclient import NotebookClient
 
 from drtf import progress as module
 from drtf.progress import progress
