@@ -127,6 +127,14 @@ def test_a_list_may_name_frames_and_its_columns_come_before_the_tags(study, tmp_
     }
 
 
+def test_a_list_with_a_file_and_one_of_its_frames_has_the_frame_once(study, tmp_path):
+    rows = ("path", "study/frames.dcm", "study/frames.dcm#frame=2")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    assert list(list_photographs(tmp_path / "list.csv").paths) == [
+        f"study/frames.dcm#frame={number}" for number in (1, 2, 3)
+    ]
+
+
 def test_a_folder_of_reports_has_no_photographs(tmp_path):
     write(tmp_path / "reports", {"a.dcm": report(), "b": report()})
     with raises_naming(LabelError, "2 DICOM SR"):

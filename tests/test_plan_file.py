@@ -1,3 +1,5 @@
+import hashlib
+
 """A plan is the same after it was saved and loaded."""
 
 import os
@@ -9,7 +11,7 @@ import pytest
 
 from drawing import write_photographs
 from drtf.building.plan import plan_build
-from drtf.building.plan_file import encode_plan, parse_plan, prepare_plan
+from drtf.building.plan_file import PlanFile, encode_plan, prepare_plan
 from drtf.config import load_config
 from drtf.errors import DrtfError
 from drtf.labels.sources import Source
@@ -49,7 +51,7 @@ def plan(tmp_path):
 
 def test_plan_is_equal_when_it_was_saved_and_loaded(plan):
     prepared = prepare_plan(plan)
-    saved = parse_plan(encode_plan(prepared), path="plan")
+    saved = PlanFile(encode_plan(prepared), path="plan").load()
     loaded = saved.plan
     assert (saved.sha256, saved.probe) == (prepared.sha256, prepared.probe)
     assert loaded.sha256 == plan.sha256
@@ -72,9 +74,10 @@ def test_plan_is_equal_when_it_was_saved_and_loaded(plan):
 
 
 def test_file_that_is_no_plan_is_named():
-    for data in (b"", b"x", bytes(100)):
+    older = b"PAR1" + bytes(100)  # whose hash is right
+    for data in (b"", b"x", bytes(100), hashlib.sha256(older).digest() + older):
         with raises_naming(DrtfError, Path("a/plan"), "--plan"):
-            parse_plan(data, path="a/plan")
+            PlanFile(data, path="a/plan")
 
 
 def test_plan_is_refused_when_it_is_damaged(plan):
@@ -84,4 +87,4 @@ def test_plan_is_refused_when_it_is_damaged(plan):
         damaged = bytearray(data)
         damaged[position] ^= 1
         with raises_naming(DrtfError, Path("a/plan"), "--plan"):
-            parse_plan(bytes(damaged), path="a/plan")
+            PlanFile(bytes(damaged), path="a/plan")

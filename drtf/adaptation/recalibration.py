@@ -35,7 +35,7 @@ from drtf.scoring.table_files import Location
 from drtf.texts import text_column
 
 # With fewer labeled photographs of a class, a single one decides about the threshold.
-MIN_LABELLED_PER_CLASS = 10
+MIN_LABELED_PER_CLASS = 10
 # Why a photograph of a score table is not used.
 NO_PROBABILITY = "photographs without a probability"
 OF_TRAINING = "photographs of the training dataset"
@@ -224,11 +224,11 @@ def _with_labels(
     )
     num_positive = int(table["label"].sum())
     num_negative = len(table) - num_positive
-    if min(num_positive, num_negative) < MIN_LABELLED_PER_CLASS:
+    if min(num_positive, num_negative) < MIN_LABELED_PER_CLASS:
         raise DrtfError(
             f"{num_positive:,} of the photographs with a score and a label are "
             f"positive (grade {run.task.positive_from} or higher) and "
-            f"{num_negative:,} negative; at least {MIN_LABELLED_PER_CLASS} of each are "
+            f"{num_negative:,} negative; at least {MIN_LABELED_PER_CLASS} of each are "
             "required, and a few hundred in all are better. Label more of them, or "
             "give --prevalence instead"
         )

@@ -83,7 +83,13 @@ class PlanFile:
                 "Remove its folder and run drtf build-shards --plan again"
             )
         stop = LENGTH.size + LENGTH.unpack_from(content)[0]
-        contents = json.loads(bytes(content[LENGTH.size : stop]))
+        try:
+            contents = json.loads(bytes(content[LENGTH.size : stop]))
+        except ValueError as error:
+            raise DrtfError(
+                f"{path} was made by another version of drtf: install that version, or "
+                "remove its folder and run drtf build-shards --plan again"
+            ) from error
         self._tables: dict[str, pa.BufferReader] = {}
         for name, size_bytes in contents["tables"].items():
             start, stop = stop, stop + size_bytes
@@ -192,15 +198,6 @@ def _encode_table(table: pa.Table) -> pa.Buffer:
     stream = pa.BufferOutputStream()
     pq.write_table(table, stream, compression="zstd")
     return stream.getvalue()
-
-
-def parse_plan(data: bytes, *, path: str) -> SavedPlan:
-    """Parse a plan; the inverse of `encode_plan`.
-
-    Raises:
-        DrtfError: As `PlanFile`.
-    """
-    return PlanFile(data, path=path).load()
 
 
 def _listed_rows(plan: BuildPlan) -> dict[str, TextRows[Any]]:

@@ -176,6 +176,7 @@ def _write_report(
             report = build_report(source, list(scored.values()), algorithm)
     except PhotographError as error:
         results.problems[path] = str(error)
+        _remove(report_path, *outdated)  # of another photograph at this path
         return []
     data = _encode(report)
     if not report_path.exists() or report_path.read_bytes() != data:

@@ -48,7 +48,6 @@ from drtf.scoring.scorer import Scorer
 
 TABLE_FILE = "scores.csv"
 PAGES_FOLDER = "pages"
-# Photographs whose heat maps are computed at a time.
 MAX_TABLE_ROWS = 6  # more do not fit on the sheet
 MAX_NAME_LENGTH = 60  # of a page
 MAX_PATH_LENGTH = 40  # of a photograph on a page
@@ -285,6 +284,8 @@ def _draw_pictures(
 
     Photographs that are gone, or were replaced by others, have none.
     """
+    if not patients:
+        return
     run = scorer.run
     compute_maps = build_map_function(run, config)
     shown = [

@@ -11,7 +11,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple, TextIO
 
@@ -222,14 +222,19 @@ def list_photographs(images: Path | str) -> Listing:
                 yield _listed_file(file)
 
     listing = _make_listing(files.folder, keep_photographs(), skipped)
+    if is_list and num_dicom:  # it may have a file and one of its frames
+        table = listing.table.drop_duplicates("path", ignore_index=True)
+        listing = replace(listing, table=table)
     if not len(listing):
         raise NoPhotographsError(
-            f"no photographs in {images} or its subfolders{_found(skipped)}; files "
-            f"with these extensions are photographs: {', '.join(SUFFIXES)}"
+            f"no photographs in {shown_location(str(images))} or its subfolders"
+            f"{_found(skipped)}; files with these extensions are photographs: "
+            f"{', '.join(SUFFIXES)}"
         )
     if num_dicom and importlib.util.find_spec("pydicom") is None:
         raise LabelError(
-            f"{num_dicom:,} of {len(listing):,} photographs in {images} are DICOM "
+            f"{num_dicom:,} of {len(listing):,} photographs in "
+            f"{shown_location(str(images))} are DICOM "
             "files, which require pydicom: pip install 'drtf[dicom]'"
         )
     return listing
@@ -397,8 +402,9 @@ def _stored_file(found: StoredObject) -> ListedFile:
 
 def _wrong_images(images: Path | str, problem: str) -> LabelError:
     return LabelError(
-        f"{images} {problem}: --images takes a folder of photographs, a zip archive, a "
-        f"photograph, or a .csv file with a column {PATH_COLUMN!r}"
+        f"{shown_location(str(images))} {problem}: --images takes a folder of "
+        f"photographs, a zip archive, a photograph, or a .csv file with a column "
+        f"{PATH_COLUMN!r}"
     )
 
 
@@ -607,7 +613,7 @@ def _read_list(path: Path, text: TextIO, lines: "array[int]") -> Iterator[Listed
     for cells in rows:
         row = dict(zip(columns, cells, strict=False))
         name, patient, side = (
-            row.get(column or "", "").strip()
+            (row.get(column, "") if column else "").strip()
             for column in (PATH_COLUMN, patient_column, eye_column)
         )
         if not name:

@@ -113,4 +113,6 @@ def photographs_of_file(
 def _rejected(
     file: PrefetchedPhotograph, error: PhotographError
 ) -> PrefetchedPhotograph:
-    return PrefetchedPhotograph("", file.path, b"", error)
+    return PrefetchedPhotograph(
+        "", file.path, b"", error, patient=file.patient, eye=file.eye
+    )

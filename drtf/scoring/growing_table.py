@@ -96,7 +96,7 @@ class Growth:
         added: Paths of the new rows.
         changed: Paths of new rows that earlier rows have too: the file is another one.
         duplicates: Photographs whose content has a row under another path.
-        revisions: Cells of earlier rows that would be others if they were scored now.
+        revisions: Cells of earlier rows that would differ if they were scored now.
         current: The last row of each path, with the cells that it would have now.
     """
 

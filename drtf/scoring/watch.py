@@ -12,6 +12,7 @@ from drtf.photographs.listing import SkippedFile, list_photographs
 from drtf.photographs.references import FileStatus, PhotographRef, map_in_threads
 from drtf.scoring.growing_table import Duplicate, Growth, append_rows, save_notes
 from drtf.scoring.patient_table import save_patient_table
+from drtf.scoring.score_table import written_path
 from drtf.scoring.scorer import Scorer
 from drtf.scoring.scoring import check_request
 from drtf.scoring.table_files import Location
@@ -165,6 +166,8 @@ def watch(
                     present=arrivals.settled,
                     stop=lambda: bool(signals),
                 )
+                for photograph in ready:  # it may have another content now
+                    duplicates.pop(written_path(photograph.path), None)
                 duplicates |= {item.path: item for item in growth.duplicates}
                 save_notes(
                     replace(growth, duplicates=list(duplicates.values())),

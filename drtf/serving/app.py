@@ -278,7 +278,7 @@ def _answer_failures(app: FastAPI, metrics: ServiceMetrics) -> None:
         except Exception as error:
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("a bug: %s\n%s", type(error).__name__, where)
-            detail = "a bug of the service; its log has more"
+            detail = "internal error; see the log of the service"
             response = JSONResponse({"detail": detail}, 500)
         route = getattr(request.scope.get("route"), "path", "other")
         metrics.requests.labels(route, response.status_code).inc()
@@ -324,9 +324,9 @@ def _add_scoring(
             files = await read_files(request, limits, hold)
             with queue.place():
                 answers = await _score(service, files, overlay, limits)
-        content = await asyncio.to_thread(
-            score_answer, service, answers, with_overlays=overlay
-        )
+                content = await asyncio.to_thread(
+                    score_answer, service, answers, with_overlays=overlay
+                )
         for answer in answers:
             metrics.count_photograph(answer.row["error"])
         seconds = time.perf_counter() - start

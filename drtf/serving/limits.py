@@ -26,8 +26,8 @@ class Limits:
         max_photographs: Number of photographs per request.
         max_request_bytes: Size of a request.
         max_waiting: Number of requests that are scored or waiting at the same time.
-            Further ones are refused with status 429, and so are those that arrive while
-            the bytes of all requests are more than so many requests may have.
+            Further requests get status 429, and so do requests that arrive while all
+            bodies together exceed `max_waiting` times `max_request_bytes`.
         timeout_seconds: Time to receive a request, and again to answer it.
     """
 

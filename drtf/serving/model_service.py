@@ -177,7 +177,7 @@ class ModelService:
         """
         job = _Job(photograph, with_overlay)
 
-        def go_on(prepared: Future[NetworkInput | Rejected]) -> None:
+        def enqueue(prepared: Future[NetworkInput | Rejected]) -> None:
             if job.answer.cancelled():
                 return
             try:
@@ -197,7 +197,7 @@ class ModelService:
         picture_size = max(PICTURE_SIDE, run.info.image_size) if with_overlay else 0
         prepare = preparation(run, picture_size=picture_size)
         prepared = self._prepare(prepare, photograph)
-        prepared.add_done_callback(go_on)
+        prepared.add_done_callback(enqueue)
         # A photograph that nobody waits for any more is not prepared, and not scored.
         job.answer.add_done_callback(
             lambda answer: answer.cancelled() and prepared.cancel()

@@ -18,7 +18,7 @@ OWN_SITES = ("same-origin", "none")  # none: the user has typed the address
 class OwnOrigin:
     """An application that refuses requests which other web pages make.
 
-    Programs are not browsers: they send neither of the two headers that tell the page.
+    Programs other than browsers send neither of the headers Sec-Fetch-Site and Origin.
     """
 
     def __init__(self, app: ASGIApp) -> None:
