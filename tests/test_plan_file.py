@@ -1,7 +1,6 @@
-import hashlib
-
 """A plan is the same after it was saved and loaded."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
