@@ -240,8 +240,6 @@ def _train_locked(
     keras.utils.set_random_seed(config.train.seed)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    if hosts.is_first:
-        announce("Building the network; the first step takes longer than the others")
     with use_dtype_policy(job.identity["precision"]):
         network = build_initial_network(
             config, job.parent, load_weights=checkpoint is None
@@ -316,6 +314,7 @@ def _begin_run(out: Path, shards: ShardDataset, job: _Job, *, is_new: bool) -> N
             parent=parent_run.folder if parent_run else None,
         )
     upload_changes(out)  # a store that cannot be written to fails here
+    announce("Compiling the training step; the first one takes longer than the others")
 
 
 def _describe_distillation(
