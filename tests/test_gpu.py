@@ -5,6 +5,7 @@ DRTF_GPU_TESTS_ON_CPU=1 they run on the CPU, to see that the tests themselves wo
 most telling tests come first, in case a GPU is at hand for minutes only.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from test_augment import ALL, CLASSES, NONE, SEEDS
-from test_loop import KILL_AT_CALL, change, result_hash
+from test_loop import TRAIN_UNTIL_KILLED, change, result_hash
 from test_trainer import build_trainer, flat_weights, stream
 from test_trainer import run as run_steps
 
@@ -172,21 +173,21 @@ def test_a_killed_deterministic_training_resumes_bit_for_bit(
     path = tmp_path / "config.toml"
     path.write_text(dump_config(settings))
     function = "drtf.training.loop.save_training"
-
-    def run_until(out, num_calls):
-        words = (shards, out, path, function, num_calls, "after")
-        command = [sys.executable, "-c", KILL_AT_CALL, *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    for name in ("first", "second"):
-        done = run_until(tmp_path / name, 999)
-        assert done.returncode == 0, done.stderr
-    assert run_until(tmp_path / "killed", 4).returncode == -9
-    done = run_until(tmp_path / "killed", 999)
-    assert done.returncode == 0, done.stderr
-    expected = result_hash(tmp_path / "first")
-    assert result_hash(tmp_path / "second") == expected
-    assert result_hash(tmp_path / "killed") == expected
+    kills = [(function, num_calls, "after") for num_calls in (999, 999, 4)]
+    words = (shards, tmp_path, path, json.dumps(kills))
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_UNTIL_KILLED, *map(str, words)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["0", "0", "-9"], done.stderr
+    words = ("train", "--shards", shards, "--out", tmp_path / "2", "--config", path)
+    code = "from drtf.tools.main import main; main()"
+    command = [sys.executable, "-c", code, *map(str, words), "--resume"]
+    subprocess.run(command, check=True)
+    first, second, killed = (result_hash(tmp_path / str(place)) for place in range(3))
+    assert second == first
+    assert killed == first
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
