@@ -209,6 +209,10 @@ def test_a_later_result_replaces_an_earlier_one(source, tmp_path):
     assert [*folder.iterdir()] == [report]
     write_results(tmp_path, {"score": "", "error": "empty: no pixels"})
     assert [*folder.iterdir()] == []
+    write_results(tmp_path, {})
+    (tmp_path / "eye.dcm").write_bytes(encode(EYES[1]))  # no DICOM file any more
+    write_results(tmp_path, {})
+    assert [*folder.iterdir()] == []
 
 
 def test_results_are_of_whole_files():

@@ -153,15 +153,18 @@ def _write_report(
 ) -> list[PhotographRef]:
     """Write the report of a file, and return its photographs that are in the report."""
     photographs = list(findings)
-    if not is_dicom(photographs[0].read_head(HEAD_BYTES) or b""):
-        results.others += [x.path for x in photographs]
-        return []
-    scored = {x: finding for x, finding in findings.items() if finding.row["score"]}
-    results.without_score += [x.path for x in photographs if x not in scored]
     report_path = _result_path(
         results.folder, "report", replace(photographs[0], path=path)
     )
     outdated = [_result_path(results.folder, "heatmap", x) for x in photographs]
+    head = photographs[0].read_head(HEAD_BYTES)
+    if not is_dicom(head or b""):
+        results.others += [x.path for x in photographs]
+        if head is not None:  # another photograph had this path
+            _remove(report_path, *outdated)
+        return []
+    scored = {x: finding for x, finding in findings.items() if finding.row["score"]}
+    results.without_score += [x.path for x in photographs if x not in scored]
     if not scored:
         _remove(report_path, *outdated)
         return []
