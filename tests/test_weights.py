@@ -41,7 +41,9 @@ def test_there_is_no_problem_when_weights_are_cached():
 def test_doctor_names_the_weights_of_the_recommended_preset():
     config = load_config("mobilenetv2-96")
     problem = imagenet_problem(config.model, image_size=config.images.size)
-    assert machine._weights_fact().advice == problem
+    fact = machine._weights_fact()
+    assert fact.advice == problem
+    assert_names(machine.verdict([fact]), fact.excluded)
     assert "_1.0_224_no_top.h5" in problem
 
 

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,12 +50,14 @@ class Fact:
         value: What was found.
         advice: What to do; empty if nothing is missing.
         is_problem: Whether drtf does not work without it.
+        excluded: What does not work because of it, if drtf works otherwise.
     """
 
     name: str
     value: str
     advice: str = ""
     is_problem: bool = False
+    excluded: str = ""
 
 
 def machine_facts() -> list[Fact]:
@@ -77,11 +79,14 @@ def machine_facts() -> list[Fact]:
     ]
 
 
-def verdict(facts: Iterable[Fact]) -> str:
+def verdict(facts: Sequence[Fact]) -> str:
     """Return in one sentence whether drtf works on a machine."""
     problems = [fact.name for fact in facts if fact.is_problem]
     if problems:
         return f"drtf does not work here yet: see {', '.join(problems)}"
+    excluded = [fact.excluded for fact in facts if fact.excluded]
+    if excluded:
+        return f"drtf works here, except for {' and '.join(excluded)}"
     return "drtf works here"
 
 
@@ -235,7 +240,10 @@ def _memory_fact() -> Fact:
 def _weights_fact() -> Fact:
     config = load_config("mobilenetv2-96")  # mobilenetv2-224 has the same weights
     problem = imagenet_problem(config.model, image_size=config.images.size)
-    return Fact("ImageNet weights", "unavailable" if problem else "available", problem)
+    if not problem:
+        return Fact("ImageNet weights", "available")
+    excluded = "training from ImageNet weights"
+    return Fact("ImageNet weights", "unavailable", problem, excluded=excluded)
 
 
 def _disk_fact() -> Fact:
