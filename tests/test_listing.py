@@ -285,7 +285,7 @@ def test_csv_lists_photographs_by_path(tmp_path):
 
 def test_a_column_without_a_name_states_no_patients(tmp_path):
     listed = tmp_path / "list.csv"
-    listed.write_text(",path\n0,1_left.png\n1,1_right.png\n")
+    listed.write_text(",path\n0,1_left.png\n1,1_right.png\n2,1_left.png\n")
     photographs = list_photographs(listed).photographs
     assert [(x.patient, x.eye) for x in photographs] == [("", ""), ("", "")]
 

@@ -580,7 +580,7 @@ def _are_later(path: Path, table: pd.DataFrame, lines: np.ndarray) -> np.ndarray
     Raises:
         LabelError: If two rows of a file state different things.
     """
-    table = table.reindex(columns=["path", "patient", "eye"]).fillna("")
+    table = table.reindex(columns=["path", "patient", "eye"], fill_value="")
     is_later = table.duplicated("path").to_numpy()
     first = table[~is_later].set_index("path").loc[table["path"]]
     differs = (first.to_numpy() != table[["patient", "eye"]].to_numpy()).any(axis=1)
