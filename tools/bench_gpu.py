@@ -36,7 +36,7 @@ def gpu(
 
     Measures training and the forward pass by precision and with XLA, streaming, the
     augmentation, a whole training, scoring, and the cost of deterministic operations.
-    Each part has a process and a time limit of its own, and the results are written
+    Each part runs in its own process with its own time limit. The results are written
     after each part. Without a GPU, the CPU is measured.
     """
     from drtf.bench.gpu import MARKDOWN_FILE, bench_gpu

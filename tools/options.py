@@ -297,6 +297,13 @@ def shards_option(help_text: str, *, required: bool = True) -> Any:
     return path_option("--shards", help_text, required=required, kind=DATASET)
 
 
+decision_rule_option = path_option(
+    "--decision-rule",
+    "Folder of an evaluation of RUN, or one that recalibrate wrote, whose threshold "
+    "and calibration are used instead of those stored in RUN.",
+    required=False,
+    kind=RUN,
+)
 run_argument = click.argument("run", type=RUN)
 runs_argument = click.argument(
     "runs", nargs=-1, required=True, type=RUN, metavar="RUN…"

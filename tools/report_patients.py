@@ -8,12 +8,11 @@ import click
 from drtf.terminal import show_line
 
 from .options import (
-    RUN,
     SOME_REJECTED,
     config_options,
+    decision_rule_option,
     images_option,
     out_option,
-    path_option,
     run_argument,
 )
 
@@ -32,13 +31,7 @@ from .options import (
     show_default=True,
     help="Language of the pages.",
 )
-@path_option(
-    "--decision-rule",
-    "Folder of an evaluation of RUN, or one that recalibrate wrote, whose threshold "
-    "and calibration are used instead of those stored in RUN.",
-    required=False,
-    kind=RUN,
-)
+@decision_rule_option
 @config_options
 def report_patients(
     run: Path,

@@ -12,13 +12,13 @@ import click
 from drtf.terminal import show_line
 
 from .options import (
-    RUN,
     SOME_REJECTED,
     GroupedCommand,
     OutPath,
     Part,
     beam_runner_option,
     config_options,
+    decision_rule_option,
     images_option,
     max_rejected_option,
     overwrite_option,
@@ -155,13 +155,7 @@ RESULT_COLUMNS = (
     "--append, only new photographs count.",
     default="0%",
 )
-@path_option(
-    "--decision-rule",
-    "Folder of an evaluation of RUN, or one that recalibrate wrote, whose threshold "
-    "and calibration are used instead of those stored in RUN.",
-    required=False,
-    kind=RUN,
-)
+@decision_rule_option
 @path_option(
     "--dicom-out",
     "Also write a DICOM structured report of each DICOM file to this folder. Requires "

@@ -9,7 +9,12 @@ import click
 from drtf.errors import DrtfError
 from drtf.terminal import show_line
 
-from .options import RUN, LocalPath, config_options, path_option, run_argument
+from .options import (
+    LocalPath,
+    config_options,
+    decision_rule_option,
+    run_argument,
+)
 
 MEGABYTE = 1_000_000
 MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -65,13 +70,7 @@ MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
     show_default=True,
     help="Seconds to receive a request, and again to answer it.",
 )
-@path_option(
-    "--decision-rule",
-    "Folder of an evaluation of RUN, or one that recalibrate wrote, whose threshold "
-    "and calibration are used instead of those stored in RUN.",
-    required=False,
-    kind=RUN,
-)
+@decision_rule_option
 @config_options
 def serve(
     run: Path,
