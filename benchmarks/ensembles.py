@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from predictions import estimate_cells, load_predictions
-
-from drtf.evaluation.metrics import compare_roc_auc
+from predictions import load_predictions, roc_auc_rows
 
 FROM_GRADES = (1, 2)
 
@@ -51,20 +49,8 @@ def join(small: Path, large: Path, ensemble: Path) -> pd.DataFrame:
 def measure(table: pd.DataFrame, from_grade: int) -> Iterator[dict[str, object]]:
     """Yield a row for each column of scores: its ROC AUC, and the gain over `large`."""
     names = ["large", *table.columns.drop(["patient", "grade", "large"])]
-    results = compare_roc_auc(
-        (table["grade"] >= from_grade).to_numpy(int),
-        table[names].to_numpy().T,
-        patients=table["patient"].to_numpy(),
-        num_resamples=1000,
-        seed=42,
-    )
-    for name, (roc_auc, gain, _) in zip(names, results, strict=True):
-        yield {
-            "from_grade": from_grade,
-            "scores": name,
-            **estimate_cells("roc_auc", roc_auc),
-            **estimate_cells("gain", gain),
-        }
+    for name, cells in roc_auc_rows(table, names, from_grade=from_grade):
+        yield {"from_grade": from_grade, "scores": name, **cells}
 
 
 if __name__ == "__main__":

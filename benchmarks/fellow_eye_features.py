@@ -35,7 +35,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from predictions import estimate_cells
+from predictions import roc_auc_rows
 from scipy.special import expit
 
 from drtf.adaptation.quality_gates import fit_logistic_regression
@@ -43,7 +43,6 @@ from drtf.config import Tta
 from drtf.data.augment import augment
 from drtf.data.loader import read_batch
 from drtf.data.pipeline import train_dataset
-from drtf.evaluation.metrics import compare_roc_auc
 from drtf.labels.grouping import load_eyes
 from drtf.models.calibration import clipped_logits
 from drtf.models.fellow_eye import FELLOWS, combine_eyes, fellow_logits, fit_fellow_eye
@@ -311,22 +310,13 @@ def predict_pairs(
 
 def compare(table: pd.DataFrame, from_grade: int) -> Iterator[dict[str, Any]]:
     """Yield a row for each way to use the fellow eye."""
-    labels = (table["grade"] >= from_grade).to_numpy(int)
     ways = ["scores", "own", *table.filter(regex="^(head|trained)-").columns]
-    estimates = compare_roc_auc(
-        labels,
-        table[ways].to_numpy().T,
-        patients=table["patient"].to_numpy(),
-        num_resamples=1000,
-        seed=42,
-    )
-    for way, (roc_auc, gain, _) in zip(ways, estimates, strict=True):
+    for way, cells in roc_auc_rows(table, ways, from_grade=from_grade):
         yield {
             "from_grade": from_grade,
             "way": way,
             "num_photographs": len(table),
-            **estimate_cells("roc_auc", roc_auc),
-            **estimate_cells("gain", gain),
+            **cells,
         }
 
 
