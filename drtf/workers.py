@@ -96,7 +96,7 @@ def map_in_order(
         initializer: Called once in each process.
         max_cpu_seconds: CPU time after which an item's process is killed by
             TIMEOUT_SIGNAL; 0 means no limit.
-        on_crash: Returns the result for an item whose process dies of its own fault: by
+        on_crash: Returns the result for an item that makes its process die: by
             one of CRASH_SIGNALS or by TIMEOUT_SIGNAL. Without it, this is an error.
 
     Raises:
@@ -151,7 +151,7 @@ def open_workers(
         num_workers: Number of processes; 0 means one per core, as far as memory allows.
         initializer: Called once in each process.
         max_cpu_seconds: CPU time after which an item's process is killed.
-        on_crash: Returns the result for an item whose process dies of its own fault.
+        on_crash: Returns the result for an item that makes its process die.
 
     Yields:
         A function that passes an item to the next free process. Its future raises what

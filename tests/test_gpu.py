@@ -2,7 +2,7 @@
 
 `make test-gpu` runs these tests. Without a GPU they are skipped; with
 DRTF_GPU_TESTS_ON_CPU=1 they run on the CPU, to see that the tests themselves work. The
-most telling tests come first, in case a GPU is at hand for minutes only.
+most important tests come first, in case a GPU is available for only a few minutes.
 """
 
 import json

@@ -57,8 +57,8 @@ class SavedPlan:
 class PlanFile:
     """The file of a plan, of which some columns can be read without the others.
 
-    It has a hash of all that follows, the length of a JSON text, this text, and several
-    Parquet files.
+    It begins with a hash of the rest. Then come the length of a JSON text, this text,
+    and several Parquet files.
 
     Attributes:
         sha256: Hash that identifies the plan.

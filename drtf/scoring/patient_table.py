@@ -94,7 +94,7 @@ def patient_rows(rows: Iterable[Row], *, patient_pattern: str) -> list[Row]:
 def rows_by_person(rows: Iterable[Row], patient_pattern: str) -> list[list[Row]]:
     """Return the rows of each person, in the order of the persons' names.
 
-    A photograph without a patient is a person of its own.
+    Each photograph without a patient counts as another patient.
     """
     rows = list(rows)
     persons = persons_by_path(rows, patient_pattern)

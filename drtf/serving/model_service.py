@@ -102,7 +102,7 @@ class ModelService:
         """Load the network."""
         self.scorer = scorer
         run = scorer.run
-        # Alone, a photograph has no others to share a scale with.
+        # A single photograph has no others to share a scale with.
         self._maps = run.config.gradcam.model_copy(update={"scale": "image"})
         check_settings(run, self._maps)
         self._compute_maps = build_map_function(run, self._maps)

@@ -1,8 +1,8 @@
 """Requests that a web page of somebody else makes with a user's browser.
 
-A service that only this machine reaches, and that requires no token, is still reached
-by each page that the user visits: by a form that it sends, or by a name of its own that
-it makes point to this machine (DNS rebinding).
+A service that only this machine can reach, and that requires no token, can still be
+reached by each page that the user visits: the page sends a form to it, or makes the
+name of its site point to this machine (DNS rebinding).
 """
 
 from starlette.datastructures import Headers
