@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 EXTRAS = ("serve", "dicom")
-LEFT_OUT = ("tensorflow-io",)  # only for plain TensorFlow code that reads from stores
 
 
 def requirements(tensorflow: str) -> list[str]:
@@ -25,8 +24,7 @@ def requirements(tensorflow: str) -> list[str]:
     found = []
     for line in filter(None, map(str.strip, lines)):
         name = re.match(r"[\w-]+", line)[0]
-        if name not in LEFT_OUT:
-            found.append(renamed.get(name, name) + line[len(name) :])
+        found.append(renamed.get(name, name) + line[len(name) :])
     return found
 
 

@@ -38,7 +38,10 @@ PACKAGES = (
 ONE_PIXEL = b"P5 1 1 255\n\x07"
 LOW_DISK_GB = 10
 LOW_MEMORY_GB = 4
-TENSORFLOW_IO_USE = "to read shards from a store in TensorFlow code without drtf"
+TENSORFLOW_IO_USE = (
+    "to read shards from a store in TensorFlow code without drtf, with TensorFlow 2.16 "
+    "or 2.17"
+)
 
 
 @dataclass(frozen=True)
@@ -210,13 +213,18 @@ def _tensorflow_io_fact() -> Fact:
 
             tensorflow_io.experimental.image.decode_pnm(ONE_PIXEL)
     except PackageNotFoundError:
-        return Fact(name, "not installed", f"it is required only {TENSORFLOW_IO_USE}")
+        return Fact(
+            name,
+            "not installed",
+            f"it is required only {TENSORFLOW_IO_USE}: "
+            "pip install 'drtf[tensorflow-io]'",
+        )
     except (ImportError, NotImplementedError, tf.errors.OpError):
         # On TensorFlow 2.18 and later the import succeeds and every op fails.
         return Fact(
             name,
             f"{installed}, does not work with TensorFlow {tf.__version__}",
-            f"it is required only {TENSORFLOW_IO_USE}, with TensorFlow 2.16 or 2.17",
+            f"it is required only {TENSORFLOW_IO_USE}",
         )
     return Fact(name, f"{installed}, works")
 
