@@ -2,13 +2,17 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 from string import Formatter
+from types import SimpleNamespace
 
 import pytest
 
 from drawing import draw_fundus, encode
+from drtf.clinic import patient_pages
 from drtf.clinic.patient_pages import report_patients
 from drtf.clinic.patient_texts import ENGLISH, KOREAN
+from drtf.intervals import Estimate
 from drtf.scoring.score_table import load_rows
 from drtf.scoring.scorer import load_scorer
 from naming import assert_names
@@ -54,6 +58,11 @@ def test_each_patient_has_a_page_that_shows_the_rows_of_the_table(
     assert "1" in is_known  # the run was trained on the same drawings
     assert ENGLISH.in_training in pages["1.html"]
     assert ENGLISH.in_training not in pages["2.html"]
+    names = re.findall(r"<td>(1_\w+\.png)", pages["1.html"])
+    assert names == re.findall(r">photograph (1_\w+\.png)", pages["1.html"])
+    assert f"{ENGLISH.left}: {ENGLISH.results['missing']}" in pages["2.html"]
+    assert ENGLISH.unknown_eyes in pages["scan.html"]
+    assert f"{ENGLISH.left}:" not in pages["scan.html"]
     assert pages["1.html"].count("<img") == 4
     assert pages["2.html"].count("<img") == 0
     assert_names(pages["2.html"], rows["2_right.png"]["error"])
@@ -108,6 +117,73 @@ def test_a_given_threshold_has_no_rule_and_no_accuracy(scorer, config, tmp_path)
         texts += [path.read_text() for path in report.written]
     assert ["split val" in text for text in texts] == [True, False]
     assert ENGLISH.no_accuracy in texts[1]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_a_result_that_the_probability_contradicts_is_explained(
+    scorer, config, save_rule, tmp_path, threshold
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(6):
+        (images / f"{number}.png").write_bytes(encode(draw_fundus(seed=number)))
+    save_rule(scorer.run.folder, threshold)
+    scorer = load_scorer(scorer.run.folder, config.score)
+    out = tmp_path / "out"
+    report = report_patients(scorer, images, out=out, gradcam=config.gradcam)
+    pages = {path.stem: path.read_text() for path in report.written}
+    for _, row in load_rows(out / "scores.csv"):
+        text, is_likely = (
+            pages[Path(row["path"]).stem],
+            float(row["probability"]) >= 0.5,
+        )
+        assert (ENGLISH.unlikely in text) == (threshold == 0 and not is_likely)
+        assert (ENGLISH.likely in text) == (threshold == 1 and is_likely)
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "specificity", "is_useless"),
+    [
+        (Estimate(0.9, 0.8, 0.95), Estimate(0.7, 0.6, 0.8), False),
+        (Estimate(0.99, 0.95, 1.0), Estimate(0.05, 0.01, 0.1), True),
+    ],
+)
+def test_a_threshold_that_separates_nothing_is_explained(
+    scorer, config, tmp_path, monkeypatch, sensitivity, specificity, is_useless
+):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1_left.png").write_bytes(encode(draw_fundus(seed=0)))
+    evaluation = SimpleNamespace(
+        metrics={"sensitivity": sensitivity, "specificity": specificity},
+        num_photographs=100,
+        dataset_name="eyes",
+        split="test",
+    )
+    monkeypatch.setattr(patient_pages, "find_evaluation", lambda scorer: evaluation)
+    report = report_patients(
+        scorer, tmp_path / "images", out=tmp_path / "out", gradcam=config.gradcam
+    )
+    (page,) = report.written
+    assert (ENGLISH.useless in page.read_text()) == is_useless
+
+
+def test_the_command_notes_photographs_that_were_in_training(run, run_folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(4):
+        (images / f"{number}.png").write_bytes(encode(draw_fundus(seed=number)))
+    code, out, _ = run(
+        "report-patients",
+        run_folder,
+        *("--images", images, "--out", tmp_path / "out"),
+        *("--set", "score.num_workers=1"),
+    )
+    assert code == 0
+    rows = [row for _, row in load_rows(tmp_path / "out" / "scores.csv")]
+    num_in_training = sum(row["in_training"] == "1" for row in rows)
+    assert num_in_training > 0
+    note = next(line for line in out.splitlines() if "in_training" in line)
+    assert_names(note, "Note", num_in_training, len(rows))
 
 
 def test_both_languages_fill_in_the_same_facts():

@@ -51,6 +51,7 @@ def report_patients(
     from drtf.clinic.patient_pages import report_patients as write_pages
     from drtf.models.run import load_run_config
     from drtf.scoring.scorer import load_scorer
+    from drtf.scoring.scoring import summary_notes
 
     from .score import describe_growth
 
@@ -67,6 +68,8 @@ def report_patients(
     )
     for line in describe_growth(report.growth):
         show_line(line)
+    for note in summary_notes(report.growth.summary, scorer.threshold_rule):
+        show_line(f"Note: {note}")
     show_line(
         f"{report.folder}: pages written: {len(report.written):,}, unchanged: "
         f"{report.num_kept:,}"

@@ -397,8 +397,12 @@ def _headline(patient: _Patient, facts: _Facts) -> tuple[str, str]:
 def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
     """Yield the result in plain words: score, probability, operating point."""
     texts, summary = facts.texts, patient.summary
-    eyes = (("right", texts.right), ("left", texts.left))
-    yield " · ".join(f"{x}: {texts.results[summary[f'{y}_eye']]}" for y, x in eyes)
+    results = {side: summary[f"{side}_eye"] for side in ("right", "left")}
+    if {*results.values()} == {"unknown"}:
+        yield texts.unknown_eyes
+    else:
+        names = {"right": texts.right, "left": texts.left}
+        yield " · ".join(f"{names[x]}: {texts.results[y]}" for x, y in results.items())
     if not summary["predicted_label"]:
         return
     yield texts.score.format(
@@ -412,6 +416,10 @@ def _result_sentences(patient: _Patient, facts: _Facts) -> Iterator[str]:
             f"{texts.probability.format(probability=summary['probability'])} "
             f"{_describe_similar(worst, facts)}"
         )
+        is_positive = summary["predicted_label"] == "1"
+        is_likely = float(summary["probability"]) >= 0.5
+        if is_positive != is_likely:
+            yield texts.likely if is_likely else texts.unlikely
         flags = {
             x for row in patient.rows for x in split_flags(row["probability_flags"])
         }
@@ -465,11 +473,15 @@ def _describe_accuracy(facts: _Facts) -> str:
         values[name] = _per_hundred(estimate.value)
         values[f"{name}_low"] = _per_hundred(estimate.ci_low)
         values[f"{name}_high"] = _per_hundred(estimate.ci_high)
-    return facts.texts.accuracy.format(
+    accuracy = facts.texts.accuracy.format(
         count=f"{result.num_photographs:,}",
         name=f"{result.dataset_name}, {result.split}",
         **values,
     )
+    sensitivity, specificity = facts.accuracy()
+    # The intervals of the fractions above the threshold, with and without disease.
+    is_useful = sensitivity.ci_low > 1 - specificity.ci_low
+    return accuracy if is_useful else f"{accuracy} {facts.texts.useless}"
 
 
 def _percent(fraction: float) -> str:
@@ -503,12 +515,14 @@ def _format_column(
 
 
 def _format_table(patient: _Patient, facts: _Facts) -> str:
-    """Format the table of the photographs."""
+    """Format the table of the photographs: first those whose pictures are shown."""
     texts = facts.texts
     eyes = {"right": texts.right, "left": texts.left}
     head = "".join(f"<th>{html.escape(x)}</th>" for x in texts.columns)
     body = ""
-    for row in patient.rows[:MAX_TABLE_ROWS]:
+    shown = [*patient.shown.values()]
+    rows = [*shown, *(row for row in patient.rows if row not in shown)]
+    for row in rows[:MAX_TABLE_ROWS]:
         results = {"1": "positive", "0": "negative"}
         kind = "ungradable" if row["score"] else "error"
         result = results.get(row["predicted_label"], kind)

@@ -21,13 +21,17 @@ class Texts:
     similar: str
     not_similar: str
     unlike_similar: str
+    unlikely: str
+    likely: str
     grade: str
     rule: str
     accuracy: str
+    useless: str
     no_accuracy: str
     right: str
     left: str
     unknown_eye: str
+    unknown_eyes: str
     results: dict[str, str]
     flags: dict[str, str]
     doubts: dict[str, str]
@@ -62,6 +66,10 @@ ENGLISH = Texts(
     not_similar="No photograph with a similar score is known.",
     unlike_similar="The estimate lies outside this interval, because it was fitted to "
     "all scores: take it as rough.",
+    unlikely="“Suspected” means only that the score is above the threshold: by this "
+    "probability, disease is less likely than not.",
+    likely="“Not suspected” means only that the score is below the threshold: by this "
+    "probability, disease is more likely than not.",
     grade="Predicted grade (0 to 4): {grade}.",
     rule="The threshold was chosen on {source} ({count} photographs) by the rule "
     "{rule}.",
@@ -69,11 +77,14 @@ ENGLISH = Texts(
     "photographs with disease, about {sensitivity} are above it (95 % interval "
     "{sensitivity_low} to {sensitivity_high}); of 100 without, about {specificity} are "
     "below it ({specificity_low} to {specificity_high}).",
+    useless="So this threshold has not been shown to separate photographs with disease "
+    "from those without: the result says next to nothing.",
     no_accuracy="How many cases this threshold misses is unknown: the run has no "
     "evaluation with it.",
     right="Right eye",
     left="Left eye",
     unknown_eye="Eye unknown",
+    unknown_eyes="It is unknown which eye each photograph shows.",
     results={
         "positive": "above the threshold",
         "negative": "below the threshold",
@@ -142,17 +153,24 @@ KOREAN = Texts(
     not_similar="점수가 비슷한 사진이 없습니다.",
     unlike_similar="추정 확률은 모든 점수에 맞춘 값이어서 이 구간을 벗어납니다. "
     "대략적인 값으로만 보십시오.",
+    unlikely="“의심”은 점수가 기준값 이상이라는 뜻일 뿐입니다. 이 확률로는 병이 있을 "
+    "가능성이 없을 가능성보다 낮습니다.",
+    likely="“의심되지 않음”은 점수가 기준값 미만이라는 뜻일 뿐입니다. 이 확률로는 병이 "
+    "있을 가능성이 없을 가능성보다 높습니다.",
     grade="예측 등급 (0 ~ 4): {grade}.",
     rule="기준값은 {source} (사진 {count}장)에서 규칙 {rule}(으)로 정했습니다.",
     accuracy="이 기준값을 다른 사진 {count}장({name})에서 측정한 결과: 병이 있는 사진 "
     "100장 중 약 {sensitivity}장이 기준값 이상(95 % 구간 {sensitivity_low} ~ "
     "{sensitivity_high}), 병이 없는 사진 100장 중 약 {specificity}장이 기준값 미만"
     "({specificity_low} ~ {specificity_high})이었습니다.",
+    useless="따라서 이 기준값이 병이 있는 사진과 없는 사진을 구별한다는 것이 확인되지 "
+    "않았습니다. 이 결과는 거의 아무것도 알려 주지 않습니다.",
     no_accuracy="이 기준값이 얼마나 많은 환자를 놓치는지는 알 수 없습니다. 이 기준값의 "
     "평가가 없습니다.",
     right="오른쪽 눈",
     left="왼쪽 눈",
     unknown_eye="눈을 알 수 없음",
+    unknown_eyes="각 사진이 어느 쪽 눈인지 알 수 없습니다.",
     results={
         "positive": "기준값 이상",
         "negative": "기준값 미만",

@@ -146,8 +146,8 @@ def summary_notes(summary: Summary, threshold_rule: str) -> Iterator[str]:
     if summary.num_without_label:
         yield (
             "photographs without a predicted label, because they may be ungradable "
-            f"(column flags): {summary.num_without_label:,}; --on-ungradable "
-            "predict or reject changes that"
+            f"(column flags): {summary.num_without_label:,}; set score.on_ungradable "
+            "to predict or reject to change that"
         )
     if summary.num_disagreeing:
         yield (

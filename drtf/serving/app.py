@@ -333,10 +333,10 @@ def _add_scoring(
         metrics.seconds.observe(seconds)
         num_failed = sum(bool(answer.row["error"]) for answer in answers)
         _log.info(
-            "%d photographs in %.2f s, %d without a score",
+            "photographs: %d (without a score: %d), in %.2f s",
             len(answers),
-            seconds,
             num_failed,
+            seconds,
         )
         return content
 
