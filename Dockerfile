@@ -17,8 +17,8 @@ COPY . .
 # The image needs no display, so OpenCV comes without one. drtf itself names
 # opencv-python and tensorflow; what it needs is installed here under other names.
 RUN python -m venv /opt/drtf \
-    && sed 's/^opencv-python==/opencv-python-headless==/' constraints.txt \
-        > /tmp/constraints.txt \
+    && sed 's/^opencv-python==/opencv-python-headless==/; s/^tensorflow-io.*//' \
+        constraints.txt > /tmp/constraints.txt \
     && sed -n 's/^tensorflow==/tensorflow-cpu==/p' constraints.txt \
         >> /tmp/constraints.txt \
     && python docker/requirements.py "${TENSORFLOW}" > /tmp/requirements.txt \

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 EXTRAS = ("serve", "dicom")
+LEFT_OUT = ("tensorflow-io",)  # only for plain TensorFlow code that reads from stores
 
 
 def requirements(tensorflow: str) -> list[str]:
@@ -24,7 +25,8 @@ def requirements(tensorflow: str) -> list[str]:
     found = []
     for line in filter(None, map(str.strip, lines)):
         name = re.match(r"[\w-]+", line)[0]
-        found.append(renamed.get(name, name) + line[len(name) :])
+        if name not in LEFT_OUT:
+            found.append(renamed.get(name, name) + line[len(name) :])
     return found
 
 

@@ -155,7 +155,7 @@ def test_the_reader_and_pydicom_come_with_advice_when_missing(monkeypatch):
     found = facts()
     assert_names(found["compiled reader"].advice, "gcc")
     assert_names(found["pydicom"].advice, "pip install 'drtf[dicom]'")
-    assert_names(found["tensorflow-io"].advice, "pip install 'drtf[tensorflow-io]'")
+    assert_names(found["tensorflow-io"].advice, "pip install tensorflow-io==0.37.1")
 
 
 def test_the_verdict_names_only_what_drtf_cannot_work_without():

@@ -217,7 +217,7 @@ def _tensorflow_io_fact() -> Fact:
             name,
             "not installed",
             f"it is required only {TENSORFLOW_IO_USE}: "
-            "pip install 'drtf[tensorflow-io]'",
+            "pip install tensorflow-io==0.37.1",
         )
     except (ImportError, NotImplementedError, tf.errors.OpError):
         # On TensorFlow 2.18 and later the import succeeds and every op fails.
