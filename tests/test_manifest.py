@@ -13,7 +13,7 @@ from drtf.records.manifest import (
     load_manifest,
     save_manifest,
 )
-from naming import raises_naming
+from naming import assert_names, raises_naming
 
 
 @pytest.fixture
@@ -139,3 +139,10 @@ def test_notes_name_synthetic_photographs_and_unknown_patients(shards):
     assert changed.notes == [SYNTHETIC_NOTE, UNKNOWN_PATIENTS_NOTE]
     for note in changed.notes:
         assert note in changed._repr_html_()
+
+
+def test_note_counts_the_photographs_of_unknown_patients(shards):
+    sources = {"sources": [{"num_without_patient": 2}, {"num_without_patient": 3}, {}]}
+    update = {"patients_from": "name", "provenance": sources}
+    (note,) = load_manifest(shards).model_copy(update=update).notes
+    assert_names(note, 5, "patients")

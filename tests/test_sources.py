@@ -88,6 +88,7 @@ def test_class_folders_are_the_labels_without_a_label_file(tmp_path):
             "class_folders": {"No_DR": 0, "Mild": 1},
             "columns_not_kept": [],
             "patients_from": "name",
+            "num_without_patient": 1,
             "synthetic": False,
             "num_labels": 3,
             "num_labels_repeated": 0,

@@ -406,6 +406,31 @@ def test_a_rejected_photograph_exits_3_and_is_listed(run, tmp_path):
     assert "3_left.png,empty" in (tmp_path / "set" / "rejected.csv").read_text()
 
 
+def test_build_says_how_patients_are_named(run, photographs, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = ["image,level"]
+    for number, path in enumerate(sorted((photographs / "images").iterdir())):
+        name = f"P{number // 2}_{number}_{'OD' if number % 2 else 'OS'}.png"
+        shutil.copyfile(path, images / name)
+        rows.append(f"{name},{number % 2}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(rows))
+    words = ("build-shards", "--images", images, "--labels", labels, *sets(*SMALL))
+    output = run(*words, "--out", tmp_path / "a")[1]
+    find_line(output, "no", "two", "photographs", "patient_pattern")
+    output = run(
+        *words, *sets("labels.patient_pattern=^(P[0-5])_"), "--out", tmp_path / "b"
+    )[1]
+    assert "no two photographs" not in output
+    note, hint, *_ = output.splitlines()
+    assert_names(note, len(rows) - 1 - 12, "patients")
+    assert_names(hint, "labels.patient_column", "labels.patient_pattern")
+    line = next(x for x in output.splitlines() if "of the patient" in x)
+    name, patient = re.findall("'([^']*)'", line)[-2:]
+    assert name.startswith(f"{patient}_")
+
+
 def test_build_and_inspect_say_what_the_labels_do_not_tell(run, photographs, tmp_path):
     images = shutil.copytree(photographs / "images", tmp_path / "images")
     paths = sorted(images.iterdir())

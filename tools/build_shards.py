@@ -247,7 +247,8 @@ def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> N
     from .tables import show_counts, show_notes
 
     show_notes(manifest)
-    if manifest.patients_from == "none":
+    sources = manifest.provenance["sources"]
+    if any(source.get("num_without_patient") for source in sources):
         show_line(
             "If the label file has a column with the patient, name it with "
             "labels.patient_column. If the photographs' names contain the patient, set "
@@ -286,6 +287,7 @@ def describe_plan(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:
     """Yield what a plan takes from the labels, and what its splits do not allow."""
     for source in plan.catalog.provenance:
         yield from describe_labels(source)
+    yield from describe_patients(plan)
     yield from describe_split(plan, task)
 
 
@@ -316,6 +318,26 @@ def describe_labels(source: dict[str, Any]) -> Iterator[str]:
     if ungraded := source["num_ungraded"]:
         counts = ", ".join(f"{value!r}: {n:,}" for value, n in ungraded.items())
         yield f"{prefix}Ungraded photographs by label: {counts}"
+
+
+def describe_patients(plan: "BuildPlan") -> Iterator[str]:
+    """Yield how the patients were found in the photographs' names, for a check."""
+    from drtf.texts import are_repeated_texts
+
+    if plan.catalog.patients_from != "name":
+        return
+    table = plan.table[["id", "patient"]]
+    example = table[table["patient"] != table["id"]].head(1)
+    for name, patient in example.itertuples(index=False):
+        yield (
+            f"Patients from the names of the photographs: {name!r} is of the patient "
+            f"{patient!r}"
+        )
+    if not are_repeated_texts(table["patient"]).any():
+        yield (
+            "Warning: no two photographs are of one patient. If the names contain the "
+            "patient elsewhere, set labels.patient_pattern"
+        )
 
 
 def describe_split(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:

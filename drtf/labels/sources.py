@@ -135,13 +135,13 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     list_once = functools.cache(list_photographs)
     tables: list[pd.DataFrame] = []
     labeled: list[_Labeled] = []
-    certainties: list[PatientsFrom] = []
+    origins: list[tuple[PatientsFrom, int]] = []
     for source in sources:
         own = _label_photographs(source, config, list_once)
         own = _with_stated_columns(own, config.keep_columns)
-        patients, patients_from = _load_patients(own, config)
+        patients, origin = _load_patients(own, config)
         tables.append(_catalog_table(source, own, patients, config.keep_columns))
-        certainties.append(patients_from)
+        origins.append(origin)
         # The rows with a grade are in the catalog now.
         ungraded = own.table[own.table["grade"].isna()]
         labeled.append(replace(own, table=ungraded))
@@ -152,8 +152,8 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
     folders: dict[str, Path | str] = {}
     listed: set[Path | str] = set()
     provenance: list[dict[str, Any]] = []
-    for source, own, table, patients_from in zip(
-        sources, labeled, tables, certainties, strict=True
+    for source, own, table, (patients_from, num_unknown) in zip(
+        sources, labeled, tables, origins, strict=True
     ):
         listing, ungraded = own.listing, own.table
         rejected.extend(
@@ -191,6 +191,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
                 "name": source.name,
                 **own.origin,
                 "patients_from": patients_from,
+                "num_without_patient": num_unknown,
                 "synthetic": _is_synthetic(photographs_of(table, folders)),
                 "num_labels": len(table) + len(ungraded) + len(own.missing),
                 "num_labels_repeated": own.num_repeated,
@@ -213,7 +214,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         rejected,
         unmatched,
         num_repeated,
-        min(certainties, key=CERTAINTY.index),
+        min((kind for kind, _ in origins), key=CERTAINTY.index),
         provenance,
         skipped,
     )
@@ -281,11 +282,14 @@ def _with_stated_columns(labeled: _Labeled, keep_columns: Sequence[str]) -> _Lab
 
 def _load_patients(
     labeled: _Labeled, config: LabelsConfig
-) -> tuple[pd.Series, PatientsFrom]:
-    """Return the patient of each photograph, and where the patients come from."""
+) -> tuple[pd.Series, tuple[PatientsFrom, int]]:
+    """Return the patient of each photograph, and where the patients come from.
+
+    The number of graded photographs whose patient is unknown comes with the latter.
+    """
     table, listed = labeled.table, labeled.listing.table
     if "patient" in table:
-        return table["patient"], "column"
+        return table["patient"], ("column", 0)
     patients = patients_by_name(table["name"], config.patient_pattern)
     source: PatientsFrom = "name" if patients.notna().any() else "none"
     if "patient" in listed:
@@ -295,7 +299,8 @@ def _load_patients(
         if own.notna().all():
             source = "stated"
         patients = own.fillna(patients)
-    return patients.fillna(table["id"]), source
+    num_unknown = int((patients.isna() & table["grade"].notna()).sum())
+    return patients.fillna(table["id"]), (source, num_unknown)
 
 
 def _label_photographs(

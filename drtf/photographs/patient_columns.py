@@ -45,14 +45,17 @@ EYE_COLUMNS = ("eye", "eyeside", "side", "laterality", "imagelaterality")
 # Cells that name no patient, folded as names of columns are: `-` is empty.
 NO_PATIENT = ("", "na", "nan", "nat", "null", "none", "unknown", "anonymous")
 # The eye as clinics write it, in tables and in names of photographs. In a name, a short
-# form counts only if a patient has both eyes.
-LEFT = {"left", "os", "좌안"}
-RIGHT = {"right", "od", "우안"}
-SHORT_LEFT = {"l", "le", "좌"}
-SHORT_RIGHT = {"r", "re", "우"}
-# Words that count only in a table.
-CELL_LEFT = {"links", "gauche", "izquierdo", "izquierda", "左", "左眼", "左目"}
-CELL_RIGHT = {"rechts", "droit", "droite", "derecho", "derecha", "右", "右眼", "右目"}
+# form or a word of another language counts only if a patient has both eyes.
+LEFT = {"left", "lefteye", "os", "좌안"}
+RIGHT = {"right", "righteye", "od", "우안"}
+SHORT_LEFT = {
+    *("l", "le", "oe", "og", "oi", "좌"),
+    *("links", "gauche", "izquierdo", "izquierda", "左", "左眼", "左目"),
+}
+SHORT_RIGHT = {
+    *("r", "re", "우"),
+    *("rechts", "droit", "droite", "derecho", "derecha", "右", "右眼", "右目"),
+}
 
 
 class PatientEye(NamedTuple):
@@ -94,6 +97,6 @@ def parse_eye(cell: str) -> str:
     It is empty too if the cell names both eyes.
     """
     words = {fold_name(cell), *re.findall(r"[^\W\d_]+", cell.casefold())}
-    is_left = bool(words & (LEFT | SHORT_LEFT | CELL_LEFT))
-    is_right = bool(words & (RIGHT | SHORT_RIGHT | CELL_RIGHT))
+    is_left = bool(words & (LEFT | SHORT_LEFT))
+    is_right = bool(words & (RIGHT | SHORT_RIGHT))
     return "" if is_left == is_right else "left" if is_left else "right"

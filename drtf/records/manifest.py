@@ -165,8 +165,17 @@ class Manifest(_Table):
         notes = []
         if any(x.get("synthetic") for x in self.provenance.get("sources", [])):
             notes.append(SYNTHETIC_NOTE)
+        num_unknown = sum(
+            x.get("num_without_patient", 0) for x in self.provenance.get("sources", [])
+        )
         if self.patients_from == "none":
             notes.append(UNKNOWN_PATIENTS_NOTE)
+        elif num_unknown:
+            notes.append(
+                f"The patients of {num_unknown:,} photographs are unknown, so each of "
+                "these counts as a patient. Both eyes of such a patient may be in "
+                "different splits."
+            )
         return notes
 
     @property
