@@ -1,4 +1,4 @@
-"""Several hosts that train one model: TF_CONFIG, and a start in step."""
+"""Several hosts that train one model: TF_CONFIG, and waiting until all have started."""
 
 import json
 import socket

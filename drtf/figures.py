@@ -43,7 +43,7 @@ Row = tuple[str, Sequence[Picture]]
 
 @dataclass(frozen=True)
 class ColorBar:
-    """What the colors of pictures mean.
+    """The meaning of the colors of pictures.
 
     Attributes:
         colormap: Name of a matplotlib color map.

@@ -66,7 +66,7 @@ def progress(description: str, total: int, *, done: int = 0) -> Iterator[Advance
 
 
 def announce(step: str) -> None:
-    """Print to stderr what the following progress belongs to."""
+    """Print a heading for the following progress to stderr."""
     print(step, file=sys.stderr, flush=True)
 
 

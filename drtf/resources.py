@@ -53,7 +53,7 @@ def _cpu_quotas() -> Iterator[float]:
 
 
 def _free_memory() -> Iterator[int]:
-    """Yield what is left of each limit of this process's memory, in bytes."""
+    """Yield how much each limit leaves of this process's memory, in bytes."""
     for line in _read(MEMORY_INFO).splitlines():
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024

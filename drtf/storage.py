@@ -229,7 +229,7 @@ def find_object(location: str) -> StoredObject | None:
 
 
 def _find_entry(location: str) -> Any:
-    """Return what a store knows about an object, or None if it does not exist."""
+    """Return a store's entry of an object, or None if it does not exist."""
     store, key = open_place(location)
     try:
         with _translated_errors(location):
@@ -406,7 +406,7 @@ def create_object(location: str, data: bytes | Path) -> bool:
 
 
 def find_version(location: str) -> dict[str, str] | None:
-    """Return what `replace_object` knows an object by, or None if it does not exist.
+    """Return the version of an object, for `replace_object`; None if it does not exist.
 
     Raises:
         StorageError: If the store or the bucket cannot be used.
@@ -537,7 +537,7 @@ def _is_bucket_missing(text: str) -> bool:
 
 
 def _describe(text: str, error: Exception, location: str, verb: str) -> str:
-    """Return one line about a store's error: what failed, why, and what to do."""
+    """Describe a store's error in one line: the failure, its cause and advice."""
     scheme, _, rest = location.partition("://")
     root = f"{scheme}://{rest.partition('/')[0]}/"
     if _is_bucket_missing(text):

@@ -248,7 +248,7 @@ def _has_aws_profile() -> bool:
 
 
 def _load_aws_profile() -> tuple[Callable[[], Any] | None, dict[str, Any]]:
-    """Return what supplies the credentials of an AWS profile, and its other settings.
+    """Return the credential provider of an AWS profile, and its other settings.
 
     Raises:
         StorageError: If boto3 is missing, or the profile is invalid.

@@ -1,4 +1,4 @@
-"""Tasks: what a network learns to tell apart, from grades to predicted classes."""
+"""Tasks: the classes that a network learns, from grades to predictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def classes_at(expected: np.ndarray, cut_points: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Task:
-    """What a network learns from the stored grades, and how to read its output.
+    """The labels that a network learns from the grades, and the meaning of its output.
 
     A network for two classes has a single output, the probability of disease. A network
     for the grades has one output for each grade.

@@ -1,4 +1,4 @@
-"""What reaches the terminal: no control characters, no library logs, no closed pipe."""
+"""Output to the terminal: no control characters, no library logs, no closed pipe."""
 
 import contextlib
 import errno
@@ -85,7 +85,7 @@ class SafeOutput(io.TextIOBase):
         return getattr(self.stream, "encoding", "utf-8")
 
     def write(self, text: str) -> int:
-        """Write text; what the stream's encoding does not have is escaped."""
+        """Write text, and escape characters that the stream's encoding lacks."""
         num_characters = len(text)
         for path, shown in _shown_as.items():
             text = text.replace(path, shown)
@@ -172,7 +172,7 @@ def safe_output() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_library_logs() -> Iterator[IO[str]]:
-    """Filter what C++ code writes to stderr, and yield a stream for Python's output.
+    """Filter the output of C++ code to stderr, and yield a stream for Python's output.
 
     The filter is a separate process, so that the message of a crash is not lost.
     """

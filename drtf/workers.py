@@ -333,7 +333,7 @@ def _retry_item(
 
 @dataclass(frozen=True)
 class _Job(Generic[Item, Result]):
-    """What each worker of a pool does; see `map_in_order`."""
+    """The job of each worker of a pool; see `map_in_order`."""
 
     function: Callable[[Item], Result]
     initializer: Callable[[], None]
@@ -342,7 +342,7 @@ class _Job(Generic[Item, Result]):
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of one item: a result, or an error."""
+    """The outcome of one item: a result, or an error."""
 
     result: Any
     error: Exception | None

@@ -26,7 +26,7 @@ from .options import shards_option
 )
 @json_option
 def scale(shards: Path | None, records: tuple[int, ...], json: Path | None) -> None:
-    """Measure what opening a dataset takes, by its number of records."""
+    """Measure the time and memory of opening a dataset, by its number of records."""
     from drtf.bench.sample_dataset import SMALL_SAMPLE, build_sample_dataset
     from drtf.bench.scale import bench_scale
 

@@ -243,7 +243,7 @@ def show_plan(plan: "BuildPlan", task: "TaskName", out: Path | str) -> None:
 
 
 def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> None:
-    """Print what a dataset contains."""
+    """Print the contents of a dataset."""
     from .tables import show_counts, show_notes
 
     show_notes(manifest)
@@ -284,7 +284,7 @@ def finish(
 
 
 def describe_plan(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:
-    """Yield what a plan takes from the labels, and what its splits do not allow."""
+    """Describe how a plan uses the labels, and the limits of its splits."""
     for source in plan.catalog.provenance:
         yield from describe_labels(source)
     yield from describe_patients(plan)
@@ -292,7 +292,7 @@ def describe_plan(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:
 
 
 def describe_labels(source: dict[str, Any]) -> Iterator[str]:
-    """Yield what was taken from a source's label file or class folders.
+    """Describe the use of a source's label file or class folders.
 
     Args:
         source: The source's entry in the manifest's provenance.
@@ -341,7 +341,7 @@ def describe_patients(plan: "BuildPlan") -> Iterator[str]:
 
 
 def describe_split(plan: "BuildPlan", task: "TaskName") -> Iterator[str]:
-    """Yield what the splits and grades of a dataset do not allow, or mix.
+    """Describe the limits of a dataset's splits and grades.
 
     Args:
         plan: The plan of the build.

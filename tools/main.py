@@ -213,7 +213,7 @@ def _os_advice(error: OSError) -> str:
 
 
 def _machine_message(error: Exception) -> str:
-    """Return what the machine is missing; empty if the error is a bug."""
+    """Return a message about the machine; empty if the error is a bug."""
     text = str(error)
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         return MEMORY_ADVICE

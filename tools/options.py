@@ -151,7 +151,7 @@ class LocalPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return the path as a Path, or what stands for a location in a store."""
+        """Return the path as a Path, or a stand-in for a location in a store."""
         check_location(value)
         if is_remote(value):
             return self.convert_location(value, param, ctx)
@@ -160,7 +160,7 @@ class LocalPath(click.Path):
     def convert_location(
         self, location: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """Return what stands for a location in a store."""
+        """Return a stand-in for a location in a store."""
         self.fail(f"{shown_location(location)} must be a local path", param, ctx)
 
 

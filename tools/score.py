@@ -341,7 +341,7 @@ def _score_for_mercure(
     overrides: tuple[str, ...],
     decision_rule: Path | None,
 ) -> None:
-    """Score what mercure hands over. It fails only if no photograph has a score."""
+    """Score the files of mercure. It fails only if no photograph has a score."""
     from drtf.clinic.mercure import score_for_mercure
 
     report = score_for_mercure(
@@ -413,7 +413,7 @@ def _watch(
 
 
 def describe_growth(growth: "Growth") -> list[str]:
-    """Return phrases on what was appended to a table."""
+    """Describe the rows that were appended to a table."""
     from drtf.scoring.growing_table import revisions_path
     from drtf.scoring.scoring import skipped_path
 
@@ -452,7 +452,7 @@ def describe_growth(growth: "Growth") -> list[str]:
 
 
 def show_report(report: "ScoreReport") -> None:
-    """Print what was scored, and what a reader of the table must know."""
+    """Print the result of a scoring, and notes for the reader of the table."""
     from pandas import isna
 
     from drtf.photographs.listing import describe_skipped

@@ -37,7 +37,7 @@ def format_spread(values: Sequence[float], *, digits: int = 1) -> str:
 
 
 def show_notes(manifest: Manifest) -> None:
-    """Print what a user must know about a dataset before anything else."""
+    """Print the most important notes about a dataset."""
     for note in manifest.notes:
         show_line(f"Note: {note}")
 

@@ -35,7 +35,7 @@ BatchNorms = Sequence[keras.layers.BatchNormalization]
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What a run was adapted with.
+    """How a run was adapted.
 
     Attributes:
         num_photographs: Number of photographs whose statistics were used.
@@ -76,7 +76,7 @@ class Adaptation:
             yield "the quality gate was not copied; drtf fit-gate fits a new one"
 
     def _repr_html_(self) -> str:
-        """Show in a notebook what the run was adapted with."""
+        """Show in a notebook how the run was adapted."""
         facts = {"Adapted to": f"{self.num_photographs:,} photographs"}
         facts |= {f"Note {n}": note for n, note in enumerate(self.notes(), start=1)}
         return page.format_facts("Adaptation", facts)

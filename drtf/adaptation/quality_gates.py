@@ -89,7 +89,7 @@ class AssessedPhotographs:
 
 
 class _Measured(NamedTuple):
-    """What is measured of an original photograph.
+    """The measurements of an original photograph.
 
     Attributes:
         sha256: Hash of its file.
@@ -167,7 +167,7 @@ class GateReport:
             )
 
     def __repr__(self) -> str:
-        """Return the ROC AUC, and what the gate was fitted on."""
+        """Return the ROC AUC, and the photographs that the gate was fitted on."""
         return (
             f"<GateReport ROC AUC {format_estimate(self.roc_auc)}, "
             f"{self.gate.describe()}>"

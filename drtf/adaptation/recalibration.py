@@ -43,7 +43,7 @@ OF_TRAINING = "photographs of the training dataset"
 
 @dataclass(frozen=True)
 class Recalibration:
-    """A decision rule for other photographs, and what it was made from.
+    """A decision rule for other photographs, and its source.
 
     Attributes:
         rule: The decision rule.
@@ -60,7 +60,7 @@ class Recalibration:
     mixture: Mixture | None
 
     def facts(self) -> dict[str, str]:
-        """Return what was chosen and on what, by the name of the fact."""
+        """Return the facts of the rule and its source by name."""
         left_out = [
             f"{count:,} {reason}" for reason, count in self.left_out.items() if count
         ]

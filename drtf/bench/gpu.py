@@ -23,7 +23,7 @@ USUAL_MINUTES = 8.0
 
 @dataclass
 class PartResult:
-    """What came of a part.
+    """The result of a part.
 
     Attributes:
         name: The part's name.

@@ -52,7 +52,7 @@ class Example(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What one map was measured to do for one type of lesion.
+    """The measurements of one map for one type of lesion.
 
     Attributes:
         is_pointing: Whether the hottest point is at a lesion.

@@ -18,7 +18,7 @@ NUM_DRAWN = 16
 
 
 class Sample(NamedTuple):
-    """What a sample dataset contains.
+    """The contents of a sample dataset.
 
     Attributes:
         num_records: Number of photographs.

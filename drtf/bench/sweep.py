@@ -221,7 +221,7 @@ def list_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def describe_changes(result: Result) -> str:
-    """Return what a config changes, and compared with which; empty for the first."""
+    """Return a config's changes and the config that it is compared with."""
     if not result.nearest:
         return ""
     return f"{result.nearest} with {', '.join(result.changes) or 'the same settings'}"

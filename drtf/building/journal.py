@@ -45,7 +45,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of a photograph.
+    """The outcome of a photograph.
 
     Attributes:
         size_bytes: Size of the photograph's file when the build was planned.

@@ -21,7 +21,7 @@ from drtf.resources import cpu_model
 
 @dataclass(frozen=True)
 class Host:
-    """What converted a shard.
+    """The host and software that converted a shard.
 
     Attributes:
         name: The host's name.
@@ -43,7 +43,7 @@ class Host:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a task publishes about a shard.
+    """The report that a task publishes about a shard.
 
     Attributes:
         plan_sha256: Hash of the plan.

@@ -1,4 +1,4 @@
-"""Resuming a build: which entries of its journals still hold."""
+"""Resuming a build: which entries of its journals are still valid."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def _load_shard(path: Path) -> np.ndarray:
 def is_valid(
     entry: Entry, photograph: PhotographRef, *, is_untouched: bool, plan: BuildPlan
 ) -> bool:
-    """Return whether a photograph would again become what its entry says.
+    """Return whether converting a photograph again would give the result of its entry.
 
     Args:
         entry: The entry.

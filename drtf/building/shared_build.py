@@ -187,7 +187,7 @@ class SharedBuild:
 
 @contextmanager
 def explained_errors(build: SharedBuild) -> Iterator[None]:
-    """Turn an error of the file system into one that says what to do.
+    """Turn an error of the file system into one with advice.
 
     Raises:
         DrtfError: Instead of an OSError.

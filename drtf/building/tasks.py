@@ -52,7 +52,7 @@ from drtf.temporary_folders import temporary_folder
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What a task did.
+    """The result of a task.
 
     Attributes:
         num_shards: Number of shards of the task; 0 if the dataset was complete already.

@@ -1,4 +1,4 @@
-"""What a clinic's systems take and give: DICOM results of scoring."""
+"""For clinics: DICOM results, a page per patient, and the folders of mercure."""
 
 __all__ = [
     "dicom_results",

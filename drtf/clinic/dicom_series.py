@@ -45,7 +45,7 @@ EMPTY_TAGS = (
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What computed a result.
+    """The algorithm that computed a result.
 
     Attributes:
         name: Its name: that of the run's folder.
@@ -65,7 +65,7 @@ class Algorithm:
 
     @property
     def identity(self) -> str:
-        """What differs if a result may differ."""
+        """Everything that can change a result."""
         return f"{__version__} {self.model} {self.settings}"
 
     @property
@@ -80,7 +80,7 @@ class Algorithm:
 
 
 def algorithm_of(run: Run, row: Row) -> Algorithm:
-    """Return what computed the rows of a table.
+    """Return the algorithm that computed the rows of a table.
 
     Args:
         run: The run.
@@ -147,7 +147,7 @@ def _is_valid(source: "Dataset", name: str) -> bool:
 def describe_series(
     result: "Dataset", source: "Dataset", algorithm: Algorithm, description: str
 ) -> "Dataset":
-    """Complete a result with what its series says, and return it.
+    """Add the attributes of its series to a result, and return it.
 
     Its dates are those of the photograph, so that equal results have equal bytes.
 

@@ -69,7 +69,7 @@ class MercureSettings(BaseModel):
 
 @dataclass(frozen=True)
 class MercureTask:
-    """What mercure asks a module to do.
+    """The task that mercure gives a module.
 
     Attributes:
         images: The folder with the DICOM files.
@@ -84,7 +84,7 @@ class MercureTask:
 
 @dataclass(frozen=True)
 class MercureReport:
-    """What was done for mercure.
+    """The result of a task for mercure.
 
     Attributes:
         num_scored: Number of photographs with a score.
@@ -98,7 +98,7 @@ class MercureReport:
 
 
 def load_task(environment: Mapping[str, str]) -> MercureTask:
-    """Load what mercure asks for.
+    """Load the task that mercure gives.
 
     Args:
         environment: Usually `os.environ`.

@@ -172,7 +172,7 @@ def find_evaluation(scorer: Scorer) -> EvaluationResult | None:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What all pages show.
+    """Facts that all pages show.
 
     Attributes:
         run: The run.

@@ -142,7 +142,7 @@ def _measurements(row: Row, task: Task) -> Iterator["sr.Measurement"]:
 
 
 def _evaluations(row: Row, task: Task) -> Iterator["sr.QualitativeEvaluation"]:
-    """Yield what a row predicts in words."""
+    """Yield the predictions of a row in words."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
@@ -167,7 +167,7 @@ def _evaluations(row: Row, task: Task) -> Iterator["sr.QualitativeEvaluation"]:
 
 
 def _disease(task: Task) -> "sr.CodedConcept":
-    """Return the concept of what a score is about."""
+    """Return the concept of the disease that a score is for."""
     from highdicom import sr
 
     if task.positive_from == 1:

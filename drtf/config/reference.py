@@ -19,7 +19,7 @@ written by `make settings`; the texts are in `drtf/config/schema.py`."""
 
 @dataclass(frozen=True)
 class Setting:
-    """What a user should know about one setting.
+    """The documentation of one setting.
 
     Attributes:
         key: Dotted key.
@@ -56,7 +56,7 @@ def list_settings(section: str) -> list[Setting]:
 
 
 def section_description(section: str) -> str:
-    """Return what a section is for, as paragraphs of Markdown.
+    """Return the purpose of a section, as paragraphs of Markdown.
 
     Raises:
         KeyError: If there is no such section.

@@ -160,12 +160,12 @@ class SplitConfig(Section):
     section_name = "split"
 
     by: Literal["patient", "image"] = "patient"
-    """What is kept together in one split. `image` lets one patient's two eyes end up in
+    """The unit that stays in one split. `image` lets one patient's two eyes end up in
     different splits."""
     stratify: Literal["grade", "binary", "none"] = "grade"
-    """What all splits have in the same proportions: the grades, grade 0 against the
-    others, or nothing. If a group is too small, `grade` falls back to `binary`, and
-    `binary` to `none`."""
+    """The classes that all splits have in the same proportions: the grades, grade 0
+    against the others, or nothing. If a group is too small, `grade` falls back to
+    `binary`, and `binary` to `none`."""
     val_size: Fraction = 0.1
     """Fraction of patients (or images) in the validation split; 0: no such split. With
     a published split without one, this fraction of its training part."""
@@ -359,8 +359,8 @@ class TrainConfig(Section):
     section_name = "train"
 
     task: TaskName = "binary"
-    """What is predicted. `binary`: grade 1 and above. `referable`: grade 2 and above.
-    `grades`: each of the five grades."""
+    """The classes to predict. `binary`: grade 1 and above. `referable`: grade 2 and
+    above. `grades`: each of the five grades."""
     epochs: Positive = 12
     """Number of epochs, including `train.head_epochs`."""
     head_epochs: Annotated[int, Field(ge=0)] = 0

@@ -1,4 +1,4 @@
-"""Inspection: statistics and pictures of what is in a dataset."""
+"""Inspection: statistics and pictures of a dataset."""
 
 from dataclasses import dataclass
 from pathlib import Path

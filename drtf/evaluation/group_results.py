@@ -69,7 +69,7 @@ class GroupedResult:
 
 
 def parse_grouped_result(contents: Mapping[str, Any]) -> GroupedResult:
-    """Parse what `dataclasses.asdict` made of a GroupedResult.
+    """Parse a GroupedResult; the inverse of `dataclasses.asdict`.
 
     Raises:
         KeyError: If a key is missing.
@@ -112,7 +112,7 @@ def _format_cell(estimate: Estimate | None, *, sign: str = "") -> str:
 
 
 def describe_groups(results: Sequence[GroupedResult], config: EvaluateConfig) -> str:
-    """Describe how to read the results of groups, and what they do not show."""
+    """Describe how to read the results of groups, and their limits."""
     num_differences = sum(
         bool(group.differences) for result in results for group in result.groups
     )

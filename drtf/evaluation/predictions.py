@@ -60,7 +60,7 @@ def score_split(
 
 
 def apply_decision_rule(scores: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
-    """Add what a decision rule predicts to scores.
+    """Add the predictions of a decision rule to scores.
 
     It is the `score` of both eyes, `fellow_used` (0 or 1), `predicted_label` (0 or 1),
     the calibrated `probability` and, if there is an `expected_grade`,

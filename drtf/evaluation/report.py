@@ -133,7 +133,7 @@ def reader_notes(
     num_in_training: int,
     validation: pd.DataFrame | None,
 ) -> list[str]:
-    """Return what a reader must know to interpret an evaluation, the gravest first.
+    """Return notes for the reader of an evaluation, the most important first.
 
     Args:
         run: The evaluated run.
@@ -207,7 +207,7 @@ def _cut_point_notes(grades: pd.Series) -> list[str]:
 
 
 def _threshold_notes(run: Run, plan: RulePlan, rule: DecisionRule) -> list[str]:
-    """Return a note unless scoring with this rule is what a reader expects."""
+    """Return a note if the rule may surprise a reader."""
     if run.decision_rule == rule or (plan.stores and run.decision_rule is None):
         return []
     in_force = (

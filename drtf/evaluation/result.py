@@ -67,7 +67,7 @@ SAVED_AS_THEY_ARE = (
 
 @dataclass(frozen=True)
 class FellowGain:
-    """What the fellow eye's score adds to the score of each eye by itself.
+    """The gain from the fellow eye's score over the score of each eye by itself.
 
     Attributes:
         num_used: Number of photographs whose fellow eye was used.
@@ -164,7 +164,7 @@ class EvaluationResult:
 
 
 def metric_title(name: str) -> str:
-    """Return what a reader calls a metric, such as "ROC AUC" for `roc_auc`."""
+    """Return the usual name of a metric, such as "ROC AUC" for `roc_auc`."""
     if match := re.fullmatch(r"recall_grade_(\d)", name):
         return f"Grade {match[1]}, label predicted correctly"
     if match := re.fullmatch(r"grades_recall_(\d)", name):
@@ -249,7 +249,7 @@ def describe_calibration(calibration: Calibration) -> str:
 
 
 def describe_fellow_eye(result: EvaluationResult) -> str:
-    """Describe how the fellow eye's score is used, and what it adds."""
+    """Describe how the fellow eye's score is used, and its gain."""
     fellow_eye, gain = result.decision_rule.fellow_eye, result.fellow_gain
     if fellow_eye is None:
         return "not used; each eye is predicted by itself"
@@ -276,7 +276,7 @@ def describe_fellow_eye(result: EvaluationResult) -> str:
 
 
 def describe_views(result: EvaluationResult) -> str:
-    """Describe what test-time augmentation gains and costs."""
+    """Describe the gain and the cost of test-time augmentation."""
     gain = result.views_gain
     if gain is None:
         return "none; one prediction per photograph"
@@ -312,7 +312,7 @@ def save_result(folder: Path, result: EvaluationResult) -> None:
 
 
 def load_result(folder: Path) -> EvaluationResult:
-    """Load what `save_result` wrote.
+    """Load a result; the inverse of `save_result`.
 
     Raises:
         RunError: If metrics.json is missing or damaged.

@@ -17,7 +17,7 @@ COMPARISON = "comparison"
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known about an exported network once it was run.
+    """The measurements of an exported network.
 
     Attributes:
         size_bytes: Size of the folder or file.
@@ -85,7 +85,7 @@ def load_description(path: Path) -> dict[str, Any]:
 
 
 def parse_measured(contents: dict[str, Any]) -> Measured:
-    """Return what a JSON file says about the exported network."""
+    """Parse the measurements of an exported network from its JSON file."""
     return Measured(
         contents["size_bytes"],
         contents["runtime"],
@@ -102,7 +102,7 @@ def _describe_whole(run: Run) -> dict[str, Any]:
 
 
 def _describe_rest(run: Run) -> dict[str, Any]:
-    """Describe what a graph without the decision rule leaves to the caller."""
+    """Describe the steps that a graph without the decision rule leaves to callers."""
     grades = {
         "predicted_grade": "the number of cut_points that are not above the mean "
         "expected grade of all views of a photograph",

@@ -218,7 +218,7 @@ def _matching_rule(
 def _identity(
     run: Run, shards: Path, *, target: str, split: str, whole: bool
 ) -> dict[str, Any]:
-    """Return what determines an export, as JSON has it."""
+    """Return everything that determines an export, as JSON values."""
     rule = run.decision_rule
     return {
         "format": target,
@@ -233,7 +233,7 @@ def _identity(
 def _describe(
     out: Path, run: Run, contents: dict[str, Any], *, is_reused: bool
 ) -> Exported:
-    """Return what the JSON file of an export says."""
+    """Return the contents of an export's JSON file."""
     stored = contents["threshold"]
     threshold = stored["value"] if stored else run.effective_threshold
     return Exported(

@@ -59,7 +59,7 @@ class Format:
         _find_function(self.writer)(graph, path, samples)
 
     def load(self, path: Path, graph: "Graph") -> Loaded:
-        """Load what `write` wrote."""
+        """Load an exported network."""
         loaded: Loaded = _find_function(self.loader)(path, graph)
         return loaded
 

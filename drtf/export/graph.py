@@ -31,7 +31,7 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Graph:
-    """What is exported.
+    """The graph to export.
 
     Attributes:
         image_size: Height and width that the network takes, in px.

@@ -1,4 +1,4 @@
-"""Packages that only some formats need, and the silence of those that talk."""
+"""Packages that only some formats need, and silencing their output."""
 
 import importlib
 import logging

@@ -28,7 +28,7 @@ SPEED_SETTINGS = {"batch_size", "num_workers"}
 
 @dataclass(frozen=True)
 class GradcamReport:
-    """What was drawn.
+    """The heat maps that were drawn.
 
     Attributes:
         layers: Name of the mapped layer, and height and width of its output in cells;
@@ -111,7 +111,7 @@ def plan_request(
     split: str,
     photographs: Sequence[PhotographRef],
 ) -> dict[str, Any]:
-    """Return what determines the heat maps of a call of `gradcam`, as JSON values.
+    """Return everything that determines the heat maps of `gradcam`, as JSON values.
 
     Raises:
         DrtfError: If the run, the dataset or a photograph cannot be read.

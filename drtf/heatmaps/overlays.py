@@ -147,7 +147,7 @@ def describe_remarks(item: Explained) -> list[str]:
 
 
 def describe_model(run: Run) -> str:
-    """Return what every figure states: the model, the date and the limits."""
+    """Return the text of every figure: the model, the date and the limits."""
     model = f"{run.folder.resolve().name} ({run.info.model_sha256[:8]})"
     return f"Model {model}, {datetime.date.today()}. {LIMITS}"
 

@@ -224,7 +224,7 @@ def check_memory(size_bytes: int) -> None:
 
 
 class Header(NamedTuple):
-    """What is known of an image file before its pixels are decoded.
+    """The properties of an image file that are known before it is decoded.
 
     Attributes:
         size: Width and height in px.

@@ -344,7 +344,7 @@ def _check_pixel_bytes(header: "Dataset") -> None:
 
 
 def kind_of(header: "Dataset") -> str:
-    """Return what a DICOM file without pixels holds: its modality, or its SOP class."""
+    """Return the kind of a DICOM file without pixels: its modality or SOP class."""
     uid = header.get("SOPClassUID")
     return str(header.get("Modality") or (uid.name if uid else "tags"))
 

@@ -1,4 +1,4 @@
-"""The tags of a DICOM file that say what was photographed, when and with what."""
+"""The tags of a DICOM file: the eye, the patient, the date and the camera."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ TOMOGRAPHY = (
 
 @dataclass(frozen=True)
 class DicomTags:
-    """What a DICOM file says about its photographs; a text is empty if it is unknown.
+    """The tags of a DICOM file; a text is empty if it is unknown.
 
     Attributes:
         kind: What the file holds if it holds no photograph, such as `SR`; empty if it
@@ -54,7 +54,7 @@ class DicomTags:
 
 
 def parse_tags(header: "Dataset") -> DicomTags:
-    """Return what the header of a DICOM file says, see `read_header`.
+    """Return the tags in the header of a DICOM file, see `read_header`.
 
     Raises:
         PhotographError: With reason `not_an_image`, if a tag is damaged.
@@ -81,7 +81,7 @@ def parse_tags(header: "Dataset") -> DicomTags:
 
 
 def _kind(header: "Dataset") -> str:
-    """Return what a file holds that holds no photograph."""
+    """Return the kind of a file without a photograph."""
     if "Columns" not in header:
         return kind_of(header)
     if header.get("SOPClassUID") in TOMOGRAPHY:

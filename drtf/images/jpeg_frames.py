@@ -10,7 +10,7 @@ COMPONENT_BYTES = 3  # id, sampling factors and table
 
 
 class JpegFrame(NamedTuple):
-    """What a JPEG file declares about its picture.
+    """The size and depth that a JPEG file declares.
 
     Attributes:
         marker: The second byte of the frame's marker, which names the variant of JPEG.

@@ -95,7 +95,7 @@ class Assessments:
         return self._have_meaning(True)
 
     def describe(self) -> str:
-        """Return what each value means, such as `'0' = ungradable`."""
+        """Return the meaning of each value, such as `'0' = ungradable`."""
         return ", ".join(
             f"{value!r} = {'ungradable' if is_ungradable else 'gradable'}"
             for value, is_ungradable in self.meanings.items()

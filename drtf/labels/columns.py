@@ -46,7 +46,7 @@ class Columns:
 
     @property
     def roles(self) -> dict[str, str]:
-        """What each column is read for, such as `grade`, with its name."""
+        """The role of each column that is read, such as `grade`, and its name."""
         roles = {
             "image": self.image,
             "grade": ", ".join(self.grades),

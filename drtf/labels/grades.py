@@ -45,7 +45,7 @@ UNGRADABLE_CODE = "5"
 
 @dataclass(frozen=True)
 class GradeScale:
-    """What each value of a grade column means.
+    """The meaning of each value of a grade column.
 
     Attributes:
         grades: Grade 0-4 of each value that has one.

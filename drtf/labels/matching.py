@@ -315,7 +315,7 @@ def _lower_suffix(name: str) -> str:
 
 
 def _fold_name(name: str) -> str:
-    """Return a file name without what programs change when they store or send it.
+    """Return a file name without the changes of programs that store or send it.
 
     These are the case, quotes, kinds of spaces, invisible characters, an encoding as a
     link (`%20`), and for numbers leading zeros and `.0`.

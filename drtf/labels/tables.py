@@ -237,7 +237,7 @@ def _load_archive(path: Path, data: bytes, archive: zipfile.ZipFile) -> Iterable
 
 
 def _is_hidden(member: str) -> bool:
-    """Return whether a member of a zip file is a folder, or what macOS adds."""
+    """Return whether a member of a zip file is a folder, or a file that macOS adds."""
     parts = PurePosixPath(member).parts
     return member.endswith("/") or "__MACOSX" in parts or parts[-1].startswith(".")
 

@@ -92,7 +92,7 @@ class Backbone:
 
 
 def check_model(config: ModelConfig, *, head_epochs: int = 0) -> None:
-    """Check that a backbone exists and has what the `model` section asks for.
+    """Check that a backbone exists and supports the settings of the `model` section.
 
     Args:
         config: The `model` section.

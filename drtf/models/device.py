@@ -280,7 +280,7 @@ def use_dtype_policy(name: str) -> Iterator[None]:
 
 
 def use_keras_settings() -> None:
-    """Set what drtf's networks rely on, whatever ~/.keras/keras.json has.
+    """Set Keras's settings that drtf requires, whatever ~/.keras/keras.json has.
 
     A warning names the settings that it changes.
 

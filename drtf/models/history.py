@@ -22,7 +22,7 @@ def save_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 
 def load_history(folder: Path) -> list[dict[str, float]]:
-    """Load what each epoch measured, by name.
+    """Load the metrics of each epoch, by name.
 
     Raises:
         RunError: If history.csv is missing or damaged.

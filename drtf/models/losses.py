@@ -155,7 +155,7 @@ class FocalLoss(keras.losses.Loss):
 
 @dataclass(frozen=True)
 class LossKind:
-    """What `train.loss` stands for.
+    """The functions of a value of `train.loss`.
 
     Attributes:
         build: Builds the loss that the `train` section describes.

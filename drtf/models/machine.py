@@ -173,7 +173,7 @@ def _check_facts(errors: Mapping[str, str]) -> list[Fact]:
 
 
 def _check_advice(name: str) -> str:
-    """Return what to do if a GPU fails at a computation."""
+    """Return the advice if a GPU fails at a computation."""
     if name.endswith("float16"):  # bfloat16 too
         return "set train.precision to one that works here, such as float32"
     if name.startswith(("XLA", "sending")):

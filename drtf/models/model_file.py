@@ -1,4 +1,4 @@
-"""What a model.keras may hold, checked before Keras builds anything from it.
+"""The contents of a model.keras, checked before Keras builds anything from it.
 
 Keras refuses the dangerous classes that it knows of. drtf allows only the harmless
 ones that networks are made of, so that a class with an unknown danger is refused too.

@@ -76,7 +76,7 @@ def _join_views(views: tf.Tensor) -> tf.Tensor:
 
 
 def _divide_views(outputs: tf.Tensor, num_views: int) -> tf.Tensor:
-    """Divide what a network returns for joined views, [V * B, C], into [B, V, C]."""
+    """Divide a network's output for joined views, [V * B, C], into [B, V, C]."""
     by_view = tf.reshape(outputs, [num_views, -1, *outputs.shape[1:]])
     return tf.transpose(by_view, [1, 0, 2])
 

@@ -76,11 +76,11 @@ class QualityGate(BaseModel):
 
     @property
     def rule(self) -> dict[str, Any]:
-        """What decides whether a photograph is flagged, as in JSON."""
+        """The parameters that decide if a photograph is flagged, as JSON values."""
         return self.model_dump(mode="json", include={"weights", "bias", "threshold"})
 
     def describe(self) -> str:
-        """Return what the gate was fitted on, in one phrase."""
+        """Return the photographs that the gate was fitted on, in one phrase."""
         splits = f" ({', '.join(self.splits)})" if self.splits else ""
         return (
             f"fitted on {self.num_gradable:,} gradable and {self.num_ungradable:,} "

@@ -255,7 +255,7 @@ class Run:
         return bool(self.info.history_sha256)
 
     def describe(self) -> str:
-        """Return what the model is, in one line.
+        """Describe the model in one line.
 
         It names the backbone with its settings, the image size, the best epoch and the
         dataset of the run that it started from.
@@ -287,7 +287,7 @@ class Run:
         return {name: fact for name, fact in facts.items() if fact}
 
     def gate_facts(self) -> dict[str, str]:
-        """Return what the quality gate was fitted on, by the name of this fact.
+        """Return the facts of the quality gate by name.
 
         It is empty if there is no gate.
         """
@@ -296,7 +296,7 @@ class Run:
         )
 
     def __repr__(self) -> str:
-        """Return the folder, and what the model is."""
+        """Return the folder and the description of the model."""
         return f"<Run {location_of(self.folder)}: {self.describe()}>"
 
     def _repr_html_(self) -> str:

@@ -179,7 +179,7 @@ def writable_run(out: Path | str) -> Iterator[Path]:
 
 
 def upload_changes(folder: Path) -> None:
-    """Upload what was changed in the copy of a run since the last upload.
+    """Upload the files of a run's copy that changed since the last upload.
 
     Args:
         folder: A run folder. If it is no copy, nothing is done.
@@ -293,7 +293,7 @@ def _changed_in_store(
 
 
 def _check_only_run_files(location: str, found: Mapping[str, StoredObject]) -> None:
-    """Refuse files that are not what an interrupted first upload leaves."""
+    """Refuse files that an interrupted first upload does not leave."""
     others = sorted(found.keys() - set(RUN_FILES))
     if others:
         raise RunError(
@@ -339,12 +339,12 @@ def _copy_folder(location: str, root: Path) -> Path:
 
 
 def _upload_order(name: str) -> tuple[bool, bool, str]:
-    """Sort names: what makes a folder a run first, and what finishes it last."""
+    """Sort names: first the identity, last run.json, which completes a run."""
     return (name == INFO_FILE, name != IDENTITY_FILE, name)
 
 
 def _load_state(path: Path) -> dict[str, _StoredFile | None]:
-    """Load what `_save_state` wrote; empty if it is missing or damaged."""
+    """Load the saved state; empty if it is missing or damaged."""
     try:
         contents = parse_json(read_regular(path))
         return {name: file and _StoredFile(*file) for name, file in contents.items()}

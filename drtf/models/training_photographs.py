@@ -19,7 +19,7 @@ RECORD = np.dtype([("prefix", PREFIX), ("use", np.uint8)])
 
 
 class Use(IntEnum):
-    """What a photograph was used for, in the order of its influence on the model."""
+    """The use of a photograph, in the order of its influence on the model."""
 
     TRAINING = 0
     VALIDATION = 1  # the best epoch, the threshold and the calibration
@@ -33,7 +33,7 @@ def save_training_photographs(
     validation_split: str,
     parent: Path | None = None,
 ) -> None:
-    """Write the start of each photograph's SHA-256, and what it was used for.
+    """Write the start of each photograph's SHA-256, and its use.
 
     Args:
         folder: The run folder.
@@ -72,7 +72,7 @@ def _save_photographs(folder: Path, parts: Sequence[np.ndarray]) -> None:
 
 
 def load_photographs(folder: Path) -> np.ndarray:
-    """Load what `save_training_photographs` wrote: `RECORD` [n], prefixes ascending."""
+    """Load the photographs of a run: `RECORD` [n], prefixes ascending."""
     return np.fromfile(folder / PHOTOGRAPHS_FILE, RECORD)
 
 
@@ -129,7 +129,7 @@ def count_training_photographs(folder: Path, shards: ShardDataset, split: str) -
 
 
 def count_shared_photographs(one: Path, other: Path) -> tuple[int, int]:
-    """Compare what two runs used the same photographs for.
+    """Compare how two runs used the same photographs.
 
     Args:
         one: A run folder.

@@ -59,7 +59,7 @@ def list_members(archive: Path) -> list[str]:
 
 
 def find_member_info(member: Member) -> ZipInfo | None:
-    """Return what an archive declares about a member; None if it does not exist."""
+    """Return an archive's entry of a member; None if it does not exist."""
     try:
         return _load_members(member.archive)[1].get(member.name)
     except (zipfile.BadZipFile, NotImplementedError):

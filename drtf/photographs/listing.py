@@ -101,7 +101,7 @@ class SkippedFile(NamedTuple):
 
 
 class ListedFile(NamedTuple):
-    """A file that may be a photograph, with what is known about it from its list.
+    """A file that may be a photograph, and its values from a list.
 
     Attributes:
         path: Its path relative to the image folder.
@@ -483,7 +483,7 @@ def _has_suffix(name: str) -> bool:
 
 
 class _Content(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         kind: The name of its format; empty if it is no picture.
@@ -499,7 +499,7 @@ class _Content(NamedTuple):
         return bool(self.kind) and not (self.tags and self.tags.kind)
 
     def describe(self, path: str) -> str:
-        """Return what a file that is no photograph is instead."""
+        """Return the kind of a file that is not a photograph."""
         if self.tags:
             return f"{DICOM} {self.tags.kind}"
         name = PurePosixPath(path)
@@ -513,7 +513,7 @@ def _is_clear(photograph: PhotographRef) -> bool:
 
 
 def _identify(photograph: PhotographRef) -> _Content:
-    """Return what a file holds whose extension does not say it.
+    """Return the contents of a file whose extension does not name them.
 
     A file that cannot be read may be a picture, so that it is not lost.
     """
@@ -597,7 +597,7 @@ def _are_later(path: Path, table: pd.DataFrame, lines: np.ndarray) -> np.ndarray
 
 
 def _read_list(path: Path, text: TextIO, lines: "array[int]") -> Iterator[ListedFile]:
-    """Yield what each row of a list states, and append its line, from 1."""
+    """Yield the values of each row of a list, and append its line, from 1."""
     separator = max(",;\t", key=text.readline().count)
     text.seek(0)
     rows = csv.reader(text, delimiter=separator)

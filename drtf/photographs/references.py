@@ -1,4 +1,4 @@
-"""References to photographs: what one can ask about a single one."""
+"""References to photographs: reading, hashing and describing a single one."""
 
 import errno
 import hashlib
@@ -59,7 +59,7 @@ Result = TypeVar("Result")
 
 
 class FileStatus(NamedTuple):
-    """What the file system knows about a photograph's file.
+    """The state of a photograph's file: its size, times and version.
 
     Attributes:
         size_bytes: Its size, or -1 if it is unknown.

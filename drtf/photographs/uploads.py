@@ -15,7 +15,7 @@ from drtf.photographs.references import PhotographRef, PrefetchedPhotograph
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         tags: The tags of a DICOM file; None if it is another file, or is damaged.

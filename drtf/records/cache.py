@@ -265,7 +265,7 @@ class Cache:
         return reservation
 
     def _withdraw(self, sha256: str, reservation: IO[bytes]) -> None:
-        """Remove a reservation and what arrived so far."""
+        """Remove a reservation and the bytes that arrived so far."""
         _remove_download(Path(reservation.name))
         reservation.close()
         self._downloading.remove(sha256)
@@ -318,7 +318,7 @@ def _is_running(reservation: Path) -> bool:
 
 
 def _remove_download(reservation: Path) -> None:
-    """Remove what a download left, and then its reservation."""
+    """Remove a download's files, and then its reservation."""
     arriving = reservation.with_suffix(ARRIVING_SUFFIX)
     for path in (partial_path(arriving), arriving, reservation):
         path.unlink(missing_ok=True)

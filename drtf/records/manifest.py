@@ -161,7 +161,7 @@ class Manifest(_Table):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of anything about this dataset must know first."""
+        """Notes that every reader about this dataset must see first."""
         notes = []
         if any(x.get("synthetic") for x in self.provenance.get("sources", [])):
             notes.append(SYNTHETIC_NOTE)

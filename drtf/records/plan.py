@@ -1,4 +1,4 @@
-"""Plan of the shards: their names and sizes, by arithmetic alone."""
+"""The plan of the shards: their names and sizes, from the number of records."""
 
 import math
 from dataclasses import dataclass

@@ -262,7 +262,7 @@ class ShardDataset:
             self._remote.check_unchanged()
 
     def check_fits_cache(self, split: str, window_shards: int) -> None:
-        """Check that the cache has room for what an epoch of a split reads at a time.
+        """Check that the cache has room for the shards that an epoch reads at a time.
 
         This is the whole split, or a window of shards and the one after it.
 
@@ -419,7 +419,7 @@ class ShardDataset:
         return frame, self._find_fault(frame, row)
 
     def _find_fault(self, frame: np.ndarray, row: int) -> str:
-        """Return what is wrong with the frame of a record; empty if nothing is."""
+        """Return the fault of a record's frame; empty if it has none."""
         fault = find_frame_fault(frame, length=int(self._frames.lengths[row]))
         if not fault and read_footer(frame) != self._frames.crcs[row]:
             return OTHER_RECORD

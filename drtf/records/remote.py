@@ -345,7 +345,7 @@ class RemoteShards:
             self._changed.notify_all()
 
     def _list_files(self) -> dict[str, StoredObject]:
-        """Return what the store says about each file; empty for http."""
+        """Return the store's entry of each file; empty for http."""
         if is_web(self.location):  # which has no listing
             return {}
         return {item.name: item for item in list_objects(self.location)}

@@ -87,7 +87,7 @@ class Revision(NamedTuple):
 
 @dataclass(frozen=True)
 class Growth:
-    """What was appended to a table.
+    """The rows that were appended to a table.
 
     Attributes:
         out: The table.
@@ -231,7 +231,7 @@ class _Table:
 
 
 def _content(path: str, sha256: str) -> str:
-    """Return what a photograph is known by: its path if it cannot be read."""
+    """Return the key of a photograph: its hash, or its path if it cannot be read."""
     return sha256 or f"unreadable: {path}"
 
 

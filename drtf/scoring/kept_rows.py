@@ -1,4 +1,4 @@
-"""The rows that earlier calls scored, and which of them still hold."""
+"""The rows that earlier calls scored, and which of them are still valid."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The cells of a row that depend on other rows: the patient, and what is predicted."""
+"""The cells of a row that depend on other rows: the patient, and the prediction."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -121,7 +121,7 @@ def patient_cells(
 
 
 def persons_by_path(rows: Iterable[Row], pattern: str) -> dict[str, str]:
-    """Return what tells the person of each row from others; empty if it is unknown.
+    """Return a key of the person of each row; empty if it is unknown.
 
     Args:
         rows: Rows of a table, with their patients and eyes.
@@ -178,7 +178,7 @@ def _patients_and_eyes(
 
 
 def _own_scores(rows: KeptRows, config: ScoreConfig) -> pd.DataFrame:
-    """Return what each photograph's row says about the photograph by itself.
+    """Return the score of each photograph by itself.
 
     By path, this is `own_score` (float32, NaN without a score), `is_gradable` (whether
     something may be predicted from the photograph) and `in_training`.

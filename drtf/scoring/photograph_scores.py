@@ -45,7 +45,7 @@ class Scored:
 
 
 class PredictedBatch(NamedTuple):
-    """Photographs, and what the network returns for each of them.
+    """Photographs, and the network's outputs for each of them.
 
     Attributes:
         photographs: The photographs. What is returned for a rejected one is noise.

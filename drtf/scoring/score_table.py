@@ -200,7 +200,7 @@ def effective_threshold(run: Run, config: ScoreConfig) -> tuple[float, str]:
 
 
 def describe_difference(row: Row, common: Row) -> str:
-    """Return what a row was scored with, if this is not what `common_cells` says.
+    """Describe how a row's model differs from that of `common_cells`.
 
     Returns:
         A phrase such as `threshold 0.3 (now 0.5)`; empty if nothing differs.

@@ -67,7 +67,7 @@ NUM_ROWS_SHOWN = 5
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What was scored.
+    """The result of a scoring.
 
     Attributes:
         out: The written file.

@@ -61,7 +61,7 @@ def open_file(location: Location) -> BinaryIO:
 
 
 def file_version(location: Location) -> dict[str, str] | None:
-    """Return what `updating_file` knows a file in a store by; None without one.
+    """Return the version of a file in a store, for `updating_file`; None without one.
 
     Raises:
         StorageError: If the object store fails.

@@ -1,4 +1,4 @@
-"""What a service answers: the models of its JSON, made from rows of the table."""
+"""The answers of a service: the models of its JSON, made from rows of the table."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -172,7 +172,7 @@ class HealthAnswer(BaseModel):
 def score_answer(
     service: ModelService, answers: Sequence[Answer], *, with_overlays: bool
 ) -> ScoreAnswer:
-    """Combine what the model says about each photograph of a request.
+    """Combine the answers for the photographs of a request.
 
     Args:
         service: What scored the photographs.

@@ -1,4 +1,4 @@
-"""The web application: its routes, and how it refuses what it cannot take."""
+"""The web application: its routes, and how it rejects requests."""
 
 import asyncio
 import hmac

@@ -1,4 +1,4 @@
-"""What a service accepts, and the bodies of requests, which stay in memory."""
+"""Limits of a service, and the bodies of requests, which stay in memory."""
 
 import asyncio
 import sys
@@ -20,7 +20,7 @@ MULTIPART = "multipart/form-data"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service accepts.
+    """The limits of a service.
 
     Attributes:
         max_photographs: Number of photographs per request.
@@ -47,7 +47,7 @@ class _MemoryParser(MultiPartParser):
 async def read_files(
     request: Request, limits: Limits, hold: Callable[[int], None]
 ) -> list[PrefetchedPhotograph]:
-    """Read the files of a multipart request, with what it states of them.
+    """Read the files of a multipart request, and the fields that describe them.
 
     Args:
         request: The request.

@@ -1,4 +1,4 @@
-"""What a service counts, in the text form of Prometheus."""
+"""The metrics of a service, in the text format of Prometheus."""
 
 from prometheus_client import (
     CollectorRegistry,

@@ -65,7 +65,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says about one photograph.
+    """The model's answer for one photograph.
 
     Attributes:
         row: Its row, without the cells that depend on other rows.

@@ -1,4 +1,4 @@
-"""Requests that a web page of somebody else makes with a user's browser.
+"""Requests that another web page makes with a user's browser.
 
 A service that only this machine can reach, and that requires no token, can still be
 reached by each page that the user visits: the page sends a form to it, or makes the

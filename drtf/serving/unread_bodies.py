@@ -1,4 +1,4 @@
-"""Answers that a client gets although the service has not read its whole request."""
+"""Answers to a client before the service has read its whole request."""
 
 import asyncio
 import contextlib

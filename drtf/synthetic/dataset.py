@@ -28,7 +28,7 @@ TRAINING_FRACTION = 0.4
 
 @dataclass(frozen=True)
 class PlannedPhotograph:
-    """What is needed to draw one photograph of a dataset.
+    """The plan of one photograph of a dataset.
 
     Attributes:
         patient: Number of the patient, >= 10.

@@ -51,7 +51,7 @@ CAMERAS = (
 
 @dataclass(frozen=True)
 class Patient:
-    """What both eyes of a patient have in common.
+    """The properties that both eyes of a patient share.
 
     Lengths are in field radii.
 

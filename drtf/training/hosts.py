@@ -1,4 +1,4 @@
-"""What hosts that train one model exchange: decisions, state and stop signals."""
+"""Exchange between hosts that train one model: decisions, state and stop signals."""
 
 import json
 import re
@@ -28,7 +28,7 @@ LOST_HOST = r"Collective ops is aborted|heartbeat|task:\d+|Connection re|GRPC"
 
 
 class Hosts:
-    """The place of this host among all hosts, and what it exchanges with them.
+    """The place of this host among all hosts, and its exchanges with them.
 
     All hosts must call the same methods in the same order: each call waits for all.
     Everything that depends on a clock is decided by host 0.

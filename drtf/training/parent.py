@@ -81,7 +81,7 @@ def load_parent(weights: str, *, resumed: Path | None = None) -> Parent | None:
 
 
 def _load_saved(resumed: Path, weights: str) -> Parent | None:
-    """Load what a training's folder holds of its parent, if it had the same path."""
+    """Load the parent that a training's folder holds, if it had the same path."""
     ancestors = load_ancestors(resumed)
     if not ancestors:
         return None

@@ -209,7 +209,7 @@ def _load_shared_checkpoint(out: Path, hosts: Hosts) -> Checkpoint | None:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a training run learns, and from what; it never changes.
+    """The fixed inputs of a training run.
 
     Attributes:
         config: With the settings of the dataset and of the parent's network.

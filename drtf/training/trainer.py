@@ -332,7 +332,7 @@ class Trainer(keras.Model):
         ]
 
     def set_metric_sums(self, sums: Sequence[np.ndarray]) -> None:
-        """Restore what `metric_sums` returned."""
+        """Restore the sums that `metric_sums` returned."""
 
         def assign() -> None:
             context = tf.distribute.get_replica_context()

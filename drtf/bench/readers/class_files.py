@@ -11,7 +11,7 @@ SEED = 0
 def images_by_class(
     arguments: SimpleNamespace, *, num_files: int
 ) -> Iterator[tuple[int, int, Iterator[bytes]]]:
-    """Yield what to write to each file: its label, its number and its images' pixels.
+    """Yield the contents of each file: its label, its number and its images' pixels.
 
     With files sorted by class, a pipeline can balance the classes without a filter.
     Within a class the images are shuffled.
