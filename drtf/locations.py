@@ -1,5 +1,6 @@
 """Locations of files: local paths, objects in stores, and URLs."""
 
+import contextlib
 import os
 import posixpath
 import re
@@ -43,6 +44,14 @@ def check_location(location: Path | str) -> None:
             f"or a query after '?'; write '{scheme}://{unquote(place)}'. drtf reads "
             "the newest version of an object"
         )
+
+
+def expand_home(path: str) -> str:
+    """Replace `~` at the start of a path by the user's home folder, if there is one."""
+    if path == "~" or path.startswith("~/"):
+        with contextlib.suppress(RuntimeError):
+            return str(Path(path).expanduser())
+    return path
 
 
 def check_can_write(location: str) -> None:

@@ -132,6 +132,26 @@ def test_every_command_and_option_has_help():
                 assert parameter.help or parameter.name == "seed"
 
 
+def test_paths_with_a_tilde_and_spaces_are_read_and_shown_for_a_shell(
+    run, photographs, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photographs").symlink_to(photographs / "images")
+    shutil.copyfile(photographs / "labels.csv", tmp_path / "labels.csv")
+    (tmp_path / "own.toml").write_text("[images]\nsize = 32\n")
+    err = run(
+        "build-shards",
+        *("--images", "~/my photographs", "--labels=~/labels.csv"),
+        *("--out=~/my set", "--config=~/own.toml", *sets("build.num_workers=1")),
+    )[2]
+    out = tmp_path / "my set"
+    assert load_manifest(out).image_size == 32
+    assert not (tmp_path / "~").exists()
+    command = next(x for x in err.splitlines() if x.startswith("Next: "))
+    assert shlex.split(command)[1:5] == ["drtf", "train", "--shards", str(out)]
+
+
 def test_every_command_takes_its_inputs_from_a_store():
     inputs = {"run", "runs", "shards", "images", "labels", "masks", "table", "gradable"}
     commands = (*drtf.commands.values(), *drtf.commands["bench"].commands.values())
@@ -658,7 +678,7 @@ def test_images_may_be_a_list_of_paths(run, photographs, tmp_path):
         *("--out", tmp_path / "set", *sets(*SMALL)),
     )
     assert code == 0
-    assert find_line(out, 18)
+    assert find_line(out, 18, "Labels")
 
 
 def test_a_repeated_build_reports_that_nothing_changed(run, photographs, tmp_path):

@@ -48,4 +48,4 @@ def adapt(
     show_line(f"{out}: adapted to {adapted.num_photographs:,} photographs")
     for note in adapted.notes():
         show_line(f"Note: {note}")
-    show_next(f"drtf score {out} --images {images} --out scores.csv")
+    show_next("score", out, "--images", images, "--out", "scores.csv")

@@ -238,8 +238,9 @@ def show_plan(plan: "BuildPlan", task: "TaskName", out: Path | str) -> None:
     )
     for line in describe_plan(plan, task):
         show_line(line)
-    show_next(f"drtf build-shards --task I/N --out {out}, for each I from 1 to any N")
-    show_next(f"drtf build-shards --merge --out {out}")
+    note = ", for each I from 1 to any N"
+    show_next("build-shards", "--task", "I/N", "--out", out, note=note)
+    show_next("build-shards", "--merge", "--out", out)
 
 
 def show_dataset(manifest: "Manifest", out: Path | str, *, is_reused: bool) -> None:
@@ -269,11 +270,11 @@ def finish(
     from drtf.records.manifest import REJECTED_FILE
 
     if "train" in manifest.num_records:
-        config = f" --config {config_source}" if config_source else ""
-        show_next(f"drtf train --shards {out} --out runs/{manifest.name}{config}")
+        config = ["--config", config_source] if config_source else []
+        show_next("train", "--shards", out, "--out", f"runs/{manifest.name}", *config)
     else:
         split = next(iter(manifest.num_records))
-        show_next(f"drtf evaluate RUN --shards {out} --split {split}")
+        show_next("evaluate", "RUN", "--shards", out, "--split", split)
     if manifest.rejected:
         reasons = ", ".join(f"{n} {reason}" for reason, n in manifest.rejected.items())
         show_line(

@@ -148,4 +148,4 @@ def evaluate(
     show_line(f"Calibration: {describe_calibration(rule.calibration)}")
     show_line(f"Test-time augmentation: {describe_views(result)}")
     show_line(f"Report: {result.folder / REPORT_FILE}")
-    show_next(f"drtf score {run} --images FOLDER --out scores.csv")
+    show_next("score", run, "--images", "FOLDER", "--out", "scores.csv")

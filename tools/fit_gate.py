@@ -147,4 +147,4 @@ def fit_gate(
     if report.replaced:
         show_line(f"This gate replaces the one {report.replaced.describe()}.")
     show_line(f"{run}: quality gate {gate.describe()}")
-    show_next(f"drtf score {run} --images FOLDER --out scores.csv")
+    show_next("score", run, "--images", "FOLDER", "--out", "scores.csv")

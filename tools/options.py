@@ -1,6 +1,7 @@
 """Options of several commands, and the exit code for rejected photographs."""
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from drtf.locations import check_can_write, check_location, is_remote, shown_location
+from drtf.locations import (
+    check_can_write,
+    check_location,
+    expand_home,
+    is_remote,
+    shown_location,
+)
 from drtf.storage import fetch_file
 from drtf.terminal import show_line
 
@@ -143,7 +150,10 @@ class GroupedCommand(BeamCommand):
 
 
 class LocalPath(click.Path):
-    """A local path. A location in a store is refused."""
+    """A local path, which may begin with `~`. A location in a store is refused.
+
+    No shell replaces the `~` of `--out=~/FOLDER` or `"~/FOLDER"`.
+    """
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -155,7 +165,7 @@ class LocalPath(click.Path):
         check_location(value)
         if is_remote(value):
             return self.convert_location(value, param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(expand_home(str(value)), param, ctx)
 
     def convert_location(
         self, location: str, param: click.Parameter | None, ctx: click.Context | None
@@ -259,9 +269,14 @@ overwrite_option = click.option(
 )
 
 
-def show_next(command: str) -> None:
-    """Print the command that usually follows, to stderr."""
-    show_line(f"Next: {command}", err=True)
+def show_next(*words: object, note: str = "") -> None:
+    """Print the command that usually follows, to stderr.
+
+    Args:
+        *words: The words after `drtf`, which are quoted for a shell.
+        note: What follows the command.
+    """
+    show_line(f"Next: {shlex.join(['drtf', *map(str, words)])}{note}", err=True)
 
 
 def path_option(

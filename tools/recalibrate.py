@@ -79,6 +79,5 @@ def recalibrate(
         show_line(f"{name}: {fact}")
     for note in result.notes():
         show_line(f"Note: {note}")
-    show_next(
-        f"drtf score {run} --images FOLDER --out scores.csv --decision-rule {out}"
-    )
+    words = ("--images", "FOLDER", "--out", "scores.csv", "--decision-rule", out)
+    show_next("score", run, *words)

@@ -132,7 +132,7 @@ def train(
             f"gradients were non-finite in {info.precision}"
         )
 
-    show_next(f"drtf evaluate {out} --shards {shards}")
+    show_next("evaluate", out, "--shards", shards)
 
 
 def _show_plan(

@@ -20,6 +20,7 @@ from drtf.config.schema import Config
 from drtf.config.values import has_setting, is_allowed
 from drtf.errors import ConfigError
 from drtf.files import decode_text, read_regular
+from drtf.locations import expand_home
 
 MAX_CONFIG_BYTES = 1 << 20
 # A dotted key with many parts, which takes a parser time by the square of their number.
@@ -174,7 +175,7 @@ def _merge(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_source(source: str) -> tuple[dict[str, Any], str]:
-    path = Path(source)
+    path = Path(expand_home(source))
     if path.suffix == ".toml" or len(path.parts) > 1:
         return load_toml(path), str(path)
     presets = list_presets()
