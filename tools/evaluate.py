@@ -80,7 +80,7 @@ def evaluate(
     evaluate.threshold, evaluate.calibration or evaluate.fellow_eye, an evaluation
     chooses its own threshold and leaves the stored one as it is. Without --config,
     RUN's own settings apply. Writes metrics.json, predictions.csv, figures, report.html
-    and, with --by, groups.csv.
+    and, with --by, groups.csv. Prints the main results; the report has all metrics.
     """
     from drtf.evaluation.decision_rules import load_evaluation_config
     from drtf.evaluation.folder import REPORT_FILE, find_complete
@@ -90,13 +90,12 @@ def evaluate(
         group_rows,
     )
     from drtf.evaluation.result import (
-        CLASS_COLUMNS,
-        class_rows,
         describe_calibration,
         describe_cut_points,
         describe_fellow_eye,
         describe_threshold,
         describe_views,
+        headline_metrics,
         metric_rows,
     )
 
@@ -124,28 +123,25 @@ def evaluate(
         result = run_evaluation(run, shards, gradcam=config.gradcam, **request)
     if result.is_reused:
         show_line(f"This evaluation was complete already: {result.folder}")
-    for note in result.notes:
-        show_line(f"Note: {note}")
     patients = f" of {result.num_patients:,} patients" if result.patient_metrics else ""
     show_table(
         f"{run} on split {split} of {result.dataset_name}: "
         f"{result.num_photographs:,} photographs{patients}",
         result.metric_columns,
-        metric_rows(result),
+        metric_rows(result, headline_metrics(result)),
     )
-    show_table("Predictions by class", CLASS_COLUMNS, class_rows(result.labels))
-    if result.grades:
-        show_table("Predictions by grade", CLASS_COLUMNS, class_rows(result.grades))
+    rule = result.decision_rule
+    show_line(f"Threshold: {describe_threshold(rule.threshold)}")
+    show_line(f"Report with all metrics: {result.folder / REPORT_FILE}")
+    for note in result.notes:
+        show_line(f"Note: {note}")
     for grouped in result.groups:
         show_table(f"By {grouped.title}", GROUP_COLUMNS, group_rows(grouped))
     if result.groups:
         show_line(describe_groups(result.groups, result.config))
     show_line(f"Fellow eye: {describe_fellow_eye(result)}")
-    rule = result.decision_rule
-    show_line(f"Threshold: {describe_threshold(rule.threshold)}")
     if rule.cut_points:
         show_line(f"Cut points of grades 1 to 4: {describe_cut_points(rule)}")
     show_line(f"Calibration: {describe_calibration(rule.calibration)}")
     show_line(f"Test-time augmentation: {describe_views(result)}")
-    show_line(f"Report: {result.folder / REPORT_FILE}")
     show_next("score", run, "--images", "FOLDER", "--out", "scores.csv")

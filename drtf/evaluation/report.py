@@ -37,7 +37,9 @@ from drtf.evaluation.result import (
     describe_fellow_eye,
     describe_threshold,
     describe_views,
+    headline_metrics,
     metric_rows,
+    metric_title,
     operating_point_rows,
 )
 from drtf.heatmaps.heatmaps import build_map_function
@@ -345,19 +347,12 @@ def _plot_groups(path: Path, result: GroupedResult) -> None:
 
 
 def _headline(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    names = {
-        "ROC AUC": "roc_auc",
-        "Sensitivity": "sensitivity",
-        "Specificity": "specificity",
-    }
-    if result.grades:
-        names["Quadratic weighted kappa"] = "grades_quadratic_kappa"
     cells = []
-    for title, name in names.items():
+    for name in headline_metrics(result):
         estimate = result.metrics[name]
         interval = format_interval(estimate)
         below = f"95 % CI {interval}" if interval else ""
-        cells.append((title, format_value(estimate.value), below))
+        cells.append((metric_title(name), format_value(estimate.value), below))
     return cells
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,24 @@ def metric_title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
-def metric_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
-    """Format the metrics as rows of a table with the columns `metric_columns`."""
+def headline_metrics(result: EvaluationResult) -> list[str]:
+    """Return the names of the metrics that a reader is shown first."""
+    names = ["roc_auc", "sensitivity", "specificity"]
+    return [*names, "grades_quadratic_kappa"] if result.grades else names
+
+
+def metric_rows(
+    result: EvaluationResult, names: Iterable[str] | None = None
+) -> list[tuple[str, ...]]:
+    """Format metrics as rows of a table with the columns `metric_columns`.
+
+    Args:
+        result: The result of an evaluation.
+        names: The metrics; None for all.
+    """
     rows = []
-    for name, estimate in result.metrics.items():
-        row = [metric_title(name), *_format_cells(estimate)]
+    for name in names or result.metrics:
+        row = [metric_title(name), *_format_cells(result.metrics[name])]
         if result.patient_metrics:
             # No patient may have this grade in the worse eye.
             row += _format_cells(result.patient_metrics.get(name))
