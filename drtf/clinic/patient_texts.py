@@ -61,8 +61,8 @@ ENGLISH = Texts(
     no_result="No result: none of the photographs can be used",
     score="Score of the worse eye: {score}, threshold {threshold}.",
     probability="Estimated probability: {probability}.",
-    similar="Of {total} photographs with similar scores on which the model was "
-    "calibrated, {positive} were positive: {value} (95 % interval {low} to {high}).",
+    similar="Of the photographs on which the model was calibrated, {total} had similar "
+    "scores, {positive} of them positive: {value} (95 % interval {low} to {high}).",
     not_similar="No photograph with a similar score is known.",
     unlike_similar="The estimate lies outside this interval, because it was fitted to "
     "all scores: take it as rough.",
