@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = (
+LAYERS = (
     "drtf",
     "drtf.records",
     "drtf.images",
@@ -41,11 +41,11 @@ def find_imports(path: Path) -> set[str]:
     return names
 
 
-def floor_of(module: str) -> int:
+def layer_of(module: str) -> int:
     if module.split(".")[0] not in ("drtf", "tools"):
         return -1
-    parents = [floor for floor in FLOORS if f"{module}.".startswith(f"{floor}.")]
-    return FLOORS.index(max(parents, key=len))
+    parents = [layer for layer in LAYERS if f"{module}.".startswith(f"{layer}.")]
+    return LAYERS.index(max(parents, key=len))
 
 
 SOURCES = sorted([*ROOT.glob("drtf/**/*.py"), *ROOT.glob("tools/*.py")])
@@ -56,8 +56,8 @@ def test_no_module_imports_upward(path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     # The package itself offers the public API.
     module = "drtf.api" if module == "drtf.__init__" else module
-    own = floor_of(module.removesuffix(".__init__"))
-    above = {name for name in find_imports(path) if floor_of(name) > own}
+    own = layer_of(module.removesuffix(".__init__"))
+    above = {name for name in find_imports(path) if layer_of(name) > own}
     assert not above
 
 
@@ -87,7 +87,7 @@ LOWER = ["records", "images", "synthetic", "photographs", "labels", "building"]
 
 
 @pytest.mark.parametrize("folder", LOWER)
-def test_the_lower_floors_do_not_import_tensorflow(folder):
+def test_the_lower_layers_do_not_import_tensorflow(folder):
     for path in ROOT.glob(f"drtf/{folder}/*.py"):
         imported = {name.split(".")[0] for name in find_imports(path)}
         assert not imported & {"tensorflow", "keras"}
