@@ -6,7 +6,8 @@ time.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ ROWS_PER_BATCH = 1 << 13
 TEXT = pd.StringDtype("pyarrow")
 
 Row = TypeVar("Row", bound=NamedTuple)
+Item = TypeVar("Item")
 
 
 class TextRows(Generic[Row]):
@@ -85,6 +87,38 @@ class TextRows(Generic[Row]):
         return pa.table(arrays, self._kind._fields)
 
 
+class TextBuilder:
+    """A growing column of texts, which must be UTF-8.
+
+    Its buffers grow in place: joining pieces would need the memory twice.
+    """
+
+    def __init__(self) -> None:
+        """Begin without texts."""
+        self._characters, self._is_present = bytearray(), bytearray()
+        self._ends = array("q", [0])
+
+    def extend(self, texts: Sequence[str | None] | pa.Array) -> None:
+        """Append some texts; None is missing."""
+        part = pa.array(texts, pa.large_string())
+        _, offsets, characters = part.buffers()
+        ends = np.frombuffer(offsets, np.int64, len(part) + 1)
+        self._ends.frombytes((ends[1:] + len(self._characters)).tobytes())
+        self._characters += memoryview(characters or b"")[: ends[-1]]
+        self._is_present += part.is_valid().to_numpy(zero_copy_only=False).tobytes()
+
+    def to_column(self) -> pd.Series:
+        """Return the column, after which nothing can be appended."""
+        is_present = np.frombuffer(self._is_present, bool)
+        texts = pa.LargeStringArray.from_buffers(
+            len(is_present),
+            pa.py_buffer(self._ends),
+            pa.py_buffer(self._characters),
+            pa.py_buffer(np.packbits(is_present, bitorder="little")),
+        )
+        return texts.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
+
+
 def text_column(
     texts: Iterable[str | None], index: pd.Index | None = None
 ) -> pd.Series:
@@ -94,14 +128,17 @@ def text_column(
         texts: The texts; None is missing.
         index: The index of the column; by default the rows are numbered.
     """
-    texts = iter(texts)
-    batches = iter(lambda: list(itertools.islice(texts, ROWS_PER_BATCH)), [])
-    chunks = [pa.array(batch, pa.large_string()) for batch in batches]
-    array = _join_chunks(pa.chunked_array(chunks, pa.large_string()))
-    del chunks
-    pa.default_memory_pool().release_unused()
-    column = array.to_pandas(types_mapper={pa.large_string(): TEXT}.get)
+    builder = TextBuilder()
+    for batch in divide_into_batches(texts):
+        builder.extend(batch)
+    column = builder.to_column()
     return column if index is None else column.set_axis(index)
+
+
+def divide_into_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield lists of ROWS_PER_BATCH items; the last one may have fewer."""
+    items = iter(items)
+    return iter(lambda: list(itertools.islice(items, ROWS_PER_BATCH)), [])
 
 
 def iterate_texts(column: pd.Series, rows: np.ndarray | None = None) -> Iterator[str]:
@@ -109,15 +146,36 @@ def iterate_texts(column: pd.Series, rows: np.ndarray | None = None) -> Iterator
 
     Args:
         column: The column.
-        rows: int64 [n], the positions of the rows, in any order; by default all.
+        rows: int [n], the positions of the rows, in any order; by default all.
     """
+    for batch in _take_in_batches(column, rows):
+        yield from batch.to_pylist()
+
+
+def take_texts(column: pd.Series, rows: np.ndarray) -> pd.Series:
+    """Return some rows of a text column, numbered.
+
+    Arrow would need several times the memory of the result.
+
+    Args:
+        column: The column.
+        rows: int [n], the positions of the rows, in any order.
+    """
+    builder = TextBuilder()
+    for batch in _take_in_batches(column, rows):
+        builder.extend(batch)
+    return builder.to_column()
+
+
+def _take_in_batches(
+    column: pd.Series, rows: np.ndarray | None
+) -> Iterator[pa.Array | pa.ChunkedArray]:
     texts = pa.array(column)
     if rows is not None and isinstance(texts, pa.ChunkedArray):
         texts = _join_chunks(texts)
     for start in range(0, len(texts if rows is None else rows), ROWS_PER_BATCH):
         part = slice(start, start + ROWS_PER_BATCH)
-        batch = texts[part] if rows is None else texts.take(pa.array(rows[part]))
-        yield from batch.to_pylist()
+        yield texts[part] if rows is None else texts.take(pa.array(rows[part]))
 
 
 def hash_texts(texts: Iterable[str]) -> np.ndarray:
@@ -126,48 +184,81 @@ def hash_texts(texts: Iterable[str]) -> np.ndarray:
     Equal texts have equal hashes. Of 100 million different texts, two have equal hashes
     in one of 4,000 cases, so equal hashes must be followed by a look at the texts.
     """
-    texts = iter(texts)
-    batches = iter(lambda: list(itertools.islice(texts, ROWS_PER_BATCH)), [])
-    hashes = [
-        pd.util.hash_array(np.array(batch, object), categorize=False)
-        for batch in batches
-    ]
-    return np.concatenate([np.empty(0, np.uint64), *hashes])
+    hashes = array("Q")
+    for batch in divide_into_batches(texts):
+        cells = np.array(batch, object)
+        hashes.frombytes(pd.util.hash_array(cells, categorize=False).tobytes())
+    return np.frombuffer(hashes, np.uint64)
+
+
+def first_rows(numbers: np.ndarray) -> np.ndarray:
+    """Return for each number the row of the first equal one, int32 [n].
+
+    From two billion rows on, it is int64. Sorting takes less memory than a hash table.
+
+    Args:
+        numbers: [n], of any type.
+    """
+    kind = np.int32 if len(numbers) <= np.iinfo(np.int32).max else np.int64
+    rows = np.argsort(numbers, kind="stable").astype(kind)
+    ascending = numbers[rows]
+    is_other = ascending[1:] != ascending[:-1]
+    del ascending
+    # For each place in this order, the place of the first equal number.
+    places = np.arange(len(rows), dtype=kind)
+    places[1:][~is_other] = 0
+    np.maximum.accumulate(places, out=places)
+    first = np.empty_like(rows)
+    first[rows] = rows[places]
+    return first
+
+
+def are_repeated(first: np.ndarray) -> np.ndarray:
+    """Return bool [n], whether other rows equal each row.
+
+    Args:
+        first: From `first_rows`.
+    """
+    repeated = first != np.arange(len(first), dtype=first.dtype)
+    repeated[first[repeated]] = True
+    return repeated
+
+
+def first_texts(column: pd.Series) -> np.ndarray:
+    """Return for each text the row of the first equal one, as `first_rows`.
+
+    A text that is missing equals others that are missing.
+    """
+    # Hashes take less memory than the texts.
+    first = first_rows(hash_texts(iterate_texts(column)))
+    pairs = zip(iterate_texts(column), iterate_texts(column, first), strict=True)
+    if any(text != other for text, other in pairs):
+        first = first_rows(pd.factorize(column)[0])
+    return first
 
 
 def number_texts(column: pd.Series) -> np.ndarray:
-    """Number the texts of a column from 0 by first appearance, int64 [n]; -1: missing.
+    """Number the texts of a column from 0 by first appearance, int [n]; -1: missing.
 
     Equal texts have equal numbers.
     """
+    first = first_texts(column)
     is_present = column.notna().to_numpy(bool)
-    present = column if is_present.all() else column[is_present]
-    # Hashes take less memory than the texts.
-    found = np.asarray(pd.factorize(hash_texts(iterate_texts(present)))[0], np.int64)
-    first = np.empty(found.max(initial=-1) + 1, np.int64)
-    first[found[::-1]] = np.arange(len(found))[::-1]
-    pairs = zip(
-        iterate_texts(present), iterate_texts(present, first[found]), strict=True
-    )
-    if any(text != other for text, other in pairs):
-        found = np.asarray(pd.factorize(present)[0], np.int64)
-    numbers = np.full(len(column), -1)
-    numbers[is_present] = found
+    is_first = first == np.arange(len(first), dtype=first.dtype)
+    numbers = np.cumsum(is_first & is_present, dtype=first.dtype)[first] - 1
+    numbers[~is_present] = -1
     return numbers
 
 
 def count_texts(column: pd.Series) -> np.ndarray:
     """Return how often each text is in a column, int64 [n]."""
-    numbers = number_texts(column)
-    return np.bincount(numbers + 1)[numbers + 1] if len(numbers) else numbers
+    first = first_texts(column)
+    return np.bincount(first, minlength=len(first))[first]
 
 
 def are_repeated_texts(column: pd.Series) -> np.ndarray:
     """Return bool [n], whether each text is in the column more than once."""
-    hashes = pd.Series(hash_texts(iterate_texts(column)))
-    repeated = hashes.duplicated(keep=False).to_numpy(copy=True)
-    repeated[repeated] = column[repeated].duplicated(keep=False)
-    return repeated
+    return are_repeated(first_texts(column))
 
 
 def _join_chunks(texts: pa.ChunkedArray) -> pa.Array:

@@ -15,7 +15,7 @@ from drtf.photographs.references import (
     photographs_of,
 )
 from drtf.progress import progress
-from drtf.texts import number_texts, text_column
+from drtf.texts import are_repeated, first_rows, first_texts, text_column
 
 
 @dataclass(frozen=True)
@@ -55,30 +55,24 @@ def group_identical_files(
         StorageError: If an object store fails.
     """
     sizes = table["size_bytes"].to_numpy()
-    rows = np.flatnonzero(sizes >= 0)  # others are missing
-    rows = rows[_are_repeated(sizes[rows])]
+    is_alike = are_repeated(first_rows(sizes))
+    is_alike &= sizes >= 0  # others are missing
+    rows = np.flatnonzero(is_alike)
     photographs = photographs_of(table, folders, rows)
     with progress("Comparing photographs of equal size", len(rows)) as advance:
-        parts = np.empty(len(rows), np.int64)
+        parts = sizes[rows]
         found = map_in_threads(PhotographRef.hash_parts, photographs)
         for number, part in enumerate(found):
-            parts[number] = part
+            parts[number] ^= part
             advance("")
-    rows = rows[_are_repeated(sizes[rows] ^ parts)]
+    rows = rows[are_repeated(first_rows(parts))]
+    del parts
     photographs = photographs_of(table, folders, rows)
     hashes = text_column(map_in_threads(PhotographRef.sha256, photographs))
-    numbers = number_texts(hashes)
-    is_read = numbers >= 0
-    rows, numbers = rows[is_read], numbers[is_read]
-    _, first = np.unique(numbers, return_index=True)
+    is_read = hashes.notna().to_numpy(bool)
     contents = np.arange(len(table))
-    contents[rows] = rows[first][numbers]
+    contents[rows[is_read]] = rows[first_texts(hashes)[is_read]]
     return contents
-
-
-def _are_repeated(numbers: np.ndarray) -> np.ndarray:
-    """Return for each number whether there is an equal one, bool [n]."""
-    return pd.Series(numbers).duplicated(keep=False).to_numpy()
 
 
 def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
@@ -88,7 +82,7 @@ def find_conflicts(table: pd.DataFrame) -> list[Conflict]:
         table: Columns `id`, `grade`, and `content`, which is equal for byte-identical
             photographs.
     """
-    shared = table[table["content"].duplicated(keep=False)]
+    shared = table[are_repeated(first_rows(table["content"].to_numpy()))]
     grades = shared.groupby("content", sort=False)["grade"]
     is_conflicting = grades.transform("min") != grades.transform("max")
     return [
