@@ -13,7 +13,9 @@ from naming import raises_naming
 
 def match(names, paths):
     labels = pd.DataFrame({"name": [clean_path(name) for name in names], "grade": 0})
-    return match_photographs(labels, text_column(paths))
+    matches = match_photographs(labels, text_column(paths))
+    matches.table["path"] = [paths[row] for row in matches.table["row"]]
+    return matches
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,16 @@ def test_many_photographs_have_the_same_name_in_other_folders():
     paths = [f"{number}/{eye}.jpg" for number in range(9000) for eye in "lr"]
     table = match([f"images/{path}" for path in paths[::-1]], paths).table
     assert table["path"].tolist() == paths[::-1]
+
+
+def test_labels_are_matched_in_batches(monkeypatch):
+    monkeypatch.setattr(matching, "LABELS_PER_BATCH", 2)
+    paths = ["a/1.png", "b/a/1.png", "b/2.png", "c/2.png", "3.png", "4.png", "5.png"]
+    names = ["5", "a/1", "x", "c/2", "3", "y"]
+    matches = match(names, paths)
+    assert matches.table["path"].tolist() == ["5.png", "a/1.png", "c/2.png", "3.png"]
+    assert list(matches.missing) == ["x", "y"]
+    assert np.flatnonzero(matches.is_unlabeled).tolist() == [1, 2, 5]
 
 
 def test_texts_decide_when_all_hashes_are_equal(monkeypatch):

@@ -218,7 +218,8 @@ def _with_labels(
     loaded = load_labels(labels, config).table
     graded = loaded[loaded["grade"].notna()]
     matches = match_photographs(graded, text_column(table.index))
-    grades = matches.table.set_index("path")["grade"].astype(int)
+    grades = matches.table["grade"].astype(int)
+    grades = grades.set_axis(table.index[matches.table["row"]])
     table = table.loc[grades.index].assign(
         grade=grades, label=(grades >= run.task.positive_from).astype(int)
     )

@@ -85,8 +85,8 @@ def _lines_by_photograph(
         matches = match_photographs(pd.DataFrame({"name": names}), text_column(paths))
     except LabelError as error:
         raise LabelError(f"{path}: {error}") from error
-    matched = matches.table["path"]
-    return paths.map(pd.Series(matched.index, index=matched))
+    matched = paths.iloc[matches.table["row"]]
+    return paths.map(pd.Series(matches.table.index, index=matched))
 
 
 def _lines_by_patient(path: Path, names: pd.Series, index: pd.DataFrame) -> pd.Series:

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -24,16 +25,17 @@ from drtf.texts import (
 # Straight, English, German and French ones.
 QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 
+LABELS_PER_BATCH = 1 << 17
+
 
 @dataclass(frozen=True)
 class Matches:
     """Labels matched with photographs.
 
     Attributes:
-        table: The labels that have a photograph, with three columns added: `row`, that
-            of the photograph in the list; `path`, its path relative to the image
-            folder; and `id`, the part of the label's name that the path has too,
-            without its extension.
+        table: The labels that have a photograph, without `name`, and with two columns
+            added: `row`, that of the photograph in the list; and `id`, the part of the
+            label's name that the path has too, without its extension.
         missing: Names of labels that have no photograph, a text column.
         is_unlabeled: bool [n], whether each photograph has no label.
     """
@@ -73,11 +75,12 @@ def match_photographs(labels: pd.DataFrame, paths: pd.Series) -> Matches:
     """
     names = labels["name"].astype(TEXT).reset_index(drop=True)
     matcher = _Matcher(names, paths)
+    everything = np.arange(len(paths), dtype=np.int32)
     for key in (str, _lower_suffix, strip_suffix):
-        matcher.match(key, np.arange(len(paths)))
-    matcher.match(_fold_name, np.setdiff1d(np.arange(len(paths)), matcher.rows))
+        matcher.match(key, everything)
+    matcher.match(_fold_name, np.setdiff1d(everything, matcher.rows))
     rows = matcher.rows
-    del matcher
+    del matcher, everything
     has_photograph = rows >= 0
     if not has_photograph.any():
         raise LabelError(
@@ -87,14 +90,16 @@ def match_photographs(labels: pd.DataFrame, paths: pd.Series) -> Matches:
             "photographs"
         )
     _check_taken_once(names, paths, rows)
-    table = labels[has_photograph]
-    matched = paths.take(rows[has_photograph]).set_axis(table.index)
-    table = table.assign(
-        row=rows[has_photograph], path=matched, id=_ids(table["name"], matched)
-    )
+    missing = names[~has_photograph]
+    matched = labels.drop(columns="name")
+    if len(missing):
+        matched, names = matched[has_photograph], names[has_photograph]
+        rows = rows[has_photograph]
+    matched = matched.assign(row=rows)
+    matched["id"] = _ids(names, paths, rows).set_axis(matched.index)
     is_unlabeled = np.ones(len(paths), bool)
-    is_unlabeled[table["row"]] = False
-    return Matches(table, names[~has_photograph], is_unlabeled)
+    is_unlabeled[rows] = False
+    return Matches(matched, missing, is_unlabeled)
 
 
 def _check_taken_once(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> None:
@@ -103,12 +108,13 @@ def _check_taken_once(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> N
     Args:
         names: The names of the labels.
         paths: The paths of the photographs.
-        rows: int64, for each label the row of its photograph in `paths`, or -1.
+        rows: int [n], for each label the row of its photograph in `paths`, or -1.
 
     Raises:
         LabelError: If two do.
     """
-    repeated = pd.Series(rows).duplicated(keep=False).to_numpy() & (rows >= 0)
+    repeated = np.bincount(rows + 1)[rows + 1] > 1
+    repeated &= rows >= 0
     shared = pd.DataFrame({"name": names[repeated], "row": rows[repeated]})
     for row, group in shared.groupby("row", sort=False)["name"]:
         first, *others = group.unique()
@@ -119,29 +125,51 @@ def _check_taken_once(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> N
             )
 
 
-def _ids(names: pd.Series, paths: pd.Series) -> pd.Series:
+def _ids(names: pd.Series, paths: pd.Series, rows: np.ndarray) -> pd.Series:
     """Return the end of each photograph's path that the label's name has too.
 
     The extension is left out, unless it distinguishes two photographs.
+
+    Args:
+        names: The names of the labels.
+        paths: The paths of the photographs.
+        rows: int [n], for each label the row of its photograph in `paths`.
     """
     tails = (
         _tail(clean_path(path), name.count("/"))
-        for name, path in zip(iterate_texts(names), iterate_texts(paths), strict=True)
+        for name, path in zip(
+            iterate_texts(names), iterate_texts(paths, rows), strict=True
+        )
     )
-    ids = text_column(map(strip_suffix, tails), names.index)
+    ids = text_column(map(strip_suffix, tails))
     repeated = are_repeated_texts(ids)
     if repeated.any():
-        suffixes = (PurePosixPath(path).suffix for path in iterate_texts(paths))
-        full = ids + text_column(suffixes, ids.index)
-        ids = ids.mask(repeated, full)
+        suffixes = (PurePosixPath(path).suffix for path in iterate_texts(paths, rows))
+        ids = ids.mask(repeated, ids + text_column(suffixes))
     return ids
+
+
+class _SortedPhotographs(NamedTuple):
+    """Photographs, sorted by the hash of what a label has to name.
+
+    Attributes:
+        hashes: uint64 [n], ascending.
+        rows: int32 [n], their rows.
+        is_own: bool [n], whether they have no other folders than those that the hash is
+            of. Of equal hashes, these come first.
+    """
+
+    hashes: np.ndarray
+    rows: np.ndarray
+    is_own: np.ndarray
 
 
 class _Matcher:
     """Finds the photographs of labels, by one property of their names after another.
 
     Attributes:
-        rows: int64, for each label the row of its photograph, or -1 if none was found.
+        rows: int32 [n], for each label the row of its photograph, or -1 if none was
+            found.
     """
 
     def __init__(self, names: pd.Series, paths: pd.Series) -> None:
@@ -152,7 +180,7 @@ class _Matcher:
         self._paths = paths if cleaned.equals(paths) else cleaned
         self._path_depths = _count_folders(self._paths)
         self._original = paths
-        self.rows = np.full(len(names), -1)
+        self.rows = np.full(len(names), -1, np.int32)
 
     def match(self, key: Callable[[str], str], candidates: np.ndarray) -> None:
         """Find the photographs of labels that have none yet.
@@ -162,7 +190,7 @@ class _Matcher:
 
         Args:
             key: What must be equal of the two file names.
-            candidates: int64, the rows of the photographs to choose from.
+            candidates: int32 [m], the rows of the photographs to choose from.
 
         Raises:
             LabelError: If a label matches two photographs.
@@ -195,32 +223,53 @@ class _Matcher:
         """Match labels with candidates whose last `depth` folders and key are equal."""
         if not len(labels) or not len(candidates):
             return
-        wanted = hash_texts(_keyed_tails(self._names, labels, key, depth))
+        # Of equal hashes, those in just the folder that a label names come first.
+        is_own = self._path_depths[candidates] == depth
+        candidates = np.concatenate([candidates[is_own], candidates[~is_own]])
         hashes = hash_texts(_keyed_tails(self._paths, candidates, key, depth))
-        rows, counts = _find_row(wanted, hashes, candidates)
-        several = np.flatnonzero(counts > 1)
-        if len(several):
-            # In just the folder that the label names, not in one below another.
-            is_own = self._path_depths[candidates] == depth
-            own, own_counts = _find_row(
-                wanted[several], hashes[is_own], candidates[is_own]
-            )
-            rows[several] = np.where(own_counts == 1, own, -1)
-        found = np.flatnonzero(rows >= 0)
-        is_clear = counts == 0
-        is_clear[found] = np.fromiter(
+        order = np.argsort(hashes, kind="stable").astype(np.int32)
+        photographs = _SortedPhotographs(
+            hashes[order], candidates[order], order < is_own.sum()
+        )
+        del hashes, order, candidates
+        for start in range(0, len(labels), LABELS_PER_BATCH):
+            batch = labels[start : start + LABELS_PER_BATCH]
+            self._match_batch(key, depth, batch, photographs)
+
+    def _match_batch(
+        self,
+        key: Callable[[str], str],
+        depth: int,
+        labels: np.ndarray,
+        photographs: "_SortedPhotographs",
+    ) -> None:
+        """Match some labels, as `_join` does."""
+        wanted = hash_texts(_keyed_tails(self._names, labels, key, depth))
+        start, stop = (
+            np.searchsorted(photographs.hashes, wanted, side)
+            for side in ("left", "right")
+        )
+        counts = stop - start
+        found = np.flatnonzero(counts)
+        first = start[found]
+        has_one = counts[found] == 1
+        second = np.where(has_one, first, first + 1)
+        is_clear = has_one | (photographs.is_own[first] & ~photographs.is_own[second])
+        rows = photographs.rows[first]
+        is_clear &= np.fromiter(
             map(
                 operator.eq,
                 _keyed_tails(self._names, labels[found], key, depth),
-                _keyed_tails(self._paths, rows[found], key, depth),
+                _keyed_tails(self._paths, rows, key, depth),
             ),
             bool,
             len(found),
         )
         for number in np.flatnonzero(~is_clear):
-            alike = candidates[hashes == wanted[number]]
-            rows[number] = self._choose(key, depth, labels[number], alike)
-        self.rows[labels] = rows
+            label = found[number]
+            alike = np.sort(photographs.rows[start[label] : stop[label]])
+            rows[number] = self._choose(key, depth, labels[label], alike)
+        self.rows[labels[found]] = rows
 
     def _choose(
         self,
@@ -253,29 +302,6 @@ class _Matcher:
         return int(chosen[0]) if chosen else -1
 
 
-def _find_row(
-    wanted: np.ndarray, hashes: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find a row with each wanted hash, and count all of them.
-
-    Args:
-        wanted: uint64 [n], the hashes to find.
-        hashes: uint64 [m], the hash of each row.
-        rows: int64 [m], the rows.
-
-    Returns:
-        int64 [n], a row or -1; and int64 [n], the count.
-    """
-    order = np.argsort(hashes)
-    ascending = hashes[order]
-    start = np.searchsorted(ascending, wanted)
-    counts = np.searchsorted(ascending, wanted, "right") - start
-    del ascending
-    found = np.full(len(wanted), -1)
-    found[counts > 0] = rows[order[start[counts > 0]]]
-    return found, counts
-
-
 def _count_folders(paths: pd.Series) -> np.ndarray:
     """Count the folders in each path, int16 [n]."""
     counts = (path.count("/") for path in iterate_texts(paths))
@@ -300,7 +326,7 @@ def _keyed_tails(
 
     Args:
         paths: A text column.
-        rows: int64 [n], the rows of the paths.
+        rows: int [n], the rows of the paths.
         key: Applied to the file name.
         depth: Number of folders.
     """

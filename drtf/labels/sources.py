@@ -33,7 +33,7 @@ from drtf.records.manifest import PatientsFrom
 from drtf.records.rejected import UNGRADED, RejectedRow
 from drtf.records.unmatched import UnmatchedRow
 from drtf.synthetic import is_synthetic
-from drtf.texts import TextRows, iterate_texts, text_column
+from drtf.texts import TextRows, iterate_texts, take_texts, text_column
 
 # From the least to the most certain.
 CERTAINTY: tuple[PatientsFrom, ...] = ("none", "name", "stated", "column")
@@ -101,9 +101,9 @@ class _Labeled:
     Attributes:
         listing: The photographs and the other files of the image folder.
         table: The labels that have a photograph: `id`, `grade` (0-4, or NA), `value`
-            (of the label), `path`, `row` (of the listing's table), `name` (from which a
-            patient can be told), the columns to keep and, if they are known, `patient`
-            and `split`.
+            (of the label), `row` (of the listing's table), `name` (from which a patient
+            can be told), the columns to keep and, if they are known, `patient` and
+            `split`.
         missing: Names of labels that have no photograph, a text column.
         is_unlabeled: bool [n], whether each path of the listing has no label.
         num_repeated: Number of rows skipped because they repeat an earlier row.
@@ -159,7 +159,9 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         rejected.extend(
             RejectedRow(path, UNGRADED, f"its label is {value!r}", source.name)
             for path, value in zip(
-                iterate_texts(ungraded["path"]), ungraded["value"], strict=True
+                iterate_texts(listing.paths, ungraded["row"].to_numpy()),
+                ungraded["value"],
+                strict=True,
             )
         )
         # Sources of one folder, one for each split, label each other's photographs.
@@ -202,7 +204,7 @@ def load_sources(sources: Sequence[Source], config: LabelsConfig) -> Catalog:
         )
     _check_kept(provenance, config)
     num_repeated = sum(own.num_repeated for own in labeled)
-    del labeled
+    del labeled, own, listing, list_once  # the lists of the photographs
     table = pd.concat(tables, ignore_index=True).astype(
         {"source": "category", "published": "category"}
     )
@@ -232,6 +234,7 @@ def _catalog_table(
     if not is_graded.all():
         table, patients = table[is_graded], patients[is_graded]
     listing, rows = labeled.listing, table["row"].to_numpy()
+    paths = take_texts(listing.paths, rows).set_axis(table.index)
     prefix = f"{source.name}/" if source.name else ""
     kept = [KEPT + name for name in keep_columns]
     table = pd.DataFrame(
@@ -239,7 +242,7 @@ def _catalog_table(
             "id": prefix + table["id"] if prefix else table["id"],
             "grade": table["grade"].astype("int8"),
             "patient": prefix + patients if prefix else patients,
-            "path": table["path"],
+            "path": paths,
             "source": pd.Series(source.name, table.index, dtype="category"),
             "published": source.split or table.get("split", ""),
             **{name: table[name] for name in kept},
@@ -329,7 +332,7 @@ def _label_photographs(
         origin["note"] = labels.columns.note
     return _Labeled(
         listing,
-        matches.table.assign(name=matches.table["id"]),
+        matches.table.assign(name=matches.table["id"]).reset_index(drop=True),
         matches.missing,
         matches.is_unlabeled,
         labels.num_repeated,
