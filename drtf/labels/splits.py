@@ -5,12 +5,16 @@ import re
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 
 from drtf.config import SplitConfig
 from drtf.errors import DrtfError
-from drtf.texts import number_texts
+from drtf.records.plan import SPLITS
+from drtf.texts import first_rows, number_texts
 
+TRAIN, VAL, TEST = range(len(SPLITS))
 # Names of published splits, without case and separators. Kaggle's public and private
 # parts are both of the test set of a competition.
 SPLIT_NAMES = {
@@ -52,45 +56,51 @@ def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
         config: The `split` section.
 
     Returns:
-        The split's name for each row, with the index of `table`.
+        The split of each row, a categorical column with the index of `table`.
 
     Raises:
         DrtfError: If there are fewer units than splits.
     """
     linked = table["patient" if config.by == "patient" else "id"]
-    unit = _join_units(linked, table["content"])
-    grades = table["grade"].groupby(unit, sort=False).max()
-    published: pd.Series = table["published"].astype(object)
-    fixed = published.where(published != "").groupby(unit, sort=False).first()
-    names = fixed.fillna("train")
-    names.update(_draw_splits(grades[fixed.isna()], config, kind=config.by))
-    splits = unit.map(names)
-    splits = splits.where(published == "", published)
-    if "val" not in set(splits) and config.val_size and (splits == "train").any():
-        in_train = grades[(splits == "train").groupby(unit, sort=False).all()]
+    units = _join_units(linked, table["content"])
+    grades = np.zeros(units.max(initial=-1) + 1, np.int8)
+    np.maximum.at(grades, units, table["grade"].to_numpy())
+    # Below, splits are numbers: their positions in SPLITS, or -1.
+    published = pd.Categorical(table["published"], categories=SPLITS).codes
+    fixed = np.full(len(grades), -1, np.int8)
+    rows = np.flatnonzero(published >= 0)[::-1]
+    fixed[units[rows]] = published[rows]  # the first row of a unit is written last
+    is_open = fixed < 0
+    fixed[is_open] = _draw_splits(grades[is_open], config, kind=config.by)
+    splits = np.where(published < 0, fixed[units], published)
+    if VAL not in splits and config.val_size and TRAIN in splits:
+        is_train = np.ones(len(grades), bool)
+        is_train[units[splits != TRAIN]] = False
         only_val = config.model_copy(update={"test_size": 0.0})
-        drawn = unit.map(_draw_splits(in_train, only_val, kind=config.by))
-        splits = splits.mask(drawn == "val", "val")
-    return splits
+        fixed[:] = -1
+        fixed[is_train] = _draw_splits(grades[is_train], only_val, kind=config.by)
+        splits[fixed[units] == VAL] = VAL
+    names = pd.Categorical.from_codes(splits, dtype=pd.CategoricalDtype(list(SPLITS)))
+    return pd.Series(names, table.index)
 
 
-def _draw_splits(grades: pd.Series, config: SplitConfig, *, kind: str) -> pd.Series:
-    """Draw the split of each unit at random.
+def _draw_splits(grades: np.ndarray, config: SplitConfig, *, kind: str) -> np.ndarray:
+    """Draw the split of each unit at random, int8 [n], positions in SPLITS.
 
     Args:
-        grades: The worst grade of each unit.
+        grades: int8 [n], the worst grade of each unit.
         config: The `split` section.
         kind: What the units are, for error messages.
 
     Raises:
         DrtfError: If there are fewer units than splits.
     """
-    names = pd.Series("test" if config.test_size == 1 else "train", index=grades.index)
-    rest = grades
     num_units = len(grades)
+    splits = np.full(num_units, TEST if config.test_size == 1 else TRAIN, np.int8)
     if config.test_size == 1 or not num_units:
-        return names
-    for name, fraction in (("test", config.test_size), ("val", config.val_size)):
+        return splits
+    rest = np.arange(num_units)
+    for split, fraction in ((TEST, config.test_size), (VAL, config.val_size)):
         if not fraction:
             continue
         size = math.ceil(num_units * fraction)
@@ -99,35 +109,35 @@ def _draw_splits(grades: pd.Series, config: SplitConfig, *, kind: str) -> pd.Ser
                 f"{num_units} {kind}s are too few for train, val and test: add "
                 "photographs, or set split.val_size=0 or split.test_size=0"
             )
-        kept, taken = train_test_split(
-            rest.index.to_numpy(),
+        rest, taken = train_test_split(
+            rest,
             test_size=size,
             random_state=config.seed,
-            stratify=_choose_strata(rest, size, config.stratify),
+            stratify=_choose_strata(grades[rest], size, config.stratify),
         )
-        names[taken] = name
-        rest = rest[np.sort(kept)]
-    return names
+        splits[taken] = split
+        rest.sort()
+    return splits
 
 
-def _join_units(linked: pd.Series, content: pd.Series) -> pd.Series:
+def _join_units(linked: pd.Series, content: pd.Series) -> np.ndarray:
     """Number the units that share a patient or a content, by first appearance."""
-    patients, contents = number_texts(linked), pd.factorize(content)[0]
-    unit = pd.Series(patients, index=linked.index)
-    while True:
-        joined = unit.groupby(contents).transform("min")
-        joined = joined.groupby(patients).transform("min")
-        if joined.equals(unit):
-            return unit
-        unit = joined
+    patients, first = number_texts(linked), first_rows(content.to_numpy())
+    later = np.flatnonzero(first != np.arange(len(first)))
+    pairs = patients[first[later]], patients[later]
+    num_patients = patients.max(initial=-1) + 1
+    graph = coo_array((np.ones(len(later)), pairs), (num_patients, num_patients))
+    # The components are numbered by their lowest patient.
+    return connected_components(graph, directed=False)[1][patients]
 
 
-def _choose_strata(grades: pd.Series, size: int, stratify: str) -> pd.Series | None:
+def _choose_strata(grades: np.ndarray, size: int, stratify: str) -> np.ndarray | None:
     """Return the finest strata with enough units to divide, or None."""
-    candidates = {"grade": grades, "binary": (grades > 0).astype("int8")}
+    candidates = {"grade": grades, "binary": (grades > 0).astype(np.int8)}
     order = {"grade": ("grade", "binary"), "binary": ("binary",), "none": ()}
     for name in order[stratify]:
-        counts = candidates[name].value_counts()
+        counts = np.bincount(candidates[name])
+        counts = counts[counts > 0]
         smaller_side = min(size, len(grades) - size)
         if counts.min() >= 2 and smaller_side >= len(counts):
             return candidates[name]
