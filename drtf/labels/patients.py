@@ -1,9 +1,10 @@
 """Patients: which photographs are of one person, from their names."""
 
 import re
-from collections.abc import Hashable, Iterator
+from array import array
+from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,9 @@ import pandas as pd
 from drtf.photographs.frames import split_frame
 from drtf.photographs.patient_columns import LEFT, RIGHT, SHORT_LEFT, SHORT_RIGHT
 from drtf.texts import (
-    ROWS_PER_BATCH,
-    TEXT,
+    TextBuilder,
     count_texts,
+    divide_into_batches,
     iterate_texts,
     number_texts,
     text_column,
@@ -46,15 +47,8 @@ NAME_WITH_EYE = re.compile(
 # visit, and the number of the photograph.
 UK_BIOBANK_NAME = re.compile(r"(?P<before>\d+)_2101(?P<field>[56])_\d_\d")
 MAX_PHOTOGRAPHS_PER_PATIENT = 20
-# The types of the columns with the fields of EyeName, and their values without an eye.
-EYE_TYPES: dict[Hashable, Any] = {
-    "before": TEXT,
-    "number": TEXT,
-    "after": TEXT,
-    "side": pd.CategoricalDtype(["left", "right"]),
-    "is_short": "bool",
-}
-NO_EYE = (None, None, None, None, False)
+SIDES = pd.CategoricalDtype(["left", "right"])
+NO_EYE = (None, None, None, None, False)  # instead of an EyeName
 
 
 class EyeName(NamedTuple):
@@ -151,13 +145,27 @@ def _parse_names(names: pd.Series) -> pd.DataFrame:
 
 def _divide_names(names: pd.Series) -> pd.DataFrame:
     """Return the fields of EyeName for each name; NA where there is no eye."""
-    batches = []
-    for start in range(0, len(names) or 1, ROWS_PER_BATCH):
-        batch = names[start : start + ROWS_PER_BATCH]
-        fields = [find_eye(name) or NO_EYE for name in iterate_texts(batch)]
-        table = pd.DataFrame(fields, batch.index, EyeName._fields).astype(EYE_TYPES)
-        batches.append(table)
-    return pd.concat(batches)
+    builders = TextBuilder(), TextBuilder(), TextBuilder()
+    sides, is_short = array("b"), bytearray()
+    for batch in divide_into_batches(iterate_texts(names)):
+        fields = zip(*(find_eye(name) or NO_EYE for name in batch), strict=True)
+        *texts, side, short = fields
+        for builder, part in zip(builders, texts, strict=True):
+            builder.extend(part)
+        sides.frombytes(pd.Categorical(side, dtype=SIDES).codes.tobytes())
+        is_short += bytes(short)
+    before, number, after = (builder.to_column() for builder in builders)
+    return pd.DataFrame(
+        {
+            "before": before,
+            "number": number,
+            "after": after,
+            "side": pd.Categorical.from_codes(
+                np.frombuffer(sides, np.int8), dtype=SIDES
+            ),
+            "is_short": np.frombuffer(is_short, bool),
+        }
+    ).set_axis(names.index)
 
 
 def _choose_patients(divided: pd.DataFrame) -> pd.Series:
