@@ -28,9 +28,9 @@ from drtf.photographs.contents import (
 from drtf.photographs.references import PhotographRef, photographs_of
 from drtf.records.plan import SPLITS, ShardPlan, plan_shards
 from drtf.records.rejected import CONFLICTING, RejectedRow
-from drtf.texts import TextRows
+from drtf.texts import ROWS_PER_BATCH, TEXT, TextRows, take_texts
 
-ROWS_PER_HASH = 1 << 16  # another number gives other hashes
+ROWS_PER_HASH = 1 << 16  # another number gives other hashes; see ROWS_PER_BATCH
 # Typical bytes per pixel of fundus photographs; only the shard sizes depend on them.
 BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
 
@@ -149,12 +149,19 @@ class BuildPlan:
 
 
 def hash_rows(table: pd.DataFrame, start: str = "") -> str:
-    """Return the SHA-256 of a text and the rows of a table, in hexadecimal."""
+    """Return the SHA-256 of a text and the rows of a table, in hexadecimal.
+
+    The rows are hashed as JSON arrays of ROWS_PER_HASH rows.
+    """
     digest = hashlib.sha256(start.encode())
-    for first in range(0, len(table), ROWS_PER_HASH):
-        batch = table[first : first + ROWS_PER_HASH]
-        rows = batch.to_dict("split", index=False)["data"]
-        digest.update(json.dumps(rows).encode())
+    for first in range(0, len(table), ROWS_PER_BATCH):
+        batch = table[first : first + ROWS_PER_BATCH]
+        rows = json.dumps(batch.to_dict("split", index=False)["data"])
+        stop = first + len(batch)
+        digest.update(b", " if first % ROWS_PER_HASH else b"[")
+        digest.update(rows[1:-1].encode())
+        if not stop % ROWS_PER_HASH or stop == len(table):
+            digest.update(b"]")
     return digest.hexdigest()
 
 
@@ -229,13 +236,22 @@ def plan_build(
             "every photograph was dropped because of conflicting grades: fix the "
             "labels, or set labels.conflicts=keep"
         )
-    splits = plan_splits(table, split).astype(pd.CategoricalDtype(list(SPLITS)))
+    rejected = TextRows(RejectedRow, catalog.rejected)
+    rejected.extend(
+        RejectedRow(path, CONFLICTING, f"grade {grade}", source)
+        for path, grade, source in zip(
+            dropped["path"], dropped["grade"], dropped["source"], strict=True
+        )
+    )
+    del dropped  # even without rows, it holds the table's memory
+    table["split"] = plan_splits(table, split)
     del table["content"]
-    table["split"] = splits
     catalog = replace(catalog, table=table)
-    order = _record_order(splits, build.seed)
-    for column in table:  # each replaces the old one, because all are large
-        table[column] = table[column].array.take(order)
+    order = _record_order(table["split"], build.seed)
+    for key in table:  # each replaces the old one, because all are large
+        column = table[key]
+        is_text = column.dtype == TEXT
+        table[key] = take_texts(column, order) if is_text else column.array.take(order)
         pa.default_memory_pool().release_unused()
     pixel_bytes = images.size**2 * BYTES_PER_PIXEL[build.encoding]
     shards = plan_shards(
@@ -246,13 +262,6 @@ def plan_build(
         },
         record_bytes=math.ceil(pixel_bytes),
         shard_bytes=int(build.shard_size_mb * 1e6),
-    )
-    rejected = TextRows(RejectedRow, catalog.rejected)
-    rejected.extend(
-        RejectedRow(path, CONFLICTING, f"grade {grade}", source)
-        for path, grade, source in zip(
-            dropped["path"], dropped["grade"], dropped["source"], strict=True
-        )
     )
     return BuildPlan(
         name=name,
@@ -302,10 +311,15 @@ def describe_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 
 def _record_order(splits: pd.Series, seed: int) -> np.ndarray:
-    """Return the rows by split, each split shuffled with its own seed, int64 [n]."""
-    parts = []
-    for number, split in enumerate(SPLITS):
-        rows = np.flatnonzero(splits == split)
-        order = np.random.default_rng([seed, number]).permutation(len(rows))
-        parts.append(rows[order])
-    return np.concatenate(parts)
+    """Return the rows by split, each split shuffled with its own seed, int64 [n].
+
+    Args:
+        splits: A column with the categories SPLITS.
+        seed: The setting `build.seed`.
+    """
+    codes = splits.cat.codes.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    stops = np.cumsum(np.bincount(codes, minlength=len(SPLITS)))
+    for number, rows in enumerate(np.split(order, stops[:-1])):
+        np.random.default_rng([seed, number]).shuffle(rows)  # in place
+    return order
