@@ -1,6 +1,7 @@
 """A plan is the same after it was saved and loaded."""
 
 import hashlib
+import io
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from drawing import write_photographs
 from drtf.building.plan import plan_build
-from drtf.building.plan_file import PlanFile, encode_plan, prepare_plan
+from drtf.building.plan_file import PlanFile, prepare_plan, write_plan
 from drtf.config import load_config
 from drtf.errors import DrtfError
 from drtf.labels.sources import Source
@@ -48,9 +49,12 @@ def plan(tmp_path):
     )
 
 
-def test_plan_is_equal_when_it_was_saved_and_loaded(plan):
+def test_plan_is_equal_when_it_was_saved_and_loaded(plan, tmp_path):
     prepared = prepare_plan(plan)
-    saved = PlanFile(encode_plan(prepared), path="plan").load()
+    write_plan(prepared, tmp_path / "plan")
+    with (tmp_path / "plan").open("rb") as file:
+        saved = PlanFile(file, path="plan").load()
+    assert [x.name for x in tmp_path.glob("plan*")] == ["plan"]
     loaded = saved.plan
     assert (saved.sha256, saved.probe) == (prepared.sha256, prepared.probe)
     assert loaded.sha256 == plan.sha256
@@ -76,14 +80,15 @@ def test_file_that_is_no_plan_is_named():
     older = b"PAR1" + bytes(100)  # whose hash is right
     for data in (b"", b"x", bytes(100), hashlib.sha256(older).digest() + older):
         with raises_naming(DrtfError, Path("a/plan"), "--plan"):
-            PlanFile(data, path="a/plan")
+            PlanFile(io.BytesIO(data), path="a/plan")
 
 
-def test_plan_is_refused_when_it_is_damaged(plan):
-    data = encode_plan(prepare_plan(plan))
+def test_plan_is_refused_when_it_is_damaged(plan, tmp_path):
+    write_plan(prepare_plan(plan), tmp_path / "plan")
+    data = (tmp_path / "plan").read_bytes()
     middle = data.index(b'"patients_from"')
     for position in (len(data) // 9, middle, len(data) - 1):
         damaged = bytearray(data)
         damaged[position] ^= 1
         with raises_naming(DrtfError, Path("a/plan"), "--plan"):
-            PlanFile(bytes(damaged), path="a/plan")
+            PlanFile(io.BytesIO(damaged), path="a/plan")

@@ -3,12 +3,14 @@
 import base64
 import dataclasses
 import hashlib
+import io
 import json
+import shutil
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import pandas as pd
@@ -23,6 +25,7 @@ from drtf.building.plan import (
 )
 from drtf.config import BuildConfig, ImagesConfig, LabelsConfig, SplitConfig
 from drtf.errors import DrtfError
+from drtf.files import sync_file
 from drtf.labels.sources import Catalog
 from drtf.locations import is_remote
 from drtf.photographs.contents import Conflict
@@ -35,6 +38,7 @@ from drtf.texts import TEXT, Row, TextRows
 
 PHOTOGRAPHS = "photographs"
 DIGEST_BYTES = hashlib.sha256().digest_size
+READ_BYTES = 1 << 20  # at a time
 LENGTH = struct.Struct("<q")
 
 
@@ -54,8 +58,43 @@ class SavedPlan:
     probe: bytes
 
 
+class _FilePart(io.RawIOBase):
+    """A part of a file, to be read as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, size_bytes: int) -> None:
+        """Begin with the position and the size of the part."""
+        self._file, self._start, self._size_bytes = file, start, size_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position, as every file does."""
+        origins = {io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}
+        self._position = origins.get(whence, 0) + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most so many bytes, or all that remain."""
+        remaining = self._size_bytes - self._position
+        self._file.seek(self._start + self._position)
+        data = self._file.read(remaining if size < 0 else min(size, remaining))
+        self._position += len(data)
+        return data
+
+
 class PlanFile:
-    """The file of a plan, of which some columns can be read without the others.
+    """The file of a plan, which is read in parts: it may be large.
 
     It begins with a hash of the rest. Then come the length of a JSON text, this text,
     and several Parquet files.
@@ -66,34 +105,36 @@ class PlanFile:
         flat_settings: As in `BuildPlan`.
     """
 
-    def __init__(self, data: bytes, *, path: str) -> None:
-        """Open a file.
+    def __init__(self, file: BinaryIO, *, path: str) -> None:
+        """Take an open file.
 
         Args:
-            data: The bytes.
-            path: The path or location of the file, for error messages.
+            file: The file, which remains open as long as it is used.
+            path: Its path or location, for error messages.
 
         Raises:
             DrtfError: If it is damaged, or was made by other versions.
         """
-        content = memoryview(data)[DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != data[:DIGEST_BYTES]:
+        digest = file.read(DIGEST_BYTES)
+        if _hash_rest(file) != digest:
             raise DrtfError(
                 f"{path} is damaged or is not a plan: it does not begin with its hash. "
                 "Remove its folder and run drtf build-shards --plan again"
             )
-        stop = LENGTH.size + LENGTH.unpack_from(content)[0]
+        file.seek(DIGEST_BYTES)
+        num_characters = LENGTH.unpack(file.read(LENGTH.size))[0]
         try:
-            contents = json.loads(bytes(content[LENGTH.size : stop]))
+            contents = json.loads(file.read(num_characters))
         except ValueError as error:
             raise DrtfError(
                 f"{path} was made by another version of drtf: install that version, or "
                 "remove its folder and run drtf build-shards --plan again"
             ) from error
-        self._tables: dict[str, pa.BufferReader] = {}
+        start = file.tell()
+        self._tables: dict[str, _FilePart] = {}
         for name, size_bytes in contents["tables"].items():
-            start, stop = stop, stop + size_bytes
-            self._tables[name] = pa.BufferReader(content[start:stop])
+            self._tables[name] = _FilePart(file, start, size_bytes)
+            start += size_bytes
         self.sha256: str = contents["sha256"]
         self.resume_sha256: str = contents["resume_sha256"]
         self.flat_settings: dict[str, Any] = contents["flat_settings"]
@@ -172,14 +213,24 @@ def prepare_plan(plan: BuildPlan) -> SavedPlan:
     return SavedPlan(plan, hash_rows(plan.table, sha256), probe)
 
 
-def encode_plan(saved: SavedPlan) -> bytes:
-    """Encode a plan as the contents of a `PlanFile`."""
+def write_plan(saved: SavedPlan, path: Path) -> None:
+    """Write a plan as a `PlanFile`, which is not atomic.
+
+    Args:
+        saved: The plan.
+        path: The file. The tables are first written next to it.
+
+    Raises:
+        OSError: If the disk is full.
+    """
     plan = saved.plan
     tables = {name: rows.to_table() for name, rows in _listed_rows(plan).items()}
     tables[PHOTOGRAPHS] = pa.Table.from_pandas(plan.table, preserve_index=False)
-    encoded = {name: _encode_table(table) for name, table in tables.items()}
+    parts = {name: path.with_name(f"{path.name}.{name}") for name in tables}
+    for name, part in parts.items():
+        pq.write_table(tables.pop(name), part, compression="zstd")
     contents = {
-        "tables": {name: len(data) for name, data in encoded.items()},
+        "tables": {name: part.stat().st_size for name, part in parts.items()},
         "sha256": saved.sha256,
         "resume_sha256": plan.resume_sha256,
         "flat_settings": plan.flat_settings,
@@ -187,17 +238,26 @@ def encode_plan(saved: SavedPlan) -> bytes:
         "plan": _plan_fields(plan),
     }
     text = json.dumps(contents).encode()
-    parts = [LENGTH.pack(len(text)), text, *encoded.values()]
+    with path.open("wb+") as file:
+        file.write(bytes(DIGEST_BYTES) + LENGTH.pack(len(text)) + text)
+        for part in parts.values():
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, file)
+            part.unlink()
+        file.seek(DIGEST_BYTES)
+        digest = _hash_rest(file)
+        file.seek(0)
+        file.write(digest)
+        file.flush()
+        sync_file(file)
+
+
+def _hash_rest(file: BinaryIO) -> bytes:
+    """Return the SHA-256 of a file from its position on."""
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return b"".join([digest.digest(), *parts])
-
-
-def _encode_table(table: pa.Table) -> pa.Buffer:
-    stream = pa.BufferOutputStream()
-    pq.write_table(table, stream, compression="zstd")
-    return stream.getvalue()
+    while data := file.read(READ_BYTES):
+        digest.update(data)
+    return digest.digest()
 
 
 def _listed_rows(plan: BuildPlan) -> dict[str, TextRows[Any]]:

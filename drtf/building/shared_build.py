@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from drtf.building.shared_files import (
     file_sizes,
     hash_shared_file,
     join,
+    open_file,
     read_file,
     remove_file,
     replace_file,
@@ -74,17 +75,23 @@ class SharedBuild:
         Raises:
             DrtfError: If it is damaged, or was made by other versions.
         """
-        opened = self.open_plan()
-        return None if opened is None else opened.load()
+        with self.open_plan() as opened:
+            return None if opened is None else opened.load()
 
-    def open_plan(self) -> PlanFile | None:
-        """Open the file of the plan; None if there is none.
+    @contextmanager
+    def open_plan(self) -> Iterator[PlanFile | None]:
+        """Yield the open file of the plan; None if there is none.
 
         Raises:
             DrtfError: As `load_plan`.
         """
-        data = read_file(self.plan)
-        return None if data is None else PlanFile(data, path=str(self.plan))
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_file(self.plan))
+            except FileNotFoundError:
+                yield None
+            else:
+                yield PlanFile(file, path=str(self.plan))
 
     def missing_plan(self) -> DrtfError:
         """Return the error that there is no plan."""

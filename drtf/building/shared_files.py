@@ -8,12 +8,16 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from drtf.files import (
     create_link,
     hash_file,
+    move_into_place,
+    open_regular,
     read_regular,
     sync_file,
     sync_folder,
@@ -24,10 +28,12 @@ from drtf.storage import (
     MissingObjectError,
     create_object,
     delete_object,
+    download_object,
     list_objects,
     read_object,
     write_object,
 )
+from drtf.temporary_folders import temporary_folder
 
 NUM_PARALLEL_REQUESTS = 16
 # A plan of 100 million photographs has about a fifth of it.
@@ -77,17 +83,47 @@ def create_file(location: Location, data: bytes | Path) -> bool:
     return is_created
 
 
-def replace_file(location: Location, data: bytes) -> None:
+def replace_file(location: Location, data: bytes | Path) -> None:
     """Write a file, over an earlier one if there is one.
 
+    Args:
+        location: The file.
+        data: As for `create_file`.
+
     Raises:
-        StorageError: If the object store fails.
+        StorageError: If an object store fails.
         OSError: If the disk is full.
     """
     if is_remote(location):
         write_object(str(location), data)
+    elif isinstance(data, Path):
+        move_into_place(data, Path(location))
+        sync_folder(Path(location).parent)
     else:
         write_atomic(Path(location), data)
+
+
+@contextlib.contextmanager
+def open_file(location: Location) -> Iterator[BinaryIO]:
+    """Yield an open file to read; an object is first copied to a temporary file.
+
+    Raises:
+        StorageError: If an object store fails.
+        FileNotFoundError: If the file does not exist.
+        OSError: If it cannot be read.
+    """
+    if not is_remote(location):
+        with open_regular(Path(location)) as file:
+            yield file
+        return
+    with temporary_folder() as folder:
+        path = folder / "object"
+        try:
+            download_object(str(location), path)
+        except MissingObjectError as error:
+            raise FileNotFoundError(str(location)) from error
+        with path.open("rb") as file:
+            yield file
 
 
 def read_file(location: Location) -> bytes | None:

@@ -22,10 +22,20 @@ from drtf.building.plan import (
     describe_differences,
     plan_dataset,
 )
-from drtf.building.plan_file import SavedPlan, encode_plan, prepare_plan
+from drtf.building.plan_file import (
+    PlanFile,
+    SavedPlan,
+    prepare_plan,
+    write_plan,
+)
 from drtf.building.replan import keep_valid_shards
 from drtf.building.reports import Host, ShardReport, check_alike, describe_host
-from drtf.building.shared_build import TASKS_FOLDER, SharedBuild, explained_errors
+from drtf.building.shared_build import (
+    PLAN_FILE,
+    TASKS_FOLDER,
+    SharedBuild,
+    explained_errors,
+)
 from drtf.building.shared_files import (
     create_file,
     file_sizes,
@@ -104,28 +114,55 @@ def save_plan(plan: BuildPlan, out: Path | str) -> None:
     """
     shared = SharedBuild.at(out)
     saved = prepare_plan(plan)
-    data = encode_plan(saved)
     with explained_errors(shared):
-        present = file_sizes(shared.root)
-        found = shared.open_plan()
-        if found is None and present:
+        with shared.open_plan() as found:
+            if found:
+                _replace_plan(shared, found, saved)
+                return
+        if present := file_sizes(shared.root):
             raise DrtfError(
                 f"{shared.root} has files, such as {min(present)}, but no plan: remove "
                 "it, or choose another --out"
             )
-        if found is None and not create_file(shared.plan, data):
-            found = shared.open_plan()
-        if found is None:
-            return
-        if found.resume_sha256 != plan.resume_sha256:
-            differences = describe_differences(found.flat_settings, plan.flat_settings)
-            raise DrtfError(
-                f"{shared.plan} differs from what this command plans: {differences}. "
-                f"Remove {shared.root} to start again, or choose another --out"
-            )
-        keep_valid_shards(shared, found, saved)
-        if found.sha256 != saved.sha256:
-            replace_file(shared.plan, data)
+        with _written_plan(shared, saved) as path:
+            if create_file(shared.plan, path):
+                return
+        # Another host was faster.
+        with shared.open_plan() as found:
+            if found:
+                _replace_plan(shared, found, saved)
+
+
+def _replace_plan(shared: SharedBuild, found: PlanFile, saved: SavedPlan) -> None:
+    """Replace a plan from which only the files of the photographs may differ.
+
+    Raises:
+        StorageError: If an object store fails.
+        DrtfError: If anything else differs.
+    """
+    if found.resume_sha256 != saved.plan.resume_sha256:
+        differences = describe_differences(
+            found.flat_settings, saved.plan.flat_settings
+        )
+        raise DrtfError(
+            f"{shared.plan} differs from what this command plans: {differences}. "
+            f"Remove {shared.root} to start again, or choose another --out"
+        )
+    keep_valid_shards(shared, found, saved)
+    if found.sha256 != saved.sha256:
+        with _written_plan(shared, saved) as path:
+            replace_file(shared.plan, path)
+
+
+@contextmanager
+def _written_plan(shared: SharedBuild, saved: SavedPlan) -> Iterator[Path]:
+    """Yield a temporary file with a plan."""
+    if not is_remote(shared.root):
+        Path(shared.tasks).mkdir(parents=True, exist_ok=True)
+    with _work_folder(shared) as folder:
+        path = folder / PLAN_FILE
+        write_plan(saved, path)
+        yield path
 
 
 def run_task(
