@@ -114,8 +114,8 @@ def made_up_photographs(count: int) -> Iterator[None]:
     """Let drtf find and convert photographs that do not exist."""
 
     def list_photographs(images: Path | str) -> Listing:
-        paths = sorted(f"{stem(number)}.jpeg" for number in range(count))
-        table = make_table(map(ListedFile, paths))
+        files = (ListedFile(f"{stem(number)}.jpeg") for number in range(count))
+        table = make_table(files).sort_values("path", ignore_index=True)
         return Listing(images, table, [], TextRows(SkippedFile))
 
     def status(photograph: PhotographRef) -> FileStatus:
