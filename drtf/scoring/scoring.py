@@ -155,7 +155,7 @@ def summary_notes(summary: Summary, threshold_rule: str) -> Iterator[str]:
             f"the column flags): {summary.num_disagreeing:,}"
         )
     for flag in summary.probability_flags:
-        yield f"{FLAG_NOTES[flag]} (column probability_flags: {flag})"
+        yield f"{FLAG_NOTES[flag]} The column probability_flags has {flag}."
     if len(summary.scores) == 1 and summary.num_scored > 1:
         yield (
             "all scores are equal, so they say nothing: the model ignores the "
