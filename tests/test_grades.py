@@ -76,6 +76,12 @@ def test_values_of_the_config_come_first():
     assert scale.unknown == {"0"}
 
 
+def test_several_values_may_stand_for_one_grade():
+    config = LabelsConfig(grade_values=["R0M0|R0M1", "R1M0 | R1M1"])
+    grades = grade_scale(["R0M0", "r0m1", "R1M1"], config).grades
+    assert grades == {"R0M0": 0, "r0m1": 0, "R1M1": 1}
+
+
 def test_two_values_may_stand_for_healthy_and_diseased():
     config = LabelsConfig(grade_values=["No_DR", "DR"])
     assert grade_scale(["DR", "No DR"], config).grades == {"DR": 1, "No DR": 0}

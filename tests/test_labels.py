@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from drtf.config import LabelsConfig
+from drtf.config import LabelsConfig, load_config
 from drtf.errors import LabelError
 from drtf.labels import columns as label_columns
 from drtf.labels.formats import LABEL_FORMATS, LabelFormat
@@ -245,6 +245,36 @@ def test_grade_is_that_of_the_own_eye_when_a_row_has_both(tmp_path):
         load(tmp_path, "image,left grade,right grade\n1_left,0,4\nx,0,4\n", EYES)
 
 
+WIDE = LabelsConfig(
+    image_column=("left image", "right image"), grade_column=("left", "right")
+)
+
+
+def test_a_row_with_both_eyes_is_two_photographs(tmp_path):
+    header = "patient_id,left image,right image,left,right"
+    rows = "A,1.jpg,2.jpg,0,4\nB,3.jpg,,2,\nC,4.jpg,5.jpg,,1\n"
+    labels = load(tmp_path, f"{header}\n{rows}", WIDE)
+    table = labels.table
+    assert table["name"].tolist() == ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
+    assert table["grade"].fillna(-1).tolist() == [0, 4, 2, -1, 1]
+    assert table["patient"].tolist() == ["A", "A", "B", "C", "C"]
+    assert table.index.tolist() == [2, 2, 3, 4, 4]
+    assert labels.unread == []
+    assert labels.columns.roles["grade"] == "left, right"
+    with raises_naming(LabelError, "labels.csv", "line 3", "'right'", "'7'"):
+        load(tmp_path, f"{header}\nA,1,2,0,4\nB,3,4,2,7\n", WIDE)
+    with raises_naming(LabelError, "labels.grade_column", "'right'"):
+        load(tmp_path, "left image,right image,left\nA,1,2\n", WIDE)
+
+
+def test_columns_that_are_not_in_utf8_are_named_with_what_to_do(tmp_path):
+    config = LabelsConfig(image_column="image", grade_column="Größe")
+    (tmp_path / "labels.csv").write_bytes("image;Größe\na;1\n".encode("latin-1"))
+    for each in (config, DEFAULT):
+        with raises_naming(LabelError, "labels.csv", "'Gr??e'", "CSV UTF-8"):
+            load_labels(tmp_path / "labels.csv", each)
+
+
 def test_columns_are_named_by_numbers_without_a_header(tmp_path):
     text = "a_left.jpg,x,2\nb_left.jpg,y,3\n"
     with raises_naming(LabelError, "labels.csv", 3, "labels.image_column=1"):
@@ -258,6 +288,9 @@ def test_columns_are_named_by_numbers_without_a_header(tmp_path):
         ["a_left.jpg", 2],
         ["b_left.jpg", 3],
     ]
+    both = load_config("", ["labels.image_column=[1,2]", "labels.grade_column=[3,4]"])
+    wide = load(tmp_path, "a.jpg,b.jpg,2,3\n", both.labels).table
+    assert wide[["name", "grade"]].to_numpy().tolist() == [["a.jpg", 2], ["b.jpg", 3]]
     words = load(tmp_path, "a,x,mild\nb,y,severe\n", numbers).table
     assert words["grade"].tolist() == [1, 3]
 

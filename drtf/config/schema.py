@@ -1,6 +1,7 @@
 """The settings by section, with their defaults and the checks on their values."""
 
 import re
+from collections import Counter
 from typing import Annotated, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import (
@@ -15,7 +16,7 @@ from pydantic import (
 )
 
 from drtf.config.requirements import REQUIREMENTS
-from drtf.tasks import TASKS, TaskName
+from drtf.tasks import NUM_GRADES, TASKS, TaskName
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -53,6 +54,14 @@ Texts = Annotated[
     BeforeValidator(
         lambda value: (
             tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+        )
+    ),
+]
+TextOrTexts = Annotated[
+    str | tuple[str, ...],
+    BeforeValidator(
+        lambda value: (
+            tuple(map(str, value)) if isinstance(value, list | tuple) else value
         )
     ),
 ]
@@ -101,15 +110,18 @@ class LabelsConfig(Section):
 
     section_name = "labels"
 
-    image_column: str = ""
+    image_column: TextOrTexts = ""
     """Column with the photograph's name. Empty: the columns are recognized by the
-    file's header. A number names a column of a file without a header, from 1."""
-    grade_column: str | tuple[str, ...] = ""
+    file's header. A number names a column of a file without a header, from 1. A list
+    such as `[left_image, right_image]`: each row has several photographs, and
+    `labels.grade_column` lists the grade of each."""
+    grade_column: TextOrTexts = ""
     """Column with the grade, 0 to 4. Of several columns, such as one for each eye, the
     first one that is filled is used."""
     grade_values: Texts = ()
-    """Values of the grade column that mean grade 0, 1 and so on. Empty: numbers from 0
-    to 4, and English words such as `mild`."""
+    """Values of the grade column that mean grade 0, 1 and so on. Several values of one
+    grade are separated by `|`, as in `["R0M0|R0M1", "R1M0|R1M1"]`. Empty: numbers from
+    0 to 4, and English words such as `mild`."""
     ungraded: Texts = ()
     """Further values of the grade column that mean that a photograph has no grade. Such
     photographs are rejected. An empty cell, `NA` and -1 always mean this, and so does
@@ -151,7 +163,25 @@ class LabelsConfig(Section):
     def _names_both_columns(self) -> Self:
         if self.grade_column and not self.image_column:
             raise ValueError("labels.grade_column requires labels.image_column")
+        if isinstance(self.image_column, tuple):
+            named = self.grade_column if isinstance(self.grade_column, tuple) else ()
+            if not len(self.image_column) == len(named) > 0:
+                raise ValueError(
+                    "labels.image_column with several columns requires a list of as "
+                    "many columns for labels.grade_column"
+                )
         return self
+
+    @field_validator("grade_values")
+    @classmethod
+    def _check_grade_values(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        values = Counter(value.strip() for text in texts for value in text.split("|"))
+        repeated = [value for value, count in values.items() if count > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} has two grades")
+        if len(texts) > NUM_GRADES:
+            raise ValueError(f"there are only {NUM_GRADES} grades, 0 to 4")
+        return texts
 
 
 class SplitConfig(Section):

@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import pandas as pd
 
 from drtf.config import LabelsConfig
 from drtf.errors import LabelError
 from drtf.labels.formats import IMAGE_COLUMNS, LABEL_FORMATS, LabelFormat
 from drtf.labels.grades import parse_grade
-from drtf.labels.tables import LabelTable
+from drtf.labels.tables import SAVE_AS_CSV, LabelTable
 from drtf.photographs.patient_columns import PATIENT_COLUMNS, first_column, fold_name
 from drtf.tasks import NUM_GRADES
+from drtf.texts import is_utf8
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,50 @@ class Columns:
 def names_numbers(config: LabelsConfig, columns: Sequence[str]) -> bool:
     """Return whether the config names the columns by number, as without a header."""
     name = config.image_column
-    return name.isdigit() and name not in columns
+    first = name if isinstance(name, str) else name[0]
+    return first.isdigit() and first not in columns
+
+
+def with_one_photograph_per_row(
+    path: Path, table: LabelTable, config: LabelsConfig
+) -> tuple[LabelTable, LabelsConfig]:
+    """Divide rows with several photographs, such as those of both eyes.
+
+    The line of a row is that of each of its photographs. A photograph without a name
+    is left out.
+
+    Args:
+        path: The label file, for error messages.
+        table: Its contents.
+        config: The `labels` section.
+
+    Returns:
+        The divided rows, which have the first of each kind of column only, and the
+        section with the name of that column.
+
+    Raises:
+        LabelError: If a column is missing.
+    """
+    if isinstance(config.image_column, str):
+        return table, config
+    images, grades = (
+        [_named_column(path, table.columns, key, name) for name in named]
+        for key, named in (
+            ("image_column", config.image_column),
+            ("grade_column", config.grade_column),
+        )
+    )
+    others = table.rows.drop(columns=[*images, *grades])
+    parts = [
+        others.assign(**{images[0]: table.rows[image], grades[0]: table.rows[grade]})
+        for image, grade in zip(images, grades, strict=True)
+    ]
+    rows = pd.concat([part[part[images[0]] != ""] for part in parts])
+    update = {"image_column": images[0], "grade_column": grades[0]}
+    return (
+        LabelTable(rows.sort_index(kind="stable"), table.has_header),
+        config.model_copy(update=update),
+    )
 
 
 def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Columns:
@@ -69,12 +116,13 @@ def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Colum
     Args:
         path: The label file, for error messages.
         table: Its contents.
-        config: The `labels` section.
+        config: The `labels` section, with one image column at most.
 
     Raises:
         LabelError: If a column is missing, or no format is known.
     """
     columns = table.columns
+    image_column = cast(str, config.image_column)
     patient = split = None
     if config.patient_column:
         patient = _named_column(path, columns, "patient_column", config.patient_column)
@@ -86,7 +134,7 @@ def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Colum
         named = config.grade_column
         grades = (named,) if isinstance(named, str) else named
         return Columns(
-            _named_column(path, columns, "image_column", config.image_column),
+            _named_column(path, columns, "image_column", image_column),
             tuple(_named_column(path, columns, "grade_column", x) for x in grades),
             patient,
             split,
@@ -97,7 +145,7 @@ def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Colum
             first, second = second, first
         return Columns(first, (second,), patient, split)
     known = _known_format(columns)
-    if known and not config.image_column:
+    if known and not image_column:
         lookup = _column_lookup(path, columns)
         own = lookup[fold_name(known.patient)] if known.patient else None
         return Columns(
@@ -109,8 +157,8 @@ def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Colum
             note=known.note,
         )
     image = (
-        _named_column(path, columns, "image_column", config.image_column)
-        if config.image_column
+        _named_column(path, columns, "image_column", image_column)
+        if image_column
         else first_column(columns, IMAGE_COLUMNS)
     )
     one_hot = [x for x in columns if x != image and parse_grade(x) is not None]
@@ -124,13 +172,21 @@ def choose_columns(path: Path, table: LabelTable, config: LabelsConfig) -> Colum
         )
     raise LabelError(
         f"{path} has none of the known formats: {'; '.join(map(str, LABEL_FORMATS))}. "
-        f"Its columns are {list(columns)}. Name two of them with --set "
+        f"Its columns are {name_columns(columns)}. Name two of them with --set "
         "labels.image_column=NAME --set labels.grade_column=NAME"
     )
 
 
 def _has_only_grades(table: LabelTable, column: str) -> bool:
     return all(parse_grade(value) is not None for value in table.rows[column])
+
+
+def name_columns(columns: Sequence[str]) -> str:
+    """Name the columns of a label file, and say so if they are not in UTF-8."""
+    if all(map(is_utf8, columns)):
+        return str(list(columns))
+    readable = [x.encode(errors="replace").decode() for x in columns]
+    return f"{readable}, which are not in UTF-8: {SAVE_AS_CSV}"
 
 
 def find_column(columns: Sequence[str], name: str) -> str | None:
@@ -166,6 +222,6 @@ def _named_column(path: Path, columns: Sequence[str], key: str, name: str) -> st
     if column is None:
         raise LabelError(
             f"{path} has no column {name!r} (labels.{key}); its columns are "
-            f"{list(columns)}"
+            f"{name_columns(columns)}"
         )
     return column

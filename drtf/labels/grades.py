@@ -72,7 +72,11 @@ def grade_scale(
         published: The grade of each value of a published label file.
     """
     texts = set(values)
-    named = {_fold(text): grade for grade, text in enumerate(config.grade_values)}
+    named = {
+        _fold(value): grade
+        for grade, text in enumerate(config.grade_values)
+        for value in text.split("|")
+    }
     ungraded = {_fold(text) for text in config.ungraded}
     parse = named.get if named else parse_grade
     grades = {

@@ -15,6 +15,7 @@ from drtf.labels.columns import (
     choose_columns,
     find_column,
     names_numbers,
+    with_one_photograph_per_row,
 )
 from drtf.labels.formats import SPLIT_COLUMNS
 from drtf.labels.grades import grade_scale, parse_grade
@@ -68,18 +69,23 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
     table = load_label_table(path)
     if table.has_header and names_numbers(config, table.columns):
         table = load_label_table(path, has_header=False)
+    images, grades = config.image_column, config.grade_column
+    table, config = with_one_photograph_per_row(path, table, config)
     rows = table.rows
     columns = replace(
         choose_columns(path, table, config),
         kept=tuple(find_column(table.columns, name) for name in config.keep_columns),
     )
+    named = columns
+    if isinstance(images, tuple):
+        named = replace(columns, image=", ".join(images), grades=tuple(grades))
     for name in columns.names:
         check_utf8(path, rows[name])
     names = text_column(map(clean_path, iterate_texts(rows[columns.image])), rows.index)
     check_filled(path, names, "no image name")
     values = _grade_values(path, rows, columns).astype("category")
     labels = pd.DataFrame({"name": names, "value": values})
-    labels["grade"] = _parse_grades(path, labels["value"], columns, config)
+    labels["grade"] = _parse_grades(path, labels["value"], named, config)
     for name, column in zip(config.keep_columns, columns.kept, strict=True):
         nothing = text_column(itertools.repeat("", len(rows)), rows.index)
         labels[KEPT + name] = rows[column] if column else nothing
@@ -100,7 +106,7 @@ def load_labels(path: Path, config: LabelsConfig) -> Labels:
     return Labels(
         unique,
         num_repeated=len(labels) - len(unique),
-        columns=columns,
+        columns=named,
         unread=readable,
         unread_split=next(itertools.compress(unread, is_split), None),
     )

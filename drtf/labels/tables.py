@@ -153,7 +153,8 @@ def _divide_into_columns(
             if names is not None and any(cells[len(names) :]):
                 raise LabelError(
                     f"{path}: line {line} has {len(cells)} cells, but the header has "
-                    f"{len(names)}"
+                    f"{len(names)}: keep one row with a name for each column, and put "
+                    "cells that contain the separator in quotes"
                 )
         # The names come first, so that there is a column for each.
         table = [names or [], *(cells for _, cells in batch)]
