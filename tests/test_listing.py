@@ -274,6 +274,13 @@ def test_csv_with_separators_of_windows_is_read(tmp_path):
     assert paths_of(listed) == ["images/10_left.jpeg"]
 
 
+@pytest.mark.parametrize("text", ["Path\na.png\n", "id|PATH\n1|a.png\n"])
+def test_csv_has_the_column_path_in_any_case(tmp_path, text):
+    listed = tmp_path / "list.csv"
+    listed.write_text(text)
+    assert list_photographs(listed).photographs == [PhotographRef(tmp_path, "a.png")]
+
+
 def test_csv_lists_photographs_by_path(tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text("\ufeffid;path\r\n1;sub/b.png \r\n2;/else/a.png\r\n3;\r\n")
@@ -331,7 +338,7 @@ def test_the_eye_of_a_cell(cells, eye):
         ("image\na.png\n", [repr(PATH_COLUMN), ["image"]]),
         ("", [repr(PATH_COLUMN), "[]"]),
         ("path\n\n", []),
-        ("path\n\udcff.png\n", ["utf-8"]),
+        ("path\n\udcff.png\n", ["CSV UTF-8"]),
         (None, ["No such file"]),
     ],
 )

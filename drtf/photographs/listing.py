@@ -555,7 +555,11 @@ def _list_named_files(images: Path | str) -> Listing:
             io.TextIOWrapper(file, "utf-8-sig", newline="") as text,
         ):
             table = make_table(_read_list(path, text, read))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise LabelError(
+            f"the list {path} is not in UTF-8: save the table as 'CSV UTF-8'"
+        ) from error
+    except (OSError, csv.Error) as error:
         raise LabelError(f"cannot read the list {path}: {error}") from error
     if not len(table):
         raise LabelError(f"{path} lists no photographs")
@@ -598,11 +602,12 @@ def _are_later(path: Path, table: pd.DataFrame, lines: np.ndarray) -> np.ndarray
 
 def _read_list(path: Path, text: TextIO, lines: "array[int]") -> Iterator[ListedFile]:
     """Yield the values of each row of a list, and append its line, from 1."""
-    separator = max(",;\t", key=text.readline().count)
+    separator = max(",;\t|", key=text.readline().count)
     text.seek(0)
     rows = csv.reader(text, delimiter=separator)
     columns = next(rows, [])
-    if PATH_COLUMN not in columns:
+    path_column = first_column(columns, [PATH_COLUMN])
+    if path_column is None:
         raise LabelError(
             f"{path} has no column {PATH_COLUMN!r}, which --images requires of "
             f"a CSV file; its columns are {columns}"
@@ -614,7 +619,7 @@ def _read_list(path: Path, text: TextIO, lines: "array[int]") -> Iterator[Listed
         row = dict(zip(columns, cells, strict=False))
         name, patient, side = (
             (row.get(column, "") if column else "").strip()
-            for column in (PATH_COLUMN, patient_column, eye_column)
+            for column in (path_column, patient_column, eye_column)
         )
         if not name:
             continue
