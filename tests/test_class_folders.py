@@ -62,6 +62,21 @@ def test_folders_of_a_published_split_may_be_above_the_class_folders():
     assert table["grade"].tolist() == [0, 1, 0, 4, 3]
 
 
+@pytest.mark.parametrize(
+    "pattern", ["archive/{}/{}/{}", "{1}/{0}/{2}", "archive/{1}/images/{0}/{2}"]
+)
+def test_folders_of_a_published_split_may_be_anywhere(pattern):
+    rows = [("train", "0", "1_left.png"), ("val", "4", "x.png"), ("test", "2", "y.png")]
+    table = label_by_folder([pattern.format(*row) for row in rows], DEFAULT)
+    assert table["split"].tolist() == ["train", "val", "test"]
+    assert table["grade"].tolist() == [0, 4, 2]
+
+
+def test_one_folder_below_others_that_is_named_like_a_split_is_none():
+    table = label_by_folder(["a/0/test/x.png", "a/1/y.png"], DEFAULT)
+    assert table["split"].tolist() == ["", ""]
+
+
 def test_names_do_not_depend_on_the_class():
     paths = ["Mild/10_right.png", "No_DR/10_left.png", "No_DR/x.png"]
     names = label_by_folder(paths, DEFAULT)["name"]

@@ -58,8 +58,8 @@ NO_FILE = "-"
     usual separator, an Excel workbook (.xlsx), or a zip file with one of these.
 
     Without a label file, the folders of the photographs are their labels, such as 0 to
-    4, or No_DR, Mild, Moderate, Severe and Proliferate_DR. Folders above them that are
-    named train, val and test are a published split.
+    4, or No_DR, Mild, Moderate, Severe and Proliferate_DR. Folders above or below them
+    that are named train, val and test are a published split.
 
     If a build is stopped, run the same command again to resume it. Photographs that
     cannot be used are rejected and listed with a reason in rejected.csv; the exit code

@@ -1,6 +1,7 @@
 """Class folders: photographs whose grade is the name of a folder above them."""
 
-from collections import Counter
+import functools
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
@@ -22,8 +23,8 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
     """Label photographs by the folders that they lie in.
 
     The class folders are at one depth: that at which the most photographs have a folder
-    with the name of a grade. They may lie in folders of a published split, such as
-    `train` and `test`.
+    with the name of a grade. Folders of a published split, such as `train` and `test`,
+    may lie above or below them.
 
     Args:
         paths: The photographs' paths relative to the image folder, a text column.
@@ -46,8 +47,10 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
                 f"labels.{key}={getattr(config, key)!r} requires a label file: give "
                 "one with --labels"
             )
+    split_depth = _choose_split_depth(paths)
+    divide = functools.partial(_divide_path, split_depth=split_depth)
     parents = Counter(
-        tuple(folders) for _, folders, _ in map(_divide_path, iterate_texts(paths))
+        tuple(folders) for _, folders, _ in map(divide, iterate_texts(paths))
     )
     scale = grade_scale({x for folders in parents for x in folders}, config)
     depth = _choose_depth(parents, scale)
@@ -55,7 +58,7 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
     outside = [
         path
         for path in iterate_texts(paths)
-        if len(folders := _divide_path(path)[1]) <= depth or folders[depth] not in known
+        if len(folders := divide(path)[1]) <= depth or folders[depth] not in known
     ]
     if outside:
         raise LabelError(
@@ -74,12 +77,10 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
         )
     names = text_column(
         strip_suffix("/".join([*folders[depth + 1 :], file]))
-        for _, folders, file in map(_divide_path, iterate_texts(paths))
+        for _, folders, file in map(divide, iterate_texts(paths))
     )
-    classes = _category_column(
-        _divide_path(path)[1][depth] for path in iterate_texts(paths)
-    )
-    splits = _category_column(_divide_path(path)[0] for path in iterate_texts(paths))
+    classes = _category_column(divide(path)[1][depth] for path in iterate_texts(paths))
+    splits = _category_column(divide(path)[0] for path in iterate_texts(paths))
     table = pd.DataFrame(
         {
             "id": ids,
@@ -99,16 +100,41 @@ def _category_column(texts: Iterable[str]) -> pd.Series:
     return text_column(texts).astype("category").cat.rename_categories(str)
 
 
-def _divide_path(path: str) -> tuple[str, list[str], str]:
-    """Return the split that the first folder names, the folders below it, and the file.
+def _divide_path(path: str, *, split_depth: int) -> tuple[str, list[str], str]:
+    """Return the split that a folder names, the other folders, and the file.
 
     A path outside the image folder has no folders.
+
+    Args:
+        path: The path relative to the image folder.
+        split_depth: Number of folders above those that may name a split.
     """
     *folders, file = PurePosixPath(path).parts
     if path.startswith("/") or ".." in folders:
         return "", [], file
-    split = parse_split(folders[0]) if folders else None
-    return split or "", folders[1:] if split else folders, file
+    own = folders[split_depth : split_depth + 1]
+    split = parse_split(own[0]) if own else None
+    if split:
+        del folders[split_depth]
+    return split or "", folders, file
+
+
+def _choose_split_depth(paths: pd.Series) -> int:
+    """Return the depth at which the most photographs have a folder of a split.
+
+    Below other folders, there must be two splits: a single one may mean anything.
+    """
+    splits: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for path in iterate_texts(paths):
+        for depth, folder in enumerate(PurePosixPath(path).parts[:-1]):
+            if split := parse_split(folder):
+                splits[depth][split] += 1
+    counts = {
+        depth: found.total()
+        for depth, found in splits.items()
+        if depth == 0 or len(found) > 1
+    }
+    return min(counts, key=lambda depth: (-counts[depth], depth), default=0)
 
 
 def _choose_depth(parents: Mapping[tuple[str, ...], int], scale: GradeScale) -> int:
