@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from drawing import draw_fundus, encode
@@ -153,3 +155,15 @@ def test_columns_are_not_kept_when_their_names_are_taken(tmp_path, names):
     config = LabelsConfig(keep_columns=tuple(names))
     with raises_naming(LabelError, "labels.keep_columns", repr(names[-1])):
         load_sources([source], config)
+
+
+def test_folders_of_a_published_split_that_was_not_used_are_told(tmp_path):
+    source = make(tmp_path / "a", "image,level", x=1, y=0)
+    for name, folder in (("x", "train"), ("y", "test")):
+        (source.images / folder).mkdir()
+        (source.images / f"{name}.png").rename(source.images / folder / f"{name}.png")
+    unread = "unread_split_folders"
+    (entry,) = load_sources([source], LabelsConfig()).provenance
+    assert entry[unread] == ["test", "train"]
+    (entry,) = load_sources([replace(source, split="test")], LabelsConfig()).provenance
+    assert entry[unread] == []

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from drtf.config import SplitConfig
 from drtf.errors import DrtfError
-from drtf.labels.splits import plan_splits
+from drtf.labels.splits import find_split_folders, plan_splits
 from naming import raises_naming
 
 TRAIN_LABELS = Path(__file__).parents[2] / "shared/data/eyepacs-sample/trainLabels.csv"
@@ -184,3 +184,17 @@ def test_every_photograph_has_a_split_unless_patients_are_too_few(rows, seed):
         return
     assert splits.notna().all()
     assert splits.groupby(table["patient"]).nunique().max() == 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "folders"),
+    [
+        (["train/a.png", "train/b.png", "test/c.png"], ["test", "train"]),
+        (["all/Training/a.png", "all/Testing/b.png"], ["Testing", "Training"]),
+        (["train/a.png", "train/b.png"], []),
+        (["train/a.png", "test/b.png", "c.png"], []),
+        (["a.png", "b.png"], []),
+    ],
+)
+def test_split_folders_are_those_that_all_photographs_are_in(paths, folders):
+    assert find_split_folders(pd.Series(paths)) == folders

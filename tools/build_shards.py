@@ -314,6 +314,12 @@ def describe_labels(source: dict[str, Any]) -> Iterator[str]:
             f"{prefix}Column {column!r} seems to have a published split, which was not "
             f"used. To use it: --set labels.split_column={column!r}"
         )
+    if folders := source.get("unread_split_folders"):
+        yield (
+            f"{prefix}The photographs are in folders of a published split, "
+            f"{', '.join(folders)}, which was not used. To use it, give one --split "
+            "for each folder"
+        )
     if note := source.get("note"):
         yield f"{prefix}Note: {note}"
     if ungraded := source["num_ungraded"]:

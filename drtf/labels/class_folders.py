@@ -1,7 +1,7 @@
 """Class folders: photographs whose grade is the name of a folder above them."""
 
 import functools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
@@ -12,7 +12,7 @@ from drtf.config import LabelsConfig
 from drtf.errors import LabelError
 from drtf.labels.grades import GradeScale, grade_scale
 from drtf.labels.label_files import KEPT
-from drtf.labels.splits import parse_split
+from drtf.labels.splits import choose_split_depth, parse_split
 from drtf.photographs.references import strip_suffix
 from drtf.texts import are_repeated_texts, iterate_texts, text_column
 
@@ -47,7 +47,7 @@ def label_by_folder(paths: pd.Series, config: LabelsConfig) -> pd.DataFrame:
                 f"labels.{key}={getattr(config, key)!r} requires a label file: give "
                 "one with --labels"
             )
-    split_depth = _choose_split_depth(paths)
+    split_depth = choose_split_depth(paths)
     divide = functools.partial(_divide_path, split_depth=split_depth)
     parents = Counter(
         tuple(folders) for _, folders, _ in map(divide, iterate_texts(paths))
@@ -117,24 +117,6 @@ def _divide_path(path: str, *, split_depth: int) -> tuple[str, list[str], str]:
     if split:
         del folders[split_depth]
     return split or "", folders, file
-
-
-def _choose_split_depth(paths: pd.Series) -> int:
-    """Return the depth at which the most photographs have a folder of a split.
-
-    Below other folders, there must be two splits: a single one may mean anything.
-    """
-    splits: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for path in iterate_texts(paths):
-        for depth, folder in enumerate(PurePosixPath(path).parts[:-1]):
-            if split := parse_split(folder):
-                splits[depth][split] += 1
-    counts = {
-        depth: found.total()
-        for depth, found in splits.items()
-        if depth == 0 or len(found) > 1
-    }
-    return min(counts, key=lambda depth: (-counts[depth], depth), default=0)
 
 
 def _choose_depth(parents: Mapping[tuple[str, ...], int], scale: GradeScale) -> int:

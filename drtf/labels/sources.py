@@ -21,6 +21,7 @@ from drtf.labels.grouping import CLASS
 from drtf.labels.label_files import KEPT, load_labels
 from drtf.labels.matching import match_photographs
 from drtf.labels.patients import patients_by_name
+from drtf.labels.splits import find_split_folders
 from drtf.photographs.listing import Listing, SkippedFile, list_photographs
 from drtf.photographs.patient_columns import EYE_COLUMNS, fold_name
 from drtf.photographs.references import (
@@ -327,7 +328,11 @@ def _label_photographs(
         ],
         "unread_columns": labels.unread,
         "unread_split_column": labels.unread_split,
+        "unread_split_folders": [],
     }
+    if not source.split and "split" not in matches.table:
+        labeled = listing.paths[~matches.is_unlabeled]
+        origin["unread_split_folders"] = find_split_folders(labeled)
     if labels.columns.note:
         origin["note"] = labels.columns.note
     return _Labeled(

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections import Counter, defaultdict
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from drtf.config import SplitConfig
 from drtf.errors import DrtfError
 from drtf.records.plan import SPLITS
-from drtf.texts import first_rows, number_texts
+from drtf.texts import first_rows, iterate_texts, number_texts
 
 TRAIN, VAL, TEST = range(len(SPLITS))
 # Names of published splits, without case and separators. Kaggle's public and private
@@ -35,6 +37,40 @@ def parse_split(name: str) -> str | None:
         if re.fullmatch(f"({names})(set|split|images|data)?", folded):
             return split
     return None
+
+
+def choose_split_depth(paths: pd.Series) -> int:
+    """Return the depth at which the most photographs have a folder of a split.
+
+    Below other folders, there must be two splits: a single one may mean anything.
+
+    Args:
+        paths: The photographs' paths relative to the image folder, a text column.
+    """
+    splits: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for path in iterate_texts(paths):
+        for depth, folder in enumerate(PurePosixPath(path).parts[:-1]):
+            if split := parse_split(folder):
+                splits[depth][split] += 1
+    counts = {
+        depth: found.total()
+        for depth, found in splits.items()
+        if depth == 0 or len(found) > 1
+    }
+    return min(counts, key=lambda depth: (-counts[depth], depth), default=0)
+
+
+def find_split_folders(paths: pd.Series) -> list[str]:
+    """Find the names of folders that divide all photographs among splits.
+
+    Args:
+        paths: As for `choose_split_depth`.
+    """
+    depth = choose_split_depth(paths)
+    parents = (PurePosixPath(path).parts[:-1] for path in iterate_texts(paths))
+    folders = {"/".join(folders[depth : depth + 1]) for folders in parents}
+    splits = {parse_split(folder) for folder in folders}
+    return sorted(folders) if len(splits) > 1 and None not in splits else []
 
 
 def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
