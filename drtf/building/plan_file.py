@@ -150,13 +150,15 @@ class PlanFile:
 
     def load(self) -> SavedPlan:
         """Load the plan."""
-        # Each column of the file is released when the one of the table is made.
-        table = pq.read_table(self._tables[PHOTOGRAPHS]).to_pandas(
-            types_mapper={pa.large_string(): TEXT}.get,
-            split_blocks=True,
-            self_destruct=True,
-        )
-        pa.default_memory_pool().release_unused()
+        file = pq.ParquetFile(self._tables[PHOTOGRAPHS])
+        columns = {}
+        for name in file.schema_arrow.names:  # one at a time, because all are large
+            frame = file.read([name]).to_pandas(
+                types_mapper={pa.large_string(): TEXT}.get, self_destruct=True
+            )
+            columns[name] = frame[name]
+            pa.default_memory_pool().release_unused()
+        table = pd.DataFrame(columns, copy=False)
         return SavedPlan(self._parse_plan(table), self.sha256, self._probe)
 
     def iterate(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:

@@ -67,7 +67,7 @@ def _are_untouched(found: PlanFile, table: pd.DataFrame) -> np.ndarray:
     parts = []
     start = 0
     for before in found.iterate(FILE_COLUMNS):
-        now = table[FILE_COLUMNS][start : start + len(before)]
+        now = table[start : start + len(before)][FILE_COLUMNS]
         start += len(before)
         is_equal = before.set_axis(now.index) == now
         parts.append(is_equal.all(axis=1).to_numpy(bool))
