@@ -168,7 +168,7 @@ def load_plan(folder: Path) -> BuildPlan:
 def replace_plan(folder: Path) -> None:
     """Save a plan over the earlier one, from which a photograph differs."""
     found = load_plan(folder)
-    found.table.loc[0, "version"] = "changed"
+    found.table.loc[0, "changed_ns"] = -1
     save_plan(found, folder / "x")
 
 
