@@ -53,7 +53,7 @@ NUM_REPEATS = 2
 def main() -> None:
     """Write the table and print it."""
     shards, out = sys.argv[1:]
-    measured = {name: [] for name in CAPABILITIES}
+    measured: dict[str, list[Mapping[str, float]]] = {name: [] for name in CAPABILITIES}
     for _ in range(NUM_REPEATS):
         for name, settings in CAPABILITIES.items():
             measured[name].append(measure_apart(shards, (*BASE, *settings)))
