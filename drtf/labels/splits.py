@@ -1,6 +1,8 @@
 """Splits: which photographs are for training, validation and testing."""
 
+import itertools
 import math
+import posixpath
 import re
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
@@ -17,13 +19,15 @@ from drtf.records.plan import SPLITS
 from drtf.texts import first_rows, iterate_texts, number_texts
 
 TRAIN, VAL, TEST = range(len(SPLITS))
-# Names of published splits, without case and separators. Kaggle's public and private
-# parts are both of the test set of a competition.
-SPLIT_NAMES = {
-    "train": r"train(ing)?",
-    "val": r"val|valid|validation|dev|development|tun(e|ing)",
-    "test": r"test(ing)?|(public|private)(test(ing)?)?|eval|evaluation|holdout",
-}
+# Names of published splits, such as `trainset`, without case and separators. Kaggle's
+# public and private parts are both of the test set of a competition.
+SPLIT_NAME = re.compile(
+    "(?:(?P<train>train(?:ing)?)"
+    "|(?P<val>val|valid|validation|dev|development|tun(?:e|ing))"
+    "|(?P<test>test(?:ing)?|(?:public|private)(?:test(?:ing)?)?"
+    "|eval|evaluation|holdout))"
+    "(?:set|split|images|data)?"
+)
 
 
 def parse_split(name: str) -> str | None:
@@ -32,11 +36,8 @@ def parse_split(name: str) -> str | None:
     Args:
         name: Such as `Training`, `valid`, `Test Set` or `Private`.
     """
-    folded = re.sub(r"[\W_]+", "", name.casefold())
-    for split, names in SPLIT_NAMES.items():
-        if re.fullmatch(f"({names})(set|split|images|data)?", folded):
-            return split
-    return None
+    match = SPLIT_NAME.fullmatch(re.sub(r"[\W_]+", "", name.casefold()))
+    return match.lastgroup if match else None
 
 
 def choose_split_depth(paths: pd.Series) -> int:
@@ -48,10 +49,12 @@ def choose_split_depth(paths: pd.Series) -> int:
         paths: The photographs' paths relative to the image folder, a text column.
     """
     splits: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for path in iterate_texts(paths):
-        for depth, folder in enumerate(PurePosixPath(path).parts[:-1]):
+    groups = itertools.groupby(iterate_texts(paths), posixpath.dirname)
+    for parent, group in groups:
+        num_photographs = sum(1 for _ in group)
+        for depth, folder in enumerate(PurePosixPath(parent).parts):
             if split := parse_split(folder):
-                splits[depth][split] += 1
+                splits[depth][split] += num_photographs
     counts = {
         depth: found.total()
         for depth, found in splits.items()
@@ -67,10 +70,14 @@ def find_split_folders(paths: pd.Series) -> list[str]:
         paths: As for `choose_split_depth`.
     """
     depth = choose_split_depth(paths)
-    parents = (PurePosixPath(path).parts[:-1] for path in iterate_texts(paths))
-    folders = {"/".join(folders[depth : depth + 1]) for folders in parents}
-    splits = {parse_split(folder) for folder in folders}
-    return sorted(folders) if len(splits) > 1 and None not in splits else []
+    folders: dict[str, str] = {}
+    for path in iterate_texts(paths):
+        folder = "/".join(PurePosixPath(path).parts[:-1][depth : depth + 1])
+        split = folders.get(folder) or parse_split(folder)
+        if split is None:
+            return []
+        folders[folder] = split
+    return sorted(folders) if len(set(folders.values())) > 1 else []
 
 
 def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
