@@ -1,9 +1,11 @@
 """A plan is the same after it was saved and loaded."""
 
+import copy
 import hashlib
 import io
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +49,19 @@ def plan(tmp_path):
         images=config.images,
         build=config.build,
     )
+
+
+def test_plan_is_that_of_an_earlier_version_when_only_counts_were_added(plan):
+    sources = copy.deepcopy(plan.catalog.provenance)
+    for source in sources:
+        assert source.pop("num_without_patient") is not None
+        source.pop("unread_split_folders", None)
+    earlier = replace(plan, catalog=replace(plan.catalog, provenance=sources))
+    assert earlier.sha256 == plan.sha256
+    for source in sources:
+        source["num_labels"] += 1
+    other = replace(plan, catalog=replace(plan.catalog, provenance=sources))
+    assert other.sha256 != plan.sha256
 
 
 def test_plan_is_equal_when_it_was_saved_and_loaded(plan, tmp_path):

@@ -31,6 +31,9 @@ from drtf.records.rejected import CONFLICTING, RejectedRow
 from drtf.texts import ROWS_PER_BATCH, TEXT, TextRows, take_texts
 
 ROWS_PER_HASH = 1 << 16  # another number gives other hashes; see ROWS_PER_BATCH
+# Parts of a source's provenance that follow from the table. A dataset of an earlier
+# version, which has none of them, is still the same.
+UNHASHED = {"num_without_patient", "unread_split_folders"}
 # Typical bytes per pixel of fundus photographs; only the shard sizes depend on them.
 BYTES_PER_PIXEL = {"raw": 3.0, "png": 1.7, "jpeg": 0.5}
 
@@ -128,7 +131,10 @@ class BuildPlan:
             "images": self.images.model_dump(mode="json"),
             "settings": self.settings,
             "versions": self.versions,
-            "sources": self.catalog.provenance,
+            "sources": [
+                {key: x for key, x in source.items() if key not in UNHASHED}
+                for source in self.catalog.provenance
+            ],
         }
         start = json.dumps(contents, sort_keys=True)
         start = hash_rows(self.rejected.to_frame(), start)
