@@ -30,6 +30,8 @@ def list_texts() -> str:
 def find_texts(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return  # a docstring
+    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re."):
+        return  # a pattern
     if isinstance(node, ast.JoinedStr | ast.Constant):
         yield render(node).strip().replace("\n", "\\n")
         return

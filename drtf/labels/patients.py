@@ -22,24 +22,30 @@ from drtf.texts import (
 
 EYES = "|".join(sorted(LEFT | RIGHT | SHORT_LEFT | SHORT_RIGHT, key=len, reverse=True))
 SEPARATORS = " _.()-"
-# The day of a visit, such as 20240131, 2024-01-31 or 31.01.2024. Earlier years are of
-# birth: they are the same in all visits, and tell apart persons of the same name.
+# Earlier years are of birth: they are the same in all visits, and tell apart persons of
+# the same name.
 YEAR = r"(?:199[5-9]|20\d\d)"
-DAY = (
-    rf"(?:{YEAR}([-_.]?)(?:0[1-9]|1[0-2])\{{0}}(?:0[1-9]|[12]\d|3[01])"
-    rf"|(?:0[1-9]|[12]\d|3[01])([-_.])(?:0[1-9]|1[0-2])\{{1}}{YEAR})"
+MONTH = "(?:0[1-9]|1[0-2])"
+DAY = r"(?:0[1-9]|[12]\d|3[01])"
+HOUR = r"(?:[01]\d|2[0-3])"
+# The day of a visit: 20240131 or 2024-01-31, 31.01.2024 or, in the USA, 01-31-2024.
+DATES = "|".join(
+    [f"{YEAR}{x}{MONTH}{x}{DAY}" for x in ("", "-", "_", r"\.")]
+    + [f"{DAY}{x}{MONTH}{x}{YEAR}" for x in ("-", "_", r"\.")]
+    + [f"{MONTH}{x}{DAY}{x}{YEAR}" for x in ("-", "_", r"\.")]
 )
-DATE = re.compile(rf"(?<!\d){DAY.format(1, 2)}(?!\d)")
-# With the time of day, such as 20240131_091500 or 2024-01-31T09-15-00.
-DATE_AND_TIME = re.compile(
-    rf"(?<!\d){DAY.format(1, 2)}"
-    r"(?:[T _.-]{0,2}(?:[01]\d|2[0-3])([-_.:]?)[0-5]\d\3[0-5]\d(?:\.?\d{3})?)?(?!\d)"
+# The time of day: 091500, 09-15-00 or, with milliseconds, 091500.123.
+TIMES = "|".join(
+    rf"{HOUR}{x}[0-5]\d{x}[0-5]\d(?:\.?\d{{3}})?" for x in ("", "-", "_", r"\.", ":")
 )
+DATE = re.compile(rf"(?<!\d)(?:{DATES})(?!\d)")
+# Such as 20240131_091500 or 2024-01-31T09-15-00.
+DATE_AND_TIME = re.compile(rf"(?<!\d)(?:{DATES})(?:[T _.-]{{0,2}}(?:{TIMES}))?(?!\d)")
 # An eye follows a separator, a digit or nothing. After it, there may be the number of
-# the photograph.
+# the photograph: in `p7_OD 2_macula`, `p7` is before, 2 the number, and `macula` after.
 NAME_WITH_EYE = re.compile(
     rf"(?P<before>.*?\d|.*?[{SEPARATORS}]+|)(?P<eye>{EYES})"
-    rf"(?:[{SEPARATORS}]*(?!{DAY.format(3, 4)})(?P<number>\d{{1,2}}))?"
+    rf"(?:[{SEPARATORS}]*(?!{DATES})(?P<number>\d{{1,2}}))?"
     rf"(?P<after>[{SEPARATORS}]+.*)?",
     re.IGNORECASE,
 )
