@@ -447,8 +447,9 @@ def test_build_says_how_patients_are_named(run, photographs, tmp_path):
     assert_names(note, len(rows) - 1 - 12, "patients")
     assert_names(hint, "labels.patient_column", "labels.patient_pattern")
     line = next(x for x in output.splitlines() if "of the patient" in x)
-    name, patient = re.findall("'([^']*)'", line)[-2:]
+    patient, name = re.findall("'([^']*)'", line)
     assert name.startswith(f"{patient}_")
+    assert_names(line, 6, 2)
 
 
 def test_build_and_inspect_say_what_the_labels_do_not_tell(run, photographs, tmp_path):

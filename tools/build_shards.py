@@ -329,18 +329,25 @@ def describe_labels(source: dict[str, Any]) -> Iterator[str]:
 
 def describe_patients(plan: "BuildPlan") -> Iterator[str]:
     """Yield how the patients were found in the photographs' names, for a check."""
-    from drtf.texts import are_repeated_texts
+    import numpy as np
+
+    from drtf.texts import number_texts
 
     if plan.catalog.patients_from != "name":
         return
     table = plan.table[["id", "patient"]]
-    example = table[table["patient"] != table["id"]].head(1)
-    for name, patient in example.itertuples(index=False):
+    patients = number_texts(table["patient"])
+    sizes = np.bincount(patients)
+    rows = np.flatnonzero(table["patient"] != table["id"])  # others are unknown
+    if len(rows):
+        found = patients[rows]
+        name, patient = table.iloc[rows[sizes[found].argmax()]]
         yield (
-            f"Patients from the names of the photographs: {name!r} is of the patient "
-            f"{patient!r}"
+            f"Patients from the names of the photographs: {len(np.unique(found)):,}. "
+            f"The most photographs, {sizes[found].max():,}, are of the patient "
+            f"{patient!r}, such as {name!r}"
         )
-    if not are_repeated_texts(table["patient"]).any():
+    if sizes.max() == 1:
         yield (
             "Warning: no two photographs are of one patient. If the names contain the "
             "patient elsewhere, set labels.patient_pattern"
