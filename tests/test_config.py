@@ -302,7 +302,6 @@ def test_extends_is_refused_when_circular_or_unknown(base, facts, tmp_path):
         ("split.by=eye", ("split.by", "patient", "image", "eye")),
         ("labels.patient_pattern=(", ("labels.patient_pattern", "unterminated", "(")),
         ("labels.patient_pattern=abc", ("labels.patient_pattern", 0, "abc")),
-        ("labels.grade_values=[R0,R1|R0]", ("labels.grade_values", "'R0'")),
         ("labels.grade_values=[a,b,c,d,e,f]", ("labels.grade_values", 5)),
         ("labels.image_column=[left,right]", ("labels.grade_column", "list")),
         ("epochs=3", ("--set", "section.key=value", "train.epochs")),

@@ -1,7 +1,9 @@
 import pytest
 
 from drtf.config import LabelsConfig
+from drtf.errors import LabelError
 from drtf.labels.grades import grade_scale, parse_grade
+from naming import raises_naming
 
 DEFAULT = LabelsConfig()
 
@@ -80,6 +82,12 @@ def test_several_values_may_stand_for_one_grade():
     config = LabelsConfig(grade_values=["R0M0|R0M1", "R1M0 | R1M1"])
     grades = grade_scale(["R0M0", "r0m1", "R1M1"], config).grades
     assert grades == {"R0M0": 0, "r0m1": 0, "R1M1": 1}
+
+
+@pytest.mark.parametrize("values", [["R0", "R1|R0"], ["no DR", "No_DR"], ["1", "1.0"]])
+def test_a_value_of_two_grades_is_an_error(values):
+    with raises_naming(LabelError, "labels.grade_values", "grade 0", "grade 1"):
+        grade_scale(["x"], LabelsConfig(grade_values=values))
 
 
 def test_two_values_may_stand_for_healthy_and_diseased():

@@ -1,7 +1,6 @@
 """The settings by section, with their defaults and the checks on their values."""
 
 import re
-from collections import Counter
 from typing import Annotated, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import (
@@ -175,10 +174,6 @@ class LabelsConfig(Section):
     @field_validator("grade_values")
     @classmethod
     def _check_grade_values(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        values = Counter(value.strip() for text in texts for value in text.split("|"))
-        repeated = [value for value, count in values.items() if count > 1]
-        if repeated:
-            raise ValueError(f"{repeated[0]!r} has two grades")
         if len(texts) > NUM_GRADES:
             raise ValueError(f"there are only {NUM_GRADES} grades, 0 to 4")
         return texts

@@ -1,10 +1,11 @@
 """Grades as label files and class folders write them: numbers, words, codes."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drtf.config import LabelsConfig
+from drtf.errors import LabelError
 from drtf.photographs.patient_columns import fold_name
 
 NUMBER = re.compile(r"([+-]?)0*(\d+)(?:[.,]0*)?")
@@ -70,13 +71,12 @@ def grade_scale(
         values: The column's values.
         config: The `labels` section. Its `grade_values` and `ungraded` come first.
         published: The grade of each value of a published label file.
+
+    Raises:
+        LabelError: If two grades of `grade_values` have the same value.
     """
     texts = set(values)
-    named = {
-        _fold(value): grade
-        for grade, text in enumerate(config.grade_values)
-        for value in text.split("|")
-    }
+    named = _name_grades(config.grade_values)
     ungraded = {_fold(text) for text in config.ungraded}
     parse = named.get if named else parse_grade
     grades = {
@@ -94,6 +94,21 @@ def grade_scale(
     rest = texts - set(grades)
     empty = {text for text in rest if _fold(text) in codes}
     return GradeScale(grades, empty, rest - empty)
+
+
+def _name_grades(grade_values: Sequence[str]) -> dict[str, int]:
+    """Return the grade of each folded value of the setting `labels.grade_values`."""
+    named: dict[str, int] = {}
+    for grade, text in enumerate(grade_values):
+        for value in text.split("|"):
+            other = named.setdefault(_fold(value), grade)
+            if other != grade:
+                raise LabelError(
+                    f"labels.grade_values={list(grade_values)}: {value.strip()!r} is a "
+                    f"value of grade {other} and of grade {grade}, as case and "
+                    "punctuation do not count. Remove one of the two"
+                )
+    return named
 
 
 def parse_grade(text: str) -> int | None:
