@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Formatter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from drawing import draw_fundus, encode
@@ -15,6 +16,7 @@ from drtf.clinic.patient_texts import ENGLISH, KOREAN
 from drtf.intervals import Estimate
 from drtf.scoring.score_table import load_rows
 from drtf.scoring.scorer import load_scorer
+from drtf.synthetic import draw_photograph
 from naming import assert_names
 
 
@@ -117,6 +119,28 @@ def test_a_given_threshold_has_no_rule_and_no_accuracy(scorer, config, tmp_path)
         texts += [path.read_text() for path in report.written]
     assert ["split val" in text for text in texts] == [True, False]
     assert ENGLISH.no_accuracy in texts[1]
+
+
+def test_the_score_of_a_page_is_of_a_photograph_with_a_result(scorer, config, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    drawn = draw_photograph(1, patient_seed=0, eye="left", seed=0).image
+    for eye, brightness in (("left", 1), ("right", 0.15)):
+        fundus = (drawn * brightness).astype(np.uint8)
+        (images / f"1_{eye}.png").write_bytes(encode(fundus))
+    flagging = config.score.model_copy(update={"on_ungradable": "flag"})
+    report_patients(
+        dataclasses.replace(scorer, config=flagging),
+        images,
+        out=out,
+        gradcam=config.gradcam,
+    )
+    left, right = (row for _, row in load_rows(out / "scores.csv"))
+    assert left["predicted_label"] and not right["predicted_label"]
+    score = f"{float(left['score']):.3f}"
+    text = (out / "pages" / "1.html").read_text()
+    assert f"Highest score of the photographs with a result: {score}," in text
+    assert "worse eye" not in text
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])

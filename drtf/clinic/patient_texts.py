@@ -59,7 +59,8 @@ ENGLISH = Texts(
     negative="Below the threshold: {disease} is not suspected",
     one_eye_negative="Below the threshold in one eye; the other eye has no result",
     no_result="No result: none of the photographs can be used",
-    score="Score of the worse eye: {score}, threshold {threshold}.",
+    score="Highest score of the photographs with a result: {score}, threshold "
+    "{threshold}.",
     probability="Estimated probability: {probability}.",
     similar="Of the photographs on which the model was calibrated, {total} had similar "
     "scores, {positive} of them positive: {value} (95 % interval {low} to {high}).",
@@ -119,8 +120,8 @@ ENGLISH = Texts(
     overlay="regions that raise the score",
     gone="the photograph is no longer in the folder",
     heat="Colored regions raise the score, on one scale for this page; they are gray "
-    "in a photograph that is not above the threshold. They are not outlines of "
-    "lesions.",
+    "in a photograph whose result is not “above the threshold”. They are not outlines "
+    "of lesions.",
     more="and {count} more, see scores.csv",
     later="Scores use all photographs that are here now; earlier rows of scores.csv "
     "may differ.",
@@ -146,7 +147,7 @@ KOREAN = Texts(
     negative="기준값 미만: {disease} 의심되지 않음",
     one_eye_negative="한쪽 눈은 기준값 미만, 다른 쪽 눈은 결과 없음",
     no_result="결과 없음: 사용할 수 있는 사진이 없습니다",
-    score="더 나쁜 눈의 점수: {score}, 기준값 {threshold}.",
+    score="결과가 있는 사진 중 가장 높은 점수: {score}, 기준값 {threshold}.",
     probability="추정 확률: {probability}.",
     similar="보정에 쓰인 사진 가운데 점수가 비슷한 {total}장 중 {positive}장이 "
     "양성이었습니다: {value} (95 % 구간 {low} ~ {high}).",
@@ -202,8 +203,8 @@ KOREAN = Texts(
     photograph="사진",
     overlay="점수를 높이는 부위",
     gone="사진이 폴더에 없습니다",
-    heat="색칠된 부위는 점수를 높입니다(이 페이지에서 같은 척도). 기준값 이상이 아닌 "
-    "사진에서는 회색입니다. 병변의 윤곽이 아닙니다.",
+    heat="색칠된 부위는 점수를 높입니다(이 페이지에서 같은 척도). 결과가 “기준값 "
+    "이상”이 아닌 사진에서는 회색입니다. 병변의 윤곽이 아닙니다.",
     more="외 {count}장, scores.csv 참조",
     later="점수는 지금 있는 모든 사진으로 계산했습니다. scores.csv의 이전 행과 다를 수 "
     "있습니다.",
