@@ -365,9 +365,10 @@ def test_train_is_refused_when_the_folder_is_not_a_dataset(tmp_path, config):
         train(tmp_path, out=tmp_path / "run", config=config)
 
 
-def test_the_device_name_has_the_number_of_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
-    assert re.fullmatch(r".+, 64 cores", device_name())
+@pytest.mark.parametrize(("num_cores", "words"), [(64, "64 cores"), (1, "1 core")])
+def test_the_device_name_has_the_number_of_cores(monkeypatch, num_cores, words):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(num_cores)))
+    assert re.fullmatch(rf".+, {words}", device_name())
 
 
 def test_auto_precision_is_float32_without_a_gpu(monkeypatch):

@@ -244,7 +244,8 @@ def device_name() -> str:
         return gpus[0][0]
     match = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(), re.MULTILINE)
     name = match[1] if match else platform.machine()
-    return f"{name}, {count_cores()} cores"
+    num_cores = count_cores()
+    return f"{name}, {num_cores} {'core' if num_cores == 1 else 'cores'}"
 
 
 def training_versions() -> dict[str, str]:
