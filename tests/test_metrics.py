@@ -9,6 +9,7 @@ from drtf.evaluation.metrics import (
     disease_metrics,
     grade_metrics,
 )
+from drtf.evaluation.result import class_rows
 from drtf.intervals import format_interval, format_value
 
 
@@ -101,6 +102,12 @@ def test_class_report_reproduces_the_notebook():
         "macro avg": [0.7370, 0.6049, 0.6140, 7026],
         "weighted avg": [0.7572, 0.7718, 0.7299, 7026],
     }
+    assert class_rows(report) == [
+        ("healthy", "0.780", "0.960", "0.861", "5,163"),
+        ("diseased", "0.694", "0.250", "0.367", "1,863"),
+        ("mean of all classes", "0.737", "0.605", "0.614", "7,026"),
+        ("mean weighted by class size", "0.757", "0.772", "0.730", "7,026"),
+    ]
 
 
 def test_differences_from_rest_are_those_of_the_two_parts():

@@ -51,6 +51,11 @@ TITLES = {
     "grades_accuracy": "Accuracy of the predicted grades",
     "grades_quadratic_kappa": "Quadratic weighted kappa of the grades",
 }
+# Titles of scikit-learn's averages of all classes.
+AVERAGE_TITLES = {
+    "macro avg": "mean of all classes",
+    "weighted avg": "mean weighted by class size",
+}
 # Attributes of a result that metrics.json holds under the same name.
 SAVED_AS_THEY_ARE = (
     "split",
@@ -207,7 +212,7 @@ def class_rows(report: ClassReport) -> list[tuple[str, ...]]:
     """Format a class report as rows of a table with `CLASS_COLUMNS`."""
     return [
         (
-            name,
+            AVERAGE_TITLES.get(name, name),
             *(format_value(values[key]) for key in CLASS_METRICS),
             f"{values['support']:,.0f}",
         )
