@@ -26,17 +26,22 @@ from naming import assert_names
 TIMES = {"seconds", "val_seconds", "input_wait_fraction"}
 # Ends a test that hangs; much longer than a training takes on a busy machine.
 MAX_SECONDS = 300
+STEPS_PER_EPOCH = 5
 TRAIN = "from drtf.tools.main import main; main()"
 
 
 @pytest.fixture(scope="module")
 def settings(config):
-    """Settings with a smaller last batch that stop early, after 55 steps."""
+    """Settings with a smaller last batch that stop early, after more than 50 steps.
+
+    At ten times this learning rate, CPUs without AVX-512 amplify the last digits of
+    float32 to 1e-3 on the way.
+    """
     update = {
         "epochs": 99,
         "batch_size": 7,
         "optimizer": "sgd",
-        "learning_rate": 0.01,
+        "learning_rate": 0.001,
         "ema_momentum": 0.9,
         "schedule": "plateau",
         "plateau_patience": 1,
@@ -138,7 +143,8 @@ def test_two_hosts_give_the_result_of_one(uninterrupted, shards, settings, tmp_p
     two_arrays, two_history = result(uninterrupted)
     info = load_info(uninterrupted)
     assert (info.num_hosts, info.num_devices) == (2, 2)
-    assert info.num_epochs == len(history) == 11
+    assert info.num_epochs == len(history) < settings.train.epochs
+    assert STEPS_PER_EPOCH * len(history) > 50
     table = {
         "weights and state": max(
             np.abs(x - y).max() for x, y in zip(arrays, two_arrays, strict=True)
