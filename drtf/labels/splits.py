@@ -109,7 +109,9 @@ def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
     grades = np.zeros(units.max(initial=-1) + 1, np.int8)
     np.maximum.at(grades, units, table["grade"].to_numpy())
     # Below, splits are numbers: their positions in SPLITS, or -1.
-    published = pd.Categorical(table["published"], categories=SPLITS).codes
+    names = table["published"].astype("category").cat
+    numbers = pd.Index(SPLITS).get_indexer(names.categories).astype(np.int8)
+    published = numbers[names.codes]
     fixed = np.full(len(grades), -1, np.int8)
     rows = np.flatnonzero(published >= 0)[::-1]
     fixed[units[rows]] = published[rows]  # the first row of a unit is written last
@@ -123,8 +125,8 @@ def plan_splits(table: pd.DataFrame, config: SplitConfig) -> pd.Series:
         fixed[:] = -1
         fixed[is_train] = _draw_splits(grades[is_train], only_val, kind=config.by)
         splits[fixed[units] == VAL] = VAL
-    names = pd.Categorical.from_codes(splits, dtype=pd.CategoricalDtype(list(SPLITS)))
-    return pd.Series(names, table.index)
+    drawn = pd.Categorical.from_codes(splits, dtype=pd.CategoricalDtype(list(SPLITS)))
+    return pd.Series(drawn, table.index)
 
 
 def _draw_splits(grades: np.ndarray, config: SplitConfig, *, kind: str) -> np.ndarray:
