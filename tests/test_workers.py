@@ -214,7 +214,8 @@ list(map_in_order(report, range(8), num_workers=2, initializer=nothing))
 
 
 def report(number: int) -> None:
-    print(os.getpid(), flush=True)
+    # In one call, so that two processes do not mix their lines.
+    os.write(sys.stdout.fileno(), f"{os.getpid()}\n".encode())
     time.sleep(60)
 
 

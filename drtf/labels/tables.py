@@ -98,17 +98,11 @@ def load_label_table(path: Path, *, has_header: bool | None = None) -> LabelTabl
         raise LabelError(f"{path} has no rows after its header")
     if names is None:
         names = [str(number) for number in range(1, len(columns) + 1)]
-    index = pd.Index(lines, name="line")
-    table = pd.DataFrame(
-        {
-            name: _text_column(column).set_axis(index)
-            for name, column in zip(names, columns, strict=True)
-            if name
-        },
-        index=index,
-    )
+    named = {name: column for name, column in zip(names, columns, strict=True) if name}
+    table = pd.DataFrame(dict(enumerate(map(_text_column, named.values()))))
+    table.index = pd.Index(lines, name="line")
     # Not `str`: pandas 3 refuses names that are not UTF-8.
-    table.columns = table.columns.astype(object)
+    table.columns = pd.Index(list(named), dtype=object)
     return LabelTable(table, has_header)
 
 
