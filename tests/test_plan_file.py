@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import io
 import os
 import shutil
 from dataclasses import replace
@@ -91,11 +90,18 @@ def test_plan_is_equal_when_it_was_saved_and_loaded(plan, tmp_path):
     assert prepare_plan(loaded).sha256 == saved.sha256
 
 
-def test_file_that_is_no_plan_is_named():
+def open_plan(path, data):
+    """Write the bytes to a file, and open it as a plan."""
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        PlanFile(file, path="a/plan")
+
+
+def test_file_that_is_no_plan_is_named(tmp_path):
     older = b"PAR1" + bytes(100)  # whose hash is right
     for data in (b"", b"x", bytes(100), hashlib.sha256(older).digest() + older):
         with raises_naming(DrtfError, Path("a/plan"), "--plan"):
-            PlanFile(io.BytesIO(data), path="a/plan")
+            open_plan(tmp_path / "other", data)
 
 
 def test_plan_is_refused_when_it_is_damaged(plan, tmp_path):
@@ -106,4 +112,4 @@ def test_plan_is_refused_when_it_is_damaged(plan, tmp_path):
         damaged = bytearray(data)
         damaged[position] ^= 1
         with raises_naming(DrtfError, Path("a/plan"), "--plan"):
-            PlanFile(io.BytesIO(damaged), path="a/plan")
+            open_plan(tmp_path / "damaged", damaged)

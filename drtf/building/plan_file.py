@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import pandas as pd
@@ -38,7 +38,6 @@ from drtf.texts import TEXT, Row, TextRows
 
 PHOTOGRAPHS = "photographs"
 DIGEST_BYTES = hashlib.sha256().digest_size
-READ_BYTES = 1 << 20  # at a time
 LENGTH = struct.Struct("<q")
 
 
@@ -59,9 +58,9 @@ class SavedPlan:
 
 
 class _FilePart(io.RawIOBase):
-    """A part of a file, to be read as a file of its own."""
+    """A part of a file that can be read like a whole file."""
 
-    def __init__(self, file: BinaryIO, start: int, size_bytes: int) -> None:
+    def __init__(self, file: io.BufferedReader, start: int, size_bytes: int) -> None:
         """Begin with the position and the size of the part."""
         self._file, self._start, self._size_bytes = file, start, size_bytes
         self._position = 0
@@ -105,7 +104,7 @@ class PlanFile:
         flat_settings: As in `BuildPlan`.
     """
 
-    def __init__(self, file: BinaryIO, *, path: str) -> None:
+    def __init__(self, file: io.BufferedReader, *, path: str) -> None:
         """Take an open file.
 
         Args:
@@ -116,15 +115,15 @@ class PlanFile:
             DrtfError: If it is damaged, or was made by other versions.
         """
         digest = file.read(DIGEST_BYTES)
-        if _hash_rest(file) != digest:
+        if hashlib.file_digest(file, "sha256").digest() != digest:
             raise DrtfError(
                 f"{path} is damaged or is not a plan: it does not begin with its hash. "
                 "Remove its folder and run drtf build-shards --plan again"
             )
         file.seek(DIGEST_BYTES)
-        num_characters = LENGTH.unpack(file.read(LENGTH.size))[0]
+        text_bytes = LENGTH.unpack(file.read(LENGTH.size))[0]
         try:
-            contents = json.loads(file.read(num_characters))
+            contents = json.loads(file.read(text_bytes))
         except ValueError as error:
             raise DrtfError(
                 f"{path} was made by another version of drtf: install that version, or "
@@ -247,19 +246,11 @@ def write_plan(saved: SavedPlan, path: Path) -> None:
                 shutil.copyfileobj(source, file)
             part.unlink()
         file.seek(DIGEST_BYTES)
-        digest = _hash_rest(file)
+        digest = hashlib.file_digest(file, "sha256").digest()
         file.seek(0)
         file.write(digest)
         file.flush()
         sync_file(file)
-
-
-def _hash_rest(file: BinaryIO) -> bytes:
-    """Return the SHA-256 of a file from its position on."""
-    digest = hashlib.sha256()
-    while data := file.read(READ_BYTES):
-        digest.update(data)
-    return digest.digest()
 
 
 def _listed_rows(plan: BuildPlan) -> dict[str, TextRows[Any]]:

@@ -10,8 +10,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from drtf.files import (
     create_link,
@@ -104,7 +104,7 @@ def replace_file(location: Location, data: bytes | Path) -> None:
 
 
 @contextlib.contextmanager
-def open_file(location: Location) -> Iterator[BinaryIO]:
+def open_file(location: Location) -> Iterator[BufferedReader]:
     """Yield an open file to read; an object is first copied to a temporary file.
 
     Raises:
