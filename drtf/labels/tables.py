@@ -23,7 +23,7 @@ from drtf.files import MAX_TABLE_BYTES, read_regular
 from drtf.labels.formats import IMAGE_COLUMNS
 from drtf.photographs.patient_columns import fold_name
 from drtf.photographs.references import strip_suffix
-from drtf.texts import ROWS_PER_BATCH, TEXT, is_utf8
+from drtf.texts import TEXT, divide_into_batches, is_utf8
 
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE_CHARACTERS = 100_000
@@ -137,11 +137,10 @@ def _divide_into_columns(
     Raises:
         LabelError: If a row has more cells than there are names.
     """
-    rows = iter(rows)
     width = None if names is None else len(names)
     lines = array("q")
     parts = []
-    while batch := list(itertools.islice(rows, ROWS_PER_BATCH)):
+    for batch in divide_into_batches(rows):
         for line, cells in batch:
             lines.append(line)
             if names is not None and any(cells[len(names) :]):

@@ -54,10 +54,10 @@ from drtf.storage import (
     iterate_objects,
 )
 from drtf.texts import (
-    ROWS_PER_BATCH,
     TEXT,
     TextRows,
     are_repeated_texts,
+    divide_into_batches,
     is_utf8,
     iterate_texts,
 )
@@ -293,10 +293,9 @@ def iterate_table(
 
 def make_table(files: Iterable[ListedFile]) -> pd.DataFrame:
     """Return files as the table of a `Listing`, in the same order."""
-    files = iter(files)
     int64, text = pa.int64(), pa.large_string()
     parts = [pa.table({"path": pa.array([], text)})]
-    while batch := list(itertools.islice(files, ROWS_PER_BATCH)):
+    for batch in divide_into_batches(files):
         columns = zip(ListedFile._fields, zip(*batch, strict=True), strict=True)
         parts.append(
             pa.table(
