@@ -14,7 +14,6 @@ records: links to the same shards.
 
 import argparse
 import hashlib
-import multiprocessing
 import tempfile
 import time
 import zlib
@@ -46,6 +45,7 @@ from drtf.photographs.references import FileStatus, PhotographRef
 from drtf.records.reader import ShardDataset
 from drtf.records.verify import find_faults
 from drtf.texts import TextRows
+from drtf.workers import run_in_process
 
 IMAGES = Path("/photographs")
 QUALITY = Quality(0.1, 0.2, 0.3, 0.4, is_black=False)
@@ -73,13 +73,8 @@ def main() -> None:
 
 def run_steps(steps: Iterable[str], folder: Path) -> None:
     """Measure each step in a new process."""
-    context = multiprocessing.get_context("spawn")
     for step in steps:
-        process = context.Process(target=measure, args=(step, folder))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise SystemExit(process.exitcode)
+        run_in_process(measure, step, folder)
 
 
 def measure(step: str, folder: Path) -> None:

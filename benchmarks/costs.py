@@ -12,11 +12,9 @@ in a new process. All are repeated in turn. OUT.csv has a row per capability:
 """
 
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
@@ -24,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from drtf.config import load_config
+from drtf.workers import run_in_process
 
 BASE = ("model.alpha=0.35", "model.weights=none", "model.upsampling=1.0")
 CAPABILITIES = {
@@ -78,20 +77,13 @@ def main() -> None:
 
 def measure_apart(shards: str, settings: tuple[str, ...]) -> Mapping[str, float]:
     """Measure some settings in a new process."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(Path(shards), settings, sender))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"{settings} failed")
-    found = receiver.recv()
+    found = run_in_process(measure, Path(shards), settings)
     print(json.dumps({"settings": settings, **found}), file=sys.stderr, flush=True)
     return found
 
 
-def measure(shards: Path, settings: tuple[str, ...], sender: Connection) -> None:
-    """Train for some steps, and send the CPU time of each and the peak memory."""
+def measure(shards: Path, settings: tuple[str, ...]) -> dict[str, float]:
+    """Train for some steps; return the CPU time of each and the peak memory."""
     # Imported here, because the parent process needs no TensorFlow.
     import tensorflow as tf
 
@@ -141,12 +133,10 @@ def measure(shards: Path, settings: tuple[str, ...], sender: Connection) -> None
         start = time.process_time()
         trainer.execute_steps(batches, tf.constant(NUM_STEPS))
         seconds = time.process_time() - start
-    sender.send(
-        {
-            "cpu_seconds": seconds / NUM_STEPS,
-            "peak_mb": getrusage(RUSAGE_SELF).ru_maxrss / 1e3,
-        }
-    )
+    return {
+        "cpu_seconds": seconds / NUM_STEPS,
+        "peak_mb": getrusage(RUSAGE_SELF).ru_maxrss / 1e3,
+    }
 
 
 if __name__ == "__main__":
