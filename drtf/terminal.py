@@ -85,7 +85,7 @@ class SafeOutput(io.TextIOBase):
         return getattr(self.stream, "encoding", "utf-8")
 
     def write(self, text: str) -> int:
-        """Write text, and escape characters that the stream's encoding lacks."""
+        """Write text, escaping characters that the stream's encoding cannot write."""
         num_characters = len(text)
         for path, shown in _shown_as.items():
             text = text.replace(path, shown)

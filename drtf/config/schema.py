@@ -132,8 +132,8 @@ class LabelsConfig(Section):
     """Regular expression whose one group is the patient in a photograph's name (with
     class folders, in its path below the class folder). A photograph that does not match
     counts as its own patient. Empty: the name without its eye, such as `_left`, `-OD`
-    or `_r2`, without a date and time, and without what differs between photographs of a
-    patient, such as `_macula`."""
+    or `_r2`, and without the date, the time and the field of view of the photograph,
+    such as `_macula`."""
     split_column: str = ""
     """Column with a published split: train, val or test. Empty: photographs are split
     at random."""
